@@ -1,0 +1,244 @@
+"""Images held in an array, in memory or memory-mapped from a file."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.datasets.source import Index, positions
+from scattergen.errors import InputError
+
+Layout = Literal["NHW", "NHWC", "NCHW"]
+
+# Checks and hashes read an array in pieces of about this many bytes, so a memory-mapped file
+# larger than memory passes through.
+_PIECE_BYTES = 1 << 24
+
+
+class ImageArray:
+    """Images in an array, converted to float32 in [0, 1] batch by batch.
+
+    uint8 values are divided by 255 on access; floats must lie in [0, 1]. Shapes are (N, H, W),
+    (N, H, W, C) or (N, C, H, W) with C = 1 or 3. Where both axis 1 and the last axis have length
+    1 or 3, or the last axis of three does (one colour image?), the layout is ambiguous and must
+    be given.
+
+    Args:
+        images: a NumPy array (memory-mapped or not) or a tensor.
+        labels: the class of every image, (N,) integers.
+        layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape.
+        name: what error messages call the array.
+        fingerprint: SHA-256 of the content where it is already known.
+
+    Raises:
+        InputError: for other shapes and dtypes, floats outside [0, 1], NaN, no images at all, or
+            labels that do not match.
+
+    Example:
+        >>> images = ImageArray(np.full((10, 32, 32, 3), 51, dtype=np.uint8))
+        >>> len(images), images.shape
+        (10, (3, 32, 32))
+        >>> batch = images[:4]
+        >>> batch.shape, round(batch[0, 0, 0, 0].item(), 6)
+        (torch.Size([4, 3, 32, 32]), 0.2)
+    """
+
+    def __init__(
+        self,
+        images: NDArray[Any] | Tensor,
+        labels: NDArray[Any] | Tensor | None = None,
+        *,
+        layout: Layout | None = None,
+        name: str = "the image array",
+        fingerprint: str | None = None,
+    ) -> None:
+        if isinstance(images, Tensor):
+            images = _as_numpy(images)
+        self.name = name
+        self._images = _channels_first(images, layout, name)
+        self._known_fingerprint = fingerprint
+        _check_values(self._images, name)
+        self.labels = None if labels is None else _check_labels(labels, len(images), name)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Index) -> Tensor:
+        # A slice of a memory map stays one contiguous read; everything else is a gather.
+        selected = index if isinstance(index, slice) else positions(index, len(self))
+        # The copy makes a tensor of its own out of read-only and byte-swapped arrays.
+        batch = np.array(self._images[selected], order="C")
+        if batch.dtype == np.uint8:
+            return torch.from_numpy(batch).float().div_(255)
+        return torch.from_numpy(batch.astype(np.float32, copy=False))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width (C, H, W) of every image."""
+        channels, height, width = self._images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of dtype, shape, pixels in (N, C, H, W) order, and labels."""
+        if self._known_fingerprint is not None:
+            return self._known_fingerprint
+        digest = hashlib.sha256(f"{self._images.dtype.name} {self._images.shape}".encode())
+        native = self._images.dtype.newbyteorder("=")
+        for _, piece in _pieces(self._images):
+            digest.update(np.ascontiguousarray(piece, dtype=native).data)
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_npy(path: Path) -> NDArray[Any]:
+    """Memory-map the array of a .npy file, read-only.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The array, whose values are read from disk when they are used.
+
+    Raises:
+        InputError: if the file is not a complete .npy file, or holds Python objects.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read as a .npy file ({_one_line(error)}): "
+            "save a plain array of numbers again with numpy.save."
+        ) from error
+
+
+def load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Load every array of a .npz file into memory (compressed files cannot be memory-mapped).
+
+    Args:
+        path: the file.
+
+    Returns:
+        The arrays by their names.
+
+    Raises:
+        InputError: if the file is not a complete .npz file, or holds Python objects.
+    """
+    try:
+        # Opened here: numpy leaves the file open when the archive is damaged.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    # A damaged archive fails in zipfile, zlib, numpy's header parser or, when the file is a .npy
+    # under another name, because an array has no `files`: there is no common base class.
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as a .npz file ({_one_line(error)}): "
+            "save plain arrays of numbers again with numpy.savez_compressed."
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _as_numpy(images: Tensor) -> NDArray[Any]:
+    images = images.detach().cpu()
+    return (images.float() if images.dtype == torch.bfloat16 else images).numpy()
+
+
+def _channels_first(images: NDArray[Any], layout: Layout | None, name: str) -> NDArray[Any]:
+    """A view of shape (N, C, H, W)."""
+    layout = _layout_of(images.shape, name) if layout is None else layout
+    if layout not in ("NHW", "NHWC", "NCHW") or images.ndim != len(layout):
+        raise InputError(
+            f"{name} has shape {images.shape}, which does not fit layout={layout!r}: "
+            "use 'NHW', 'NHWC' or 'NCHW' with as many axes."
+        )
+    if layout == "NHW":
+        images = images[:, None]
+    elif layout == "NHWC":
+        images = images.transpose(0, 3, 1, 2)
+    if images.shape[1] not in (1, 3):
+        raise InputError(
+            f"{name} has {images.shape[1]} channels: expected 1 (grey) or 3 (RGB); "
+            "remove an alpha channel first."
+        )
+    if 0 in images.shape:
+        raise InputError(
+            f"{name} has shape {images.shape} and so no pixels: give at least one image."
+        )
+    return images
+
+
+def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
+    accepted = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
+    if len(shape) == 3 and shape[2] not in (1, 3):
+        return "NHW"
+    if len(shape) == 4:
+        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+        if first and last:
+            raise InputError(
+                f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels: "
+                "say which by ImageArray(..., layout='NCHW') or layout='NHWC'."
+            )
+        if first or last:
+            return "NCHW" if first else "NHWC"
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)):
+        raise InputError(
+            f"{name} has shape {shape}, which looks like a single image: expected {accepted}; "
+            "add the axis N in front with images[None]."
+        )
+    raise InputError(f"{name} has shape {shape}: expected {accepted}.")
+
+
+def _pieces(images: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    step = max(1, _PIECE_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield start, images[start : start + step]
+
+
+def _check_values(images: NDArray[Any], name: str) -> None:
+    if images.dtype == np.uint8:
+        return
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(
+            f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]; "
+            "convert grey levels 0…255 with images.astype('uint8'), "
+            "other ranges to floats by dividing by their maximum."
+        )
+    for start, piece in _pieces(images):
+        # A NaN makes both extremes NaN, and every comparison with it false.
+        low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
+        bad = np.flatnonzero(~((low >= 0) & (high <= 1)))
+        if len(bad):
+            first = int(bad[0])
+            raise InputError(_bad_values(name, start + first, low[first], high[first]))
+
+
+def _bad_values(name: str, number: int, low: np.floating[Any], high: np.floating[Any]) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return (
+            f"Image {number} of {name} holds NaN or infinite values: expected floats in [0, 1]; "
+            "remove or repair that image."
+        )
+    return (
+        f"Image {number} of {name} has values from {low:g} to {high:g}: expected floats in [0, 1]; "
+        "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors."
+    )
+
+
+def _check_labels(labels: NDArray[Any] | Tensor, n: int, name: str) -> Tensor:
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
+        raise InputError(
+            f"The labels of {name} are {values.dtype} of shape {values.shape}: "
+            f"expected one integer per image, shape ({n},)."
+        )
+    return torch.from_numpy(values.astype(np.int64))

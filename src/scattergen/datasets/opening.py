@@ -1,0 +1,186 @@
+"""One way to open all the data that a user can name."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
+from scattergen.datasets.decoding import SUFFIXES, Mode
+from scattergen.datasets.folder import ImageFolder
+from scattergen.datasets.mnist import mnist
+from scattergen.datasets.source import Dataset, ImageSource, Subset
+from scattergen.errors import InputError
+
+TEST_FRACTION = 0.1
+MAX_TEST_IMAGES = 10_000
+
+
+def open_dataset(
+    source: str | Path,
+    *,
+    size: int | None = None,
+    mode: Mode | None = None,
+    strict: bool = True,
+    test_fraction: float = TEST_FRACTION,
+) -> Dataset:
+    """Open a built-in dataset, an array file or a folder of images.
+
+    | source | what is read | train and test |
+    |---|---|---|
+    | "mnist" | the embedded digits | canonical |
+    | .npy | one array, memory-mapped | the last are the test set |
+    | .npz | `x_train`, `x_test` (`y_train`, `y_test`) | as named |
+    | .npz | else `x_train` alone, `images`, `x` or the only array (`labels` or `y`) | the last |
+    | folder | `train/` and `test/`, if both are there; nothing beside them is read | as named |
+    | folder | all images below it | a fixed choice by file name |
+
+    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none
+    of a single image. Of arrays it is the last ones, so shuffle an array that is sorted by class.
+    Of folders it is those whose relative names have the smallest SHA-256: all classes take part,
+    and adding files moves few of the others to the other side.
+
+    Args:
+        source: "mnist", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
+        size: for folders, resize the shorter side to this and keep the central square. Arrays
+            must have this height and width already.
+        mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
+        strict: for folders, whether an unreadable file is an error or left out.
+        test_fraction: share of the test set where there is no split; 0 for none.
+
+    Returns:
+        The dataset; `name` is "mnist" or the file's or folder's name without extension.
+
+    Raises:
+        InputError: if there is no such data or it cannot be used.
+
+    Example:
+        >>> open_dataset("mnist").train.shape
+        (1, 28, 28)
+    """
+    if not 0 <= test_fraction < 1:
+        raise InputError(f"test_fraction={test_fraction} is not a share: give 0 ≤ share < 1.")
+    path = Path(source).expanduser()
+    if source == "mnist":
+        dataset = mnist()
+    # os.path: unlike Path's methods, it answers False for places that may not be looked at.
+    elif os.path.isdir(path):
+        dataset = _open_folder(path, size, mode, strict, test_fraction)
+    elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
+        dataset = _open_arrays(path, test_fraction)
+    else:
+        raise InputError(_cannot_open(path))
+    _check_shape(dataset, source, size, mode)
+    return dataset
+
+
+def _cannot_open(path: Path) -> str:
+    wanted = "give 'mnist', a .npy or .npz file, or a folder of images."
+    if not os.path.exists(path):
+        return f"{path} does not exist or cannot be reached: {wanted}"
+    if path.suffix.lower() in SUFFIXES:
+        return f"{path} is a single image: give the folder that holds it."
+    return f"{path} has an unknown type (extension {path.suffix or 'none'}): {wanted}"
+
+
+def _open_folder(
+    path: Path, size: int | None, mode: Mode | None, strict: bool, test_fraction: float
+) -> Dataset:
+    name = path.resolve().name
+    if (path / "train").is_dir() and (path / "test").is_dir():
+        train = ImageFolder(path / "train", size=size, mode=mode, strict=strict)
+        test = ImageFolder(
+            path / "test", size=size, mode=train.mode, strict=strict, classes=train.classes
+        )
+        return Dataset(name, train, test, train.skipped + test.skipped)
+    folder = ImageFolder(path, size=size, mode=mode, strict=strict)
+    names = [file.relative_to(path).as_posix() for file in folder.files]
+    shuffled = sorted(
+        range(len(names)),
+        key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest(),
+    )
+    n_test = _count_test(len(names), test_fraction)
+    # Sorted again: each part keeps the order of the names.
+    return _split(
+        name, folder, sorted(shuffled[n_test:]), sorted(shuffled[:n_test]), folder.skipped
+    )
+
+
+def _open_arrays(path: Path, test_fraction: float) -> Dataset:
+    if path.suffix.lower() == ".npy":
+        return _hold_out_last(path.stem, ImageArray(load_npy(path), name=str(path)), test_fraction)
+    arrays = load_npz(path)
+    if "x_train" in arrays:
+        train = _from_archive(path, arrays, "x_train", "y_train")
+        if "x_test" not in arrays:
+            return _hold_out_last(path.stem, train, test_fraction)
+        return Dataset(path.stem, train, _from_archive(path, arrays, "x_test", "y_test"))
+    images, labels = _find_arrays(path, arrays)
+    return _hold_out_last(path.stem, _from_archive(path, arrays, images, labels), test_fraction)
+
+
+def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]:
+    """The names of the images and of the labels, which may be absent."""
+    labels = "labels" if "labels" in arrays else "y"
+    others = [key for key in arrays if key not in ("labels", "y")]
+    for key in ("images", "x", *(others if len(others) == 1 else ())):
+        if key in arrays:
+            return key, labels
+    raise InputError(
+        f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test "
+        "(with y_train and y_test), images or x (with labels or y), or one array only."
+    )
+
+
+def _from_archive(
+    path: Path, arrays: dict[str, NDArray[Any]], images: str, labels: str
+) -> ImageArray:
+    return ImageArray(arrays[images], arrays.get(labels), name=f"{path}[{images}]")
+
+
+def _hold_out_last(name: str, images: ImageArray, test_fraction: float) -> Dataset:
+    n, n_test = len(images), _count_test(len(images), test_fraction)
+    return _split(name, images, range(n - n_test), range(n - n_test, n))
+
+
+def _count_test(n: int, test_fraction: float) -> int:
+    if test_fraction == 0 or n < 2:
+        return 0
+    return min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
+
+
+def _split(
+    name: str,
+    images: ImageSource,
+    train: Sequence[int],
+    test: Sequence[int],
+    skipped: tuple[str, ...] = (),
+) -> Dataset:
+    if not test:
+        return Dataset(name, images, None, skipped)
+    first, second = (Subset(images, torch.tensor(numbers)) for numbers in (train, test))
+    return Dataset(name, first, second, skipped)
+
+
+def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: Mode | None) -> None:
+    channels, height, width = dataset.train.shape
+    if dataset.test is not None and dataset.test.shape != dataset.train.shape:
+        raise InputError(
+            f"{source}: training images have shape {dataset.train.shape} but test images "
+            f"{dataset.test.shape} (channels, height, width): make them equal; "
+            "folders can be resized by size=N (--size N)."
+        )
+    if size is not None and (height, width) != (size, size):
+        raise InputError(
+            f"{source} holds {width}×{height} images, which size={size} cannot change: only "
+            "folders are resized. Leave --size out or resize the array."
+        )
+    if mode is not None and channels != len(mode):
+        raise InputError(
+            f"{source} holds images with {channels} channels, which mode={mode!r} cannot change: "
+            "only folders are converted. Leave --mode out or convert the array."
+        )

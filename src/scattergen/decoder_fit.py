@@ -1,0 +1,206 @@
+"""Fitting the decoder: regression of images on their codes by the training loop."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scattergen.datasets import ImageSource
+from scattergen.decoder import Decoder
+from scattergen.encoder import ScatteringEncoder
+from scattergen.errors import InputError
+from scattergen.image_quality import psnr
+from scattergen.progress import SILENT, Progress
+from scattergen.training import Batch, History, Metrics, train
+
+# Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
+_GROWING_ROUNDS, _LARGE_GAP = 3, 1.0
+
+
+class OverfittingWarning(UserWarning):
+    """The decoder reproduces training images ever better than validation images."""
+
+
+class _Pairs:
+    """Codes and images, read together by index."""
+
+    def __init__(self, codes: Tensor, images: ImageSource | Tensor, n: int) -> None:
+        self.codes, self.images, self.n = codes, images, n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.codes[index], self.images[index]
+
+
+def augment(
+    images: Tensor, generator: torch.Generator, *, flips: bool = False, shifts: int = 0
+) -> Tensor:
+    """Images that are mirrored left to right with probability one half and moved by a few pixels.
+
+    Args:
+        images: (N, C, H, W).
+        generator: Source of all randomness.
+        flips: Whether to mirror.
+        shifts: Largest move along each axis in pixels; edge pixels are repeated.
+
+    Returns:
+        (N, C, H, W).
+
+    Example:
+        >>> x = torch.rand(4, 1, 8, 8)
+        >>> augment(x, torch.Generator(), shifts=2).shape
+        torch.Size([4, 1, 8, 8])
+    """
+    n, _, H, W = images.shape
+    rows = torch.arange(H).expand(n, H)
+    columns = torch.arange(W).expand(n, W)
+    if flips:
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    if shifts:
+        moves = torch.randint(-shifts, shifts + 1, (2, n, 1), generator=generator)
+        rows = (rows + moves[0]).clamp(0, H - 1)
+        columns = (columns + moves[1]).clamp(0, W - 1)
+    batch = torch.arange(n)[:, None, None]
+    moved = images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1).contiguous()
+
+
+def fit_decoder(
+    decoder: Decoder,
+    codes: Tensor,
+    images: ImageSource | Tensor,
+    *,
+    epochs: int = 8,
+    batch_size: int = 64,
+    learning_rate: float = 8e-3,
+    n_validation: int | None = None,
+    patience: int | None = None,
+    flips: bool = False,
+    shifts: int = 0,
+    encoder: ScatteringEncoder | None = None,
+    precision: str = "auto",
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Metrics], None] | None = None,
+    progress: Progress = SILENT,
+) -> History:
+    r"""Train a decoder to invert codes, by the mean absolute error of pixels.
+
+    $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle schedule.
+
+    Args:
+        decoder: Trained in place.
+        codes: (N, d).
+        images: The N images of the codes.
+        epochs: Passes over the data.
+        batch_size: Images per step.
+        learning_rate: Peak of the schedule.
+        n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
+        patience: Stop after so many epochs without a lower validation loss.
+        flips: Augment by mirrored images; needs `encoder`, as do shifts.
+        shifts: Augment by moves of up to so many pixels.
+        encoder: Computes the codes of augmented images.
+        precision: "float32", "bfloat16" or "auto".
+        seed: Of the order of the data and the augmentation.
+        device: Where to train.
+        checkpoint: File to resume from.
+        on_epoch: Called with each epoch's metrics.
+        progress: Where to report.
+
+    Returns:
+        One dictionary per epoch with "loss", "validation/loss" (mean absolute error in [-1, 1]),
+        "validation/psnr" and "validation/train_psnr" (dB; mean over validation images and over as many
+        training images).
+
+    Raises:
+        InputError: If there are too few images, or augmentation lacks its encoder.
+        ScattergenError: If the loss becomes infinite or NaN.
+
+    Warns:
+        OverfittingWarning: If the gap between training and validation PSNR keeps growing.
+
+    References:
+        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+
+    Example:
+        >>> x = torch.rand(64, 1, 8, 8)
+        >>> decoder = Decoder(16, (1, 8, 8), channels=(8, 4))
+        >>> history = fit_decoder(decoder, torch.randn(64, 16), x, epochs=1, batch_size=16)
+        >>> sorted(history[0])[-3:]
+        ['validation/loss', 'validation/psnr', 'validation/train_psnr']
+    """
+    if len(codes) != len(images):
+        raise InputError(f"{len(codes)} codes do not belong to {len(images)} images: give one each.")
+    augmented = flips or shifts > 0
+    if augmented and encoder is None:
+        raise InputError("Augmented images must be encoded again: pass the encoder too.")
+    if n_validation is None:
+        n_validation = min(5000, max(1, len(codes) // 10))
+    n = len(codes) - n_validation
+    if n_validation < 1 or n < 2:
+        raise InputError(
+            f"{len(codes)} images with {n_validation} of them held out leave {max(n, 0)} to train on: "
+            "hold out at least 1 and leave at least 2."
+        )
+
+    def loss(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
+        z, x = batch
+        if augmented and encoder is not None:
+            x = augment(x.cpu(), generator, flips=flips, shifts=shifts)
+            z = encoder.whitening.transform(encoder.features(x))
+            z, x = z.to(device), x.to(device)
+        return (modules["decoder"](z) - (2 * x - 1)).abs().mean()
+
+    def part(start: int, stop: int) -> tuple[float, float]:
+        """Mean absolute error and PSNR of decoded images; `decoder` is in evaluation mode."""
+        error, decibels = 0.0, 0.0
+        for i in range(start, stop, 256):
+            j = min(i + 256, stop)
+            x, y = images[i:j], decoder(codes[i:j].to(device)).cpu()
+            error += (y - (2 * x - 1)).abs().mean().item() * (j - i)
+            decibels += psnr(x, (y + 1) / 2).clamp(max=100).sum().item()
+        return error / (stop - start), decibels / (stop - start)
+
+    gaps: list[float] = []
+
+    def validate() -> Metrics:
+        error, decibels = part(n, n + n_validation)
+        n_seen = min(n, n_validation, 1000)
+        seen = part(0, n_seen)[1]
+        gaps.append(seen - decibels)
+        recent = gaps[-_GROWING_ROUNDS - 1 :]
+        growing = all(a < b for a, b in zip(recent, recent[1:], strict=False))
+        if len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP:
+            warnings.warn(
+                f"The decoder overfits: training images are {recent[-1]:.1f} dB better than validation "
+                "images, and the gap grows. Use more images, fewer epochs, or augmentation (shifts, "
+                "flips).",
+                OverfittingWarning,
+                stacklevel=2,
+            )
+        progress.message(f"  validation: {decibels:.2f} dB PSNR, training images {seen:.2f} dB")
+        return {"loss": error, "psnr": decibels, "train_psnr": seen}
+
+    return train(
+        {"decoder": decoder},
+        {"decoder": loss},
+        _Pairs(codes, images, n),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        validate=validate,
+        patience=patience,
+        seed=seed,
+        precision=precision,
+        device=device,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+        progress=progress,
+        description="decoder",
+    )

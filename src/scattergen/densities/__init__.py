@@ -1,0 +1,32 @@
+"""Latent densities: models of the distribution of codes that are fitted in seconds."""
+
+from scattergen.densities.gan import GenerativeAdversarialNetwork
+from scattergen.densities.gaussian import Gaussian
+from scattergen.densities.mixture import GaussianMixture
+from scattergen.densities.protocol import Density, LikelihoodDensity, hyperparameters
+from scattergen.densities.registry import (
+    DENSITIES,
+    density_class,
+    make,
+    names,
+    registered_name,
+)
+from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.vae import VariationalAutoencoder
+
+__all__ = [
+    "DENSITIES",
+    "Density",
+    "Gaussian",
+    "GaussianMixture",
+    "GenerativeAdversarialNetwork",
+    "LikelihoodDensity",
+    "VariationalAutoencoder",
+    "density_class",
+    "draw_in_chunks",
+    "hyperparameters",
+    "make",
+    "names",
+    "registered_name",
+    "standard_normal",
+]

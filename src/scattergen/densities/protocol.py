@@ -1,0 +1,264 @@
+"""What a density is, and the pieces that every density shares: checks, hyper-parameters, state."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from scattergen.errors import InputError, RunFolderError
+from scattergen.progress import SILENT, Progress
+
+History = list[dict[str, float]]
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A model of the distribution of codes.
+
+    It is a plain class, without a base class. The keywords of its `__init__` are its hyper-parameters:
+    values that JSON can hold, kept in attributes of the same names (see `hyperparameters`).  What `fit` finds are attributes with a trailing underscore.
+
+    Attributes:
+        n_features_: Dimension d of the codes; exists once fitted.
+        history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from
+            the start of the fit); exists once fitted.
+
+    Example:
+        >>> from scattergen.densities import Gaussian
+        >>> isinstance(Gaussian(), Density)
+        True
+    """
+
+    @property
+    def description(self) -> str:
+        """One line for reports: sizes, layer widths, number of parameters."""
+        ...
+
+    def fit(
+        self,
+        z: Tensor,
+        *,
+        seed: int = 0,
+        progress: Progress = SILENT,
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Fit to codes.
+
+        Args:
+            z: Codes, (N, d).
+            seed: Of everything random in the fit.
+            progress: Where to report.
+            device: Where to compute; the fitted density is on the CPU.
+            checkpoint: File in which a long fit saves its progress, and from which it continues.
+
+        Returns:
+            This object.
+        """
+        ...
+
+    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+        """Draw codes; code k depends on the fitted density, `seed` and k only, never on `n`.
+
+        Args:
+            n: Number of codes, 0 or more.
+            seed: 0 or more.
+
+        Returns:
+            Codes, (n, d), float32, on the CPU.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything fitted, as named tensors."""
+        ...
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the fitted density that `state_dict` was taken from."""
+        ...
+
+
+@runtime_checkable
+class LikelihoodDensity(Density, Protocol):
+    """A density whose likelihood is exact.
+
+    Example:
+        >>> from scattergen.densities import Gaussian, VariationalAutoencoder
+        >>> isinstance(Gaussian(), LikelihoodDensity)
+        True
+        >>> isinstance(VariationalAutoencoder(), LikelihoodDensity)
+        False
+    """
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Logarithm of the density, in nats.
+
+        Args:
+            z: Codes, (N, d).
+
+        Returns:
+            (N,), with the type and device of `z`.
+        """
+        ...
+
+
+def hyperparameters(density: Density) -> dict[str, Any]:
+    """Keywords with which the density was made, read from its attributes of the same names.
+
+    Args:
+        density: Any density, fitted or not.
+
+    Returns:
+        Keyword to a value that JSON can hold; tuples are lists.
+
+    Example:
+        >>> from scattergen.densities import VariationalAutoencoder
+        >>> hyperparameters(VariationalAutoencoder(beta=0.01))["beta"]
+        0.01
+    """
+    names = inspect.signature(type(density)).parameters
+    values = {name: getattr(density, name) for name in names}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
+
+
+def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
+    """The codes, if a density can use them.
+
+    Args:
+        z: Codes, (N, d).
+        minimum: Smallest usable N.
+        n_features: The d that is needed; None for any.
+
+    Returns:
+        The same codes.
+
+    Raises:
+        InputError: If they have another shape or type, are too few, or hold NaN or infinities.
+
+    Example:
+        >>> check_codes(torch.zeros(3, 2), minimum=2).shape
+        torch.Size([3, 2])
+    """
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        found = z.dtype if isinstance(z, Tensor) else type(z).__name__
+        raise InputError(
+            f"Codes must be a floating-point tensor, not {found}: use encode(images), or "
+            "torch.as_tensor(codes, dtype=torch.float32)."
+        )
+    if z.ndim != 2 or z.shape[1] == 0:
+        raise InputError(
+            f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row."
+        )
+    if n_features is not None and z.shape[1] != n_features:
+        raise InputError(
+            f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}; "
+            "use codes of the same encoder, or fit again."
+        )
+    if len(z) < minimum:
+        raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
+    if not torch.isfinite(z).all():
+        row = int((~torch.isfinite(z)).any(1).nonzero()[0])
+        raise InputError(
+            f"Code {row} holds NaN or an infinity: look at its image, or leave it out."
+        )
+    return z
+
+
+def check_fitted(density: Density) -> None:
+    """Refuse to use a density that has not been fitted.
+
+    Args:
+        density: Any density.
+
+    Raises:
+        InputError: If it has neither been fitted nor loaded.
+    """
+    if not hasattr(density, "n_features_"):
+        raise InputError(
+            f"This {type(density).__name__} has not been fitted: call fit(z) or load a fitted one."
+        )
+
+
+def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | None]) -> Tensor:
+    """One tensor of a stored state.
+
+    Args:
+        tensors: The state.
+        name: Its name.
+        shape: Its sizes, None for any.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        RunFolderError: If it is missing or has another shape.
+
+    Example:
+        >>> take_tensor({"mean": torch.zeros(3)}, "mean", (None,)).shape
+        torch.Size([3])
+    """
+    if name not in tensors:
+        raise RunFolderError(
+            f'The stored density has no tensor "{name}": it belongs to another kind of density '
+            "or is incomplete; fit it again."
+        )
+    found = tuple(tensors[name].shape)
+    if len(found) != len(shape) or any(
+        want not in (None, have) for want, have in zip(shape, found, strict=True)
+    ):
+        wanted = " × ".join("any" if size is None else str(size) for size in shape)
+        raise RunFolderError(
+            f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}: it '
+            "does not belong to these hyper-parameters; fit the density again."
+        )
+    return tensors[name]
+
+
+def history_state(history: History) -> dict[str, Tensor]:
+    """A history as one float64 tensor per column, so that it travels with a density's state.
+
+    Args:
+        history: Rows with the same keys.
+
+    Returns:
+        "history/KEY" to a tensor with one entry per row.
+
+    Example:
+        >>> history_state([{"epoch": 1, "loss": 0.5}])["history/loss"]
+        tensor([0.5000], dtype=torch.float64)
+    """
+    columns = history[0] if history else {}
+    return {
+        f"history/{name}": torch.tensor([row[name] for row in history], dtype=torch.float64)
+        for name in columns
+    }
+
+
+def take_history(tensors: Mapping[str, Tensor]) -> History:
+    """The history that `history_state` stored.
+
+    Args:
+        tensors: A state that holds it.
+
+    Returns:
+        The rows; counts are whole numbers again.
+
+    Example:
+        >>> take_history(history_state([{"epoch": 1, "loss": 0.5}]))
+        [{'epoch': 1, 'loss': 0.5}]
+    """
+    columns = {
+        name.removeprefix("history/"): tensor.tolist()
+        for name, tensor in tensors.items()
+        if name.startswith("history/")
+    }
+    rows = zip(*columns.values(), strict=True)
+    history = [dict(zip(columns, row, strict=True)) for row in rows]
+    for row in history:
+        row["epoch"] = int(row["epoch"])
+    return history

@@ -1,0 +1,164 @@
+"""The known densities by name, and making one from keywords that a user wrote."""
+
+import inspect
+import types
+import typing
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from scattergen.densities.gan import GenerativeAdversarialNetwork
+from scattergen.densities.gaussian import Gaussian
+from scattergen.densities.mixture import GaussianMixture
+from scattergen.densities.protocol import Density
+from scattergen.densities.vae import VariationalAutoencoder
+from scattergen.errors import InputError
+
+DENSITIES: dict[str, type[Density]] = {
+    "gaussian": Gaussian,
+    "mixture": GaussianMixture,
+    "vae": VariationalAutoencoder,
+    "gan": GenerativeAdversarialNetwork,
+}
+"""Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares
+it in the entry-point group "scattergen.densities"."""
+
+_GROUP = "scattergen.densities"
+
+
+def names() -> list[str]:
+    """Names of all densities, those of installed packages included, without importing these.
+
+    Returns:
+        Names, in the order of registration.
+
+    Example:
+        >>> names()[:4]
+        ['gaussian', 'mixture', 'vae', 'gan']
+    """
+    return list(dict.fromkeys([*DENSITIES, *entry_points(group=_GROUP).names]))
+
+
+def density_class(name: str) -> type[Density]:
+    """Class of a density.
+
+    Args:
+        name: One of `names()`.
+
+    Returns:
+        The class; one of an installed package is imported now.
+
+    Raises:
+        InputError: If no density has that name or its package cannot be imported.
+
+    Example:
+        >>> density_class("mixture").__name__
+        'GaussianMixture'
+    """
+    if name not in DENSITIES:
+        found = [point for point in entry_points(group=_GROUP) if point.name == name]
+        if not found:
+            raise InputError(
+                f'There is no density "{name}": choose one of {", ".join(names())}, or register your '
+                f'own by DENSITIES["{name}"] = YourClass.'
+            )
+        try:
+            DENSITIES[name] = found[0].load()
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f'The density "{name}" of {found[0].value} cannot be imported ({error}): repair or '
+                "remove the package that declares it."
+            ) from error
+    return DENSITIES[name]
+
+
+def registered_name(density: Density) -> str:
+    """The name under which a density's class is registered, as stored in run folders.
+
+    Args:
+        density: Any density.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: If its class is not registered.
+
+    Example:
+        >>> registered_name(Gaussian())
+        'gaussian'
+    """
+    for name in names():
+        if density_class(name) is type(density):
+            return name
+    own = type(density).__name__
+    raise InputError(
+        f"{own} is not registered, so that it could not be loaded again: call "
+        f'DENSITIES["{own.lower()}"] = {own} first.'
+    )
+
+
+def make(name: str, **options: Any) -> Density:
+    """Make an unfitted density from its name and keywords, checking both.
+
+    Args:
+        name: One of `names()`.
+        **options: Keywords of the class.
+
+    Returns:
+        The density.
+
+    Raises:
+        InputError: If the name or a keyword is unknown or a value has another type.
+
+    Example:
+        >>> make("vae", beta=0.01).beta
+        0.01
+    """
+    kind = density_class(name)
+    known = inspect.signature(kind).parameters
+    hints = typing.get_type_hints(kind.__init__)
+    for option, value in options.items():
+        if option not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has no options"
+            raise InputError(f'The density "{name}" has no option "{option}": {has}.')
+        if option in hints and not _is_a(value, hints[option]):
+            raise InputError(
+                f'{option}={value!r} does not suit the density "{name}": give '
+                f"{_in_words(hints[option])}, such as {known[option].default!r}."
+            )
+    return kind(**options)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value, perhaps from JSON, has the annotated type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, one) for one in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (Sequence, list, tuple):
+        element = arguments[0] if arguments else Any
+        return isinstance(value, list | tuple) and all(_is_a(one, element) for one in value)
+    if hint is Any:
+        return True
+    if isinstance(value, bool):  # which Python counts among the integers
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, origin or hint)
+
+
+def _in_words(hint: Any) -> str:
+    words = {
+        int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+        types.NoneType: "null",
+    }  # fmt: skip
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(one) for one in arguments)
+    if origin in (Sequence, list, tuple):
+        return "a list, each element " + _in_words(arguments[0])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    return words.get(hint, str(hint))

@@ -1,0 +1,50 @@
+"""Codes in which only two components vary: the founding paper's visualisation matrix."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scattergen.errors import InputError
+
+
+def component_grid(
+    explained_variance: Tensor,
+    values: Sequence[float],
+    components: tuple[int, int] = (0, 1),
+    *,
+    in_sigma: bool = False,
+) -> Tensor:
+    r"""Codes whose two chosen components take every pair of values while all others are 0.
+
+    A value v of an unwhitened component k is the whitened $v / \\sqrt{\\lambda_k}$.
+
+    Args:
+        explained_variance: Variances λ of the components before whitening, (d,).
+        values: Values of each of the two components.
+        components: Which two.
+        in_sigma: Values are standard deviations instead of unwhitened units.
+
+    Returns:
+        Codes, (len(values)², d); the second component varies fastest.
+
+    Raises:
+        InputError: If a component does not exist.
+
+    References:
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022,
+        Figure 1.
+
+    Example:
+        >>> component_grid(torch.tensor([4.0, 1.0, 0.5]), [-1.0, 1.0])[0]
+        tensor([-0.5000, -1.0000,  0.0000])
+    """
+    d = len(explained_variance)
+    if not all(0 <= component < d for component in components):
+        raise InputError(f"Components {components} do not exist among 0 … {d - 1}.")
+    grid = torch.cartesian_prod(torch.tensor(values), torch.tensor(values))
+    z = torch.zeros(len(grid), d)
+    for column, component in enumerate(components):
+        scale = 1.0 if in_sigma else explained_variance[component].sqrt().item()
+        z[:, component] = grid[:, column] / scale
+    return z

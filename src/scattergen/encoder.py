@@ -1,0 +1,195 @@
+"""The encoder: scattering and whitened principal components, which map images to codes."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from scattergen.datasets import ImageSource
+from scattergen.errors import InputError, RunFolderError
+from scattergen.progress import SILENT, Progress
+from scattergen.scattering import Scattering2D
+from scattergen.whitening import PCAWhitening
+
+# Floats of scattering coefficients that one batch may hold (128 MiB).
+_BATCH_FLOATS = 2**25
+
+
+class ScatteringEncoder:
+    """Images to whitened scattering coefficients; nothing is trained.
+
+    Each image is scattered channel by channel; the flattened coefficients are projected on their
+    leading principal components and scaled to unit variance.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        J: Scale of the scattering transform.
+        L: Its number of orientations.
+        max_order: Its highest order.
+        n_components: Dimension d of the codes.
+        device: Where scattering is computed.
+
+    Attributes:
+        scattering: The transform.
+        whitening: The principal components; fitted by `fit`.
+
+    Raises:
+        InputError: If the transform does not fit the images.
+
+    References:
+        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+
+    Example:
+        >>> from scattergen.datasets import mnist
+        >>> images = mnist().test
+        >>> encoder = ScatteringEncoder((1, 28, 28), n_components=16).fit(images[:100])
+        >>> encoder.transform(images[:3]).shape
+        torch.Size([3, 16])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        J: int = 2,
+        L: int = 8,
+        max_order: int = 2,
+        n_components: int = 512,
+        device: str = "cpu",
+    ) -> None:
+        self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
+        self.scattering = Scattering2D(J, self.image_shape[1:], L, max_order)
+        self.whitening = PCAWhitening(n_components)
+        self.device = device
+        self.hyperparameters: dict[str, Any] = {
+            "image_shape": list(self.image_shape),
+            "J": J,
+            "L": L,
+            "max_order": max_order,
+            "n_components": n_components,
+        }
+
+    @property
+    def n_features(self) -> int:
+        """Number of scattering coefficients of one image."""
+        K, height, width = self.scattering.output_shape
+        return self.image_shape[0] * K * height * width
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch, so that a batch of coefficients takes bounded memory."""
+        return max(1, min(1024, _BATCH_FLOATS // self.n_features))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Flattened scattering coefficients.
+
+        Args:
+            images: (N, C, H, W) float32 in [0, 1].
+
+        Returns:
+            Coefficients, (N, C·K·H'·W').
+
+        Raises:
+            InputError: If the images do not have the shape given at construction.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            C, H, W = self.image_shape
+            raise InputError(
+                f"Expected images of shape (N, {C}, {H}, {W}) but got {tuple(images.shape)}: "
+                "resize or convert them, or fit a model to images of this shape."
+            )
+        with torch.no_grad():
+            return self.scattering(images.to(self.device)).flatten(1).cpu()
+
+    def fit(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Self:
+        """Fit the principal components to images.
+
+        Args:
+            images: Source of N images, or a tensor (N, C, H, W).
+            progress: Where to report.
+
+        Returns:
+            This object.
+
+        Raises:
+            InputError: If the images are too few or do not vary enough for `n_components`.
+        """
+
+        def one_pass() -> Iterator[Tensor]:
+            with progress.task("scattering", len(images)) as task:
+                for batch in self._batches(images):
+                    yield self.features(batch)
+                    task.advance(len(batch))
+
+        n, d = len(images), self.whitening.n_components
+        if n <= d:
+            raise InputError(
+                f"{d} components were asked of {n} images: use more than {d} images or set "
+                f"n_components to at most {max(n - 1, 1)}."
+            )
+        self.whitening.fit(one_pass)
+        return self
+
+    def transform(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+        """Codes of images.
+
+        Args:
+            images: Source of N images, or a tensor (N, C, H, W).
+            progress: Where to report.
+
+        Returns:
+            Codes, (N, d) float32, on the CPU.
+        """
+        codes = torch.empty(len(images), self.whitening.n_components)
+        start = 0
+        with progress.task("encode", len(images)) as task:
+            for batch in self._batches(images):
+                codes[start : start + len(batch)] = self.whitening.transform(self.features(batch))
+                start += len(batch)
+                task.advance(len(batch))
+        return codes
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything fitted, as named tensors; with `hyperparameters` it restores the encoder."""
+        whitening = self.whitening
+        return {
+            "mean": whitening.mean_,
+            "components": whitening.components_,
+            "explained_variance": whitening.explained_variance_,
+            "explained_variance_ratio": whitening.explained_variance_ratio_,
+            "n_samples": torch.tensor(whitening.n_samples_),
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the fitted encoder that `state_dict` was taken from.
+
+        Args:
+            tensors: Name to tensor.
+
+        Raises:
+            RunFolderError: If a tensor is missing or does not have the shape of this encoder.
+        """
+        d, D = self.whitening.n_components, self.n_features
+        shapes: dict[str, tuple[int, ...]] = {
+            "mean": (D,),
+            "components": (d, D),
+            "explained_variance": (d,),
+            "explained_variance_ratio": (d,),
+            "n_samples": (),
+        }
+        for name, shape in shapes.items():
+            if name not in tensors or tuple(tensors[name].shape) != shape:
+                found = tuple(tensors[name].shape) if name in tensors else "missing"
+                raise RunFolderError(
+                    f'The stored encoder does not fit its options: "{name}" is {found} where '
+                    f"{shape} is expected; fit the run again with --overwrite."
+                )
+        whitening = self.whitening
+        whitening.mean_, whitening.components_ = tensors["mean"], tensors["components"]
+        whitening.explained_variance_ = tensors["explained_variance"]
+        whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"]
+        whitening.n_samples_ = int(tensors["n_samples"])
+
+    def _batches(self, images: ImageSource | Tensor) -> Iterable[Tensor]:
+        size = self.batch_size
+        return (images[i : i + size] for i in range(0, len(images), size))

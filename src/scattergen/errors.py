@@ -1,0 +1,20 @@
+"""The errors a user can cause, each naming the culprit, what was expected and the remedy."""
+
+
+class ScattergenError(Exception):
+    """Something the user gave cannot be used; the message says what, why and what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+
+    Example:
+        >>> issubclass(InputError, ValueError)
+        True
+    """
+
+
+class InputError(ScattergenError, ValueError):
+    """Data or an argument does not have the form, range or size that is needed."""
+
+
+class RunFolderError(ScattergenError):
+    """A run folder is missing, incomplete, damaged, of another version or in use for something else."""

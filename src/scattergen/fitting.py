@@ -1,0 +1,166 @@
+"""Fitting in a run folder: from a named source of images to a model with its report, resumable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scattergen.datasets import Dataset
+from scattergen.densities import hyperparameters, make
+from scattergen.errors import RunFolderError
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.presets import override, preset
+from scattergen.progress import SILENT, Progress
+from scattergen.report import save_image_grid, write_run_report
+from scattergen.run_folder import RunFolder, refuse_differences
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """Outcome of a fit.
+
+    Attributes:
+        run: The run folder.
+        finished_before: Nothing had to be done.
+        measurements: Mean "psnr" (dB) and "ssim" of reconstructed test images, and the "seconds" of
+            all stages together.
+    """
+
+    run: RunFolder
+    finished_before: bool
+    measurements: dict[str, float]
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.run.path / "report.html"
+
+
+def fit_run(
+    data: Dataset,
+    out: Path | str,
+    *,
+    preset_name: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    densities: list[str] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
+    command: str = "",
+    progress: Progress = SILENT,
+) -> FittedRun:
+    """Fit a model to a dataset in a run folder and write its report; continue if it was interrupted.
+
+    Args:
+        data: Training and test images.
+        out: The run folder.
+        preset_name: "mnist" or "auto"; by default "mnist" for MNIST and "auto" for everything else.
+        changes: "section.keyword" to value, over the preset.
+        densities: Names of the densities to fit; the preset's by default.
+        seed: Of everything random.
+        device: Where to compute.
+        overwrite: Replace a run with other options.
+        command: The command line, for the report.
+        progress: Where to report.
+
+    Returns:
+        The run and what was measured.
+
+    Raises:
+        InputError: If the data or options cannot be used.
+        RunFolderError: If the folder holds something else.
+    """
+    preset_name = preset_name or ("mnist" if data.name == "mnist" else "auto")
+    options = override(preset(preset_name, data.train.shape, len(data.train)), changes or {})
+    if densities is not None:
+        options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
+    for name, keywords in options["densities"].items():
+        make(name, **keywords)  # an unknown one is refused before anything is computed
+    identity = {
+        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": len(data.train)},
+        "preset": preset_name,
+        "seed": seed,
+        **options,
+    }
+    run = RunFolder.start(out, identity, overwrite=overwrite)
+    with run.locked():
+        if "report" in run.stages and (run.path / "report.html").is_file():
+            return FittedRun(run, True, _measurements(run))
+        model = GenerativeScatteringNetwork.fit(
+            data.train, options=options, seed=seed, device=device, run=run, progress=progress
+        )
+        _, quality = write_run_report(
+            run, model, data, seed=seed, command=command, progress=progress
+        )
+        run.finish_stage("report", quality)
+        run.log({"stage": "report", **quality})
+    return FittedRun(run, False, _measurements(run))
+
+
+def _measurements(run: RunFolder) -> dict[str, float]:
+    seconds = sum(stage.get("seconds", 0.0) for stage in run.stages.values())
+    quality = run.stages["report"]
+    return {**quality, "seconds": seconds}
+
+
+def fit_density_run(
+    path: Path | str,
+    name: str,
+    *,
+    keywords: Mapping[str, Any] | None = None,
+    stored_as: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[bool, Path]:
+    """Fit one more density on the codes of a run.
+
+    Args:
+        path: The run folder.
+        name: Of the density in the registry.
+        keywords: Its hyper-parameters.
+        stored_as: Its name in the run; the same by default.
+        seed: Of the fit and of the picture.
+        device: Where to compute.
+        overwrite: Replace a density of that name with other hyper-parameters.
+        progress: Where to report.
+
+    Returns:
+        Whether it had been fitted before, and the picture of 64 of its samples.
+
+    Raises:
+        InputError: If the density or a keyword is unknown.
+        RunFolderError: If the run has no codes, or this density with other hyper-parameters.
+    """
+    run = RunFolder.open(path)
+    key = stored_as or name
+    stage = f"densities/{key}"
+    with run.locked():
+        wanted = {"name": name, "hyperparameters": hyperparameters(make(name, **(keywords or {})))}
+        if run.has(stage) and overwrite:
+            run.forget(stage)
+        picture = run.path / "pictures" / f"density-{key}.png"
+        if run.has(stage):
+            refuse_differences(run.path / stage, run.read(stage)[1], {**wanted, "seed": seed})
+            if picture.is_file():
+                return True, picture
+        if not run.has("codes"):
+            raise RunFolderError(
+                f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it "
+                "again, to its end."
+            )
+        model = GenerativeScatteringNetwork.load(run, device)
+        before = run.has(stage)
+        model.fit_density(
+            name,
+            run.read("codes")[0]["codes"],
+            keywords=keywords,
+            stored_as=key,
+            seed=seed,
+            device=device,
+            run=run,
+            progress=progress,
+        )
+        save_image_grid(model.sample(64, key, seed), picture)
+    return before, picture

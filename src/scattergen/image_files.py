@@ -1,0 +1,134 @@
+"""Images and codes as files: one picture of a grid, a folder of pictures, or arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scattergen.datasets.arrays import load_npy, load_npz
+from scattergen.errors import InputError
+from scattergen.report.pictures import save_image_grid
+from scattergen.storage import atomic_path
+
+FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output path before any work is done for it.
+
+    Args:
+        path: Where images shall go.
+
+    Raises:
+        InputError: If its ending says nothing about the form, or a file stands where a folder must be.
+
+    Example:
+        >>> check_output(Path("samples.png"))
+    """
+    if path.suffix not in ("", ".png", ".npz", ".npy"):
+        raise InputError(f"{path} has an unknown ending: name {FORMS}.")
+    if path.suffix == "" and path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: name {FORMS}.")
+    if path.suffix != "" and path.is_dir():
+        raise InputError(f"{path} is a folder: name a file, or a folder without an ending.")
+
+
+def write_images(
+    path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None
+) -> None:
+    """Write images in the form that the path's ending names.
+
+    Args:
+        path: A grid in "….png", single files in a folder, or arrays in "….npz" (with the codes) or "….npy".
+        images: (N, C, H, W) in [0, 1].
+        codes: Their codes, (N, d), kept in ".npz".
+        columns: Of a grid.
+
+    Raises:
+        InputError: If the ending is unknown.
+        ScattergenError: If the files cannot be written.
+    """
+    check_output(path)
+    if path.suffix == ".png":
+        save_image_grid(images, path, columns=columns)
+    elif path.suffix == "":
+        digits = len(str(max(len(images) - 1, 0)))
+        for i, pixels in enumerate((images * 255).round().to(torch.uint8).movedim(1, -1).numpy()):
+            with atomic_path(path / f"{i:0{digits}d}.png") as temporary:
+                Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(temporary)
+    elif path.suffix == ".npy":
+        with atomic_path(path) as temporary:
+            np.save(temporary, images.numpy())
+    else:
+        arrays = {"images": images.numpy()}
+        if codes is not None:
+            arrays["codes"] = codes.numpy()
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **arrays)
+
+
+def write_codes(path: Path, codes: Tensor) -> None:
+    """Write codes as "….npy" or as "codes" in "….npz".
+
+    Args:
+        path: Destination.
+        codes: (N, d).
+
+    Raises:
+        InputError: If the ending is another one.
+        ScattergenError: If the file cannot be written.
+    """
+    check_codes_path(path)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, codes.numpy())
+        else:
+            np.savez(temporary, codes=codes.numpy())
+
+
+def check_codes_path(path: Path) -> None:
+    """Refuse a path that is not that of an array file.
+
+    Args:
+        path: Where codes shall go.
+
+    Raises:
+        InputError: If it does not end in .npy or .npz.
+    """
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(f"{path} cannot hold codes: name a file that ends in .npz or .npy.")
+
+
+def read_codes(path: Path) -> Tensor:
+    """Codes from "….npy", or from "codes" or the only array of "….npz".
+
+    Args:
+        path: An array file.
+
+    Returns:
+        Codes, (N, d) float32.
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds no table of finite numbers.
+    """
+    check_codes_path(path)
+    if path.suffix == ".npy":
+        array = load_npy(path)
+    else:
+        arrays = load_npz(path)
+        if "codes" not in arrays and len(arrays) != 1:
+            raise InputError(
+                f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".'
+            )
+        array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise InputError(
+            f"{path} holds {array.dtype} numbers of shape {array.shape}: codes are floats (N, d), as "
+            "`scattergen encode` writes them."
+        )
+    codes = torch.from_numpy(np.array(array, dtype=np.float32))
+    if not torch.isfinite(codes).all():
+        raise InputError(f"{path} holds NaN or infinite codes: check where they come from.")
+    return codes

@@ -1,0 +1,143 @@
+"""How close an image is to its original: PSNR and SSIM, one number per image."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scattergen.errors import InputError
+
+WINDOW_SIZE = 11
+WINDOW_SIGMA = 1.5
+# Stabilisers (K1 L)^2 and (K2 L)^2 of Wang et al. with dynamic range L = 1.
+C1 = 0.01**2
+C2 = 0.03**2
+# SSIM holds five filtered copies of its images in float64; this many values at a time keep that
+# below about 100 MB whatever the number of images.
+VALUES_PER_CHUNK = 1 << 21
+
+
+@torch.no_grad()
+def psnr(original: Tensor, output: Tensor) -> Tensor:
+    r"""Peak signal-to-noise ratio of each image, in dB.
+
+    .. math:: \mathrm{PSNR} = -10 \log_{10} \frac{1}{CHW} \sum (x - y)^2
+
+    The peak is 1. Outputs are clipped to [0, 1] first. The PSNR *of a data set* is the mean of
+    these values, not the PSNR of the mean squared error.
+
+    Args:
+        original: images in [0, 1], shape (N, C, H, W).
+        output: images of the same shape; values outside [0, 1] are clipped.
+
+    Returns:
+        float64 tensor of shape (N,), in dB; ``inf`` where the images are identical.
+
+    Raises:
+        InputError: the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a
+            value is NaN or infinite.
+
+    Example:
+        >>> x = torch.zeros(2, 1, 16, 16)
+        >>> psnr(x, x + 0.1).round(decimals=4).tolist()
+        [20.0, 20.0]
+    """
+    _check_pair(original, output)
+    error = [
+        (x.double() - y.double().clamp(0, 1)).square().flatten(1).mean(1)
+        for x, y in _chunks(original, output)
+    ]
+    return -10 * torch.log10(torch.cat(error)) if error else original.new_zeros(0).double()
+
+
+@torch.no_grad()
+def ssim(original: Tensor, output: Tensor) -> Tensor:
+    r"""Structural similarity index of each image, averaged over channels and window positions.
+
+    .. math:: \mathrm{SSIM} = \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
+                                   {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
+
+    The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at
+    every position where the window lies inside the image, as in the authors' own program.
+    Implementations that pad, such as torchmetrics, also average over the border and so give other
+    values, higher ones for images with an empty border. Outputs are clipped to [0, 1] first.
+
+    Args:
+        original: images in [0, 1], shape (N, C, H, W), at least 11 pixels on each side.
+        output: images of the same shape; values outside [0, 1] are clipped.
+
+    Returns:
+        float64 tensor of shape (N,); 1 where the images are identical, never above.
+
+    Raises:
+        InputError: as for :func:`psnr`, or the images are smaller than the window.
+
+    References:
+        Wang, Bovik, Sheikh & Simoncelli, Image quality assessment: from error visibility to
+        structural similarity, 2004.
+
+    Example:
+        >>> x = torch.rand(2, 3, 16, 16)
+        >>> ssim(x, x).round(decimals=6).tolist()
+        [1.0, 1.0]
+    """
+    _check_pair(original, output)
+    height, width = original.shape[-2:]
+    if min(height, width) < WINDOW_SIZE:
+        raise InputError(
+            f"SSIM looks through a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images "
+            f"are {height} x {width}; use psnr for images this small, or enlarge them first."
+        )
+    index = [_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)]
+    return torch.cat(index) if index else original.new_zeros(0).double()
+
+
+def _ssim_of_chunk(x: Tensor, y: Tensor) -> Tensor:
+    # float64, because E[x^2] - E[x]^2 cancels: in float32 its rounding (1e-7) is no longer small
+    # beside C2 = 9e-4 in the flat regions that fill most of a digit's image.
+    x, y = x.double(), y.double()
+    count = len(x)
+    moments = _blur(torch.cat([x, y, x * x, y * y, x * y]))
+    mean_x, mean_y, xx, yy, xy = torch.split(moments, count)
+    variances = (xx - mean_x**2) + (yy - mean_y**2)
+    covariance = xy - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    structure = (2 * covariance + C2) / (variances + C2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Gaussian means over every window inside the image: (N, C, H, W) -> (N, C, H-10, W-10)."""
+    offsets = torch.arange(WINDOW_SIZE, dtype=x.dtype, device=x.device) - WINDOW_SIZE // 2
+    window = torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA**2))
+    window = window / window.sum()
+    channels = x.shape[1]
+    column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    row = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    return functional.conv2d(functional.conv2d(x, column, groups=channels), row, groups=channels)
+
+
+def _chunks(original: Tensor, output: Tensor) -> list[tuple[Tensor, Tensor]]:
+    if len(original) == 0:
+        return []
+    size = max(1, VALUES_PER_CHUNK // original[0].numel())
+    return list(zip(torch.split(original, size), torch.split(output, size), strict=True))
+
+
+def _check_pair(original: Tensor, output: Tensor) -> None:
+    if original.ndim != 4 or original.shape != output.shape or 0 in original.shape[1:]:
+        raise InputError(
+            f"image quality needs two tensors of one shape (N, C, H, W), got "
+            f"{tuple(original.shape)} and {tuple(output.shape)}."
+        )
+    if not (original.is_floating_point() and output.is_floating_point()):
+        raise InputError(
+            f"image quality needs float images in [0, 1], got {original.dtype} and "
+            f"{output.dtype}; divide uint8 images by 255."
+        )
+    if not (torch.isfinite(original).all() and torch.isfinite(output).all()):
+        raise InputError("image quality is undefined: an image holds NaN or infinite values.")
+    if len(original) and (original.min() < 0 or original.max() > 1):
+        raise InputError(
+            f"the original images must lie in [0, 1], but range from {original.min():g} to "
+            f"{original.max():g}; rescale them (divide 8-bit images by 255)."
+        )

@@ -1,0 +1,415 @@
+"""The generative scattering network: encoder, decoder and densities of the codes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scattergen.datasets import ImageSource
+from scattergen.decoder import Decoder
+from scattergen.decoder_fit import fit_decoder
+from scattergen.densities import (
+    Density,
+    draw_in_chunks,
+    hyperparameters,
+    make,
+    registered_name,
+    standard_normal,
+)
+from scattergen.encoder import ScatteringEncoder
+from scattergen.errors import InputError
+from scattergen.presets import Options, preset
+from scattergen.progress import SILENT, Progress
+from scattergen.run_folder import RunFolder, refuse_differences
+from scattergen.stages import Stages, build
+
+DECODING_BATCH = 256
+
+
+class GenerativeScatteringNetwork:
+    """Images to codes, codes to images, and models of the codes that make new ones.
+
+    Args:
+        encoder: Fitted; maps images to codes.
+        decoder: Trained; maps codes to images.
+        densities: Name to fitted density; add more at any time.
+
+    Attributes:
+        encoder: As given.
+        decoder: As given, in evaluation mode.
+        densities: As given, a dictionary to add to.
+        options: What the model was fitted with, if it was made by `fit` or `load`.
+
+    References:
+        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
+
+    Example:
+        >>> import torch
+        >>> images = torch.rand(100, 1, 16, 16)
+        >>> options = {
+        ...     "encoder": {"J": 1, "n_components": 8},
+        ...     "decoder": {"channels": [8, 4]},
+        ...     "training": {"epochs": 1},
+        ...     "densities": {"gaussian": {}},
+        ... }
+        >>> model = GenerativeScatteringNetwork.fit(images, options=options)
+        >>> model.sample(3, density="gaussian", seed=0).shape
+        torch.Size([3, 1, 16, 16])
+    """
+
+    def __init__(
+        self,
+        encoder: ScatteringEncoder,
+        decoder: Decoder,
+        densities: Mapping[str, Density] | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.decoder = decoder.eval()
+        self.densities: dict[str, Density] = dict(densities or {})
+        self.options: Options = {}
+
+    @classmethod
+    def fit(
+        cls,
+        images: ImageSource | Tensor,
+        preset_name: str = "auto",
+        *,
+        options: Options | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        run: RunFolder | None = None,
+        progress: Progress = SILENT,
+    ) -> "GenerativeScatteringNetwork":
+        """Fit encoder, decoder and densities to images.
+
+        Args:
+            images: Source of N images, or a tensor (N, C, H, W) in [0, 1].
+            preset_name: "mnist" or "auto".
+            options: Complete options instead of a preset's (see `scattergen.presets.preset`).
+            seed: Of everything random.
+            device: Where to compute.
+            run: Folder in which each finished stage is kept; what it holds already is not computed again.
+            progress: Where to report.
+
+        Returns:
+            The fitted model.
+
+        Raises:
+            InputError: If the images or options cannot be used.
+        """
+        shape = _image_shape(images)
+        if options is None:
+            options = preset(preset_name, shape, len(images))
+        stages = Stages(run, progress)
+        encoder = build("encoder", ScatteringEncoder, shape, device=device, **options["encoder"])
+        if not stages.restore("encoder", encoder.load_state_dict):
+            with stages.timed("encoder") as done:
+                encoder.fit(images, progress)
+                done(encoder.state_dict(), encoder.hyperparameters, {"n": len(images)})
+        stored: dict[str, Tensor] = {}
+        if not stages.restore("codes", stored.update):
+            with stages.timed("codes") as done:
+                stored["codes"] = encoder.transform(images, progress)
+                done(stored, {}, {"n": len(images)})
+        codes = stored["codes"]
+        d = encoder.whitening.n_components
+        with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
+            torch.manual_seed(seed)
+            decoder = build("decoder", Decoder, d, shape, **options["decoder"])
+        if not stages.restore("decoder", decoder.load_state_dict):
+            with stages.timed("decoder") as done:
+                history = build(
+                    "training",
+                    fit_decoder,
+                    decoder.to(device),
+                    codes,
+                    images,
+                    encoder=encoder,
+                    seed=seed,
+                    device=device,
+                    checkpoint=stages.checkpoint("decoder"),
+                    on_epoch=stages.log_epoch("decoder"),
+                    progress=progress,
+                    **options["training"],
+                )
+                facts = {"history": history, "seconds": history[-1]["seconds"]}
+                done(decoder.state_dict(), decoder.hyperparameters, facts)
+        model = cls(encoder, decoder)
+        model.options = options
+        for name, keywords in options["densities"].items():
+            model.fit_density(
+                name, codes, keywords=keywords, seed=seed, device=device, run=run, progress=progress
+            )
+        return model
+
+    def fit_density(
+        self,
+        name: str,
+        codes: Tensor,
+        *,
+        keywords: Mapping[str, Any] | None = None,
+        stored_as: str | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        run: RunFolder | None = None,
+        progress: Progress = SILENT,
+    ) -> Density:
+        """Fit one density to codes and add it to the model.
+
+        Args:
+            name: In the registry of densities.
+            codes: (N, d), such as `encode(images)`.
+            keywords: Hyper-parameters of the density.
+            stored_as: Key in `densities`; the registry's name by default.
+            seed: Of everything random in the fit.
+            device: Where to compute.
+            run: Folder to keep it in.
+            progress: Where to report.
+
+        Returns:
+            The fitted density.
+
+        Raises:
+            InputError: If the name or a keyword is unknown, or the codes are too few.
+            RunFolderError: If the folder holds this density with other hyper-parameters.
+        """
+        key = stored_as or name
+        density = make(name, **(keywords or {}))
+        stages = Stages(run, progress)
+        stage = f"densities/{key}"
+        metadata = {"name": name, "hyperparameters": hyperparameters(density), "seed": seed}
+        if run is not None and run.has(stage):
+            refuse_differences(run.path / stage, run.read(stage)[1], metadata)
+        if not stages.restore(stage, density.load_state_dict):
+            with stages.timed(stage) as done:
+                checkpoint = stages.checkpoint(stage)
+                density.fit(
+                    codes, seed=seed, progress=progress, device=device, checkpoint=checkpoint
+                )
+                facts = {"epochs": len(density.history_), "description": density.description}
+                done(density.state_dict(), metadata, facts)
+        self.densities[key] = density
+        return density
+
+    def encode(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+        """Whitened codes of images.
+
+        Args:
+            images: Source of N images, or a tensor (N, C, H, W) in [0, 1].
+            progress: Where to report.
+
+        Returns:
+            Codes, (N, d).
+        """
+        _image_shape(images)
+        return self.encoder.transform(images, progress)
+
+    def decode(
+        self, z: Tensor, batch_size: int = DECODING_BATCH, progress: Progress = SILENT
+    ) -> Tensor:
+        """Images of codes.
+
+        Args:
+            z: Codes, (N, d).
+            batch_size: Codes decoded together; affects time and memory only.
+            progress: Where to report.
+
+        Returns:
+            Images in [0, 1], (N, C, H, W).
+
+        Raises:
+            InputError: If the codes do not have d components or are not finite.
+        """
+        d = self.decoder.n_components
+        if z.ndim != 2 or z.shape[1] != d:
+            raise InputError(
+                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this model's "
+                "encoder made."
+            )
+        if not torch.isfinite(z).all():
+            raise InputError("The codes hold NaN or infinite values: check where they come from.")
+        device = self.decoder.linear.device
+        images = torch.empty(len(z), *self.decoder.image_shape)
+        with progress.task("decode", len(z)) as task:
+            for i in range(0, len(z), batch_size):
+                batch = z[i : i + batch_size].float().to(device)
+                images[i : i + len(batch)] = self.decoder.decode(batch).cpu()
+                task.advance(len(batch))
+        return images
+
+    def reconstruct(self, images: ImageSource | Tensor) -> Tensor:
+        """Images encoded and decoded again, (N, C, H, W)."""
+        return self.decode(self.encode(images))
+
+    def sample_codes(self, n: int, density: str | None = None, seed: int = 0) -> Tensor:
+        """Codes drawn from a density; code k depends on the model, the seed and k only.
+
+        Args:
+            n: How many.
+            density: Key in `densities`; "mixture" by default, or else the last one.
+            seed: Of the draw.
+
+        Returns:
+            Codes, (n, d).
+
+        Raises:
+            InputError: If the model has no such density.
+        """
+        return self._density(density).sample(n, seed=seed)
+
+    def sample(
+        self,
+        n: int,
+        density: str | None = None,
+        seed: int = 0,
+        batch_size: int = DECODING_BATCH,
+        progress: Progress = SILENT,
+    ) -> Tensor:
+        """New images.
+
+        Args:
+            n: How many.
+            density: Key in `densities`; "mixture" by default, or else the last one.
+            seed: Of the draw; image k depends on the model, the seed and k only.
+            batch_size: Codes decoded together.
+            progress: Where to report.
+
+        Returns:
+            Images in [0, 1], (n, C, H, W).
+        """
+        return self.decode(self.sample_codes(n, density, seed), batch_size, progress)
+
+    def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
+        r"""Images along the straight line between the codes of two images ("morphing").
+
+        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1.
+
+        Args:
+            start: One image, (C, H, W) or (1, C, H, W).
+            stop: Another.
+            steps: Number of images, both ends included.
+
+        Returns:
+            Images, (steps, C, H, W).
+
+        Raises:
+            InputError: If `steps` is less than 2.
+
+        References:
+            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+        """
+        if steps < 2:
+            raise InputError(f"steps={steps}: a line needs at least its 2 ends.")
+        shape = self.decoder.image_shape
+        ends = self.encode(torch.stack([start.reshape(shape), stop.reshape(shape)]))
+        return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
+
+    def resample(self, images: Tensor, start: int, stop: int, seed: int = 0) -> Tensor:
+        """Images whose components `start` to `stop` are replaced by white noise.
+
+        Args:
+            images: (N, C, H, W).
+            start: First component replaced.
+            stop: One past the last.
+            seed: Of the noise.
+
+        Returns:
+            Images, (N, C, H, W).
+
+        Raises:
+            InputError: If the range does not lie in 0 … d.
+
+        References:
+            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+        """
+        z = self.encode(images)
+        d = z.shape[1]
+        if not 0 <= start < stop <= d:
+            raise InputError(f"Components {start}:{stop} are not a range within 0:{d}.")
+        noise = draw_in_chunks(
+            len(z), seed, lambda generator, size: standard_normal(generator, size, stop - start)
+        )
+        z[:, start:stop] = noise
+        return self.decode(z)
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write the model as a run folder.
+
+        Args:
+            path: The folder.
+            overwrite: Replace a run that is there.
+
+        Raises:
+            RunFolderError: If the folder holds something else.
+        """
+        run = RunFolder.start(path, self.options, overwrite=overwrite)
+        with run.locked():
+            run.write("encoder", self.encoder.state_dict(), self.encoder.hyperparameters)
+            run.write("decoder", self.decoder.state_dict(), self.decoder.hyperparameters)
+            for key, density in self.densities.items():
+                metadata = {
+                    "name": registered_name(density),
+                    "hyperparameters": hyperparameters(density),
+                }
+                run.write(f"densities/{key}", density.state_dict(), metadata)
+
+    @classmethod
+    def load(cls, path: Path | str | RunFolder, device: str = "cpu") -> "GenerativeScatteringNetwork":
+        """The model of a run folder; executes nothing that the folder holds.
+
+        Args:
+            path: A folder, or an opened run.
+            device: Where to compute.
+
+        Returns:
+            The model.
+
+        Raises:
+            RunFolderError: If the folder is incomplete, damaged, changed or of a newer format.
+        """
+        run = path if isinstance(path, RunFolder) else RunFolder.open(path)
+        tensors, keywords = run.read("encoder")
+        encoder = ScatteringEncoder(**keywords, device=device)
+        encoder.load_state_dict(tensors)
+        tensors, keywords = run.read("decoder")
+        decoder = Decoder(**keywords)
+        decoder.load_state_dict(tensors)
+        model = cls(encoder, decoder.to(device))
+        for key in run.names("densities"):
+            tensors, metadata = run.read(f"densities/{key}")
+            model.densities[key] = make(metadata["name"], **metadata["hyperparameters"])
+            model.densities[key].load_state_dict(tensors)
+        model.options = run.options
+        return model
+
+    def _density(self, name: str | None) -> Density:
+        if not self.densities:
+            raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
+        if name is None:
+            name = "mixture" if "mixture" in self.densities else next(reversed(self.densities))
+        if name not in self.densities:
+            raise InputError(
+                f'This model has no density "{name}": it has {", ".join(self.densities)}; fit another '
+                "with `scattergen density RUN NAME`."
+            )
+        return self.densities[name]
+
+
+def _image_shape(images: ImageSource | Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of images, checked as far as that is cheap."""
+    if not isinstance(images, Tensor):
+        return images.shape
+    if images.ndim != 4 or not images.is_floating_point():
+        raise InputError(
+            f"Expected a float tensor of images (N, C, H, W) in [0, 1] but got {images.dtype} of shape "
+            f"{tuple(images.shape)}: convert it, e.g. by scattergen.datasets.ImageArray."
+        )
+    if len(images) and not (0 <= images.min() and images.max() <= 1):
+        raise InputError(
+            f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}: divide "
+            "8-bit values by 255."
+        )
+    return (images.shape[1], images.shape[2], images.shape[3])

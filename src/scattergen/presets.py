@@ -1,0 +1,113 @@
+"""Presets: complete options of a fit, as plain dictionaries of constructor keywords."""
+
+import copy
+from collections.abc import Mapping
+from math import floor, log2
+from typing import Any
+
+from scattergen.errors import InputError
+
+Options = dict[str, Any]
+
+_DENSITIES: Options = {"gaussian": {}, "mixture": {}, "vae": {}, "gan": {}}
+
+# Images that the decoder sees in training; more epochs for fewer images.
+_IMAGES_SEEN = 400_000
+
+
+def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
+    """Options of a fit for images of a shape.
+
+    Args:
+        name: "mnist" (the founding paper's setting) or "auto", which chooses scale, number of
+            components, widths and epochs from the images.
+        image_shape: (C, H, W).
+        n: Number of training images.
+
+    Returns:
+        {"encoder": …, "decoder": …, "training": …, "densities": {name: …}}: keywords of
+        `ScatteringEncoder`, `Decoder`, `fit_decoder` and the densities.
+
+    Raises:
+        InputError: If the preset is unknown or the images are too few or too small.
+
+    Example:
+        >>> preset("auto", (3, 64, 64), 5000)["encoder"]["J"]
+        3
+    """
+    if name == "mnist":
+        return copy.deepcopy(_MNIST)
+    if name != "auto":
+        raise InputError(f'There is no preset "{name}": choose "mnist" or "auto".')
+    return _auto(image_shape, n)
+
+
+_MNIST: Options = {
+    "encoder": {"J": 2, "L": 8, "max_order": 2, "n_components": 512},
+    "decoder": {"channels": [128, 64, 32], "kernel_size": 3},
+    "training": {"epochs": 8, "batch_size": 64, "learning_rate": 8e-3},
+    "densities": _DENSITIES,
+}
+
+
+def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
+    channels, height, width = image_shape
+    side = min(height, width)
+    if side < 8:
+        raise InputError(
+            f"Images of {height}x{width} pixels are too small for a scattering transform: give images of "
+            "at least 8x8 pixels."
+        )
+    if n < 3:
+        raise InputError(f"{n} training images are too few to model: give at least 3.")
+    # About seven positions of the low-pass along the shorter side, as for the paper's 28 at J = 2
+    # and 128 at J = 4.
+    J = max(1, floor(log2(side / 7)))
+    n_coefficients = channels * (1 + 8 * J + 32 * J * (J - 1)) * (height >> J) * (width >> J)
+    return {
+        "encoder": {"J": J, "L": 8, "max_order": 2, "n_components": min(512, n - 2, n_coefficients)},
+        "decoder": {"channels": [min(32 * 2**j, 256) for j in range(J, -1, -1)], "kernel_size": 3},
+        "training": {
+            "epochs": max(8, min(100, _IMAGES_SEEN // n)),
+            "batch_size": min(64, max(2, n // 4)),
+            "learning_rate": 8e-3,
+        },
+        "densities": copy.deepcopy(_DENSITIES),
+    }
+
+
+def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
+    """Options with some values replaced.
+
+    Args:
+        options: Made by `preset`.
+        changes: "section.keyword" to the new value, e.g. {"encoder.J": 3, "densities.vae.beta": 0.01}.
+
+    Returns:
+        New options.
+
+    Raises:
+        InputError: If there is no such section.
+
+    Example:
+        >>> override({"encoder": {"J": 2}}, {"encoder.J": 3})
+        {'encoder': {'J': 3}}
+    """
+    result = copy.deepcopy(dict(options))
+    for name, value in changes.items():
+        *path, keyword = name.split(".")
+        section = result
+        for part in path:
+            if part not in section or not isinstance(section[part], dict):
+                raise InputError(
+                    f'There is no option "{name}": start it with one of {", ".join(options)}, as in '
+                    "encoder.J=3."
+                )
+            section = section[part]
+        if not path:
+            raise InputError(
+                f'There is no option "{name}": start it with one of {", ".join(options)}, as in '
+                "encoder.J=3."
+            )
+        section[keyword] = value
+    return result

@@ -1,0 +1,16 @@
+"""Pictures, plots and the HTML report of a fitted model."""
+
+from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
+from scattergen.report.fit_report import write_fit_report
+from scattergen.report.pictures import image_grid, save_image_grid
+from scattergen.report.run_report import write_run_report
+
+__all__ = [
+    "DensityEntry",
+    "FitReport",
+    "VisualisationMatrix",
+    "image_grid",
+    "save_image_grid",
+    "write_fit_report",
+    "write_run_report",
+]

@@ -1,0 +1,132 @@
+"""Image tensors as pictures: pixel-exact grids as PIL images and PNG files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from scattergen.errors import InputError
+from scattergen.storage import atomic_path
+
+# Images whose longer side is below this are enlarged by default, so that 28 x 28 digits can be
+# looked at without a magnifying glass.
+COMFORTABLE_SIDE = 64
+
+
+def image_grid(
+    x: Tensor,
+    columns: int | None = None,
+    pad: int = 2,
+    scale: int | None = None,
+    fill: int | None = 255,
+) -> Image.Image:
+    """Arrange images in a grid, row by row; every pixel value is kept exactly.
+
+    Args:
+        x: images in [0, 1], shape (N, C, H, W) with one (grey) or three (RGB) channels; values
+            outside are clipped.
+        columns: images in a row; by default the grid is as square as it can be.
+        pad: gap between images, in pixels of the result; there is no outer border.
+        scale: every pixel becomes a block of scale x scale; by default the smallest that makes
+            the longer side 64 pixels or more.
+        fill: grey value from 0 to 255 of gaps and of empty cells; None leaves them transparent.
+
+    Returns:
+        A picture of mode "L" or "RGB" (with transparency "LA" or "RGBA").
+
+    Raises:
+        InputError: x is not a tensor of this form, is empty or holds NaN, or columns, pad or
+            scale is out of range.
+
+    Example:
+        >>> image_grid(torch.zeros(6, 1, 28, 28), columns=3, pad=2, scale=1).size
+        (88, 58)
+    """
+    pixels = _to_bytes(x)
+    count, height, width, channels = pixels.shape
+    columns = int(np.ceil(np.sqrt(count))) if columns is None else columns
+    scale = -(-COMFORTABLE_SIDE // max(height, width)) if scale is None else scale
+    if columns < 1 or pad < 0 or scale < 1:
+        raise InputError(
+            f"an image grid needs columns >= 1, pad >= 0 and scale >= 1, got columns={columns}, "
+            f"pad={pad}, scale={scale}."
+        )
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = height * scale, width * scale
+    rows = -(-count // columns)
+    shape = (rows * (height + pad) - pad, columns * (width + pad) - pad)
+    canvas = np.full((*shape, channels), 0 if fill is None else fill, np.uint8)
+    alpha = np.zeros((*shape, 1), np.uint8)
+    for index, picture in enumerate(pixels):
+        top = (index // columns) * (height + pad)
+        left = (index % columns) * (width + pad)
+        canvas[top : top + height, left : left + width] = picture
+        alpha[top : top + height, left : left + width] = 255
+    if fill is None:
+        canvas = np.concatenate([canvas, alpha], axis=2)
+    return Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
+
+
+def png(picture: Image.Image) -> bytes:
+    """The PNG file of a picture.
+
+    Args:
+        picture: a PIL image.
+
+    Returns:
+        The content of the file.
+
+    Example:
+        >>> png(image_grid(torch.zeros(1, 1, 8, 8)))[1:4]
+        b'PNG'
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_image_grid(
+    x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None
+) -> Path:
+    """Write a grid of images as a PNG file, atomically.
+
+    Args:
+        x: images in [0, 1], shape (N, C, H, W); see :func:`image_grid`.
+        path: where to write; an existing file is replaced.
+        columns: images in a row.
+        scale: integer enlargement.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: as for :func:`image_grid`.
+        ScattergenError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> save_image_grid(torch.zeros(4, 1, 28, 28), folder / "samples.png").name
+        'samples.png'
+    """
+    content = png(image_grid(x, columns=columns, scale=scale))
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def _to_bytes(x: Tensor) -> NDArray[np.uint8]:
+    """(N, C, H, W) in [0, 1] -> (N, H, W, C) in 0..255, rounded to nearest."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or not x.is_floating_point():
+        raise InputError(
+            f"a picture needs float images of shape (N, C, H, W) with 1 or 3 channels and at "
+            f"least one image, got shape {tuple(x.shape)} of {x.dtype}."
+        )
+    if torch.isnan(x).any():
+        raise InputError("a picture cannot be made of images that hold NaN values.")
+    levels = x.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return np.ascontiguousarray(levels.cpu().permute(0, 2, 3, 1).numpy())

@@ -1,0 +1,190 @@
+"""Morlet wavelets and the Gaussian low-pass of the scattering transform, built in Fourier.
+
+A filter that is sampled on a periodic grid has, by Poisson's formula, a discrete Fourier transform
+that is the sum of the 2π-translates of its continuous one.  Since all filters here are (differences
+of) Gaussians in Fourier, they are real there, need no FFT, and are exact to float64 rounding.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, cos, pi, sin
+
+import torch
+from torch import Tensor
+
+SIGMA = 0.8
+"""Spatial standard deviation of the finest envelope, in pixels."""
+
+XI = 3 * pi / 4
+"""Centre frequency of the finest wavelet, in radians per pixel."""
+
+# Translates of a Gaussian that are more than this many standard deviations away contribute less
+# than exp(-9.5²/2) = 3e-20, below float64 rounding of a filter whose maximum is about 1.
+_REACH = 9.5
+
+
+@dataclass(frozen=True)
+class FilterBank:
+    """Fourier-domain filters of one padded grid, in float64.
+
+    Attributes:
+        psi: Wavelets, (J, L, M, N), real.
+        phi_rows: Low-pass along the rows' axis, (M,); the 2-D low-pass is the outer product.
+        phi_columns: Low-pass along the columns' axis, (N,).
+    """
+
+    psi: Tensor
+    phi_rows: Tensor
+    phi_columns: Tensor
+
+
+def _frequencies(size: int, aliases: int) -> Tensor:
+    """Angular frequencies of a DFT and of its 2π-translates, (2·aliases + 1, size)."""
+    base = 2 * pi * torch.fft.fftfreq(size, dtype=torch.float64)
+    shifts = 2 * pi * torch.arange(-aliases, aliases + 1, dtype=torch.float64)
+    return base + shifts[:, None]
+
+
+def _aliases(sigma: float, xi: float) -> int:
+    """How many translates on each side still matter for an envelope of `sigma` pixels."""
+    return max(1, ceil((_REACH / sigma + pi + xi) / (2 * pi)) - 1)
+
+
+def gaussian(size: int, sigma: float) -> Tensor:
+    r"""Fourier transform of a periodised 1-D Gaussian of unit mass.
+
+    $\hat\phi(\omega) = \sum_k e^{-\sigma^2 (\omega + 2\pi k)^2 / 2}$
+
+    Args:
+        size: Number of samples of the periodic grid.
+        sigma: Spatial standard deviation in samples.
+
+    Returns:
+        Real spectrum in DFT order, (size,), float64.
+
+    Example:
+        >>> round(gaussian(64, 2.0)[0].item(), 12)
+        1.0
+    """
+    omega = _frequencies(size, _aliases(sigma, 0.0))
+    return torch.exp(-0.5 * (sigma * omega) ** 2).sum(0)
+
+
+def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant: float) -> Tensor:
+    r"""Fourier transform of a periodised 2-D Morlet wavelet.
+
+    $\hat\psi(\omega) = \hat g(\omega - \xi u_\theta) - \kappa\, \hat g(\omega)$, where
+    $\hat g(\omega) = e^{-\sigma^2 (\omega_\parallel^2 + \omega_\perp^2 / s^2) / 2}$ and κ makes the
+    mean of ψ zero.
+
+    Args:
+        shape: Periodic grid (M, N) in pixels.
+        sigma: Spatial standard deviation of the envelope along the wave, in pixels.
+        theta: Direction of the wave, in radians from the rows' axis.
+        xi: Centre frequency in radians per pixel.
+        slant: Ratio of the envelope's widths along and across the wave; the envelope is
+            sigma / slant wide across it.
+
+    Returns:
+        Real spectrum in DFT order, (M, N), float64.
+
+    References:
+        Bruna, Mallat, "Invariant scattering convolution networks", 2013.
+
+    Example:
+        >>> psi = morlet((32, 32), 1.6, 0.0, 1.2, 0.5)
+        >>> abs(psi[0, 0].item()) < 1e-15
+        True
+    """
+    aliases = _aliases(sigma * min(1.0, 1 / slant), xi)
+    rows = _frequencies(shape[0], aliases).reshape(-1, 1)
+    columns = _frequencies(shape[1], aliases).reshape(1, -1)
+    across = (-sin(theta) * rows + cos(theta) * columns).square_().mul_(1 / slant**2)
+    along = cos(theta) * rows + sin(theta) * columns
+
+    def envelope(centre: float) -> Tensor:
+        spectrum = ((along - centre).square_() + across).mul_(-0.5 * sigma**2).exp_()
+        n_aliases = 2 * aliases + 1
+        return spectrum.reshape(n_aliases, shape[0], n_aliases, shape[1]).sum((0, 2))
+
+    wave, still = envelope(xi), envelope(0.0)
+    return wave - (wave[0, 0] / still[0, 0]) * still
+
+
+@lru_cache(maxsize=16)
+def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
+    r"""All filters of a scattering transform on a padded grid.
+
+    $\psi_{j,\theta}$ has σ = 0.8·2^j, ξ = 3π/(4·2^j), slant 4/L and angle (⌊L - L/2 - 1⌋ - θ)π/L
+    for θ = 0 … L-1; φ is a Gaussian with σ = 0.8·2^(J-1).
+
+    Args:
+        shape: Padded grid (M, N), multiples of 2^J.
+        J: Number of scales.
+        L: Number of orientations.
+
+    Returns:
+        The bank; computed once per argument and shared, so its tensors must not be written to.
+
+    References:
+        Andreux et al., "Kymatio: scattering transforms in Python", 2020 (the conventions).
+
+    Example:
+        >>> filter_bank((36, 36), 2, 8).psi.shape
+        torch.Size([2, 8, 36, 36])
+    """
+    # int(), not floor: for odd L the field's reference truncates towards zero.
+    angles = [(int(L - L / 2 - 1) - theta) * pi / L for theta in range(L)]
+    psi = torch.stack(
+        [
+            torch.stack([morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for angle in angles])
+            for j in range(J)
+        ]
+    )
+    sigma = SIGMA * 2 ** (J - 1)
+    return FilterBank(psi, gaussian(shape[0], sigma), gaussian(shape[1], sigma))
+
+
+def low_frequencies(size: int, level: int) -> Tensor:
+    """Indices of the DFT bins that remain when a spectrum is cropped to resolution 2^-level.
+
+    Args:
+        size: Length of the full spectrum, a multiple of 2^(level + 1).
+        level: Dyadic resolution; 0 keeps everything.
+
+    Returns:
+        size / 2^level indices in DFT order, int64.
+
+    Example:
+        >>> low_frequencies(8, 1).tolist()
+        [0, 1, 6, 7]
+    """
+    half = size // 2 ** (level + 1)
+    return torch.cat([torch.arange(half), torch.arange(size - half, size)])
+
+
+def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
+    r"""Bounds of the Littlewood-Paley sum, which bound the energy that the wavelets keep.
+
+    $A(\omega) = |\hat\phi|^2 + \tfrac12 \sum_{j,\theta} |\hat\psi_{j,\theta}(\omega)|^2 +
+    |\hat\psi_{j,\theta}(-\omega)|^2$; a maximum of at most 1 makes the transform non-expansive.
+
+    Args:
+        bank: Filters of one grid.
+
+    Returns:
+        Minimum and maximum of A over the grid.
+
+    References:
+        Mallat, "Group invariant scattering", 2012.
+
+    Example:
+        >>> low, high = littlewood_paley(filter_bank((64, 64), 3, 8))
+        >>> 0 < low < high
+        True
+    """
+    energy = bank.psi.square().sum((0, 1))
+    mirrored = energy.flip(0, 1).roll((1, 1), (0, 1))
+    low_pass = torch.outer(bank.phi_rows, bank.phi_columns).square()
+    total = low_pass + 0.5 * (energy + mirrored)
+    return total.min().item(), total.max().item()

@@ -1,0 +1,103 @@
+"""Stages of a fit that are kept in a run folder as soon as they are finished, and found there again."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from scattergen.errors import InputError
+from scattergen.progress import Progress
+from scattergen.run_folder import RunFolder
+from scattergen.training import Metrics
+
+Built = TypeVar("Built")
+
+
+class Done(Protocol):
+    """Reports the results of a stage; call it once, as the stage's last act."""
+
+    def __call__(
+        self, tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any]
+    ) -> None: ...
+
+
+class Stages:
+    """The stages of one fit, with or without a folder to keep them in.
+
+    Args:
+        run: The folder, or None to keep nothing.
+        progress: Where to report.
+    """
+
+    def __init__(self, run: RunFolder | None, progress: Progress) -> None:
+        self.run, self.progress = run, progress
+
+    def restore(self, name: str, load: Callable[[Mapping[str, Tensor]], Any]) -> bool:
+        """Load the results of a finished stage; False if there are none."""
+        if self.run is None or not self.run.has(name):
+            return False
+        load(self.run.read(name)[0])
+        self.progress.message(f"{name}: done before")
+        return True
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[Done]:
+        """Run a stage; what it reports is kept with the time it took."""
+        self.progress.message(name)
+        start = time.monotonic()
+
+        def done(tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any]) -> None:
+            if self.run is not None:
+                stage = {"seconds": time.monotonic() - start, **facts}
+                self.run.write(name, tensors, metadata, stage)
+                self.run.remove_checkpoint(name)
+                brief = {key: value for key, value in stage.items() if key != "history"}
+                self.run.log({"stage": name, **brief})
+
+        yield done
+
+    def checkpoint(self, name: str) -> Path | None:
+        """Where a stage may save its progress."""
+        return None if self.run is None else self.run.checkpoint(name)
+
+    def log_epoch(self, name: str) -> Callable[[Metrics], None] | None:
+        """Appends a stage's epochs to the run's metrics."""
+        if self.run is None:
+            return None
+        run = self.run
+        return lambda metrics: run.log({"stage": name, **metrics})
+
+
+def build(section: str, make: Callable[..., Built], *arguments: Any, **keywords: Any) -> Built:
+    """Call a constructor or function with keywords that a user chose.
+
+    Args:
+        section: Name of these options, for messages.
+        make: What to call.
+        *arguments: Positional arguments.
+        **keywords: Keywords.
+
+    Returns:
+        The result of the call.
+
+    Raises:
+        InputError: If `make` does not know a keyword.
+
+    Example:
+        >>> build("decoder", dict, width=3)
+        {'width': 3}
+    """
+    parameters = inspect.signature(make).parameters.values()
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        known = [p.name for p in list(parameters)[len(arguments) :]]
+        unknown = [name for name in keywords if name not in known]
+        if unknown:
+            raise InputError(
+                f"There is no option {section}.{unknown[0]}: known are "
+                f"{', '.join(f'{section}.{name}' for name in known)}."
+            )
+    return make(*arguments, **keywords)

@@ -1,0 +1,187 @@
+"""Files that are complete or absent: atomic writes of bytes, JSON and tensors (safetensors)."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scattergen.errors import RunFolderError, ScattergenError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends without an error.
+
+    The data reach the disk before the name does, so that neither a kill nor a power cut leaves a
+    partial file under `path`.
+
+    Args:
+        path: Final path; its folder is created.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        ScattergenError: If the folder cannot be written or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "hello.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("hello")
+        >>> target.read_text()
+        'hello'
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, since some writers choose the format by it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and "I/O" not in str(error):
+            raise
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise ScattergenError(
+            f"Cannot write {path}: {reason}. Free some space or choose another place, then run the "
+            "same command again; nothing that was there before has been changed."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    # The process's mask can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically, indented for people.
+
+    Args:
+        path: Destination.
+        content: Anything that `json` can write; NaN and infinities are refused.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
+    """Write named tensors and JSON metadata as one safetensors file, atomically.
+
+    Args:
+        path: Destination.
+        tensors: Name to tensor, on any device.
+        metadata: Anything that `json` can write.
+    """
+    # Copies, because safetensors refuses tensors that share memory, such as tied weights.
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata={"json": json.dumps(metadata)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors and metadata of a file made by `write_tensors`; no code is executed.
+
+    Args:
+        path: A safetensors file.
+
+    Returns:
+        Name to tensor (on the CPU), and the metadata.
+
+    Raises:
+        RunFolderError: If the file is missing, truncated or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("json", "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise RunFolderError(
+            f"{path} is missing: copy the run folder again as a whole, or fit it again."
+        ) from error
+    except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} is damaged ({error}): copy the run folder again as a whole, or fit it again."
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content.
+
+    Args:
+        path: A file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of a nested state as one flat mapping with "/" between the names.
+
+    Args:
+        prefix: Put before every name.
+        state: Nested mappings whose leaves are tensors or numbers.
+
+    Returns:
+        Flat name to tensor.
+
+    Example:
+        >>> flatten_state("a", {"b": {"c": torch.zeros(2)}})
+        {'a/b/c': tensor([0., 0.])}
+    """
+    flat: dict[str, Tensor] = {}
+    for name, value in state.items():
+        key = f"{prefix}/{name}"
+        if isinstance(value, Mapping):
+            flat |= flatten_state(key, value)
+        else:
+            flat[key] = torch.as_tensor(value)
+    return flat
+
+
+def take_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a flat mapping below `prefix`, with the prefix removed.
+
+    Args:
+        tensors: Made by `flatten_state`.
+        prefix: Its prefix.
+
+    Returns:
+        Remaining name to tensor.
+    """
+    start = prefix + "/"
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}

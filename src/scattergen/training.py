@@ -1,0 +1,358 @@
+"""The one training loop, which trains the decoder and every density that is fitted by gradients."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.progress import SILENT, Progress
+from scattergen.storage import flatten_state, read_tensors, take_state, write_tensors
+
+Batch = tuple[Tensor, ...]
+Loss = Callable[[Mapping[str, nn.Module], Batch, torch.Generator], Tensor]
+"""Scalar loss of (modules, batch, generator); all randomness must come from the generator."""
+
+Metrics = dict[str, float]
+History = list[Metrics]
+
+
+class Batches(Protocol):
+    """Training data: `len(data)` examples, `data[index]` a tuple of tensors for a LongTensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Batch: ...
+
+
+def one_cycle(progress: float, warm_up: float = 0.2) -> float:
+    """Learning-rate factor that rises linearly and falls to zero as a cosine.
+
+    Args:
+        progress: Part of the training done, in [0, 1].
+        warm_up: Part of the training in which it rises.
+
+    Returns:
+        Factor of the peak learning rate, in [0, 1].
+
+    References:
+        Smith, Topin, "Super-convergence", 2018.
+
+    Example:
+        >>> one_cycle(0.2), round(one_cycle(0.6), 6), one_cycle(1.0)
+        (1.0, 0.5, 0.0)
+    """
+    if progress < warm_up:
+        return 0.04 + 0.96 * progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def constant(progress: float) -> float:
+    """Learning-rate factor 1 throughout."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
+
+
+def train(
+    modules: Mapping[str, nn.Module],
+    losses: Mapping[str, Loss],
+    data: Batches,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: str = "one_cycle",
+    betas: tuple[float, float] = (0.9, 0.999),
+    clip_norm: float | None = None,
+    validate: Callable[[], Metrics] | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    precision: str = "float32",
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    on_epoch: Callable[[Metrics], None] | None = None,
+    progress: Progress = SILENT,
+    description: str = "train",
+) -> History:
+    """Train modules by Adam, one optimizer and one loss each, alternating on every batch.
+
+    With a checkpoint, a training that was stopped at any moment continues from it and ends, on the
+    same machine with the same number of threads, with the same bits as one that was never stopped.
+
+    Args:
+        modules: Name to module; those without a loss are used but not trained.
+        losses: Name to the loss of that module's parameters, in the order of their updates.
+        data: Training examples.
+        epochs: Passes over the data; an incomplete last batch is left out.
+        batch_size: Examples per step; at most the number of examples is used.
+        learning_rate: Peak of Adam's step size.
+        schedule: A name in `SCHEDULES`.
+        betas: Adam's decay rates.
+        clip_norm: Largest norm of one module's gradient; longer ones are shortened to it.
+        validate: Called with the modules in evaluation mode after each epoch; its "loss" is what
+            early stopping watches.
+        patience: Stop after so many epochs without a lower validation loss; the best parameters are
+            restored.  None never stops early and keeps the last ones.
+        seed: Of the order of the data and of everything random in the losses.
+        precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
+        device: "cpu", "cuda", "cuda:1" …
+        checkpoint: File to save progress in and to continue from; removed by whoever owns it.
+        checkpoint_seconds: Time between two checkpoints.
+        on_epoch: Called with each epoch's metrics.
+        progress: Where to report.
+        description: Name of the stage in reports.
+
+    Returns:
+        One dictionary per epoch: "epoch", "seconds" (of training, interruptions not counted),
+        "loss" or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
+
+    Raises:
+        InputError: If an argument is out of range.
+        ScattergenError: If a loss is not finite.
+        RunFolderError: If the checkpoint belongs to other settings or is damaged.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> x = torch.linspace(-1, 1, 64)[:, None]
+        >>> line = {"line": nn.Linear(1, 1)}
+        >>> def squared_error(modules, batch, generator):
+        ...     return (modules["line"](batch[0]) - batch[1]).square().mean()
+        >>> data = TensorDataset(x, 3 * x)
+        >>> history = train(
+        ...     line, {"line": squared_error}, data, epochs=50, batch_size=16, learning_rate=0.1
+        ... )
+        >>> round(line["line"].weight.item(), 2)
+        3.0
+    """
+    _check(epochs=epochs, batch_size=batch_size, schedule=schedule, n=len(data))
+    batch_size = min(batch_size, len(data))
+    steps_per_epoch = len(data) // batch_size
+    settings = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "schedule": schedule, "betas": list(betas), "clip_norm": clip_norm, "patience": patience,
+        "seed": seed, "n": len(data), "parts": list(losses),
+    }  # fmt: skip
+    fabric = _fabric(device, precision)
+    wrapped: dict[str, Any] = {}
+    optimizers: dict[str, Any] = {}
+    for name, module in modules.items():
+        if name in losses:
+            adam = torch.optim.Adam(module.parameters(), learning_rate, betas, fused=True)
+            wrapped[name], optimizers[name] = fabric.setup(module, adam)
+        else:
+            wrapped[name] = fabric.setup_module(module)
+    generator = torch.Generator().manual_seed(seed)
+    state = _State(modules, optimizers, generator, settings, checkpoint)
+    state.resume()
+
+    start = last_saved = time.monotonic()
+    before = state.seconds
+    total = epochs * steps_per_epoch
+    with progress.task(description, total) as task:
+        task.advance(state.step)
+        while state.step < total and not state.stopped:
+            epoch, first = divmod(state.step, steps_per_epoch)
+            order = torch.randperm(
+                len(data), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            )
+            for name, module in wrapped.items():
+                module.train(name in losses)
+            for position in range(first, steps_per_epoch):
+                rows = order[position * batch_size : (position + 1) * batch_size]
+                batch = tuple(fabric.to_device(part) for part in data[rows])
+                rate = learning_rate * SCHEDULES[schedule](state.step / total)
+                for name, loss_of in losses.items():
+                    optimizer = optimizers[name]
+                    optimizer.param_groups[0]["lr"] = rate
+                    loss = loss_of(wrapped, batch, generator)
+                    state.add_loss(name, loss.item(), learning_rate)
+                    optimizer.zero_grad()
+                    fabric.backward(loss)
+                    if clip_norm is not None:
+                        fabric.clip_gradients(
+                            wrapped[name], optimizer, max_norm=clip_norm, error_if_nonfinite=False
+                        )
+                    optimizer.step()
+                state.step += 1
+                task.advance(1, f"loss {state.running_loss():.4f}")
+                now = time.monotonic()
+                if now - last_saved > checkpoint_seconds and position < steps_per_epoch - 1:
+                    state.seconds = before + now - start
+                    state.save()
+                    last_saved = now
+            state.seconds = before + time.monotonic() - start
+            metrics = state.end_epoch(epoch + 1, rate)
+            if validate is not None:
+                for module in wrapped.values():
+                    module.eval()
+                with torch.no_grad():
+                    metrics |= {f"validation/{name}": value for name, value in validate().items()}
+                if patience is not None:
+                    state.watch(metrics["validation/loss"], patience)
+            state.save()
+            last_saved = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(metrics)
+        state.finish()
+    for module in modules.values():
+        module.eval()
+    return state.history
+
+
+def _check(*, epochs: int, batch_size: int, schedule: str, n: int) -> None:
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"epochs={epochs}, batch_size={batch_size}: both must be at least 1.")
+    if schedule not in SCHEDULES:
+        raise InputError(f'schedule="{schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.')
+    if n == 0:
+        raise InputError("There is nothing to train on: give at least one example.")
+
+
+def bfloat16_is_fast(device: str) -> bool:
+    """Whether bfloat16 products are faster than float32 ones on a device.
+
+    Args:
+        device: "cpu", "cuda" …
+
+    Returns:
+        True on processors with AVX-512 BF16 or AMX instructions and on GPUs that support bfloat16.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def _fabric(device: str, precision: str) -> Any:
+    # Imported here: it takes a second, which sampling and encoding need not wait for.
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
+    if precision == "auto":
+        precision = "bfloat16" if bfloat16_is_fast(device) else "float32"
+    names = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+    if precision not in names:
+        raise InputError(f'precision="{precision}": choose "float32", "bfloat16" or "auto".')
+    where = torch.device(device)
+    devices: Any = [where.index] if where.index is not None else 1
+    return Fabric(accelerator=where.type, devices=devices, precision=names[precision])  # type: ignore[arg-type]
+
+
+class _State:
+    """Everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Any],
+        generator: torch.Generator,
+        settings: dict[str, Any],
+        path: Path | None,
+    ) -> None:
+        self.modules, self.optimizers, self.generator = modules, optimizers, generator
+        shapes = {name: list(tensor.shape) for name, tensor in self._parameters().items()}
+        self.settings, self.path = settings | {"shapes": shapes}, path
+        self.step, self.seconds, self.stopped = 0, 0.0, False
+        self.history: History = []
+        self.sums = {name: 0.0 for name in optimizers}
+        self.count = 0
+        self.best_loss, self.epochs_since_best = math.inf, 0
+        self.best: dict[str, Tensor] = {}
+
+    def add_loss(self, name: str, value: float, learning_rate: float) -> None:
+        if not math.isfinite(value):
+            raise ScattergenError(
+                f"The loss of the {name} became {value} in step {self.step + 1}: lower "
+                f"the learning rate (now {learning_rate:g}) or set clip_norm, then run the same "
+                "command again."
+            )
+        self.sums[name] += value
+        if name == next(reversed(self.sums)):
+            self.count += 1
+
+    def running_loss(self) -> float:
+        return sum(self.sums.values()) / max(self.count, 1)
+
+    def end_epoch(self, epoch: int, rate: float) -> Metrics:
+        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
+        losses = (
+            {"loss": next(iter(means.values()))}
+            if len(means) == 1
+            else {f"loss/{name}": mean for name, mean in means.items()}
+        )
+        self.history.append(
+            {"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate}
+        )
+        self.sums, self.count = dict.fromkeys(self.sums, 0.0), 0
+        return self.history[-1]
+
+    def watch(self, loss: float, patience: int) -> None:
+        if loss < self.best_loss:
+            self.best_loss, self.epochs_since_best = loss, 0
+            self.best = {name: t.clone() for name, t in self._parameters().items()}
+        else:
+            self.epochs_since_best += 1
+            self.stopped = self.epochs_since_best >= patience
+
+    def finish(self) -> None:
+        if self.best and self.epochs_since_best > 0:
+            self._load_parameters(self.best)
+
+    def _parameters(self) -> dict[str, Tensor]:
+        states = {name: module.state_dict() for name, module in self.modules.items()}
+        return flatten_state("modules", states)
+
+    def _load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, module in self.modules.items():
+            module.load_state_dict(take_state(tensors, f"modules/{name}"))
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        tensors = self._parameters() | {"generator": self.generator.get_state()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= flatten_state(f"optimizers/{name}", optimizer.state_dict()["state"])
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        progress = {
+            "step": self.step, "seconds": self.seconds, "stopped": self.stopped,
+            "history": self.history, "sums": self.sums, "count": self.count,
+            "best_loss": self.best_loss if self.best else None,
+            "epochs_since_best": self.epochs_since_best,
+        }  # fmt: skip
+        write_tensors(self.path, tensors, {"settings": self.settings, "progress": progress})
+
+    def resume(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        tensors, metadata = read_tensors(self.path)
+        settings = metadata.get("settings") if isinstance(metadata, dict) else None
+        if settings != json.loads(json.dumps(self.settings)):
+            raise RunFolderError(
+                f"{self.path} is the checkpoint of a training with other settings or another "
+                "network: use those again, or start over with --overwrite."
+            )
+        self._load_parameters(tensors)
+        self.generator.set_state(tensors["generator"])
+        for name, optimizer in self.optimizers.items():
+            flat = take_state(tensors, f"optimizers/{name}")
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in flat.items():
+                index, entry = key.split("/")
+                state.setdefault(int(index), {})[entry] = tensor
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.best = take_state(tensors, "best")
+        progress = metadata["progress"]
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.stopped, self.history = progress["stopped"], progress["history"]
+        self.sums, self.count = progress["sums"], progress["count"]
+        self.epochs_since_best = progress["epochs_since_best"]
+        self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
