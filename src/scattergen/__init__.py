@@ -5,6 +5,7 @@ from scattergen.decoder import Decoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D
 from scattergen.whitening import PCAWhitening
 
@@ -17,6 +18,7 @@ __all__ = [
     "GenerativeScatteringNetwork",
     "InputError",
     "PCAWhitening",
+    "Progress",
     "RunFolderError",
     "Scattering2D",
     "ScatteringEncoder",

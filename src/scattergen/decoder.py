@@ -24,12 +24,16 @@ class Decoder(nn.Module):
         channels: Features of the start grid and of each upsampling block, e.g. (128, 64, 32).
         kernel_size: Side of the filters: 3 (the founding paper's MNIST), 5 (Angles & Mallat 2019)
             or 7 (Angles & Mallat 2018).
+        start_grid: Size (h, w) of the first grid; by default the image size halved, rounding up, once
+            per block, which makes every block double it. From another one the grids double until
+            the last, which is the image's whatever the factor.
         unit_norm: Divide codes by their Euclidean norm first, as in the 2018 generator.
-        initialization: "kaiming", which trains fastest, or "normal", the original N(0, 0.02).
+        initialization: "kaiming" filters and N(0, 0.01) in the first layer, which trains fastest, or
+            "normal", the original N(0, 0.02) everywhere.
         momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
 
     Attributes:
-        start_grid: Size of the first grid: the image size halved, rounding up, once per block.
+        start_grid: Size of the first grid.
 
     Raises:
         InputError: If an argument is out of range or the grid becomes too small for the filters.
@@ -49,6 +53,7 @@ class Decoder(nn.Module):
         image_shape: tuple[int, int, int],
         channels: Sequence[int] = (128, 64, 32),
         kernel_size: int = 3,
+        start_grid: Sequence[int] | None = None,
         unit_norm: bool = False,
         initialization: str = "kaiming",
         momentum: float = 0.1,
@@ -61,9 +66,7 @@ class Decoder(nn.Module):
         if initialization not in ("kaiming", "normal"):
             raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
         image_channels, *size = image_shape
-        sizes = [(size[0], size[1])]
-        for _ in channels[1:]:
-            sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
+        sizes = _grids((size[0], size[1]), len(channels), start_grid)
         smallest = min(min(grid) for grid in [*sizes[1:], sizes[-1]])
         if smallest <= kernel_size // 2:
             raise InputError(
@@ -77,6 +80,7 @@ class Decoder(nn.Module):
             "image_shape": list(self.image_shape),
             "channels": list(channels),
             "kernel_size": kernel_size,
+            "start_grid": list(sizes[0]),
             "unit_norm": unit_norm,
             "initialization": initialization,
             "momentum": momentum,
@@ -95,10 +99,9 @@ class Decoder(nn.Module):
         self._initialize(initialization)
 
     def _initialize(self, initialization: str) -> None:
-        fan_in = self.linear.shape[0]
-        nn.init.normal_(
-            self.linear, 0.0, 0.02 if initialization == "normal" else (2 / fan_in) ** 0.5
-        )
+        # Batch normalisation makes the scale of these weights irrelevant to the images, but not to
+        # training: the smaller they are, the sooner Adam's steps, which have a fixed size, turn them.
+        nn.init.normal_(self.linear, 0.0, 0.02 if initialization == "normal" else 0.01)
         if initialization == "normal":
             for convolution in self.convolutions:
                 nn.init.normal_(convolution.weight, 0.0, 0.02)  # type: ignore[arg-type]
@@ -148,3 +151,28 @@ class Decoder(nn.Module):
                 return self(z).add_(1).mul_(0.5)
         finally:
             self.train(was_training)
+
+
+def _grids(
+    size: tuple[int, int], n_grids: int, start: Sequence[int] | None
+) -> list[tuple[int, int]]:
+    """Sizes of the grids, from the start grid to the image."""
+    if start is None:
+        grids = [size]
+        for _ in range(n_grids - 1):
+            grids.insert(0, ((grids[0][0] + 1) // 2, (grids[0][1] + 1) // 2))
+        return grids
+    if len(start) != 2 or not all(1 <= side <= full for side, full in zip(start, size, strict=True)):
+        raise InputError(
+            f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the "
+            f"image's {size[0]}x{size[1]}."
+        )
+    if n_grids == 1 and tuple(start) != size:
+        raise InputError(
+            f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach "
+            f"{size[0]}x{size[1]} pixels: give more channels."
+        )
+    doubled = [
+        (min(start[0] << i, size[0]), min(start[1] << i, size[1])) for i in range(n_grids - 1)
+    ]
+    return [*doubled, size]

@@ -1,8 +1,10 @@
 """Fitting the decoder: regression of images on their codes by the training loop."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
 from scattergen.progress import SILENT, Progress
-from scattergen.training import Batch, History, Metrics, train
+from scattergen.training import Batch, History, Metrics, check_settings, train
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
 _GROWING_ROUNDS, _LARGE_GAP = 3, 1.0
@@ -75,9 +77,10 @@ def fit_decoder(
     codes: Tensor,
     images: ImageSource | Tensor,
     *,
-    epochs: int = 8,
-    batch_size: int = 64,
-    learning_rate: float = 8e-3,
+    epochs: int = 6,
+    batch_size: int = 32,
+    learning_rate: float = 2e-2,
+    betas: tuple[float, float] = (0.9, 0.99),
     n_validation: int | None = None,
     patience: int | None = None,
     flips: bool = False,
@@ -101,6 +104,7 @@ def fit_decoder(
         epochs: Passes over the data.
         batch_size: Images per step.
         learning_rate: Peak of the schedule.
+        betas: Adam's decay rates.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
         patience: Stop after so many epochs without a lower validation loss.
         flips: Augment by mirrored images; needs `encoder`, as do shifts.
@@ -140,14 +144,8 @@ def fit_decoder(
     augmented = flips or shifts > 0
     if augmented and encoder is None:
         raise InputError("Augmented images must be encoded again: pass the encoder too.")
-    if n_validation is None:
-        n_validation = min(5000, max(1, len(codes) // 10))
+    n_validation = _count_held_out(len(codes), n_validation)
     n = len(codes) - n_validation
-    if n_validation < 1 or n < 2:
-        raise InputError(
-            f"{len(codes)} images with {n_validation} of them held out leave {max(n, 0)} to train on: "
-            "hold out at least 1 and leave at least 2."
-        )
 
     def loss(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         z, x = batch
@@ -194,6 +192,7 @@ def fit_decoder(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        betas=betas,
         validate=validate,
         patience=patience,
         seed=seed,
@@ -204,3 +203,39 @@ def fit_decoder(
         progress=progress,
         description="decoder",
     )
+
+
+def check_training(n: int, options: Mapping[str, Any]) -> None:
+    """Refuse options of `fit_decoder` before any work is done for them.
+
+    Args:
+        n: Number of images.
+        options: Keywords of `fit_decoder`.
+
+    Raises:
+        InputError: If a value is out of its range.
+
+    Example:
+        >>> check_training(100, {"n_validation": 99})
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.InputError: 100 images with 99 of them held out leave 1 to train on: ...
+    """
+    parameters = inspect.signature(fit_decoder).parameters
+    chosen = {name: parameter.default for name, parameter in parameters.items()} | dict(options)
+    _count_held_out(n, chosen["n_validation"])
+    if chosen["shifts"] < 0:
+        raise InputError(f"shifts={chosen['shifts']}: give 0 or more pixels.")
+    names = ("epochs", "batch_size", "learning_rate", "betas", "patience", "precision")
+    check_settings(**{name: chosen[name] for name in names})
+
+
+def _count_held_out(n: int, n_validation: int | None) -> int:
+    if n_validation is None:
+        n_validation = min(5000, max(1, n // 10))
+    if n_validation < 1 or n - n_validation < 2:
+        raise InputError(
+            f"{n} images with {n_validation} of them held out leave {max(n - n_validation, 0)} to "
+            "train on: hold out at least 1 and leave at least 2."
+        )
+    return n_validation

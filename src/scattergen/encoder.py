@@ -121,14 +121,26 @@ class ScatteringEncoder:
                     yield self.features(batch)
                     task.advance(len(batch))
 
-        n, d = len(images), self.whitening.n_components
-        if n <= d:
-            raise InputError(
-                f"{d} components were asked of {n} images: use more than {d} images or set "
-                f"n_components to at most {max(n - 1, 1)}."
-            )
+        self.check_count(len(images))
         self.whitening.fit(one_pass)
         return self
+
+    def check_count(self, n: int) -> None:
+        """Refuse to fit to fewer images than the components need.
+
+        Args:
+            n: Number of images.
+
+        Raises:
+            InputError: If they, or their coefficients, are not enough for `n_components`.
+        """
+        d, most = self.whitening.n_components, max(min(n - 1, self.n_features), 1)
+        if n <= d or d > self.n_features:
+            raise InputError(
+                f"{d} components were asked of {n} images with {self.n_features} coefficients each: "
+                f"use more than {d} images or set n_components to at most {most} "
+                f"(--set encoder.n_components={most})."
+            )
 
     def transform(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Codes of images.

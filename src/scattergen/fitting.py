@@ -7,12 +7,13 @@ from typing import Any
 
 from scattergen.datasets import Dataset
 from scattergen.densities import hyperparameters, make
-from scattergen.errors import RunFolderError
+from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.options import check_options
 from scattergen.presets import override, preset
 from scattergen.progress import SILENT, Progress
 from scattergen.report import save_image_grid, write_run_report
-from scattergen.run_folder import RunFolder, refuse_differences
+from scattergen.run_folder import RunFolder, check_name
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def fit_run(
         densities: Names of the densities to fit; the preset's by default.
         seed: Of everything random.
         device: Where to compute.
-        overwrite: Replace a run with other options.
+        overwrite: Replace a run that is there.
         command: The command line, for the report.
         progress: Where to report.
 
@@ -71,13 +72,14 @@ def fit_run(
         RunFolderError: If the folder holds something else.
     """
     preset_name = preset_name or ("mnist" if data.name == "mnist" else "auto")
-    options = override(preset(preset_name, data.train.shape, len(data.train)), changes or {})
+    shape, n = data.train.shape, len(data.train)
+    options = preset(preset_name, shape, n)
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
-    for name, keywords in options["densities"].items():
-        make(name, **keywords)  # an unknown one is refused before anything is computed
+    options = override(options, changes or {})
+    check_options(options, shape, n)  # before an old run is replaced
     identity = {
-        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": len(data.train)},
+        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n},
         "preset": preset_name,
         "seed": seed,
         **options,
@@ -85,10 +87,15 @@ def fit_run(
     run = RunFolder.start(out, identity, overwrite=overwrite)
     with run.locked():
         if "report" in run.stages and (run.path / "report.html").is_file():
+            run.check()
             return FittedRun(run, True, _measurements(run))
-        model = GenerativeScatteringNetwork.fit(
-            data.train, options=options, seed=seed, device=device, run=run, progress=progress
-        )
+        try:
+            model = GenerativeScatteringNetwork.fit(
+                data.train, options=options, seed=seed, device=device, run=run, progress=progress
+            )
+        except ScattergenError:
+            run.discard_if_empty()
+            raise
         _, quality = write_run_report(
             run, model, data, seed=seed, command=command, progress=progress
         )
@@ -123,7 +130,7 @@ def fit_density_run(
         stored_as: Its name in the run; the same by default.
         seed: Of the fit and of the picture.
         device: Where to compute.
-        overwrite: Replace a density of that name with other hyper-parameters.
+        overwrite: Replace a density of that name, once the new one is fitted.
         progress: Where to report.
 
     Returns:
@@ -136,22 +143,20 @@ def fit_density_run(
     run = RunFolder.open(path)
     key = stored_as or name
     stage = f"densities/{key}"
+    check_name(stage)
+    wanted = {"name": name, "hyperparameters": hyperparameters(make(name, **(keywords or {})))}
+    picture = run.path / "pictures" / f"density-{key}.png"
     with run.locked():
-        wanted = {"name": name, "hyperparameters": hyperparameters(make(name, **(keywords or {})))}
-        if run.has(stage) and overwrite:
-            run.forget(stage)
-        picture = run.path / "pictures" / f"density-{key}.png"
-        if run.has(stage):
-            refuse_differences(run.path / stage, run.read(stage)[1], {**wanted, "seed": seed})
-            if picture.is_file():
-                return True, picture
+        before = run.has(stage) and not overwrite
+        if before and picture.is_file():
+            run.begin(stage, {**wanted, "seed": seed})  # which refuses other options
+            return True, picture
         if not run.has("codes"):
             raise RunFolderError(
                 f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it "
-                "again, to its end."
+                "again, to its end; to a model saved from Python add densities there."
             )
         model = GenerativeScatteringNetwork.load(run, device)
-        before = run.has(stage)
         model.fit_density(
             name,
             run.read("codes")[0]["codes"],
@@ -160,6 +165,7 @@ def fit_density_run(
             seed=seed,
             device=device,
             run=run,
+            overwrite=overwrite,
             progress=progress,
         )
         save_image_grid(model.sample(64, key, seed), picture)

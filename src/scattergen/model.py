@@ -20,10 +20,11 @@ from scattergen.densities import (
 )
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
+from scattergen.options import build, check_options
 from scattergen.presets import Options, preset
 from scattergen.progress import SILENT, Progress
-from scattergen.run_folder import RunFolder, refuse_differences
-from scattergen.stages import Stages, build
+from scattergen.run_folder import RunFolder, check_name
+from scattergen.stages import Stages
 
 DECODING_BATCH = 256
 
@@ -103,8 +104,9 @@ class GenerativeScatteringNetwork:
         shape = _image_shape(images)
         if options is None:
             options = preset(preset_name, shape, len(images))
+        check_options(options, shape, len(images))
         stages = Stages(run, progress)
-        encoder = build("encoder", ScatteringEncoder, shape, device=device, **options["encoder"])
+        encoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
         if not stages.restore("encoder", encoder.load_state_dict):
             with stages.timed("encoder") as done:
                 encoder.fit(images, progress)
@@ -117,14 +119,16 @@ class GenerativeScatteringNetwork:
         codes = stored["codes"]
         d = encoder.whitening.n_components
         with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-            torch.manual_seed(seed)
-            decoder = build("decoder", Decoder, d, shape, **options["decoder"])
+            torch.default_generator.manual_seed(seed)
+            decoder = build("decoder", Decoder, options["decoder"], d, shape)
+        decoder.to(device)
         if not stages.restore("decoder", decoder.load_state_dict):
             with stages.timed("decoder") as done:
                 history = build(
                     "training",
                     fit_decoder,
-                    decoder.to(device),
+                    options["training"],
+                    decoder,
                     codes,
                     images,
                     encoder=encoder,
@@ -133,7 +137,6 @@ class GenerativeScatteringNetwork:
                     checkpoint=stages.checkpoint("decoder"),
                     on_epoch=stages.log_epoch("decoder"),
                     progress=progress,
-                    **options["training"],
                 )
                 facts = {"history": history, "seconds": history[-1]["seconds"]}
                 done(decoder.state_dict(), decoder.hyperparameters, facts)
@@ -155,6 +158,7 @@ class GenerativeScatteringNetwork:
         seed: int = 0,
         device: str = "cpu",
         run: RunFolder | None = None,
+        overwrite: bool = False,
         progress: Progress = SILENT,
     ) -> Density:
         """Fit one density to codes and add it to the model.
@@ -167,6 +171,7 @@ class GenerativeScatteringNetwork:
             seed: Of everything random in the fit.
             device: Where to compute.
             run: Folder to keep it in.
+            overwrite: Replace the one that the folder holds, once this one is fitted.
             progress: Where to report.
 
         Returns:
@@ -181,9 +186,9 @@ class GenerativeScatteringNetwork:
         stages = Stages(run, progress)
         stage = f"densities/{key}"
         metadata = {"name": name, "hyperparameters": hyperparameters(density), "seed": seed}
-        if run is not None and run.has(stage):
-            refuse_differences(run.path / stage, run.read(stage)[1], metadata)
-        if not stages.restore(stage, density.load_state_dict):
+        if run is not None:
+            run.begin(stage, metadata, overwrite=overwrite)
+        if overwrite or not stages.restore(stage, density.load_state_dict):
             with stages.timed(stage) as done:
                 checkpoint = stages.checkpoint(stage)
                 density.fit(
@@ -223,6 +228,8 @@ class GenerativeScatteringNetwork:
         Raises:
             InputError: If the codes do not have d components or are not finite.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: decode at least 1 code at a time.")
         d = self.decoder.n_components
         if z.ndim != 2 or z.shape[1] != d:
             raise InputError(
@@ -303,8 +310,9 @@ class GenerativeScatteringNetwork:
         """
         if steps < 2:
             raise InputError(f"steps={steps}: a line needs at least its 2 ends.")
-        shape = self.decoder.image_shape
-        ends = self.encode(torch.stack([start.reshape(shape), stop.reshape(shape)]))
+        ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
+        if len(ends) != 2:
+            raise InputError(f"A line has 2 ends, but {len(ends)} images were given: give one each.")
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
 
     def resample(self, images: Tensor, start: int, stop: int, seed: int = 0) -> Tensor:
@@ -340,21 +348,32 @@ class GenerativeScatteringNetwork:
 
         Args:
             path: The folder.
-            overwrite: Replace a run that is there.
+            overwrite: Replace a run with other options that is there.
 
         Raises:
+            InputError: If a density is not fitted or not registered, or its name cannot be a file's.
             RunFolderError: If the folder holds something else.
         """
+        # Everything that can fail for the model's sake comes before anything is replaced.
+        content: dict[str, tuple[Mapping[str, Tensor], Any]] = {
+            "encoder": (self.encoder.state_dict(), self.encoder.hyperparameters),
+            "decoder": (self.decoder.state_dict(), self.decoder.hyperparameters),
+        }
+        for key, density in self.densities.items():
+            stage = f"densities/{key}"
+            check_name(stage)
+            metadata = {
+                "name": registered_name(density),
+                "hyperparameters": hyperparameters(density),
+            }
+            content[stage] = (density.state_dict(), metadata)
         run = RunFolder.start(path, self.options, overwrite=overwrite)
         with run.locked():
-            run.write("encoder", self.encoder.state_dict(), self.encoder.hyperparameters)
-            run.write("decoder", self.decoder.state_dict(), self.decoder.hyperparameters)
-            for key, density in self.densities.items():
-                metadata = {
-                    "name": registered_name(density),
-                    "hyperparameters": hyperparameters(density),
-                }
-                run.write(f"densities/{key}", density.state_dict(), metadata)
+            for key in run.names("densities"):
+                if key not in self.densities:
+                    run.forget(f"densities/{key}")
+            for name, (tensors, metadata) in content.items():
+                run.write(name, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path | str | RunFolder, device: str = "cpu") -> "GenerativeScatteringNetwork":

@@ -7,6 +7,7 @@ not listed there does not exist for the model.  Tensors are safetensors; nothing
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.storage import read_tensors, sha256, write_json, write_tensors
+from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.storage import read_tensors, remove_temporaries, sha256, write_json, write_tensors
 
 FORMAT = 1
 """Version of the layout; raised when older software could not read a newer folder."""
 
+_LOCK = ".lock"
 _REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
 
@@ -69,7 +71,7 @@ class RunFolder:
         Args:
             path: The folder; made if it does not exist.
             options: Anything that `json` can write.
-            overwrite: Delete a run with other options, or a damaged one.
+            overwrite: Delete a run that is there, be it damaged or not.
 
         Returns:
             The run.
@@ -77,27 +79,29 @@ class RunFolder:
         Raises:
             RunFolderError: If the folder holds something else, or a run with other options.
         """
+        from scattergen import __version__
+
         path = Path(path)
         wanted = json.loads(json.dumps(options))
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file: name a folder for the run.")
-        if path.is_dir() and any(path.iterdir()):
-            if not (path / "run.json").exists() and not (path / ".lock").exists():
+        if path.is_dir() and not any((path / name).exists() for name in ("run.json", _LOCK)):
+            other = next(path.iterdir(), None)
+            if other is not None:
                 raise RunFolderError(
-                    f"{path} is not empty and not a run folder: name another folder; nothing in it has "
-                    "been changed."
+                    f"{path} is not a run folder but holds {other.name}: name another folder; nothing "
+                    "in it has been changed."
                 )
-            if overwrite:
-                cls._remove(path)
-            elif (path / "run.json").exists():
+        with _exclusive(path):
+            if (path / "run.json").exists() and not overwrite:
                 run = cls.open(path)
-                refuse_differences(path, run.options, wanted)
-                return run
-        from scattergen import __version__
-
-        content = {"scattergen": __version__, "options": wanted, "files": {}, "stages": {}}
-        run = cls(path, content)
-        run._write_content()
+                if run._content["files"]:  # otherwise there is nothing to lose
+                    refuse_differences(path, run.options, wanted)
+                    return run
+            cls._remove(path)
+            content = {"scattergen": __version__, "options": wanted, "files": {}, "stages": {}}
+            run = cls(path, content)
+            run._write_content()
         return run
 
     @classmethod
@@ -125,7 +129,7 @@ class RunFolder:
             content = json.loads(index.read_text())
             digest = content.pop("digest")
             version = content.pop("format")
-        except (ValueError, KeyError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
             raise RunFolderError(f"{index} is damaged: {_REMEDY}.") from error
         if not isinstance(version, int) or version > FORMAT:
             raise RunFolderError(
@@ -141,10 +145,19 @@ class RunFolder:
         # run.json goes last: a kill in between leaves a folder that is still known as a run.
         for name in ("checkpoints", "densities", "pictures"):
             shutil.rmtree(path / name, ignore_errors=True)
+        remove_temporaries(path)
         for file in sorted(path.glob("*.safetensors")):
             file.unlink()
         for name in ("metrics.jsonl", "report.html", "run.json"):
             (path / name).unlink(missing_ok=True)
+
+    def discard_if_empty(self) -> None:
+        """Delete the folder again if nothing was stored in it, so that a refused fit leaves no trace."""
+        if not self._content["files"]:
+            self._remove(self.path)
+            (self.path / _LOCK).unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -153,15 +166,22 @@ class RunFolder:
         Raises:
             RunFolderError: If another process is writing to it.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunFolderError(
-                    f"Another process is writing to {self.path}: wait for it to finish, or stop it."
-                ) from error
-            self._content = type(self).open(self.path)._content
+        with _exclusive(self.path):
+            current = type(self).open(self.path)
+            refuse_differences(self.path, current.options, self.options)
+            self._content = current._content
+            remove_temporaries(self.path)  # of a process that was killed
+            self._end_last_line()
             yield
+
+    def check(self) -> None:
+        """Compare every file with its hash.
+
+        Raises:
+            RunFolderError: If one is missing or is not the one that was written.
+        """
+        for file in self._content["files"]:
+            self._check_file(file)
 
     def has(self, name: str) -> bool:
         """Whether the tensors `name` were completely written."""
@@ -187,7 +207,12 @@ class RunFolder:
             tensors: Name to tensor.
             metadata: Anything that `json` can write.
             stage: Measurements of the stage that made them.
+
+        Raises:
+            InputError: If the name cannot be that of a file.
+            ScattergenError: If the file cannot be written.
         """
+        check_name(name)
         file = f"{name}.safetensors"
         write_tensors(self.path / file, tensors, metadata)
         self._content["files"].pop(file, None)
@@ -195,7 +220,31 @@ class RunFolder:
         if stage is not None:
             self._content["stages"].pop(name, None)
             self._content["stages"][name] = dict(stage)
+        self._content.get("begun", {}).pop(name, None)
         self._write_content()
+
+    def begin(self, name: str, metadata: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Note with which options a stage is started, and refuse to continue it with others.
+
+        Args:
+            name: As later given to `write`, with the same metadata.
+            metadata: The options.
+            overwrite: Start over; what is stored stays until `write` replaces it.
+
+        Raises:
+            RunFolderError: If the stage was begun or finished with other options.
+        """
+        check_name(name)
+        begun = self._content.setdefault("begun", {})
+        if overwrite:
+            self.remove_checkpoint(name)
+        elif self.has(name):
+            refuse_differences(self.path / name, self.read(name)[1], metadata)
+        elif self.checkpoint(name).exists():
+            refuse_differences(self.path / name, begun.get(name, {}), metadata)
+        if not self.has(name) or overwrite:
+            begun[name] = dict(metadata)
+            self._write_content()
 
     def forget(self, name: str) -> None:
         """Drop stored tensors, their stage and their checkpoint."""
@@ -222,21 +271,26 @@ class RunFolder:
         Raises:
             RunFolderError: If the file is missing or is not the one that was written.
         """
-        path = self.path / f"{name}.safetensors"
         if not self.has(name):
             raise RunFolderError(
                 f"{self.path} has no {name}: the fit was interrupted or has not made it; run the same "
                 "`scattergen fit` command again."
             )
+        return read_tensors(self._check_file(f"{name}.safetensors"))
+
+    def _check_file(self, file: str) -> Path:
+        path = self.path / file
         try:
             found = sha256(path)
         except FileNotFoundError as error:
             raise RunFolderError(f"{path} is missing: {_REMEDY}.") from error
-        if found != self._content["files"][f"{name}.safetensors"]:
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read ({error.strerror}): {_REMEDY}.") from error
+        if found != self._content["files"][file]:
             raise RunFolderError(
                 f"{path} is not the file that was written there (truncated or changed): {_REMEDY}."
             )
-        return read_tensors(path)
+        return path
 
     def checkpoint(self, name: str) -> Path:
         """Path of the checkpoint of an unfinished training."""
@@ -257,9 +311,59 @@ class RunFolder:
                 "run the same command again; it continues where it stopped."
             ) from error
 
+    def _end_last_line(self) -> None:
+        """Cut off a line of the metrics that a full disk left incomplete."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            whole = path.read_bytes()
+            complete = whole.rfind(b"\n") + 1
+            if complete < len(whole):
+                with path.open("rb+") as file:
+                    file.truncate(complete)
+
     def _write_content(self) -> None:
         content = {"format": FORMAT, **self._content, "digest": _digest(self._content)}
         write_json(self.path / "run.json", content)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Make a folder if there is none, and keep other processes out of it meanwhile."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / _LOCK).open("w")
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write to {path} ({error.strerror}): choose another place or change its permissions."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"Another process is writing to {path}: wait for it to finish, or stop it."
+            ) from error
+        yield
+
+
+def check_name(name: str) -> None:
+    """Refuse names of stored tensors that are not those of a file in the run folder.
+
+    Args:
+        name: "NAME" or "FOLDER/NAME".
+
+    Raises:
+        InputError: If a part is empty, starts with a dot or a hyphen, or holds other characters than
+            letters, digits, ".", "_" and "-".
+
+    Example:
+        >>> check_name("densities/vae-0.01")
+    """
+    if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
+        raise InputError(
+            f'"{name.partition("/")[2] or name}" cannot be the name of a file: use letters, digits, ".", '
+            '"_" and "-".'
+        )
 
 
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:

@@ -1,20 +1,16 @@
 """Stages of a fit that are kept in a run folder as soon as they are finished, and found there again."""
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from scattergen.errors import InputError
 from scattergen.progress import Progress
 from scattergen.run_folder import RunFolder
 from scattergen.training import Metrics
-
-Built = TypeVar("Built")
 
 
 class Done(Protocol):
@@ -70,34 +66,3 @@ class Stages:
             return None
         run = self.run
         return lambda metrics: run.log({"stage": name, **metrics})
-
-
-def build(section: str, make: Callable[..., Built], *arguments: Any, **keywords: Any) -> Built:
-    """Call a constructor or function with keywords that a user chose.
-
-    Args:
-        section: Name of these options, for messages.
-        make: What to call.
-        *arguments: Positional arguments.
-        **keywords: Keywords.
-
-    Returns:
-        The result of the call.
-
-    Raises:
-        InputError: If `make` does not know a keyword.
-
-    Example:
-        >>> build("decoder", dict, width=3)
-        {'width': 3}
-    """
-    parameters = inspect.signature(make).parameters.values()
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        known = [p.name for p in list(parameters)[len(arguments) :]]
-        unknown = [name for name in keywords if name not in known]
-        if unknown:
-            raise InputError(
-                f"There is no option {section}.{unknown[0]}: known are "
-                f"{', '.join(f'{section}.{name}' for name in known)}."
-            )
-    return make(*arguments, **keywords)

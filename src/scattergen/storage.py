@@ -16,6 +16,8 @@ from torch import Tensor
 
 from scattergen.errors import RunFolderError, ScattergenError
 
+_TEMPORARY = ".writing-"
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -45,7 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since some writers choose the format by it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -65,6 +67,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what interrupted writes left in a folder and below, when nobody else is writing there.
+
+    Args:
+        folder: The folder.
+    """
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

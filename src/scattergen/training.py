@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +59,7 @@ def constant(progress: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
+_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # ours to Fabric's
 
 
 def train(
@@ -133,14 +134,16 @@ def train(
         >>> round(line["line"].weight.item(), 2)
         3.0
     """
-    _check(epochs=epochs, batch_size=batch_size, schedule=schedule, n=len(data))
+    if len(data) == 0:
+        raise InputError("There is nothing to train on: give at least one example.")
     batch_size = min(batch_size, len(data))
-    steps_per_epoch = len(data) // batch_size
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "schedule": schedule, "betas": list(betas), "clip_norm": clip_norm, "patience": patience,
-        "seed": seed, "n": len(data), "parts": list(losses),
     }  # fmt: skip
+    check_settings(**settings, precision=precision)
+    steps_per_epoch = len(data) // batch_size
+    settings |= {"seed": seed, "n": len(data), "parts": list(losses)}
     fabric = _fabric(device, precision)
     wrapped: dict[str, Any] = {}
     optimizers: dict[str, Any] = {}
@@ -208,13 +211,50 @@ def train(
     return state.history
 
 
-def _check(*, epochs: int, batch_size: int, schedule: str, n: int) -> None:
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"epochs={epochs}, batch_size={batch_size}: both must be at least 1.")
+def check_settings(
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: str = "one_cycle",
+    betas: Sequence[float] = (0.9, 0.999),
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    precision: str = "float32",
+) -> None:
+    """Refuse settings of `train` that cannot be used.
+
+    Args:
+        epochs: At least 1, as are `batch_size` and `patience`.
+        batch_size: See `train`.
+        learning_rate: Positive, as is `clip_norm`.
+        schedule: A name in `SCHEDULES`.
+        betas: At least 0 and below 1.
+        clip_norm: See `train`.
+        patience: See `train`.
+        precision: "float32", "bfloat16" or "auto".
+
+    Raises:
+        InputError: If a setting is out of its range.
+
+    Example:
+        >>> check_settings(epochs=0, batch_size=64, learning_rate=0.01)
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.InputError: epochs=0: give at least 1.
+    """
+    for name, count in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name}={count}: give at least 1.")
+    for name, size in {"learning_rate": learning_rate, "clip_norm": clip_norm}.items():
+        if size is not None and not size > 0:
+            raise InputError(f"{name}={size}: give a number above 0.")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"betas={tuple(betas)}: give decay rates of at least 0 and below 1.")
     if schedule not in SCHEDULES:
         raise InputError(f'schedule="{schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.')
-    if n == 0:
-        raise InputError("There is nothing to train on: give at least one example.")
+    if precision not in (*_PRECISIONS, "auto"):
+        raise InputError(f'precision="{precision}": choose "float32", "bfloat16" or "auto".')
 
 
 def bfloat16_is_fast(device: str) -> bool:
@@ -238,12 +278,9 @@ def _fabric(device: str, precision: str) -> Any:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
     if precision == "auto":
         precision = "bfloat16" if bfloat16_is_fast(device) else "float32"
-    names = {"float32": "32-true", "bfloat16": "bf16-mixed"}
-    if precision not in names:
-        raise InputError(f'precision="{precision}": choose "float32", "bfloat16" or "auto".')
     where = torch.device(device)
     devices: Any = [where.index] if where.index is not None else 1
-    return Fabric(accelerator=where.type, devices=devices, precision=names[precision])  # type: ignore[arg-type]
+    return Fabric(accelerator=where.type, devices=devices, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
 
 
 class _State:
@@ -271,8 +308,8 @@ class _State:
         if not math.isfinite(value):
             raise ScattergenError(
                 f"The loss of the {name} became {value} in step {self.step + 1}: lower "
-                f"the learning rate (now {learning_rate:g}) or set clip_norm, then run the same "
-                "command again."
+                f"the learning rate (now {learning_rate:g}) or set clip_norm, and start over with "
+                "--overwrite."
             )
         self.sums[name] += value
         if name == next(reversed(self.sums)):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 _SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
-_RIDGE = 1e-6  # of the mean variance, added to every covariance: those of few codes stay invertible
 _ROWS = 8192  # codes per matrix product, to bound memory
 
 
@@ -44,7 +43,7 @@ def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
     return x[torch.tensor(chosen, device=x.device)]
 
 
-def shrink_to_identity(covariance: Tensor, n: float) -> Tensor:
+def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
     r"""Covariance shrunk towards a multiple of the identity by the oracle approximating formula.
 
     $(1 - \rho) S + \rho\, \mathrm{tr}(S)/d\; I$ with
@@ -54,9 +53,10 @@ def shrink_to_identity(covariance: Tensor, n: float) -> Tensor:
     Args:
         covariance: Sample covariance S, (d, d).
         n: Number of samples it was made from.
+        ridge: Added to the variances.
 
     Returns:
-        (d, d), positive definite unless S = 0.
+        (d, d).
 
     References:
         Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
@@ -67,12 +67,12 @@ def shrink_to_identity(covariance: Tensor, n: float) -> Tensor:
     numerator = (1 - 2 / d) * squares + trace**2
     rho = 1.0 if spread <= numerator else numerator / spread
     shrunk = (1 - rho) * covariance
-    shrunk.diagonal().add_(rho * trace / d)
+    shrunk.diagonal().add_(rho * trace / d + ridge)
     return shrunk
 
 
 def precision_factor(covariance: Tensor) -> Tensor:
-    """Lower triangular P with P^T P the inverse of the covariance; computed in float64.
+    """Lower triangular P with P^T P the inverse of the covariance.
 
     Args:
         covariance: (d, d), positive definite.
@@ -80,8 +80,8 @@ def precision_factor(covariance: Tensor) -> Tensor:
     Returns:
         (d, d), with the type of the covariance.
     """
-    lower = torch.linalg.cholesky(covariance.double())
-    return inverse_of_lower(lower).to(covariance)
+    # The factorization needs float64 where directions have little variance; its inversion does not.
+    return inverse_of_lower(torch.linalg.cholesky(covariance.double()).to(covariance))
 
 
 def inverse_of_lower(lower: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class Expectation:
 
 
 def shared_covariance_em(
-    x: Tensor, means: Tensor, iterations: int, generator: np.random.Generator
+    x: Tensor, means: Tensor, iterations: int, ridge: float, generator: np.random.Generator
 ) -> Components:
     """EM for a mixture whose components have one covariance; N·d·K operations an iteration.
 
@@ -154,6 +154,7 @@ def shared_covariance_em(
         x: Codes, (N, d).
         means: First means, (K, d).
         iterations: Number of iterations.
+        ridge: Added to the variances.
         generator: Chooses new means for components that lost all their codes.
 
     Returns:
@@ -164,7 +165,7 @@ def shared_covariance_em(
     for part in x.split(_ROWS):
         second_moment += (part.T @ part).double()
     centre = x.mean(0, dtype=torch.float64)
-    pooled = shrink_to_identity(second_moment / N - centre.outer(centre), N).float()
+    pooled = shrink_to_identity(second_moment / N - centre.outer(centre), N, ridge).float()
     weights = torch.full((K,), 1 / K, device=x.device)
     for _ in range(iterations):
         counts = torch.zeros(K, device=x.device)
@@ -176,7 +177,7 @@ def shared_covariance_em(
             sums += responsibilities.T @ part
         means = sums / counts.clamp(min=_NEGLIGIBLE)[:, None]
         scatter = second_moment - (counts.double() * means.double().T) @ means.double()
-        pooled = shrink_to_identity(scatter / N, N).float()
+        pooled = shrink_to_identity(scatter / N, N, ridge).float()
         weights = counts / N
         for k in (counts < 1).nonzero()[:, 0].tolist():
             means[k], weights[k] = x[int(generator.integers(N))], 1 / N
@@ -251,6 +252,7 @@ def maximization(
     found: Expectation,
     components: Components,
     kappa: float,
+    ridge: float,
     generator: np.random.Generator,
 ) -> Components:
     """M-step with covariances shrunk towards the pooled within-component covariance.
@@ -260,6 +262,7 @@ def maximization(
         found: Of the E-step.
         components: Parameters before; their covariances are overwritten.
         kappa: Weight of the pooled covariance, in codes.
+        ridge: Added to the variances.
         generator: Chooses new means for components that lost all their codes.
 
     Returns:
@@ -281,16 +284,13 @@ def maximization(
             means[k] = r @ codes / counts[k]
         codes.sub_(means[k]).mul_(r.sqrt()[:, None])
         covariances[k] = codes.T @ codes
-    pooled = shrink_to_identity(covariances.sum(0) / N, N)
-    ridge = _RIDGE * pooled.trace() / d
+    pooled = shrink_to_identity(covariances.sum(0) / N, N, ridge)
     for k in range(K):
         covariances[k].add_(pooled, alpha=kappa).div_(counts[k].clamp(min=_NEGLIGIBLE) + kappa)
         covariances[k].diagonal().add_(ridge)
     weights = counts / N
-    largest = found.best(1)[:, 0] == counts.argmax()
     for k in (counts < 1).nonzero()[:, 0].tolist():
-        rows = largest.nonzero()[:, 0]
-        means[k], weights[k] = x[rows[int(generator.integers(len(rows)))]], 1 / N
+        means[k], weights[k] = x[int(generator.integers(N))], 1 / N
         covariances[k] = pooled
     return Components(weights, means, covariances, pooled)
 

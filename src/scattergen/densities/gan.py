@@ -45,7 +45,8 @@ class GenerativeAdversarialNetwork:
 
     Args:
         n_latent: Number H of noise variables.
-        widths: Hidden layers of the generator; the discriminator has the same in reverse.
+        widths: Hidden layers of the generator.
+        discriminator_widths: Hidden layers of the discriminator.
         epochs: Passes over the codes.
         batch_size: Codes per step.
         learning_rate: Adam's step size.
@@ -53,7 +54,7 @@ class GenerativeAdversarialNetwork:
 
     Attributes:
         generator_: H -> widths -> d.
-        discriminator_: d -> reversed widths -> 1.
+        discriminator_: d -> discriminator_widths -> 1.
         n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator",
             "learning_rate".
@@ -82,6 +83,7 @@ class GenerativeAdversarialNetwork:
         self,
         n_latent: int = 64,
         widths: Sequence[int] = (256, 512),
+        discriminator_widths: Sequence[int] = (256, 128),
         epochs: int = 30,
         batch_size: int = 256,
         learning_rate: float = 2e-4,
@@ -90,6 +92,7 @@ class GenerativeAdversarialNetwork:
         if n_latent < 1:
             raise InputError(f"n_latent={n_latent}: use at least 1 noise variable.")
         self.n_latent, self.widths = n_latent, check_widths("widths", widths)
+        self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
 
@@ -97,7 +100,7 @@ class GenerativeAdversarialNetwork:
     def description(self) -> str:
         """One line for reports."""
         d = self.n_features_ if hasattr(self, "n_features_") else "d"
-        up, down = "-".join(map(str, self.widths)), "-".join(map(str, self.widths[::-1]))
+        up, down = ("-".join(map(str, w)) for w in (self.widths, self.discriminator_widths))
         text = (
             f"generator {self.n_latent}-{up}-{d}, discriminator {d}-{down}-1; H = {self.n_latent}"
         )
@@ -156,7 +159,9 @@ class GenerativeAdversarialNetwork:
         generator = fully_connected(
             [self.n_latent, *self.widths, d], seed=2 * seed, batch_norm=True
         )
-        discriminator = fully_connected([d, *self.widths[::-1], 1], seed=2 * seed + 1, slope=0.2)
+        discriminator = fully_connected(
+            [d, *self.discriminator_widths, 1], seed=2 * seed + 1, slope=0.2
+        )
         return generator, discriminator
 
     def _fake(
@@ -207,7 +212,9 @@ class GenerativeAdversarialNetwork:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
-        d = take_tensor(tensors, "discriminator/0.weight", (self.widths[-1], None)).shape[1]
+        d = take_tensor(
+            tensors, "discriminator/0.weight", (self.discriminator_widths[0], None)
+        ).shape[1]
         self.generator_, self.discriminator_ = self._build(d, seed=0)
         load_network(self.generator_, tensors, "generator")
         load_network(self.discriminator_, tensors, "discriminator")

@@ -34,6 +34,7 @@ from scattergen.progress import SILENT, Progress
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200
 _SHARED_ITERATIONS = 12
+_RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated codes do no harm
 _MOST_CANDIDATES = 8  # components that a code is compared with in full
 
 
@@ -118,7 +119,7 @@ class GaussianMixture:
         K, d = self.means_.shape
         numbers = K - 1 + K * d + K * d * (d + 1) // 2
         return (
-            f"{K} Gaussians with full covariances, κ = {self.shrinkage:g}, "
+            f"{K} Gaussians with full {d} × {d} covariances, κ = {self.shrinkage:g}, "
             f"{len(self.history_)} iterations; {numbers:,} parameters"
         )
 
@@ -149,18 +150,19 @@ class GaussianMixture:
         start = time.monotonic()
         x = check_codes(z, minimum=2).float().to(device)
         N, K = len(x), self._count(len(x))
+        ridge = _RIDGE * x.var(0, correction=0).mean().item()
         if not (x.amax(0) > x.amin(0)).any():
             raise InputError("All codes are equal: there is no distribution to model.")
         generator = np.random.default_rng(seed)
         history: History = []
         with progress.task("mixture", total=self.max_iterations) as task:
             components = shared_covariance_em(
-                x, seed_means(x, K, generator), _SHARED_ITERATIONS, generator
+                x, seed_means(x, K, generator), _SHARED_ITERATIONS, ridge, generator
             )
             candidates = propose(x, components, min(K, _MOST_CANDIDATES))
             for iteration in range(1, self.max_iterations + 1):
                 found = expectation(x, candidates, components)
-                components = maximization(x, found, components, self.shrinkage, generator)
+                components = maximization(x, found, components, self.shrinkage, ridge, generator)
                 counts, log_likelihood = N * components.weights, found.log_likelihood
                 row = {"epoch": iteration, "seconds": time.monotonic() - start}
                 row |= {"log_likelihood": log_likelihood}
@@ -228,7 +230,8 @@ class GaussianMixture:
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
         total = torch.full_like(z[:, 0], -torch.inf)
-        for weight, mean, lower in zip(self.weights_, self.means_, self.cholesky_, strict=True):
+        weights = self.weights_.double() / self.weights_.double().sum()
+        for weight, mean, lower in zip(weights, self.means_, self.cholesky_, strict=True):
             factor = inverse_of_lower(lower.double()).to(z)
             total = torch.logaddexp(total, log_joint(z, weight.to(z), mean.to(z), factor))
         return total

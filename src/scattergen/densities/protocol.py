@@ -18,8 +18,9 @@ History = list[dict[str, float]]
 class Density(Protocol):
     """A model of the distribution of codes.
 
-    It is a plain class, without a base class. The keywords of its `__init__` are its hyper-parameters:
-    values that JSON can hold, kept in attributes of the same names (see `hyperparameters`).  What `fit` finds are attributes with a trailing underscore.
+    It is a plain class, without a base class. The keywords of its `__init__` are its
+    hyper-parameters: values that JSON can hold, kept in attributes of the same names (see
+    `hyperparameters`). What `fit` finds are attributes with a trailing underscore.
 
     Attributes:
         n_features_: Dimension d of the codes; exists once fitted.
@@ -156,8 +157,8 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
         )
     if n_features is not None and z.shape[1] != n_features:
         raise InputError(
-            f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}; "
-            "use codes of the same encoder, or fit again."
+            f"Codes with {z.shape[1]} components do not belong to a density fitted on "
+            f"{n_features}: use codes of the same encoder, or fit again."
         )
     if len(z) < minimum:
         raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")

@@ -1,9 +1,5 @@
 """The known densities by name, and making one from keywords that a user wrote."""
 
-import inspect
-import types
-import typing
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,6 +9,7 @@ from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import Density
 from scattergen.densities.vae import VariationalAutoencoder
 from scattergen.errors import InputError
+from scattergen.keywords import check_keywords
 
 DENSITIES: dict[str, type[Density]] = {
     "gaussian": Gaussian,
@@ -59,8 +56,8 @@ def density_class(name: str) -> type[Density]:
         found = [point for point in entry_points(group=_GROUP) if point.name == name]
         if not found:
             raise InputError(
-                f'There is no density "{name}": choose one of {", ".join(names())}, or register your '
-                f'own by DENSITIES["{name}"] = YourClass.'
+                f'There is no density "{name}": choose one of {", ".join(names())}, or register '
+                f'your own by DENSITIES["{name}"] = YourClass.'
             )
         try:
             DENSITIES[name] = found[0].load()
@@ -98,7 +95,7 @@ def registered_name(density: Density) -> str:
     )
 
 
-def make(name: str, **options: Any) -> Density:
+def make(name: str, /, **options: Any) -> Density:
     """Make an unfitted density from its name and keywords, checking both.
 
     Args:
@@ -116,49 +113,5 @@ def make(name: str, **options: Any) -> Density:
         0.01
     """
     kind = density_class(name)
-    known = inspect.signature(kind).parameters
-    hints = typing.get_type_hints(kind.__init__)
-    for option, value in options.items():
-        if option not in known:
-            has = f"its options are {', '.join(known)}" if known else "it has no options"
-            raise InputError(f'The density "{name}" has no option "{option}": {has}.')
-        if option in hints and not _is_a(value, hints[option]):
-            raise InputError(
-                f'{option}={value!r} does not suit the density "{name}": give '
-                f"{_in_words(hints[option])}, such as {known[option].default!r}."
-            )
+    check_keywords(f'the density "{name}"', kind, options)
     return kind(**options)
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value, perhaps from JSON, has the annotated type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_a(value, one) for one in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (Sequence, list, tuple):
-        element = arguments[0] if arguments else Any
-        return isinstance(value, list | tuple) and all(_is_a(one, element) for one in value)
-    if hint is Any:
-        return True
-    if isinstance(value, bool):  # which Python counts among the integers
-        return hint is bool
-    if hint is float:
-        return isinstance(value, int | float)
-    return isinstance(value, origin or hint)
-
-
-def _in_words(hint: Any) -> str:
-    words = {
-        int: "a whole number", float: "a number", bool: "true or false", str: "a text",
-        types.NoneType: "null",
-    }  # fmt: skip
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_in_words(one) for one in arguments)
-    if origin in (Sequence, list, tuple):
-        return "a list, each element " + _in_words(arguments[0])
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    return words.get(hint, str(hint))

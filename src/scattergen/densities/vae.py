@@ -30,6 +30,7 @@ from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
 from scattergen.training import Batch, Metrics, train
 
+_FIRST_LOG_VARIANCE = -4.0
 _EVERY = 12  # one code in twelve is held out: 5,000 of MNIST's 60,000
 
 
@@ -39,15 +40,15 @@ class VariationalAutoencoder:
     The encoder gives $q(h|z) = N(m(z), \mathrm{diag}\, v(z))$, the decoder $g(h)$ a code. The loss
     of a batch is the mean over its codes of
 
-    $$\frac1d \sum_{i=1}^{d} (z_i - g(h)_i)^2 + \beta \sum_{j=1}^{H}
+    $$\frac1d \sum_{i=1}^{d} (z_i - g(h)_i)^2 + \beta\, \frac1H \sum_{j=1}^{H}
     \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|z)$$
 
-    so the squared error is a *mean* over the d components and the Kullback–Leibler divergence a
-    *sum* over the H latent variables. Up to the factor 2/d this is the negative evidence lower
-    bound of a decoder N(g(h), σ²) with σ² = βd/2: the paper's β = 0.001 with d = 512 means σ² =
-    0.256. A latent variable pays for itself where it explains more than σ² of variance in some
-    direction; whitened components have variance 1, so at this β the latent variables stay in use
-    (at β > 2/d they would all collapse).
+    so both the squared error and the Kullback–Leibler divergence are *means*: over the d components
+    and over the H latent variables. Up to a factor this is the negative evidence lower bound of a
+    decoder N(g(h), σ²) with σ² = βd/(2H): the paper's β = 0.001 with d = 512 and H = 64 means σ² =
+    0.004. A latent variable pays for itself where it explains more than σ² of variance in some
+    direction, so that at this β all of them stay in use. (With the *sum* over the latent variables
+    instead, σ² is 64 times larger and training on whitened MNIST codes collapses to the prior.)
 
     As in the paper, samples are g(h) with h from the prior N(0, I): the decoder's mean, without its
     noise. The paper gives H, β and the number of epochs, but its layer widths only in a figure that
@@ -56,7 +57,7 @@ class VariationalAutoencoder:
 
     Args:
         n_latent: Number H of latent variables.
-        beta: Weight β of the divergence.
+        beta: Weight β of the divergence, in the convention above.
         widths: Hidden layers of the encoder; the decoder has the same in reverse.
         epochs: Passes over the codes, at most.
         patience: Epochs without a lower held-out loss after which training stops; None never stops.
@@ -69,7 +70,7 @@ class VariationalAutoencoder:
         decoder_: H -> reversed widths -> d.
         n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss", "learning_rate", "validation/loss",
-            "validation/squared_error" (mean over components), "validation/divergence" (nats),
+            "validation/squared_error" (mean over components), "validation/divergence" (sum, nats),
             "validation/active" (latent variables whose divergence exceeds 0.01 nats).
 
     Raises:
@@ -96,11 +97,11 @@ class VariationalAutoencoder:
         self,
         n_latent: int = 64,
         beta: float = 0.001,
-        widths: Sequence[int] = (512, 256),
+        widths: Sequence[int] = (256, 128),
         epochs: int = 31,
         patience: int | None = 5,
         batch_size: int = 256,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         clip_norm: float = 1.0,
     ) -> None:
         if n_latent < 1:
@@ -173,8 +174,13 @@ class VariationalAutoencoder:
         self.n_features_, self.history_ = z.shape[1], history
         return self
 
-    def _build(self, d: int, seed: int) -> tuple[nn.Module, nn.Module]:
+    def _build(self, d: int, seed: int) -> tuple[nn.Sequential, nn.Sequential]:
         encoder = fully_connected([d, *self.widths, 2 * self.n_latent], seed=2 * seed)
+        # A narrow q(h|z) to begin with: the decoder sees codes before it sees noise.
+        last = encoder[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight[self.n_latent :])
+        nn.init.constant_(last.bias[self.n_latent :], _FIRST_LOG_VARIANCE)
         decoder = fully_connected([self.n_latent, *self.widths[::-1], d], seed=2 * seed + 1)
         return encoder, decoder
 
@@ -184,7 +190,7 @@ class VariationalAutoencoder:
         (z,) = batch
         noise = torch.randn(len(z), self.n_latent, generator=generator).to(z)
         reconstruction, divergence = modules["vae"](z, noise)
-        return F.mse_loss(reconstruction, z) + self.beta * divergence.sum(1).mean()
+        return F.mse_loss(reconstruction, z) + self.beta * divergence.mean()
 
     def _validate(self, networks: nn.Module, z: Tensor, seed: int) -> Metrics:
         # The same noise after every epoch, so that losses are compared and not draws.
@@ -198,7 +204,7 @@ class VariationalAutoencoder:
             divergence += terms.sum(0)
         error, divergence = error / z.numel(), divergence / len(z)
         return {
-            "loss": error + self.beta * divergence.sum().item(),
+            "loss": error + self.beta * divergence.mean().item(),
             "squared_error": error,
             "divergence": divergence.sum().item(),
             "active": float((divergence > 0.01).sum()),

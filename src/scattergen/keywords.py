@@ -1,0 +1,85 @@
+"""Checking keywords that a user wrote, by the signature of what they are for."""
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from scattergen.errors import InputError
+
+
+def check_keywords(
+    owner: str, make: Callable[..., Any], keywords: Mapping[str, Any], own: Collection[str] = ()
+) -> None:
+    """Refuse keywords that a constructor or function does not know, and values of another type.
+
+    Args:
+        owner: What the keywords belong to, for messages, such as "the decoder".
+        make: The class or function.
+        keywords: Name to value, perhaps from JSON.
+        own: Parameters that are not for the user to set.
+
+    Raises:
+        InputError: If a keyword is unknown or a value does not suit its annotation.
+
+    Example:
+        >>> from scattergen.decoder import Decoder
+        >>> check_keywords("the decoder", Decoder, {"kernel_size": "large"})
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.InputError: kernel_size='large' does not suit the decoder: give ...
+    """
+    parameters = inspect.signature(make).parameters
+    known = {name: parameters[name] for name in parameters if name not in own}
+    hints = typing.get_type_hints(make.__init__ if isinstance(make, type) else make)
+    for name, value in keywords.items():
+        if name not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has no options"
+            raise InputError(f'{owner[:1].upper()}{owner[1:]} has no option "{name}": {has}.')
+        if name in hints and not _is_a(value, hints[name]):
+            raise InputError(
+                f"{name}={value!r} does not suit {owner}: give {_in_words(hints[name])}, such as "
+                f"{known[name].default!r}."
+            )
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value, perhaps from JSON, has the annotated type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, one) for one in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (Sequence, list, tuple):
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is tuple and Ellipsis not in arguments and len(value) != len(arguments):
+            return False
+        element = arguments[0] if arguments else Any
+        return all(_is_a(one, element) for one in value)
+    if hint is Any:
+        return True
+    if isinstance(value, bool):  # which Python counts among the integers
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, origin or hint)
+
+
+def _in_words(hint: Any) -> str:
+    words = {
+        int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+        types.NoneType: "null",
+    }  # fmt: skip
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(one) for one in arguments)
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)}, each {_in_words(arguments[0])}"
+    if origin in (Sequence, list, tuple):
+        return "a list, each element " + _in_words(arguments[0])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    return words.get(hint, str(hint))

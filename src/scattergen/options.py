@@ -1,0 +1,93 @@
+"""The options of a fit: checked as a whole before any work, and passed to what they are for."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from scattergen.decoder import Decoder
+from scattergen.decoder_fit import check_training, fit_decoder
+from scattergen.densities import make
+from scattergen.encoder import ScatteringEncoder
+from scattergen.errors import InputError
+from scattergen.keywords import check_keywords
+
+Built = TypeVar("Built")
+
+SECTIONS = ("encoder", "decoder", "training", "densities")
+
+
+def check_options(options: Mapping[str, Any], image_shape: tuple[int, int, int], n: int) -> None:
+    """Refuse options that a fit could not use, before anything is computed or stored.
+
+    Args:
+        options: Keywords of `ScatteringEncoder`, `Decoder`, `fit_decoder` and the densities, in the
+            sections "encoder", "decoder", "training" and "densities".
+        image_shape: (C, H, W).
+        n: Number of training images.
+
+    Raises:
+        InputError: If a section, a keyword or a value cannot be used, or the images are too few.
+
+    Example:
+        >>> from scattergen.presets import preset
+        >>> check_options(preset("auto", (1, 16, 16), 100), (1, 16, 16), 100)
+    """
+    for section in SECTIONS:
+        if not isinstance(options.get(section), Mapping):
+            raise InputError(
+                f'The options need a section "{section}": make them by scattergen.presets.preset.'
+            )
+    encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape)
+    encoder.check_count(n)
+    with torch.random.fork_rng(devices=[]):  # the decoder draws its weights
+        d = encoder.whitening.n_components
+        build("decoder", Decoder, options["decoder"], d, image_shape)
+    check_keywords("the training", fit_decoder, options["training"], TRAINING_ARGUMENTS)
+    check_training(n, options["training"])
+    for name, keywords in options["densities"].items():
+        if not isinstance(keywords, Mapping):
+            raise InputError(
+                f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE."
+            )
+        make(name, **keywords)
+
+
+TRAINING_ARGUMENTS = (
+    "decoder", "codes", "images", "encoder", "seed", "device", "checkpoint", "on_epoch", "progress",
+)  # fmt: skip
+"""Parameters of `fit_decoder` that `GenerativeScatteringNetwork.fit` sets itself."""
+
+
+def build(
+    section: str,
+    make: Callable[..., Built],
+    options: Mapping[str, Any],
+    *arguments: Any,
+    **fixed: Any,
+) -> Built:
+    """Call a constructor or function with keywords that a user chose.
+
+    Args:
+        section: Name of these options, for messages.
+        make: What to call.
+        options: The user's keywords.
+        *arguments: Positional arguments.
+        **fixed: Keywords that are not the user's to choose.
+
+    Returns:
+        The result of the call.
+
+    Raises:
+        InputError: If `make` does not know one of the options, or its value has another type.
+
+    Example:
+        >>> def double(x: int, times: int = 1) -> int:
+        ...     return x * 2**times
+        >>> build("doubling", double, {"times": 3}, 1)
+        8
+    """
+    own = [*list(inspect.signature(make).parameters)[: len(arguments)], *fixed]
+    check_keywords(f"the {section}", make, options, own)
+    return make(*arguments, **options, **fixed)

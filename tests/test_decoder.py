@@ -1,0 +1,275 @@
+"""The decoder against Angles & Mallat's generator written with PyTorch's own layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scattergen.decoder import Decoder
+from scattergen.errors import InputError
+
+
+class Generator(nn.Module):
+    """Angles & Mallat's generator, layer by layer as published, with the weights of a decoder."""
+
+    def __init__(self, decoder, channels, grids, kernel_size):
+        super().__init__()
+        self.start = (channels[0], *grids[0])
+        self.linear = nn.Linear(
+            decoder.n_components, channels[0] * grids[0][0] * grids[0][1], False
+        )
+        # The decoder's features are in the order (row, column, channel).
+        weight = decoder.linear.detach().unflatten(1, (*grids[0], channels[0])).permute(3, 1, 2, 0)
+        self.linear.weight = nn.Parameter(weight.flatten(0, 2).contiguous())
+        layers = [nn.BatchNorm2d(channels[0], eps=1e-3), nn.ReLU()]
+        widths = [*channels, decoder.image_shape[0]]
+        for i, convolution in enumerate(decoder.convolutions):
+            if i < len(grids) - 1:
+                doubles = grids[i + 1] == (2 * grids[i][0], 2 * grids[i][1])
+                scale = {"scale_factor": 2} if doubles else {"size": grids[i + 1]}
+                layers.append(nn.Upsample(**scale, mode="bilinear", align_corners=False))
+            conv = nn.Conv2d(widths[i], widths[i + 1], kernel_size, bias=False)
+            conv.weight = nn.Parameter(convolution.weight.detach().clone())
+            last = i == len(decoder.convolutions) - 1
+            norm = nn.BatchNorm2d(widths[i + 1], eps=1e-3)
+            layers += [
+                nn.ReflectionPad2d(kernel_size // 2),
+                conv,
+                norm,
+                nn.Tanh() if last else nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z):
+        return self.layers(self.linear(z).unflatten(1, self.start))
+
+    def norms(self):
+        return [layer for layer in self.layers if isinstance(layer, nn.BatchNorm2d)]
+
+    def convolutions(self):
+        return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
+
+
+MNIST = ((1, 28, 28), (128, 64, 32), [(7, 7), (14, 14), (28, 28)], 3)
+# With narrower layers, which c = 32 scales up.
+ANGLES_2018 = (
+    (3, 128, 128),
+    (32, 16, 8, 4, 2, 1),
+    [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128)],
+    7,
+)
+ANGLES_2019 = ((3, 64, 64), (32, 16, 8, 4, 2), [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)], 5)
+ODD = ((2, 37, 50), (8, 6, 5, 4), [(5, 7), (10, 13), (19, 25), (37, 50)], 3)
+ONE_GRID = ((1, 5, 4), (3,), [(5, 4)], 3)
+VARIANTS = pytest.mark.parametrize(
+    ("image_shape", "channels", "grids", "kernel_size"),
+    [MNIST, ANGLES_2018, ANGLES_2019, ODD, ONE_GRID],
+    ids=["MNIST", "2018", "2019", "odd", "one grid"],
+)
+
+
+def codes(n, d, dtype=torch.float32, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def small(**keywords):
+    torch.manual_seed(0)
+    return Decoder(6, (1, 8, 12), **({"channels": (8, 4)} | keywords))
+
+
+@VARIANTS
+def test_equals_the_published_generator(image_shape, channels, grids, kernel_size):
+    torch.manual_seed(0)
+    decoder = Decoder(10, image_shape, channels, kernel_size).double()
+    for norm in decoder.norms:  # away from the values that they start with
+        nn.init.normal_(norm.weight, 1, 0.1)
+        nn.init.normal_(norm.bias, 0, 0.1)
+    generator = Generator(decoder, channels, grids, kernel_size).double()
+    for ours, published in zip(decoder.norms, generator.norms(), strict=True):
+        published.load_state_dict(ours.state_dict())
+        published.momentum = ours.momentum
+    z = codes(4, 10, torch.float64)
+    # In float64; grids that do not double have interpolation weights of float32, whose positions of up
+    # to 50 pixels have errors of 50 · 6e-8; batch normalisation divides by deviations of 0.1 and more.
+    tolerance = 1e-4 if grids == ODD[2] else 1e-9
+
+    x, expected = decoder(z), generator(z)  # with batch statistics
+    assert x.shape == expected.shape == (4, *image_shape)
+    torch.testing.assert_close(x, expected, rtol=0, atol=tolerance)
+
+    target = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).view_as(x)
+    for output in (x, expected):
+        (output - target).square().mean().backward()
+    pairs = list(zip(decoder.norms, generator.norms(), strict=True))
+    pairs += zip(decoder.convolutions, generator.convolutions(), strict=True)
+    gradients = [(a.weight.grad, b.weight.grad) for a, b in pairs]
+    published = generator.linear.weight.grad.unflatten(0, generator.start).permute(3, 1, 2, 0)
+    gradients.append((decoder.linear.grad, published.flatten(1)))
+    for a, b in gradients:
+        assert (a - b).abs().max() < 10 * tolerance * b.abs().max()
+
+    decoder.eval(), generator.eval()  # with the running statistics of that one batch
+    torch.testing.assert_close(decoder(z), generator(z), rtol=0, atol=10 * tolerance)
+
+
+@VARIANTS
+def test_number_of_parameters(image_shape, channels, grids, kernel_size):
+    decoder = Decoder(10, image_shape, channels, kernel_size)
+    widths = [*channels, image_shape[0]]
+    expected = 10 * grids[0][0] * grids[0][1] * channels[0] + 2 * sum(widths)
+    expected += kernel_size**2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    assert sum(p.numel() for p in decoder.parameters()) == expected
+
+
+def test_number_of_parameters_of_the_papers_mnist_generator():
+    decoder = Decoder(512, (1, 28, 28))
+    expected = 512 * 49 * 128 + 9 * (128 * 64 + 64 * 32 + 32) + 2 * (128 + 64 + 32 + 1)
+    assert sum(p.numel() for p in decoder.parameters()) == expected == 3_304_162
+
+
+@VARIANTS
+def test_grids(image_shape, channels, grids, kernel_size):
+    decoder = Decoder(3, image_shape, channels, kernel_size)
+    seen = []
+    for convolution in decoder.convolutions:
+        convolution.register_forward_hook(lambda _, __, y: seen.append(tuple(y.shape[1:3])))
+    decoder(codes(2, 3))
+    assert decoder.start_grid == grids[0]
+    assert seen == [*grids[1:], grids[-1]]
+
+
+def test_another_start_grid():
+    torch.manual_seed(0)
+    decoder = Decoder(5, (1, 28, 28), (6, 5, 4, 3), start_grid=(4, 4))
+    assert decoder.start_grid == (4, 4)
+    seen = []
+    for convolution in decoder.convolutions:
+        convolution.register_forward_hook(lambda _, __, y: seen.append(tuple(y.shape[1:3])))
+    assert decoder(codes(2, 5)).shape == (2, 1, 28, 28)
+    assert seen == [(8, 8), (16, 16), (28, 28), (28, 28)]
+
+
+def test_float32_is_close_to_float64():
+    decoder = small()
+    z = codes(16, 6)
+    with torch.no_grad():
+        x, exact = decoder(z), decoder.double()(z.double())
+    # Some ten roundings of 6e-8 in each of three layers.
+    torch.testing.assert_close(x.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_mixed_precision_gives_float32_images():
+    decoder = small()
+    z = codes(64, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        x = decoder(z)
+    assert x.dtype == torch.float32
+    # Normalised features of deviation 1 carry some five roundings of 2^-9 from each of three layers.
+    difference = (x - decoder(z)).abs()
+    assert difference.mean() < 15 * 2**-9
+    assert difference.max() > 1e-4  # it did compute in bfloat16
+
+
+def test_unit_norm():
+    z = codes(5, 6)
+    decoder = small(unit_norm=True).eval()
+    # A rounding of the norm and of the quotient, some 1e-7, in tanh's argument of about 1.
+    torch.testing.assert_close(decoder(7.3 * z), decoder(z), rtol=0, atol=1e-5)
+    plain = small().eval()
+    torch.testing.assert_close(decoder(z), plain(F.normalize(z)), rtol=0, atol=1e-5)
+    assert (plain(7.3 * z) - plain(z)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_decoding_changes_nothing_and_needs_no_batch(training):
+    decoder, z = small(), codes(9, 6)
+    decoder(codes(50, 6, seed=1))  # running statistics
+    decoder.train(training)
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    x = decoder.decode(z)
+    assert decoder.training is training
+    assert all(module.training is training for module in decoder.modules())
+    assert not x.requires_grad
+    for name, tensor in decoder.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert x.dtype == torch.float32
+    assert 0 <= x.min() < x.max() <= 1
+    torch.testing.assert_close(x, (decoder.eval()(z) + 1) / 2)
+    for k in range(9):  # another batch size may take other kernels: some roundings of 6e-8
+        torch.testing.assert_close(decoder.decode(z[k : k + 1])[0], x[k], rtol=0, atol=2e-6)
+
+
+def test_no_codes_give_no_images():
+    assert small().decode(torch.empty(0, 6)).shape == (0, 1, 8, 12)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.9])
+def test_momentum_is_pytorchs(momentum):
+    decoder, z = small(momentum=momentum), codes(32, 6)
+    decoder(z)
+    first = (z @ decoder.linear).detach().unflatten(1, (*decoder.start_grid, -1))
+    # The statistics start at 0 and 1; float32 means of 32 · 24 values.
+    torch.testing.assert_close(
+        decoder.norms[0].running_mean, momentum * first.mean((0, 1, 2)), rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(
+        decoder.norms[0].running_var,
+        1 - momentum + momentum * first.var((0, 1, 2), correction=1),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_original_initialization():
+    torch.manual_seed(0)
+    decoder = Decoder(64, (1, 28, 28), (128, 64, 32), initialization="normal")
+    for weight in (decoder.linear, decoder.convolutions[0].weight, decoder.convolutions[1].weight):
+        # Five standard errors σ/√n of a mean and σ/√2n of a deviation.
+        assert abs(weight.mean()) < 5 * 0.02 / weight.numel() ** 0.5
+        assert abs(weight.std() - 0.02) < 5 * 0.02 / (2 * weight.numel()) ** 0.5
+    scales = torch.cat([norm.weight for norm in decoder.norms])
+    assert abs(scales.mean() - 1) < 5 * 0.02 / len(scales) ** 0.5
+    assert abs(scales.std() - 0.02) < 5 * 0.02 / (2 * len(scales)) ** 0.5
+    assert not torch.cat([norm.bias for norm in decoder.norms]).any()
+
+
+def test_hyperparameters_and_state_restore_a_decoder():
+    decoder = small(kernel_size=5, unit_norm=True, initialization="normal", momentum=0.3)
+    decoder(codes(20, 6))
+    restored = Decoder(**decoder.hyperparameters)
+    restored.load_state_dict(decoder.state_dict())
+    z = codes(3, 6, seed=2)
+    assert torch.equal(restored.decode(z), decoder.decode(z))
+    assert restored.hyperparameters == decoder.hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("keywords", "culprit", "remedy"),
+    [
+        ({"channels": ()}, "channels=()", "one positive width"),
+        ({"channels": (8, 0)}, "channels=(8, 0)", "one positive width"),
+        ({"kernel_size": 4}, "kernel_size=4", "odd"),
+        ({"kernel_size": -1}, "kernel_size=-1", "odd"),
+        ({"kernel_size": 0}, "kernel_size=0", "odd"),
+        ({"initialization": "xavier"}, "xavier", '"kaiming" or "normal"'),
+        ({"channels": (4,) * 6, "kernel_size": 7}, "a grid of 1 pixels", "fewer channels"),
+        ({"start_grid": (9, 4)}, "start_grid=(9, 4)", "8x12"),
+        ({"start_grid": (0, 4)}, "start_grid=(0, 4)", "at least 1"),
+        ({"start_grid": (4,)}, "start_grid=(4,)", "a height and a width"),
+        ({"start_grid": (4, 6), "channels": (4,)}, "start_grid=(4, 6)", "more channels"),
+    ],
+)
+def test_arguments_out_of_range(keywords, culprit, remedy):
+    with pytest.raises(InputError) as error:
+        small(**keywords)
+    assert culprit in str(error.value)
+    assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (6,), (2, 3, 6)])
+def test_codes_of_another_width(shape):
+    decoder = small()
+    with pytest.raises(InputError, match=r"\(N, 6\)") as error:
+        decoder.decode(torch.zeros(shape))
+    assert str(shape) in str(error.value)
+    assert decoder.training

@@ -1,0 +1,348 @@
+"""One contract for every registered density, and for one that a user registers."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scattergen import densities
+from scattergen.densities import (
+    DENSITIES,
+    Density,
+    LikelihoodDensity,
+    draw_in_chunks,
+    hyperparameters,
+    make,
+    names,
+    registered_name,
+    registry,
+    standard_normal,
+)
+from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.storage import read_tensors, write_tensors
+from scattergen.training import train
+
+D = 5
+SMALL = {
+    "gaussian": {},
+    "mixture": {"n_components": 3, "shrinkage": 20.0},
+    "vae": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
+    "gan": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
+}
+GRADIENT = ["vae", "gan"]
+
+
+@pytest.fixture(scope="module")
+def z():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(D, D, generator=generator)
+    return torch.randn(500, D, generator=generator) @ mixing + 1
+
+
+@pytest.fixture(scope="module")
+def fitted(z):
+    return {name: make(name, **SMALL[name]).fit(z, seed=3) for name in SMALL}
+
+
+@pytest.fixture(params=list(DENSITIES))
+def name(request):
+    return request.param
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_every_registered_density_is_covered():
+    assert set(SMALL) == set(DENSITIES)
+
+
+def test_it_satisfies_the_protocol(name, fitted):
+    density = fitted[name]
+    assert isinstance(density, Density)
+    assert registered_name(density) == name
+    assert density.n_features_ == D
+    assert str(D) in density.description
+    assert make(name).description  # before the fit too
+    assert "\n" not in density.description
+    assert [row["epoch"] for row in density.history_] == list(range(1, len(density.history_) + 1))
+    assert all(row["seconds"] >= 0 for row in density.history_)
+
+
+def test_samples_are_finite_codes(name, fitted):
+    for n in (0, 1, 257):
+        codes = fitted[name].sample(n, seed=1)
+        assert codes.shape == (n, D)
+        assert codes.dtype == torch.float32
+        assert codes.device.type == "cpu"
+        assert torch.isfinite(codes).all()
+        assert not codes.requires_grad
+
+
+def test_code_k_depends_on_the_seed_and_k_only(name, fitted):
+    density = fitted[name]
+    all_codes = density.sample(600, seed=7)
+    for n in (1, 64, 256, 257, 599):
+        assert same(density.sample(n, seed=7), all_codes[:n])
+    assert not torch.isclose(all_codes, density.sample(600, seed=8)).any(1).all()
+    # Different chunks are different, and no code occurs twice.
+    assert len(all_codes.unique(dim=0)) == 600
+
+
+def test_samples_do_not_depend_on_the_number_of_threads(name, fitted):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = fitted[name].sample(300, seed=2)
+        torch.set_num_threads(3)
+        assert same(one, fitted[name].sample(300, seed=2))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_fits_repeat_and_leave_the_global_random_state_alone(name, z, fitted):
+    torch.manual_seed(11)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = make(name, **SMALL[name]).fit(z, seed=3)
+    assert same(again.sample(50), fitted[name].sample(50))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()
+
+
+def test_fitting_leaves_the_codes_alone(name, z):
+    codes = z.clone()
+    make(name, **SMALL[name]).fit(codes)
+    assert torch.equal(codes, z)
+
+
+def test_it_returns_from_a_file_unchanged(name, fitted, tmp_path):
+    density = fitted[name]
+    metadata = {"name": registered_name(density), "options": hyperparameters(density)}
+    write_tensors(tmp_path / "density.safetensors", density.state_dict(), metadata)
+    tensors, metadata = read_tensors(tmp_path / "density.safetensors")
+    loaded = make(metadata["name"], **metadata["options"])
+    loaded.load_state_dict(tensors)
+    assert same(loaded.sample(300, seed=5), density.sample(300, seed=5))
+    assert loaded.history_ == density.history_
+    assert loaded.description == density.description
+    assert loaded.n_features_ == D
+
+
+def test_hyperparameters_survive_json(name):
+    options = hyperparameters(make(name, **SMALL[name]))
+    again = make(name, **json.loads(json.dumps(options)))
+    assert hyperparameters(again) == options
+    assert set(SMALL[name]) <= set(options)
+
+
+def test_a_state_with_missing_or_other_tensors_is_refused(name, fitted):
+    state = fitted[name].state_dict()
+    # PyTorch fills in a missing count of batches, which only averaging without a momentum uses.
+    optional = ("history/", "num_batches_tracked")
+    for key in (key for key in state if not any(part in key for part in optional)):
+        with pytest.raises(RunFolderError, match="fit"):
+            make(name, **SMALL[name]).load_state_dict({k: t for k, t in state.items() if k != key})
+        with pytest.raises(RunFolderError, match="fit"):
+            make(name, **SMALL[name]).load_state_dict(state | {key: torch.zeros(2, 2, 2, 2)})
+
+
+def test_an_unfitted_density_says_so(name):
+    density = make(name)
+    for use in (lambda: density.sample(1), density.state_dict):
+        with pytest.raises(InputError, match=r"not been fitted: call fit"):
+            use()
+    if isinstance(density, LikelihoodDensity):
+        with pytest.raises(InputError, match="not been fitted"):
+            density.log_prob(torch.zeros(1, D))
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.full((100, D), torch.nan), "Code 0 holds NaN"),
+        (torch.zeros(100, D).index_fill(0, torch.tensor([41]), torch.inf), "Code 41 holds"),
+        (torch.zeros(100), r"shape \(100,\) cannot be used: give a table"),
+        (torch.zeros(100, 0), "give a table"),
+        (torch.zeros(10, 1, 28, 28), "give a table"),
+        (torch.zeros(100, D, dtype=torch.int64), "floating-point tensor, not torch.int64"),
+        (np.zeros((100, D)), "floating-point tensor, not ndarray"),
+        (torch.zeros(1, D), "1 codes are too few: at least"),
+    ],
+)
+def test_unusable_codes_are_refused(name, codes, message):
+    with pytest.raises(InputError, match=message):
+        make(name).fit(codes)
+
+
+@pytest.mark.parametrize(("n", "seed"), [(-1, 0), (1, -1)])
+def test_negative_numbers_are_refused(name, fitted, n, seed):
+    with pytest.raises(InputError, match="0 or more"):
+        fitted[name].sample(n, seed=seed)
+
+
+def test_likelihoods_integrate_to_one(name, z):
+    density = make(name, **SMALL[name]).fit(z[:, :2])
+    if not isinstance(density, LikelihoodDensity):
+        pytest.skip(f"{name} has no exact likelihood")
+    # The trapezoidal rule over ±8 standard deviations: the tails hold < 1e-10, and for densities
+    # as smooth as these, on steps below half a standard deviation, the rule's error is < 1e-6.
+    centre, reach = z[:, :2].mean(0), 8 * z[:, :2].std(0)
+    axes = [
+        torch.linspace(-1, 1, 801, dtype=torch.float64) * r + c
+        for r, c in zip(reach, centre, strict=True)
+    ]
+    grid = torch.cartesian_prod(*axes)
+    step = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
+    assert density.log_prob(grid).exp().sum() * step == pytest.approx(1, abs=1e-5)
+    assert density.log_prob(z[:7, :2]).dtype == torch.float32
+    with pytest.raises(InputError, match="fitted on 2"):
+        density.log_prob(z)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_an_interrupted_fit_continues_to_the_same_density(name, z, tmp_path, monkeypatch, fitted):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    module = sys.modules[type(fitted[name]).__module__]
+
+    def killed(*args, **keywords):
+        def after(metrics):
+            raise KilledError
+
+        return train(*args, **keywords, on_epoch=after)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "train", killed)
+        with pytest.raises(KilledError):
+            make(name, **SMALL[name]).fit(z, seed=3, checkpoint=checkpoint)
+    assert checkpoint.exists()
+    continued = make(name, **SMALL[name]).fit(z, seed=3, checkpoint=checkpoint)
+    assert same(continued.sample(100), fitted[name].sample(100))
+    with pytest.raises(RunFolderError, match="other settings"):
+        make(name, **SMALL[name]).fit(z, seed=4, checkpoint=checkpoint)
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(InputError, match=r"choose one of gaussian, mixture, vae, gan, or register"):
+        make("diffusion")
+    with pytest.raises(InputError, match=r'"vae" has no option "gamma": its options are n_latent'):
+        make("vae", gamma=1)
+    with pytest.raises(InputError, match="it has no options"):
+        make("gaussian", mean=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vae", {"beta": "small"}, r"beta='small'.*give a number, such as 0.001"),
+        ("vae", {"epochs": 1.5}, r"epochs=1.5.*give a whole number, such as 31"),
+        ("vae", {"epochs": True}, r"epochs=True.*give a whole number"),
+        ("vae", {"widths": [16, "x"]}, r"widths=.*give a list, each element a whole number"),
+        ("vae", {"widths": 16}, r"widths=16.*give a list"),
+        ("mixture", {"n_components": "many"}, r"give a whole number or null, such as None"),
+        ("vae", {"beta": -1.0}, "cannot be negative"),
+        ("vae", {"n_latent": 0}, "at least 1"),
+        ("vae", {"widths": []}, "at least one hidden layer"),
+        ("gan", {"n_latent": 0}, "at least 1"),
+        ("gan", {"widths": [8, 0]}, "at least one hidden layer"),
+        ("mixture", {"n_components": 0}, "at least 1"),
+        ("mixture", {"shrinkage": -1}, "cannot be negative"),
+        ("mixture", {"max_iterations": 0}, "at least 1"),
+    ],
+)
+def test_unusable_values_are_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        make(name, **options)
+
+
+def test_integers_and_null_are_good_where_a_number_or_nothing_is_wanted():
+    assert make("vae", beta=1, patience=None).beta == 1
+    assert make("mixture", n_components=None).n_components is None
+
+
+class Uniform:
+    """A user's density: uniform in the bounding box of the codes."""
+
+    def __init__(self, margin: float = 0.0) -> None:
+        self.margin = margin
+
+    @property
+    def description(self):
+        return "uniform"
+
+    def fit(self, z, **_):
+        self.low_, self.high_ = z.amin(0) - self.margin, z.amax(0) + self.margin
+        self.n_features_, self.history_ = z.shape[1], [{"epoch": 1, "seconds": 0.0}]
+        return self
+
+    def sample(self, n, *, seed=0):
+        def draw(generator, size):
+            unit = torch.from_numpy(generator.random((size, self.n_features_)))
+            return self.low_ + (self.high_ - self.low_) * unit
+
+        return draw_in_chunks(n, seed, draw)
+
+    def state_dict(self):
+        return {"low": self.low_, "high": self.high_}
+
+    def load_state_dict(self, tensors):
+        self.low_, self.high_ = tensors["low"], tensors["high"]
+        self.n_features_ = len(self.low_)
+
+
+def test_a_users_density_plugs_in_by_assignment(z, monkeypatch):
+    with pytest.raises(InputError, match=r'call DENSITIES\["uniform"\] = Uniform first'):
+        registered_name(Uniform())
+    monkeypatch.setitem(DENSITIES, "mine", Uniform)
+    density = make("mine", margin=1).fit(z)
+    assert isinstance(density, Density)
+    assert not isinstance(density, LikelihoodDensity)
+    assert "mine" in names()
+    assert registered_name(density) == "mine"
+    assert hyperparameters(density) == {"margin": 1}
+    assert same(density.sample(300)[:5], density.sample(5))
+    with pytest.raises(InputError, match="give a number"):
+        make("mine", margin="wide")
+
+
+def test_a_packages_density_is_imported_when_it_is_used(monkeypatch):
+    points = EntryPoints(
+        [
+            EntryPoint("counter", "collections:Counter", registry._GROUP),
+            EntryPoint("broken", "no_such_package_here:Density", registry._GROUP),
+        ]
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr(registry, "DENSITIES", dict(DENSITIES))
+    assert set(names()[-2:]) == {"counter", "broken"}
+    assert densities.density_class("counter").__name__ == "Counter"
+    with pytest.raises(InputError, match=r"no_such_package_here.*cannot be imported"):
+        make("broken")
+    with pytest.raises(ScattergenError, match="register your own"):
+        make("another")
+
+
+def test_chunks_have_generators_of_their_own():
+    codes = draw_in_chunks(512, 1, lambda generator, size: standard_normal(generator, size, 2))
+    expected = np.random.default_rng([1, 1]).standard_normal((256, 2))
+    assert same(codes[256:], torch.from_numpy(expected).float())
+    # A sample of one chunk owns its memory, not that of the whole chunk.
+    one = draw_in_chunks(1, 1, lambda generator, size: standard_normal(generator, size, 2))
+    assert one.untyped_storage().nbytes() == 8
+
+
+def test_the_example_of_an_own_density_runs():
+    example = Path(__file__).parent.parent / "examples" / "own_density.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", example], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(3, 8)" in done.stdout

@@ -1,0 +1,129 @@
+"""The fused convolution against interpolation, padding and convolution by PyTorch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from scattergen.upsampled_convolution import UpsampledConv2d, tap_matrices
+
+# In- and output channels, on both sides of the limit below which all taps are one product.
+CHANNELS = [(8, 16), (3, 6), (5, 1), (1, 16), (4, 3)]
+DOUBLED = [((7, 7), (14, 14)), ((4, 6), (8, 12)), ((6, 5), (6, 5))]
+OTHER_FACTORS = [((5, 4), (9, 7)), ((3, 5), (6, 9)), ((4, 4), (13, 10)), ((8, 2), (9, 7))]
+
+
+def reference(x, weight, output_size):
+    """Channels-last in and out, like the layer."""
+    x = F.interpolate(x.permute(0, 3, 1, 2), output_size, mode="bilinear", align_corners=False)
+    radius = weight.shape[-1] // 2
+    padded = F.pad(x, (radius,) * 4, mode="reflect")
+    return F.conv2d(padded, weight).permute(0, 2, 3, 1)
+
+
+def layer_and_input(channels, kernel_size, size, output_size, dtype=torch.float64):
+    torch.manual_seed(0)
+    layer = UpsampledConv2d(*channels, kernel_size, size, output_size).to(dtype)
+    return layer, torch.randn(3, *size, channels[0], dtype=dtype)
+
+
+def value_and_gradients(function, x, weight):
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    y = function(x, weight)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    return y, *torch.autograd.grad(y, (x, weight), cotangent)
+
+
+def compare(layer, x, output_size, tolerance):
+    ours = value_and_gradients(
+        lambda x, weight: torch.func.functional_call(layer, {"weight": weight}, (x,)),
+        x,
+        layer.weight,
+    )
+    expected = value_and_gradients(
+        lambda x, weight: reference(x, weight, output_size), x, layer.weight
+    )
+    for a, b in zip(ours, expected, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        assert (a - b).abs().max() < tolerance * b.abs().max()
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
+@pytest.mark.parametrize(("size", "output_size"), DOUBLED)
+def test_value_and_gradients_in_float64(channels, kernel_size, size, output_size):
+    layer, x = layer_and_input(channels, kernel_size, size, output_size)
+    # Interpolation weights are quarters, so that only float64 sums of some 400 products are rounded.
+    compare(layer, x, output_size, 1e-13)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize(("size", "output_size"), OTHER_FACTORS)
+def test_other_factors_than_two(channels, kernel_size, size, output_size):
+    layer, x = layer_and_input(channels, kernel_size, size, output_size)
+    # Interpolation weights were rounded to float32 when the layer was made: positions up to 10 pixels
+    # have an error of 10 · 6e-8.
+    compare(layer, x, output_size, 2e-6)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize(("size", "output_size"), [*DOUBLED, OTHER_FACTORS[0]])
+def test_float32(channels, size, output_size):
+    layer, x = layer_and_input(channels, 3, size, output_size, torch.float32)
+    # Some ten roundings of 6e-8 of the largest terms.
+    compare(layer, x, output_size, 2e-6)
+
+
+@pytest.mark.parametrize("channels", [(2, 6), (2, 2)])
+def test_gradients_equal_finite_differences(channels):
+    layer, x = layer_and_input(channels, 3, (3, 2), (5, 4))
+    assert torch.autograd.gradcheck(
+        lambda x, weight: torch.func.functional_call(layer, {"weight": weight}, (x,)),
+        (x.requires_grad_(), layer.weight),
+    )
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_layout_and_batch_size_of_the_input(channels):
+    layer, x = layer_and_input(channels, 3, (4, 6), (8, 12))
+    y = layer(x)
+    strided = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    torch.testing.assert_close(layer(strided), y, rtol=0, atol=1e-12)  # float64 sums of 72 products
+    torch.testing.assert_close(layer(x[:1]), y[:1], rtol=0, atol=1e-12)
+    assert layer(x[:0]).shape == (0, 8, 12, channels[1])
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_autocast_computes_in_bfloat16(channels):
+    layer, x = layer_and_input(channels, 3, (7, 7), (14, 14), torch.float32)
+
+    def ours(x, weight):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = torch.func.functional_call(layer, {"weight": weight}, (x,))
+        assert y.dtype == torch.bfloat16
+        return y.float()
+
+    low = value_and_gradients(ours, x, layer.weight)
+    full = value_and_gradients(lambda x, w: reference(x, w, (14, 14)), x, layer.weight)
+    for a, b in zip(low, full, strict=True):
+        assert a.dtype == torch.float32
+        # Four roundings of 2^-9 each in sums of terms that are at most twice the largest sum.
+        assert (a - b).abs().max() < 8 * 2**-9 * b.abs().max()
+
+
+def test_the_positions_are_no_parameters():
+    layer = UpsampledConv2d(2, 3, 3, (4, 4), (8, 8))
+    assert list(layer.state_dict()) == ["weight"]
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+def test_tap_matrices_sum_to_one_and_shift_by_one():
+    matrices = tap_matrices(5, 10, 3)
+    assert matrices.shape == (3, 10, 5)
+    # Weights are multiples of 1/4 and exact.
+    assert torch.equal(matrices.sum(2), torch.ones(3, 10))
+    assert torch.equal(matrices[0, 1:], matrices[1, :-1])
+    assert torch.equal(matrices[2, :-1], matrices[1, 1:])
+    assert torch.equal(matrices[0, 0], matrices[1, 1])  # reflection without the edge
+    assert torch.equal(matrices[2, -1], matrices[1, -2])

@@ -1,0 +1,235 @@
+"""Whitened principal components against scikit-learn, across batch splits, and at their edges."""
+
+import numpy as np
+import pytest
+import torch
+
+from scattergen import whitening
+from scattergen.errors import InputError
+from scattergen.whitening import PCAWhitening
+
+N, D = 400, 30
+
+
+def features(n=N, D=D, seed=0, decay=0.85):
+    """Correlated features whose k-th principal deviation is decay^k, as float32."""
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.standard_normal((D, D)))[0]
+    s = rng.standard_normal((n, D)) * decay ** np.arange(D) @ rotation
+    return torch.from_numpy(s).float()
+
+
+def fit(s, n_components, batch=100):
+    return PCAWhitening(n_components).fit(lambda: s.split(batch))
+
+
+@pytest.fixture(params=["covariance", "subspace iteration"])
+def method(request, monkeypatch):
+    """Both ways of finding components; the second one serves more than 10,000 features."""
+    if request.param == "subspace iteration":
+        monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
+        monkeypatch.setattr(whitening, "_OVERSAMPLING", 8)
+    return request.param
+
+
+def test_equals_scikit_learn_up_to_signs(method):
+    decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn is missing")
+    s, d = features(), 6
+    ours = fit(s, d)
+    theirs = decomposition.PCA(d, whiten=True, svd_solver="full").fit(s.double().numpy())
+    # Products of one batch are float32 (6e-8, N terms of mixed sign: 1e-6); eigenvectors amplify
+    # this by the inverse relative gap, here 1 / (1 - 0.85²) = 4.  Subspace iteration keeps 14
+    # vectors: each of 4 products multiplies the error of the 6th by 0.85^(2·9), which leaves 8e-6.
+    np.testing.assert_allclose(ours.mean_, theirs.mean_, atol=1e-6)
+    variance = theirs.explained_variance_ * (N - 1) / N  # theirs is the unbiased estimate
+    np.testing.assert_allclose(ours.explained_variance_, variance, rtol=1e-5)
+    np.testing.assert_allclose(
+        ours.explained_variance_ratio_, theirs.explained_variance_ratio_, rtol=1e-5
+    )
+    signs = (ours.components_.numpy() * theirs.components_).sum(1).round()
+    assert set(np.abs(signs)) == {1}
+    np.testing.assert_allclose(ours.components_, signs[:, None] * theirs.components_, atol=2e-5)
+    codes = theirs.transform(s.double().numpy()) * np.sqrt(N / (N - 1)) * signs
+    np.testing.assert_allclose(ours.transform(s), codes, atol=2e-4)  # codes reach about 4
+
+
+def test_codes_are_white_and_in_decreasing_order(method):
+    s, d = features(), 10
+    pca = fit(s, d)
+    z = pca.transform(s).double()
+    assert z.shape == (N, d)
+    # Codes are float32: sums of N products have an error of about 1e-6.
+    torch.testing.assert_close(z.mean(0), torch.zeros(d, dtype=z.dtype), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z.T @ z / N, torch.eye(d, dtype=z.dtype), rtol=0, atol=2e-5)
+    variance = pca.explained_variance_
+    assert (variance[:-1] > variance[1:]).all()
+    ratio = pca.explained_variance_ratio_
+    assert 0.9 < ratio.sum() < 1
+    torch.testing.assert_close(
+        ratio, variance / s.double().var(0, correction=0).sum(), rtol=1e-5, atol=0
+    )
+
+
+def test_the_entry_of_largest_magnitude_is_positive(method):
+    for s in (features(seed=1), -features(seed=1)):
+        components = fit(s, 8).components_
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        assert (largest > 0).all()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, N - 1])
+def test_the_split_into_batches_does_not_matter(method, batch):
+    s = features()
+    one_shot, streamed = fit(s, 6, N), fit(s, 6, batch)
+    assert streamed.n_samples_ == N
+    # Sums across batches are float64, those within are float32 and depend on the split, as above.
+    torch.testing.assert_close(streamed.mean_, one_shot.mean_, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        streamed.explained_variance_, one_shot.explained_variance_, rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(streamed.components_, one_shot.components_, rtol=0, atol=2e-5)
+
+
+def test_the_same_fit_twice_gives_the_same_bits(method):
+    a, b = fit(features(), 6), fit(features(), 6)
+    assert torch.equal(a.components_, b.components_)
+    assert torch.equal(a.explained_variance_, b.explained_variance_)
+
+
+def test_inverse_transform(method):
+    s = features()
+    pca = fit(s, 8)
+    z = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    # Rows of components are orthonormal to 1e-6 and divided by deviations from 1 to 0.85^7 = 0.3.
+    torch.testing.assert_close(pca.transform(pca.inverse_transform(z)), z, rtol=0, atol=3e-5)
+    in_span = pca.inverse_transform(pca.transform(s))
+    # What is lost lies outside the span and has the rest of the variance.
+    lost = (s - in_span).double().square().sum(1).mean()
+    total = s.double().var(0, correction=0).sum()
+    expected = 1 - pca.explained_variance_ratio_.sum()
+    assert (lost / total).item() == pytest.approx(expected.item(), rel=1e-4)
+    again = pca.inverse_transform(pca.transform(in_span))
+    torch.testing.assert_close(again, in_span, rtol=0, atol=1e-5)
+
+
+def test_all_components_lose_nothing():
+    s = features(decay=0.95)
+    pca = fit(s, D)
+    assert pca.explained_variance_ratio_.sum().item() == pytest.approx(1, abs=1e-6)
+    # Whitening divides float32 values of about 1 by deviations down to 0.95^29 = 0.2.
+    torch.testing.assert_close(pca.inverse_transform(pca.transform(s)), s, rtol=0, atol=2e-5)
+
+
+def test_a_large_mean_costs_no_digits_of_the_variance(method):
+    # 2^17 plus multiples of 2^-6 are exact in float32, so the two fits see the same deviations;
+    # plain sums of squares in float32 would lose all digits of the variance.
+    s = (features() * 64).round() / 64
+    plain, shifted = fit(s, 6), fit(s + 2.0**17, 6)
+    torch.testing.assert_close(
+        shifted.explained_variance_, plain.explained_variance_, rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(shifted.components_, plain.components_, rtol=0, atol=2e-5)
+    # The mean is rounded to float32, whose spacing at 2^17 is 2^-6: codes move by it at most.
+    offset = (shifted.mean_.double() - 2.0**17 - plain.mean_.double()).abs()
+    assert offset.max() <= 2.0**-7
+
+
+def test_subspace_iteration_equals_the_exact_method(monkeypatch):
+    s, d = features(n=300, D=200, decay=0.95), 10
+    exact = fit(s, d)
+    monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 100)
+    approximate = fit(s, d)
+    # 74 vectors: each of 4 products multiplies the error of the 10th by 0.95^(2·65) = 1.3e-3; only
+    # float32 rounding is left, amplified by the inverse relative gap 1 / (1 - 0.95²) = 10.
+    torch.testing.assert_close(
+        approximate.explained_variance_, exact.explained_variance_, rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(approximate.components_, exact.components_, rtol=0, atol=5e-5)
+    assert approximate.explained_variance_ratio_.sum() == pytest.approx(
+        exact.explained_variance_ratio_.sum().item(), rel=1e-5
+    )
+
+
+def test_subspace_iteration_needs_its_passes(monkeypatch):
+    monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
+    monkeypatch.setattr(whitening, "_OVERSAMPLING", 0)
+    s = features(decay=0.95)
+    passes = []
+
+    def explained(n_passes):
+        passes.clear()
+        pca = PCAWhitening(5, n_passes).fit(lambda: passes.append(1) or s.split(100))
+        assert len(passes) == n_passes + 1  # and a look at the first batch
+        return pca.explained_variance_.sum()
+
+    assert explained(1) < explained(3) < explained(10)
+
+
+def test_features_of_double_precision_are_accepted():
+    s = features()
+    torch.testing.assert_close(
+        fit(s.double(), 5).components_, fit(s, 5).components_, rtol=0, atol=2e-5
+    )
+
+
+def test_too_few_components():
+    with pytest.raises(InputError, match="n_components=0"):
+        PCAWhitening(0)
+
+
+@pytest.mark.parametrize(
+    ("s", "n_components", "culprit", "remedy"),
+    [
+        (features(5), 5, "5 components were asked of 5 images", "at most 4"),
+        (features(100), 31, "31 components", "at most 30"),
+        (features(1), 1, "same features", "images that differ"),
+        (torch.full((50, D), 0.3), 2, "All 50 images give the same features", "images that differ"),
+        (features()[:, :3] @ torch.ones(3, D), 2, "Only 1 components", "at most 1"),
+        (features()[:, :4].repeat(1, 5), 6, "Only 4 components", "at most 4"),
+    ],
+)
+def test_too_little_variation(method, s, n_components, culprit, remedy):
+    with pytest.raises(InputError) as error:
+        fit(s, n_components)
+    assert culprit in str(error.value)
+    assert remedy in str(error.value)
+
+
+def test_rounding_noise_is_no_variation(method):
+    s = torch.full((200, D), 0.5)
+    s += torch.randint(-1, 2, s.shape, generator=torch.Generator().manual_seed(0)) * 2.0**-24
+    with pytest.raises(InputError, match="same features"):
+        fit(s, 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("row", [0, N - 1])
+def test_values_that_are_not_finite(method, value, row):
+    s = features()
+    s[row, 3] = value
+    with pytest.raises(InputError, match="NaN or infinite"):
+        fit(s, 4)
+
+
+@pytest.mark.parametrize("batches", [[], [torch.empty(0, D)]])
+def test_no_samples(batches):
+    with pytest.raises(InputError, match="no samples"):
+        PCAWhitening(4).fit(lambda: iter(batches))
+
+
+def test_arrays_of_another_width():
+    pca = fit(features(), 4)
+    for s in (torch.zeros(5, D + 1), torch.zeros(D), torch.zeros(2, 3, D)):
+        with pytest.raises(InputError, match=rf"\(N, {D}\)"):
+            pca.transform(s)
+    for z in (torch.zeros(5, 3), torch.zeros(4), torch.zeros(5, D)):
+        with pytest.raises(InputError, match=r"\(N, 4\)"):
+            pca.inverse_transform(z)
+    with pytest.raises(InputError, match="call fit first"):
+        PCAWhitening(4).transform(features())
+
+
+def test_no_rows_give_no_rows():
+    pca = fit(features(), 4)
+    assert pca.transform(torch.empty(0, D)).shape == (0, 4)
+    assert pca.inverse_transform(torch.empty(0, 4)).shape == (0, D)
