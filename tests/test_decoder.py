@@ -1,5 +1,7 @@
 """The decoder against Angles & Mallat's generator written with PyTorch's own layers."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,8 @@ class Generator(nn.Module):
     def __init__(self, decoder, channels, grids, kernel_size):
         super().__init__()
         self.start = (channels[0], *grids[0])
-        self.linear = nn.Linear(
-            decoder.n_components, channels[0] * grids[0][0] * grids[0][1], False
-        )
+        n_features = channels[0] * grids[0][0] * grids[0][1]
+        self.linear = nn.Linear(decoder.n_components, n_features, bias=False)
         # The decoder's features are in the order (row, column, channel).
         weight = decoder.linear.detach().unflatten(1, (*grids[0], channels[0])).permute(3, 1, 2, 0)
         self.linear.weight = nn.Parameter(weight.flatten(0, 2).contiguous())
@@ -31,13 +32,8 @@ class Generator(nn.Module):
             conv = nn.Conv2d(widths[i], widths[i + 1], kernel_size, bias=False)
             conv.weight = nn.Parameter(convolution.weight.detach().clone())
             last = i == len(decoder.convolutions) - 1
-            norm = nn.BatchNorm2d(widths[i + 1], eps=1e-3)
-            layers += [
-                nn.ReflectionPad2d(kernel_size // 2),
-                conv,
-                norm,
-                nn.Tanh() if last else nn.ReLU(),
-            ]
+            layers += [nn.ReflectionPad2d(kernel_size // 2), conv]
+            layers += [nn.BatchNorm2d(widths[i + 1], eps=1e-3), nn.Tanh() if last else nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z):
@@ -89,8 +85,8 @@ def test_equals_the_published_generator(image_shape, channels, grids, kernel_siz
         published.load_state_dict(ours.state_dict())
         published.momentum = ours.momentum
     z = codes(4, 10, torch.float64)
-    # In float64; grids that do not double have interpolation weights of float32, whose positions of up
-    # to 50 pixels have errors of 50 · 6e-8; batch normalisation divides by deviations of 0.1 and more.
+    # In float64; grids that do not double have interpolation weights of float32, whose positions of
+    # up to 50 pixels have errors of 50 · 6e-8; batch normalisation divides by deviations above 0.1.
     tolerance = 1e-4 if grids == ODD[2] else 1e-9
 
     x, expected = decoder(z), generator(z)  # with batch statistics
@@ -117,7 +113,7 @@ def test_number_of_parameters(image_shape, channels, grids, kernel_size):
     decoder = Decoder(10, image_shape, channels, kernel_size)
     widths = [*channels, image_shape[0]]
     expected = 10 * grids[0][0] * grids[0][1] * channels[0] + 2 * sum(widths)
-    expected += kernel_size**2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    expected += kernel_size**2 * sum(a * b for a, b in pairwise(widths))
     assert sum(p.numel() for p in decoder.parameters()) == expected
 
 
@@ -164,7 +160,7 @@ def test_mixed_precision_gives_float32_images():
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         x = decoder(z)
     assert x.dtype == torch.float32
-    # Normalised features of deviation 1 carry some five roundings of 2^-9 from each of three layers.
+    # Normalised features of deviation 1 carry some five roundings of 2^-9 from each of 3 layers.
     difference = (x - decoder(z)).abs()
     assert difference.mean() < 15 * 2**-9
     assert difference.max() > 1e-4  # it did compute in bfloat16

@@ -120,7 +120,14 @@ def test_too_few_images(n, most):
     encoder = ScatteringEncoder((1, 12, 16), n_components=20)
     with pytest.raises(InputError, match=f"asked of {n} images") as error:
         encoder.fit(images(n))
-    assert f"at most {most}." in str(error.value)
+    assert f"at most {most} " in str(error.value)
+
+
+def test_more_components_than_coefficients():
+    encoder = ScatteringEncoder((1, 4, 4), max_order=0, n_components=2)
+    assert encoder.n_features == 1
+    with pytest.raises(InputError, match=r"with 1 coefficients each: .* at most 1 "):
+        encoder.fit(images(9, H=4, W=4))
 
 
 def test_equal_images():

@@ -9,8 +9,8 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from scattergen.errors import InputError
 from scattergen import image_quality
+from scattergen.errors import InputError
 from scattergen.evaluation import psnr, ssim
 
 

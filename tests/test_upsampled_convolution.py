@@ -53,7 +53,7 @@ def compare(layer, x, output_size, tolerance):
 @pytest.mark.parametrize(("size", "output_size"), DOUBLED)
 def test_value_and_gradients_in_float64(channels, kernel_size, size, output_size):
     layer, x = layer_and_input(channels, kernel_size, size, output_size)
-    # Interpolation weights are quarters, so that only float64 sums of some 400 products are rounded.
+    # Interpolation weights are quarters: only float64 sums of some 400 products are rounded.
     compare(layer, x, output_size, 1e-13)
 
 
@@ -62,8 +62,8 @@ def test_value_and_gradients_in_float64(channels, kernel_size, size, output_size
 @pytest.mark.parametrize(("size", "output_size"), OTHER_FACTORS)
 def test_other_factors_than_two(channels, kernel_size, size, output_size):
     layer, x = layer_and_input(channels, kernel_size, size, output_size)
-    # Interpolation weights were rounded to float32 when the layer was made: positions up to 10 pixels
-    # have an error of 10 · 6e-8.
+    # Interpolation weights were rounded to float32 when the layer was made: positions up to 10
+    # pixels have an error of 10 · 6e-8.
     compare(layer, x, output_size, 2e-6)
 
 

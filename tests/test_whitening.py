@@ -23,9 +23,14 @@ def fit(s, n_components, batch=100):
     return PCAWhitening(n_components).fit(lambda: s.split(batch))
 
 
-@pytest.fixture(params=["covariance", "subspace iteration"])
+@pytest.fixture(params=["covariance", "samples", "subspace iteration"])
 def method(request, monkeypatch):
-    """Both ways of finding components; the second one serves more than 10,000 features."""
+    """The ways of finding components: these features would take the first one.
+
+    The second serves fewer samples than features, the third more than 10,000 features.
+    """
+    if request.param == "samples":
+        monkeypatch.setattr(whitening, "_take", lambda stream, limit: (list(stream), True))
     if request.param == "subspace iteration":
         monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
         monkeypatch.setattr(whitening, "_OVERSAMPLING", 8)
@@ -132,6 +137,22 @@ def test_a_large_mean_costs_no_digits_of_the_variance(method):
     # The mean is rounded to float32, whose spacing at 2^17 is 2^-6: codes move by it at most.
     offset = (shifted.mean_.double() - 2.0**17 - plain.mean_.double()).abs()
     assert offset.max() <= 2.0**-7
+
+
+@pytest.mark.parametrize("n", [2, D - 5, D, D + 1])
+def test_about_as_many_samples_as_features(n):
+    s = features(n)
+    d = min(n - 1, D)
+    decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn is missing")
+    theirs = decomposition.PCA(d, svd_solver="full").fit(s.double().numpy())
+    ours = fit(s, d, 7)
+    # The smallest of 30 eigenvalues of about as many samples is about 1e-6 of the largest one: an
+    # error of 1e-7 of the latter, which is that of float32 products, is a tenth of it.
+    variance = theirs.explained_variance_ * (n - 1) / n
+    np.testing.assert_allclose(ours.explained_variance_, variance, rtol=1e-5, atol=2e-7)
+    overlap = (ours.components_.numpy() * theirs.components_).sum(1)
+    np.testing.assert_allclose(np.abs(overlap[: d // 2]), 1, atol=1e-6)
+    np.testing.assert_allclose(ours.components_ @ ours.components_.T, np.eye(d), atol=1e-5)
 
 
 def test_subspace_iteration_equals_the_exact_method(monkeypatch):

@@ -1,4 +1,4 @@
-"""Generative models from wavelet scattering: images to codes without training, codes to new images."""
+"""Generative models from wavelet scattering: images to codes, codes to new images."""
 
 from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
 from scattergen.decoder import Decoder
@@ -20,9 +20,9 @@ __all__ = [
     "PCAWhitening",
     "Progress",
     "RunFolderError",
+    "ScattergenError",
     "Scattering2D",
     "ScatteringEncoder",
-    "ScattergenError",
     "datasets",
     "densities",
     "diagnostics",

@@ -1,10 +1,12 @@
 """The command line: parse, call, print."""
 
 import json
+import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 import typer
@@ -27,8 +29,11 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
 from scattergen.run_folder import RunFolder
 
+_SHOWN = 5  # of the files that were left out
+_INTERRUPTED = 130  # what typer exits with after Ctrl-C
+
 app = typer.Typer(
-    help="Generative models from wavelet scattering: images to codes without training, codes to new images.",
+    help="Generative models from wavelet scattering: images to codes, codes to new images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -37,11 +42,13 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(help="Run folder made by `scattergen fit`.", metavar="RUN")]
 Source = Annotated[
-    str, typer.Argument(help='"mnist", a .npy or .npz file, or a folder of images.', metavar="IMAGES")
+    str,
+    typer.Argument(help='"mnist", a .npy or .npz file, or a folder of images.', metavar="IMAGES"),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable."),
 ]
 Size = Annotated[
     int | None, typer.Option(min=1, help="Resize images of a folder and crop them to this square.")
@@ -55,9 +62,11 @@ Strict = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Images decoded together; affects time only.")]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Processor threads.", rich_help_panel="Common")
+    int | None, typer.Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Common")
 ]
@@ -87,7 +96,9 @@ def fit(
     size: Size = None,
     mode: Mode = None,
     strict: Strict = True,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run with other options.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete a run that is there and start over.")
+    ] = False,
     device: Device = "cpu",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -95,7 +106,7 @@ def fit(
 ) -> None:
     """Fit encoder, decoder and densities to images, and write a report.
 
-    Interrupted, the same command continues where it stopped.
+    Interrupted, the same command (without --overwrite) continues where it stopped.
 
     [bold]Examples[/bold]
 
@@ -107,7 +118,7 @@ def fit(
     """
     progress = _prepare(device, threads, quiet)
     fitted = fit_run(
-        open_dataset(images, size=size, mode=mode, strict=strict),
+        _open(images, size=size, mode=mode, strict=strict),
         out,
         preset_name=preset,
         changes=_parse(options),
@@ -115,7 +126,7 @@ def fit(
         seed=seed,
         device=device,
         overwrite=overwrite,
-        command="scattergen " + " ".join(sys.argv[1:]),
+        command=shlex.join(["scattergen", *sys.argv[1:]]),
         progress=progress,
     )
     result = {
@@ -144,7 +155,9 @@ def density(
     ] = None,
     options: Set = None,
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace one with other options.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Fit again and replace one of that name.")
+    ] = False,
     device: Device = "cpu",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -298,7 +311,7 @@ def reconstruct(
         pairs = zip(originals.split(8), results.split(8), strict=True)
         shown = torch.cat([torch.cat([*pair]) for pair in pairs])
     write_images(out, shown, codes, columns=min(8, len(results)))
-    mean = psnr(originals, results).mean().item()
+    mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
     _say_written(out, len(results), as_json, psnr=mean)
 
 
@@ -347,13 +360,13 @@ def info(run: Run, as_json: Json = False) -> None:
       scattergen info runs/mnist
     """
     opened = RunFolder.open(run)
-    complete = opened.has("encoder") and opened.has("decoder")
-    model = GenerativeScatteringNetwork.load(opened) if complete else None
+    opened.check()
     facts: dict[str, Any] = {
         "run": str(run),
         "version": opened.version,
-        "complete": "report" in opened.stages,
-        "densities": list(model.densities) if model else [],
+        # A model saved from Python has no stages.
+        "complete": opened.has("decoder") and (not opened.stages or "report" in opened.stages),
+        "densities": opened.names("densities"),
         "options": opened.options,
         "stages": opened.stages,
     }
@@ -375,13 +388,17 @@ def info(run: Run, as_json: Json = False) -> None:
 def _prepare(device: str, threads: int | None, quiet: bool) -> Progress:
     if threads is not None:
         torch.set_num_threads(threads)
+    reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
     try:
-        torch.empty(0, device=device)
+        usable = re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) is not None
+        if usable:
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        usable, reason = False, str(error).splitlines()[0].rstrip(".")
+    if not usable:
         raise InputError(
-            f'The device "{device}" cannot be used here ({str(error).splitlines()[0]}): choose another, '
-            'such as "cpu".'
-        ) from error
+            f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".'
+        )
     return Progress(show=not quiet)
 
 
@@ -391,12 +408,24 @@ def _parse(options: list[str] | None) -> dict[str, Any]:
     for option in options or []:
         name, equals, value = option.partition("=")
         if not equals or not name:
-            raise InputError(f'"{option}" sets nothing: write --set NAME=VALUE, as in --set beta=0.01.')
+            raise InputError(
+                f'"{option}" sets nothing: write --set NAME=VALUE, as in --set beta=0.01.'
+            )
         try:
             parsed[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except ValueError:
             parsed[name] = value
     return parsed
+
+
+def _open(source: str, **how: Any) -> Dataset:
+    """Open a dataset and say which files were left out."""
+    data = open_dataset(source, **how)
+    for sentence in data.skipped[:_SHOWN]:
+        warnings.warn(sentence, stacklevel=2)
+    if data.skipped:
+        warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=2)
+    return data
 
 
 def _unsplit(
@@ -406,10 +435,16 @@ def _unsplit(
     strict: bool,
     model: GenerativeScatteringNetwork,
 ) -> Dataset:
-    """All images of a source as the training part; of one with a test set of its own, that."""
-    if size is None and Path(source).is_dir():
-        size = model.decoder.image_shape[1]
-    data = open_dataset(source, size=size, mode=mode, strict=strict, test_fraction=0)
+    """All images of a source as the training part; of one with a test set of its own, that.
+
+    The images of a folder are brought to the size and mode of the model's.
+    """
+    channels, height, width = model.decoder.image_shape
+    if source != "mnist" and Path(source).is_dir():
+        mode = mode or ("L" if channels == 1 else "RGB")
+        if size is None and height == width:
+            size = height
+    data = _open(source, size=size, mode=mode, strict=strict, test_fraction=0)
     return data if data.test is None else Dataset(data.name, data.test)
 
 
@@ -424,12 +459,24 @@ def _say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment, misc]
+    warnings.showwarning = _show_warning
     try:
         app()
     except ScattergenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command continues where it stopped.", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        # Of places where no better sentence was found, such as a network drive that went away.
+        _fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path.")
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("interrupted: the same command continues where it stopped.", file=sys.stderr)
+        raise
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -24,12 +24,12 @@ class Decoder(nn.Module):
         channels: Features of the start grid and of each upsampling block, e.g. (128, 64, 32).
         kernel_size: Side of the filters: 3 (the founding paper's MNIST), 5 (Angles & Mallat 2019)
             or 7 (Angles & Mallat 2018).
-        start_grid: Size (h, w) of the first grid; by default the image size halved, rounding up, once
-            per block, which makes every block double it. From another one the grids double until
-            the last, which is the image's whatever the factor.
+        start_grid: Size (h, w) of the first grid; by default the image size halved, rounding up,
+            once per block, which makes every block double it. From another one the grids double
+            until the last, which is the image's whatever the factor.
         unit_norm: Divide codes by their Euclidean norm first, as in the 2018 generator.
-        initialization: "kaiming" filters and N(0, 0.01) in the first layer, which trains fastest, or
-            "normal", the original N(0, 0.02) everywhere.
+        initialization: "kaiming" filters and N(0, 0.01) in the first layer, which trains fastest,
+            or "normal", the original N(0, 0.02) everywhere.
         momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
 
     Attributes:
@@ -99,8 +99,8 @@ class Decoder(nn.Module):
         self._initialize(initialization)
 
     def _initialize(self, initialization: str) -> None:
-        # Batch normalisation makes the scale of these weights irrelevant to the images, but not to
-        # training: the smaller they are, the sooner Adam's steps, which have a fixed size, turn them.
+        # Batch normalisation makes the scale of these weights irrelevant to the images, not to the
+        # training: the smaller they are, the sooner Adam's steps, of a fixed size, turn them.
         nn.init.normal_(self.linear, 0.0, 0.02 if initialization == "normal" else 0.01)
         if initialization == "normal":
             for convolution in self.convolutions:
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
             z: Codes, (N, d).
 
         Returns:
-            Images in [-1, 1], (N, C, H, W), float32.
+            Images in [-1, 1], (N, C, H, W), in the precision of z.
 
         Raises:
             InputError: If d is not that of the decoder.
@@ -133,7 +133,7 @@ class Decoder(nn.Module):
             # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
             normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
             features = convolution(normalized.permute(0, 2, 3, 1))
-        return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).float())
+        return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images in [0, 1], without gradients and without changing or using batch statistics.
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
             z: Codes, (N, d).
 
         Returns:
-            Images, (N, C, H, W), float32.
+            Images, (N, C, H, W), in the precision of z.
         """
         was_training = self.training
         self.eval()
@@ -162,7 +162,9 @@ def _grids(
         for _ in range(n_grids - 1):
             grids.insert(0, ((grids[0][0] + 1) // 2, (grids[0][1] + 1) // 2))
         return grids
-    if len(start) != 2 or not all(1 <= side <= full for side, full in zip(start, size, strict=True)):
+    if len(start) != 2 or not all(
+        1 <= side <= full for side, full in zip(start, size, strict=True)
+    ):
         raise InputError(
             f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the "
             f"image's {size[0]}x{size[1]}."

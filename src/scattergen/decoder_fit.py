@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def fit_decoder(
 ) -> History:
     r"""Train a decoder to invert codes, by the mean absolute error of pixels.
 
-    $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle schedule.
+    $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle
+    schedule.
 
     Args:
         decoder: Trained in place.
@@ -119,8 +121,8 @@ def fit_decoder(
 
     Returns:
         One dictionary per epoch with "loss", "validation/loss" (mean absolute error in [-1, 1]),
-        "validation/psnr" and "validation/train_psnr" (dB; mean over validation images and over as many
-        training images).
+        "validation/psnr" and "validation/train_psnr" (dB; mean over validation images and over as
+        many training images).
 
     Raises:
         InputError: If there are too few images, or augmentation lacks its encoder.
@@ -140,7 +142,7 @@ def fit_decoder(
         ['validation/loss', 'validation/psnr', 'validation/train_psnr']
     """
     if len(codes) != len(images):
-        raise InputError(f"{len(codes)} codes do not belong to {len(images)} images: give one each.")
+        raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
     augmented = flips or shifts > 0
     if augmented and encoder is None:
         raise InputError("Augmented images must be encoded again: pass the encoder too.")
@@ -166,19 +168,22 @@ def fit_decoder(
         return error / (stop - start), decibels / (stop - start)
 
     gaps: list[float] = []
+    warned = False
 
     def validate() -> Metrics:
+        nonlocal warned
         error, decibels = part(n, n + n_validation)
         n_seen = min(n, n_validation, 1000)
         seen = part(0, n_seen)[1]
         gaps.append(seen - decibels)
         recent = gaps[-_GROWING_ROUNDS - 1 :]
-        growing = all(a < b for a, b in zip(recent, recent[1:], strict=False))
-        if len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP:
+        growing = all(a < b for a, b in pairwise(recent))
+        if len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP and not warned:
+            warned = True
             warnings.warn(
-                f"The decoder overfits: training images are {recent[-1]:.1f} dB better than validation "
-                "images, and the gap grows. Use more images, fewer epochs, or augmentation (shifts, "
-                "flips).",
+                f"The decoder overfits: training images are {recent[-1]:.1f} dB better than "
+                "validation images, and the gap grows. Use more images, fewer epochs, or "
+                "augmentation (shifts, flips).",
                 OverfittingWarning,
                 stacklevel=2,
             )

@@ -137,8 +137,8 @@ class ScatteringEncoder:
         d, most = self.whitening.n_components, max(min(n - 1, self.n_features), 1)
         if n <= d or d > self.n_features:
             raise InputError(
-                f"{d} components were asked of {n} images with {self.n_features} coefficients each: "
-                f"use more than {d} images or set n_components to at most {most} "
+                f"{d} components were asked of {n} images with {self.n_features} coefficients "
+                f"each: use more than {d} images or set n_components to at most {most} "
                 f"(--set encoder.n_components={most})."
             )
 

@@ -17,4 +17,4 @@ class InputError(ScattergenError, ValueError):
 
 
 class RunFolderError(ScattergenError):
-    """A run folder is missing, incomplete, damaged, of another version or in use for something else."""
+    """A run folder is missing, damaged, of another version or in use for something else."""

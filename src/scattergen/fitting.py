@@ -13,7 +13,7 @@ from scattergen.options import check_options
 from scattergen.presets import override, preset
 from scattergen.progress import SILENT, Progress
 from scattergen.report import save_image_grid, write_run_report
-from scattergen.run_folder import RunFolder, check_name
+from scattergen.run_folder import RunFolder, check_name, refuse_differences
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def fit_run(
     command: str = "",
     progress: Progress = SILENT,
 ) -> FittedRun:
-    """Fit a model to a dataset in a run folder and write its report; continue if it was interrupted.
+    """Fit a model to a dataset in a run folder and write its report, or continue doing so.
 
     Args:
         data: Training and test images.
@@ -149,12 +149,12 @@ def fit_density_run(
     with run.locked():
         before = run.has(stage) and not overwrite
         if before and picture.is_file():
-            run.begin(stage, {**wanted, "seed": seed})  # which refuses other options
+            refuse_differences(run.path / stage, run.read(stage)[1], {**wanted, "seed": seed})
             return True, picture
         if not run.has("codes"):
             raise RunFolderError(
-                f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it "
-                "again, to its end; to a model saved from Python add densities there."
+                f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made "
+                "it again, to its end; to a model saved from Python add densities there."
             )
         model = GenerativeScatteringNetwork.load(run, device)
         model.fit_density(

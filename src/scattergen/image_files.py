@@ -1,5 +1,6 @@
 """Images and codes as files: one picture of a grid, a folder of pictures, or arrays."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def check_output(path: Path) -> None:
         path: Where images shall go.
 
     Raises:
-        InputError: If its ending says nothing about the form, or a file stands where a folder must be.
+        InputError: If its ending says nothing about the form, or a file stands where a folder must
+            be.
 
     Example:
         >>> check_output(Path("samples.png"))
@@ -33,6 +35,14 @@ def check_output(path: Path) -> None:
         raise InputError(f"{path} is a file: name {FORMS}.")
     if path.suffix != "" and path.is_dir():
         raise InputError(f"{path} is a folder: name a file, or a folder without an ending.")
+    _check_parents(path)
+
+
+def _check_parents(path: Path) -> None:
+    parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if parent.is_dir() else "is a file"
+        raise InputError(f"Cannot write {path}, since {parent} {reason}: choose another place.")
 
 
 def write_images(
@@ -41,32 +51,46 @@ def write_images(
     """Write images in the form that the path's ending names.
 
     Args:
-        path: A grid in "….png", single files in a folder, or arrays in "….npz" (with the codes) or "….npy".
+        path: A grid in "….png", single files in a folder, or arrays in "….npz" (with the codes) or
+            "….npy".
         images: (N, C, H, W) in [0, 1].
         codes: Their codes, (N, d), kept in ".npz".
         columns: Of a grid.
 
     Raises:
-        InputError: If the ending is unknown.
+        InputError: If the ending is unknown, or the folder holds other files.
         ScattergenError: If the files cannot be written.
     """
     check_output(path)
     if path.suffix == ".png":
         save_image_grid(images, path, columns=columns)
     elif path.suffix == "":
-        digits = len(str(max(len(images) - 1, 0)))
-        for i, pixels in enumerate((images * 255).round().to(torch.uint8).movedim(1, -1).numpy()):
-            with atomic_path(path / f"{i:0{digits}d}.png") as temporary:
-                Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(temporary)
+        _write_folder(path, images)
     elif path.suffix == ".npy":
         with atomic_path(path) as temporary:
             np.save(temporary, images.numpy())
     else:
-        arrays = {"images": images.numpy()}
-        if codes is not None:
-            arrays["codes"] = codes.numpy()
         with atomic_path(path) as temporary:
-            np.savez(temporary, **arrays)
+            if codes is None:
+                np.savez(temporary, images=images.numpy())
+            else:
+                np.savez(temporary, images=images.numpy(), codes=codes.numpy())
+
+
+def _write_folder(path: Path, images: Tensor) -> None:
+    digits = len(str(max(len(images) - 1, 0)))
+    names = [f"{i:0{digits}d}.png" for i in range(len(images))]
+    if path.is_dir():
+        others = sorted({file.name for file in path.iterdir()} - set(names))
+        if others:
+            raise InputError(
+                f"{path} holds {others[0]} and so on, with which the images would be mixed: name a "
+                "new folder."
+            )
+    pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
+    for name, image in zip(names, pixels, strict=True):
+        with atomic_path(path / name) as temporary:
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary)
 
 
 def write_codes(path: Path, codes: Tensor) -> None:
@@ -95,8 +119,15 @@ def check_codes_path(path: Path) -> None:
         path: Where codes shall go.
 
     Raises:
-        InputError: If it does not end in .npy or .npz.
+        InputError: If it does not end in .npy or .npz, or its folder cannot be written to.
     """
+    _check_codes_suffix(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file for the codes.")
+    _check_parents(path)
+
+
+def _check_codes_suffix(path: Path) -> None:
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"{path} cannot hold codes: name a file that ends in .npz or .npy.")
 
@@ -113,7 +144,7 @@ def read_codes(path: Path) -> Tensor:
     Raises:
         InputError: If the file is missing, damaged, or holds no table of finite numbers.
     """
-    check_codes_path(path)
+    _check_codes_suffix(path)
     if path.suffix == ".npy":
         array = load_npy(path)
     else:
@@ -125,8 +156,8 @@ def read_codes(path: Path) -> Tensor:
         array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"{path} holds {array.dtype} numbers of shape {array.shape}: codes are floats (N, d), as "
-            "`scattergen encode` writes them."
+            f"{path} holds {array.dtype} numbers of shape {array.shape}: give codes, floats (N, d),"
+            " as `scattergen encode` writes them."
         )
     codes = torch.from_numpy(np.array(array, dtype=np.float32))
     if not torch.isfinite(codes).all():

@@ -33,7 +33,8 @@ def check_keywords(
     """
     parameters = inspect.signature(make).parameters
     known = {name: parameters[name] for name in parameters if name not in own}
-    hints = typing.get_type_hints(make.__init__ if isinstance(make, type) else make)
+    annotated = inspect.getattr_static(make, "__init__") if isinstance(make, type) else make
+    hints = typing.get_type_hints(annotated)
     for name, value in keywords.items():
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"

@@ -23,7 +23,7 @@ from scattergen.errors import InputError
 from scattergen.options import build, check_options
 from scattergen.presets import Options, preset
 from scattergen.progress import SILENT, Progress
-from scattergen.run_folder import RunFolder, check_name
+from scattergen.run_folder import RunFolder, check_name, refuse_differences
 from scattergen.stages import Stages
 
 DECODING_BATCH = 256
@@ -45,7 +45,8 @@ class GenerativeScatteringNetwork:
 
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
+        scattering", 2022.
 
     Example:
         >>> import torch
@@ -92,7 +93,8 @@ class GenerativeScatteringNetwork:
             options: Complete options instead of a preset's (see `scattergen.presets.preset`).
             seed: Of everything random.
             device: Where to compute.
-            run: Folder in which each finished stage is kept; what it holds already is not computed again.
+            run: Folder in which each finished stage is kept; what it holds already is not computed
+                again.
             progress: Where to report.
 
         Returns:
@@ -186,15 +188,16 @@ class GenerativeScatteringNetwork:
         stages = Stages(run, progress)
         stage = f"densities/{key}"
         metadata = {"name": name, "hyperparameters": hyperparameters(density), "seed": seed}
-        if run is not None:
-            run.begin(stage, metadata, overwrite=overwrite)
+        if run is not None and run.has(stage) and not overwrite:
+            refuse_differences(run.path / stage, run.read(stage)[1], metadata)
         if overwrite or not stages.restore(stage, density.load_state_dict):
             with stages.timed(stage) as done:
-                checkpoint = stages.checkpoint(stage)
+                checkpoint = stages.checkpoint(stage, metadata)
                 density.fit(
                     codes, seed=seed, progress=progress, device=device, checkpoint=checkpoint
                 )
-                facts = {"epochs": len(density.history_), "description": density.description}
+                epochs = len(getattr(density, "history_", ()))
+                facts = {"epochs": epochs, "description": density.description}
                 done(density.state_dict(), metadata, facts)
         self.densities[key] = density
         return density
@@ -233,8 +236,8 @@ class GenerativeScatteringNetwork:
         d = self.decoder.n_components
         if z.ndim != 2 or z.shape[1] != d:
             raise InputError(
-                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this model's "
-                "encoder made."
+                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this "
+                "model's encoder made."
             )
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
@@ -306,13 +309,16 @@ class GenerativeScatteringNetwork:
             InputError: If `steps` is less than 2.
 
         References:
-            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+            Angles, Mallat, "Generative networks as inverse problems with scattering transforms",
+            2018.
         """
         if steps < 2:
             raise InputError(f"steps={steps}: a line needs at least its 2 ends.")
         ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
         if len(ends) != 2:
-            raise InputError(f"A line has 2 ends, but {len(ends)} images were given: give one each.")
+            raise InputError(
+                f"A line has 2 ends, but {len(ends)} images were given: give one each."
+            )
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
 
     def resample(self, images: Tensor, start: int, stop: int, seed: int = 0) -> Tensor:
@@ -331,7 +337,8 @@ class GenerativeScatteringNetwork:
             InputError: If the range does not lie in 0 … d.
 
         References:
-            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+            Angles, Mallat, "Generative networks as inverse problems with scattering transforms",
+            2018.
         """
         z = self.encode(images)
         d = z.shape[1]
@@ -351,7 +358,8 @@ class GenerativeScatteringNetwork:
             overwrite: Replace a run with other options that is there.
 
         Raises:
-            InputError: If a density is not fitted or not registered, or its name cannot be a file's.
+            InputError: If a density is not fitted or not registered, or its name cannot be a
+                file's.
             RunFolderError: If the folder holds something else.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
@@ -376,7 +384,9 @@ class GenerativeScatteringNetwork:
                 run.write(name, tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path | str | RunFolder, device: str = "cpu") -> "GenerativeScatteringNetwork":
+    def load(
+        cls, path: Path | str | RunFolder, device: str = "cpu"
+    ) -> "GenerativeScatteringNetwork":
         """The model of a run folder; executes nothing that the folder holds.
 
         Args:
@@ -406,12 +416,15 @@ class GenerativeScatteringNetwork:
 
     def _density(self, name: str | None) -> Density:
         if not self.densities:
-            raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
+            raise InputError(
+                "This model has no density: fit one with `scattergen density RUN NAME`."
+            )
         if name is None:
             name = "mixture" if "mixture" in self.densities else next(reversed(self.densities))
         if name not in self.densities:
             raise InputError(
-                f'This model has no density "{name}": it has {", ".join(self.densities)}; fit another '
+                f'This model has no density "{name}": it has {", ".join(self.densities)}; fit '
+                'another '
                 "with `scattergen density RUN NAME`."
             )
         return self.densities[name]
@@ -423,12 +436,12 @@ def _image_shape(images: ImageSource | Tensor) -> tuple[int, int, int]:
         return images.shape
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(
-            f"Expected a float tensor of images (N, C, H, W) in [0, 1] but got {images.dtype} of shape "
-            f"{tuple(images.shape)}: convert it, e.g. by scattergen.datasets.ImageArray."
+            f"Expected a float tensor of images (N, C, H, W) in [0, 1] but got {images.dtype} of "
+            f"shape {tuple(images.shape)}: convert it, e.g. by scattergen.datasets.ImageArray."
         )
-    if len(images) and not (0 <= images.min() and images.max() <= 1):
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):
         raise InputError(
-            f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}: divide "
-            "8-bit values by 255."
+            f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}: "
+            "divide 8-bit values by 255."
         )
     return (images.shape[1], images.shape[2], images.shape[3])

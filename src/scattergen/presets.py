@@ -57,8 +57,8 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     side = min(height, width)
     if side < 8:
         raise InputError(
-            f"Images of {height}x{width} pixels are too small for a scattering transform: give images of "
-            "at least 8x8 pixels."
+            f"Images of {height}x{width} pixels are too small for a scattering transform: give "
+            "images of at least 8x8 pixels."
         )
     if n < 3:
         raise InputError(f"{n} training images are too few to model: give at least 3.")
@@ -67,16 +67,19 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     J = max(1, floor(log2(side / 7)))
     n_coefficients = channels * (1 + 8 * J + 32 * J * (J - 1)) * (height >> J) * (width >> J)
     return {
-        "encoder": {"J": J, "L": 8, "max_order": 2, "n_components": min(512, n - 2, n_coefficients)},
+        "encoder": {
+            "J": J,
+            "L": 8,
+            "max_order": 2,
+            "n_components": min(512, n - 2, n_coefficients),
+        },
         "decoder": {"channels": [min(32 * 2**j, 256) for j in range(J, -1, -1)], "kernel_size": 3},
         "training": {
             "epochs": max(8, min(100, _IMAGES_SEEN // n)),
             "batch_size": min(32, max(2, n // 4)),
             "learning_rate": 2e-2,
         },
-        "densities": {
-            name: {} for name in _DENSITIES if name != "vae" or n >= _FEWEST_FOR_VAE
-        },
+        "densities": {name: {} for name in _DENSITIES if name != "vae" or n >= _FEWEST_FOR_VAE},
     }
 
 
@@ -85,7 +88,8 @@ def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
 
     Args:
         options: Made by `preset`.
-        changes: "section.keyword" to the new value, e.g. {"encoder.J": 3, "densities.vae.beta": 0.01}.
+        changes: "section.keyword" to the new value, e.g. {"encoder.J": 3, "densities.vae.beta":
+            0.01}.
 
     Returns:
         New options.

@@ -1,7 +1,8 @@
 """A run: the folder that holds one fitted model, self-describing, resumable and never half-written.
 
-`run.json` states the format, the options of the fit, and the hash of every other file; a file that is
-not listed there does not exist for the model.  Tensors are safetensors; nothing is ever unpickled.
+`run.json` states the format, the options of the fit, and the hash of every other file; a file that
+is not listed there does not exist for the model.  Tensors are safetensors; nothing is ever
+unpickled.
 """
 
 import fcntl
@@ -89,8 +90,8 @@ class RunFolder:
             other = next(path.iterdir(), None)
             if other is not None:
                 raise RunFolderError(
-                    f"{path} is not a run folder but holds {other.name}: name another folder; nothing "
-                    "in it has been changed."
+                    f"{path} is not a run folder but holds {other.name}: name another folder; "
+                    "nothing in it has been changed."
                 )
         with _exclusive(path):
             if (path / "run.json").exists() and not overwrite:
@@ -101,7 +102,11 @@ class RunFolder:
             cls._remove(path)
             content = {"scattergen": __version__, "options": wanted, "files": {}, "stages": {}}
             run = cls(path, content)
-            run._write_content()
+            try:
+                run._write_content()
+            except ScattergenError:
+                run.discard_if_empty()
+                raise
         return run
 
     @classmethod
@@ -115,7 +120,8 @@ class RunFolder:
             The run; its files are checked when they are read.
 
         Raises:
-            RunFolderError: If the folder is missing, is not a run, is damaged, or is of a newer format.
+            RunFolderError: If the folder is missing, is not a run, is damaged, or is of a newer
+                format.
         """
         path = Path(path)
         index = path / "run.json"
@@ -123,7 +129,8 @@ class RunFolder:
             raise RunFolderError(f"There is no run folder {path}: fit one with `scattergen fit`.")
         if not index.is_file():
             raise RunFolderError(
-                f"{path} is not a run folder, since run.json is missing: {_REMEDY}."
+                f"{path} is not a run folder, since run.json is missing: name one that "
+                "`scattergen fit` made, or copy that one again as a whole."
             )
         try:
             content = json.loads(index.read_text())
@@ -133,8 +140,8 @@ class RunFolder:
             raise RunFolderError(f"{index} is damaged: {_REMEDY}.") from error
         if not isinstance(version, int) or version > FORMAT:
             raise RunFolderError(
-                f"{path} has run format {version}, but this scattergen reads formats up to {FORMAT}: "
-                "update scattergen (pip install -U scattergen)."
+                f"{path} has run format {version}, but this scattergen reads formats up to "
+                f"{FORMAT}: update scattergen (pip install -U scattergen)."
             )
         if digest != _digest(content):
             raise RunFolderError(f"{index} was changed after it was written: {_REMEDY}.")
@@ -152,7 +159,7 @@ class RunFolder:
             (path / name).unlink(missing_ok=True)
 
     def discard_if_empty(self) -> None:
-        """Delete the folder again if nothing was stored in it, so that a refused fit leaves no trace."""
+        """Delete the folder again if nothing was stored, so that a refused fit leaves no trace."""
         if not self._content["files"]:
             self._remove(self.path)
             (self.path / _LOCK).unlink(missing_ok=True)
@@ -220,31 +227,7 @@ class RunFolder:
         if stage is not None:
             self._content["stages"].pop(name, None)
             self._content["stages"][name] = dict(stage)
-        self._content.get("begun", {}).pop(name, None)
         self._write_content()
-
-    def begin(self, name: str, metadata: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Note with which options a stage is started, and refuse to continue it with others.
-
-        Args:
-            name: As later given to `write`, with the same metadata.
-            metadata: The options.
-            overwrite: Start over; what is stored stays until `write` replaces it.
-
-        Raises:
-            RunFolderError: If the stage was begun or finished with other options.
-        """
-        check_name(name)
-        begun = self._content.setdefault("begun", {})
-        if overwrite:
-            self.remove_checkpoint(name)
-        elif self.has(name):
-            refuse_differences(self.path / name, self.read(name)[1], metadata)
-        elif self.checkpoint(name).exists():
-            refuse_differences(self.path / name, begun.get(name, {}), metadata)
-        if not self.has(name) or overwrite:
-            begun[name] = dict(metadata)
-            self._write_content()
 
     def forget(self, name: str) -> None:
         """Drop stored tensors, their stage and their checkpoint."""
@@ -252,7 +235,7 @@ class RunFolder:
         self._content["stages"].pop(name, None)
         self._write_content()
         (self.path / f"{name}.safetensors").unlink(missing_ok=True)
-        self.remove_checkpoint(name)
+        self.remove_checkpoints(name)
 
     def finish_stage(self, name: str, facts: Mapping[str, Any]) -> None:
         """Note that a stage without tensors is finished."""
@@ -273,8 +256,8 @@ class RunFolder:
         """
         if not self.has(name):
             raise RunFolderError(
-                f"{self.path} has no {name}: the fit was interrupted or has not made it; run the same "
-                "`scattergen fit` command again."
+                f"{self.path} has no {name}: the fit was interrupted or has not made it; run the "
+                "same `scattergen fit` command again."
             )
         return read_tensors(self._check_file(f"{name}.safetensors"))
 
@@ -292,13 +275,22 @@ class RunFolder:
             )
         return path
 
-    def checkpoint(self, name: str) -> Path:
-        """Path of the checkpoint of an unfinished training."""
-        return self.path / "checkpoints" / f"{name}.safetensors"
+    def checkpoint(self, name: str, metadata: Any = None) -> Path:
+        """Path of the checkpoint of an unfinished training.
 
-    def remove_checkpoint(self, name: str) -> None:
-        """Delete the checkpoint of a finished training."""
-        self.checkpoint(name).unlink(missing_ok=True)
+        Args:
+            name: As later given to `write`.
+            metadata: What the training depends on besides the options of the run; another training
+                has another checkpoint.
+
+        Returns:
+            A path, whether there is a checkpoint or not.
+        """
+        return self.path / "checkpoints" / name / f"{_digest(metadata)[:16]}.safetensors"
+
+    def remove_checkpoints(self, name: str) -> None:
+        """Delete the checkpoints of a finished training."""
+        shutil.rmtree(self.path / "checkpoints" / name, ignore_errors=True)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics to metrics.jsonl."""
@@ -307,8 +299,8 @@ class RunFolder:
                 file.write(json.dumps(dict(record)) + "\n")
         except OSError as error:
             raise ScattergenError(
-                f"Cannot write {self.path / 'metrics.jsonl'}: {error.strerror}. Free some space, then "
-                "run the same command again; it continues where it stopped."
+                f"Cannot write {self.path / 'metrics.jsonl'}: {error.strerror}. Free some space, "
+                "then run the same command again; it continues where it stopped."
             ) from error
 
     def _end_last_line(self) -> None:
@@ -334,7 +326,8 @@ def _exclusive(path: Path) -> Iterator[None]:
         file = (path / _LOCK).open("w")
     except OSError as error:
         raise RunFolderError(
-            f"Cannot write to {path} ({error.strerror}): choose another place or change its permissions."
+            f"Cannot write to {path} ({error.strerror}): choose another place or change its "
+            "permissions."
         ) from error
     with file:
         try:
@@ -353,16 +346,16 @@ def check_name(name: str) -> None:
         name: "NAME" or "FOLDER/NAME".
 
     Raises:
-        InputError: If a part is empty, starts with a dot or a hyphen, or holds other characters than
-            letters, digits, ".", "_" and "-".
+        InputError: If a part is empty, starts with a dot or a hyphen, or holds other characters
+            than letters, digits, ".", "_" and "-".
 
     Example:
         >>> check_name("densities/vae-0.01")
     """
     if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
         raise InputError(
-            f'"{name.partition("/")[2] or name}" cannot be the name of a file: use letters, digits, ".", '
-            '"_" and "-".'
+            f'"{name.partition("/")[2] or name}" cannot be the name of a file: use letters, '
+            'digits, ".", "_" and "-".'
         )
 
 
@@ -381,7 +374,8 @@ def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, A
         >>> refuse_differences(Path("runs/a"), {"seed": 0}, {"seed": 1})
         Traceback (most recent call last):
         ...
-        scattergen.errors.RunFolderError: runs/a was fitted with other options (seed=0 there, 1 now): ...
+        scattergen.errors.RunFolderError: runs/a was fitted with other options (seed=0 there, 1
+        now): ...
     """
     old, new = _flatten(have), _flatten(want)
     differences = [
@@ -391,12 +385,12 @@ def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, A
     ]
     if differences:
         raise RunFolderError(
-            f"{path} was fitted with other options ({'; '.join(differences)}): use the same ones, another "
-            "name, or --overwrite to replace it."
+            f"{path} was fitted with other options ({'; '.join(differences)}): use the same ones, "
+            "another name, or --overwrite to replace it."
         )
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

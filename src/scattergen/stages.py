@@ -1,4 +1,4 @@
-"""Stages of a fit that are kept in a run folder as soon as they are finished, and found there again."""
+"""Stages of a fit, kept in a run folder as soon as they are finished and found there again."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,9 @@ class Done(Protocol):
 
     def __call__(
         self, tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any]
-    ) -> None: ...
+    ) -> None:
+        """Keep tensors and facts."""
+        ...
 
 
 class Stages:
@@ -50,15 +52,15 @@ class Stages:
             if self.run is not None:
                 stage = {"seconds": time.monotonic() - start, **facts}
                 self.run.write(name, tensors, metadata, stage)
-                self.run.remove_checkpoint(name)
+                self.run.remove_checkpoints(name)
                 brief = {key: value for key, value in stage.items() if key != "history"}
                 self.run.log({"stage": name, **brief})
 
         yield done
 
-    def checkpoint(self, name: str) -> Path | None:
-        """Where a stage may save its progress."""
-        return None if self.run is None else self.run.checkpoint(name)
+    def checkpoint(self, name: str, metadata: Any = None) -> Path | None:
+        """Where a stage may save its progress (see `RunFolder.checkpoint`)."""
+        return None if self.run is None else self.run.checkpoint(name, metadata)
 
     def log_epoch(self, name: str) -> Callable[[Metrics], None] | None:
         """Appends a stage's epochs to the run's metrics."""

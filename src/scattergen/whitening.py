@@ -237,7 +237,7 @@ def _take(stream: Iterator[Tensor], limit: int) -> tuple[list[Tensor], bool]:
 
 
 def _from_samples(moments: _Moments, samples: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
-    """Leading eigenvalues and eigenvectors for fewer samples than features, from their Gram matrix."""
+    """Leading eigenvalues and eigenvectors of few samples, from their Gram matrix."""
     centred = samples.double() - moments.offset()
     values, left = torch.linalg.eigh(centred @ centred.T / moments.n)
     values, left = values.flip(0)[:n_components], left.flip(1)[:, :n_components]

@@ -28,7 +28,7 @@ from scattergen.densities.sampling import draw_in_chunks, standard_normal
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
-from scattergen.training import Batch, train
+from scattergen.training import Batch, check_settings, train
 
 
 class GenerativeAdversarialNetwork:
@@ -91,10 +91,18 @@ class GenerativeAdversarialNetwork:
     ) -> None:
         if n_latent < 1:
             raise InputError(f"n_latent={n_latent}: use at least 1 noise variable.")
+        if batch_size < 2:
+            raise InputError(f"batch_size={batch_size}: batch normalisation needs at least 2 codes.")
         self.n_latent, self.widths = n_latent, check_widths("widths", widths)
         self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
+        check_settings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            clip_norm=clip_norm,
+        )
 
     @property
     def description(self) -> str:

@@ -98,9 +98,9 @@ class GaussianMixture:
     def __init__(
         self,
         n_components: int | None = None,
-        shrinkage: float = 256.0,
+        shrinkage: float = 32.0,
         max_iterations: int = 15,
-        tolerance: float = 0.1,
+        tolerance: float = 0.5,
     ) -> None:
         if n_components is not None and n_components < 1:
             raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")

@@ -28,7 +28,7 @@ from scattergen.densities.sampling import draw_in_chunks, standard_normal
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
-from scattergen.training import Batch, Metrics, train
+from scattergen.training import Batch, Metrics, check_settings, train
 
 _FIRST_LOG_VARIANCE = -4.0
 _EVERY = 12  # one code in twelve is held out: 5,000 of MNIST's 60,000
@@ -112,6 +112,13 @@ class VariationalAutoencoder:
         self.widths = check_widths("widths", widths)
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
+        check_settings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            clip_norm=clip_norm,
+            patience=patience,
+        )
 
     @property
     def description(self) -> str:

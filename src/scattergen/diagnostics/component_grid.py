@@ -32,8 +32,8 @@ def component_grid(
         InputError: If a component does not exist.
 
     References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022,
-        Figure 1.
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
+        scattering", 2022, Figure 1.
 
     Example:
         >>> component_grid(torch.tensor([4.0, 1.0, 0.5]), [-1.0, 1.0])[0]

@@ -24,6 +24,7 @@ from scattergen.run_folder import RunFolder
 _PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)
 _SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)
 _N_SAMPLES, _N_PAIRS = 64, 12
+_MEASURES = ("psnr", "ssim")
 _MINIMUM_FOR_TESTS = 20  # K² and Jarque-Bera are not defined well below
 
 
@@ -47,7 +48,8 @@ def write_run_report(
         progress: Where to report.
 
     Returns:
-        Path of the page, and the measurements: mean "psnr" (dB) and "ssim" of test images, if there are any.
+        Path of the page, and the measurements: mean "psnr" (dB) and "ssim" of test images, if there
+        are any.
     """
     quality: dict[str, Any] = {}
     with progress.task("report", len(model.densities) + 2) as task:
@@ -96,7 +98,9 @@ def write_run_report(
             command=command,
             config=run.options,
             machine=machine(),
-            stages=[(name, stage["seconds"]) for name, stage in run.stages.items()],
+            stages=[
+                (name, stage["seconds"]) for name, stage in run.stages.items() if "seconds" in stage
+            ],
             eigenvalues=variances,
             explained_variance=model.encoder.whitening.explained_variance_ratio_.sum().item(),
             densities=densities,
@@ -115,8 +119,7 @@ def write_run_report(
             **statistics,
         )
         page = write_fit_report(facts, run.path)
-    means = {name: quality[name].mean().item() for name in ("psnr", "ssim") if name in quality}
-    return page, means
+    return page, {str(name): quality[name].mean().item() for name in _MEASURES if name in quality}
 
 
 def _reconstruction(
@@ -128,7 +131,7 @@ def _reconstruction(
     shown: dict[str, Any] = {}
     for i in range(0, len(codes), 256):
         x, y = data.test[i : i + 256], model.decode(codes[i : i + 256])
-        measured["psnr"].append(psnr(x, y))
+        measured["psnr"].append(psnr(x, y).clamp(max=100))  # JSON has no infinity
         if large_enough:
             measured["ssim"].append(ssim(x, y))
         if i == 0:
@@ -173,7 +176,9 @@ def machine() -> dict[str, str]:
     processor = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
-        names = [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line for line in cpu_info.read_text().splitlines() if line.startswith("model name")
+        ]
         processor = names[0].partition(":")[2].strip() if names else processor
     return {
         "processor": processor,

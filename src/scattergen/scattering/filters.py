@@ -163,6 +163,29 @@ def low_frequencies(size: int, level: int) -> Tensor:
     return torch.cat([torch.arange(half), torch.arange(size - half, size)])
 
 
+def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
+    """Circular convolution with φ at resolution 2^-level, subsampled to 2^-J, one sample cropped.
+
+    Along one axis all three are linear, so that they are one matrix.
+
+    Args:
+        phi: Spectrum of φ along the axis, (size,).
+        level: Resolution of the input.
+        J: Resolution of the output.
+
+    Returns:
+        Matrix (outputs, size / 2^level).
+
+    Example:
+        >>> low_pass_matrix(gaussian(36, 1.6), 1, 2).shape
+        torch.Size([7, 18])
+    """
+    kernel = torch.fft.ifft(phi[low_frequencies(len(phi), level)]).real
+    size, step = len(kernel), 2 ** (J - level)
+    outputs = torch.arange(step, size - step, step)
+    return kernel[(outputs[:, None] - torch.arange(size)) % size]
+
+
 def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
     r"""Bounds of the Littlewood-Paley sum, which bound the energy that the wavelets keep.
 

@@ -1,0 +1,112 @@
+"""The command line called within this process, and a small run that was fitted through it."""
+
+import contextlib
+import io
+import shutil
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from scattergen import cli
+from scattergen.datasets import mnist
+from scattergen.run_folder import RunFolder
+
+# 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
+TINY_OPTIONS = {
+    "encoder.n_components": "16",
+    "decoder.channels": "[16,8,4]",
+    "decoder.momentum": "0.5",
+    "training.epochs": "3",
+    "densities.vae.epochs": "2",
+    "densities.vae.widths": "[32,16]",
+    "densities.gan.epochs": "2",
+    "densities.gan.widths": "[16,32]",
+}
+
+
+def _run_cli(*arguments, code=0, showing_warnings=False):
+    """Run `scattergen ARGUMENTS`, expect an exit code, and return both outputs."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, found = sys.argv, 0
+    sys.argv = ["scattergen", *map(str, arguments)]
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),  # which also undoes how `main` shows them
+        ):
+            if showing_warnings:
+                warnings.simplefilter("default")
+            cli.main()
+    except SystemExit as stop:
+        found = stop.code or 0
+    finally:
+        sys.argv = argv
+    result = SimpleNamespace(code=found, out=out.getvalue(), err=err.getvalue())
+    assert result.code == code, f"exit code {found}\n{result.out}\n{result.err}"
+    return result
+
+
+@pytest.fixture(scope="session")
+def scattergen():
+    """Calls the command line: `scattergen("info", run)`, with code=2 where an error is expected."""
+    return _run_cli
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Options of the small fit as arguments of the command line."""
+    return [word for name, value in TINY_OPTIONS.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """300 training and 40 test digits in an .npz file."""
+    data = mnist()
+    parts = {"x_train": data.train[:300], "x_test": data.test[:40]}
+    arrays = {name: (x[:, 0].numpy() * 255).round().astype(np.uint8) for name, x in parts.items()}
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    np.savez(path, **arrays, y_train=data.train.labels[:300], y_test=data.test.labels[:40])
+    return path
+
+
+@pytest.fixture(scope="session")
+def fitted(scattergen, digits, tiny, tmp_path_factory):
+    """A finished run, not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "fitted"
+    scattergen("fit", digits, "--out", run, "--quiet", *tiny)
+    return run
+
+
+@pytest.fixture
+def run_copy(fitted, tmp_path):
+    """A finished run to be changed or damaged."""
+    return shutil.copytree(fitted, tmp_path / "run")
+
+
+def _tensors(path):
+    run = RunFolder.open(path)
+    names = ["encoder", "codes", "decoder", *(f"densities/{n}" for n in run.names("densities"))]
+    return {f"{name}: {k}": t for name in names for k, t in run.read(name)[0].items()}
+
+
+@pytest.fixture(scope="session")
+def assert_same_model():
+    """Compares everything fitted in two runs bit for bit."""
+
+    def compare(run, other):
+        found, expected = _tensors(run), _tensors(other)
+        assert found.keys() == expected.keys()
+        # Seconds of training are shared by no two fits.
+        different = [
+            name
+            for name, tensor in expected.items()
+            if not (name.endswith("history/seconds") or torch.equal(found[name], tensor))
+        ]
+        assert not different
+
+    return compare

@@ -1,0 +1,637 @@
+"""A user's mistakes and damaged files: one sentence, exit code 2, and nothing lost or left behind.
+
+Each case prepares the mistake in an empty folder `at` and returns the arguments of a command; its
+decorator states what the sentence must name and which remedy it must give.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import scattergen as sg
+from scattergen import storage
+
+MISTAKES = []
+DAMAGES = []
+
+
+def mistake(culprit, remedy):
+    def register(prepare):
+        name = prepare.__name__.replace("_", "-")
+        MISTAKES.append(pytest.param(prepare, culprit, remedy, id=name))
+        return prepare
+
+    return register
+
+
+def contents(folder):
+    """Everything below a folder; not the lock, which holds nothing."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+        if path.name != ".lock"
+    }
+
+
+def assert_one_sentence(error, *needed):
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert error.endswith((".\n", ").\n"))
+    assert error.count("error: ") == 1
+    for words in needed:
+        assert words in error
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+
+
+def save(at, images, name="images.npy"):
+    np.save(at / name, images)
+    return at / name
+
+
+def fit(at, images, *options):
+    return ["fit", images, "--out", at / "out", *options]
+
+
+# Folders of images
+
+
+@mistake("empty", "give a folder with JPEG")
+def empty_folder(at, **_):
+    (at / "empty").mkdir()
+    return fit(at, at / "empty")
+
+
+@mistake("notes.txt", "give a folder with JPEG")
+def folder_without_images(at, **_):
+    (at / "folder").mkdir()
+    (at / "folder" / "notes.txt").write_text("no image")
+    return fit(at, at / "folder")
+
+
+def folder_of(at, grey, suffix="png"):
+    (at / "folder").mkdir()
+    for i, pixels in enumerate(grey):
+        Image.fromarray(pixels).save(at / "folder" / f"{i:02}.{suffix}")
+    return at / "folder"
+
+
+@mistake("05.jpg", "replace or remove it")
+def truncated_jpeg(at, grey, **_):
+    folder = folder_of(at, grey, "jpg")
+    whole = (folder / "05.jpg").read_bytes()
+    (folder / "05.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    return fit(at, folder, "--set", "encoder.n_components=4")
+
+
+@mistake("07.png", "--no-strict")
+def zero_byte_image(at, grey, **_):
+    (folder_of(at, grey) / "07.png").write_bytes(b"")
+    return fit(at, at / "folder")
+
+
+@mistake("07.png", "--no-strict")
+def text_in_place_of_an_image(at, grey, **_):
+    (folder_of(at, grey) / "07.png").write_text("not an image")
+    return fit(at, at / "folder")
+
+
+@mistake("09.png", "--size N")
+def mixed_sizes(at, grey, **_):
+    Image.new("L", (20, 16)).save(folder_of(at, grey) / "09.png")
+    return fit(at, at / "folder")
+
+
+@mistake("09.png", "--mode RGB")
+def mixed_modes(at, grey, **_):
+    Image.new("RGB", (16, 16)).save(folder_of(at, grey) / "09.png")
+    return fit(at, at / "folder")
+
+
+@mistake("05.png", "give the folder")
+def single_image(at, grey, **_):
+    return fit(at, folder_of(at, grey) / "05.png")
+
+
+# Arrays
+
+
+@mistake("Image 3 of", "remove or repair")
+def array_with_nan(at, grey, **_):
+    images = grey / np.float32(255)
+    images[3, 2, 1] = np.nan
+    return fit(at, save(at, images))
+
+
+@mistake("Image 5 of", "remove or repair")
+def array_with_infinity(at, grey, **_):
+    images = grey / np.float32(255)
+    images[5, 2, 1] = np.inf
+    return fit(at, save(at, images))
+
+
+@mistake("values from -1 to 1", "(x + 1) / 2")
+def floats_out_of_range(at, grey, **_):
+    images = np.tile(np.linspace(-1, 1, 16, dtype=np.float32), (40, 16, 1))
+    return fit(at, save(at, images))
+
+
+@mistake("int32", "astype('uint8')")
+def array_of_int32(at, grey, **_):
+    return fit(at, save(at, grey.astype(np.int32)))
+
+
+@mistake("(40, 256)", "images[None]")
+def array_with_two_axes(at, grey, **_):
+    return fit(at, save(at, grey.reshape(40, 256)))
+
+
+@mistake("(2, 2, 2, 5, 16, 16)", "expected (N, H, W)")
+def array_with_six_axes(at, grey, **_):
+    return fit(at, save(at, grey.reshape(2, 2, 2, 5, 16, 16)))
+
+
+@mistake("no pixels", "give at least one image")
+def empty_array(at, grey, **_):
+    return fit(at, save(at, grey[:0]))
+
+
+@mistake("images.npy", "numpy.save")
+def array_of_objects(at, grey, **_):
+    return fit(at, save(at, np.array([{"pickled": 1}], dtype=object)))
+
+
+@mistake("images.npy", "numpy.save")
+def truncated_npy(at, grey, **_):
+    path = save(at, grey)
+    path.write_bytes(path.read_bytes()[:2000])
+    return fit(at, path)
+
+
+@mistake("images.npz", "savez")
+def damaged_npz(at, grey, **_):
+    np.savez_compressed(at / "images.npz", images=grey)
+    whole = bytearray((at / "images.npz").read_bytes())
+    whole[1000] ^= 255
+    (at / "images.npz").write_bytes(whole)
+    return fit(at, at / "images.npz")
+
+
+@mistake("train_x, other", "expected x_train")
+def npz_with_other_names(at, grey, **_):
+    np.savez(at / "images.npz", train_x=grey, other=grey)
+    return fit(at, at / "images.npz")
+
+
+@mistake("nowhere.npz", "give 'mnist'")
+def missing_path(at, **_):
+    return fit(at, at / "nowhere.npz")
+
+
+@mistake(".csv", "give 'mnist'")
+def unknown_extension(at, **_):
+    (at / "images.csv").write_text("1,2,3")
+    return fit(at, at / "images.csv")
+
+
+# Too few, too small or too similar
+
+
+@mistake("36 images", "--set encoder.n_components=35")
+def fewer_images_than_components(at, grey, **_):
+    return fit(at, save(at, grey), "--set", "encoder.n_components=50")
+
+
+@mistake("512 components", "use more than 512 images")
+def mnist_preset_with_few_images(at, grey, **_):
+    return fit(at, save(at, grey), "--preset", "mnist")
+
+
+@mistake("1 training image", "give at least 3")
+def one_image(at, grey, **_):
+    return fit(at, save(at, grey[:1]))
+
+
+@mistake("1 training image", "give at least 3")
+def two_images(at, grey, **_):
+    return fit(at, save(at, grey[:2]))
+
+
+@mistake("2 training images", "give at least 3")
+def three_images(at, grey, **_):
+    return fit(at, save(at, grey[:3]))
+
+
+@mistake("same features", "images that differ")
+def constant_images(at, grey, **_):
+    return fit(at, save(at, np.full_like(grey, 7)))
+
+
+@mistake("Only 8 components", "n_components to at most 8")
+def repeated_images(at, grey, **_):
+    return fit(at, save(at, np.repeat(grey[:10], 6, axis=0)))
+
+
+@mistake("5x5", "at least 8x8")
+def images_too_small(at, grey, **_):
+    return fit(at, save(at, grey[:, :5, :5]))
+
+
+@mistake("J=5", "choose J between 1 and 4")
+def transform_too_large(at, grey, **_):
+    return fit(at, save(at, grey), "--set", "encoder.J=5")
+
+
+@mistake("side 7", "fewer channels")
+def filters_too_large(at, grey, **_):
+    options = ["--set", "decoder.kernel_size=7", "--set", "decoder.channels=[8,8,8,8,8]"]
+    return fit(at, save(at, grey), *options)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("option", "culprit", "remedy"),
+    [
+        ("encoder.J=abc", "J='abc'", "give a whole number"),
+        ("encoder.J=2.5", "J=2.5", "give a whole number"),
+        ("encoder.L=true", "L=True", "give a whole number"),
+        ("encoder.L=0", "L=0", "at least 1"),
+        ("encoder.n_components=-1", "n_components=-1", "at least 1"),
+        ("encoder.window=3", '"window"', "its options are J, L"),
+        ("encoder.device=cuda", '"device"', "its options are J, L"),
+        ("decoder.kernel_size=4", "kernel_size=4", "choose an odd number"),
+        ("decoder.channels=64", "channels=64", "give a list"),
+        ("decoder.channels=[]", "channels=()", "one positive width"),
+        ("decoder.initialization=zeros", '"zeros"', 'choose "kaiming"'),
+        ("training.epochs=0", "epochs=0", "at least 1"),
+        ("training.batch_size=-3", "batch_size=-3", "at least 1"),
+        ("training.learning_rate=-1", "learning_rate=-1", "above 0"),
+        ("training.learning_rate=NaN", "learning_rate=nan", "give a number"),
+        ("training.learning_rate=1e999", "learning_rate=inf", "give a number"),
+        ("training.betas=[0.9]", "betas=[0.9]", "a list of 2"),
+        ("training.betas=[0.9,1.0]", "1.0", "below 1"),
+        ("training.precision=half", '"half"', 'choose "float32"'),
+        ("training.n_validation=39", "36 images with 39", "leave at least 2"),
+        ("training.shifts=-1", "shifts=-1", "0 or more"),
+        ("training.flips=1", "flips=1", "true or false"),
+        ("training.seed=3", '"seed"', "its options are epochs"),
+        ("densities.vae.beta=-1", "beta=-1", "cannot be negative"),
+        ("densities.vae.epochs=0", "epochs=0", "at least 1"),
+        ("densities.vae.name=x", '"name"', "its options are n_latent"),
+        ("densities.gan.batch_size=1", "batch_size=1", "at least 2"),
+        ("densities.vae=5", '"densities.vae"', "densities.vae.beta=0.01"),
+        ("densities.flow.steps=5", '"flow"', "--densities"),
+        ("epochs=5", '"epochs"', "SECTION.NAME"),
+        ("model.epochs=5", '"model.epochs"', "SECTION.NAME"),
+        ("encoder.J.x=5", '"encoder.J.x"', "SECTION.NAME"),
+        ("encoder.J", '"encoder.J"', "--set NAME=VALUE"),
+        ("=5", '"=5"', "--set NAME=VALUE"),
+    ],
+)
+def test_options_are_refused_before_anything_is_done(
+    scattergen, grey, tmp_path, option, culprit, remedy
+):
+    path = save(tmp_path, grey)
+    error = scattergen("fit", path, "--out", tmp_path / "out", "--set", option, code=2).err
+    assert_one_sentence(error, culprit, remedy)
+    assert contents(tmp_path).keys() == {"images.npy"}
+
+
+@mistake('"flow"', "choose one of gaussian")
+def unknown_density_to_fit(at, grey, **_):
+    return fit(at, save(at, grey), "--densities", "gaussian,flow")
+
+
+@mistake('"abacus"', 'such as "cpu"')
+def unknown_device(at, grey, **_):
+    return fit(at, save(at, grey), "--device", "abacus")
+
+
+@mistake('"meta"', 'such as "cpu"')
+def device_that_computes_nothing(at, grey, **_):
+    return fit(at, save(at, grey), "--device", "meta")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there(scattergen, fitted, tmp_path):
+    out = tmp_path / "a.npz"
+    error = scattergen("sample", fitted, "--out", out, "--device", "cuda:7", code=2).err
+    assert_one_sentence(error, '"cuda:7"', 'such as "cpu"')
+
+
+@mistake("--size", "only folders are resized")
+def size_of_an_array(at, grey, **_):
+    return fit(at, save(at, grey), "--size", 12)
+
+
+@mistake("images.npy is a file", "name a folder")
+def run_in_place_of_a_file(at, grey, **_):
+    path = save(at, grey)
+    return ["fit", path, "--out", path]
+
+
+@mistake("thesis.txt", "name another folder")
+def run_in_a_folder_with_other_things(at, grey, **_):
+    (at / "mine").mkdir()
+    (at / "mine" / "thesis.txt").write_text("years of work")
+    return ["fit", save(at, grey), "--out", at / "mine", "--overwrite"]
+
+
+@mistake("Not a directory", "choose another place")
+def run_below_a_file(at, grey, **_):
+    path = save(at, grey)
+    return ["fit", path, "--out", path / "run"]
+
+
+# Using a finished run
+
+
+@mistake('"flow"', "it has gaussian, mixture, vae, gan")
+def sample_of_an_unknown_density(at, run, **_):
+    return ["sample", run, "--density", "flow", "--out", at / "out.png"]
+
+
+@mistake("out.jpg", "grid.png")
+def output_with_an_unknown_ending(at, run, **_):
+    return ["sample", run, "--out", at / "out.jpg"]
+
+
+@mistake("file.txt", "choose another place")
+def output_below_a_file(at, run, **_):
+    (at / "file.txt").write_text("precious")
+    return ["sample", run, "--out", at / "file.txt" / "new" / "out.png"]
+
+
+@mistake("taken.png is a folder", "name a file")
+def output_in_place_of_a_folder(at, run, **_):
+    (at / "taken.png").mkdir()
+    return ["sample", run, "--out", at / "taken.png"]
+
+
+@mistake("taken is a file", "name a grid.png")
+def folder_in_place_of_a_file(at, run, **_):
+    (at / "taken").write_text("precious")
+    return ["sample", run, "--out", at / "taken"]
+
+
+@mistake("codes.txt", ".npz or .npy")
+def codes_with_an_unknown_ending(at, run, digits, **_):
+    return ["encode", run, digits, "--out", at / "codes.txt"]
+
+
+@mistake("(N, 1, 28, 28)", "resize or convert")
+def images_of_another_shape(at, run, grey, **_):
+    return ["encode", run, save(at, grey), "--out", at / "out.npz"]
+
+
+@mistake("codes.npy", "numpy.save")
+def codes_that_are_missing(at, run, **_):
+    return ["decode", run, at / "codes.npy", "--out", at / "out.png"]
+
+
+@mistake("(5, 9)", "codes that this model's encoder made")
+def codes_of_another_width(at, run, **_):
+    codes = save(at, np.zeros((5, 9), np.float32), "codes.npy")
+    return ["decode", run, codes, "--out", at / "out.png"]
+
+
+@mistake("codes.npy holds NaN", "check where they come from")
+def codes_with_nan(at, run, **_):
+    codes = save(at, np.full((5, 16), np.nan, np.float32), "codes.npy")
+    return ["decode", run, codes, "--out", at / "out.png"]
+
+
+@mistake("int64", "scattergen encode")
+def codes_of_integers(at, run, **_):
+    codes = save(at, np.zeros((5, 16), np.int64), "codes.npy")
+    return ["decode", run, codes, "--out", at / "out.png"]
+
+
+@mistake("x_train", 'name the array "codes"')
+def codes_under_another_name(at, run, digits, **_):
+    return ["decode", run, digits, "--out", at / "out.png"]
+
+
+@mistake('"flow"', "choose one of gaussian")
+def unknown_density(at, run, **_):
+    return ["density", run, "flow"]
+
+
+@mistake('"gamma"', "its options are n_latent")
+def unknown_option_of_a_density(at, run, **_):
+    return ["density", run, "vae", "--set", "gamma=1", "--as", "new"]
+
+
+@mistake("beta='much'", "give a number")
+def wrong_type_of_an_option(at, run, **_):
+    return ["density", run, "vae", "--set", "beta=much", "--as", "new"]
+
+
+@mistake('"../../new"', "use letters, digits")
+def name_that_leaves_the_run(at, run, **_):
+    return ["density", run, "gaussian", "--as", "../../new"]
+
+
+@mistake("200", "at most 150")
+def density_with_too_many_parts(at, run, **_):
+    return ["density", run, "mixture", "--set", "n_components=200", "--as", "new"]
+
+
+@pytest.mark.parametrize(("prepare", "culprit", "remedy"), MISTAKES)
+def test_a_mistake_is_one_sentence_and_changes_nothing(
+    scattergen, fitted, digits, grey, tmp_path, prepare, culprit, remedy
+):
+    arguments = prepare(tmp_path, run=fitted, digits=digits, grey=grey)
+    before, run_before = contents(tmp_path), contents(fitted)
+    result = scattergen(*arguments, "--quiet", code=2)
+    assert_one_sentence(result.err, culprit, remedy)
+    assert result.out == ""
+    assert contents(tmp_path) == before
+    assert contents(fitted) == run_before
+
+
+# Damaged runs
+
+
+def damage(culprit, remedy="copy the run folder again as a whole"):
+    def register(spoil):
+        name = spoil.__name__.replace("_", "-")
+        DAMAGES.append(pytest.param(spoil, culprit, remedy, id=name))
+        return spoil
+
+    return register
+
+
+@damage("no run folder", "scattergen fit")
+def missing_run(run):
+    shutil.rmtree(run)
+
+
+@damage("run.json is missing", "name one that `scattergen fit` made")
+def no_run_at_all(run):
+    shutil.rmtree(run)
+    run.mkdir()
+
+
+@damage("decoder.safetensors is missing")
+def missing_file(run):
+    (run / "decoder.safetensors").unlink()
+
+
+@damage("encoder.safetensors is not the file")
+def truncated_file(run):
+    whole = (run / "encoder.safetensors").read_bytes()
+    (run / "encoder.safetensors").write_bytes(whole[:-100])
+
+
+@damage("mixture.safetensors is not the file")
+def one_flipped_bit(run):
+    path = run / "densities" / "mixture.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+@damage("decoder.safetensors cannot be read")
+def folder_in_place_of_a_file_of_the_run(run):
+    (run / "decoder.safetensors").unlink()
+    (run / "decoder.safetensors").mkdir()
+
+
+@damage("run.json was changed")
+def edited_option(run):
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(text.replace('"J": 2', '"J": 3'))
+
+
+@damage("run.json was changed")
+def edited_hash(run):
+    path = run / "decoder.safetensors"
+    old = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes() + b"0")
+    new = hashlib.sha256(path.read_bytes()).hexdigest()
+    (run / "run.json").write_text((run / "run.json").read_text().replace(old, new))
+
+
+@damage("run.json is damaged")
+def truncated_index(run):
+    (run / "run.json").write_text((run / "run.json").read_text()[:-20])
+
+
+@damage("run.json is damaged")
+def index_without_digest(run):
+    (run / "run.json").write_text("{}")
+
+
+@damage("run.json is damaged")
+def index_that_is_a_list(run):
+    (run / "run.json").write_text("[]")
+
+
+@damage("run.json is damaged")
+def index_that_is_not_text(run):
+    (run / "run.json").write_bytes(b"\xff\xfe\x00")
+
+
+@damage("run format 2", "update scattergen")
+def newer_version(run):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**content, "format": 2, "digest": "of format 2"}))
+
+
+@damage("run format None", "update scattergen")
+def version_that_is_no_number(run):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**content, "format": None}))
+
+
+@pytest.mark.parametrize(("spoil", "culprit", "remedy"), DAMAGES)
+def test_a_damaged_run_is_refused(
+    scattergen, run_copy, digits, tiny, tmp_path, spoil, culprit, remedy
+):
+    spoil(run_copy)
+    before = contents(tmp_path)
+    commands = [
+        ["sample", run_copy, "--out", tmp_path / "out.npz"],
+        ["encode", run_copy, digits, "--out", tmp_path / "out.npz"],
+        ["density", run_copy, "gaussian", "--as", "new"],
+        ["info", run_copy],
+    ]
+    if run_copy.exists() and any(run_copy.iterdir()):  # otherwise a new run is made
+        commands.append(["fit", digits, "--out", run_copy, *tiny])
+    for arguments in commands:
+        assert_one_sentence(scattergen(*arguments, code=2).err, culprit, remedy)
+    assert contents(tmp_path) == before
+
+
+def test_codes_are_checked_too(scattergen, run_copy):
+    (run_copy / "codes.safetensors").unlink()
+    for arguments in (["info", run_copy], ["density", run_copy, "gaussian", "--as", "new"]):
+        assert_one_sentence(
+            scattergen(*arguments, code=2).err, "codes.safetensors is missing", "copy the run"
+        )
+
+
+# A full disk
+
+
+class FullDisk:
+    """Lets some files be written; then there is no space left until more is given."""
+
+    def __init__(self, monkeypatch):
+        self.left, self.fsync = 0, storage.os.fsync
+        monkeypatch.setattr(storage.os, "fsync", self.write)
+
+    def write(self, descriptor):
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.left -= 1
+        self.fsync(descriptor)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_again_and_again(
+    scattergen, digits, tiny, fitted, assert_same_model, tmp_path, monkeypatch
+):
+    """At every file something was there before, and the same command goes on from it."""
+    run, disk = tmp_path / "run", FullDisk(monkeypatch)
+    fit = ["fit", digits, "--out", run, "--quiet", *tiny]
+    unfinished = set()
+    # Each file takes one fsync for its content and one for its name.
+    for more in (0, 1, 2, 3, 5, 8, 6, 9, 7, 24):
+        disk.left = more
+        error = scattergen(*fit, code=2).err
+        assert_one_sentence(error, f"Cannot write {tmp_path}", "Free some space", "run the same")
+        assert not list(tmp_path.rglob(".writing-*"))
+        if run.exists():
+            assert "unfinished" in scattergen("info", run).out
+            error = scattergen("sample", run, "--out", tmp_path / "a.png", code=2).err
+            unfinished |= {name for name in ("encoder", "decoder", "density") if name in error}
+        else:
+            unfinished.add("nothing")
+    disk.left = 1000
+    scattergen(*fit)
+    assert_same_model(run, fitted)
+    assert unfinished == {"nothing", "decoder", "density"}  # the failures were spread over the fit
+
+
+def test_an_old_output_survives_a_full_disk(scattergen, fitted, tmp_path, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    for name in ("a.npz", "a.npy", "a.png"):
+        (tmp_path / name).write_text("old")
+        disk.left = 0
+        error = scattergen("sample", fitted, "--out", tmp_path / name, "-q", code=2).err
+        assert_one_sentence(error, f"Cannot write {tmp_path / name}: No space left", "Free some")
+    assert contents(tmp_path) == {name: b"old" for name in ("a.npy", "a.npz", "a.png")}

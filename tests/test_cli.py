@@ -1,0 +1,369 @@
+"""Every command of the command line, from the arguments to the files and what is printed."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import scattergen as sg
+from scattergen.cli import app
+from scattergen.datasets import mnist
+
+COMMANDS = [
+    "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
+]  # fmt: skip
+# A second decoding in other batches reorders float32 sums of at most 150 products in each of four
+# layers: 4 * 150 * 6e-8 = 4e-5 of values of order 1, halved from [-1, 1] to [0, 1].
+REORDERED = 4e-5
+
+
+def arrays(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def size(path):
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size
+
+
+@pytest.fixture(scope="module")
+def small_images():
+    """60 images of 16x16 pixels, crops of digits."""
+    return (mnist().train[:60][:, 0, 6:22, 6:22].numpy() * 255).round().astype(np.uint8)
+
+
+SMALL = [
+    "--quiet", "--densities", "gaussian", "--set", "encoder.n_components=4", "--set",
+    "decoder.channels=[8,4]", "--set", "training.epochs=1",
+]  # fmt: skip
+
+
+# Help
+
+
+def test_commands_are_known():
+    assert [command.callback.__name__ for command in app.registered_commands] == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(scattergen, command):
+    shown = scattergen(command, "--help").out
+    assert "Example" in shown
+    assert f"scattergen {command} " in shown
+
+
+def test_version_and_no_arguments(scattergen):
+    assert scattergen("--version").out == f"scattergen {sg.__version__}\n"
+    assert "Commands" in scattergen(code=2).out
+
+
+# Fit
+
+
+def test_fit_writes_a_run_a_report_and_pictures(fitted):
+    files = {path.relative_to(fitted).as_posix() for path in fitted.rglob("*") if path.is_file()}
+    densities = ["gaussian", "mixture", "vae", "gan"]
+    assert files > {
+        "run.json", "metrics.jsonl", "report.html", "encoder.safetensors", "codes.safetensors",
+        "decoder.safetensors", "pictures/reconstructions.png",
+        "pictures/visualisation-matrix-paper.png", "pictures/densities.png",
+        *(f"densities/{name}.safetensors" for name in densities),
+        *(f"pictures/samples-{name}.png" for name in densities),
+    }  # fmt: skip
+    assert not [name for name in files if "checkpoint" in name or ".writing-" in name]
+    assert all(size(path) for path in (fitted / "pictures").glob("*.png"))
+    page = (fitted / "report.html").read_text()
+    assert "scattergen fit " in page
+    assert all(name in page for name in densities)
+    records = [json.loads(line) for line in (fitted / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if "validation/psnr" in record] == [1, 2, 3]
+    assert records[-1]["stage"] == "report"
+
+
+def test_fit_again_does_nothing_and_says_so(scattergen, digits, tiny, run_copy):
+    def contents():
+        return {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+
+    before = contents()
+    again = scattergen("fit", digits, "--out", run_copy, *tiny)
+    assert f"{run_copy} was finished before with the same options: nothing to do." in again.out
+    assert again.err == ""
+    assert contents() == before
+    facts = json.loads(scattergen("fit", digits, "--out", run_copy, "--json", *tiny).out)
+    assert facts["finished_before"] is True
+    assert facts["run"] == str(run_copy)
+    assert 5 < facts["psnr"] < 40
+
+
+def test_fit_with_other_options_names_them(scattergen, digits, tiny, run_copy):
+    other = ["--seed", "1", "--set", "encoder.L=6", "--set", "densities.vae.beta=0.5"]
+    error = scattergen("fit", digits, "--out", run_copy, *tiny, *other, code=2).err
+    assert "densities.vae.beta=unset there, 0.5 now" in error
+    assert "encoder.L=8 there, 6 now" in error
+    assert "seed=0 there, 1 now" in error
+    assert "--overwrite" in error
+    assert sg.load(run_copy).encoder.hyperparameters["L"] == 8
+
+
+def test_overwrite_replaces_a_run(scattergen, small_images, run_copy, tmp_path):
+    np.save(tmp_path / "small.npy", small_images)
+    fit = ["fit", tmp_path / "small.npy", "--out", run_copy, *SMALL]
+    scattergen(*fit, code=2)
+    scattergen(*fit, "--overwrite")
+    model = sg.load(run_copy)
+    assert model.decoder.image_shape == (1, 16, 16)
+    assert list(model.densities) == ["gaussian"]
+    assert {path.name for path in (run_copy / "densities").iterdir()} == {"gaussian.safetensors"}
+    assert not (run_copy / "pictures" / "samples-vae.png").exists()
+
+
+def test_a_report_that_was_deleted_is_written_again(scattergen, digits, tiny, run_copy):
+    (run_copy / "report.html").unlink()
+    facts = json.loads(scattergen("fit", digits, "--out", run_copy, "-q", "--json", *tiny).out)
+    assert facts["finished_before"] is False
+    assert (run_copy / "report.html").is_file()
+
+
+def test_fit_folder_with_classes(scattergen, tmp_path):
+    generator = np.random.default_rng(0)
+    for kind in ("cats", "dogs"):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / kind / f"{i}.png")
+    (tmp_path / "pets" / "cats" / "broken.png").write_bytes(b"no image")
+    fit = ["fit", tmp_path / "pets", "--size", 16, "--out", tmp_path / "run", *SMALL]
+    assert "broken.png" in scattergen(*fit, code=2).err
+    result = scattergen(*fit, "--no-strict", showing_warnings=True)
+    assert result.err.count("warning: ") == 2
+    assert "broken.png cannot be read as an image" in result.err
+    assert f"Files left out of {tmp_path / 'pets'}: 1." in result.err
+    model = sg.load(tmp_path / "run")
+    assert model.decoder.image_shape == (3, 16, 16)
+    assert model.options["data"]["name"] == "pets"
+    assert model.options["data"]["n"] == 36
+    # Images of a folder are resized as the model needs them, and converted.
+    (tmp_path / "grey").mkdir()
+    Image.new("L", (40, 30), 128).save(tmp_path / "grey" / "a.png")
+    out = tmp_path / "codes.npy"
+    scattergen("encode", tmp_path / "run", tmp_path / "grey", "--out", out, "-q")
+    assert np.load(out).shape == (1, 4)
+
+
+def test_fit_npy_of_oblong_images_and_use_them_from_a_folder(scattergen, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 17), dtype=np.uint8)
+    np.save(tmp_path / "oblong.npy", images)
+    run = tmp_path / "run"
+    scattergen("fit", tmp_path / "oblong.npy", "--out", run, *SMALL)
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        Image.fromarray(images[i]).save(tmp_path / "images" / f"{i}.png")
+    scattergen("encode", run, tmp_path / "images", "--out", tmp_path / "a.npy", "-q")
+    scattergen("encode", run, tmp_path / "oblong.npy", "--out", tmp_path / "b.npy", "-q")
+    # Scattering sums some 400 float32 products per coefficient, whitening 4 * 41 * 12 coefficients
+    # of order 1 over standard deviations above 0.1: 400 * 6e-8 * 10 < 1e-3.
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")[:3], atol=1e-3)
+
+
+# Density
+
+
+def test_density(scattergen, run_copy):
+    args = ["density", run_copy, "mixture", "--set", "n_components=3", "--as", "mixture-3", "-q"]
+    first = scattergen(*args)
+    picture = run_copy / "pictures" / "density-mixture-3.png"
+    assert first.out == f"Samples: {picture}\n"
+    assert size(picture) == (8 * 84 + 7 * 2,) * 2  # 64 digits, enlarged three times
+    assert sg.load(run_copy).densities["mixture-3"].n_components == 3
+    before = (run_copy / "densities" / "mixture-3.safetensors").read_bytes()
+    again = scattergen(*args)
+    assert "nothing to do" in again.out
+    assert json.loads(scattergen(*args, "--json").out) == {
+        "density": "mixture-3", "picture": str(picture), "finished_before": True
+    }  # fmt: skip
+    error = scattergen(*args, "--set", "shrinkage=1", "--seed", 4, code=2).err
+    assert "hyperparameters.shrinkage=256.0 there, 1 now" in error
+    assert "seed=0 there, 4 now" in error
+    assert (run_copy / "densities" / "mixture-3.safetensors").read_bytes() == before
+    scattergen(*args, "--set", "shrinkage=1", "--overwrite")
+    assert sg.load(run_copy).densities["mixture-3"].shrinkage == 1
+
+
+def test_a_refused_density_leaves_the_old_one_and_blocks_nothing(scattergen, run_copy):
+    file = run_copy / "densities" / "mixture.safetensors"
+    before = file.read_bytes()
+    too_many = ["density", run_copy, "mixture", "-q", "--set", "n_components=200"]
+    assert "use at most 150" in scattergen(*too_many, "--overwrite", code=2).err
+    assert file.read_bytes() == before
+    assert "use at most 150" in scattergen(*too_many, "--as", "fine", code=2).err
+    scattergen("density", run_copy, "mixture", "-q", "--set", "n_components=2", "--as", "fine")
+
+
+# Sample
+
+
+def test_samples_depend_on_seed_and_number_only(scattergen, fitted, tmp_path):
+    def drawn(name, *options):
+        out = tmp_path / f"{name}.npz"
+        scattergen("sample", fitted, "--seed", 7, "-q", "--out", out, *options)
+        return arrays(out)
+
+    first, again = drawn("first", "-n", 64), drawn("again", "-n", 64)
+    batches, few = drawn("batches", "-n", 64, "--batch-size", 9), drawn("few", "-n", 10)
+    assert first["codes"].shape == (64, 16)
+    assert first["images"].shape == (64, 1, 28, 28)
+    assert first["images"].tobytes() == again["images"].tobytes()
+    for other in (again, batches, few):
+        n = len(other["codes"])
+        assert other["codes"].tobytes() == first["codes"][:n].tobytes()
+        np.testing.assert_allclose(other["images"], first["images"][:n], rtol=0, atol=REORDERED)
+    other_seed = drawn("seed", "-n", 64, "--seed", 8)
+    assert not np.isclose(other_seed["codes"], first["codes"]).any(1).all()
+    default = sg.load(fitted).densities["mixture"].sample(64, seed=7)
+    assert torch.equal(torch.from_numpy(first["codes"]), default)
+
+
+@pytest.mark.parametrize("density", ["gaussian", "vae", "gan"])
+def test_the_density_is_chosen_by_name(scattergen, fitted, tmp_path, density):
+    out = tmp_path / "a.npz"
+    scattergen("sample", fitted, "--density", density, "-n", 5, "-q", "--out", out)
+    expected = sg.load(fitted).densities[density].sample(5, seed=0)
+    assert torch.equal(torch.from_numpy(arrays(out)["codes"]), expected)
+
+
+def test_samples_in_every_form(scattergen, fitted, tmp_path):
+    def sample(name):
+        scattergen("sample", fitted, "-n", 10, "-q", "--out", tmp_path / name)
+        return tmp_path / name
+
+    images = arrays(sample("a.npz"))["images"]
+    assert np.array_equal(np.load(sample("a.npy")), images)
+    assert size(sample("a.png")) == (4 * 84 + 3 * 2, 3 * 84 + 2 * 2)
+    folder = sample("new/folder")
+    assert sorted(path.name for path in folder.iterdir()) == [f"{i}.png" for i in range(10)]
+    pixels = np.stack([np.asarray(Image.open(folder / f"{i}.png")) for i in range(10)])
+    assert np.array_equal(pixels, np.rint(images[:, 0] * 255).astype(np.uint8))
+    sample("new/folder")  # the same files are replaced
+    mixed = scattergen("sample", fitted, "-n", 9, "-q", "--out", folder, code=2).err
+    assert "9.png" in mixed
+    assert "new folder" in mixed
+
+
+# Encode, decode, reconstruct, interpolate
+
+
+def test_decoding_codes_is_reconstructing(scattergen, digits, fitted, tmp_path):
+    codes, decoded, rebuilt = (tmp_path / f"{name}.npz" for name in ("codes", "decoded", "rebuilt"))
+    scattergen("encode", fitted, digits, "--out", codes, "-q")
+    scattergen("decode", fitted, codes, "--out", decoded, "-q")
+    shown = json.loads(
+        scattergen("reconstruct", fitted, digits, "--out", rebuilt, "-q", "--json").out
+    )
+    assert arrays(codes)["codes"].shape == (40, 16)
+    assert arrays(decoded)["images"].tobytes() == arrays(rebuilt)["images"].tobytes()
+    assert arrays(decoded)["codes"].tobytes() == arrays(codes)["codes"].tobytes()
+    assert shown["n"] == 40
+    stages = json.loads(scattergen("info", fitted, "--json").out)["stages"]
+    assert shown["psnr"] == pytest.approx(stages["report"]["psnr"])
+    scattergen("encode", fitted, digits, "--out", tmp_path / "codes.npy", "-q")
+    assert np.array_equal(np.load(tmp_path / "codes.npy"), arrays(codes)["codes"])
+    scattergen("decode", fitted, tmp_path / "codes.npy", "--out", tmp_path / "images.npy", "-q")
+    assert np.array_equal(np.load(tmp_path / "images.npy"), arrays(decoded)["images"])
+
+
+def test_reconstruct_shows_originals_above_reconstructions(scattergen, digits, fitted, tmp_path):
+    out = tmp_path / "pairs.png"
+    result = scattergen("reconstruct", fitted, digits, "-n", 10, "--out", out, "-q")
+    assert re.fullmatch(rf"{re.escape(str(out))}: 10 items\.\nPSNR: \d+\.\d\d dB\n", result.out)
+    assert size(out) == (8 * 84 + 7 * 2, 3 * 84 + 2 * 2)  # 8 + 8 + 2 + 2 images, 8 a row
+    first = np.asarray(Image.open(out))[:84:3, :84:3]
+    assert np.array_equal(first, arrays(digits)["x_test"][0])
+
+
+def test_interpolation_ends_at_the_reconstructions(scattergen, digits, fitted, tmp_path):
+    out, rebuilt = tmp_path / "morph.npz", tmp_path / "rebuilt.npz"
+    scattergen(
+        "interpolate", fitted, digits, "--from", 3, "--to", 9, "--steps", 5, "--out", out, "-q"
+    )
+    scattergen("reconstruct", fitted, digits, "--out", rebuilt, "-q")
+    morph, ends = arrays(out)["images"], arrays(rebuilt)["images"][[3, 9]]
+    assert morph.shape == (5, 1, 28, 28)
+    # Encoding in another batch reorders sums of 3969 coefficients of order 1 over standard
+    # deviations above 0.1: codes differ by up to 4000 * 6e-8 / 0.1 = 2e-3, in practice by 1e-5.
+    np.testing.assert_allclose(morph[[0, -1]], ends, rtol=0, atol=2e-3)
+    scattergen("interpolate", fitted, digits, "--out", tmp_path / "morph.png", "-q")
+    assert size(tmp_path / "morph.png") == (8 * 84 + 7 * 2, 84)
+    error = scattergen("interpolate", fitted, digits, "--to", 40, "--out", out, code=2).err
+    assert "no image 40" in error
+    assert "0 to 39" in error
+
+
+def test_mnist_stands_for_its_test_images(scattergen, fitted, tmp_path):
+    scattergen("reconstruct", fitted, "mnist", "-n", 3, "--out", tmp_path / "a.npz", "-q")
+    model = sg.load(fitted)
+    expected = model.reconstruct(mnist().test[:3])
+    assert torch.equal(torch.from_numpy(arrays(tmp_path / "a.npz")["images"]), expected)
+
+
+# Info
+
+
+def test_info(scattergen, fitted):
+    shown = scattergen("info", fitted).out
+    assert shown.startswith(f"{fitted}: complete; made by scattergen {sg.__version__}; files intact.")
+    assert "densities/vae" in shown
+    assert "dB PSNR" in shown
+    facts = json.loads(scattergen("info", fitted, "--json").out)
+    assert facts["complete"] is True
+    assert facts["densities"] == ["gaussian", "mixture", "vae", "gan"]
+    assert facts["options"]["encoder"]["n_components"] == 16
+    assert list(facts["stages"])[:3] == ["encoder", "codes", "decoder"]
+
+
+def test_info_of_a_model_saved_from_python(scattergen, fitted, tmp_path):
+    sg.load(fitted).save(tmp_path / "saved")
+    assert "complete" in scattergen("info", tmp_path / "saved").out
+    error = scattergen("density", tmp_path / "saved", "mixture", "--as", "m", "-q", code=2).err
+    assert "holds no codes" in error
+
+
+# Options common to all
+
+
+def test_quiet_and_progress(scattergen, fitted, tmp_path):
+    loud = scattergen("sample", fitted, "--out", tmp_path / "a.npz")
+    assert "decode" in loud.err
+    assert "decode" not in loud.out
+    assert scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--quiet").err == ""
+    assert json.loads(scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--json").out) == {
+        "out": str(tmp_path / "a.npz"), "n": 64
+    }  # fmt: skip
+
+
+def test_threads(scattergen, fitted, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        scattergen("sample", fitted, "--out", tmp_path / "a.npz", "-q", "--threads", 3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_ctrl_c_says_that_the_work_is_kept(scattergen, fitted, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sg.GenerativeScatteringNetwork, "decode", interrupted)
+    result = scattergen("sample", fitted, "--out", tmp_path / "a.npz", "-q", code=130)
+    assert "the same command continues where it stopped" in result.err
+
+
+def test_a_run_can_be_moved(scattergen, run_copy, tmp_path):
+    moved = shutil.move(run_copy, tmp_path / "elsewhere")
+    scattergen("sample", moved, "--out", tmp_path / "a.npz", "-q")

@@ -1,0 +1,252 @@
+"""Interruptions of the training loop: a resumed training ends like one that never stopped."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from scattergen import training
+from scattergen.errors import RunFolderError
+from scattergen.progress import Progress
+from scattergen.storage import read_tensors
+from scattergen.training import train
+
+SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}  # 4 steps per epoch of 35 examples
+
+
+class Recorded(TensorDataset):
+    """Data that remember the indices they were asked for."""
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.indices = []
+
+    def __getitem__(self, index):
+        self.indices.append(index.tolist())
+        return super().__getitem__(index)
+
+
+def data(n=35):
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(5))
+    return Recorded(x, x @ torch.tensor([[1.0], [-2.0], [0.5]]))
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        first = nn.Linear(3, 4, bias=False)  # batch normalisation would make its gradient 0
+        return nn.Sequential(first, nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+
+
+def squared_error(modules, batch, generator):
+    x, y = batch
+    noise = 0.1 * torch.randn(x.shape, generator=generator)
+    return (modules["net"](x + noise) - y).square().mean()
+
+
+def generator_loss(modules, batch, generator):
+    noise = torch.randn(len(batch[0]), 3, generator=generator)
+    return -modules["critic"](modules["generator"](noise)).mean()
+
+
+def critic_loss(modules, batch, generator):
+    noise = torch.randn(len(batch[0]), 3, generator=generator)
+    fake = modules["generator"](noise).detach()
+    value = modules["critic"](torch.cat([batch[1], fake])).chunk(2)
+    decay = sum(w.square().sum() for w in modules["critic"].parameters())
+    return (value[1] - value[0]).mean() + decay
+
+
+def one_module(seed=0):
+    return {"net": network(seed)}, {"net": squared_error}
+
+
+def two_modules(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        critic = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+    modules = {"critic": critic, "generator": network(seed)}
+    return modules, {"critic": critic_loss, "generator": generator_loss}
+
+
+def parameters(modules):
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def without_seconds(history):
+    return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history]
+
+
+def stop_after(losses, calls):
+    """The same losses, of which one is interrupted after so many calls of all."""
+    remaining = iter(range(calls))
+
+    def wrap(loss):
+        def wrapped(*arguments):
+            if next(remaining, None) is None:
+                raise KeyboardInterrupt
+            return loss(*arguments)
+
+        return wrapped
+
+    return {name: wrap(loss) for name, loss in losses.items()}
+
+
+def early_stopping(modules, losses, validation, seen, **keywords):
+    remaining = iter(validation)
+
+    def validate():
+        seen.append(parameters(modules))
+        return {"loss": next(remaining)}
+
+    settings = SETTINGS | {"epochs": 6, "patience": 2}
+    return train(modules, losses, data(), validate=validate, **(settings | keywords))
+
+
+@pytest.mark.parametrize("build", [one_module, two_modules])
+@pytest.mark.parametrize("checkpoint_seconds", [-1, 1e9], ids=["every step", "every epoch"])
+@pytest.mark.parametrize("stops", [[0], [1], [3], [4], [5], [11], [2, 3], [4, 4]])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path, build, checkpoint_seconds, stops):
+    modules, losses = build()
+    examples = data()
+    history = train(modules, losses, examples, clip_norm=1.0, seed=7, **SETTINGS)
+    keywords = SETTINGS | {
+        "clip_norm": 1.0, "seed": 7, "checkpoint": tmp_path / "folder" / "checkpoint",
+        "checkpoint_seconds": checkpoint_seconds,
+    }  # fmt: skip
+
+    done = 0
+    for stop in stops:
+        done += stop
+        if checkpoint_seconds > 0:
+            done -= done % 4
+        # With two modules, odd numbers of calls stop between their updates.
+        interrupted, losses = build()
+        calls = stop * len(losses) + (len(losses) - 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(interrupted, stop_after(losses, calls), data(), **keywords)
+
+    # Other initial parameters: the first run's must come from the checkpoint, if there is one.
+    resumed, losses = build(seed=1 if done else 0)
+    rest = data()
+    found = train(resumed, losses, rest, **keywords)
+    assert_same_bits(parameters(resumed), parameters(modules))
+    assert without_seconds(found) == without_seconds(history)
+    assert rest.indices == examples.indices[done:]
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    path, reported = tmp_path / "checkpoint", []
+    modules, losses = one_module()
+    history = train(modules, losses, data(), checkpoint=path, **SETTINGS)
+    again, _ = one_module(seed=1)
+    found = train(
+        again, stop_after(losses, 0), data(), checkpoint=path, on_epoch=reported.append, **SETTINGS
+    )
+    assert found == history
+    assert_same_bits(parameters(again), parameters(modules))
+    assert reported == []
+    assert not again["net"].training
+
+
+def test_seconds_are_those_of_training_without_the_interruption(tmp_path):
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    with pytest.raises(KeyboardInterrupt):
+        train(modules, stop_after(losses, 8), data(), checkpoint=path, **SETTINGS)
+    stored = read_tensors(path)[1]["progress"]
+    history = train(modules, losses, data(), checkpoint=path, **SETTINGS)
+    assert history[1]["seconds"] == stored["seconds"]
+    assert stored["seconds"] < history[2]["seconds"] < stored["seconds"] + 60
+
+
+def test_progress_continues_where_the_training_was(tmp_path):
+    advances = []
+
+    class Counting(Progress):
+        def task(self, description, total):
+            stage = super().task(description, total)
+            advances.append((description, total))
+            return stage
+
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    with pytest.raises(KeyboardInterrupt):
+        train(modules, stop_after(losses, 8), data(), checkpoint=path, **SETTINGS)
+    train(
+        modules, losses, data(), checkpoint=path, progress=Counting(show=False),
+        description="decoder", **SETTINGS,
+    )  # fmt: skip
+    assert advances == [("decoder", 12)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"epochs": 4}, {"batch_size": 7}, {"learning_rate": 0.06}, {"schedule": "constant"},
+        {"betas": (0.8, 0.999)}, {"clip_norm": 1.0}, {"patience": 3}, {"seed": 1},
+    ],
+    ids=lambda other: next(iter(other)),
+)  # fmt: skip
+def test_a_checkpoint_of_other_settings(tmp_path, other):
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    train(modules, losses, data(), checkpoint=path, **SETTINGS)
+    content, before = path.read_bytes(), parameters(modules)
+    with pytest.raises(RunFolderError, match="other settings") as error:
+        train(modules, losses, data(), checkpoint=path, **(SETTINGS | other))
+    assert str(path) in str(error.value)
+    assert "--overwrite" in str(error.value)
+    assert path.read_bytes() == content
+    assert_same_bits(parameters(modules), before)
+
+
+def test_a_checkpoint_of_other_data_another_network_or_nothing_of_ours(tmp_path):
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    train(modules, losses, data(), checkpoint=path, **SETTINGS)
+    with pytest.raises(RunFolderError, match="other settings or another network"):
+        train(modules, losses, data(36), checkpoint=path, **SETTINGS)
+    for net in (nn.Linear(3, 1), nn.Sequential(nn.Linear(3, 5), *network()[1:3], nn.Linear(5, 1))):
+        with pytest.raises(RunFolderError, match="other settings or another network"):
+            train({"net": net}, losses, data(), checkpoint=path, **SETTINGS)
+    training.write_tensors(path, {"a": torch.zeros(3)}, ["metadata"])
+    with pytest.raises(RunFolderError, match="other settings or another network"):
+        train(modules, losses, data(), checkpoint=path, **SETTINGS)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_damaged_checkpoint(tmp_path, kept):
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    train(modules, losses, data(), checkpoint=path, **SETTINGS)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(RunFolderError, match="checkpoint is damaged"):
+        train(modules, losses, data(), checkpoint=path, **SETTINGS)
+
+
+@pytest.mark.parametrize("step", [9, 12, 14])
+def test_interrupted_early_stopping_restores_the_best(tmp_path, step):
+    validation, seen = [3.0, 2.0, 4.0, 5.0], []
+    modules, losses = one_module()
+    history = early_stopping(modules, losses, validation, seen)
+    keywords = {"checkpoint": tmp_path / "checkpoint", "checkpoint_seconds": -1}
+    first, losses = one_module(seed=1)
+    first["net"].load_state_dict(one_module()[0]["net"].state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        early_stopping(first, stop_after(losses, step), validation, [], **keywords)
+    for _ in range(2):  # continued, and then found finished
+        resumed, losses = one_module(seed=1)
+        found = early_stopping(resumed, losses, validation[step // 4 :], [], **keywords)
+        assert without_seconds(found) == without_seconds(history)
+        assert_same_bits(parameters(resumed), seen[1])
