@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-import scattergen as sg
 from scattergen import storage
 
 MISTAKES = []

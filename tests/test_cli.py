@@ -157,7 +157,7 @@ def test_fit_folder_with_classes(scattergen, tmp_path):
 
 
 def test_fit_npy_of_oblong_images_and_use_them_from_a_folder(scattergen, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (40, 12, 17), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (40, 37, 50), dtype=np.uint8)
     np.save(tmp_path / "oblong.npy", images)
     run = tmp_path / "run"
     scattergen("fit", tmp_path / "oblong.npy", "--out", run, *SMALL)
@@ -166,9 +166,26 @@ def test_fit_npy_of_oblong_images_and_use_them_from_a_folder(scattergen, tmp_pat
         Image.fromarray(images[i]).save(tmp_path / "images" / f"{i}.png")
     scattergen("encode", run, tmp_path / "images", "--out", tmp_path / "a.npy", "-q")
     scattergen("encode", run, tmp_path / "oblong.npy", "--out", tmp_path / "b.npy", "-q")
-    # Scattering sums some 400 float32 products per coefficient, whitening 4 * 41 * 12 coefficients
-    # of order 1 over standard deviations above 0.1: 400 * 6e-8 * 10 < 1e-3.
-    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")[:3], atol=1e-3)
+    # In another batch, sums of 81 * 108 float32 coefficients of order 1 are reordered and divided
+    # by standard deviations above 0.1: 9000 * 6e-8 / 0.1 < 1e-2, at worst.
+    np.testing.assert_allclose(
+        np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")[:3], rtol=0, atol=1e-2
+    )
+
+
+@pytest.mark.slow
+def test_512_components_of_513_colour_images(scattergen, tmp_path):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (533, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "all.npz", x_train=images[:513], x_test=images[513:])
+    fit = ["fit", tmp_path / "all.npz", "--out", tmp_path / "run", *SMALL]
+    scattergen(*fit, "--set", "encoder.n_components=512", "--set", "encoder.J=1")
+    model = sg.load(tmp_path / "run")
+    assert model.sample(2).shape == (2, 3, 32, 32)
+    np.savez(tmp_path / "fewer.npz", x_train=images[:512], x_test=images[512:])
+    fit = ["fit", tmp_path / "fewer.npz", "--out", tmp_path / "new", *SMALL]
+    error = scattergen(*fit, "--set", "encoder.n_components=512", code=2).err
+    assert "set n_components to at most 511 (--set encoder.n_components=511)" in error
 
 
 # Density
@@ -188,7 +205,7 @@ def test_density(scattergen, run_copy):
         "density": "mixture-3", "picture": str(picture), "finished_before": True
     }  # fmt: skip
     error = scattergen(*args, "--set", "shrinkage=1", "--seed", 4, code=2).err
-    assert "hyperparameters.shrinkage=256.0 there, 1 now" in error
+    assert re.search(r"hyperparameters\.shrinkage=[\d.]+ there, 1 now", error)
     assert "seed=0 there, 4 now" in error
     assert (run_copy / "densities" / "mixture-3.safetensors").read_bytes() == before
     scattergen(*args, "--set", "shrinkage=1", "--overwrite")
@@ -316,7 +333,9 @@ def test_mnist_stands_for_its_test_images(scattergen, fitted, tmp_path):
 
 def test_info(scattergen, fitted):
     shown = scattergen("info", fitted).out
-    assert shown.startswith(f"{fitted}: complete; made by scattergen {sg.__version__}; files intact.")
+    assert shown.startswith(
+        f"{fitted}: complete; made by scattergen {sg.__version__}; files intact."
+    )
     assert "densities/vae" in shown
     assert "dB PSNR" in shown
     facts = json.loads(scattergen("info", fitted, "--json").out)

@@ -113,6 +113,7 @@ def test_equals_a_plain_loop(schedule, betas):
         if step == 11:
             break
     assert len(history) == 3
+    assert not modules["net"].training
     for name, tensor in parameters(reference).items():
         torch.testing.assert_close(parameters(modules)[name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -304,6 +305,15 @@ def test_a_loss_that_is_not_finite(value, clip_norm):
     weights = [name for name, _ in modules["net"].named_parameters()]
     for name in weights:  # as the last good step left them
         assert torch.equal(modules["net"].state_dict()[name], after_each_step[2][f"net.{name}"])
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite(clip_norm):
+    def loss(modules, batch, generator):
+        return (0 * modules["net"](batch[0]).sum()).sqrt()  # is 0, with a derivative of 0/0
+
+    with pytest.raises(ScattergenError, match=r"the net became nan in step 2:"):
+        train(one_module()[0], {"net": loss}, data(), clip_norm=clip_norm, **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class GenerativeAdversarialNetwork:
         if n_latent < 1:
             raise InputError(f"n_latent={n_latent}: use at least 1 noise variable.")
         if batch_size < 2:
-            raise InputError(f"batch_size={batch_size}: batch normalisation needs at least 2 codes.")
+            raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
         self.n_latent, self.widths = n_latent, check_widths("widths", widths)
         self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
         self.epochs, self.batch_size = epochs, batch_size

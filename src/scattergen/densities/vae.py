@@ -31,6 +31,7 @@ from scattergen.storage import flatten_state
 from scattergen.training import Batch, Metrics, check_settings, train
 
 _FIRST_LOG_VARIANCE = -4.0
+_BOUND = 20.0  # of log-variances
 _EVERY = 12  # one code in twelve is held out: 5,000 of MNIST's 60,000
 
 
@@ -66,7 +67,7 @@ class VariationalAutoencoder:
         clip_norm: Largest norm of the gradient.
 
     Attributes:
-        encoder_: d -> widths -> 2H: means and log-variances.
+        encoder_: d -> widths -> 2H: means and log-variances (these are then bounded by ±20).
         decoder_: H -> reversed widths -> d.
         n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss", "learning_rate", "validation/loss",
@@ -259,6 +260,8 @@ class _Networks(nn.Module):
     def forward(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructions (N, d) and the divergence of every latent variable (N, H)."""
         mean, log_variance = self.encoder(z).chunk(2, dim=1)
+        # Bounded, since the exponential of an outlier's would overflow.
+        log_variance = _BOUND * torch.tanh(log_variance / _BOUND)
         h = mean + (0.5 * log_variance).exp() * noise
         divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
         return self.decoder(h), divergence

@@ -1,0 +1,507 @@
+"""GenerativeScatteringNetwork in Python: fit, use, save, load; presets; augmentation; grids."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import scattergen as sg
+from scattergen import InputError, RunFolderError
+from scattergen.datasets import ImageArray, mnist
+from scattergen.decoder import Decoder
+from scattergen.decoder_fit import OverfittingWarning, augment, check_training, fit_decoder
+from scattergen.densities import DENSITIES, Gaussian, draw_in_chunks, standard_normal
+from scattergen.diagnostics import component_grid
+from scattergen.encoder import ScatteringEncoder
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.options import build, check_options
+from scattergen.presets import override, preset
+from scattergen.run_folder import RunFolder
+
+OPTIONS = {
+    "encoder": {"J": 1, "n_components": 8},
+    "decoder": {"channels": [8, 4], "momentum": 0.5},
+    "training": {"epochs": 2, "batch_size": 16},
+    "densities": {"gaussian": {}, "mixture": {"n_components": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return mnist().train[:120][:, :, 6:22, 6:22]
+
+
+@pytest.fixture(scope="module")
+def model(images):
+    """A small fitted model, not to be changed."""
+    return GenerativeScatteringNetwork.fit(images, options=OPTIONS)
+
+
+def same_state(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def same_model(a, b):
+    return (
+        same_state(a.encoder, b.encoder)
+        and same_state(a.decoder, b.decoder)
+        and a.densities.keys() == b.densities.keys()
+        and all(torch.equal(a.sample_codes(9, k), b.sample_codes(9, k)) for k in a.densities)
+    )
+
+
+# Fit
+
+
+def test_a_fit_holds_what_the_options_say(model, images):
+    assert model.options == OPTIONS
+    assert model.encoder.hyperparameters["n_components"] == 8
+    assert model.decoder.hyperparameters["channels"] == [8, 4]
+    assert model.decoder.image_shape == (1, 16, 16)
+    assert not model.decoder.training
+    assert list(model.densities) == ["gaussian", "mixture"]
+    assert len(model.densities["mixture"].weights_) == 2
+    z = model.encode(images)
+    # float32 codes of variance 1: sums of 120 squares err by less than 120 * 6e-8; the whitening
+    # by float32 components and features by about 1e-5 of variances that differ by a factor 100.
+    assert torch.allclose(z.T @ z / len(z), torch.eye(8), atol=1e-3)
+
+
+def test_a_fit_depends_on_its_seed_and_not_on_the_callers(model, images):
+    state = torch.manual_seed(123).get_state()
+    again = GenerativeScatteringNetwork.fit(images, options=OPTIONS)
+    again.sample(5)
+    again.resample(images[:2], 0, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same_model(again, model)
+    other = GenerativeScatteringNetwork.fit(images, options=OPTIONS, seed=1)
+    assert same_state(other.encoder, model.encoder)  # nothing in it is random
+    assert not same_state(other.decoder, model.decoder)
+
+
+def test_every_density_leaves_the_callers_random_numbers_alone(model, images):
+    small = {"vae": {"epochs": 1}, "gan": {"epochs": 1}}
+    z = model.encode(images)
+    for name in DENSITIES:
+        state = torch.manual_seed(5).get_state()
+        model.fit_density(name, z, keywords=small.get(name), stored_as="temporary")
+        model.sample(3, "temporary")
+        assert torch.equal(torch.get_rng_state(), state), name
+    del model.densities["temporary"]
+
+
+def test_a_source_and_a_tensor_are_the_same(model, images):
+    assert same_model(GenerativeScatteringNetwork.fit(ImageArray(images), options=OPTIONS), model)
+
+
+@pytest.mark.parametrize(
+    ("bad", "culprit"),
+    [
+        (lambda x: x[:, 0], r"shape \(120, 16, 16\)"),
+        (lambda x: (x * 255).to(torch.uint8), r"torch\.uint8"),
+        (lambda x: 255 * x, "reach from 0 to 255: divide"),
+        (lambda x: x - 1, "reach from -1 to"),
+        (lambda x: x.log().nan_to_num(neginf=math.nan), "reach from nan"),
+        (lambda x: x[:8], "8 components were asked of 8 images"),
+    ],
+)
+def test_unusable_images(images, bad, culprit):
+    with pytest.raises(InputError, match=culprit):
+        GenerativeScatteringNetwork.fit(bad(images), options=OPTIONS)
+
+
+def test_incomplete_options(images):
+    with pytest.raises(InputError, match='need a section "training"'):
+        GenerativeScatteringNetwork.fit(
+            images, options={k: v for k, v in OPTIONS.items() if k != "training"}
+        )
+
+
+# Codes and images
+
+
+def test_decode_and_reconstruct(model, images):
+    z = model.encode(images)
+    decoded = model.decode(z)
+    assert z.shape == (120, 8)
+    assert decoded.shape == images.shape
+    assert 0 <= decoded.min() <= decoded.max() <= 1
+    assert torch.equal(model.reconstruct(images), decoded)
+    assert model.decode(z[:0]).shape == (0, 1, 16, 16)
+    # Each of three layers sums at most 8 * 9 float32 products, in another order in other batches.
+    assert torch.allclose(model.decode(z, batch_size=7), decoded, rtol=0, atol=3 * 72 * 6e-8)
+    with pytest.raises(InputError, match="batch_size=0"):
+        model.decode(z, batch_size=0)
+    with pytest.raises(InputError, match=r"\(N, 8\) but got \(120, 7\)"):
+        model.decode(z[:, :7])
+    with pytest.raises(InputError, match="NaN"):
+        model.decode(torch.full((2, 8), math.nan))
+    with pytest.raises(InputError, match=r"\(N, 1, 16, 16\) but got \(120, 1, 15, 16\)"):
+        model.encode(images[:, :, 1:])
+
+
+def test_sample(model):
+    first = model.sample(20, "gaussian", seed=3)
+    assert first.shape == (20, 1, 16, 16)
+    assert torch.equal(first, model.decode(model.densities["gaussian"].sample(20, seed=3)))
+    assert torch.equal(
+        model.sample_codes(300, seed=3)[:5], model.sample_codes(5, "mixture", seed=3)
+    )
+    assert model.sample(0).shape == (0, 1, 16, 16)
+    with pytest.raises(InputError, match="it has gaussian, mixture"):
+        model.sample(1, "vae")
+    with pytest.raises(InputError, match="0 or more"):
+        model.sample(-1)
+    bare = GenerativeScatteringNetwork(model.encoder, model.decoder)
+    with pytest.raises(InputError, match="has no density"):
+        bare.sample(1)
+    bare.densities["mine"] = model.densities["gaussian"]
+    assert torch.equal(bare.sample(2), model.sample(2, "gaussian"))
+
+
+def test_interpolate(model, images):
+    line = model.interpolate(images[3], images[4:5], steps=5)
+    assert line.shape == (5, 1, 16, 16)
+    z = model.encode(images[3:5])
+    # Codes of the same images in other batches differ by rounding: sums of 600 float32 products
+    # over standard deviations above 0.05 err by less than 600 * 6e-8 / 0.05 = 7e-4.
+    assert torch.allclose(line[[0, -1]], model.decode(z), rtol=0, atol=1e-3)
+    assert torch.allclose(line[2:3], model.decode(z.mean(0, keepdim=True)), rtol=0, atol=1e-3)
+    with pytest.raises(InputError, match="steps=1"):
+        model.interpolate(images[0], images[1], steps=1)
+    with pytest.raises(InputError, match="3 images were given"):
+        model.interpolate(images[:2], images[2])
+    with pytest.raises(InputError, match="but got"):
+        model.interpolate(images[0], images[1, :, 1:])
+
+
+def test_resample_replaces_its_components_only(model, images, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(model, "decode", lambda z: decoded.append(z) or z)
+    model.resample(images, 2, 5, seed=1)
+    model.resample(images[:4], 2, 5, seed=1)
+    model.resample(images, 2, 5, seed=2)
+    model.resample(images, 0, 8)
+    z = model.encode(images)
+    first, few, other, whole = decoded
+    kept = [0, 1, 5, 6, 7]
+    assert torch.equal(first[:, kept], z[:, kept])
+    noise = draw_in_chunks(120, 1, lambda generator, size: standard_normal(generator, size, 3))
+    assert torch.equal(first[:, 2:5], noise)
+    assert torch.equal(few[:, 2:5], noise[:4])
+    assert not torch.isclose(other[:, 2:5], noise).any(1).all()
+    assert not torch.isclose(whole, z).any(1).all()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 3), (5, 2), (0, 9)])
+def test_components_out_of_range(model, images, start, stop):
+    with pytest.raises(InputError, match=f"{start}:{stop} are not a range within 0:8"):
+        model.resample(images, start, stop)
+
+
+# Save and load
+
+
+class Constant:
+    """A user's density: one code."""
+
+    def __init__(self, value: float = 0.5) -> None:
+        self.value = value
+
+    @property
+    def description(self) -> str:
+        return "one code"
+
+    def fit(self, z, *, seed=0, progress=None, device="cpu", checkpoint=None):
+        self.n_features_, self.history_ = z.shape[1], [{"epoch": 1, "seconds": 0.0}]
+        return self
+
+    def sample(self, n, *, seed=0):
+        return torch.full((n, self.n_features_), self.value)
+
+    def state_dict(self):
+        return {"n_features": torch.tensor(self.n_features_)}
+
+    def load_state_dict(self, tensors):
+        self.n_features_ = int(tensors["n_features"])
+
+
+@pytest.fixture
+def own(model, monkeypatch):
+    """The model with a density of the user's."""
+    monkeypatch.setitem(DENSITIES, "constant", Constant)
+    copy = GenerativeScatteringNetwork(model.encoder, model.decoder, model.densities)
+    copy.options = model.options
+    copy.fit_density("constant", torch.zeros(2, 8), keywords={"value": 0.25}, stored_as="mine")
+    return copy
+
+
+def test_save_and_load(own, images, tmp_path):
+    own.save(tmp_path / "run")
+    loaded = sg.load(tmp_path / "run")
+    assert same_model(loaded, own)
+    assert loaded.options == OPTIONS
+    assert isinstance(loaded.densities["mine"], Constant)
+    assert loaded.densities["mine"].value == 0.25
+    assert torch.equal(loaded.reconstruct(images), own.reconstruct(images))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["options"] == OPTIONS
+    assert not list(tmp_path.rglob("*.pt")) + list(tmp_path.rglob("*.pkl"))
+
+
+def test_an_unregistered_density_is_refused_at_loading(own, tmp_path, monkeypatch):
+    own.save(tmp_path / "run")
+    monkeypatch.delitem(DENSITIES, "constant")
+    with pytest.raises(InputError, match=r'no density "constant".*register your own'):
+        sg.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "density", "message"),
+    [
+        ("new", Gaussian(), "has not been fitted"),
+        ("new", Constant(), "is not registered"),
+        ("../new", None, "cannot be the name of a file"),
+    ],
+)
+def test_a_model_that_cannot_be_saved_destroys_nothing(model, tmp_path, key, density, message):
+    model.save(tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    density = density or model.densities["gaussian"]
+    bad = GenerativeScatteringNetwork(model.encoder, model.decoder, {key: density})
+    bad.options = model.options
+    with pytest.raises(InputError, match=message):
+        bad.save(tmp_path / "run", overwrite=True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_saving_again(model, own, tmp_path):
+    own.save(tmp_path / "run")
+    model.save(tmp_path / "run")  # the same options: the same model, without the density
+    assert list(sg.load(tmp_path / "run").densities) == ["gaussian", "mixture"]
+    other = GenerativeScatteringNetwork(model.encoder, model.decoder)
+    other.options = {**OPTIONS, "training": {"epochs": 9}}
+    with pytest.raises(RunFolderError, match=r"training\.epochs=2 there, 9 now"):
+        other.save(tmp_path / "run")
+    assert list(sg.load(tmp_path / "run").densities) == ["gaussian", "mixture"]
+    other.save(tmp_path / "run", overwrite=True)
+    assert sg.load(tmp_path / "run").densities == {}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file.txt").write_text("precious")
+    with pytest.raises(RunFolderError, match=r"holds file\.txt: name another folder"):
+        model.save(tmp_path / "mine", overwrite=True)
+
+
+def test_a_fit_in_a_folder_continues(images, model, tmp_path):
+    run = RunFolder.start(tmp_path / "run", OPTIONS)
+    GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+    run.forget("decoder")
+    shutil.rmtree(tmp_path / "run" / "densities")
+    for name in ("gaussian", "mixture"):
+        run.forget(f"densities/{name}")
+    again = GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+    assert same_model(again, model)
+    assert same_model(sg.load(tmp_path / "run"), model)
+
+
+def test_tensors_of_another_model_are_refused(model, tmp_path):
+    """As after files of two runs were mixed with their hashes made to fit."""
+    model.save(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    tensors, keywords = run.read("encoder")
+    run.write("encoder", tensors, {**keywords, "n_components": 9})
+    with pytest.raises(RunFolderError, match=r"does not fit its options.*--overwrite"):
+        sg.load(tmp_path / "run")
+
+
+def test_nothing_is_ever_unpickled():
+    forbidden = re.compile(
+        r"import pickle|torch\.(load|save)\(|allow_pickle=True|\beval\(.|\bexec\("
+    )
+    for path in Path(sg.__file__).parent.rglob("*.py"):
+        found = [m for m in forbidden.findall(path.read_text()) if m]
+        assert not found, f"{path}: {found}"
+
+
+# Presets and options
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "J", "n_components"),
+    [
+        ((1, 28, 28), 60_000, 2, 512),
+        ((3, 32, 32), 450, 2, 448),
+        ((1, 37, 50), 513, 2, 511),
+        ((3, 64, 64), 5000, 3, 512),
+        ((3, 128, 128), 5000, 4, 512),
+        ((1, 8, 8), 20, 1, 18),
+        ((1, 8, 8), 3, 1, 1),
+        ((1, 9, 300), 1000, 1, 512),
+        ((1, 8, 8), 5000, 1, 144),  # (1 + 8) coefficients at 4 x 4 positions
+    ],
+)
+def test_auto_fits_every_shape(shape, n, J, n_components):
+    options = preset("auto", shape, n)
+    check_options(options, shape, n)
+    assert options["encoder"]["J"] == J
+    assert options["encoder"]["n_components"] == n_components
+    assert len(options["decoder"]["channels"]) == J + 1
+    assert ("vae" in options["densities"]) == (n >= 24)
+
+
+def test_auto_works_with_very_few_images(images):
+    few = GenerativeScatteringNetwork.fit(
+        images[:4], options=override(preset("auto", (1, 16, 16), 4), {"training.epochs": 2})
+    )
+    assert few.sample(3).shape == (3, 1, 16, 16)
+    assert list(few.densities) == ["gaussian", "mixture", "gan"]
+
+
+def test_the_mnist_preset_is_the_papers():
+    options = preset("mnist", (1, 28, 28), 60_000)
+    assert options["encoder"] == {"J": 2, "L": 8, "max_order": 2, "n_components": 512}
+    assert options["decoder"]["channels"] == [128, 64, 32]
+    assert list(options["densities"]) == ["gaussian", "mixture", "vae", "gan"]
+    options["encoder"]["J"] = 9
+    assert preset("mnist", (1, 28, 28), 60_000)["encoder"]["J"] == 2  # a copy
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "n", "message"),
+    [
+        ("celebrities", (3, 64, 64), 100, 'no preset "celebrities": choose "mnist" or "auto"'),
+        ("auto", (1, 7, 100), 100, "7x100 pixels are too small"),
+        ("auto", (1, 28, 28), 2, "2 training images are too few"),
+    ],
+)
+def test_presets_that_do_not_exist_or_fit(name, shape, n, message):
+    with pytest.raises(InputError, match=message):
+        preset(name, shape, n)
+
+
+def test_override_changes_a_copy():
+    options = {"encoder": {"J": 2}, "densities": {"vae": {}}}
+    changed = override(options, {"encoder.J": 3, "densities.vae.beta": 0.1, "densities.gan": {}})
+    assert changed == {"encoder": {"J": 3}, "densities": {"vae": {"beta": 0.1}, "gan": {}}}
+    assert options == {"encoder": {"J": 2}, "densities": {"vae": {}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("J", "SECTION.NAME"),
+        ("decoder.J", "SECTION.NAME"),
+        ("encoder.J.x", "SECTION.NAME"),
+        ("densities.vae", r"densities\.vae\.beta=0\.01"),
+        ("densities.gan.epochs", r'"gan" is not among the densities to fit \(vae\)'),
+    ],
+)
+def test_overrides_that_name_no_option(name, message):
+    with pytest.raises(InputError, match=message):
+        override({"encoder": {"J": 2}, "densities": {"vae": {}}}, {name: 3})
+
+
+def test_build_knows_the_users_options_only():
+    assert build("encoder", ScatteringEncoder, {"J": 1}, (1, 8, 8), device="cpu").scattering.J == 1
+    for own in ("device", "image_shape"):
+        with pytest.raises(InputError, match=f'The encoder has no option "{own}": its options are'):
+            build("encoder", ScatteringEncoder, {own: 1}, (1, 8, 8), device="cpu")
+    with pytest.raises(InputError, match="J='one' does not suit the encoder: give a whole number"):
+        build("encoder", ScatteringEncoder, {"J": "one"}, (1, 8, 8))
+
+
+# The decoder's fit
+
+
+def test_augment_is_reproducible_and_moves_by_whole_pixels():
+    x = torch.arange(6 * 2 * 5 * 7.0).reshape(6, 2, 5, 7)
+
+    def moved(seed, **how):
+        return augment(x, torch.Generator().manual_seed(seed), **how)
+
+    assert torch.equal(moved(0), x)
+    assert torch.equal(moved(0, flips=True, shifts=2), moved(0, flips=True, shifts=2))
+    assert not torch.equal(moved(0, flips=True, shifts=2), moved(1, flips=True, shifts=2))
+    flipped = moved(0, flips=True)
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, x, strict=True)]
+    assert any(mirrored)
+    assert not all(mirrored)
+    assert all(
+        torch.equal(a, b.flip(-1) if m else b) for a, b, m in zip(flipped, x, mirrored, strict=True)
+    )
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    windows = [padded[:, :, i : i + 5, j : j + 7] for i in range(5) for j in range(5)]
+    for i, image in enumerate(moved(3, shifts=2)):
+        assert any(torch.equal(image, window[i]) for window in windows)
+
+
+def test_augmented_training_needs_the_encoder_and_is_reproducible(model, images):
+    z = model.encode(images)
+
+    def fitted(encoder, **how):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            decoder = Decoder(8, (1, 16, 16), channels=(8, 4))
+        fit_decoder(decoder, z, images, epochs=1, encoder=encoder, **how)
+        return decoder
+
+    with pytest.raises(InputError, match="pass the encoder too"):
+        fitted(None, flips=True)
+    first = fitted(model.encoder, flips=True, shifts=1)
+    assert same_state(first, fitted(model.encoder, flips=True, shifts=1))
+    assert not same_state(first, fitted(model.encoder))
+
+
+def test_a_growing_gap_is_warned_about_once(images):
+    decoder = Decoder(64, (1, 16, 16), channels=(32, 16), momentum=0.5)
+    codes = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))  # nothing to generalise
+    with pytest.warns(
+        OverfittingWarning, match=r"dB better than validation images.*shifts"
+    ) as found:
+        fit_decoder(decoder, codes, images[:40], epochs=40, batch_size=8)
+    assert len(found) == 1
+
+
+def test_a_decoder_that_generalises_is_not_warned_about():
+    decoder = Decoder(2, (1, 16, 16), channels=(8, 4), momentum=0.5)
+    codes = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    brightness = codes[:, :1].sigmoid()[:, :, None, None].expand(-1, 1, 16, 16).contiguous()
+    fit_decoder(decoder, codes, brightness, epochs=6, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_validation": 0}, "hold out at least 1"),
+        ({"n_validation": 9}, "leave 1 to train on"),
+        ({"shifts": -1}, "0 or more pixels"),
+        ({"epochs": 0}, "epochs=0"),
+    ],
+)
+def test_training_options_out_of_range(options, message):
+    with pytest.raises(InputError, match=message):
+        check_training(10, options)
+
+
+def test_as_many_codes_as_images(model, images):
+    with pytest.raises(InputError, match="119 codes"):
+        fit_decoder(model.decoder, torch.zeros(119, 8), images)
+
+
+# The visualisation matrix
+
+
+def test_component_grid():
+    variance = torch.tensor([100.0, 25.0, 4.0])
+    z = component_grid(variance, [-10.0, 5.0])
+    expected = [[-1.0, -2.0, 0], [-1.0, 1.0, 0], [0.5, -2.0, 0], [0.5, 1.0, 0]]
+    assert z.tolist() == expected
+    sigma = component_grid(variance, [-1.0, 2.0], (2, 0), in_sigma=True)
+    assert sigma.tolist() == [[-1, 0, -1], [2, 0, -1], [-1, 0, 2], [2, 0, 2]]
+    for components in ((0, 3), (-1, 0)):
+        with pytest.raises(InputError, match="do not exist among 0 … 2"):
+            component_grid(variance, [1.0], components)
