@@ -289,7 +289,7 @@ def filters_too_large(at, grey, **_):
         ("densities.vae.beta=-1", "beta=-1", "cannot be negative"),
         ("densities.vae.epochs=0", "epochs=0", "at least 1"),
         ("densities.vae.name=x", '"name"', "its options are n_latent"),
-        ("densities.gan.batch_size=1", "batch_size=1", "at least 2"),
+        ("densities.gan.batch_size=1", "batch_size=1", "2 or more"),
         ("densities.vae=5", '"densities.vae"', "densities.vae.beta=0.01"),
         ("densities.flow.steps=5", '"flow"', "--densities"),
         ("epochs=5", '"epochs"', "SECTION.NAME"),
@@ -482,6 +482,11 @@ def missing_run(run):
 def no_run_at_all(run):
     shutil.rmtree(run)
     run.mkdir()
+
+
+@damage("run.json is missing", "again as a whole")
+def missing_index(run):
+    (run / "run.json").unlink()
 
 
 @damage("decoder.safetensors is missing")

@@ -346,3 +346,13 @@ def test_the_example_of_an_own_density_runs():
     )
     assert done.returncode == 0, done.stderr
     assert "(3, 8)" in done.stdout
+
+
+def test_the_gaussians_likelihood_is_that_of_torch_distributions(z, fitted):
+    oracle = torch.distributions.Normal(z.mean(0), z.std(0, correction=0))
+    # float32 sums of 500 codes and of 5 terms of at most some 10.
+    torch.testing.assert_close(
+        fitted["gaussian"].log_prob(z), oracle.log_prob(z).sum(1), rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(InputError, match="Component 1 of the codes is constant"):
+        make("gaussian").fit(torch.stack([z[:, 0], torch.full((500,), 0.1)], dim=1))

@@ -19,7 +19,7 @@ from scattergen.progress import SILENT, Progress
 from scattergen.training import Batch, History, Metrics, check_settings, train
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
-_GROWING_ROUNDS, _LARGE_GAP = 3, 1.0
+_GROWING_ROUNDS, _LARGE_GAP = 3, 2.0
 
 
 class OverfittingWarning(UserWarning):

@@ -69,6 +69,8 @@ class RunFolder:
     ) -> "RunFolder":
         """A new run, or the one that is there if it has the same options.
 
+        A run in which nothing has been stored yet gives way to one with other options.
+
         Args:
             path: The folder; made if it does not exist.
             options: Anything that `json` can write.
@@ -99,6 +101,8 @@ class RunFolder:
                 if run._content["files"]:  # otherwise there is nothing to lose
                     refuse_differences(path, run.options, wanted)
                     return run
+            elif any(path.glob("*.safetensors")) and not overwrite:
+                raise RunFolderError(f"{path / 'run.json'} is missing: {_REMEDY}.")
             cls._remove(path)
             content = {"scattergen": __version__, "options": wanted, "files": {}, "stages": {}}
             run = cls(path, content)
