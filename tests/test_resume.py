@@ -17,17 +17,18 @@ from scattergen.errors import RunFolderError
 from scattergen.run_folder import RunFolder
 
 COMMAND = "from scattergen import cli; cli.main()"
-# Kills itself at the N-th file, before or after the file gets its name.
+# Kills itself at the N-th file of the run, before or after the file gets its name.
 DYING_COMMAND = """
 import os, signal, sys
 from scattergen import cli
 left, when, replace = int(sys.argv.pop(1)), sys.argv.pop(1), os.replace
-def counted(*paths):
+run = sys.argv[sys.argv.index("--out") + 1]
+def counted(source, target):
     global left
-    left -= 1
+    left -= str(target).startswith(run)
     if left == 0 and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
-    replace(*paths)
+    replace(source, target)
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = counted
