@@ -424,7 +424,7 @@ class GenerativeScatteringNetwork:
         if name not in self.densities:
             raise InputError(
                 f'This model has no density "{name}": it has {", ".join(self.densities)}; fit '
-                'another '
+                "another "
                 "with `scattergen density RUN NAME`."
             )
         return self.densities[name]

@@ -131,7 +131,7 @@ def train(
         >>> history = train(
         ...     line, {"line": squared_error}, data, epochs=50, batch_size=16, learning_rate=0.1
         ... )
-        >>> round(line["line"].weight.item(), 2)
+        >>> round(line["line"].weight.item(), 1)
         3.0
     """
     if len(data) == 0:
