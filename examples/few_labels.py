@@ -25,7 +25,7 @@ from scattergen.report.run_report import machine
 from scattergen.training import train
 
 N_CLASSES = 10
-# Scattering coefficients of strokes lie between 0.001 and 1; the logarithm evens out thick and thin.
+# Coefficients of strokes lie between 0.001 and 1; the logarithm evens out thick and thin ones.
 OFFSET = 1e-3
 DIMENSIONS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 120, 140, 160, 200)
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-12, 3))
@@ -52,7 +52,7 @@ def scattering_features(images: Tensor, J: int, progress: Progress) -> Tensor:
 
 
 def balanced_subset(labels: Tensor, n: int, seed: int) -> Tensor:
-    """Indices of n random images, equally many of each class as far as there are; classes alternate."""
+    """Indices of n random images, equally many of each class where possible; classes alternate."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty(len(labels), dtype=torch.int64)
     for c in range(N_CLASSES):
@@ -98,7 +98,8 @@ def ridge_classifier(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Re
     r"""Least squares to ±1 with the penalty of least leave-one-out error, all in closed form.
 
     With $X = U \Sigma V^\top$ centred, the hat matrix is $H = 11^\top / n + U \Sigma^2 (\Sigma^2 +
-    \alpha)^{-1} U^\top$, and the residual of a sample that was left out is its residual / (1 - H_ii).
+    \alpha)^{-1} U^\top$, and the residual of a sample that was left out is that of the fit to all
+    divided by 1 - H_ii.
     """
     start = time.perf_counter()
     n, mean = len(x), x.mean(0)
@@ -142,8 +143,8 @@ def small_cnn() -> nn.Sequential:
 
 
 def cnn_epochs(n: int) -> int:
-    """Passes over n labelled images: about 40,000 images are seen, or all of them 6 times."""
-    return max(6, min(100, math.ceil(100_000 / n), math.ceil(40_000 / n) + 10))
+    """Passes over n labelled images: 10 + 40,000 / n, but 6 to 100 and few for many images."""
+    return max(6, min(100, 10 + math.ceil(40_000 / n), math.ceil(100_000 / n)))
 
 
 def cnn_classifier(
@@ -178,8 +179,14 @@ def compare(
 ) -> dict[str, dict[int, list[Result]]]:
     """Results by classifier and number of labels, one per random subset."""
     data = mnist()
-    n_train = len(data.train) if max(sizes) > 10_000 else 10_000
-    images, labels = data.train[:n_train], data.train.labels[:n_train]
+    labels = data.train.labels
+    subsets = {
+        (n, seed): balanced_subset(labels, n, seed)
+        for n in sizes
+        for seed in range(seeds if n <= 5000 else 1)
+    }
+    used = torch.cat(list(subsets.values())).unique()  # sorted; only these are scattered
+    images = data.train[used]
     test, test_labels = data.test[:n_test], data.test.labels[:n_test]
     start = time.perf_counter()
     features = scattering_features(images, J, progress)
@@ -191,18 +198,17 @@ def compare(
     )
     names = ("scattering, affine", "scattering, ridge", "CNN")
     results: dict[str, dict[int, list[Result]]] = {name: {n: [] for n in sizes} for name in names}
-    for n in sizes:
-        for seed in range(seeds if n <= 5000 else 1):
-            chosen = balanced_subset(labels, n, seed)
-            x, y = features[chosen], labels[chosen]
-            on_features = (x, y, test_features, test_labels)
-            found = (
-                affine_classifier(*on_features),
-                ridge_classifier(*on_features),
-                cnn_classifier(images[chosen], y, test, test_labels, seed, progress),
-            )
-            for name, result in zip(names, found, strict=True):
-                results[name][n].append(result)
+    for (n, seed), chosen in subsets.items():
+        place = torch.searchsorted(used, chosen)
+        x, y = features[place], labels[chosen]
+        on_features = (x, y, test_features, test_labels)
+        found = (
+            affine_classifier(*on_features),
+            ridge_classifier(*on_features),
+            cnn_classifier(images[place], y, test, test_labels, seed, progress),
+        )
+        for name, result in zip(names, found, strict=True):
+            results[name][n].append(result)
     return results
 
 
@@ -233,9 +239,7 @@ def plot(results: dict[str, dict[int, list[Result]]], path: Path) -> None:
         spreads = [0 if math.isnan(spread) else spread for _, spread, _ in values]
         means = [mean for mean, _, _ in values]
         axes.errorbar(list(by_size), means, yerr=spreads, fmt=style, capsize=3, label=name)
-    axes.set(
-        xscale="log", yscale="log", xlabel="labelled training images", ylabel="test error (%)"
-    )
+    axes.set(xscale="log", yscale="log", xlabel="labelled training images", ylabel="test error (%)")
     sizes = list(next(iter(results.values())))
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.yaxis.set_major_formatter("{x:g}")
@@ -259,9 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--labels: give numbers from 30 (three per class) to 60000")
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     start = time.perf_counter()
-    results = compare(
-        sorted(chosen.labels), chosen.J, chosen.test_images, chosen.seeds, Progress()
-    )
+    results = compare(sorted(chosen.labels), chosen.J, chosen.test_images, chosen.seeds, Progress())
     print_table(results)
     plot(results, chosen.out)
     print(f"\n{time.perf_counter() - start:.0f} s in all; plot in {chosen.out}")

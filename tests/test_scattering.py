@@ -38,6 +38,15 @@ CASES = [
 KYMATIO_PI = pi / 3.1415
 
 
+@pytest.fixture(autouse=True, params=["torch", "compiled"])
+def algorithm(request, monkeypatch):
+    """Everything holds for PyTorch's operations and for the compiled kernel of the CPU."""
+    if request.param == "torch":
+        monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
+    elif transform.compiled_kernels() is None:
+        pytest.skip("Numba, which compiles the kernel, is not installed")
+
+
 def uniform(*shape, dtype=torch.float32, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -158,6 +167,7 @@ def test_any_leading_axes(batch):
 
 
 def test_chunks_do_not_matter(monkeypatch):
+    monkeypatch.setattr(transform, "compiled_kernels", lambda: None)  # which cuts its own
     x = uniform(7, 28, 28)
     scattering = Scattering2D(J=2, shape=(28, 28))
     whole = scattering(x)
@@ -289,7 +299,9 @@ def test_values_do_not_depend_on_whether_gradients_are_recorded():
     scattering = Scattering2D(J=2, shape=(16, 16))
     recorded = scattering(x.clone().requires_grad_())
     assert recorded.requires_grad
-    assert torch.equal(recorded, scattering(x))
+    # The compiled kernel does not record: other FFTs and orders of summation, some ten roundings of
+    # 6e-8 of values up to 1.
+    torch.testing.assert_close(recorded, scattering(x), rtol=1e-5, atol=2e-6)
 
 
 def test_nothing_is_a_parameter_and_printing_shows_the_arguments():

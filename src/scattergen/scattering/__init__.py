@@ -1,6 +1,15 @@
-"""Wavelet scattering: filters and the transform."""
+"""Wavelet scattering: filters, the transform, and its inversion."""
 
 from scattergen.scattering.filters import FilterBank, filter_bank, littlewood_paley
+from scattergen.scattering.inversion import Reconstruction, reconstruct
 from scattergen.scattering.transform import Path, Scattering2D
 
-__all__ = ["FilterBank", "Path", "Scattering2D", "filter_bank", "littlewood_paley"]
+__all__ = [
+    "FilterBank",
+    "Path",
+    "Reconstruction",
+    "Scattering2D",
+    "filter_bank",
+    "littlewood_paley",
+    "reconstruct",
+]

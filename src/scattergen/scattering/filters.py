@@ -7,7 +7,7 @@ of) Gaussians in Fourier, they are real there, need no FFT, and are exact to flo
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, cos, pi, sin
+from math import ceil, cos, floor, hypot, pi, sin
 
 import torch
 from torch import Tensor
@@ -38,16 +38,11 @@ class FilterBank:
     phi_columns: Tensor
 
 
-def _frequencies(size: int, aliases: int) -> Tensor:
-    """Angular frequencies of a DFT and of its 2π-translates, (2·aliases + 1, size)."""
-    base = 2 * pi * torch.fft.fftfreq(size, dtype=torch.float64)
-    shifts = 2 * pi * torch.arange(-aliases, aliases + 1, dtype=torch.float64)
-    return base + shifts[:, None]
-
-
-def _aliases(sigma: float, xi: float) -> int:
-    """How many translates on each side still matter for an envelope of `sigma` pixels."""
-    return max(1, ceil((_REACH / sigma + pi + xi) / (2 * pi)) - 1)
+def _bins(size: int, centre: float, deviation: float) -> Tensor:
+    """Bins of all periods of a spectrum in which a Gaussian matters, int64."""
+    bins = size / (2 * pi)
+    low, high = centre - _REACH * deviation, centre + _REACH * deviation
+    return torch.arange(ceil(low * bins), floor(high * bins) + 1)
 
 
 def gaussian(size: int, sigma: float) -> Tensor:
@@ -66,8 +61,9 @@ def gaussian(size: int, sigma: float) -> Tensor:
         >>> round(gaussian(64, 2.0)[0].item(), 12)
         1.0
     """
-    omega = _frequencies(size, _aliases(sigma, 0.0))
-    return torch.exp(-0.5 * (sigma * omega) ** 2).sum(0)
+    bins = _bins(size, 0.0, 1 / sigma)
+    values = torch.exp(-0.5 * (2 * pi / size * sigma * bins.double()) ** 2)
+    return values.new_zeros(size).index_add_(0, bins % size, values)
 
 
 def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant: float) -> Tensor:
@@ -96,16 +92,24 @@ def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant:
         >>> abs(psi[0, 0].item()) < 1e-15
         True
     """
-    aliases = _aliases(sigma * min(1.0, 1 / slant), xi)
-    rows = _frequencies(shape[0], aliases).reshape(-1, 1)
-    columns = _frequencies(shape[1], aliases).reshape(1, -1)
-    across = (-sin(theta) * rows + cos(theta) * columns).square_().mul_(1 / slant**2)
-    along = cos(theta) * rows + sin(theta) * columns
+    # Standard deviations along and across the wave, and of the envelope's shadow on either axis.
+    along, across = 1 / sigma, slant / sigma
+    shadow = (
+        hypot(along * cos(theta), across * sin(theta)),
+        hypot(along * sin(theta), across * cos(theta)),
+    )
 
     def envelope(centre: float) -> Tensor:
-        spectrum = ((along - centre).square_() + across).mul_(-0.5 * sigma**2).exp_()
-        n_aliases = 2 * aliases + 1
-        return spectrum.reshape(n_aliases, shape[0], n_aliases, shape[1]).sum((0, 2))
+        rows = _bins(shape[0], centre * cos(theta), shadow[0])
+        columns = _bins(shape[1], centre * sin(theta), shadow[1])
+        x = (2 * pi / shape[0] * rows.double() - centre * cos(theta)).reshape(-1, 1)
+        y = 2 * pi / shape[1] * columns.double() - centre * sin(theta)
+        u = (cos(theta) * x + sin(theta) * y).div_(along).square_()
+        v = (cos(theta) * y - sin(theta) * x).div_(across).square_()
+        spectrum = u.add_(v).mul_(-0.5).exp_()
+        folded = spectrum.new_zeros(shape[0], len(columns))
+        folded.index_add_(0, rows % shape[0], spectrum)
+        return spectrum.new_zeros(shape).index_add_(1, columns % shape[1], folded)
 
     wave, still = envelope(xi), envelope(0.0)
     return wave - (wave[0, 0] / still[0, 0]) * still

@@ -1,16 +1,34 @@
 """The two-dimensional scattering transform as a differentiable PyTorch module."""
 
+from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from scattergen.errors import InputError
-from scattergen.scattering.filters import filter_bank, low_frequencies
+from scattergen.scattering.filters import filter_bank, low_frequencies, low_pass_matrix
+from scattergen.scattering.plan import Plan, build_plan
 
 # Intermediate spectra of one chunk of images should stay in a core's second-level cache: on the
 # development machine 28x28 images ran fastest in chunks of 16-64, 128x128x3 in chunks of 1-4.
 _CHUNK_FLOATS = 2**20
+
+
+@lru_cache
+def compiled_kernels() -> ModuleType | None:
+    """The module with the compiled CPU kernel.
+
+    Returns:
+        The module, imported on the first call, or None where Numba is missing or cannot work.
+    """
+    try:
+        from scattergen.scattering import kernels
+    except (ImportError, RuntimeError):  # Numba's errors: NumPy too new; no place to cache code
+        return None
+    return kernels
 
 
 class Path(NamedTuple):
@@ -57,6 +75,18 @@ def _modulus(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return _Modulus.apply(x)
     return _fast_modulus(x)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether x is memory of this computer of which nothing but the values is asked."""
+    return (
+        x.device.type == "cpu"
+        and type(x) in (Tensor, nn.Parameter)
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.compiler.is_compiling()
+        and forward_ad.unpack_dual(x).tangent is None
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # inside vmap, grad or jvp
+    )
 
 
 def padded_size(size: int, J: int) -> int:
@@ -142,6 +172,7 @@ class Scattering2D(nn.Module):
             (self.padded_shape[1] - margin) // 2**J,
         )
         self._constants: dict[tuple[torch.dtype, torch.device], _Constants] = {}
+        self._plans: dict[torch.dtype, Plan] = {}
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -185,6 +216,9 @@ class Scattering2D(nn.Module):
         if x.numel() == 0:  # which the FFT refuses
             return x.new_empty(*batch, *self.output_shape)
         flat = x.reshape(-1, *self.shape)
+        if _is_plain(flat) and (kernels := compiled_kernels()) is not None:
+            s = kernels.scatter_batch(flat.detach(), self._plan_for(x.dtype))
+            return s.reshape(*batch, *self.output_shape)
         constants = self._constants_for(x.dtype, x.device)
         # Matrix products would otherwise run in the half precision of a surrounding autocast.
         with torch.autocast(x.device.type, enabled=False):
@@ -218,6 +252,14 @@ class Scattering2D(nn.Module):
                     orders[2].append(torch.stack(second, 2).flatten(1, 3))
         return torch.cat([block for order in orders for block in order], 1)
 
+    def _plan_for(self, dtype: torch.dtype) -> Plan:
+        if dtype not in self._plans:
+            M, N = self.padded_shape
+            source = _reflection(self.shape[0], M), _reflection(self.shape[1], N)
+            bank = filter_bank(self.padded_shape, self.J, self.L)
+            self._plans[dtype] = build_plan(bank, source, self.output_shape, self.max_order, dtype)
+        return self._plans[dtype]
+
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> "_Constants":
         key = (dtype, device)
         if key not in self._constants:
@@ -241,10 +283,10 @@ class _Constants:
                 cropped = bank.psi[j][:, rows[:, None], columns]
                 self.filters[level, j] = _Wavelets(cropped.to(device, dtype), 2 ** (j - level))
         self.left = [
-            _low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in range(J)
+            low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in range(J)
         ]
         self.right = [
-            _low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype)
+            low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype)
             for level in range(J)
         ]
 
@@ -282,14 +324,3 @@ class _Wavelets:
         for rows, columns, weights in others:
             product.addcmul_(parts[..., rows, columns, :], weights)
         return torch.view_as_complex(product)
-
-
-def _low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
-    """Circular convolution with φ at resolution 2^-level, subsampled to 2^-J, one sample cropped.
-
-    Along one axis all three are linear, so that they are one (outputs, inputs) matrix.
-    """
-    kernel = torch.fft.ifft(phi[low_frequencies(len(phi), level)]).real
-    size, step = len(kernel), 2 ** (J - level)
-    outputs = torch.arange(step, size - step, step)
-    return kernel[(outputs[:, None] - torch.arange(size)) % size]

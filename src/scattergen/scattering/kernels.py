@@ -1,0 +1,353 @@
+# mypy: ignore-errors
+# Numba compiles these functions: what they compute with has no Python types.
+"""The scattering transform of one image after another as one compiled CPU kernel (needs Numba).
+
+Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any
+size, filter products and low-pass are vector instructions without shuffles.  An image's
+intermediate spectra stay in a core's cache, and nothing but coefficients is written to memory:
+
+1. spectrum of the padded image (vectors of eight columns, then of eight rows);
+2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and
+the
+   spectrum of the modulus, of which the half that determines the other is kept;
+3. per (j2, θ2): the same with the spectrum of step 2, without the last part.
+
+Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a
+change of simd.py or fft.py alone.
+
+Inverse FFTs are forward FFTs of conjugates, which have the same modulus.  Each vector lane does the
+same operations whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattergen.scattering.fft import axis_tables, fft
+from scattergen.scattering.plan import LANES, Plan
+from scattergen.scattering.simd import (
+    COMPLEX,
+    compiled,
+    load,
+    load_complex,
+    pointer_to,
+    spread,
+    square_root,
+    store,
+    store_complex,
+    zero,
+)
+
+_PIXELS_PER_TASK = 2**13  # padded ones
+
+
+@compiled
+def _workspace(M, N, height):
+    """Where the parts of the workspace for a grid (M, N) start."""
+    line = np.int64(0)
+    other = line + max(M, N) * COMPLEX  # a second line
+    scratch = other + max(M, N) * COMPLEX  # two lines for `fft`
+    x = scratch + 2 * max(M, N) * COMPLEX  # half spectrum of the image, LANES rows at a time
+    h = x + (M // 2 + LANES) // LANES * (N + 1) * COMPLEX  # half spectra of |x * ψ_j1|
+    a = h + (M // 2 + 1) * (N + 1) * COMPLEX  # spectra of which columns are yet to be transformed
+    t = a + M * N * COMPLEX  # averages of columns
+    s = t + (height + LANES - 1) // LANES * LANES * (N + 2 * LANES) * LANES  # of rows, too
+    return line, other, scratch, x, h, a, t, s
+
+
+def _workspace_size(plan: Plan) -> int:
+    """Numbers in a workspace."""
+    M, N = len(plan.source_rows), len(plan.source_columns)
+    height, width = (-(-size // LANES) * LANES for size in plan.outputs[1:])
+    return _workspace.py_func(M, N, height)[-1] + height * width * LANES
+
+
+@compiled
+def _separate(b, s, n, d, ds, e):
+    """Twice the half spectra of real lines u (to d) and v (to e) from the spectrum of u + iv."""
+    for k in range(n // 2 + 1):
+        ar, ai = load_complex(b, s + k * COMPLEX)
+        cr, ci = load_complex(b, s + (n - k) % n * COMPLEX)
+        store_complex(b, d + k * ds, ar + cr, ai - ci)
+        store_complex(b, e + k * ds, ai + ci, cr - ar)
+
+
+@compiled
+def _low_pass(b, s, ss, d, ds, n, axis, level, outputs):
+    """Average a line of n real vectors to `outputs` (rounded up to a multiple of LANES)."""
+    matrix, start = axis[5:]
+    width = (outputs + LANES - 1) // LANES * LANES
+    for first in range(0, outputs, 8):
+        at = start[level] + first
+        o0 = o1 = o2 = o3 = o4 = o5 = o6 = o7 = zero(b)
+        for i in range(n):
+            u = load(b, s + i * ss)
+            o0 += u * spread(matrix, at)
+            o1 += u * spread(matrix, at + 1)
+            o2 += u * spread(matrix, at + 2)
+            o3 += u * spread(matrix, at + 3)
+            o4 += u * spread(matrix, at + 4)
+            o5 += u * spread(matrix, at + 5)
+            o6 += u * spread(matrix, at + 6)
+            o7 += u * spread(matrix, at + 7)
+            at += width
+        y = d + first * ds
+        store(b, y, o0)
+        store(b, y + ds, o1)
+        store(b, y + 2 * ds, o2)
+        store(b, y + 3 * ds, o3)
+        store(b, y + 4 * ds, o4)
+        store(b, y + 5 * ds, o5)
+        store(b, y + 6 * ds, o6)
+        store(b, y + 7 * ds, o7)
+
+
+@compiled
+def _modulus(b, s, d, n):
+    """|line at s| as the real or imaginary parts of the line at d."""
+    for i in range(n):
+        r, m = load_complex(b, s + i * COMPLEX)
+        store(b, d + i * COMPLEX, square_root(r * r + m * m))
+
+
+@compiled
+def _first_product(b, x, d, n, products, row):
+    """Conjugate of a row of (spectrum of the image) times (LANES wavelets), periodised."""
+    rows, blocks, weights = products
+    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
+    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    for k in range(n):
+        r, i = zero(b), zero(b)
+        at = w + k * LANES
+        for block in range(first, first + n_stored):
+            s = x + blocks[block] + k * COMPLEX
+            weight = load(weights, at)
+            r += weight * spread(b, s)
+            i -= weight * spread(b, s + LANES)
+            at += n * LANES
+        for block in range(first + n_stored, first + n_stored + n_mirrored):
+            s = x + blocks[block] - k * COMPLEX
+            weight = load(weights, at)
+            r += weight * spread(b, s)
+            i += weight * spread(b, s + LANES)
+            at += n * LANES
+        store_complex(b, d + k * COMPLEX, r, i)
+
+
+@compiled
+def _second_product(b, h, d, n, products, row):
+    """Conjugate of a row of (LANES spectra) times (one wavelet), periodised."""
+    rows, blocks, weights = products
+    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
+    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    for k in range(0, n, 2):  # lengths are even; two at once for the latency of the sums
+        r, i, u, v = zero(b), zero(b), zero(b), zero(b)
+        at = w + k
+        for block in range(first, first + n_stored):
+            s = h + blocks[block] + k * COMPLEX
+            weight, next_weight = spread(weights, at), spread(weights, at + 1)
+            r += weight * load(b, s)
+            i -= weight * load(b, s + LANES)
+            u += next_weight * load(b, s + COMPLEX)
+            v -= next_weight * load(b, s + COMPLEX + LANES)
+            at += n
+        for block in range(first + n_stored, first + n_stored + n_mirrored):
+            s = h + blocks[block] - k * COMPLEX
+            weight, next_weight = spread(weights, at), spread(weights, at + 1)
+            r += weight * load(b, s)
+            i += weight * load(b, s + LANES)
+            u += next_weight * load(b, s - COMPLEX)
+            v += next_weight * load(b, s - COMPLEX + LANES)
+            at += n
+        store_complex(b, d + k * COMPLEX, r, i)
+        store_complex(b, d + k * COMPLEX + COMPLEX, u, v)
+
+
+@compiled
+def _write_coefficients(b, s, out, image, path, stride, n_lanes, outputs):
+    """Lane l of the vectors at s is path `path + l * stride` of an image."""
+    _, height, width = outputs
+    row = (width + LANES - 1) // LANES * LANES * LANES
+    for lane in range(n_lanes):
+        for h in range(height):
+            for w in range(width):
+                out[image, path + lane * stride, h, w] = b[s + h * row + w * LANES + lane]
+
+
+@compiled
+def _transform_row(b, row, scratch, n, axis, level):
+    """FFT of a row in place; mirrored rows end in their first element, which is put behind it."""
+    stride = np.int64(COMPLEX)
+    fft(b, row, stride, row, stride, scratch, n, axis, level)
+    r, i = load_complex(b, row)
+    store_complex(b, row + n * COMPLEX, r, i)
+
+
+@compiled
+def _image_spectrum(b, at, images, image, out, plan, down, along):
+    """Half spectrum of a padded image at x, rows in lanes, and its order-0 coefficients."""
+    line, _, scratch, x, _, a, t, _ = at
+    rows, columns = plan.source_rows, plan.source_columns
+    M, N = len(rows), len(columns)
+    _, height, width = plan.outputs
+    stride, finest, nothing = np.int64(COMPLEX), np.int64(0), images.dtype.type(0)
+    step = (N + 2 * LANES - 1) // (2 * LANES) * 2 * COMPLEX  # of a row of half spectra at a
+    for c in range(0, N, 2 * LANES):  # two groups of columns share one transform
+        for i in range(M):
+            for lane in range(2 * LANES):
+                value = nothing
+                if c + lane < N:
+                    value = images[image, rows[i], columns[c + lane]]
+                b[line + i * COMPLEX + lane] = value
+        for part in range(0, COMPLEX, LANES):
+            _low_pass(b, line + part, stride, t + c + part, step, M, down, finest, height)
+        fft(b, line, stride, line, stride, scratch, M, down, finest)
+        first = a + c * 2
+        _separate(b, line, M, first, step, first + COMPLEX)
+    matrix, padded_width = along[5], (width + LANES - 1) // LANES * LANES
+    for h in range(height):
+        for w in range(width):
+            value = nothing
+            for c in range(N):
+                value += b[t + h * step + c] * matrix[c * padded_width + w]
+            out[image, 0, h, w] = value
+    for k in range(0, M // 2 + 1, LANES):
+        to = x + k // LANES * (N + 1) * COMPLEX
+        for c in range(N):
+            for lane in range(min(LANES, M // 2 + 1 - k)):
+                s = a + (k + lane) * step + c // LANES * COMPLEX + c % LANES
+                b[to + c * COMPLEX + lane] = b[s]
+                b[to + c * COMPLEX + LANES + lane] = b[s + LANES]
+        _transform_row(b, to, scratch, N, along, finest)
+
+
+@compiled
+def _average_rows(b, t, s, n, axis, level, plan):
+    """Second half of the low-pass: rows of n vectors at t to rows of W' vectors at s."""
+    _, height, width = plan.outputs
+    vector = np.int64(LANES)
+    row = (width + LANES - 1) // LANES * LANES * LANES
+    for i in range(height):
+        _low_pass(b, t + i * n * LANES, vector, s + i * row, vector, n, axis, level, width)
+
+
+@compiled
+def _first_order(b, at, row, j1, again, down, along, products, plan):
+    """Average |x * ψ_j1| of LANES orientations to s and, if asked, put its half spectrum at h."""
+    line, other, scratch, x, h, a, t, s = at
+    m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
+    stride = np.int64(COMPLEX)
+    for i in range(m):
+        _first_product(b, x, line, n, products, row + i)
+        fft(b, line, stride, a + i * n * COMPLEX, stride, scratch, n, along, j1)
+    for c in range(0, n, 2):  # the moduli of two columns share one transform
+        for part in range(2):
+            column, u = a + (c + part) * COMPLEX, line + part * LANES
+            fft(b, column, n * COMPLEX, other, stride, scratch, m, down, j1)
+            _modulus(b, other, u, m)
+            to = t + (c + part) * LANES
+            _low_pass(b, u, stride, to, n * LANES, m, down, j1, plan.outputs[1])
+        if again:
+            fft(b, line, stride, line, stride, scratch, m, down, j1)
+            to = h + c * COMPLEX
+            _separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
+    _average_rows(b, t, s, n, along, j1, plan)
+    if again:
+        for i in range(m // 2 + 1):
+            _transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
+
+
+@compiled
+def _second_order(b, at, row, j2, down, along, products, plan):
+    """Average ||x * ψ_j1| * ψ_j2| of LANES first orientations and one second one to s."""
+    line, _, scratch, _, h, a, t, s = at
+    m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
+    stride = np.int64(COMPLEX)
+    for i in range(m):
+        _second_product(b, h, line, n, products, row + i)
+        fft(b, line, stride, a + i * n * COMPLEX, stride, scratch, n, along, j2)
+    for c in range(n):
+        fft(b, a + c * COMPLEX, n * COMPLEX, line, stride, scratch, m, down, j2)
+        _modulus(b, line, line, m)
+        _low_pass(b, line, stride, t + c * LANES, n * LANES, m, down, j2, plan.outputs[1])
+    _average_rows(b, t, s, n, along, j2, plan)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+def _scatter(images, out, plan, workspace):
+    """Coefficients of images (B, H, W) to out (B, K, H', W')."""
+    J, L, outputs = plan.J, plan.L, plan.outputs
+    b = pointer_to(workspace)
+    down = axis_tables(plan.rows_axis, plan.constants)
+    along = axis_tables(plan.columns_axis, plan.constants)
+    table = plan.products
+    products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
+    at = _workspace(len(plan.source_rows), len(plan.source_columns), outputs[1])
+    for image in range(len(images)):
+        _image_spectrum(b, at, images, image, out, plan, down, along)
+        second_path = 1 + J * L
+        for j1 in range(J if plan.order > 0 else 0):
+            again = plan.order == 2 and j1 < J - 1
+            paths_per_theta = (J - 1 - j1) * L
+            for theta1 in range(0, L, LANES):
+                n_lanes = min(LANES, L - theta1)
+                row = table.first[j1] + theta1 // LANES * (len(plan.source_rows) >> j1)
+                _first_order(b, at, row, j1, again, down, along, products, plan)
+                path, step = 1 + j1 * L + theta1, np.int64(1)
+                _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
+                if not again:
+                    continue
+                path = second_path + theta1 * paths_per_theta
+                for j2 in range(j1 + 1, J):
+                    for theta2 in range(L):
+                        row = table.second[j1, j2] + theta2 * (len(plan.source_rows) >> j2)
+                        _second_order(b, at, row, j2, down, along, products, plan)
+                        step = np.int64(paths_per_theta)
+                        _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
+                        path += 1
+            second_path += L * paths_per_theta
+
+
+def scatter_batch(images: Tensor, plan: Plan) -> Tensor:
+    """Scattering coefficients of a batch, by as many threads as torch uses.
+
+    Args:
+        images: Images (B, H, W) in the plan's precision.
+        plan: The transform's tables.
+
+    Returns:
+        Coefficients, (B, K, H', W').
+
+    Example:
+        >>> from scattergen.scattering import Scattering2D
+        >>> scattering = Scattering2D(J=2, shape=(28, 28))  # which uses this function
+        >>> scattering(torch.rand(5, 28, 28)).shape
+        torch.Size([5, 81, 7, 7])
+    """
+    out = images.new_empty(len(images), *plan.outputs)
+    n_threads = torch.get_num_threads()
+    # Tasks of about a millisecond at least, and enough of them to even out unequal threads.
+    pixels = len(plan.source_rows) * len(plan.source_columns)
+    size = max(-(-_PIXELS_PER_TASK // pixels), -(-len(images) // (8 * n_threads)))
+    tasks = iter(range(0, len(images), size))  # shared by the threads
+
+    def work() -> None:
+        workspace = images.new_empty(_workspace_size(plan)).numpy()
+        for begin in tasks:
+            part = slice(begin, begin + size)
+            chunk = np.ascontiguousarray(images.numpy()[part])
+            _scatter(chunk, out.numpy()[part], plan, workspace)
+
+    n_helpers = min(n_threads, -(-len(images) // size)) - 1
+    if n_helpers == 0:
+        work()
+        return out
+    with ThreadPoolExecutor(n_helpers) as pool:
+        helpers = [pool.submit(work) for _ in range(n_helpers)]
+        work()
+        for helper in helpers:
+            helper.result()  # raises what it raised
+    return out

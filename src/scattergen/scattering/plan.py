@@ -1,0 +1,236 @@
+"""Tables of the compiled CPU kernel: what of a transform does not depend on the image."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.scattering.filters import FilterBank, low_frequencies, low_pass_matrix
+
+LANES = 8
+"""Numbers in one vector: as many as the usual orientations, and an AVX2 register of float32."""
+
+_COMPLEX = 2 * LANES  # a vector of real parts, then one of imaginary parts
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.int64]
+
+
+class Axis(NamedTuple):
+    """FFTs along one axis at every resolution.
+
+    Attributes:
+        radices: Factors of each level's length, (J, R), filled with zeros.
+        twiddles: exp(-2πi k / n) of each level, real and imaginary parts in turn, one after
+            another.
+        start: Where a level's twiddles start, (J,).
+        low_pass: Matrices (n, outputs) of each level, outputs filled up to a multiple of LANES.
+        low_pass_start: Where a level's matrix starts, (J,).
+    """
+
+    radices: Integers
+    twiddles: Floats
+    start: Integers
+    low_pass: Floats
+    low_pass_start: Integers
+
+
+class Products(NamedTuple):
+    """Products of spectra with wavelets, periodised to the wavelet's resolution.
+
+    Every row of every result is a sum over blocks of the source row by row; blocks where a wavelet
+    vanishes are left out.  Source rows above the middle are stored, the others are mirrored.
+
+    Attributes:
+        rows: (number of rows, 4): stored blocks, mirrored blocks, first block, first weight.
+        blocks: Position in the source of each block's first element.
+        weights: Wavelets, block by block.
+        first: First row of ψ_j1 on the image's spectrum, (J,).
+        second: First row of ψ_j2 on the spectrum of |x * ψ_j1|, (J, J).
+    """
+
+    rows: Integers
+    blocks: Integers
+    weights: Floats
+    first: Integers
+    second: Integers
+
+
+class Plan(NamedTuple):
+    """Everything that the kernel needs besides images.
+
+    Attributes:
+        J: Number of scales.
+        L: Number of orientations.
+        order: 0, 1 or 2.
+        source_rows: Row of the image at every padded row, (M,).
+        source_columns: Column of the image at every padded column, (N,).
+        outputs: Shape (K, H', W') of the coefficients of an image.
+        rows_axis: FFTs and low-pass of columns, which run along the rows' axis.
+        columns_axis: FFTs and low-pass of rows.
+        constants: cos, sin of 2π/3, 2π/5 and 4π/5.
+        products: Filter products.
+    """
+
+    J: int
+    L: int
+    order: int
+    source_rows: Integers
+    source_columns: Integers
+    outputs: tuple[int, int, int]
+    rows_axis: Axis
+    columns_axis: Axis
+    constants: Floats
+    products: Products
+
+
+def build_plan(
+    bank: FilterBank,
+    source: tuple[Tensor, Tensor],
+    outputs: tuple[int, int, int],
+    order: int,
+    dtype: torch.dtype,
+) -> Plan:
+    """Tables of one transform in one precision.
+
+    Args:
+        bank: Filters of the padded grid.
+        source: Row and column of the image at every padded row and column.
+        outputs: Shape (K, H', W') of the coefficients of an image.
+        order: 0, 1 or 2.
+        dtype: float32 or float64.
+
+    Returns:
+        The plan.
+
+    Example:
+        >>> from scattergen.scattering.filters import filter_bank
+        >>> bank, indices = filter_bank((12, 12), 1, 4), torch.arange(12)
+        >>> plan = build_plan(bank, (indices, indices), (5, 4, 4), 1, torch.float32)
+        >>> plan.rows_axis.radices.tolist()
+        [[4, 3]]
+    """
+    J, L = bank.psi.shape[:2]
+    precision = torch.empty(0, dtype=dtype).numpy().dtype
+    thirds, fifths = 2 * np.pi / 3, 2 * np.pi / 5
+    angles = np.array([thirds, fifths, 2 * fifths])
+    return Plan(
+        J,
+        L,
+        order,
+        source[0].numpy(),
+        source[1].numpy(),
+        outputs,
+        _axis(bank.phi_rows, J, precision),
+        _axis(bank.phi_columns, J, precision),
+        np.stack([np.cos(angles), np.sin(angles)], 1).ravel().astype(precision),
+        _products(bank, order, precision),
+    )
+
+
+def _radices(n: int) -> list[int]:
+    factors = []
+    for radix in (4, 2, 3, 5):
+        while n % radix == 0:
+            factors.append(radix)
+            n //= radix
+    radix = 7
+    while n > 1:
+        while n % radix == 0:
+            factors.append(radix)
+            n //= radix
+        radix += 2
+    return factors
+
+
+def _axis(phi: Tensor, J: int, precision: np.dtype) -> Axis:
+    sizes = [len(phi) >> level for level in range(J)]
+    factors = [_radices(n) for n in sizes]
+    radices = np.zeros((J, max(map(len, factors))), np.int64)
+    twiddles, matrices = [], []
+    for level, n in enumerate(sizes):
+        radices[level, : len(factors[level])] = factors[level]
+        angles = 2 * np.pi / n * np.arange(n)
+        twiddles.append(np.stack([np.cos(angles), -np.sin(angles)], 1).ravel())
+        matrix = low_pass_matrix(phi, level, J).T.numpy()
+        matrices.append(np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % LANES))).ravel())
+    return Axis(
+        radices,
+        np.concatenate(twiddles).astype(precision),
+        _starts(twiddles),
+        np.concatenate(matrices).astype(precision),
+        _starts(matrices),
+    )
+
+
+def _starts(arrays: list[Floats]) -> Integers:
+    return np.cumsum([0] + [a.size for a in arrays[:-1]])
+
+
+def _products(bank: FilterBank, order: int, precision: np.dtype) -> Products:
+    J, L, M, N = bank.psi.shape
+    rows: list[Integers] = []
+    blocks: list[Integers] = []
+    weights: list[Floats] = []
+    first, second = np.zeros(J, np.int64), np.zeros((J, J), np.int64)
+    counts = np.zeros(3, np.int64)  # of rows, blocks and weights so far
+
+    def append(psi: Floats, factor: int, *, grouped: bool) -> int:
+        start = int(counts[0])
+        some = _periodised_product(psi, factor, grouped=grouped, precision=precision)
+        some[0][:, 2:] += counts[1:]
+        rows.append(some[0])
+        blocks.append(some[1])
+        weights.append(some[2])
+        counts[:] += [len(some[0]), some[1].size, some[2].size]
+        return start
+
+    lanes = np.zeros((J, -(-L // LANES) * LANES, M, N))  # unused lanes have the wavelet 0
+    lanes[:, :L] = bank.psi.numpy()
+    for j1 in range(J):
+        first[j1] = append(lanes[j1], 2**j1, grouped=True)
+        for j2 in range(j1 + 1, J if order == 2 else 0):
+            kept = low_frequencies(M, j1)[:, None], low_frequencies(N, j1)
+            second[j1, j2] = append(bank.psi[j2][:, *kept].numpy(), 2 ** (j2 - j1), grouped=False)
+    return Products(
+        np.concatenate(rows), np.concatenate(blocks), np.concatenate(weights), first, second
+    )
+
+
+def _periodised_product(
+    psi: Floats, factor: int, *, grouped: bool, precision: np.dtype
+) -> tuple[Integers, Integers, Floats]:
+    """Rows, blocks and weights of the wavelets (L, m, n) of one scale at one resolution.
+
+    Grouped wavelets meet the same spectrum, the image's, LANES at a time, so that weights are
+    vectors; otherwise every lane holds a spectrum of its own, and weights are single numbers.
+    """
+    L, m, n = psi.shape
+    rows, columns = m // factor, n // factor
+    group = LANES if grouped else 1
+    pieces = psi.reshape(L // group, group, factor, rows, factor, columns)
+    pieces = pieces.transpose(0, 3, 2, 4, 5, 1)  # wavelets, rows, blocks down, across, columns, θ
+    # Relative to the largest value, less than a sixteenth of a rounding is lost.
+    negligible = np.finfo(precision).eps * np.abs(psi).max() / 16
+    present = np.abs(pieces).max((4, 5)) > negligible
+    wavelet, row, down, across = np.nonzero(present)  # sorted by wavelet and row, then stored first
+    source = down * rows + row
+    stored = source <= m // 2
+    source = np.where(stored, source, m - source)
+    column = np.where(stored, across * columns, n - across * columns)
+    if grouped:
+        blocks = (source // LANES * (n + 1) + column) * _COMPLEX + source % LANES
+    else:
+        blocks = (source * (n + 1) + column) * _COMPLEX
+    owner = wavelet * rows + row
+    table = np.zeros((L // group * rows, 4), np.int64)
+    np.add.at(table[:, 0], owner[stored], 1)
+    np.add.at(table[:, 1], owner[~stored], 1)
+    table[1:, 2] = np.cumsum(table[:-1, 0] + table[:-1, 1])
+    table[:, 3] = table[:, 2] * columns * group
+    # 1/factor² makes the sum of aliases their mean, 1/(rows·columns) normalises the inverse FFT,
+    # 1/2 completes the kernel's separation of two real transforms that share a complex one.
+    scale = 1 / (2 * factor**2 * rows * columns)
+    return table, blocks, (pieces[present] * scale).ravel().astype(precision)

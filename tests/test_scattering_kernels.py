@@ -1,0 +1,191 @@
+"""The compiled CPU kernel against the torch path, which is tested against Kymatio."""
+
+import threading
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from scattergen.scattering import Scattering2D, transform
+
+pytest.importorskip("numba", reason="the compiled kernel needs Numba, scattergen's extra 'fast'")
+
+# Shape, J, L, max_order.  Padded sides have all kinds of factors.
+CASES = [
+    ((28, 28), 2, 8, 2),  # 36 = 4·3·3
+    ((64, 64), 3, 8, 2),  # 80 = 4·4·5
+    ((20, 33), 2, 8, 2),  # not square, an odd side; 28 = 4·7
+    ((31, 17), 3, 5, 2),  # lanes that hold no orientation
+    ((30, 41), 1, 12, 1),  # two groups of lanes; 32 and 44 = 4·11
+    ((24, 16), 2, 16, 2),  # two full groups at order 2
+    ((48, 50), 1, 3, 2),  # 50 = 2·5·5 and 52 = 4·13
+    ((70, 72), 1, 2, 1),  # 74 = 2·37 and 76 = 4·19
+    ((32, 32), 5, 4, 2),  # the largest J
+    ((128, 128), 4, 8, 2),
+    ((4, 7), 2, 1, 2),  # one orientation, sides smaller than a vector
+    ((2, 2), 1, 2, 1),
+    ((9, 12), 2, 4, 0),
+]
+
+
+def uniform(*shape, dtype=torch.float32, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch):
+    """How many images each call of the kernel has got."""
+    kernels = transform.compiled_kernels()
+    calls, original = [], kernels.scatter_batch
+    monkeypatch.setattr(
+        kernels, "scatter_batch", lambda x, plan: calls.append(len(x)) or original(x, plan)
+    )
+    return calls
+
+
+def torch_path(scattering, x):
+    return scattering(x.clone().requires_grad_()).detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("shape", "J", "L", "max_order"), CASES)
+def test_the_kernel_equals_the_torch_path(kernel_calls, shape, J, L, max_order, dtype):
+    scattering = Scattering2D(J, shape, L, max_order)
+    x = uniform(3, *shape, dtype=dtype)
+    s = scattering(x)
+    assert kernel_calls == [3]
+    assert s.dtype == dtype
+    expected = torch_path(scattering, x)
+    assert kernel_calls == [3]
+    order = torch.tensor([path.order for path in scattering.paths])
+    for m in order.unique():
+        # A 2-D FFT of at most 160² samples is 15 stages, and two of them and two averages of up to
+        # 160 terms follow each other per order: about sqrt(100) roundings of the largest value on
+        # each side, if they are independent.  Wavelets are cut at a sixteenth of one.
+        difference = (s - expected)[:, order == m].abs().max()
+        assert difference <= 20 * torch.finfo(dtype).eps * expected[:, order == m].abs().max()
+
+
+def test_neither_batch_nor_threads_nor_place_change_a_bit(monkeypatch):
+    scattering = Scattering2D(J=2, shape=(28, 20))
+    x = uniform(50, 28, 20)
+    whole = scattering(x)
+    for number in (0, 1, 17, 49):
+        assert torch.equal(scattering(x[number]), whole[number])
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
+        assert torch.equal(scattering(x), whole)
+        assert torch.equal(scattering(x[3:]), whole[3:])
+
+
+def test_threads_share_the_work_and_pass_on_errors(monkeypatch):
+    kernels = transform.compiled_kernels()
+    scattering = Scattering2D(J=2, shape=(28, 28))
+    x = uniform(64, 28, 28)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    both = threading.Barrier(2, timeout=30)
+    names, original = set(), kernels._scatter
+
+    def meet(*arguments):
+        if threading.current_thread().name not in names:
+            names.add(threading.current_thread().name)
+            both.wait()  # fails unless two threads work at the same time
+        original(*arguments)
+
+    monkeypatch.setattr(kernels, "_scatter", meet)
+    scattering(x)
+    assert len(names) == 2
+
+    def fail(*arguments):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(kernels, "_scatter", fail)
+    with pytest.raises(ValueError, match="broken"):
+        scattering(x)
+
+
+def test_concurrent_calls():
+    scattering = Scattering2D(J=2, shape=(28, 28))
+    x = uniform(4, 16, 28, 28)
+    results = [None] * 4
+
+    def work(number):
+        results[number] = scattering(x[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.stack(results), scattering(x))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x.transpose(-1, -2),
+        lambda x: x.flip(-1)[..., ::2, :],
+        lambda x: x[:1].expand(5, -1, -1),
+        lambda x: x.double(),
+        lambda x: x.requires_grad_().detach(),
+    ],
+)
+def test_any_layout(kernel_calls, layout):
+    x = layout(uniform(5, 24, 24))
+    scattering = Scattering2D(J=2, shape=tuple(x.shape[-2:]), L=4)
+    assert torch.equal(scattering(x), scattering(x.clone(memory_format=torch.contiguous_format)))
+    assert len(kernel_calls) == 2
+
+
+def test_a_gradient_takes_the_torch_path(kernel_calls):
+    scattering = Scattering2D(J=2, shape=(16, 16), L=4)
+    x = uniform(2, 16, 16).requires_grad_()
+    assert scattering(x).requires_grad
+    assert kernel_calls == []
+    with torch.no_grad():
+        assert not scattering(x).requires_grad
+    assert kernel_calls == [2]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, for addcmul_
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which jvp uses
+def test_function_transforms_take_the_torch_path(kernel_calls):
+    scattering = Scattering2D(J=2, shape=(12, 12), L=4)
+    x, v = uniform(3, 12, 12, dtype=torch.float64), uniform(3, 12, 12, dtype=torch.float64, seed=1)
+    expected = scattering(x)
+    tangent = (scattering(x + 1e-6 * v) - scattering(x - 1e-6 * v)) / 2e-6
+    calls = len(kernel_calls)
+    # Values of about 1 in float64; a central difference of step 1e-6 errs by 1e-16 / 1e-6.
+    torch.testing.assert_close(torch.func.vmap(scattering)(x), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        torch.func.jvp(scattering, (x,), (v,))[1], tangent, rtol=1e-6, atol=1e-8
+    )
+    with forward_ad.dual_level():
+        dual = scattering(forward_ad.make_dual(x, v))
+        torch.testing.assert_close(
+            forward_ad.unpack_dual(dual).tangent, tangent, rtol=1e-6, atol=1e-8
+        )
+    assert len(kernel_calls) == calls
+
+
+def test_without_numba_the_torch_path_computes_the_same(monkeypatch, kernel_calls):
+    scattering = Scattering2D(J=2, shape=(16, 16))
+    x = uniform(2, 16, 16)
+    expected = torch_path(scattering, x)
+    monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
+    assert torch.equal(scattering(x), expected)
+    assert kernel_calls == []
+
+
+def test_a_broken_numba_is_a_missing_one(monkeypatch):
+    import builtins
+
+    original = builtins.__import__
+
+    def refuse(name, *arguments, **keywords):
+        if name.startswith("scattergen.scattering") and "kernels" in (arguments[2] or ()):
+            raise ImportError("Numba needs NumPy 2.5 or less")
+        return original(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert transform.compiled_kernels.__wrapped__() is None
