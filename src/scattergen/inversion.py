@@ -31,7 +31,7 @@ def reconstruct_codes(
     error of its code relative to the size of a typical one, with λ the variances of the components.
      Only what the code knows is matched.  Matching `PCAWhitening.inverse_transform(z)` instead also
      asks
-    the image to have none of what the code leaves out, which costs 20 dB on MNIST (docs/log.md).
+    the image to have none of what the code leaves out, which costs 30 dB on MNIST (docs/log.md).
 
     A code that no image has, such as one drawn from a density, gives the nearest that was found;
     its error says how near.

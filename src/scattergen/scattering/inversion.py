@@ -235,7 +235,7 @@ def _order_weights(s: Tensor, transform: Scattering2D) -> Tensor:
 
     An order's squared error is divided by its root mean square.  Undivided, the high orders hardly
     count and inversion stops in more local minima; divided by the mean square it is ill-conditioned
-    and takes several times as long (docs/log.md).
+    and no better (docs/log.md).
     """
     order = torch.tensor([path.order for path in transform.paths], device=s.device)
     energy = s.square().mean((1, 3, 4))  # (N, K)
