@@ -13,7 +13,7 @@ import torch
 
 from scattergen import cli
 from scattergen.datasets import mnist
-from scattergen.run_folder import RunFolder
+from scattergen.runs import RunFolder
 
 # 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
 TINY_OPTIONS = {

@@ -35,7 +35,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
-        if path.name != ".lock"
+        if path.name != ".scattergen-lock"
     }
 
 
@@ -275,6 +275,10 @@ def filters_too_large(at, grey, **_):
         ("decoder.channels=[]", "channels=()", "one positive width"),
         ("decoder.initialization=zeros", '"zeros"', 'choose "kaiming"'),
         ("training.epochs=0", "epochs=0", "at least 1"),
+        ("training.epochs=99999999999999999999", "epochs=99999999999999999999", "a whole number"),
+        ("training.shifts=99999999999999999999", "shifts=99999999999999999999", "a whole number"),
+        ("training.patience=2.5", "patience=2.5", "a whole number"),
+        ("densities.mixture.n_components=500", "n_components=500", "use at most 18 components"),
         ("training.batch_size=-3", "batch_size=-3", "at least 1"),
         ("training.learning_rate=-1", "learning_rate=-1", "above 0"),
         ("training.learning_rate=NaN", "learning_rate=nan", "give a number"),
@@ -346,6 +350,54 @@ def run_in_a_folder_with_other_things(at, grey, **_):
     (at / "mine").mkdir()
     (at / "mine" / "thesis.txt").write_text("years of work")
     return ["fit", save(at, grey), "--out", at / "mine", "--overwrite"]
+
+
+@mistake("holds .lock", "name another folder")
+def folder_that_only_looks_like_a_run(at, grey, **_):
+    (at / "mine" / "pictures").mkdir(parents=True)
+    (at / "mine" / "pictures" / "thesis.txt").write_text("years of work")
+    (at / "mine" / "thesis.txt").write_text("years of work")
+    (at / "mine" / ".scattergen-lock").write_text("")
+    (at / "mine" / ".lock").write_text("")
+    return ["fit", save(at, grey), "--out", at / "mine", "--overwrite"]
+
+
+@mistake("run.json is damaged or not one that scattergen wrote", "name another folder")
+def run_in_place_of_another_programs_run(at, grey, **_):
+    (at / "mine" / "checkpoints").mkdir(parents=True)
+    (at / "mine" / "checkpoints" / "weights.pt").write_text("years of work")
+    (at / "mine" / "run.json").write_text('{"format": 1, "name": "of another program"}')
+    return ["fit", save(at, grey), "--out", at / "mine", "--overwrite"]
+
+
+@mistake("source of images is empty", "give 'mnist'")
+def empty_source(at, **_):
+    return fit(at, "")
+
+
+@mistake('"gaussian," lacks a name', "gaussian,vae")
+def densities_with_an_empty_name(at, grey, **_):
+    return fit(at, save(at, grey), "--densities", "gaussian,")
+
+
+@mistake('"" cannot be the name of a file', "use letters")
+def density_stored_under_no_name(at, run, **_):
+    return ["density", run, "gaussian", "--as", ""]
+
+
+@mistake("10,000,000,000 images take", "make them in parts")
+def more_samples_than_memory_holds(at, run, **_):
+    return ["sample", run, "-n", 10**10, "--out", at / "a.npz"]
+
+
+@mistake("not enough memory", "a smaller network")
+def network_that_memory_does_not_hold(at, grey, **_):
+    return fit(at, save(at, grey), "--set", "decoder.channels=[1000000,1000000]")
+
+
+@mistake("Cannot write /proc/", "choose another place")
+def output_in_a_place_for_no_files(at, run, **_):
+    return ["sample", run, "--out", "/proc/a.png"]
 
 
 @mistake("Not a directory", "choose another place")

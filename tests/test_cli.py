@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import scattergen as sg
+from scattergen import ScattergenError, fitting
 from scattergen.cli import app
 from scattergen.datasets import mnist
 
@@ -113,6 +114,7 @@ def test_fit_with_other_options_names_them(scattergen, digits, tiny, run_copy):
 
 def test_overwrite_replaces_a_run(scattergen, small_images, run_copy, tmp_path):
     np.save(tmp_path / "small.npy", small_images)
+    (run_copy / "notes.txt").write_text("mine")
     fit = ["fit", tmp_path / "small.npy", "--out", run_copy, *SMALL]
     scattergen(*fit, code=2)
     scattergen(*fit, "--overwrite")
@@ -121,6 +123,63 @@ def test_overwrite_replaces_a_run(scattergen, small_images, run_copy, tmp_path):
     assert list(model.densities) == ["gaussian"]
     assert {path.name for path in (run_copy / "densities").iterdir()} == {"gaussian.safetensors"}
     assert not (run_copy / "pictures" / "samples-vae.png").exists()
+    assert (run_copy / "notes.txt").read_text() == "mine"
+    assert not (run_copy / ".replacement").exists()
+    assert "nothing to do" in scattergen(*fit).out
+
+
+def test_a_run_stays_until_its_replacement_is_finished(
+    scattergen, small_images, run_copy, tmp_path, monkeypatch
+):
+    """A fit that fails late leaves the old run as it was; the same command then continues."""
+    np.save(tmp_path / "small.npy", small_images)
+    fit = ["fit", tmp_path / "small.npy", "--out", run_copy, "--overwrite", "-q", *SMALL]
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+
+    def fail(*_, **__):
+        raise ScattergenError("It failed late.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "write_run_report", fail)
+        assert scattergen(*fit, code=2).err == "error: It failed late.\n"
+    assert {path: path.read_bytes() for path in before} == before
+    scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(sg.model, "fit_decoder", fail)  # as it is trained already
+        scattergen(*fit)
+    assert sg.load(run_copy).decoder.image_shape == (1, 16, 16)
+    assert not (run_copy / ".replacement").exists()
+
+
+def test_images_that_fail_late_leave_the_old_run(scattergen, run_copy, tmp_path):
+    """A picture whose middle is damaged is found only when all have been read."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    whole = bytearray((folder / "20.png").read_bytes())
+    whole[len(whole) // 2] ^= 255
+    (folder / "20.png").write_bytes(whole)
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    fit = ["fit", folder, "--out", run_copy, "--overwrite", "-q"]
+    assert "20.png" in scattergen(*fit, "--set", "encoder.n_components=4", code=2).err
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+
+
+def test_options_of_stages_that_are_not_reached_may_change(
+    scattergen, small_images, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "small.npy", small_images)
+    fit = ["fit", tmp_path / "small.npy", "--out", tmp_path / "run", "-q", *SMALL]
+    diverging = [*fit, "--set", "training.learning_rate=1e30"]
+    assert "lower the learning rate" in scattergen(*diverging, code=2).err
+    with monkeypatch.context() as patch:  # the encoder is there
+        patch.setattr(sg.encoder.ScatteringEncoder, "fit", None)
+        scattergen(*fit)
+    assert sg.load(tmp_path / "run").densities.keys() == {"gaussian"}
+    assert "learning_rate" in scattergen(*diverging, code=2).err
+    assert "densities.vae" in scattergen(*fit, "--densities", "gaussian,vae", code=2).err
 
 
 def test_a_report_that_was_deleted_is_written_again(scattergen, digits, tiny, run_copy):
@@ -212,14 +271,24 @@ def test_density(scattergen, run_copy):
     assert sg.load(run_copy).densities["mixture-3"].shrinkage == 1
 
 
+def test_a_density_that_the_report_shows_is_not_replaced_by_another(scattergen, run_copy):
+    replace = ["density", run_copy, "vae", "-q", "--overwrite", "--set", "beta=0.5"]
+    before = (run_copy / "densities" / "vae.safetensors").read_bytes()
+    error = scattergen(*replace, code=2).err
+    assert "whose report shows it" in error
+    assert "--as NAME" in error
+    assert (run_copy / "densities" / "vae.safetensors").read_bytes() == before
+    scattergen("density", run_copy, "gaussian", "-q", "--overwrite")  # the same again
+
+
 def test_a_refused_density_leaves_the_old_one_and_blocks_nothing(scattergen, run_copy):
-    file = run_copy / "densities" / "mixture.safetensors"
+    args = ["density", run_copy, "mixture", "-q", "--as", "fine", "--set"]
+    assert "use at most 150" in scattergen(*args, "n_components=200", code=2).err
+    scattergen(*args, "n_components=2")
+    file = run_copy / "densities" / "fine.safetensors"
     before = file.read_bytes()
-    too_many = ["density", run_copy, "mixture", "-q", "--set", "n_components=200"]
-    assert "use at most 150" in scattergen(*too_many, "--overwrite", code=2).err
+    assert "use at most 150" in scattergen(*args, "n_components=200", "--overwrite", code=2).err
     assert file.read_bytes() == before
-    assert "use at most 150" in scattergen(*too_many, "--as", "fine", code=2).err
-    scattergen("density", run_copy, "mixture", "-q", "--set", "n_components=2", "--as", "fine")
 
 
 # Sample
@@ -298,9 +367,19 @@ def test_reconstruct_shows_originals_above_reconstructions(scattergen, digits, f
     out = tmp_path / "pairs.png"
     result = scattergen("reconstruct", fitted, digits, "-n", 10, "--out", out, "-q")
     assert re.fullmatch(rf"{re.escape(str(out))}: 10 items\.\nPSNR: \d+\.\d\d dB\n", result.out)
-    assert size(out) == (8 * 84 + 7 * 2, 3 * 84 + 2 * 2)  # 8 + 8 + 2 + 2 images, 8 a row
-    first = np.asarray(Image.open(out))[:84:3, :84:3]
-    assert np.array_equal(first, arrays(digits)["x_test"][0])
+    assert size(out) == (8 * 84 + 7 * 2, 4 * 84 + 3 * 2)  # rows of 8, 8, 2 and 2
+    scattergen("reconstruct", fitted, digits, "-n", 10, "--out", tmp_path / "images.npz", "-q")
+    rebuilt = (arrays(tmp_path / "images.npz")["images"][:, 0] * 255).round().astype(np.uint8)
+    # Enlarged three times, two pixels apart.
+    for row, column, expected in [
+        (0, 0, arrays(digits)["x_test"][0]),
+        (1, 0, rebuilt[0]),
+        (2, 1, arrays(digits)["x_test"][9]),
+        (3, 1, rebuilt[9]),
+    ]:
+        whole = np.asarray(Image.open(out))[row * 86 :, column * 86 :]
+        assert np.array_equal(whole[:84:3, :84:3], expected)
+    assert (np.asarray(Image.open(out))[2 * 86 :, 2 * 86 :] == 255).all()
 
 
 def test_interpolation_ends_at_the_reconstructions(scattergen, digits, fitted, tmp_path):
@@ -374,13 +453,16 @@ def test_threads(scattergen, fitted, tmp_path):
         torch.set_num_threads(before)
 
 
-def test_ctrl_c_says_that_the_work_is_kept(scattergen, fitted, tmp_path, monkeypatch):
+def test_ctrl_c_says_whether_work_is_kept(scattergen, digits, tiny, fitted, run_copy, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sg.GenerativeScatteringNetwork, "decode", interrupted)
-    result = scattergen("sample", fitted, "--out", tmp_path / "a.npz", "-q", code=130)
-    assert "the same command continues where it stopped" in result.err
+    result = scattergen("sample", fitted, "--out", run_copy / "a.npz", "-q", code=130)
+    assert result.err == "interrupted: run it again.\n"
+    monkeypatch.setattr(sg.GenerativeScatteringNetwork, "fit", interrupted)
+    fit = ["fit", digits, "--out", run_copy, "-q", "--overwrite", *tiny]
+    assert "the same command continues where it stopped" in scattergen(*fit, code=130).err
 
 
 def test_a_run_can_be_moved(scattergen, run_copy, tmp_path):

@@ -1,5 +1,6 @@
 """GenerativeScatteringNetwork in Python: fit, use, save, load; presets; augmentation; grids."""
 
+import copy
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import torch
 
 import scattergen as sg
 from scattergen import InputError, RunFolderError
-from scattergen.datasets import ImageArray, mnist
+from scattergen.datasets import Dataset, ImageArray, mnist
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import OverfittingWarning, augment, check_training, fit_decoder
 from scattergen.densities import DENSITIES, Gaussian, draw_in_chunks, standard_normal
@@ -20,7 +21,7 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.options import build, check_options
 from scattergen.presets import override, preset
-from scattergen.run_folder import RunFolder
+from scattergen.runs import RunFolder
 
 OPTIONS = {
     "encoder": {"J": 1, "n_components": 8},
@@ -102,11 +103,15 @@ def test_a_source_and_a_tensor_are_the_same(model, images):
 @pytest.mark.parametrize(
     ("bad", "culprit"),
     [
-        (lambda x: x[:, 0], r"shape \(120, 16, 16\)"),
-        (lambda x: (x * 255).to(torch.uint8), r"torch\.uint8"),
+        (lambda x: x[:, 0], r"shape \(120, 16, 16\): add the missing axes"),
+        (lambda x: (x * 255).long(), "int64"),
+        (lambda x: x.numpy()[:, 0, 0], r"shape \(120, 16\)"),
+        (lambda x: x.numpy() * 255, "divide grey levels"),
+        (lambda x: Dataset("both", x, x), r"give one part, such as data\.train"),
+        (lambda x: list(x), "but got list"),
         (lambda x: 255 * x, "reach from 0 to 255: divide"),
         (lambda x: x - 1, "reach from -1 to"),
-        (lambda x: x.log().nan_to_num(neginf=math.nan), "reach from nan"),
+        (lambda x: x.log().nan_to_num(neginf=math.nan), "Image 0 holds NaN"),
         (lambda x: x[:8], "8 components were asked of 8 images"),
     ],
 )
@@ -155,7 +160,7 @@ def test_sample(model):
     assert model.sample(0).shape == (0, 1, 16, 16)
     with pytest.raises(InputError, match="it has gaussian, mixture"):
         model.sample(1, "vae")
-    with pytest.raises(InputError, match="0 or more"):
+    with pytest.raises(InputError, match="n=-1: give a whole number of at least 0"):
         model.sample(-1)
     bare = GenerativeScatteringNetwork(model.encoder, model.decoder)
     with pytest.raises(InputError, match="has no density"):
@@ -280,20 +285,68 @@ def test_a_model_that_cannot_be_saved_destroys_nothing(model, tmp_path, key, den
 
 
 def test_saving_again(model, own, tmp_path):
-    own.save(tmp_path / "run")
-    model.save(tmp_path / "run")  # the same options: the same model, without the density
-    assert list(sg.load(tmp_path / "run").densities) == ["gaussian", "mixture"]
-    other = GenerativeScatteringNetwork(model.encoder, model.decoder)
-    other.options = {**OPTIONS, "training": {"epochs": 9}}
+    bare = GenerativeScatteringNetwork(model.encoder, model.decoder, {})
+    bare.options = OPTIONS
+    bare.save(tmp_path / "run")
+    model.save(tmp_path / "run")  # only adds to it
+    model.save(tmp_path / "run")
+    assert same_model(sg.load(tmp_path / "run"), model)
+    for other, culprit in [
+        (bare, "holds another densities/gaussian than this model"),
+        (_with_another_decoder(model), "holds another decoder than this model"),
+    ]:
+        other.options = OPTIONS
+        with pytest.raises(RunFolderError, match=culprit):
+            other.save(tmp_path / "run")
+        assert same_model(sg.load(tmp_path / "run"), model)
+    bare.options = {**OPTIONS, "training": {"epochs": 9}}
     with pytest.raises(RunFolderError, match=r"training\.epochs=2 there, 9 now"):
-        other.save(tmp_path / "run")
-    assert list(sg.load(tmp_path / "run").densities) == ["gaussian", "mixture"]
-    other.save(tmp_path / "run", overwrite=True)
+        bare.save(tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("precious")
+    bare.save(tmp_path / "run", overwrite=True)
     assert sg.load(tmp_path / "run").densities == {}
+    assert (tmp_path / "run" / "notes.txt").read_text() == "precious"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file.txt").write_text("precious")
     with pytest.raises(RunFolderError, match=r"holds file\.txt: name another folder"):
         model.save(tmp_path / "mine", overwrite=True)
+
+
+def _with_another_decoder(model):
+    decoder = copy.deepcopy(model.decoder)
+    with torch.no_grad():
+        next(decoder.parameters()).mul_(2)
+    return GenerativeScatteringNetwork(model.encoder, decoder, model.densities)
+
+
+def test_saving_anew_does_not_continue_an_unfinished_replacement(model, tmp_path):
+    model.save(tmp_path / "run")
+    begun = RunFolder.start(tmp_path / "run", model.options, overwrite=True)
+    begun.write("decoder", {"wrong": torch.ones(2)}, {})
+    begun.write("codes", {"codes": torch.ones(2)}, {})
+    model.save(tmp_path / "run", overwrite=True)
+    assert same_model(sg.load(tmp_path / "run"), model)
+    assert not RunFolder.open(tmp_path / "run").has("codes")
+
+
+def test_arrays_are_images_too(model, images):
+    z = model.encode(images)
+    assert torch.equal(model.encode(images.numpy()), z)
+    bytes_ = (images * 255).round().to(torch.uint8)
+    expected = model.encode(bytes_.float() / 255)
+    assert torch.equal(model.encode(bytes_), expected)
+    assert torch.equal(model.encode(bytes_[:, 0].numpy()), expected)
+
+
+@pytest.mark.parametrize("seed", [1.5, -1, "1", True])
+def test_seeds_that_are_no_whole_numbers(model, images, seed):
+    for use in (
+        lambda: model.sample(2, seed=seed),
+        lambda: GenerativeScatteringNetwork.fit(images, options=OPTIONS, seed=seed),
+        lambda: model.fit_density("gaussian", torch.randn(20, 8), seed=seed),
+    ):
+        with pytest.raises(InputError, match=f"seed={seed!r}: give a whole number of at least 0"):
+            use()
 
 
 def test_a_fit_in_a_folder_continues(images, model, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 import scattergen as sg
 from scattergen import training
 from scattergen.errors import RunFolderError
-from scattergen.run_folder import RunFolder
+from scattergen.runs import RunFolder
 
 COMMAND = "from scattergen import cli; cli.main()"
 # Kills itself at the N-th file of the run, before or after the file gets its name.
@@ -34,6 +35,10 @@ def counted(source, target):
 os.replace = counted
 cli.main()
 """
+
+
+class Stop(BaseException):
+    """Stands for an interruption that nothing catches."""
 
 
 @pytest.fixture
@@ -116,10 +121,6 @@ def test_remains_of_killed_writes_are_removed(scattergen, digits, tiny, run_copy
     assert_complete(run_copy)
 
 
-class Stop(BaseException):
-    """Stands for an interruption that nothing catches."""
-
-
 def stop_at_checkpoint(monkeypatch, number):
     save, count = training._State.save, 0
 
@@ -196,7 +197,7 @@ def test_a_second_process_is_refused(scattergen, digits, tiny, run_copy):
 
 
 def test_a_lock_ends_with_its_process(run_copy):
-    code = "import sys, time\nfrom scattergen.run_folder import RunFolder\n"
+    code = "import sys, time\nfrom scattergen.runs import RunFolder\n"
     code += "with RunFolder.open(sys.argv[1]).locked():\n    print(1, flush=True); time.sleep(60)"
     process = start(code, str(run_copy))
     process.stdout.readline()
@@ -209,10 +210,76 @@ def test_a_lock_ends_with_its_process(run_copy):
         pass
 
 
+def replaced(place):
+    """A run with a finished replacement that is about to take its place."""
+    old = RunFolder.start(place, {"seed": 0})
+    old.write("weights", {"w": torch.zeros(2)}, None)
+    old.write("densities/old", {"w": torch.zeros(2)}, None)
+    (place / "report.html").write_text("old")
+    (place / "notes.txt").write_text("mine")
+    new = RunFolder.start(place, {"seed": 1}, overwrite=True)
+    new.write("weights", {"w": torch.ones(2)}, None)
+    new.write("densities/new", {"w": torch.ones(2)}, None)
+    return old, new
+
+
+def assert_new(place):
+    run = RunFolder.open(place)
+    run.check()
+    assert run.options == {"seed": 1}
+    assert run.names("densities") == ["new"]
+    names = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    assert names == {
+        ".scattergen-lock", "run.json", "weights.safetensors", "densities/new.safetensors",
+        "notes.txt",
+    }  # fmt: skip
+
+
 def test_a_run_that_another_process_replaced_is_not_written_to(tmp_path):
-    run = RunFolder.start(tmp_path / "run", {"seed": 0})
-    RunFolder.start(tmp_path / "run", {"seed": 1}, overwrite=True)
-    with pytest.raises(RunFolderError, match="seed=1 there, 0 now"), run.locked():
+    old, new = replaced(tmp_path / "run")
+    new.take_place()
+    assert_new(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="seed=1 there, 0 now"), old.locked():
+        pass
+
+
+def test_a_replacement_killed_while_it_takes_its_place_is_completed(tmp_path, monkeypatch):
+    steps, replace, rmtree = 0, os.replace, shutil.rmtree
+
+    def dying(action):
+        def step(*arguments, **keywords):
+            nonlocal steps
+            steps -= 1
+            if steps == 0:
+                raise Stop
+            return action(*arguments, **keywords)
+
+        return step
+
+    for death in range(1, 9):
+        place, steps = tmp_path / f"run-{death}", death
+        new = replaced(place)[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", dying(replace))
+            patch.setattr(shutil, "rmtree", dying(rmtree))
+            try:
+                new.take_place()
+            except Stop:
+                died = True
+            else:
+                died = False
+        if death == 1:  # before it was said to be ready
+            assert RunFolder.open(place).options == {"seed": 0}
+        else:
+            assert_new(place)
+    assert not died  # all steps have been tried
+
+
+def test_a_replacement_continues_only_with_the_same_options(tmp_path):
+    new = replaced(tmp_path / "run")[1]
+    assert RunFolder.start(tmp_path / "run", {"seed": 1}, overwrite=True).has("weights")
+    assert not RunFolder.start(tmp_path / "run", {"seed": 2}, overwrite=True).has("weights")
+    with pytest.raises(RunFolderError, match="seed=2 there, 1 now"), new.locked():
         pass
 
 

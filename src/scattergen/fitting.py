@@ -9,11 +9,12 @@ from scattergen.datasets import Dataset
 from scattergen.densities import hyperparameters, make
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.options import check_options
-from scattergen.presets import override, preset
+from scattergen.options import check_options, stage_of
+from scattergen.presets import override
+from scattergen.presets import preset as preset_options
 from scattergen.progress import SILENT, Progress
 from scattergen.report import save_image_grid, write_run_report
-from scattergen.run_folder import RunFolder, check_name, refuse_differences
+from scattergen.runs import RunFolder, check_name, differences, refuse_differences
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def fit_run(
     data: Dataset,
     out: Path | str,
     *,
-    preset_name: str | None = None,
+    preset: str | None = None,
     changes: Mapping[str, Any] | None = None,
     densities: list[str] | None = None,
     seed: int = 0,
@@ -55,12 +56,12 @@ def fit_run(
     Args:
         data: Training and test images.
         out: The run folder.
-        preset_name: "mnist" or "auto"; by default "mnist" for MNIST and "auto" for everything else.
+        preset: "mnist" or "auto"; by default "mnist" for MNIST and "auto" for everything else.
         changes: "section.keyword" to value, over the preset.
         densities: Names of the densities to fit; the preset's by default.
         seed: Of everything random.
         device: Where to compute.
-        overwrite: Replace a run that is there.
+        overwrite: Replace a run that is there, once the new one is finished.
         command: The command line, for the report.
         progress: Where to report.
 
@@ -71,23 +72,24 @@ def fit_run(
         InputError: If the data or options cannot be used.
         RunFolderError: If the folder holds something else.
     """
-    preset_name = preset_name or ("mnist" if data.name == "mnist" else "auto")
+    preset = preset or ("mnist" if data.name == "mnist" else "auto")
     shape, n = data.train.shape, len(data.train)
-    options = preset(preset_name, shape, n)
+    options = preset_options(preset, shape, n)
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
     options = override(options, changes or {})
-    check_options(options, shape, n)  # before an old run is replaced
+    check_options(options, shape, n)  # before anything is stored
     identity = {
         "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n},
-        "preset": preset_name,
+        "preset": preset,
         "seed": seed,
         **options,
     }
-    run = RunFolder.start(out, identity, overwrite=overwrite)
+    run = RunFolder.start(out, identity, overwrite=overwrite, may_change=_may_change)
     with run.locked():
         if "report" in run.stages and (run.path / "report.html").is_file():
             run.check()
+            run.take_place()
             return FittedRun(run, True, _measurements(run))
         try:
             model = GenerativeScatteringNetwork.fit(
@@ -101,7 +103,18 @@ def fit_run(
         )
         run.finish_stage("report", quality)
         run.log({"stage": "report", **quality})
+        run.take_place()
     return FittedRun(run, False, _measurements(run))
+
+
+def _may_change(run: RunFolder, option: str) -> bool:
+    """Whether an unfinished run has yet to reach the stage that an option concerns.
+
+    A density or a decoder that could not be trained can so be given other options without the work
+    before it being lost.
+    """
+    stage = stage_of(option)
+    return stage is not None and stage not in run.stages and "report" not in run.stages
 
 
 def _measurements(run: RunFolder) -> dict[str, float]:
@@ -141,7 +154,7 @@ def fit_density_run(
         RunFolderError: If the run has no codes, or this density with other hyper-parameters.
     """
     run = RunFolder.open(path)
-    key = stored_as or name
+    key = name if stored_as is None else stored_as
     stage = f"densities/{key}"
     check_name(stage)
     wanted = {"name": name, "hyperparameters": hyperparameters(make(name, **(keywords or {})))}
@@ -151,6 +164,8 @@ def fit_density_run(
         if before and picture.is_file():
             refuse_differences(run.path / stage, run.read(stage)[1], {**wanted, "seed": seed})
             return True, picture
+        if overwrite and key in run.options.get("densities", {}) and run.has(stage):
+            _refuse_change(run, stage, {**wanted, "seed": seed})
         if not run.has("codes"):
             raise RunFolderError(
                 f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made "
@@ -170,3 +185,13 @@ def fit_density_run(
         )
         save_image_grid(model.sample(64, key, seed), picture)
     return before, picture
+
+
+def _refuse_change(run: RunFolder, stage: str, wanted: Mapping[str, Any]) -> None:
+    """Refuse another density in the place of one that the run's options and report describe."""
+    changed = differences(run.read(stage)[1], wanted)
+    if changed:
+        raise RunFolderError(
+            f"{run.path / stage} belongs to the fit, whose report shows it, and would change "
+            f"({', '.join(changed)}): store the new one beside it under another name (--as NAME)."
+        )

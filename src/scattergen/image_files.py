@@ -29,7 +29,7 @@ def check_output(path: Path) -> None:
     Example:
         >>> check_output(Path("samples.png"))
     """
-    if path.suffix not in ("", ".png", ".npz", ".npy"):
+    if path.suffix.lower() not in ("", ".png", ".npz", ".npy"):
         raise InputError(f"{path} has an unknown ending: name {FORMS}.")
     if path.suffix == "" and path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name {FORMS}.")
@@ -62,11 +62,11 @@ def write_images(
         ScattergenError: If the files cannot be written.
     """
     check_output(path)
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         save_image_grid(images, path, columns=columns)
     elif path.suffix == "":
         _write_folder(path, images)
-    elif path.suffix == ".npy":
+    elif path.suffix.lower() == ".npy":
         with atomic_path(path) as temporary:
             np.save(temporary, images.numpy())
     else:
@@ -87,6 +87,7 @@ def _write_folder(path: Path, images: Tensor) -> None:
                 f"{path} holds {others[0]} and so on, with which the images would be mixed: name a "
                 "new folder."
             )
+    path.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
     for name, image in zip(names, pixels, strict=True):
         with atomic_path(path / name) as temporary:
@@ -106,7 +107,7 @@ def write_codes(path: Path, codes: Tensor) -> None:
     """
     check_codes_path(path)
     with atomic_path(path) as temporary:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             np.save(temporary, codes.numpy())
         else:
             np.savez(temporary, codes=codes.numpy())
@@ -128,7 +129,7 @@ def check_codes_path(path: Path) -> None:
 
 
 def _check_codes_suffix(path: Path) -> None:
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise InputError(f"{path} cannot hold codes: name a file that ends in .npz or .npy.")
 
 
@@ -145,7 +146,7 @@ def read_codes(path: Path) -> Tensor:
         InputError: If the file is missing, damaged, or holds no table of finite numbers.
     """
     _check_codes_suffix(path)
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         array = load_npy(path)
     else:
         arrays = load_npz(path)

@@ -1,6 +1,7 @@
 """Checking keywords that a user wrote, by the signature of what they are for."""
 
 import inspect
+import operator
 import sys
 import types
 import typing
@@ -46,6 +47,33 @@ def check_keywords(
             )
 
 
+def whole_number(name: str, value: Any, *, least: int = 0) -> int:
+    """The value, if it is a whole number that is large enough.
+
+    Args:
+        name: What the number is called, for the message.
+        value: What a user gave; NumPy's integers count too.
+        least: The smallest that can be used.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: If it is none, or below `least`.
+
+    Example:
+        >>> whole_number("n", 3)
+        3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name}={value!r}: give a whole number of at least {least}.") from error
+    if number < least or isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
+    return number
+
+
 def _is_a(value: Any, hint: Any) -> bool:
     """Whether a value, perhaps from JSON, has the annotated type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -64,6 +92,8 @@ def _is_a(value: Any, hint: Any) -> bool:
         return True
     if isinstance(value, bool):  # which Python counts among the integers
         return hint is bool
+    if hint is int:  # beyond 32 bits there are no sizes, only typing errors
+        return isinstance(value, int) and abs(value) < 2**31
     if hint is float:
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, origin or hint)

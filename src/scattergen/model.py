@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets import ImageSource
+from scattergen.datasets import ImageSource, as_images
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import fit_decoder
 from scattergen.densities import (
@@ -20,13 +21,17 @@ from scattergen.densities import (
 )
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
+from scattergen.keywords import whole_number
 from scattergen.options import build, check_options
-from scattergen.presets import Options, preset
+from scattergen.presets import Options
+from scattergen.presets import preset as preset_options
 from scattergen.progress import SILENT, Progress
-from scattergen.run_folder import RunFolder, check_name, refuse_differences
-from scattergen.stages import Stages
+from scattergen.runs import RunFolder, Stages, check_name, refuse_differences, save_run
 
 DECODING_BATCH = 256
+
+Images = ImageSource | Tensor | NDArray[Any]
+"""Images as `scattergen.datasets.as_images` takes them."""
 
 
 class GenerativeScatteringNetwork:
@@ -76,8 +81,8 @@ class GenerativeScatteringNetwork:
     @classmethod
     def fit(
         cls,
-        images: ImageSource | Tensor,
-        preset_name: str = "auto",
+        images: Images,
+        preset: str = "auto",
         *,
         options: Options | None = None,
         seed: int = 0,
@@ -88,8 +93,8 @@ class GenerativeScatteringNetwork:
         """Fit encoder, decoder and densities to images.
 
         Args:
-            images: Source of N images, or a tensor (N, C, H, W) in [0, 1].
-            preset_name: "mnist" or "auto".
+            images: Source of N images, a tensor (N, C, H, W) in [0, 1], or a NumPy array.
+            preset: "mnist" or "auto".
             options: Complete options instead of a preset's (see `scattergen.presets.preset`).
             seed: Of everything random.
             device: Where to compute.
@@ -103,9 +108,10 @@ class GenerativeScatteringNetwork:
         Raises:
             InputError: If the images or options cannot be used.
         """
+        images, seed = as_images(images), whole_number("seed", seed)
         shape = _image_shape(images)
         if options is None:
-            options = preset(preset_name, shape, len(images))
+            options = preset_options(preset, shape, len(images))
         check_options(options, shape, len(images))
         stages = Stages(run, progress)
         encoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
@@ -136,7 +142,9 @@ class GenerativeScatteringNetwork:
                     encoder=encoder,
                     seed=seed,
                     device=device,
-                    checkpoint=stages.checkpoint("decoder"),
+                    checkpoint=stages.checkpoint(
+                        "decoder", {name: options[name] for name in ("decoder", "training")}
+                    ),
                     on_epoch=stages.log_epoch("decoder"),
                     progress=progress,
                 )
@@ -183,7 +191,8 @@ class GenerativeScatteringNetwork:
             InputError: If the name or a keyword is unknown, or the codes are too few.
             RunFolderError: If the folder holds this density with other hyper-parameters.
         """
-        key = stored_as or name
+        key = name if stored_as is None else stored_as
+        seed = whole_number("seed", seed)
         density = make(name, **(keywords or {}))
         stages = Stages(run, progress)
         stage = f"densities/{key}"
@@ -202,18 +211,17 @@ class GenerativeScatteringNetwork:
         self.densities[key] = density
         return density
 
-    def encode(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+    def encode(self, images: Images, progress: Progress = SILENT) -> Tensor:
         """Whitened codes of images.
 
         Args:
-            images: Source of N images, or a tensor (N, C, H, W) in [0, 1].
+            images: Source of N images, a tensor (N, C, H, W) in [0, 1], or a NumPy array.
             progress: Where to report.
 
         Returns:
             Codes, (N, d).
         """
-        _image_shape(images)
-        return self.encoder.transform(images, progress)
+        return self.encoder.transform(as_images(images), progress)
 
     def decode(
         self, z: Tensor, batch_size: int = DECODING_BATCH, progress: Progress = SILENT
@@ -250,7 +258,7 @@ class GenerativeScatteringNetwork:
                 task.advance(len(batch))
         return images
 
-    def reconstruct(self, images: ImageSource | Tensor) -> Tensor:
+    def reconstruct(self, images: Images) -> Tensor:
         """Images encoded and decoded again, (N, C, H, W)."""
         return self.decode(self.encode(images))
 
@@ -321,7 +329,7 @@ class GenerativeScatteringNetwork:
             )
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
 
-    def resample(self, images: Tensor, start: int, stop: int, seed: int = 0) -> Tensor:
+    def resample(self, images: Images, start: int, stop: int, seed: int = 0) -> Tensor:
         """Images whose components `start` to `stop` are replaced by white noise.
 
         Args:
@@ -353,14 +361,16 @@ class GenerativeScatteringNetwork:
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the model as a run folder.
 
+        To a run that holds this model already, only densities that it lacks are added.
+
         Args:
             path: The folder.
-            overwrite: Replace a run with other options that is there.
+            overwrite: Replace a run that is there, its codes and report included.
 
         Raises:
             InputError: If a density is not fitted or not registered, or its name cannot be a
                 file's.
-            RunFolderError: If the folder holds something else.
+            RunFolderError: If the folder holds something else, or another model.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
         content: dict[str, tuple[Mapping[str, Tensor], Any]] = {
@@ -375,13 +385,7 @@ class GenerativeScatteringNetwork:
                 "hyperparameters": hyperparameters(density),
             }
             content[stage] = (density.state_dict(), metadata)
-        run = RunFolder.start(path, self.options, overwrite=overwrite)
-        with run.locked():
-            for key in run.names("densities"):
-                if key not in self.densities:
-                    run.forget(f"densities/{key}")
-            for name, (tensors, metadata) in content.items():
-                run.write(name, tensors, metadata)
+        save_run(path, self.options, content, overwrite=overwrite)
 
     @classmethod
     def load(
@@ -431,17 +435,5 @@ class GenerativeScatteringNetwork:
 
 
 def _image_shape(images: ImageSource | Tensor) -> tuple[int, int, int]:
-    """(C, H, W) of images, checked as far as that is cheap."""
-    if not isinstance(images, Tensor):
-        return images.shape
-    if images.ndim != 4 or not images.is_floating_point():
-        raise InputError(
-            f"Expected a float tensor of images (N, C, H, W) in [0, 1] but got {images.dtype} of "
-            f"shape {tuple(images.shape)}: convert it, e.g. by scattergen.datasets.ImageArray."
-        )
-    if len(images) and not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}: "
-            "divide 8-bit values by 255."
-        )
-    return (images.shape[1], images.shape[2], images.shape[3])
+    channels, height, width = images.shape[-3:]
+    return channels, height, width

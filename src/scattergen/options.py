@@ -8,7 +8,7 @@ import torch
 
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import check_training, fit_decoder
-from scattergen.densities import make
+from scattergen.densities import check_count, make
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
@@ -51,7 +51,26 @@ def check_options(options: Mapping[str, Any], image_shape: tuple[int, int, int],
             raise InputError(
                 f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE."
             )
-        make(name, **keywords)
+        check_count(make(name, **keywords), n)
+
+
+def stage_of(option: str) -> str | None:
+    """The stage of a fit that an option concerns.
+
+    Args:
+        option: Name with its section, such as "training.epochs".
+
+    Returns:
+        Name of the stage; None for what concerns all of them.
+
+    Example:
+        >>> stage_of("training.epochs"), stage_of("densities.vae.beta"), stage_of("seed")
+        ('decoder', 'densities/vae', None)
+    """
+    section, *rest = option.split(".")
+    if section == "densities" and rest:
+        return f"densities/{rest[0]}"
+    return {"encoder": "encoder", "decoder": "decoder", "training": "decoder"}.get(section)
 
 
 TRAINING_ARGUMENTS = (

@@ -1,5 +1,6 @@
 """Files that are complete or absent: atomic writes of bytes, JSON and tensors (safetensors)."""
 
+import errno
 import hashlib
 import json
 import os
@@ -46,8 +47,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays, since some writers choose the format by it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix)
+        # The suffix stays, since some writers choose the format by it; they know small letters.
+        suffix = path.suffix.lower()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -60,9 +62,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if isinstance(error, SafetensorError) and "I/O" not in str(error):
             raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = (
+            "Free some space or choose another place, then run the same command again"
+            if full
+            else "Change its permissions or choose another place"
+        )
         raise ScattergenError(
-            f"Cannot write {path}: {reason}. Free some space or choose another place, then run the "
-            "same command again; nothing that was there before has been changed."
+            f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been "
+            "changed."
         ) from error
     finally:
         if temporary is not None:
@@ -77,6 +85,18 @@ def remove_temporaries(folder: Path) -> None:
     """
     for path in folder.rglob(f"{_TEMPORARY}*"):
         path.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that an interrupted write left.
+
+    Args:
+        path: A file.
+
+    Returns:
+        True for names that only `atomic_path` gives.
+    """
+    return path.name.startswith(_TEMPORARY)
 
 
 def _umask() -> int:

@@ -1,6 +1,6 @@
 """Sources of images: the embedded MNIST, arrays and folders."""
 
-from scattergen.datasets.arrays import ImageArray
+from scattergen.datasets.arrays import ImageArray, as_images
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.opening import open_dataset
@@ -12,6 +12,7 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "Subset",
+    "as_images",
     "mnist",
     "open_dataset",
 ]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.source import Index, positions
+from scattergen.datasets.source import Dataset, ImageSource, Index, positions
 from scattergen.errors import InputError
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
@@ -96,6 +96,55 @@ class ImageArray:
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
+
+
+def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tensor:
+    """Images in a form that can be read in batches, checked as far as that is cheap.
+
+    Args:
+        images: a source; a float tensor (N, C, H, W) in [0, 1]; or anything that `ImageArray`
+            takes.
+
+    Returns:
+        The source or float tensor itself, or an `ImageArray`.
+
+    Raises:
+        InputError: for anything else.
+
+    Example:
+        >>> as_images(np.zeros((10, 28, 28), dtype=np.uint8)).shape
+        (1, 28, 28)
+    """
+    if isinstance(images, Dataset):
+        raise InputError(
+            f"{images.name} is a dataset with training and test images: give one part, such as "
+            "data.train."
+        )
+    if isinstance(images, Tensor) and images.is_floating_point():
+        if images.ndim != 4:
+            raise InputError(
+                f"Expected images (N, C, H, W) but got a tensor of shape {tuple(images.shape)}: "
+                "add the missing axes, as in images[:, None] for grey images (N, H, W)."
+            )
+        if not torch.isfinite(images).all():
+            bad = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
+            raise InputError(
+                f"Image {bad} holds NaN or infinite values: remove or repair that image."
+            )
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):
+            raise InputError(
+                f"Images must lie in [0, 1] but reach from {images.min():.4g} to "
+                f"{images.max():.4g}: divide 8-bit values by 255."
+            )
+        return images
+    if isinstance(images, Tensor | np.ndarray):
+        return ImageArray(images, name="the images")
+    if not hasattr(images, "shape"):
+        raise InputError(
+            f"Expected images but got {type(images).__name__}: give a dataset's part, a tensor "
+            "(N, C, H, W) or a NumPy array."
+        )
+    return images
 
 
 def load_npy(path: Path) -> NDArray[Any]:

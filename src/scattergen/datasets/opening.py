@@ -64,6 +64,8 @@ def open_dataset(
     """
     if not 0 <= test_fraction < 1:
         raise InputError(f"test_fraction={test_fraction} is not a share: give 0 ≤ share < 1.")
+    if not str(source):
+        raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
     if source == "mnist":
         dataset = mnist()

@@ -3,7 +3,12 @@
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.protocol import Density, LikelihoodDensity, hyperparameters
+from scattergen.densities.protocol import (
+    Density,
+    LikelihoodDensity,
+    check_count,
+    hyperparameters,
+)
 from scattergen.densities.registry import (
     DENSITIES,
     density_class,
@@ -22,6 +27,7 @@ __all__ = [
     "GenerativeAdversarialNetwork",
     "LikelihoodDensity",
     "VariationalAutoencoder",
+    "check_count",
     "density_class",
     "draw_in_chunks",
     "hyperparameters",

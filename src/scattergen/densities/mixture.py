@@ -149,7 +149,7 @@ class GaussianMixture:
         """
         start = time.monotonic()
         x = check_codes(z, minimum=2).float().to(device)
-        N, K = len(x), self._count(len(x))
+        N, K = len(x), self.count_components(len(x))
         ridge = _RIDGE * x.var(0, correction=0).mean().item()
         if not (x.amax(0) > x.amin(0)).any():
             raise InputError("All codes are equal: there is no distribution to model.")
@@ -180,15 +180,30 @@ class GaussianMixture:
         self.n_features_, self.history_ = x.shape[1], history
         return self
 
-    def _count(self, N: int) -> int:
+    def count_components(self, N: int) -> int:
+        """Number of components that a fit to N codes has.
+
+        Args:
+            N: Number of codes.
+
+        Returns:
+            `n_components`, or what is chosen for so many codes.
+
+        Raises:
+            InputError: If the codes are too few for `n_components`.
+        """
         if self.n_components is None:
             return min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
-        if self.n_components > N // 2:
-            raise InputError(
-                f"{N} codes are too few for n_components={self.n_components}: use at most {N // 2} "
-                "components, or None, which chooses by the number of codes."
-            )
+        self.check_count(N)
         return self.n_components
+
+    def check_count(self, n: int) -> None:
+        """Refuse fewer codes than the components need (see `densities.check_count`)."""
+        if self.n_components is not None and self.n_components > n // 2:
+            raise InputError(
+                f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} "
+                "components, or null, which chooses by the number of codes."
+            )
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Draw codes; code k depends on the fitted density, `seed` and k only.

@@ -127,6 +127,27 @@ def hyperparameters(density: Density) -> dict[str, Any]:
     }
 
 
+def check_count(density: Density, n: int) -> None:
+    """Refuse fewer codes than a density needs, before the codes are there.
+
+    A density that needs more than a few has a method ``check_count(n)`` that raises `InputError`;
+    it is asked before the stages that come before the density, which may take long.
+
+    Args:
+        density: Any density.
+        n: Number of codes it is going to be fitted to.
+
+    Raises:
+        InputError: If they are too few.
+
+    Example:
+        >>> from scattergen.densities import GaussianMixture
+        >>> check_count(GaussianMixture(n_components=30), 60)
+    """
+    if hasattr(density, "check_count"):
+        density.check_count(n)
+
+
 def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
     """The codes, if a density can use them.
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.errors import InputError
+from scattergen.keywords import whole_number
 
 CHUNK = 256
 """Codes that are drawn from one generator; part of what a seed means, so it never changes."""
@@ -35,15 +35,14 @@ def draw_in_chunks(n: int, seed: int, draw: Draw) -> Tensor:
         Codes, (n, d), float32.
 
     Raises:
-        InputError: If `n` or `seed` is negative.
+        InputError: If `n` or `seed` is negative or no whole number.
 
     Example:
         >>> draw = lambda generator, size: standard_normal(generator, size, 2)
         >>> bool((draw_in_chunks(300, 0, draw)[:10] == draw_in_chunks(10, 0, draw)).all())
         True
     """
-    if n < 0 or seed < 0:
-        raise InputError(f"n={n}, seed={seed}: both must be 0 or more.")
+    n, seed = whole_number("n", n), whole_number("seed", seed)
     chunks = []
     with torch.no_grad():
         for chunk in range(max(1, math.ceil(n / CHUNK))):  # n = 0 needs the number of columns too

@@ -157,7 +157,8 @@ class VariationalAutoencoder:
             InputError: If the codes cannot be used.
             ScattergenError: If the training diverges.
         """
-        z = check_codes(z, minimum=2 * _EVERY).float().cpu()
+        z = check_codes(z).float().cpu()
+        self.check_count(len(z))
         held_out = torch.zeros(len(z), dtype=torch.bool)
         held_out[_EVERY - 1 :: _EVERY] = True
         networks = _Networks(*self._build(z.shape[1], seed))
@@ -235,6 +236,13 @@ class VariationalAutoencoder:
             seed,
             lambda generator, size: decoder(standard_normal(generator, size, self.n_latent)),
         )
+
+    def check_count(self, n: int) -> None:
+        """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
+        if n < 2 * _EVERY:
+            raise InputError(
+                f"{n} codes are too few for a VAE: use at least {2 * _EVERY}, or another density."
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""

@@ -19,7 +19,7 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
-from scattergen.run_folder import RunFolder
+from scattergen.runs import RunFolder
 
 _PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)
 _SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)

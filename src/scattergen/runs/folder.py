@@ -5,25 +5,24 @@ is not listed there does not exist for the model.  Tensors are safetensors; noth
 unpickled.
 """
 
-import fcntl
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.runs import place
+from scattergen.runs.options import check_name, differences, refuse_differences
 from scattergen.storage import read_tensors, remove_temporaries, sha256, write_json, write_tensors
 
 FORMAT = 1
 """Version of the layout; raised when older software could not read a newer folder."""
 
-_LOCK = ".lock"
 _REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
 
@@ -33,7 +32,9 @@ class RunFolder:
     Made by `RunFolder.start` (to fit) or `RunFolder.open` (to use).
 
     Attributes:
-        path: The folder.
+        path: The folder of its files.
+        place: The folder that the user named; another one while the run is made to replace the one
+            that is there (see `take_place`).
         options: What the run was fitted with; the same options resume it, others are refused.
 
     Example:
@@ -45,8 +46,9 @@ class RunFolder:
         {'width': 2}
     """
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+    def __init__(self, path: Path, content: dict[str, Any], place: Path | None = None) -> None:
         self.path, self._content = path, content
+        self.place = place or path
 
     @property
     def options(self) -> dict[str, Any]:
@@ -65,7 +67,13 @@ class RunFolder:
 
     @classmethod
     def start(
-        cls, path: Path | str, options: Mapping[str, Any], *, overwrite: bool = False
+        cls,
+        path: Path | str,
+        options: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        afresh: bool = False,
+        may_change: Callable[["RunFolder", str], bool] | None = None,
     ) -> "RunFolder":
         """A new run, or the one that is there if it has the same options.
 
@@ -74,7 +82,12 @@ class RunFolder:
         Args:
             path: The folder; made if it does not exist.
             options: Anything that `json` can write.
-            overwrite: Delete a run that is there, be it damaged or not.
+            overwrite: Replace a run that is there, be it damaged or not, by a new one.  The old run
+                stays until `take_place` is called on the new one; a replacement that was begun with
+                the same options is continued.
+            afresh: Begin a replacement anew in any case.
+            may_change: Whether a run may be continued with another value of an option, given the
+                run and the option's name, such as "densities.vae.beta"; no option by default.
 
         Returns:
             The run.
@@ -82,36 +95,50 @@ class RunFolder:
         Raises:
             RunFolderError: If the folder holds something else, or a run with other options.
         """
-        from scattergen import __version__
-
         path = Path(path)
         wanted = json.loads(json.dumps(options))
-        if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path} is a file: name a folder for the run.")
-        if path.is_dir() and not any((path / name).exists() for name in ("run.json", _LOCK)):
-            other = next(path.iterdir(), None)
-            if other is not None:
-                raise RunFolderError(
-                    f"{path} is not a run folder but holds {other.name}: name another folder; "
-                    "nothing in it has been changed."
-                )
-        with _exclusive(path):
-            if (path / "run.json").exists() and not overwrite:
-                run = cls.open(path)
-                if run._content["files"]:  # otherwise there is nothing to lose
-                    refuse_differences(path, run.options, wanted)
-                    return run
-            elif any(path.glob("*.safetensors")) and not overwrite:
-                raise RunFolderError(f"{path / 'run.json'} is missing: {_REMEDY}.")
-            cls._remove(path)
-            content = {"scattergen": __version__, "options": wanted, "files": {}, "stages": {}}
-            run = cls(path, content)
-            try:
+        place.refuse_foreign(path)
+        with place.exclusive(path):
+            place.promote(path)
+            if not (path / place.INDEX).exists():
+                return cls._begin(path, wanted)
+            if overwrite:
+                return cls._replace(path, wanted, afresh)
+            run = cls.open(path)
+            if not run._content["files"]:  # there is nothing to lose
+                return cls._begin(path, wanted)
+            changed = differences(run.options, wanted)
+            if may_change is None or not all(may_change(run, name) for name in changed):
+                refuse_differences(path, run.options, wanted)
+            if changed:
+                run._content["options"] = wanted
                 run._write_content()
-            except ScattergenError:
-                run.discard_if_empty()
-                raise
+            return run
+
+    @classmethod
+    def _begin(cls, path: Path, options: dict[str, Any], at: Path | None = None) -> "RunFolder":
+        from scattergen import __version__
+
+        content = {"scattergen": __version__, "options": options, "files": {}, "stages": {}}
+        run = cls(path, content, at)
+        try:
+            run._write_content()
+        except ScattergenError:
+            place.clear(path)
+            raise
         return run
+
+    @classmethod
+    def _replace(cls, path: Path, options: dict[str, Any], afresh: bool) -> "RunFolder":
+        hidden = path / place.REPLACEMENT
+        try:
+            begun = cls.open(hidden)
+            if begun.options == options and not afresh:
+                return cls(hidden, begun._content, path)
+        except RunFolderError:
+            pass  # there is none, or one that nobody needs
+        shutil.rmtree(hidden, ignore_errors=True)
+        return cls._begin(hidden, options, path)
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -128,9 +155,12 @@ class RunFolder:
                 format.
         """
         path = Path(path)
-        index = path / "run.json"
+        index = path / place.INDEX
         if not path.is_dir():
             raise RunFolderError(f"There is no run folder {path}: fit one with `scattergen fit`.")
+        if place.has_finished_replacement(path):  # of a process that was killed
+            with place.exclusive(path):
+                place.promote(path)
         if not index.is_file():
             raise RunFolderError(
                 f"{path} is not a run folder, since run.json is missing: name one that "
@@ -151,24 +181,21 @@ class RunFolder:
             raise RunFolderError(f"{index} was changed after it was written: {_REMEDY}.")
         return cls(path, content)
 
-    @staticmethod
-    def _remove(path: Path) -> None:
-        # run.json goes last: a kill in between leaves a folder that is still known as a run.
-        for name in ("checkpoints", "densities", "pictures"):
-            shutil.rmtree(path / name, ignore_errors=True)
-        remove_temporaries(path)
-        for file in sorted(path.glob("*.safetensors")):
-            file.unlink()
-        for name in ("metrics.jsonl", "report.html", "run.json"):
-            (path / name).unlink(missing_ok=True)
-
     def discard_if_empty(self) -> None:
-        """Delete the folder again if nothing was stored, so that a refused fit leaves no trace."""
+        """Delete the run again if nothing was stored, so that a refused fit leaves no trace."""
         if not self._content["files"]:
-            self._remove(self.path)
-            (self.path / _LOCK).unlink(missing_ok=True)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
+            place.clear(self.path)
+
+    def take_place(self) -> None:
+        """Let this run, made to replace another, take its place; the other one is deleted.
+
+        Files that belong to neither run stay.  A kill in between loses nothing: the rest is done
+        when the folder is next opened.
+        """
+        if self.path != self.place:
+            place.mark_ready(self.place)
+            place.promote(self.place)
+            self.path = self.place
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -177,7 +204,7 @@ class RunFolder:
         Raises:
             RunFolderError: If another process is writing to it.
         """
-        with _exclusive(self.path):
+        with place.exclusive(self.place):
             current = type(self).open(self.path)
             refuse_differences(self.path, current.options, self.options)
             self._content = current._content
@@ -225,7 +252,12 @@ class RunFolder:
         """
         check_name(name)
         file = f"{name}.safetensors"
-        write_tensors(self.path / file, tensors, metadata)
+        try:
+            write_tensors(self.path / file, tensors, metadata)
+        except ScattergenError:
+            if not self.has(name):  # the disk may have filled up after the file got its name
+                (self.path / file).unlink(missing_ok=True)
+            raise
         self._content["files"].pop(file, None)
         self._content["files"][file] = sha256(self.path / file)
         if stage is not None:
@@ -319,95 +351,8 @@ class RunFolder:
 
     def _write_content(self) -> None:
         content = {"format": FORMAT, **self._content, "digest": _digest(self._content)}
-        write_json(self.path / "run.json", content)
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Make a folder if there is none, and keep other processes out of it meanwhile."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = (path / _LOCK).open("w")
-    except OSError as error:
-        raise RunFolderError(
-            f"Cannot write to {path} ({error.strerror}): choose another place or change its "
-            "permissions."
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFolderError(
-                f"Another process is writing to {path}: wait for it to finish, or stop it."
-            ) from error
-        yield
-
-
-def check_name(name: str) -> None:
-    """Refuse names of stored tensors that are not those of a file in the run folder.
-
-    Args:
-        name: "NAME" or "FOLDER/NAME".
-
-    Raises:
-        InputError: If a part is empty, starts with a dot or a hyphen, or holds other characters
-            than letters, digits, ".", "_" and "-".
-
-    Example:
-        >>> check_name("densities/vae-0.01")
-    """
-    if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
-        raise InputError(
-            f'"{name.partition("/")[2] or name}" cannot be the name of a file: use letters, '
-            'digits, ".", "_" and "-".'
-        )
-
-
-def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
-    """Refuse to continue something that was started with other options.
-
-    Args:
-        path: What was started, for the message.
-        have: Its options.
-        want: The options asked for now.
-
-    Raises:
-        RunFolderError: If they differ; it names each difference.
-
-    Example:
-        >>> refuse_differences(Path("runs/a"), {"seed": 0}, {"seed": 1})
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.RunFolderError: runs/a was fitted with other options (seed=0 there, 1
-        now): ...
-    """
-    old, new = _flatten(have), _flatten(want)
-    differences = [
-        f"{name}={_show(old, name)} there, {_show(new, name)} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if differences:
-        raise RunFolderError(
-            f"{path} was fitted with other options ({'; '.join(differences)}): use the same ones, "
-            "another name, or --overwrite to replace it."
-        )
+        write_json(self.path / place.INDEX, content)
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _show(options: Mapping[str, Any], name: str) -> str:
-    text = json.dumps(options[name]) if name in options else "unset"
-    return text if len(text) <= 40 else text[:37] + "..."

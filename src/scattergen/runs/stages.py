@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from scattergen.progress import Progress
-from scattergen.run_folder import RunFolder
+from scattergen.runs.folder import RunFolder
 from scattergen.training import Metrics
 
 

@@ -1,0 +1,80 @@
+"""The command line: parse, call, print."""
+
+import sys
+import warnings
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+
+import scattergen
+from scattergen.cli import fitting, looking, using
+from scattergen.errors import ScattergenError
+
+_INTERRUPTED = 130  # what typer exits with after Ctrl-C
+_OUT_OF_MEMORY = (
+    "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
+)
+
+app = typer.Typer(
+    help="Generative models from wavelet scattering: images to codes, codes to new images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"scattergen {scattergen.__version__}")
+        raise typer.Exit
+
+
+for _command in (
+    fitting.fit,
+    fitting.density,
+    using.sample,
+    using.encode,
+    using.decode,
+    using.reconstruct,
+    using.interpolate,
+    looking.info,
+):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except ScattergenError as error:
+        _fail(str(error))
+    except OSError as error:
+        # Of places where no better sentence was found, such as a network drive that went away.
+        _fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path.")
+    except (MemoryError, torch.OutOfMemoryError):
+        _fail(_OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        _fail(_OUT_OF_MEMORY)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            continues = sys.argv[1:2] in (["fit"], ["density"])
+            remedy = "the same command continues where it stopped" if continues else "run it again"
+            print(f"interrupted: {remedy}.", file=sys.stderr)
+        raise
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,161 @@
+"""Arguments that commands share, and what every command does with them."""
+
+import json
+import math
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from scattergen.datasets import Dataset, open_dataset
+from scattergen.errors import InputError
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import Progress
+
+_SHOWN = 5  # of the files that were left out
+
+
+def path(text: str) -> Path:
+    """A path that a user wrote; an empty one, as of an unset variable, would be this folder."""
+    if not text:
+        raise typer.BadParameter('it is empty: name a file or folder, or "." for this one.')
+    return Path(text)
+
+
+Run = Annotated[
+    Path, typer.Argument(help="Run folder made by `scattergen fit`.", metavar="RUN", parser=path)
+]
+Source = Annotated[
+    str,
+    typer.Argument(help='"mnist", a .npy or .npz file, or a folder of images.', metavar="IMAGES"),
+]
+ImagesOut = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="PATH", help="grid.png, folder/, images.npz or images.npy.", parser=path
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable."),
+]
+Size = Annotated[
+    int | None, typer.Option(min=1, help="Resize images of a folder and crop them to this square.")
+]
+Mode = Annotated[
+    Literal["L", "RGB"] | None, typer.Option(help="Convert images of a folder to grey or colour.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images decoded together; affects time only.")]
+Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Common")
+]
+
+
+def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
+    """Check the device, set the number of threads, and say where to report."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
+    try:
+        usable = re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) is not None
+        if usable:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        usable, reason = False, str(error).splitlines()[0].rstrip(".")
+    if not usable:
+        raise InputError(
+            f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".'
+        )
+    return Progress(show=not quiet)
+
+
+def parse_options(options: list[str] | None) -> dict[str, Any]:
+    """Options from NAME=VALUE pairs; a value is JSON, or else a string."""
+    parsed: dict[str, Any] = {}
+    for option in options or []:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise InputError(
+                f'"{option}" sets nothing: write --set NAME=VALUE, as in --set beta=0.01.'
+            )
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
+
+
+def parse_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(
+            f'"{text}" lacks a name: separate densities by commas, as in gaussian,vae.'
+        )
+    return names
+
+
+def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
+    """Refuse to make more images than memory holds, with their codes while these are drawn."""
+    floats = math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * n * floats > there:
+        raise InputError(
+            f"{n:,} images take {4 * n * floats / 2**30:,.0f} GiB of memory and this machine has "
+            f"{there / 2**30:,.0f}: make them in parts, each with another --seed."
+        )
+
+
+def open_source(source: str, **how: Any) -> Dataset:
+    """Open a dataset and say which files were left out."""
+    data = open_dataset(source, **how)
+    for sentence in data.skipped[:_SHOWN]:
+        warnings.warn(sentence, stacklevel=2)
+    if data.skipped:
+        warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=2)
+    return data
+
+
+def open_unsplit(
+    source: str,
+    size: int | None,
+    mode: Literal["L", "RGB"] | None,
+    strict: bool,
+    model: GenerativeScatteringNetwork,
+) -> Dataset:
+    """All images of a source as the training part; of one with a test set of its own, that.
+
+    The images of a folder are brought to the size and mode of the model's.
+    """
+    channels, height, width = model.decoder.image_shape
+    if source != "mnist" and Path(source).is_dir():
+        mode = mode or ("L" if channels == 1 else "RGB")
+        if size is None and height == width:
+            size = height
+    data = open_source(source, size=size, mode=mode, strict=strict, test_fraction=0)
+    return data if data.test is None else Dataset(data.name, data.test)
+
+
+def say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
+    """Print where results are and what was measured on them."""
+    if as_json:
+        print(json.dumps({"out": str(path), "n": n, **measured}))
+        return
+    print(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
+    for name, value in measured.items():
+        print(f"{name.upper()}: {value:.2f} dB")

@@ -1,0 +1,138 @@
+"""The commands that fit: a whole model, and one more density."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from scattergen.cli.arguments import (
+    Device,
+    Json,
+    Mode,
+    Quiet,
+    Run,
+    Seed,
+    Set,
+    Size,
+    Source,
+    Strict,
+    Threads,
+    open_source,
+    parse_names,
+    parse_options,
+    path,
+    prepare,
+)
+from scattergen.fitting import fit_density_run, fit_run
+
+
+def fit(
+    images: Source,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Run folder to make.", parser=path)],
+    preset: Annotated[
+        Literal["mnist", "auto"] | None, typer.Option(help="Options to start from.")
+    ] = None,
+    densities: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Densities to fit, separated by commas.")
+    ] = None,
+    options: Set = None,
+    seed: Seed = 0,
+    size: Size = None,
+    mode: Mode = None,
+    strict: Strict = True,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a run that is there once the new one is done."),
+    ] = False,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fit encoder, decoder and densities to images, and write a report.
+
+    Interrupted, the same command continues where it stopped.
+
+    [bold]Examples[/bold]
+
+      scattergen fit mnist --out runs/mnist
+
+      scattergen fit faces/ --size 64 --out runs/faces --set training.epochs=20
+
+      scattergen fit images.npz --out runs/mine --densities gaussian,mixture --set encoder.J=3
+    """
+    progress = prepare(device, threads, quiet)
+    fitted = fit_run(
+        open_source(images, size=size, mode=mode, strict=strict),
+        out,
+        preset=preset,
+        changes=parse_options(options),
+        densities=None if densities is None else parse_names(densities),
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+        command=shlex.join(["scattergen", *sys.argv[1:]]),
+        progress=progress,
+    )
+    result = {
+        "run": str(out),
+        "report": str(fitted.report),
+        "pictures": str(out / "pictures"),
+        "finished_before": fitted.finished_before,
+        **fitted.measurements,
+    }
+    if as_json:
+        print(json.dumps(result))
+        return
+    if fitted.finished_before:
+        print(f"{out} was finished before with the same options: nothing to do.")
+    if "psnr" in result:
+        print(f"Test reconstruction: {result['psnr']:.2f} dB PSNR.")
+    print(f"Pictures: {out / 'pictures'}\nReport:   {fitted.report}")
+
+
+def density(
+    run: Run,
+    name: Annotated[str, typer.Argument(help="gaussian, mixture, vae, gan, or one of a plugin.")],
+    stored_as: Annotated[
+        str | None, typer.Option("--as", metavar="KEY", help="Its name in the run.")
+    ] = None,
+    options: Set = None,
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Fit again and replace one of that name.")
+    ] = False,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fit one more density on the codes of a run.
+
+    [bold]Examples[/bold]
+
+      scattergen density runs/mnist vae --set beta=0.01 --as vae-0.01
+
+      scattergen density runs/mnist mixture --set n_components=100 --as mixture-100
+    """
+    progress = prepare(device, threads, quiet)
+    before, picture = fit_density_run(
+        run,
+        name,
+        keywords=parse_options(options),
+        stored_as=stored_as,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    if as_json:
+        key = name if stored_as is None else stored_as
+        print(json.dumps({"density": key, "picture": str(picture), "finished_before": before}))
+        return
+    if before:
+        print("It was fitted before with the same options: nothing to do.")
+    print(f"Samples: {picture}")

@@ -1,0 +1,204 @@
+"""The commands that use a model: sample, encode, decode, reconstruct, interpolate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from scattergen.cli.arguments import (
+    BatchSize,
+    Device,
+    ImagesOut,
+    Json,
+    Mode,
+    Quiet,
+    Run,
+    Seed,
+    Size,
+    Source,
+    Strict,
+    Threads,
+    check_memory,
+    open_unsplit,
+    path,
+    prepare,
+    say_written,
+)
+from scattergen.errors import InputError
+from scattergen.image_files import (
+    check_codes_path,
+    check_output,
+    read_codes,
+    write_codes,
+    write_images,
+)
+from scattergen.image_quality import psnr
+from scattergen.model import GenerativeScatteringNetwork
+
+
+def sample(
+    run: Run,
+    out: ImagesOut,
+    density: Annotated[
+        str | None, typer.Option(help="Which density; mixture if there is one.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 64,
+    seed: Seed = 0,
+    batch_size: BatchSize = 256,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make new images.
+
+    Image k depends on the run, the density, the seed and k only.  A .npz file also holds the codes.
+
+    [bold]Examples[/bold]
+
+      scattergen sample runs/mnist --out samples.png
+
+      scattergen sample runs/mnist --density vae -n 1000 --seed 7 --out samples.npz
+    """
+    progress = prepare(device, threads, quiet)
+    check_output(out)
+    model = GenerativeScatteringNetwork.load(run, device)
+    check_memory(n, model)
+    codes = model.sample_codes(n, density, seed)
+    write_images(out, model.decode(codes, batch_size, progress), codes)
+    say_written(out, n, as_json)
+
+
+def encode(
+    run: Run,
+    images: Source,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=path)],
+    size: Size = None,
+    mode: Mode = None,
+    strict: Strict = True,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Turn images into codes.  Of MNIST, the test images.
+
+    [bold]Example[/bold]
+
+      scattergen encode runs/mnist images.npz --out codes.npz
+    """
+    progress = prepare(device, threads, quiet)
+    check_codes_path(out)
+    model = GenerativeScatteringNetwork.load(run, device)
+    data = open_unsplit(images, size, mode, strict, model)
+    write_codes(out, model.encode(data.train, progress))
+    say_written(out, len(data.train), as_json)
+
+
+def decode(
+    run: Run,
+    codes: Annotated[
+        Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=path)
+    ],
+    out: ImagesOut,
+    batch_size: BatchSize = 256,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Turn codes into images.
+
+    [bold]Example[/bold]
+
+      scattergen decode runs/mnist codes.npz --out images/
+    """
+    progress = prepare(device, threads, quiet)
+    check_output(out)
+    z = read_codes(codes)
+    model = GenerativeScatteringNetwork.load(run, device)
+    write_images(out, model.decode(z, batch_size, progress), z)
+    say_written(out, len(z), as_json)
+
+
+def reconstruct(
+    run: Run,
+    images: Source,
+    out: ImagesOut,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")
+    ] = None,
+    size: Size = None,
+    mode: Mode = None,
+    strict: Strict = True,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Encode images and decode them again.  Of MNIST, the test images.
+
+    A grid shows eight originals in one row and their reconstructions in the next.
+
+    [bold]Example[/bold]
+
+      scattergen reconstruct runs/mnist mnist -n 32 --out pairs.png
+    """
+    progress = prepare(device, threads, quiet)
+    check_output(out)
+    model = GenerativeScatteringNetwork.load(run, device)
+    originals = open_unsplit(images, size, mode, strict, model).train[:n]
+    codes = model.encode(originals, progress)
+    results = model.decode(codes, progress=progress)
+    shown = results
+    columns = min(8, len(results))
+    if out.suffix.lower() == ".png":
+        shown = _rows_in_turn(originals, results, columns)
+    write_images(out, shown, codes, columns=columns)
+    mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
+    say_written(out, len(results), as_json, psnr=mean)
+
+
+def interpolate(
+    run: Run,
+    images: Source,
+    out: ImagesOut,
+    start: Annotated[int, typer.Option("--from", min=0, help="Number of the first image.")] = 0,
+    stop: Annotated[int, typer.Option("--to", min=0, help="Number of the last image.")] = 1,
+    steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
+    size: Size = None,
+    mode: Mode = None,
+    strict: Strict = True,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Morph one image into another along a straight line between their codes.
+
+    [bold]Example[/bold]
+
+      scattergen interpolate runs/mnist mnist --from 3 --to 9 --steps 10 --out morph.png
+    """
+    prepare(device, threads, quiet)
+    check_output(out)
+    model = GenerativeScatteringNetwork.load(run, device)
+    source = open_unsplit(images, size, mode, strict, model).train
+    for number in (start, stop):
+        if number >= len(source):
+            raise InputError(
+                f"There is no image {number}: {images} has the images 0 to {len(source) - 1}."
+            )
+    ends = source[torch.tensor([start, stop])]
+    write_images(out, model.interpolate(ends[0], ends[1], steps), columns=steps)
+    say_written(out, steps, as_json)
+
+
+def _rows_in_turn(above: torch.Tensor, below: torch.Tensor, columns: int) -> torch.Tensor:
+    """Images for a grid in which each row of some stands above the same row of others."""
+    missing = -len(above) % columns
+    blank = torch.ones(missing, *above.shape[1:])
+    pairs = zip(*(torch.cat([x, blank]).split(columns) for x in (above, below)), strict=True)
+    rows = torch.cat([row for pair in pairs for row in pair])
+    return rows[: len(rows) - missing]
