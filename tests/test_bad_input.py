@@ -236,7 +236,7 @@ def constant_images(at, grey, **_):
     return fit(at, save(at, np.full_like(grey, 7)))
 
 
-@mistake("Only 8 components", "n_components to at most 8")
+@mistake("vary in 8 ways only", "--set encoder.n_components=8")
 def repeated_images(at, grey, **_):
     return fit(at, save(at, np.repeat(grey[:10], 6, axis=0)))
 

@@ -1,10 +1,12 @@
 """GenerativeScatteringNetwork in Python: fit, use, save, load; presets; augmentation; grids."""
 
+import contextlib
 import copy
 import json
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -517,6 +519,32 @@ def test_a_growing_gap_is_warned_about_once(images):
     ) as found:
         fit_decoder(decoder, codes, images[:40], epochs=40, batch_size=8)
     assert len(found) == 1
+
+
+def test_overfitting_is_seen_across_an_interruption(images, tmp_path):
+    """The first epochs' gaps come from the checkpoint, and a warning that was given is not given
+    again."""
+    codes = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
+
+    class StopError(Exception):
+        pass
+
+    def fit(last, name):
+        def on_epoch(history):
+            if len(history) == last:
+                raise StopError
+
+        decoder = Decoder(64, (1, 16, 16), channels=(32, 16), momentum=0.5)
+        keywords = {"epochs": 40, "batch_size": 8, "checkpoint": tmp_path / name}
+        with warnings.catch_warnings(record=True) as found, contextlib.suppress(StopError):
+            warnings.simplefilter("always")
+            fit_decoder(decoder, codes, images[:40], on_epoch=on_epoch, **keywords)
+        return len(found)
+
+    warned_at = next(last for last in range(4, 40) if fit(last, f"until-{last}"))
+    assert fit(warned_at - 1, "parts") == 0
+    assert fit(warned_at, "parts") == 1
+    assert fit(40, "parts") == 0
 
 
 def test_a_decoder_that_generalises_is_not_warned_about():

@@ -67,3 +67,18 @@ def test_wheel_ships_every_file_of_the_package(wheel_names):
         if path.is_file() and "__pycache__" not in path.parts
     ]
     assert set(files) <= wheel_names
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [name for name in targets if not (page.parent / name).exists()] == []
+
+
+def test_the_readme_links_its_documents():
+    linked = {name for page in PAGES for name in re.findall(r"docs/([\w-]+\.md)", page.read_text())}
+    inside = {name for page in PAGES for name in re.findall(r"\]\(([\w-]+\.md)", page.read_text())}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} <= linked | inside

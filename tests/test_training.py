@@ -163,15 +163,25 @@ def test_modes_during_validation_and_after():
         return {"psnr": 20.0}
 
     reported = []
+
+    def on_epoch(history):
+        reported.append(list(history))
+
     history = train(
-        modules, {"net": loss}, data(), validate=validate, on_epoch=reported.append, **SETTINGS
+        modules, {"net": loss}, data(), validate=validate, on_epoch=on_epoch, **SETTINGS
     )
     assert modes == [True, True, True, True, False] * 3
     assert not modules["net"].training
     assert [epoch["validation/psnr"] for epoch in history] == [20.0] * 3
-    assert reported == history
+    assert reported == [history[:1], history[:2], history]
     assert list(history[0]) == ["epoch", "seconds", "loss", "learning_rate", "validation/psnr"]
     assert 0 < history[0]["seconds"] < history[1]["seconds"] < history[2]["seconds"] < 60
+
+
+def test_patience_without_validation_is_refused():
+    modules, losses = one_module()
+    with pytest.raises(InputError, match="patience=2 watches the validation loss"):
+        train(modules, losses, data(), patience=2, **SETTINGS)
 
 
 def test_losses_of_several_modules_are_reported_by_name():

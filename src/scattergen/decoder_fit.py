@@ -91,7 +91,7 @@ def fit_decoder(
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
-    on_epoch: Callable[[Metrics], None] | None = None,
+    on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
 ) -> History:
     r"""Train a decoder to invert codes, by the mean absolute error of pixels.
@@ -116,7 +116,7 @@ def fit_decoder(
         seed: Of the order of the data and the augmentation.
         device: Where to train.
         checkpoint: File to resume from.
-        on_epoch: Called with each epoch's metrics.
+        on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
 
     Returns:
@@ -167,28 +167,16 @@ def fit_decoder(
             decibels += psnr(x, (y + 1) / 2).clamp(max=100).sum().item()
         return error / (stop - start), decibels / (stop - start)
 
-    gaps: list[float] = []
-    warned = False
-
     def validate() -> Metrics:
-        nonlocal warned
         error, decibels = part(n, n + n_validation)
-        n_seen = min(n, n_validation, 1000)
-        seen = part(0, n_seen)[1]
-        gaps.append(seen - decibels)
-        recent = gaps[-_GROWING_ROUNDS - 1 :]
-        growing = all(a < b for a, b in pairwise(recent))
-        if len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP and not warned:
-            warned = True
-            warnings.warn(
-                f"The decoder overfits: training images are {recent[-1]:.1f} dB better than "
-                "validation images, and the gap grows. Use more images, fewer epochs, or "
-                "augmentation (shifts, flips).",
-                OverfittingWarning,
-                stacklevel=2,
-            )
+        seen = part(0, min(n, n_validation, 1000))[1]
         progress.message(f"  validation: {decibels:.2f} dB PSNR, training images {seen:.2f} dB")
         return {"loss": error, "psnr": decibels, "train_psnr": seen}
+
+    def after_epoch(history: History) -> None:
+        _warn_of_overfitting(history)
+        if on_epoch is not None:
+            on_epoch(history)
 
     return train(
         {"decoder": decoder},
@@ -204,10 +192,29 @@ def fit_decoder(
         precision=precision,
         device=device,
         checkpoint=checkpoint,
-        on_epoch=on_epoch,
+        on_epoch=after_epoch,
         progress=progress,
         description="decoder",
     )
+
+
+def _warn_of_overfitting(history: History) -> None:
+    """Warn in the first epoch in which the gap is large and has been growing."""
+    gaps = [row["validation/train_psnr"] - row["validation/psnr"] for row in history]
+    if _overfits(gaps) and not any(_overfits(gaps[:i]) for i in range(len(gaps))):
+        warnings.warn(
+            f"The decoder overfits: training images are {gaps[-1]:.1f} dB better than "
+            "validation images, and the gap grows. Use more images, fewer epochs, or "
+            "augmentation (shifts, flips).",
+            OverfittingWarning,
+            stacklevel=2,
+        )
+
+
+def _overfits(gaps: list[float]) -> bool:
+    recent = gaps[-_GROWING_ROUNDS - 1 :]
+    growing = all(a < b for a, b in pairwise(recent))
+    return len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP
 
 
 def check_training(n: int, options: Mapping[str, Any]) -> None:

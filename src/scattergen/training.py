@@ -80,7 +80,7 @@ def train(
     device: str = "cpu",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
-    on_epoch: Callable[[Metrics], None] | None = None,
+    on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
     description: str = "train",
 ) -> History:
@@ -108,7 +108,7 @@ def train(
         device: "cpu", "cuda", "cuda:1" …
         checkpoint: File to save progress in and to continue from; removed by whoever owns it.
         checkpoint_seconds: Time between two checkpoints.
-        on_epoch: Called with each epoch's metrics.
+        on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
         description: Name of the stage in reports.
 
@@ -142,6 +142,8 @@ def train(
         "schedule": schedule, "betas": list(betas), "clip_norm": clip_norm, "patience": patience,
     }  # fmt: skip
     check_settings(**settings, precision=precision)
+    if patience is not None and validate is None:
+        raise InputError(f"patience={patience} watches the validation loss: give validate too.")
     steps_per_epoch = len(data) // batch_size
     settings |= {"seed": seed, "n": len(data), "parts": list(losses)}
     fabric = _fabric(device, precision)
@@ -204,7 +206,7 @@ def train(
             state.save()
             last_saved = time.monotonic()
             if on_epoch is not None:
-                on_epoch(metrics)
+                on_epoch(state.history)
         state.finish()
     for module in modules.values():
         module.eval()

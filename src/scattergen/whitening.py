@@ -117,14 +117,16 @@ class PCAWhitening:
         if d > n - 1 or d > D:
             raise InputError(
                 f"{d} components were asked of {n} images with {D} features each: use more images "
-                f"or set n_components to at most {min(n - 1, D)}."
+                f"or set n_components to at most {min(n - 1, D)} "
+                f"(--set encoder.n_components={min(n - 1, D)})."
             )
         # float32 features leave rounding noise of about eps times the largest variance.
         rank = int((values > eps * values[0]).sum())
         if rank < d:
             raise InputError(
-                f"Only {rank} components of the images' features vary, but {d} were asked: use "
-                f"more varied images or set n_components to at most {rank}."
+                f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only, but "
+                f"{d} components were asked: use more varied images or set n_components to at most "
+                f"{rank} (--set encoder.n_components={rank})."
             )
 
     def transform(self, s: Tensor) -> Tensor:

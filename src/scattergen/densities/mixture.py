@@ -119,8 +119,8 @@ class GaussianMixture:
         K, d = self.means_.shape
         numbers = K - 1 + K * d + K * d * (d + 1) // 2
         return (
-            f"{K} Gaussians with full {d} × {d} covariances, κ = {self.shrinkage:g}, "
-            f"{len(self.history_)} iterations; {numbers:,} parameters"
+            f"{K} {'Gaussian' if K == 1 else 'Gaussians'} with full {d} × {d} covariances, "
+            f"κ = {self.shrinkage:g}, {len(self.history_)} iterations; {numbers:,} parameters"
         )
 
     def fit(

@@ -209,7 +209,9 @@ def _featured(entries: Sequence[DensityEntry], name: str | None) -> DensityEntry
 
 def _effort(entry: DensityEntry) -> str:
     time = f"trained in {duration(entry.seconds)}"
-    return time if entry.epochs is None else f"{entry.epochs} epochs, {time}"
+    if entry.epochs is None:
+        return time
+    return f"{entry.epochs} {'epoch' if entry.epochs == 1 else 'epochs'}, {time}"
 
 
 def _summary(values: Tensor) -> list[float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
-from scattergen.training import Metrics
+from scattergen.training import History
 
 
 class Done(Protocol):
@@ -62,9 +62,9 @@ class Stages:
         """Where a stage may save its progress (see `RunFolder.checkpoint`)."""
         return None if self.run is None else self.run.checkpoint(name, metadata)
 
-    def log_epoch(self, name: str) -> Callable[[Metrics], None] | None:
+    def log_epoch(self, name: str) -> Callable[[History], None] | None:
         """Appends a stage's epochs to the run's metrics."""
         if self.run is None:
             return None
         run = self.run
-        return lambda metrics: run.log({"stage": name, **metrics})
+        return lambda history: run.log({"stage": name, **history[-1]})
