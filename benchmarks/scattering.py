@@ -1,10 +1,12 @@
 """Speed of the scattering transform against Kymatio's, in one run.
 
     python benchmarks/scattering.py [--rounds 5] [--threads 2] [--skip-memory]
+    python benchmarks/scattering.py --stability
 
 Kymatio, our torch path and our compiled kernel take turns, so that other load on the machine meets
 all of them; the fastest of the rounds counts.  One thread is timed by the processor time that it
-has got, several by the clock.  Differences are ‖a - b‖ / ‖b‖ to Kymatio's output.
+has got, several by the clock.  Differences are ‖a - b‖ / ‖b‖ to Kymatio's output.  With --stability
+it measures instead how coefficients change with images, against the bounds.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 
 import scipy.special
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Kymatio 0.3.0 imports a function that SciPy 1.17 has renamed; its 2-D part does not use it.
@@ -27,8 +30,15 @@ if not hasattr(scipy.special, "sph_harm"):
 
 from kymatio.torch import Scattering2D as Kymatio
 
+from scattergen.datasets import mnist
 from scattergen.report.run_report import machine
-from scattergen.scattering import Scattering2D, filter_bank, transform
+from scattergen.scattering import (
+    Scattering2D,
+    filter_bank,
+    lipschitz_constant,
+    littlewood_paley,
+    transform,
+)
 
 CASES = [
     ("28x28, J=2", (64, 28, 28), 2, 6.0, 10.0),
@@ -119,6 +129,29 @@ def compare(threads: int, rounds: int) -> None:
         )
 
 
+def with_gradient(compute: Transform) -> Transform:
+    """The transform and the gradient of a linear function of its coefficients."""
+
+    def differentiate(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        s = compute(x)
+        return torch.autograd.grad(s, x, torch.ones_like(s))[0]
+
+    return differentiate
+
+
+def gradients(threads: int, rounds: int) -> None:
+    torch.set_num_threads(threads)
+    print(f"\nImages per second, transform and gradient, threads: {threads}")
+    print(f"{'case':>15} {'Kymatio':>8} {'torch':>8} {'kernel':>8} {'kernel/torch':>12}")
+    for name, shape, J, *_ in CASES[:3]:
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        ours, peer = Scattering2D(J, shape[-2:]), Kymatio(J, shape[-2:])
+        transforms = [with_gradient(compute) for compute in (peer, torch_path(ours), ours)]
+        slow, plain, fast = (len(x) / seconds for seconds in fastest(transforms, x, rounds))
+        print(f"{name:>15} {slow:8.1f} {plain:8.1f} {fast:8.1f} {fast / plain:12.1f}")
+
+
 def latency(rounds: int) -> None:
     print("\nMilliseconds for one image: Kymatio, torch path, kernel")
     for name, shape, J, *_ in CASES:
@@ -196,6 +229,94 @@ def roofline(rounds: int) -> None:
         )
 
 
+def norms(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
+
+
+def energy_and_distances() -> None:
+    print("2^J ‖Sx - Sy‖ / ‖x - y‖ on the padded grid; Littlewood-Paley: bounds of its sum")
+    print(
+        f"{'case':>14} {'Littlewood-Paley':>17} {'bound':>6} {'digits':>7} {'y = 0':>7} "
+        f"{'noise':>7} {'ascent':>7}"
+    )
+    generator = torch.Generator().manual_seed(0)
+    digits = mnist().test[:256][:, 0].double()
+    for side, J in ((28, 2), (28, 3), (64, 3)):
+        scattering = Scattering2D(J, (side, side))
+        rows, columns = scattering._source()
+
+        def stretch(x: Tensor, y: Tensor) -> Tensor:
+            padded = (x - y)[..., rows[:, None], columns]  # noqa: B023
+            return 2**J * norms(scattering(x) - scattering(y)) / norms(padded)  # noqa: B023
+
+        bank = filter_bank(scattering.padded_shape, J, 8)
+        images = F.interpolate(digits[:, None], size=(side, side), mode="bilinear")[:, 0]
+        of_digits = stretch(images[:128], images[128:]).max()
+        of_energy = stretch(images, torch.zeros_like(images)).max()
+        noise = torch.rand(2, 16, side, side, generator=generator, dtype=torch.float64)
+        pair = [noise[0, :4].clone().requires_grad_()]
+        start = 0.1 * torch.randn(4, side, side, generator=generator, dtype=torch.float64)
+        pair += [(noise[0, :4] + start).requires_grad_()]
+        ascent = torch.optim.Adam(pair, lr=0.03, maximize=True)
+        for _ in range(300):
+            ascent.zero_grad()
+            stretch(*pair).sum().backward()
+            ascent.step()
+        with torch.no_grad():
+            found = [of_digits, of_energy, stretch(*noise).max(), stretch(*pair).max()]
+        low, high = littlewood_paley(bank)
+        print(
+            f"{f'{side}x{side}, J={J}':>14} {f'{low:.3f} to {high:.3f}':>17} "
+            f"{lipschitz_constant(bank):6.3f} " + " ".join(f"{value:7.3f}" for value in found)
+        )
+
+
+def translations() -> None:
+    print("\n256 MNIST digits in 64x64 pixels, moved: 2^J ‖S(Tx) - Sx‖ / ‖x‖, at most (bound)")
+    x = torch.zeros(256, 64, 64, dtype=torch.float64)
+    x[:, 18:46, 18:46] = mnist().test[:256][:, 0].double()
+    moves = (1, 2, 4, 8)
+    print(f"{'':>8} " + " ".join(f"{f'{pixels} px':>15}" for pixels in moves))
+    changes = [(norms(x.roll(pixels, 2) - x) / norms(x)).max() for pixels in moves]
+    print(f"{'pixels':>8} " + " ".join(f"{value:7.3f}        " for value in changes))
+    for J in (1, 2, 3, 4):
+        scattering = Scattering2D(J, (64, 64))
+        constant = lipschitz_constant(filter_bank(scattering.padded_shape, J, 8))
+        s, cells = scattering(x), []
+        for pixels in moves:
+            change = (2**J * norms(scattering(x.roll(pixels, 2)) - s) / norms(x)).max()
+            bound = constant * pixels / (0.8 * 2 ** (J - 1) * math.sqrt(math.e))
+            cells.append(f"{change:7.3f} ({bound:5.3f})")
+        print(f"{f'J={J}':>8} " + " ".join(cells))
+
+
+def deformations() -> None:
+    print("\nA wave of 2.2 rad/pixel in a window, deformed by ε = 0.02: ‖f(Dx) - f(x)‖ / ε‖f(x)‖")
+    print(f"{'window':>8} {'deformation':>12} {'pixels':>8} {'|Fourier|':>9} {'scattering':>10}")
+    strain = 0.02
+    for side, window in ((64, 8.0), (128, 16.0)):
+        u = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+        ripple = side / (4 * math.pi) * torch.sin(4 * math.pi * u / side)
+        scattering = Scattering2D(4, (side, side))
+
+        def wave(rows: Tensor, columns: Tensor) -> Tensor:
+            envelope = torch.exp(-(rows**2 + columns**2) / (2 * window**2))  # noqa: B023
+            return envelope * torch.cos(2.2 * (math.cos(0.4) * rows + math.sin(0.4) * columns))
+
+        x = wave(u[:, None], u[None])
+        for name, y in (
+            ("dilation", wave((1 - strain) * u[:, None], (1 - strain) * u[None])),
+            ("ripple", wave(u[:, None] - strain * ripple[None], u[None])),
+        ):
+            changes = [
+                ((f(y) - f(x)).norm() / f(x).norm() / strain).item()
+                for f in (lambda z: z, lambda z: torch.fft.fft2(z).abs(), scattering)
+            ]
+            print(
+                f"{window:8.0f} {name:>12} {changes[0]:8.2f} {changes[1]:9.2f} {changes[2]:10.2f}"
+            )
+
+
 def run(code: str, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -228,12 +349,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="per measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip-memory", action="store_true", help="no run over 1,000 images")
+    parser.add_argument("--stability", action="store_true", help="bounds and changes, not speed")
     arguments = parser.parse_args()
+    if arguments.stability:
+        energy_and_distances()
+        translations()
+        deformations()
+        return
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     kernels = transform.compiled_kernels()
     print("compiled kernel:", "in use" if kernels else "not available, 'kernel' is the torch path")
     for threads in sorted({1, arguments.threads}):
         compare(threads, arguments.rounds)
+        gradients(threads, arguments.rounds)
     latency(arguments.rounds)
     if kernels:
         roofline(arguments.rounds)

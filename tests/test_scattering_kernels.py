@@ -1,4 +1,7 @@
-"""The compiled CPU kernel against the torch path, which is tested against Kymatio."""
+"""The compiled CPU kernel against the torch path, which is tested against Kymatio.
+
+Its gradient is in test_scattering_gradients.py.
+"""
 
 import threading
 
@@ -35,16 +38,12 @@ def uniform(*shape, dtype=torch.float32, seed=0):
 @pytest.fixture
 def kernel_calls(monkeypatch):
     """How many images each call of the kernel has got."""
-    kernels = transform.compiled_kernels()
-    calls, original = [], kernels.scatter_batch
-    monkeypatch.setattr(
-        kernels, "scatter_batch", lambda x, plan: calls.append(len(x)) or original(x, plan)
+    kernels, calls = transform.compiled_kernels(), []
+    counted = kernels._replace(
+        transform=lambda x, plan: calls.append(len(x)) or kernels.transform(x, plan)
     )
+    monkeypatch.setattr(transform, "compiled_kernels", lambda: counted)
     return calls
-
-
-def torch_path(scattering, x):
-    return scattering(x.clone().requires_grad_()).detach()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -55,7 +54,7 @@ def test_the_kernel_equals_the_torch_path(kernel_calls, shape, J, L, max_order, 
     s = scattering(x)
     assert kernel_calls == [3]
     assert s.dtype == dtype
-    expected = torch_path(scattering, x)
+    expected = scattering._by_torch(x)
     assert kernel_calls == [3]
     order = torch.tensor([path.order for path in scattering.paths])
     for m in order.unique():
@@ -79,7 +78,8 @@ def test_neither_batch_nor_threads_nor_place_change_a_bit(monkeypatch):
 
 
 def test_threads_share_the_work_and_pass_on_errors(monkeypatch):
-    kernels = transform.compiled_kernels()
+    from scattergen.scattering import kernels
+
     scattering = Scattering2D(J=2, shape=(28, 28))
     x = uniform(64, 28, 28)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
@@ -137,16 +137,6 @@ def test_any_layout(kernel_calls, layout):
     assert len(kernel_calls) == 2
 
 
-def test_a_gradient_takes_the_torch_path(kernel_calls):
-    scattering = Scattering2D(J=2, shape=(16, 16), L=4)
-    x = uniform(2, 16, 16).requires_grad_()
-    assert scattering(x).requires_grad
-    assert kernel_calls == []
-    with torch.no_grad():
-        assert not scattering(x).requires_grad
-    assert kernel_calls == [2]
-
-
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, for addcmul_
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which jvp uses
 def test_function_transforms_take_the_torch_path(kernel_calls):
@@ -171,7 +161,7 @@ def test_function_transforms_take_the_torch_path(kernel_calls):
 def test_without_numba_the_torch_path_computes_the_same(monkeypatch, kernel_calls):
     scattering = Scattering2D(J=2, shape=(16, 16))
     x = uniform(2, 16, 16)
-    expected = torch_path(scattering, x)
+    expected = scattering._by_torch(x)
     monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
     assert torch.equal(scattering(x), expected)
     assert kernel_calls == []

@@ -8,8 +8,7 @@ intermediate spectra stay in a core's cache, and nothing but coefficients is wri
 
 1. spectrum of the padded image (vectors of eight columns, then of eight rows);
 2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and
-the
-   spectrum of the modulus, of which the half that determines the other is kept;
+   the spectrum of the modulus, of which the half that determines the other is kept;
 3. per (j2, θ2): the same with the spectrum of step 2, without the last part.
 
 Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a
@@ -19,11 +18,13 @@ Inverse FFTs are forward FFTs of conjugates, which have the same modulus.  Each 
 same operations whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.scattering.fft import axis_tables, fft
@@ -45,7 +46,7 @@ _PIXELS_PER_TASK = 2**13  # padded ones
 
 
 @compiled
-def _workspace(M, N, height):
+def workspace_parts(M, N, height):
     """Where the parts of the workspace for a grid (M, N) start."""
     line = np.int64(0)
     other = line + max(M, N) * COMPLEX  # a second line
@@ -58,15 +59,15 @@ def _workspace(M, N, height):
     return line, other, scratch, x, h, a, t, s
 
 
-def _workspace_size(plan: Plan) -> int:
+def workspace_size(plan: Plan) -> int:
     """Numbers in a workspace."""
     M, N = len(plan.source_rows), len(plan.source_columns)
     height, width = (-(-size // LANES) * LANES for size in plan.outputs[1:])
-    return _workspace.py_func(M, N, height)[-1] + height * width * LANES
+    return workspace_parts.py_func(M, N, height)[-1] + height * width * LANES
 
 
 @compiled
-def _separate(b, s, n, d, ds, e):
+def separate(b, s, n, d, ds, e):
     """Twice the half spectra of real lines u (to d) and v (to e) from the spectrum of u + iv."""
     for k in range(n // 2 + 1):
         ar, ai = load_complex(b, s + k * COMPLEX)
@@ -114,7 +115,7 @@ def _modulus(b, s, d, n):
 
 
 @compiled
-def _first_product(b, x, d, n, products, row):
+def first_product(b, x, d, n, products, row):
     """Conjugate of a row of (spectrum of the image) times (LANES wavelets), periodised."""
     rows, blocks, weights = products
     n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
@@ -138,7 +139,7 @@ def _first_product(b, x, d, n, products, row):
 
 
 @compiled
-def _second_product(b, h, d, n, products, row):
+def second_product(b, h, d, n, products, row):
     """Conjugate of a row of (LANES spectra) times (one wavelet), periodised."""
     rows, blocks, weights = products
     n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
@@ -178,7 +179,7 @@ def _write_coefficients(b, s, out, image, path, stride, n_lanes, outputs):
 
 
 @compiled
-def _transform_row(b, row, scratch, n, axis, level):
+def transform_row(b, row, scratch, n, axis, level):
     """FFT of a row in place; mirrored rows end in their first element, which is put behind it."""
     stride = np.int64(COMPLEX)
     fft(b, row, stride, row, stride, scratch, n, axis, level)
@@ -187,14 +188,20 @@ def _transform_row(b, row, scratch, n, axis, level):
 
 
 @compiled
-def _image_spectrum(b, at, images, image, out, plan, down, along):
-    """Half spectrum of a padded image at x, rows in lanes, and its order-0 coefficients."""
+def image_step(N):
+    """Floats between the rows of an image's half spectrum at a, eight columns to a vector."""
+    return (N + 2 * LANES - 1) // (2 * LANES) * 2 * COMPLEX
+
+
+@compiled
+def image_spectrum(b, at, images, image, plan, down, along):
+    """Half spectrum of a padded image at x, rows in lanes, and averages of its columns at t."""
     line, _, scratch, x, _, a, t, _ = at
     rows, columns = plan.source_rows, plan.source_columns
     M, N = len(rows), len(columns)
-    _, height, width = plan.outputs
+    height = plan.outputs[1]
     stride, finest, nothing = np.int64(COMPLEX), np.int64(0), images.dtype.type(0)
-    step = (N + 2 * LANES - 1) // (2 * LANES) * 2 * COMPLEX  # of a row of half spectra at a
+    step = image_step(N)
     for c in range(0, N, 2 * LANES):  # two groups of columns share one transform
         for i in range(M):
             for lane in range(2 * LANES):
@@ -206,14 +213,7 @@ def _image_spectrum(b, at, images, image, out, plan, down, along):
             _low_pass(b, line + part, stride, t + c + part, step, M, down, finest, height)
         fft(b, line, stride, line, stride, scratch, M, down, finest)
         first = a + c * 2
-        _separate(b, line, M, first, step, first + COMPLEX)
-    matrix, padded_width = along[5], (width + LANES - 1) // LANES * LANES
-    for h in range(height):
-        for w in range(width):
-            value = nothing
-            for c in range(N):
-                value += b[t + h * step + c] * matrix[c * padded_width + w]
-            out[image, 0, h, w] = value
+        separate(b, line, M, first, step, first + COMPLEX)
     for k in range(0, M // 2 + 1, LANES):
         to = x + k // LANES * (N + 1) * COMPLEX
         for c in range(N):
@@ -221,7 +221,21 @@ def _image_spectrum(b, at, images, image, out, plan, down, along):
                 s = a + (k + lane) * step + c // LANES * COMPLEX + c % LANES
                 b[to + c * COMPLEX + lane] = b[s]
                 b[to + c * COMPLEX + LANES + lane] = b[s + LANES]
-        _transform_row(b, to, scratch, N, along, finest)
+        transform_row(b, to, scratch, N, along, finest)
+
+
+@compiled
+def _zeroth_order(b, at, out, image, plan, along):
+    """Coefficients of order 0 from averages of the padded image's columns."""
+    N, t, matrix = len(plan.source_columns), at[6], along[5]
+    _, height, width = plan.outputs
+    padded_width, step = (width + LANES - 1) // LANES * LANES, image_step(N)
+    for h in range(height):
+        for w in range(width):
+            value = out.dtype.type(0)
+            for c in range(N):
+                value += b[t + h * step + c] * matrix[c * padded_width + w]
+            out[image, 0, h, w] = value
 
 
 @compiled
@@ -241,7 +255,7 @@ def _first_order(b, at, row, j1, again, down, along, products, plan):
     m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
     stride = np.int64(COMPLEX)
     for i in range(m):
-        _first_product(b, x, line, n, products, row + i)
+        first_product(b, x, line, n, products, row + i)
         fft(b, line, stride, a + i * n * COMPLEX, stride, scratch, n, along, j1)
     for c in range(0, n, 2):  # the moduli of two columns share one transform
         for part in range(2):
@@ -253,11 +267,11 @@ def _first_order(b, at, row, j1, again, down, along, products, plan):
         if again:
             fft(b, line, stride, line, stride, scratch, m, down, j1)
             to = h + c * COMPLEX
-            _separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
+            separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
     _average_rows(b, t, s, n, along, j1, plan)
     if again:
         for i in range(m // 2 + 1):
-            _transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
+            transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
 
 
 @compiled
@@ -267,7 +281,7 @@ def _second_order(b, at, row, j2, down, along, products, plan):
     m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
     stride = np.int64(COMPLEX)
     for i in range(m):
-        _second_product(b, h, line, n, products, row + i)
+        second_product(b, h, line, n, products, row + i)
         fft(b, line, stride, a + i * n * COMPLEX, stride, scratch, n, along, j2)
     for c in range(n):
         fft(b, a + c * COMPLEX, n * COMPLEX, line, stride, scratch, m, down, j2)
@@ -285,9 +299,10 @@ def _scatter(images, out, plan, workspace):
     along = axis_tables(plan.columns_axis, plan.constants)
     table = plan.products
     products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
-    at = _workspace(len(plan.source_rows), len(plan.source_columns), outputs[1])
+    at = workspace_parts(len(plan.source_rows), len(plan.source_columns), outputs[1])
     for image in range(len(images)):
-        _image_spectrum(b, at, images, image, out, plan, down, along)
+        image_spectrum(b, at, images, image, plan, down, along)
+        _zeroth_order(b, at, out, image, plan, along)
         second_path = 1 + J * L
         for j1 in range(J if plan.order > 0 else 0):
             again = plan.order == 2 and j1 < J - 1
@@ -328,26 +343,50 @@ def scatter_batch(images: Tensor, plan: Plan) -> Tensor:
         torch.Size([5, 81, 7, 7])
     """
     out = images.new_empty(len(images), *plan.outputs)
+
+    def work(part: slice, workspace: NDArray[np.floating]) -> None:
+        _scatter(contiguous(images, part), out.numpy()[part], plan, workspace)
+
+    share(work, images, plan, workspace_size(plan))
+    return out
+
+
+def contiguous(x: Tensor, part: slice) -> NDArray[np.floating]:
+    """A part of a tensor as the memory layout that compiled code expects."""
+    return np.ascontiguousarray(x.numpy()[part])
+
+
+def share(
+    work: Callable[[slice, NDArray[np.floating]], None],
+    images: Tensor,
+    plan: Plan,
+    n_numbers: int,
+) -> None:
+    """Call work(part of the batch, workspace) for all parts, by as many threads as torch uses.
+
+    Args:
+        work: What to do.
+        images: Images (B, H, W); a workspace has their precision.
+        plan: The transform's tables.
+        n_numbers: Size of a thread's workspace.
+    """
     n_threads = torch.get_num_threads()
     # Tasks of about a millisecond at least, and enough of them to even out unequal threads.
     pixels = len(plan.source_rows) * len(plan.source_columns)
     size = max(-(-_PIXELS_PER_TASK // pixels), -(-len(images) // (8 * n_threads)))
     tasks = iter(range(0, len(images), size))  # shared by the threads
 
-    def work() -> None:
-        workspace = images.new_empty(_workspace_size(plan)).numpy()
+    def worker() -> None:
+        workspace = images.new_empty(n_numbers).numpy()
         for begin in tasks:
-            part = slice(begin, begin + size)
-            chunk = np.ascontiguousarray(images.numpy()[part])
-            _scatter(chunk, out.numpy()[part], plan, workspace)
+            work(slice(begin, begin + size), workspace)
 
     n_helpers = min(n_threads, -(-len(images) // size)) - 1
     if n_helpers == 0:
-        work()
-        return out
+        worker()
+        return
     with ThreadPoolExecutor(n_helpers) as pool:
-        helpers = [pool.submit(work) for _ in range(n_helpers)]
-        work()
+        helpers = [pool.submit(worker) for _ in range(n_helpers)]
+        worker()
         for helper in helpers:
             helper.result()  # raises what it raised
-    return out

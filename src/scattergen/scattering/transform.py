@@ -1,7 +1,9 @@
 """The two-dimensional scattering transform as a differentiable PyTorch module."""
 
+from collections.abc import Callable
 from functools import lru_cache
-from types import ModuleType
+from math import isfinite
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from scattergen.errors import InputError
-from scattergen.scattering.filters import filter_bank, low_frequencies, low_pass_matrix
+from scattergen.scattering.filters import filter_bank
+from scattergen.scattering.operations import Constants, modulus
 from scattergen.scattering.plan import Plan, build_plan
 
 # Intermediate spectra of one chunk of images should stay in a core's second-level cache: on the
@@ -17,18 +20,30 @@ from scattergen.scattering.plan import Plan, build_plan
 _CHUNK_FLOATS = 2**20
 
 
+class Kernels(NamedTuple):
+    """The compiled CPU kernel.
+
+    Attributes:
+        transform: Coefficients (B, K, H', W') of images (B, H, W) and a plan.
+        gradient: Gradient (B, H, W) of images, from them, that of their coefficients and a plan.
+    """
+
+    transform: Callable[[Tensor, Plan], Tensor]
+    gradient: Callable[[Tensor, Tensor, Plan], Tensor]
+
+
 @lru_cache
-def compiled_kernels() -> ModuleType | None:
-    """The module with the compiled CPU kernel.
+def compiled_kernels() -> Kernels | None:
+    """The compiled CPU kernel.
 
     Returns:
-        The module, imported on the first call, or None where Numba is missing or cannot work.
+        Its functions, imported on the first call, or None where Numba is missing or cannot work.
     """
     try:
-        from scattergen.scattering import kernels
+        from scattergen.scattering import kernel_gradient, kernels
     except (ImportError, RuntimeError):  # Numba's errors: NumPy too new; no place to cache code
         return None
-    return kernels
+    return Kernels(kernels.scatter_batch, kernel_gradient.gradient_batch)
 
 
 class Path(NamedTuple):
@@ -49,44 +64,38 @@ class Path(NamedTuple):
     theta2: int | None = None
 
 
-class _Modulus(torch.autograd.Function):
-    """|x| of complex x with the subgradient 0 at x = 0, where the modulus has no derivative."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        modulus = _fast_modulus(x)
-        ctx.save_for_backward(x, modulus)
-        return modulus
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        x, modulus = ctx.saved_tensors
-        # x is 0 wherever the modulus is, so the value that replaces 0/0 does not matter.
-        return gradient * x / torch.where(modulus == 0, 1, modulus)
-
-
-def _fast_modulus(x: Tensor) -> Tensor:
-    # torch.abs of complex numbers guards against overflow of the squares, at 2-3 times the cost.
-    parts = torch.view_as_real(x)
-    return torch.addcmul(parts[..., 0].square(), parts[..., 1], parts[..., 1]).sqrt_()
-
-
-def _modulus(x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Modulus.apply(x)
-    return _fast_modulus(x)
-
-
 def _is_plain(x: Tensor) -> bool:
-    """Whether x is memory of this computer of which nothing but the values is asked."""
+    """Whether the values of x can be read now, and nothing but them is asked."""
     return (
-        x.device.type == "cpu"
-        and type(x) in (Tensor, nn.Parameter)
-        and not (torch.is_grad_enabled() and x.requires_grad)
+        type(x) in (Tensor, nn.Parameter)
+        and x.device.type != "meta"
         and not torch.compiler.is_compiling()
+        and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
         and forward_ad.unpack_dual(x).tangent is None
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # inside vmap, grad or jvp
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of is_grads_batched
     )
+
+
+class _ByKernel(torch.autograd.Function):
+    """The compiled transform; nothing but the images is kept for its gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, transform: "Scattering2D", kernels: Kernels) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        ctx.transform, ctx.kernels = transform, kernels
+        return kernels.transform(x.detach(), transform._plan_for(x.dtype))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # a derivative of this derivative is asked for
+        if again or not _is_plain(gradient):
+            with torch.enable_grad():
+                s = ctx.transform._by_torch(x)
+            return torch.autograd.grad(s, x, gradient, create_graph=again)[0], None, None
+        plan = ctx.transform._plan_for(x.dtype)
+        return ctx.kernels.gradient(x.detach(), gradient.detach(), plan), None, None
 
 
 def padded_size(size: int, J: int) -> int:
@@ -148,7 +157,14 @@ class Scattering2D(nn.Module):
 
     def __init__(self, J: int, shape: tuple[int, int], L: int = 8, max_order: int = 2) -> None:
         super().__init__()
-        rows, columns = shape
+        try:
+            rows, columns = map(index, shape)
+            J, L, max_order = index(J), index(L), index(max_order)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"J={J!r}, shape={shape!r}, L={L!r}, max_order={max_order!r}: shape is the height "
+                "and width of the images in pixels, and all are whole numbers."
+            ) from None
         shorter = min(rows, columns)
         if shorter < 2:
             raise InputError(f"Images of {rows}x{columns} pixels: each side needs at least 2.")
@@ -171,7 +187,7 @@ class Scattering2D(nn.Module):
             (self.padded_shape[0] - margin) // 2**J,
             (self.padded_shape[1] - margin) // 2**J,
         )
-        self._constants: dict[tuple[torch.dtype, torch.device], _Constants] = {}
+        self._constants: dict[tuple[torch.dtype, torch.device], Constants] = {}
         self._plans: dict[torch.dtype, Plan] = {}
 
     def extra_repr(self) -> str:
@@ -203,29 +219,53 @@ class Scattering2D(nn.Module):
             Coefficients, (..., K, H', W'), in the precision of the computation.
 
         Raises:
-            InputError: If the last two axes are not the `shape` given at construction.
+            InputError: If the input is not a tensor of real floating-point numbers, its last two
+                axes are not the `shape` given at construction, or a pixel is NaN or infinite.
         """
+        self._check(x)
+        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        batch = x.shape[:-2]
+        if x.numel() == 0:  # which the FFT refuses
+            return x.new_empty(*batch, *self.output_shape)
+        flat = x.reshape(-1, *self.shape)
+        plain = _is_plain(flat)
+        if plain and not all(map(isfinite, torch.aminmax(flat.detach()))):  # NaN if there is one
+            raise InputError(
+                "Images hold NaN or infinite pixels: check where they come from, or replace them, "
+                "for example by x.nan_to_num()."
+            )
+        kernels = compiled_kernels() if plain and flat.device.type == "cpu" else None
+        s = _ByKernel.apply(flat, self, kernels) if kernels else self._by_torch(flat)
+        return s.reshape(*batch, *self.output_shape)
+
+    def _check(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"Images are {type(x).__name__}, not a torch.Tensor: convert them, for example by "
+                "torch.as_tensor(x, dtype=torch.float32)."
+            )
+        if x.is_complex():
+            raise InputError(
+                f"Images are {x.dtype}, but the transform is of real images: give x.abs(), or "
+                "x.real and x.imag one after the other."
+            )
+        if not x.is_floating_point():
+            raise InputError(
+                f"Images are {x.dtype}: give floating-point numbers, for 8-bit images "
+                "x.float() / 255."
+            )
         if x.ndim < 2 or tuple(x.shape[-2:]) != self.shape:
             raise InputError(
                 f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels "
                 f"but got an array of shape {tuple(x.shape)}: build another Scattering2D or resize "
                 "the images."
             )
-        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        batch = x.shape[:-2]
-        if x.numel() == 0:  # which the FFT refuses
-            return x.new_empty(*batch, *self.output_shape)
-        flat = x.reshape(-1, *self.shape)
-        if _is_plain(flat) and (kernels := compiled_kernels()) is not None:
-            s = kernels.scatter_batch(flat.detach(), self._plan_for(x.dtype))
-            return s.reshape(*batch, *self.output_shape)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""
         constants = self._constants_for(x.dtype, x.device)
-        # Matrix products would otherwise run in the half precision of a surrounding autocast.
-        with torch.autocast(x.device.type, enabled=False):
-            chunks = [
-                self._scatter(chunk, constants) for chunk in flat.split(self._chunk(x.device))
-            ]
-        return torch.cat(chunks).reshape(*batch, *self.output_shape)
+        parts = x.split(self._chunk(x.device))
+        return torch.cat([self._scatter(part, constants) for part in parts])
 
     def _chunk(self, device: torch.device) -> int:
         rows, columns = self.padded_shape
@@ -233,7 +273,7 @@ class Scattering2D(nn.Module):
         budget = _CHUNK_FLOATS if device.type == "cpu" else 256 * _CHUNK_FLOATS
         return max(1, budget // floats_per_image)
 
-    def _scatter(self, x: Tensor, c: "_Constants") -> Tensor:
+    def _scatter(self, x: Tensor, c: Constants) -> Tensor:
         """Coefficients of a chunk: x (B, H, W) -> (B, K, H', W')."""
         J = self.J
         x = x[:, c.pad_rows[:, None], c.pad_columns]  # (B, M, N)
@@ -241,86 +281,32 @@ class Scattering2D(nn.Module):
         if self.max_order >= 1:
             x_hat = torch.fft.fft2(x)
             for j1 in range(J):
-                u1 = _modulus(torch.fft.ifft2(c.filters[0, j1](x_hat)))
+                u1 = modulus(torch.fft.ifft2(c.filters[0, j1](x_hat)))
                 orders[1].append(c.low_pass(u1, j1))  # u1: (B, L, M/2^j1, N/2^j1)
                 if self.max_order == 2 and j1 < J - 1:
                     u1_hat = torch.fft.fft2(u1)
                     second = [
-                        c.low_pass(_modulus(torch.fft.ifft2(c.filters[j1, j2](u1_hat))), j2)
+                        c.low_pass(modulus(torch.fft.ifft2(c.filters[j1, j2](u1_hat))), j2)
                         for j2 in range(j1 + 1, J)
                     ]  # each (B, L, L, H', W')
                     orders[2].append(torch.stack(second, 2).flatten(1, 3))
         return torch.cat([block for order in orders for block in order], 1)
 
+    def _source(self) -> tuple[Tensor, Tensor]:
+        (H, W), (M, N) = self.shape, self.padded_shape
+        return _reflection(H, M), _reflection(W, N)
+
     def _plan_for(self, dtype: torch.dtype) -> Plan:
         if dtype not in self._plans:
-            M, N = self.padded_shape
-            source = _reflection(self.shape[0], M), _reflection(self.shape[1], N)
             bank = filter_bank(self.padded_shape, self.J, self.L)
-            self._plans[dtype] = build_plan(bank, source, self.output_shape, self.max_order, dtype)
+            self._plans[dtype] = build_plan(
+                bank, self._source(), self.output_shape, self.max_order, dtype
+            )
         return self._plans[dtype]
 
-    def _constants_for(self, dtype: torch.dtype, device: torch.device) -> "_Constants":
+    def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
         key = (dtype, device)
         if key not in self._constants:
-            self._constants[key] = _Constants(self, dtype, device)
+            bank = filter_bank(self.padded_shape, self.J, self.L)
+            self._constants[key] = Constants(bank, self._source(), dtype, device)
         return self._constants[key]
-
-
-class _Constants:
-    """Filters, low-pass matrices and padding indices of one transform on one device and dtype."""
-
-    def __init__(self, transform: Scattering2D, dtype: torch.dtype, device: torch.device) -> None:
-        M, N = transform.padded_shape
-        J = transform.J
-        bank = filter_bank(transform.padded_shape, J, transform.L)
-        self.pad_rows = _reflection(transform.shape[0], M).to(device)
-        self.pad_columns = _reflection(transform.shape[1], N).to(device)
-        self.filters: dict[tuple[int, int], _Wavelets] = {}
-        for j in range(J):
-            for level in range(max(j, 1)):
-                rows, columns = low_frequencies(M, level), low_frequencies(N, level)
-                cropped = bank.psi[j][:, rows[:, None], columns]
-                self.filters[level, j] = _Wavelets(cropped.to(device, dtype), 2 ** (j - level))
-        self.left = [
-            low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in range(J)
-        ]
-        self.right = [
-            low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype)
-            for level in range(J)
-        ]
-
-    def low_pass(self, u: Tensor, level: int) -> Tensor:
-        """Average (..., M/2^level, N/2^level) by φ, subsample and crop it to (..., H', W')."""
-        return self.left[level] @ (u @ self.right[level])
-
-
-class _Wavelets:
-    """The L wavelets of one scale, multiplied with a spectrum and subsampled in one pass.
-
-    Subsampling by k in space is the mean of the k² aliases in Fourier.  Blocks of aliases where the
-    wavelets vanish to rounding are skipped; the factor 1/k² is part of the weights.
-    """
-
-    def __init__(self, psi: Tensor, factor: int) -> None:
-        rows, columns = psi.shape[-2] // factor, psi.shape[-1] // factor
-        self.shape = (rows, columns)
-        self.blocks: list[tuple[slice, slice, Tensor]] = []
-        negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
-        for top in range(0, psi.shape[-2], rows):
-            for left in range(0, psi.shape[-1], columns):
-                block = (slice(top, top + rows), slice(left, left + columns))
-                weights = psi[:, block[0], block[1]] / factor**2
-                if weights.abs().max() > negligible or (top == 0 and left == 0):
-                    # Repeated for real and imaginary part: a flat product vectorises, one that
-                    # broadcasts over an innermost axis of length 2 does not.
-                    self.blocks.append((*block, weights[..., None].repeat(1, 1, 1, 2)))
-
-    def __call__(self, spectrum: Tensor) -> Tensor:
-        """Multiply (..., M, N) with every wavelet and subsample by k, to (..., L, M/k, N/k)."""
-        parts = torch.view_as_real(spectrum)[..., None, :, :, :]
-        (rows, columns, weights), *others = self.blocks
-        product = parts[..., rows, columns, :] * weights
-        for rows, columns, weights in others:
-            product.addcmul_(parts[..., rows, columns, :], weights)
-        return torch.view_as_complex(product)

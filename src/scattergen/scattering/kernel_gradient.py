@@ -1,0 +1,395 @@
+# mypy: ignore-errors
+# Numba compiles these functions: what they compute with has no Python types.
+"""The gradient of the compiled scattering transform (needs Numba).
+
+Nothing is kept from the transform but the image: its spectra are computed again, step by step, and
+every step is followed backwards while its intermediates are in the cache.  With F the unnormalised
+DFT, which is symmetric, and real weights, the adjoint of each step is made of the same parts:
+
+* z = F p̄, the conjugate of p's inverse FFT: the gradient of p is F applied to the conjugate of
+  z's gradient;
+* u = |z|: z's gradient is u's times z / |z|, and 0 where z is 0;
+* p = sum over blocks of ψ times a spectrum: the gradient is spread over the same blocks;
+* half spectrum of a real u: u's gradient is the real part of F applied to the conjugate of the
+  spectrum's gradient, of which two columns share one transform again.
+
+Gradients of spectra are kept conjugated.  Each lane does the same operations whatever the batch, so
+gradients do not depend on batch or threads, bit by bit.
+
+Numba renews compiled code when this file changes: touch it after a change of simd.py, fft.py or
+kernels.py alone.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.scattering.fft import axis_tables, fft
+from scattergen.scattering.kernels import (
+    contiguous,
+    first_product,
+    image_spectrum,
+    image_step,
+    second_product,
+    separate,
+    share,
+    transform_row,
+    workspace_parts,
+    workspace_size,
+)
+from scattergen.scattering.plan import LANES, Plan
+from scattergen.scattering.simd import (
+    COMPLEX,
+    compiled,
+    load,
+    load_complex,
+    pointer_to,
+    quotient,
+    spread,
+    square_root,
+    store,
+    store_complex,
+    zero,
+)
+
+
+@compiled
+def _gradient_parts(M, N, a2):
+    """Where the gradients' parts of the workspace start; a2 is as a, for order 2."""
+    gh = a2 + M // 2 * (N // 2) * COMPLEX  # of the half spectra h
+    gx = gh + (M // 2 + 1) * (N + 1) * COMPLEX  # of the image's half spectrum, one sum per lane
+    end = gx + (M // 2 + 1) * (N + 1) * COMPLEX
+    return gh, gx, end
+
+
+@compiled
+def _clear(b, start, n):
+    """Write n zero vectors."""
+    for i in range(n):
+        store(b, start + i * LANES, zero(b))
+
+
+@compiled
+def _join(b, s, ss, e, n, d):
+    """Adjoint of `separate`: a line at d from the gradients of half spectra at s and e."""
+    half = n // 2  # lengths are even
+    for k in range(half + 1):
+        ar, ai = load_complex(b, s + k * ss)
+        cr, ci = load_complex(b, e + k * ss)
+        if k == 0 or k == half:  # bins that are their own mirror images
+            store_complex(b, d + k * COMPLEX, ar + ar, cr + cr)
+        else:
+            store_complex(b, d + k * COMPLEX, ar - ci, ai + cr)
+            store_complex(b, d + (n - k) * COMPLEX, ar + ci, cr - ai)
+
+
+@compiled
+def _spread_averages(b, s, ss, d, ds, n, axis, level, outputs):
+    """Adjoint of `low_pass`: add the gradient of a line of n vectors at d to what is there."""
+    matrix, start = axis[5:]
+    width = (outputs + LANES - 1) // LANES * LANES
+    for first in range(0, outputs, 8):
+        at, y = start[level] + first, s + first * ss
+        o0, o1, o2, o3 = load(b, y), load(b, y + ss), load(b, y + 2 * ss), load(b, y + 3 * ss)
+        y += 4 * ss
+        o4, o5, o6, o7 = load(b, y), load(b, y + ss), load(b, y + 2 * ss), load(b, y + 3 * ss)
+        for i in range(n):
+            u = load(b, d + i * ds)
+            u += o0 * spread(matrix, at)
+            u += o1 * spread(matrix, at + 1)
+            u += o2 * spread(matrix, at + 2)
+            u += o3 * spread(matrix, at + 3)
+            v = o4 * spread(matrix, at + 4)
+            v += o5 * spread(matrix, at + 5)
+            v += o6 * spread(matrix, at + 6)
+            v += o7 * spread(matrix, at + 7)
+            store(b, d + i * ds, u + v)
+            at += width
+
+
+@compiled
+def _through_modulus(b, z, zs, u, us, d, n):
+    """Conjugate of z's gradient, for n numbers z and the gradients u of their moduli, at d."""
+    for i in range(n):
+        r, m = load_complex(b, z + i * zs)
+        scale = quotient(load(b, u + i * us), square_root(r * r + m * m))
+        store_complex(b, d + i * COMPLEX, scale * r, zero(b) - scale * m)
+
+
+@compiled
+def _spread_first(b, s, gx, n, N, products, row):
+    """Adjoint of `first_product`: add a row's conjugate gradient to that of the spectrum, gx."""
+    rows, blocks, weights = products
+    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
+    first, at = rows[4 * row + 2], rows[4 * row + 3]
+    for block in range(first, first + n_stored + n_mirrored):
+        # The spectrum holds eight rows in lanes; gx has a vector for each of its numbers.
+        vector, lane = blocks[block] // COMPLEX, blocks[block] % COMPLEX
+        source = vector // (N + 1) * LANES + lane
+        d = gx + (source * (N + 1) + vector % (N + 1)) * COMPLEX
+        mirrored = block >= first + n_stored
+        step = -COMPLEX if mirrored else COMPLEX
+        for k in range(n):
+            weight = load(weights, at + k * LANES)
+            r, i = load_complex(b, s + k * COMPLEX)
+            gr, gi = load_complex(b, d + k * step)
+            i = weight * i
+            store_complex(b, d + k * step, gr + weight * r, gi + i if mirrored else gi - i)
+        at += n * LANES
+
+
+@compiled
+def _spread_second(b, s, gh, n, products, row):
+    """Adjoint of `second_product`: add a row's conjugate gradient to that of the spectra, gh."""
+    rows, blocks, weights = products
+    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
+    first, at = rows[4 * row + 2], rows[4 * row + 3]
+    for block in range(first, first + n_stored + n_mirrored):
+        d = gh + blocks[block]
+        mirrored = block >= first + n_stored
+        step = -COMPLEX if mirrored else COMPLEX
+        for k in range(n):
+            weight = spread(weights, at + k)
+            r, i = load_complex(b, s + k * COMPLEX)
+            gr, gi = load_complex(b, d + k * step)
+            i = weight * i
+            store_complex(b, d + k * step, gr + weight * r, gi + i if mirrored else gi - i)
+        at += n
+
+
+@compiled
+def _read_averages(b, at, gradient, image, path, stride, n_lanes, n, along, level, plan):
+    """Gradient of the coefficients `path + l * stride` (lane l), spread along rows of n, at t."""
+    t, s = at[6], at[7]
+    _, height, width = plan.outputs
+    vector = np.int64(LANES)
+    row = (width + LANES - 1) // LANES * LANES * LANES
+    _clear(b, s, height * row // LANES)
+    padded_height = (height + LANES - 1) // LANES * LANES
+    _clear(b, t, padded_height * n)
+    for lane in range(n_lanes):
+        for h in range(height):
+            for w in range(width):
+                value = gradient[image, path + lane * stride, h, w]
+                b[s + h * row + w * LANES + lane] = value
+    for h in range(height):
+        to = t + h * n * LANES
+        _spread_averages(b, s + h * row, vector, to, vector, n, along, level, width)
+
+
+@compiled
+def _first_moduli(b, at, row, j1, again, down, along, products, plan):
+    """Conjugate of x * ψ_j1 for LANES θ1 at a and, if asked, the spectrum of its modulus at h."""
+    line, other, scratch, x, h, a, _, _ = at
+    m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
+    stride, across = np.int64(COMPLEX), np.int64(n * COMPLEX)
+    for i in range(m):
+        first_product(b, x, line, n, products, row + i)
+        fft(b, line, stride, a + i * across, stride, scratch, n, along, j1)
+    for c in range(0, n, 2):  # the moduli of two columns share one transform
+        for part in range(2):
+            column = a + (c + part) * COMPLEX
+            fft(b, column, across, other, stride, scratch, m, down, j1)
+            for i in range(m):
+                r, q = load_complex(b, other + i * COMPLEX)
+                store_complex(b, column + i * across, r, q)
+                store(b, line + i * COMPLEX + part * LANES, square_root(r * r + q * q))
+        if again:
+            fft(b, line, stride, line, stride, scratch, m, down, j1)
+            to = h + c * COMPLEX
+            separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
+    if again:
+        for i in range(m // 2 + 1):
+            transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
+
+
+@compiled
+def _through_second(b, at, a2, gh, row, j2, down, along, products, plan):
+    """Add to gh what one (j2, θ2) contributes; its coefficients' gradients are at t."""
+    line, other, scratch, _, h, _, t, _ = at
+    m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
+    stride, vector, across = np.int64(COMPLEX), np.int64(LANES), np.int64(n * COMPLEX)
+    for i in range(m):
+        second_product(b, h, line, n, products, row + i)
+        fft(b, line, stride, a2 + i * across, stride, scratch, n, along, j2)
+    for c in range(n):
+        column, averages = a2 + c * COMPLEX, t + c * LANES
+        fft(b, column, across, line, stride, scratch, m, down, j2)
+        _clear(b, other, m)
+        _spread_averages(
+            b, averages, n * LANES, other, vector, m, down, j2, plan.outputs[1]
+        )  # fmt: skip
+        _through_modulus(b, line, stride, other, vector, line, m)
+        fft(b, line, stride, column, across, scratch, m, down, j2)
+    for i in range(m):
+        fft(b, a2 + i * across, stride, line, stride, scratch, n, along, j2)
+        _spread_second(b, line, gh, n, products, row + i)
+
+
+@compiled
+def _fold_last_column(b, row, n):
+    """Add what belongs to the copy of a row's first number, behind the row, to that number."""
+    ar, ai = load_complex(b, row)
+    cr, ci = load_complex(b, row + n * COMPLEX)
+    store_complex(b, row, ar + cr, ai + ci)
+
+
+@compiled
+def _through_first(b, at, gh, gx, row, j1, again, down, along, products, plan):
+    """Add to gx what one (j1, LANES θ1) contributes; its coefficients' gradients are at t."""
+    line, other, scratch, _, _, a, t, _ = at
+    M, N = len(plan.source_rows), len(plan.source_columns)
+    m, n = M >> j1, N >> j1
+    stride, across = np.int64(COMPLEX), np.int64(n * COMPLEX)
+    if again:
+        for i in range(m // 2 + 1):
+            line_of_gh = gh + i * (n + 1) * COMPLEX
+            _fold_last_column(b, line_of_gh, n)
+            fft(b, line_of_gh, stride, line_of_gh, stride, scratch, n, along, j1)
+    for c in range(0, n, 2):
+        if again:
+            s = gh + c * COMPLEX
+            _join(b, s, (n + 1) * COMPLEX, s + COMPLEX, m, line)
+            fft(b, line, stride, line, stride, scratch, m, down, j1)
+        else:
+            _clear(b, line, 2 * m)
+        for part in range(2):
+            column, averages, u = (
+                a + (c + part) * COMPLEX,
+                t + (c + part) * LANES,
+                line + part * LANES,
+            )
+            _spread_averages(b, averages, n * LANES, u, stride, m, down, j1, plan.outputs[1])
+            _through_modulus(b, column, across, u, stride, other, m)
+            fft(b, other, stride, column, across, scratch, m, down, j1)
+    for i in range(m):
+        fft(b, a + i * across, stride, line, stride, scratch, n, along, j1)
+        _spread_first(b, line, gx, n, N, products, row + i)
+
+
+@compiled
+def _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along):
+    """The image's gradient from its spectrum's, gx, and that of its order-0 coefficients."""
+    line, _, scratch, x, _, a, t, _ = at
+    rows, columns = plan.source_rows, plan.source_columns
+    M, N = len(rows), len(columns)
+    _, height, width = plan.outputs
+    stride, finest, nothing = np.int64(COMPLEX), np.int64(0), out.dtype.type(0)
+    step = image_step(N)
+    _clear(b, a, (M // 2 + 1) * step // LANES)
+    for k in range(0, M // 2 + 1, LANES):  # rows to lanes, as in the spectrum of the image
+        n_rows = min(LANES, M // 2 + 1 - k)
+        _clear(b, x, 2 * (N + 1))
+        for lane in range(n_rows):
+            for c in range(N + 1):
+                s = gx + ((k + lane) * (N + 1) + c) * COMPLEX
+                r, i = nothing, nothing
+                for theta in range(LANES):
+                    r += b[s + theta]
+                    i += b[s + LANES + theta]
+                b[x + c * COMPLEX + lane] = r
+                b[x + c * COMPLEX + LANES + lane] = i
+        _fold_last_column(b, x, N)
+        fft(b, x, stride, x, stride, scratch, N, along, finest)
+        for c in range(N):
+            for lane in range(n_rows):
+                to = a + (k + lane) * step + c // LANES * COMPLEX + c % LANES
+                b[to] = b[x + c * COMPLEX + lane]
+                b[to + LANES] = b[x + c * COMPLEX + LANES + lane]
+    matrix, padded_width = along[5], (width + LANES - 1) // LANES * LANES
+    padded_height = (height + LANES - 1) // LANES * LANES
+    _clear(b, t, padded_height * step // LANES)
+    for h in range(height):
+        for c in range(N):
+            value = nothing
+            for w in range(width):
+                value += gradient[image, 0, h, w] * matrix[c * padded_width + w]
+            b[t + h * step + c] = value
+    out[image] = 0
+    for c in range(0, N, 2 * LANES):  # two groups of columns share one transform
+        _join(b, a + c * 2, step, a + c * 2 + COMPLEX, M, line)
+        fft(b, line, stride, line, stride, scratch, M, down, finest)
+        for part in range(0, COMPLEX, LANES):
+            _spread_averages(b, t + c + part, step, line + part, stride, M, down, finest, height)
+        for i in range(M):
+            for lane in range(min(2 * LANES, N - c)):
+                out[image, rows[i], columns[c + lane]] += b[line + i * COMPLEX + lane]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+def _differentiate(images, gradient, out, plan, a2, workspace):
+    """Gradients of images (B, H, W) to out from those of coefficients (B, K, H', W')."""
+    J, L = plan.J, plan.L
+    b = pointer_to(workspace)
+    down = axis_tables(plan.rows_axis, plan.constants)
+    along = axis_tables(plan.columns_axis, plan.constants)
+    table = plan.products
+    products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
+    M, N = len(plan.source_rows), len(plan.source_columns)
+    at = workspace_parts(M, N, plan.outputs[1])
+    gh, gx, _ = _gradient_parts(M, N, a2)
+    for image in range(len(images)):
+        image_spectrum(b, at, images, image, plan, down, along)
+        _clear(b, gx, 2 * (M // 2 + 1) * (N + 1))
+        second_path = 1 + J * L
+        for j1 in range(J if plan.order > 0 else 0):
+            m, n = M >> j1, N >> j1
+            again = plan.order == 2 and j1 < J - 1
+            paths_per_theta = (J - 1 - j1) * L
+            for theta1 in range(0, L, LANES):
+                n_lanes = min(LANES, L - theta1)
+                first = table.first[j1] + theta1 // LANES * m
+                _first_moduli(b, at, first, j1, again, down, along, products, plan)
+                if again:
+                    _clear(b, gh, 2 * (m // 2 + 1) * (n + 1))
+                    path, step = second_path + theta1 * paths_per_theta, np.int64(paths_per_theta)
+                    for j2 in range(j1 + 1, J):
+                        for theta2 in range(L):
+                            row = table.second[j1, j2] + theta2 * (M >> j2)
+                            _read_averages(
+                                b, at, gradient, image, path, step, n_lanes, N >> j2, along, j2,
+                                plan,
+                            )  # fmt: skip
+                            _through_second(b, at, a2, gh, row, j2, down, along, products, plan)
+                            path += 1
+                path, step = 1 + j1 * L + theta1, np.int64(1)
+                _read_averages(b, at, gradient, image, path, step, n_lanes, n, along, j1, plan)
+                _through_first(b, at, gh, gx, first, j1, again, down, along, products, plan)
+            second_path += L * paths_per_theta
+        _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along)
+
+
+def gradient_batch(images: Tensor, gradient: Tensor, plan: Plan) -> Tensor:
+    """Gradients of a batch of images, by as many threads as torch uses.
+
+    Args:
+        images: Images (B, H, W) in the plan's precision.
+        gradient: Gradient of the coefficients, (B, K, H', W').
+        plan: The transform's tables.
+
+    Returns:
+        Gradient of the images, (B, H, W).
+
+    Example:
+        >>> import torch
+        >>> from scattergen.scattering import Scattering2D
+        >>> scattering = Scattering2D(J=2, shape=(28, 28))  # whose gradient uses this function
+        >>> x = torch.rand(5, 28, 28, requires_grad=True)
+        >>> scattering(x).sum().backward()
+        >>> x.grad.shape
+        torch.Size([5, 28, 28])
+    """
+    out = images.new_empty(images.shape)
+    M, N = len(plan.source_rows), len(plan.source_columns)
+    a2 = workspace_size(plan)
+    size = _gradient_parts.py_func(M, N, a2)[-1]
+
+    def work(part: slice, workspace: NDArray[np.floating]) -> None:
+        _differentiate(
+            contiguous(images, part), contiguous(gradient, part), out.numpy()[part], plan, a2,
+            workspace,
+        )  # fmt: skip
+
+    share(work, images, plan, size)
+    return out
