@@ -53,7 +53,13 @@ def wheel_names(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["py.typed", "datasets/data/mnist.npz", "datasets/data/LICENSE-MNIST"]
+    "name",
+    [
+        "py.typed",
+        "datasets/data/mnist.npz",
+        "datasets/data/LICENSE-MNIST",
+        "evaluation/data/mnist-classifier-1.safetensors",
+    ],
 )
 def test_wheel_ships(wheel_names, name):
     assert f"scattergen/{name}" in wheel_names

@@ -1,5 +1,40 @@
-"""Measures of what a model produces: here, how faithful single images are."""
+"""Measures of what a model produces: single images, and their distribution against real ones."""
 
+from scattergen.evaluation.clusters import BinTest, different_bins, k_means
+from scattergen.evaluation.digit_classifier import DigitFeatures
+from scattergen.evaluation.evaluate import Evaluation, evaluate
+from scattergen.evaluation.features import FeatureExtractor
+from scattergen.evaluation.frechet import frechet_distance
+from scattergen.evaluation.inception import InceptionFeatures
+from scattergen.evaluation.kernel_distance import kernel_distance
+from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
+from scattergen.evaluation.memorisation import Memorisation, memorisation
+from scattergen.evaluation.scattering_features import ScatteringFeatures
+from scattergen.evaluation.tables import Estimate, jackknife, nearest
+from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sample_test
 from scattergen.image_quality import psnr, ssim
 
-__all__ = ["psnr", "ssim"]
+__all__ = [
+    "BinTest",
+    "DigitFeatures",
+    "Estimate",
+    "Evaluation",
+    "FeatureExtractor",
+    "InceptionFeatures",
+    "Manifolds",
+    "Memorisation",
+    "ScatteringFeatures",
+    "TwoSampleTest",
+    "classifier_two_sample_test",
+    "different_bins",
+    "evaluate",
+    "frechet_distance",
+    "jackknife",
+    "k_means",
+    "kernel_distance",
+    "manifold_metrics",
+    "memorisation",
+    "nearest",
+    "psnr",
+    "ssim",
+]

@@ -1,0 +1,117 @@
+"""Features of digits: the penultimate layer of a small classifier of MNIST that is shipped."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from scattergen.datasets import ImageSource
+from scattergen.errors import InputError
+from scattergen.evaluation.features import check_images, in_batches
+from scattergen.progress import SILENT, Progress
+
+VERSION = "1"
+FILE = f"mnist-classifier-{VERSION}.safetensors"
+SHA256 = "1a0bda9832405b4b1efbb42d968e9e6dfaef82217d12f27399639cbed930f86e"
+IMAGE_SHAPE = (1, 28, 28)
+BATCH = 32  # activations of more images leave a core's cache: half the speed
+
+
+class DigitClassifier(nn.Module):
+    """Three convolutions and two linear layers: digits to 10 logits.
+
+    3×3 convolutions to 32, 64 and 96 channels, each with batch normalisation, ReLU and 2×2
+    max-pooling, then 128 features with batch normalisation and ReLU, then the logits.
+
+    Example:
+        >>> DigitClassifier().eval()(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels, wider in ((1, 32), (32, 64), (64, 96)):
+            layers += [
+                nn.Conv2d(channels, wider, 3, padding=1, bias=False),
+                nn.BatchNorm2d(wider),
+                nn.ReLU(),
+                nn.MaxPool2d(2, ceil_mode=True),  # 28 -> 14 -> 7 -> 4
+            ]
+        # Batch normalisation keeps every feature alive and all of them on one scale, on which the
+        # kernel distance depends; dropout keeps them from becoming indicators of ten classes.
+        layers += [nn.Flatten(), nn.Linear(96 * 4 * 4, 128, bias=False), nn.BatchNorm1d(128)]
+        self.features = nn.Sequential(*layers, nn.ReLU())
+        self.logits = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (N, 10), of images (N, 1, 28, 28) in [0, 1]."""
+        return self.logits(self.features(x))
+
+
+class DigitFeatures:
+    """Features of 28×28 grey images: 128 activations of a classifier of MNIST that is shipped.
+
+    The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training
+    images, selected on the last 5,000 and tested once (see `docs/evaluation.md`). Distances between
+    features are comparable only within one version.
+
+    Attributes:
+        name: "mnist-classifier".
+        version: Changes with the weights.
+
+    Raises:
+        InputError: If the installed file of weights is missing or is not the one that was shipped.
+
+    Example:
+        >>> from scattergen.datasets import mnist
+        >>> DigitFeatures()(mnist().test[:3]).shape
+        torch.Size([3, 128])
+    """
+
+    name = "mnist-classifier"
+    version = VERSION
+
+    def __init__(self) -> None:
+        self.classifier = DigitClassifier().eval()
+        self.classifier.load_state_dict(_weights())
+        self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+        """Features of images.
+
+        Args:
+            images: N images of shape (1, 28, 28) in [0, 1].
+            progress: Where to report.
+
+        Returns:
+            (N, 128), float32, none negative.
+
+        Raises:
+            InputError: If the images have another shape or range.
+        """
+        check_images(images, IMAGE_SHAPE)
+        return in_batches(images, self._features, 128, BATCH, progress)
+
+    def _features(self, batch: Tensor) -> Tensor:
+        return self.classifier.features(batch.to(memory_format=torch.channels_last))
+
+
+@functools.cache
+def _weights() -> Mapping[str, Tensor]:
+    file = files("scattergen.evaluation") / "data" / FILE
+    try:
+        content = file.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found == SHA256:
+            return load(content)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read ({error}): reinstall scattergen.") from error
+    raise InputError(
+        f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen."
+    )

@@ -1,0 +1,227 @@
+"""What all metrics share: checks of feature tables, distances in blocks, numbers with errors."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scattergen.errors import InputError
+
+# Distances that one block may hold: 64 MiB in float64, of which a few copies are alive at a time.
+_BLOCK = 1 << 23
+NORMAL_QUANTILE = 1.959964  # two-sided, 95 %
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number computed from samples, and how far it would move with others.
+
+    Attributes:
+        value: The number.
+        standard_error: Its standard deviation over draws of the samples, estimated.
+
+    Example:
+        >>> [round(end, 2) for end in Estimate(3.0, 0.5).interval]
+        [2.02, 3.98]
+    """
+
+    value: float
+    standard_error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Normal 95 % confidence interval."""
+        margin = NORMAL_QUANTILE * self.standard_error
+        return self.value - margin, self.value + margin
+
+
+def check_tables(minimum: int = 2, /, **tables: Tensor) -> None:
+    """Refuse tables of features that cannot be compared.
+
+    Args:
+        minimum: Smallest usable number of rows.
+        **tables: Name, for the message, to a table (N, k).
+
+    Raises:
+        InputError: If one is not a floating-point (N, k) with enough rows and finite values, or
+            they differ in k.
+
+    Example:
+        >>> check_tables(real=torch.zeros(5, 3), samples=torch.zeros(9, 3))
+        >>> check_tables(real=torch.zeros(5, 3), samples=torch.zeros(9, 4))
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.InputError: The tables have different numbers of features (real 3, ...
+    """
+    for name, x in tables.items():
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 2 or not x.shape[1]:
+            found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(
+                f"{name}: {found} is no table of features: give a floating-point tensor (N, k), "
+                "such as a feature extractor makes of images."
+            )
+        if len(x) < minimum:
+            raise InputError(f"{name}: {len(x)} rows are too few; at least {minimum} are needed.")
+        if not torch.isfinite(x).all():
+            row = int((~torch.isfinite(x)).any(1).nonzero()[0])
+            raise InputError(
+                f"{name}: row {row} holds NaN or an infinity: look at its image, or leave it out."
+            )
+    if len({x.shape[1] for x in tables.values()}) > 1:
+        widths = ", ".join(f"{name} {x.shape[1]}" for name, x in tables.items())
+        raise InputError(
+            f"The tables have different numbers of features ({widths}): make them with one feature "
+            "extractor."
+        )
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of rows such that a block of `columns` values per row takes bounded memory.
+
+    Args:
+        rows: Number of rows.
+        columns: Values per row.
+
+    Yields:
+        Consecutive slices.
+
+    Example:
+        >>> list(row_blocks(5, 1 << 22))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, _BLOCK // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Squared Euclidean distances of all rows of `x` to all of `y`, some rows at a time.
+
+    They are |x|² + |y|² − 2 x·y of centred rows, so they carry an absolute error of a few roundings
+    of the largest |x|²: see `rounding`.
+
+    Args:
+        x: (N, k), float64.
+        y: (M, k), float64.
+
+    Yields:
+        Rows of `x`, and their distances, (rows, M), none negative.
+    """
+    centre = y.mean(0)
+    y = y - centre
+    norms = y.square().sum(1)
+    for rows in row_blocks(len(x), len(y)):
+        block = x[rows] - centre
+        distances = torch.addmm(norms, block, y.T, alpha=-2)
+        yield rows, distances.add_(block.square().sum(1, keepdim=True)).clamp_(min=0)
+
+
+def rounding(x: Tensor, y: Tensor) -> float:
+    """Bound on the error of `squared_distances`.
+
+    Args:
+        x: (N, k), float64.
+        y: (M, k), float64.
+
+    Returns:
+        Absolute error.
+    """
+    centre = y.mean(0)
+    norms = torch.stack([(t - centre).square().sum(1).max() for t in (x, y)])
+    # A product of k terms is off by k roundings at worst, and k is 10 to 10,000.
+    return 1e-12 * norms.max().item()
+
+
+def nearest(
+    queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The nearest rows of a table.
+
+    Args:
+        queries: (N, d).
+        points: (M, d).
+        k: How many.
+        exclude_self: Row i of `queries` is row i of `points` and no neighbour of its own.
+
+    Returns:
+        Euclidean distances in increasing order, (N, k), float64, and row numbers, (N, k).
+
+    Raises:
+        InputError: If there are fewer than k points.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> distances, rows = nearest(x, x, exclude_self=True)
+        >>> distances.flatten().tolist(), rows.flatten().tolist()
+        ([1.0, 1.0, 4.0], [1, 0, 1])
+    """
+    check_tables(k + exclude_self, points=points)
+    check_tables(0, queries=queries, points=points)
+    queries, points = queries.double(), points.double()
+    numbers = torch.empty(len(queries), k, dtype=torch.long)
+    for rows, squared in squared_distances(queries, points):
+        if exclude_self:
+            own = torch.arange(rows.start, rows.stop)
+            squared[own - rows.start, own] = math.inf
+        numbers[rows] = squared.topk(k, dim=1, largest=False, sorted=False).indices
+    # Again, without the cancellation: copies are at distance 0 and not at its rounding.
+    distances = torch.empty(len(queries), k, dtype=torch.float64)
+    for rows in row_blocks(len(queries), k * points.shape[1]):
+        difference = queries[rows, None] - points[numbers[rows]]
+        distances[rows] = difference.square().sum(2).sqrt()
+    distances, order = distances.sort(1)
+    return distances, numbers.gather(1, order)
+
+
+def jackknife(
+    metric: Callable[[Tensor, Tensor], float],
+    real: Tensor,
+    samples: Tensor,
+    *,
+    groups: int = 10,
+    seed: int = 0,
+) -> Estimate:
+    r"""A metric with its standard error by the delete-group jackknife of both tables.
+
+    Each table is cut into G random groups; $\theta_{-g}$ is the metric without group g:
+    $\mathrm{se}^2 = \frac{G-1}{G} \sum_g (\theta_{-g} - \bar\theta)^2$, summed over both tables. A
+    bootstrap would repeat rows, which adds to the bias of a Fréchet distance and breaks everything
+    that looks at nearest neighbours; the jackknife does not.
+
+    Args:
+        metric: Of (real, samples).
+        real: Features of real images, (N, k).
+        samples: Features of samples, (M, k).
+        groups: G, at least 2.
+        seed: Of the grouping.
+
+    Returns:
+        The metric of the whole tables, and its standard error.
+
+    Raises:
+        InputError: If there are fewer than 2 groups, or fewer rows than groups.
+
+    References:
+        Shao, Tu, "The Jackknife and Bootstrap", 1995.
+
+    Example:
+        >>> x = torch.arange(100.0, dtype=torch.float64)[:, None]
+        >>> estimate = jackknife(lambda real, samples: samples.mean().item(), x, x, groups=100)
+        >>> round(estimate.standard_error, 4) == round(x.std().item() / 10, 4)
+        True
+    """
+    if groups < 2:
+        raise InputError(f"groups={groups}: the jackknife needs at least 2.")
+    check_tables(groups, real=real, samples=samples)
+    generator = torch.Generator().manual_seed(seed)
+    variance = 0.0
+    for side, table in enumerate((real, samples)):
+        group = torch.randperm(len(table), generator=generator) % groups
+        values = torch.empty(groups, dtype=torch.float64)
+        for g in range(groups):
+            kept = table[group != g]
+            values[g] = metric(kept, samples) if side == 0 else metric(real, kept)
+        variance += (groups - 1) / groups * (values - values.mean()).square().sum().item()
+    return Estimate(metric(real, samples), math.sqrt(variance))
