@@ -43,6 +43,7 @@ for _command in (
     using.reconstruct,
     using.interpolate,
     looking.info,
+    looking.evaluate,
 ):
     app.command()(_command)
 

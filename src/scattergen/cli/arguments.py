@@ -131,18 +131,18 @@ def open_source(source: str, **how: Any) -> Dataset:
     return data
 
 
-def open_unsplit(
+def open_like(
+    shape: tuple[int, int, int],
     source: str,
     size: int | None,
     mode: Literal["L", "RGB"] | None,
     strict: bool,
-    model: GenerativeScatteringNetwork,
 ) -> Dataset:
     """All images of a source as the training part; of one with a test set of its own, that.
 
-    The images of a folder are brought to the size and mode of the model's.
+    The images of a folder are brought to the size and mode that a shape (C, H, W) has.
     """
-    channels, height, width = model.decoder.image_shape
+    channels, height, width = shape
     if source != "mnist" and Path(source).is_dir():
         mode = mode or ("L" if channels == 1 else "RGB")
         if size is None and height == width:

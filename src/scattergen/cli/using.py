@@ -20,7 +20,7 @@ from scattergen.cli.arguments import (
     Strict,
     Threads,
     check_memory,
-    open_unsplit,
+    open_like,
     path,
     prepare,
     say_written,
@@ -91,7 +91,7 @@ def encode(
     progress = prepare(device, threads, quiet)
     check_codes_path(out)
     model = GenerativeScatteringNetwork.load(run, device)
-    data = open_unsplit(images, size, mode, strict, model)
+    data = open_like(model.decoder.image_shape, images, size, mode, strict)
     write_codes(out, model.encode(data.train, progress))
     say_written(out, len(data.train), as_json)
 
@@ -148,7 +148,7 @@ def reconstruct(
     progress = prepare(device, threads, quiet)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, device)
-    originals = open_unsplit(images, size, mode, strict, model).train[:n]
+    originals = open_like(model.decoder.image_shape, images, size, mode, strict).train[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     shown = results
@@ -184,7 +184,7 @@ def interpolate(
     prepare(device, threads, quiet)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, device)
-    source = open_unsplit(images, size, mode, strict, model).train
+    source = open_like(model.decoder.image_shape, images, size, mode, strict).train
     for number in (start, stop):
         if number >= len(source):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from scattergen.evaluation.clusters import BinTest, different_bins, k_means
 from scattergen.evaluation.digit_classifier import DigitFeatures
-from scattergen.evaluation.evaluate import Evaluation, evaluate
+from scattergen.evaluation.evaluate import FEWEST, Evaluation, evaluate
 from scattergen.evaluation.features import FeatureExtractor
 from scattergen.evaluation.frechet import frechet_distance
 from scattergen.evaluation.inception import InceptionFeatures
@@ -15,6 +15,7 @@ from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sampl
 from scattergen.image_quality import psnr, ssim
 
 __all__ = [
+    "FEWEST",
     "BinTest",
     "DigitFeatures",
     "Estimate",

@@ -16,7 +16,8 @@ from scattergen.evaluation.tables import Estimate, check_tables, jackknife, near
 from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sample_test
 from scattergen.progress import SILENT, Progress
 
-_FEWEST = 20
+FEWEST = 20
+"""Rows that a table must have."""
 N_BINS = 100
 N_CELLS = 10
 # Rows that a bin needs in the mean, so that its z-score is nearly normal and the number of clusters
@@ -100,9 +101,7 @@ def evaluate(
         raise InputError("There is nothing to evaluate: give at least one table of samples.")
     binned = reference if train is None else train
     for name, x in samples.items():
-        check_tables(
-            _FEWEST, **{name: x, "the reference": reference, "the training images": binned}
-        )
+        check_tables(FEWEST, **{name: x, "the reference": reference, "the training images": binned})
     bins = k_means(binned, max(2, min(N_BINS, len(binned) // _ROWS_PER_BIN)), seed=seed)
     if train is not None:
         cells = k_means(train, N_CELLS, seed=seed)

@@ -170,6 +170,49 @@ def training_curve(
     return figure
 
 
+def quality_by_time(
+    densities: Mapping[str, tuple[float, float]],
+    references: Mapping[str, float],
+    title: str,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """A distance, lower being better, against the seconds of training that it took.
+
+    Args:
+        densities: name -> (seconds, distance).
+        references: name -> distance of what was not trained, drawn as a horizontal line.
+        title: what the vertical axis shows.
+        theme: colours.
+
+    Returns:
+        A figure of one panel with logarithmic axes.
+
+    Example:
+        >>> figure = quality_by_time({"gaussian": (0.4, 43)}, {"training images": 0.2}, "distance")
+        >>> figure.axes[0].get_yscale()
+        'log'
+    """
+    figure, axes = _panel(title, theme, extra_height=0.6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for name, (seconds, distance) in densities.items():
+        axes.plot(seconds, distance, "o", color=theme.accent, markersize=5)
+        axes.annotate(
+            name, (seconds, distance), xytext=(5, 4), textcoords="offset points", fontsize=7.5,
+            color=theme.ink,
+        )  # fmt: skip
+    dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
+    for (name, distance), dash in zip(references.items(), dashes, strict=False):
+        axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
+    axes.set_xlabel("training time, s")
+    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.margins(x=0.18, y=0.08)
+    if references:
+        axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
+    return figure
+
+
 def rejections_by_n(
     rates: Sequence[RejectionRate],
     test: str,

@@ -22,7 +22,9 @@ REPLACEMENT = ".replacement"
 
 _LOCK = ".scattergen-lock"
 _READY = ".ready"  # lists the entries of a finished replacement
-_PRODUCTS = ("checkpoints", "densities", "pictures", "metrics.jsonl", "report.html")
+_PRODUCTS = (
+    "checkpoints", "densities", "pictures", "metrics.jsonl", "report.html", "evaluation.json",
+)  # fmt: skip
 _MARKS = {"format", "scattergen", "digest"}  # keys by which our run.json is told from others
 
 

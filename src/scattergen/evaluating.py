@@ -1,0 +1,223 @@
+"""Evaluating a run: what its densities, its decoder and real images score, kept beside it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.errors import InputError
+from scattergen.evaluation import (
+    FEWEST,
+    DigitFeatures,
+    Evaluation,
+    FeatureExtractor,
+    InceptionFeatures,
+    ScatteringFeatures,
+    evaluate,
+)
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import SILENT, Progress
+from scattergen.report.plots import figure_png, quality_by_time
+from scattergen.report.run_report import machine
+from scattergen.runs import RunFolder
+from scattergen.storage import atomic_path, write_json
+
+FeatureName = Literal["digits", "scattering", "inception"]
+
+TRAINING, DECODED_TRAINING, DECODED_TEST = (
+    "training images", "decoded training codes", "decoded test codes",
+)  # fmt: skip
+_PIECE = 1024  # images that are decoded and turned into features at a time
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """What a run scored.
+
+    Attributes:
+        rows: Name to scores: the references (training images, what perfect samples would score;
+            decoded training codes, perfect codes; decoded test codes, the decoder's bound, paired
+            with the reference and so optimistic), then the densities.
+        training_seconds: Density to the time of its fit, where that is known.
+        images_per_second: Density to its speed of sampling and decoding.
+        features: Name and version of the feature extractor.
+        against: Name of the reference images.
+        n: Images in a row.
+        seed: Of samples and choices of images.
+    """
+
+    rows: dict[str, Evaluation]
+    training_seconds: dict[str, float]
+    images_per_second: dict[str, float]
+    features: tuple[str, str]
+    against: str
+    n: int
+    seed: int
+
+    def summary(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "features": {"name": self.features[0], "version": self.features[1]},
+            "against": self.against,
+            "n": self.n,
+            "seed": self.seed,
+            "machine": machine(),
+            "rows": {
+                name: {
+                    **row.summary(),
+                    "training_seconds": self.training_seconds.get(name),
+                    "images_per_second": self.images_per_second.get(name),
+                }
+                for name, row in self.rows.items()
+            },
+        }
+
+
+def evaluate_run(
+    path: Path | str,
+    data: Dataset,
+    *,
+    densities: Sequence[str] | None = None,
+    reference: Dataset | None = None,
+    n: int = 10_000,
+    features: FeatureName | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> RunEvaluation:
+    """Compare samples of a run's densities with real images, and keep the result in the run.
+
+    Writes evaluation.json and pictures/evaluation.png.
+
+    Args:
+        path: The run folder.
+        data: The dataset that the run was fitted to.
+        densities: Keys of those to evaluate; all by default.
+        reference: Images to compare with, its training part; the test images by default.
+        n: Images in every row; fewer where a set of real images is smaller.
+        features: "digits" (28 × 28 grey images only), "scattering" or "inception"; digits for the
+            embedded MNIST and scattering for everything else by default.
+        seed: Of samples and choices of images.
+        device: Where to compute.
+        progress: Where to report.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: If the data are not those of the run, there are no test images, or a density is
+            unknown.
+        RunFolderError: If the run is damaged or incomplete.
+    """
+    run = RunFolder.open(path)
+    model = GenerativeScatteringNetwork.load(run, device)
+    fitted_to = run.options.get("data", {}).get("fingerprint")
+    if fitted_to not in (None, data.train.fingerprint):
+        raise InputError(
+            f"{data.name} does not hold the images that {path} was fitted to: name those, with the "
+            "same --size and --mode."
+        )
+    against = data.test if reference is None else reference.train
+    if against is None:
+        raise InputError(
+            f"{data.name} has no test images to compare with: name others by --against."
+        )
+    keys = list(model.densities) if densities is None else list(densities)
+    for key in keys:
+        if key not in model.densities:
+            raise InputError(
+                f'{path} has no density "{key}": it has {", ".join(model.densities) or "none"}.'
+            )
+    extract = _extractor(features, model.decoder.image_shape, data.name, device)
+    n_reference = min(n, len(against))
+    real = extract(_choose(against, n_reference, seed), progress)
+    train = extract(data.train, progress)
+    tables, speed = {}, {}
+    # Not the images whose codes are decoded below: a perfect model would not know them either.
+    chosen = _numbers(len(data.train), n, seed)
+    tables[TRAINING] = train[chosen]
+    for name, source in (
+        (DECODED_TRAINING, Subset(data.train, _numbers(len(data.train), n, seed + 1))),
+        (DECODED_TEST, None if data.test is None else _choose(data.test, n, seed)),
+    ):
+        if source is not None and len(source) >= FEWEST:
+            codes = model.encode(source, progress)
+            tables[name] = _decoded(model, codes, extract, progress, name)[0]
+    for key in keys:
+        start = time.monotonic()
+        codes = model.sample_codes(n, key, seed)
+        drawn = time.monotonic() - start
+        tables[key], decoding = _decoded(model, codes, extract, progress, key)
+        speed[key] = n / (drawn + decoding)
+    rows = evaluate(tables, real, train=train, seed=seed, progress=progress)
+    stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
+    result = RunEvaluation(
+        rows=rows,
+        training_seconds={key: stage["seconds"] for key, stage in stages.items() if stage},
+        images_per_second=speed,
+        features=(extract.name, extract.version),
+        against=f"{data.name}, test" if reference is None else reference.name,
+        n=n,
+        seed=seed,
+    )
+    _keep(run, result)
+    return result
+
+
+def _extractor(
+    name: FeatureName | None, shape: tuple[int, int, int], data: str, device: str
+) -> FeatureExtractor:
+    if name is None:
+        name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
+    if name == "digits":
+        return DigitFeatures()
+    return ScatteringFeatures(shape) if name == "scattering" else InceptionFeatures(device)
+
+
+def _numbers(N: int, n: int, seed: int) -> Tensor:
+    """Numbers of n of N images, all if there are fewer; without order, neighbours being alike."""
+    if n >= N:
+        return torch.arange(N)
+    return torch.from_numpy(np.random.default_rng(seed).choice(N, n, replace=False)).sort().values
+
+
+def _choose(source: ImageSource, n: int, seed: int) -> ImageSource:
+    return source if n >= len(source) else Subset(source, _numbers(len(source), n, seed))
+
+
+def _decoded(
+    model: GenerativeScatteringNetwork,
+    codes: Tensor,
+    extract: FeatureExtractor,
+    progress: Progress,
+    name: str,
+) -> tuple[Tensor, float]:
+    """Features of decoded codes, a piece at a time, and the seconds that decoding took."""
+    parts, seconds = [], 0.0
+    with progress.task(f"decode {name}", len(codes)) as task:
+        for piece in codes.split(_PIECE):
+            start = time.monotonic()
+            images = model.decode(piece)
+            seconds += time.monotonic() - start
+            parts.append(extract(images))
+            task.advance(len(piece))
+    return torch.cat(parts), seconds
+
+
+def _keep(run: RunFolder, result: RunEvaluation) -> None:
+    distances = {name: row.frechet.value for name, row in result.rows.items()}
+    figure = quality_by_time(
+        {key: (t, distances[key]) for key, t in result.training_seconds.items()},
+        {name: d for name, d in distances.items() if name not in result.images_per_second},
+        f"Fréchet distance to {result.against}, {result.features[0]} features",
+    )
+    with run.locked():
+        write_json(run.path / "evaluation.json", result.summary())
+        with atomic_path(run.path / "pictures" / "evaluation.png") as temporary:
+            temporary.write_bytes(figure_png(figure))

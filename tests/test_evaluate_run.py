@@ -1,0 +1,115 @@
+"""`scattergen evaluate`: scores of a run's densities beside those of real images."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import scattergen as sg
+from scattergen.datasets import open_dataset
+from scattergen.evaluation import DigitFeatures, evaluate
+from scattergen.runs import RunFolder
+
+REFERENCES = ["training images", "decoded training codes", "decoded test codes"]
+DENSITIES = ["gaussian", "mixture", "vae", "gan"]
+
+
+@pytest.fixture
+def evaluated(scattergen, digits, run_copy):
+    """Evaluates the copy of the small run with the digits' features."""
+
+    def call(*arguments, code=0):
+        every = ["--images", digits, "--features", "digits", "-n", 40, "-q"]
+        return scattergen("evaluate", run_copy, *every, *arguments, code=code)
+
+    return call
+
+
+def test_the_table_names_references_and_densities(evaluated, run_copy):
+    lines = evaluated().out.splitlines()
+    assert (
+        lines[0] == "40 images in a row against digits, test; features mnist-classifier 1; seed 0."
+    )
+    names = [line.split("  ")[0] for line in lines[2:]]
+    assert names[:7] == [*REFERENCES, *DENSITIES]
+    assert lines[-2:] == [
+        f"Scores:  {run_copy / 'evaluation.json'}",
+        f"Picture: {run_copy / 'pictures' / 'evaluation.png'}",
+    ]
+    with Image.open(run_copy / "pictures" / "evaluation.png") as picture:
+        assert picture.size == (800, 700)
+
+
+def test_scores_are_those_of_the_features(evaluated, digits, run_copy):
+    found = json.loads(evaluated("--density", "mixture", "--json", "--seed", 5).out)
+    assert found == json.loads((run_copy / "evaluation.json").read_text())
+    assert list(found["rows"]) == [*REFERENCES, "mixture"]
+    assert found["features"] == {"name": "mnist-classifier", "version": "1"}
+    data, model, extract = open_dataset(digits), sg.load(run_copy), DigitFeatures()
+    numbers = np.sort(np.random.default_rng(5).choice(300, 40, replace=False))
+    tables = {
+        "training images": extract(data.train[:])[numbers],
+        "decoded test codes": extract(model.reconstruct(data.test)),
+        "mixture": extract(model.sample(40, "mixture", seed=5)),
+    }
+    expected = evaluate(tables, extract(data.test), train=extract(data.train), seed=5)
+    for name, row in expected.items():
+        # Other batches round the features otherwise, by about 1e-6 of distances of order 1 to 100.
+        assert found["rows"][name]["frechet"]["value"] == pytest.approx(
+            row.frechet.value, rel=1e-3, abs=1e-4
+        )
+    stages = RunFolder.open(run_copy).stages
+    assert found["rows"]["mixture"]["training_seconds"] == stages["densities/mixture"]["seconds"]
+    assert found["rows"]["mixture"]["images_per_second"] > 0
+    assert found["rows"]["training images"]["training_seconds"] is None
+
+
+def test_other_images_to_compare_with(evaluated, digits, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, image in enumerate(open_dataset(digits).test[:25]):
+        pixels = Image.fromarray((image[0] * 255).byte().numpy()).convert("RGB").resize((56, 56))
+        pixels.save(folder / f"{i:02}.png")
+    few = ["--density", "gaussian", "--json", "--against"]
+    found = json.loads(evaluated(*few, folder).out)
+    assert found["against"] == "folder"
+    assert found["rows"]["gaussian"]["n_reference"] == 25
+    found = json.loads(evaluated(*few, "train").out)
+    assert found["against"] == "digits, training"
+    assert found["rows"]["gaussian"]["n_reference"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--density", "flow"], 'no density "flow": it has gaussian, mixture, vae, gan'),
+        (["--density", "gaussian,"], "lacks a name"),
+        (["--against", "nowhere/"], "nowhere"),
+        (["-n", "5"], "greater than or equal to 20"),
+        (["--images", "mnist"], "mnist does not hold the images that"),
+    ],
+)
+def test_mistakes(evaluated, run_copy, arguments, words):
+    assert words in evaluated(*arguments, code=2).err
+    assert not (run_copy / "evaluation.json").exists()
+
+
+def test_images_must_be_named(scattergen, fitted):
+    error = scattergen("evaluate", fitted, code=2).err
+    assert "not fitted to the embedded MNIST: name its images by --images" in error
+
+
+def test_images_without_a_test_set(scattergen, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    small = ["-q", "--densities", "gaussian", "--set", "encoder.n_components=4"]
+    small += ["--set", "decoder.channels=[8,4]", "--set", "training.epochs=1"]
+    run = tmp_path / "run"
+    scattergen("fit", tmp_path / "images.npy", "--out", run, *small)
+    evaluate_run = ["evaluate", run, "--images", tmp_path / "images.npy", "-q", "-n", 20]
+    error = scattergen(*evaluate_run, code=2).err  # three test images
+    assert "at least 20" in error
+    assert "28" in scattergen(*evaluate_run, "--features", "digits", code=2).err
+    found = json.loads(scattergen(*evaluate_run, "--against", "train", "--json").out)
+    assert found["features"]["name"] == "scattering"
