@@ -2,7 +2,7 @@
 
 from scattergen.evaluation.clusters import BinTest, different_bins, k_means
 from scattergen.evaluation.digit_classifier import DigitFeatures
-from scattergen.evaluation.evaluate import FEWEST, Evaluation, evaluate
+from scattergen.evaluation.evaluate import FEWEST, Evaluation, Evaluator, evaluate
 from scattergen.evaluation.features import FeatureExtractor
 from scattergen.evaluation.frechet import frechet_distance
 from scattergen.evaluation.inception import InceptionFeatures
@@ -20,6 +20,7 @@ __all__ = [
     "DigitFeatures",
     "Estimate",
     "Evaluation",
+    "Evaluator",
     "FeatureExtractor",
     "InceptionFeatures",
     "Manifolds",

@@ -99,29 +99,84 @@ def evaluate(
     """
     if not samples:
         raise InputError("There is nothing to evaluate: give at least one table of samples.")
-    binned = reference if train is None else train
     for name, x in samples.items():
-        check_tables(FEWEST, **{name: x, "the reference": reference, "the training images": binned})
-    bins = k_means(binned, max(2, min(N_BINS, len(binned) // _ROWS_PER_BIN)), seed=seed)
-    if train is not None:
-        cells = k_means(train, N_CELLS, seed=seed)
-        test_distances = nearest(reference, train)[0][:, 0]
+        check_tables(FEWEST, **{name: x, "the reference": reference})
+    evaluator = Evaluator(reference, train=train, n_neighbours=n_neighbours, seed=seed)
     results = {}
     with progress.task("evaluate", len(samples)) as task:
         for name, x in samples.items():
-            results[name] = Evaluation(
-                n=len(x),
-                n_reference=len(reference),
-                frechet=jackknife(frechet_distance, reference, x, seed=seed),
-                kernel=kernel_distance(reference, x),
-                manifolds=manifold_metrics(reference, x, n_neighbours),
-                two_sample=classifier_two_sample_test(reference, x, seed=seed),
-                bins=different_bins(binned, x, centres=bins),
-                memorisation=None
-                if train is None
-                else memorisation(
-                    train, reference, x, centres=cells, test_distances=test_distances
-                ),
-            )
+            results[name] = evaluator(x)
             task.advance(1, name)
     return results
+
+
+class Evaluator:
+    """Scores one table of samples after the other, with what they share computed once.
+
+    Args:
+        reference: Features of real images that nothing was fitted to, (N, k), at least 20.
+        train: Features of the training images, (M, k), or None; see `evaluate`.
+        n_neighbours: Which neighbour bounds a neighbourhood.
+        seed: Of everything random.
+
+    Raises:
+        InputError: If the tables cannot be compared.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(2, 400, 4, generator=torch.Generator().manual_seed(0))
+        >>> Evaluator(x[0])(x[1]).n
+        400
+    """
+
+    def __init__(
+        self,
+        reference: Tensor,
+        *,
+        train: Tensor | None = None,
+        n_neighbours: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self.reference, self.train = reference, train
+        self.n_neighbours, self.seed = n_neighbours, seed
+        self.binned = reference if train is None else train
+        check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
+        n_bins = max(2, min(N_BINS, len(self.binned) // _ROWS_PER_BIN))
+        self.bins = k_means(self.binned, n_bins, seed=seed)
+        if train is not None:
+            self.cells = k_means(train, N_CELLS, seed=seed)
+            self.test_distances = nearest(reference, train)[0][:, 0]
+
+    def __call__(self, samples: Tensor) -> Evaluation:
+        """Compare a table of samples with the reference.
+
+        Args:
+            samples: Features, (n, k), at least 20 rows.
+
+        Returns:
+            What it scored.
+
+        Raises:
+            InputError: If the table cannot be compared with the reference.
+        """
+        reference, seed = self.reference, self.seed
+        check_tables(FEWEST, **{"the samples": samples, "the reference": reference})
+        copies = None
+        if self.train is not None:
+            copies = memorisation(
+                self.train,
+                reference,
+                samples,
+                centres=self.cells,
+                test_distances=self.test_distances,
+            )
+        return Evaluation(
+            n=len(samples),
+            n_reference=len(reference),
+            frechet=jackknife(frechet_distance, reference, samples, seed=seed),
+            kernel=kernel_distance(reference, samples),
+            manifolds=manifold_metrics(reference, samples, self.n_neighbours),
+            two_sample=classifier_two_sample_test(reference, samples, seed=seed),
+            bins=different_bins(self.binned, samples, centres=self.bins),
+            memorisation=copies,
+        )

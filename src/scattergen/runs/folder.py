@@ -225,6 +225,10 @@ class RunFolder:
         """Whether the tensors `name` were completely written."""
         return f"{name}.safetensors" in self._content["files"]
 
+    def digest(self, name: str) -> str:
+        """SHA-256 of the tensors `name`, which were completely written."""
+        return str(self._content["files"][f"{name}.safetensors"])
+
     def names(self, folder: str) -> list[str]:
         """Names of the tensor files in a sub-folder, in the order of writing."""
         start, end = f"{folder}/", ".safetensors"

@@ -1,0 +1,180 @@
+"""Quality of latent densities against the seconds that their fit takes, on the codes of a run.
+
+    python benchmarks/densities.py [--run runs/mnist] [--seeds 3] [--only mixture,vae]
+
+Fits each density with each seed, decodes 10,000 samples, and compares them with the 10,000 test
+images.  Every (density, seed) is kept in RUN/benchmark.jsonl as soon as it is measured, so that the
+benchmark can be stopped and run in pieces; a row is measured again when its options, the features
+or the run have changed.  The table ends with the bars of the project, which were set on features
+where the independent Gaussian scores 20.0 and training images 0.31: a bar b becomes
+F + (b - 0.31)(G - F)/(20 - 0.31), with our Gaussian's score G and our floor F.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scattergen.datasets import mnist
+from scattergen.densities import hyperparameters, make
+from scattergen.evaluation import DigitFeatures, Evaluator, frechet_distance
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import Progress
+from scattergen.report.run_report import machine
+from scattergen.runs import RunFolder
+
+N = 10_000
+FLOOR, GAUSSIAN = 0.31, 20.0  # of the features that the bars were set on
+
+# Label to a registered density and its options.
+ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gaussian": ("gaussian", {}),
+    "mixture": ("mixture", {}),
+    "vae": ("vae", {}),
+    "gan": ("gan", {}),
+}
+
+
+class Rows:
+    """Measured rows, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.known = {row["key"]: row for row in map(json.loads, lines)}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row, on disk too."""
+        self.known[row["key"]] = row
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def features_of(model: GenerativeScatteringNetwork, codes: Tensor) -> Iterator[Tensor]:
+    extract = DigitFeatures()
+    for piece in codes.split(1000):
+        yield extract(model.decode(piece))
+
+
+def measure(
+    label: str, seed: int, model: GenerativeScatteringNetwork, codes: Tensor,
+    evaluator: Evaluator, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    name, keywords = ENTRIES[label]
+    start = time.perf_counter()
+    density = make(name, **keywords).fit(codes, seed=seed, progress=progress)
+    fitted = time.perf_counter()
+    sampled = density.sample(N, seed=seed)
+    seconds = {"fit": fitted - start, "sample": time.perf_counter() - fitted}
+    samples = torch.cat(list(features_of(model, sampled)))
+    return {
+        "label": label, "seed": seed, "seconds": seconds, "threads": torch.get_num_threads(),
+        "description": density.description, "scores": evaluator(samples).summary(),
+    }  # fmt: skip
+
+
+def key_of(label: str, seed: int, run: RunFolder) -> str:
+    name, keywords = ENTRIES[label]
+    facts = {
+        "name": name, "hyperparameters": hyperparameters(make(name, **keywords)), "seed": seed,
+        "features": DigitFeatures().version, "codes": run.digest("codes"),
+        "decoder": run.digest("decoder"),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def floor(train: Tensor, test: Tensor) -> float:
+    """Mean distance of six sets of 10,000 training images that have none in common."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    parts = train[order].split(N)
+    return statistics.mean(frechet_distance(test, part) for part in parts if len(part) == N)
+
+
+def spread(values: list[float], digits: int) -> str:
+    text = f"{statistics.mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def print_table(rows: list[dict[str, Any]], floor_score: float) -> None:
+    by_label: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_label.setdefault(row["label"], []).append(row)
+    gaussian = [row["scores"]["frechet"]["value"] for row in by_label.get("gaussian", [])]
+    scale = (statistics.mean(gaussian) - floor_score) / (GAUSSIAN - FLOOR) if gaussian else None
+    print(
+        "density | seeds | fit, s | samples/s | Fréchet | on the bars' scale | kernel·1000 | "
+        "precision | recall | coverage | classifier | bins | close (0.01) | train share (0.857)"
+    )
+    for label, group in by_label.items():
+        scores = [row["scores"] for row in group]
+
+        def mean(*path: str, scores: list[dict[str, Any]] = scores) -> list[float]:
+            values: list[Any] = scores
+            for name in path:
+                values = [value[name] for value in values]
+            return values
+
+        distance = mean("frechet", "value")
+        scaled = [FLOOR + (d - floor_score) / scale for d in distance] if scale else []
+        cells = [
+            label,
+            str(len(group)),
+            spread([row["seconds"]["fit"] for row in group], 1),
+            f"{statistics.mean(N / row['seconds']['sample'] for row in group):,.0f}",
+            spread(distance, 2),
+            spread(scaled, 2) if scaled else "",
+            spread([1000 * value for value in mean("kernel", "value")], 1),
+            *(
+                spread(mean("manifolds", m, "value"), 3)
+                for m in ("precision", "recall", "coverage")
+            ),
+            spread(mean("two_sample", "accuracy"), 3),
+            spread([float(b) for b in mean("bins", "different")], 0),
+            spread(mean("memorisation", "close"), 4),
+            spread(mean("memorisation", "train_share"), 3),
+        ]
+        print(" | ".join(cells))
+    if scale:
+        print(
+            f"floor F = {floor_score:.3f}, Gaussian G = {statistics.mean(gaussian):.2f}; bars here:"
+        )
+        bars = {b: floor_score + (b - FLOOR) * scale for b in (0.6, 1, 1.5, 1.9, 2.2, 3, 4, 5, 8)}
+        print("  " + ", ".join(f"{bar:g} → {here:.2f}" for bar, here in bars.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/mnist"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", help="labels, separated by commas")
+    arguments = parser.parse_args()
+    labels = arguments.only.split(",") if arguments.only else list(ENTRIES)
+    run = RunFolder.open(arguments.run)
+    model = GenerativeScatteringNetwork.load(run)
+    codes, extract, data = run.read("codes")[0]["codes"], DigitFeatures(), mnist()
+    assert data.test is not None
+    train, test = extract(data.train), extract(data.test)
+    rows = Rows(arguments.run / "benchmark.jsonl")
+    progress = Progress()
+    evaluator: Evaluator | None = None
+    for seed in range(arguments.seeds):
+        for label in labels:
+            key = key_of(label, seed, run)
+            if key not in rows.known:
+                progress.message(f"{label}, seed {seed}")
+                evaluator = evaluator or Evaluator(test, train=train)
+                rows.add({"key": key} | measure(label, seed, model, codes, evaluator, progress))
+    keys = [key_of(label, seed, run) for label in ENTRIES for seed in range(arguments.seeds)]
+    print(machine())
+    print_table([rows.known[key] for key in keys if key in rows.known], floor(train, test))
+
+
+if __name__ == "__main__":
+    main()
