@@ -295,7 +295,7 @@ def filters_too_large(at, grey, **_):
         ("densities.vae.name=x", '"name"', "its options are n_latent"),
         ("densities.gan.batch_size=1", "batch_size=1", "2 or more"),
         ("densities.vae=5", '"densities.vae"', "densities.vae.beta=0.01"),
-        ("densities.flow.steps=5", '"flow"', "--densities"),
+        ("densities.diffusion.steps=5", '"diffusion"', "--densities"),
         ("epochs=5", '"epochs"', "SECTION.NAME"),
         ("model.epochs=5", '"model.epochs"', "SECTION.NAME"),
         ("encoder.J.x=5", '"encoder.J.x"', "SECTION.NAME"),
@@ -312,9 +312,9 @@ def test_options_are_refused_before_anything_is_done(
     assert contents(tmp_path).keys() == {"images.npy"}
 
 
-@mistake('"flow"', "choose one of gaussian")
+@mistake('"diffusion"', "choose one of gaussian")
 def unknown_density_to_fit(at, grey, **_):
-    return fit(at, save(at, grey), "--densities", "gaussian,flow")
+    return fit(at, save(at, grey), "--densities", "gaussian,diffusion")
 
 
 @mistake('"abacus"', 'such as "cpu"')
@@ -409,9 +409,9 @@ def run_below_a_file(at, grey, **_):
 # Using a finished run
 
 
-@mistake('"flow"', "it has gaussian, mixture, vae, gan")
+@mistake('"diffusion"', "it has gaussian, mixture, vae, gan")
 def sample_of_an_unknown_density(at, run, **_):
-    return ["sample", run, "--density", "flow", "--out", at / "out.png"]
+    return ["sample", run, "--density", "diffusion", "--out", at / "out.png"]
 
 
 @mistake("out.jpg", "grid.png")
@@ -475,9 +475,9 @@ def codes_under_another_name(at, run, digits, **_):
     return ["decode", run, digits, "--out", at / "out.png"]
 
 
-@mistake('"flow"', "choose one of gaussian")
+@mistake('"diffusion"', "choose one of gaussian")
 def unknown_density(at, run, **_):
-    return ["density", run, "flow"]
+    return ["density", run, "diffusion"]
 
 
 @mistake('"gamma"', "its options are n_latent")
@@ -552,14 +552,6 @@ def truncated_file(run):
     (run / "encoder.safetensors").write_bytes(whole[:-100])
 
 
-@damage("mixture.safetensors is not the file")
-def one_flipped_bit(run):
-    path = run / "densities" / "mixture.safetensors"
-    whole = bytearray(path.read_bytes())
-    whole[-1] ^= 1
-    path.write_bytes(whole)
-
-
 @damage("decoder.safetensors cannot be read")
 def folder_in_place_of_a_file_of_the_run(run):
     (run / "decoder.safetensors").unlink()
@@ -632,6 +624,26 @@ def test_a_damaged_run_is_refused(
     assert contents(tmp_path) == before
 
 
+def test_a_damaged_density_is_in_the_way_of_no_other(scattergen, run_copy, digits, tiny, tmp_path):
+    path = run_copy / "densities" / "mixture.safetensors"
+    before = path.read_bytes()
+    whole = bytearray(before)
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+    sample = ["sample", run_copy, "-q", "--out", tmp_path / "out.npz", "--density"]
+    for arguments in (
+        [*sample, "mixture"],
+        ["info", run_copy],
+        ["fit", digits, "--out", run_copy, *tiny],
+    ):
+        error = scattergen(*arguments, code=2).err
+        assert_one_sentence(error, "mixture.safetensors is not the file", "copy the run folder")
+    scattergen(*sample, "gaussian")
+    scattergen("encode", run_copy, digits, "-q", "--out", tmp_path / "out.npz")
+    scattergen("density", run_copy, "mixture", "-q", "--overwrite")
+    scattergen("info", run_copy)
+
+
 def test_codes_are_checked_too(scattergen, run_copy):
     (run_copy / "codes.safetensors").unlink()
     for arguments in (["info", run_copy], ["density", run_copy, "gaussian", "--as", "new"]):
@@ -681,6 +693,23 @@ def test_a_disk_that_is_full_again_and_again(
     scattergen(*fit)
     assert_same_model(run, fitted)
     assert unfinished == {"nothing", "decoder", "density"}  # the failures were spread over the fit
+
+
+def test_a_density_survives_a_full_disk_while_it_is_replaced(
+    scattergen, run_copy, tmp_path, monkeypatch
+):
+    """Whichever of its two writes fails, the run can be used and the command repeated."""
+    args = ["density", run_copy, "gaussian", "-q", "--as", "mine"]
+    scattergen(*args)
+    disk = FullDisk(monkeypatch)
+    for more in range(6):  # three files of two fsyncs each
+        disk.left = more
+        error = scattergen(*args, "--seed", 1 + more, "--overwrite", code=2).err
+        assert "Cannot write" in error
+        disk.left = 1000
+        scattergen("info", run_copy)
+        scattergen("sample", run_copy, "-q", "--density", "mine", "--out", tmp_path / "a.png")
+    scattergen(*args, "--seed", 9, "--overwrite")
 
 
 def test_an_old_output_survives_a_full_disk(scattergen, fitted, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from scattergen.datasets import mnist
 
 COMMANDS = [
     "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
+    "evaluate",
 ]  # fmt: skip
 # A second decoding in other batches reorders float32 sums of at most 150 products in each of four
 # layers: 4 * 150 * 6e-8 = 4e-5 of values of order 1, halved from [-1, 1] to [0, 1].
@@ -73,7 +74,7 @@ def test_fit_writes_a_run_a_report_and_pictures(fitted):
     assert files > {
         "run.json", "metrics.jsonl", "report.html", "encoder.safetensors", "codes.safetensors",
         "decoder.safetensors", "pictures/reconstructions.png",
-        "pictures/visualisation-matrix-paper.png", "pictures/densities.png",
+        "pictures/densities.png",
         *(f"densities/{name}.safetensors" for name in densities),
         *(f"pictures/samples-{name}.png" for name in densities),
     }  # fmt: skip
@@ -165,6 +166,75 @@ def test_images_that_fail_late_leave_the_old_run(scattergen, run_copy, tmp_path)
     fit = ["fit", folder, "--out", run_copy, "--overwrite", "-q"]
     assert "20.png" in scattergen(*fit, "--set", "encoder.n_components=4", code=2).err
     assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_fit_begun_with_overwrite_continues(scattergen, small_images, tmp_path, monkeypatch):
+    np.save(tmp_path / "small.npy", small_images)
+    fit = ["fit", tmp_path / "small.npy", "--out", tmp_path / "run", "--overwrite", *SMALL]
+    for _ in range(2):  # the first run of the folder, then one that replaces it
+        diverging = [*fit, "--set", "training.learning_rate=1e30"]
+        assert "run the command again" in scattergen(*diverging, code=2).err
+        with monkeypatch.context() as patch:
+            patch.setattr(sg.encoder.ScatteringEncoder, "fit", None)  # it is there
+            scattergen(*fit)
+        assert "training.learning_rate=1e30" not in scattergen("info", tmp_path / "run").out
+        assert not (tmp_path / "run" / ".replacement").exists()
+
+
+def test_a_changed_test_set_is_reported_anew(scattergen, tmp_path, small_images):
+    arrays = {"x_train": small_images[:-20], "x_test": small_images[-20:]}
+    np.savez(tmp_path / "data.npz", **arrays)
+    fit = ["fit", tmp_path / "data.npz", "--out", tmp_path / "run", "--json", *SMALL]
+    first = json.loads(scattergen(*fit).out)
+    np.savez(tmp_path / "data.npz", **(arrays | {"x_test": small_images[-10:]}))
+    second = json.loads(scattergen(*fit).out)
+    assert not second["finished_before"]
+    assert second["psnr"] != first["psnr"]
+    assert json.loads(scattergen(*fit).out)["finished_before"]
+
+
+def test_a_file_called_mnist_is_not_mnist(scattergen, small_images, tmp_path):
+    np.save(tmp_path / "mnist.npy", small_images)
+    scattergen("fit", tmp_path / "mnist.npy", "--out", tmp_path / "run", *SMALL)
+    facts = json.loads(scattergen("info", tmp_path / "run", "--json").out)
+    assert facts["options"]["preset"] == "auto"
+    assert "paper: Table" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_folder_reached_by_a_link_says_what_is_wrong(scattergen, tmp_path, monkeypatch):
+    np.save(tmp_path / "same.npy", np.full((30, 16, 16), 7, np.uint8))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    fit = ["fit", tmp_path / "same.npy", "--out"]
+    assert "images that differ" in scattergen(*fit, tmp_path / "link", *SMALL, code=2).err
+    monkeypatch.chdir(tmp_path / "folder")
+    assert "images that differ" in scattergen(*fit, ".", *SMALL, code=2).err
+
+
+def test_the_training_part_can_be_encoded(scattergen, digits, fitted, tmp_path):
+    for part, n in (("train", 300), ("test", 40)):
+        out = tmp_path / "codes.npz"
+        scattergen("encode", fitted, digits, "--part", part, "-q", "--out", out)
+        assert arrays(out)["codes"].shape == (n, 16)
+
+
+def test_a_killed_replacement_of_a_density_leaves_no_old_picture(scattergen, run_copy, monkeypatch):
+    args = ["density", run_copy, "mixture", "-q", "--as", "mine", "--set"]
+    scattergen(*args, "n_components=2")
+    picture = run_copy / "pictures" / "density-mine.png"
+    old = picture.read_bytes()
+
+    class Kill(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Kill
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):  # noqa: PT012
+        patch.setattr(fitting, "save_image_grid", kill)
+        scattergen(*args, "n_components=9", "--overwrite")
+    scattergen(*args, "n_components=9")
+    assert picture.read_bytes() != old
 
 
 def test_options_of_stages_that_are_not_reached_may_change(

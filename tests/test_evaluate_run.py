@@ -83,7 +83,7 @@ def test_other_images_to_compare_with(evaluated, digits, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--density", "flow"], 'no density "flow": it has gaussian, mixture, vae, gan'),
+        (["--density", "diffusion"], 'no density "diffusion": it has gaussian, mixture, vae, gan'),
         (["--density", "gaussian,"], "lacks a name"),
         (["--against", "nowhere/"], "nowhere"),
         (["-n", "5"], "greater than or equal to 20"),

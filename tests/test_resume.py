@@ -15,7 +15,7 @@ import torch
 import scattergen as sg
 from scattergen import training
 from scattergen.errors import RunFolderError
-from scattergen.runs import RunFolder
+from scattergen.runs import RunFolder, place
 
 COMMAND = "from scattergen import cli; cli.main()"
 # Kills itself at the N-th file of the run, before or after the file gets its name.
@@ -273,6 +273,29 @@ def test_a_replacement_killed_while_it_takes_its_place_is_completed(tmp_path, mo
         else:
             assert_new(place)
     assert not died  # all steps have been tried
+
+
+@pytest.mark.parametrize("listed", ['["../../x"]', "{", '["run.json", "gone.safetensors"]', "[]"])
+def test_a_replacement_that_is_not_whole_deletes_nothing(tmp_path, listed):
+    old = replaced(tmp_path / "run")[0]
+    hidden = tmp_path / "run" / ".replacement"
+    (hidden / ".ready").write_text(listed)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match=r"\.replacement is damaged: delete that folder"):
+        RunFolder.open(old.place)
+    assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(hidden)
+    RunFolder.open(old.place).check()
+
+
+def test_a_replacement_that_was_killed_at_its_end_is_not_made_again(tmp_path):
+    place_ = tmp_path / "run"
+    replaced(place_)
+    place.mark_ready(place_)
+    run = RunFolder.start(place_, {"seed": 1}, overwrite=True)
+    assert run.path == place_
+    assert run.has("weights")
+    assert_new(place_)
 
 
 def test_a_replacement_continues_only_with_the_same_options(tmp_path):

@@ -178,6 +178,18 @@ def test_modes_during_validation_and_after():
     assert 0 < history[0]["seconds"] < history[1]["seconds"] < history[2]["seconds"] < 60
 
 
+def test_parameters_that_the_last_step_spoiled_are_refused(tmp_path):
+    modules, losses = one_module()
+    settings = SETTINGS | {"epochs": 1, "learning_rate": 3e38}
+    one_batch = data(settings["batch_size"])
+    for _ in range(2):  # the second time from the checkpoint
+        with pytest.raises(ScattergenError, match=r"parameters .* became infinite or NaN.*3e\+38"):
+            train(
+                modules, losses, one_batch, checkpoint=tmp_path / "c", schedule="constant",
+                **settings,
+            )  # fmt: skip
+
+
 def test_patience_without_validation_is_refused():
     modules, losses = one_module()
     with pytest.raises(InputError, match="patience=2 watches the validation loss"):
@@ -247,7 +259,7 @@ def test_a_loss_that_is_not_finite(value, clip_norm):
         factor = value if len(after_each_step) == 3 else 1.0
         return squared_error(modules_, batch, generator) * factor
 
-    with pytest.raises(ScattergenError, match=r"the net became -?(nan|inf) in step 3:") as error:
+    with pytest.raises(ScattergenError, match=r"the net became -?(nan|inf) in step 3\)") as error:
         train(modules, {"net": loss}, data(), clip_norm=clip_norm, **SETTINGS)
     assert "lower the learning rate (now 0.05)" in str(error.value)
     weights = [name for name, _ in modules["net"].named_parameters()]
@@ -260,7 +272,7 @@ def test_a_gradient_that_is_not_finite(clip_norm):
     def loss(modules, batch, generator):
         return (0 * modules["net"](batch[0]).sum()).sqrt()  # is 0, with a derivative of 0/0
 
-    with pytest.raises(ScattergenError, match=r"the net became nan in step 2:"):
+    with pytest.raises(ScattergenError, match=r"the net became nan in step 2\)"):
         train(one_module()[0], {"net": loss}, data(), clip_norm=clip_norm, **SETTINGS)
 
 

@@ -1,13 +1,23 @@
 """What the densities trained by gradients learn: moments, latent variables in use, stability."""
 
+import json
 import math
+import sys
 
 import pytest
 import torch
+from torch import nn
 
-from scattergen.densities import GenerativeAdversarialNetwork, VariationalAutoencoder
-from scattergen.densities.networks import fully_connected
-from scattergen.errors import ScattergenError
+from scattergen.densities import (
+    IMPROVED,
+    GenerativeAdversarialNetwork,
+    VariationalAutoencoder,
+    hyperparameters,
+    make,
+)
+from scattergen.densities.networks import AverageNetwork, fully_connected
+from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.training import train
 
 
 def normal(n, std, seed=0):
@@ -114,3 +124,217 @@ def test_networks_have_the_described_layers():
     assert wide[2].weight.std().item() == pytest.approx((1 / 300) ** 0.5, rel=0.015)
     assert torch.equal(wide[0].weight, fully_connected([400, 300, 200], seed=0)[0].weight)
     assert not torch.equal(wide[0].weight, fully_connected([400, 300, 200], seed=1)[0].weight)
+
+
+def test_diagonal_noise_restores_the_variances_that_the_decoder_leaves_out():
+    # Probabilistic PCA again: σ² = 0.25 remains of the four coded directions (λ = 4), and all of
+    # the others (0.01). With it samples have the variances of the codes; without it 4 - σ² and 0.
+    std = [2.0] * 4 + [0.1] * 12
+    vae = VariationalAutoencoder(
+        n_latent=8, beta=0.25, widths=(64,), epochs=25, batch_size=50, learning_rate=1e-2,
+        noise="diagonal",
+    ).fit(normal(3000, std))  # fmt: skip
+    remaining = vae.residual_[1].square()
+    # As precise as the training, see above; the others' variance by 3000 codes errs by 3 %.
+    torch.testing.assert_close(remaining[:4], torch.full((4,), 0.25), rtol=0.25, atol=0)
+    torch.testing.assert_close(remaining[4:], torch.full((12,), 0.01), rtol=0.15, atol=0)
+    codes = vae.sample(10_000)
+    torch.testing.assert_close(codes.std(0), torch.tensor(std), rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+def test_full_noise_restores_the_covariance(prior):
+    # One strong direction for h, and noise that is correlated.
+    strong, noise = normal(3000, [3.0]), normal(3000, [0.5, 0.5], seed=1)
+    z = torch.cat([strong, noise[:, :1], noise.sum(1, keepdim=True)], dim=1)
+    vae = VariationalAutoencoder(
+        n_latent=1, beta=0.1, widths=(32,), epochs=20, batch_size=50, learning_rate=1e-2,
+        prior=prior, noise="full", n_components=1,
+    ).fit(z)  # fmt: skip
+    found, wanted = vae.sample(20_000).T.cov(), z.T.cov()
+    # Sampling errs by 1 % of the variances; the rest is how far q(h) is from normal: 20 % for the
+    # strong direction, of which the decoder's tails are the larger part.
+    scale = wanted.diagonal().sqrt()
+    error = (found - wanted) / (scale[:, None] * scale)
+    assert error[1:, 1:].abs().max() < 0.05
+    assert error.abs().max() < 0.2
+
+
+def test_learnt_variances_are_those_of_factor_analysis():
+    # z = Λh + e with variances ψ of e. The exact posterior of h is normal with constant variance,
+    # so the best bound is the likelihood: ½ log det(ΛΛᵀ + ψ) + d/2 for the loss times d.
+    psi = torch.tensor([0.04, 0.09, 0.16, 0.25, 0.01, 0.04])
+    loadings = torch.tensor([[1.0, 1.0, -1.0, 2.0, 0.5, 0.0]])
+    z = normal(6000, [1.0]) @ loadings + normal(6000, psi.sqrt().tolist(), seed=1)
+    vae = VariationalAutoencoder(
+        n_latent=2, beta=1.0, widths=(32,), epochs=30, batch_size=50, learning_rate=5e-3,
+        learn_variance=True, noise="diagonal",
+    ).fit(z)  # fmt: skip
+    best = 0.5 * torch.logdet(loadings.T @ loadings + psi.diag()).item() + 3
+    # 500 held-out codes determine half a squared norm of 6 components to sqrt(6/2/500) = 0.08.
+    assert 6 * vae.history_[-1]["validation/loss"] == pytest.approx(best, abs=0.25)
+    assert vae.history_[-1]["validation/active"] == 1
+    torch.testing.assert_close(vae.residual_[1].square(), psi, rtol=0.25, atol=0.005)
+
+
+def test_annealing_lets_the_divergence_in_slowly():
+    # σ² = 4 exceeds the variance of every direction, as in the test of the collapse above. With β
+    # rising to that from zero, the first epoch still codes them.
+    vae = VariationalAutoencoder(
+        n_latent=4, beta=8.0, widths=(16,), epochs=10, batch_size=50, learning_rate=1e-2,
+        annealing=1.0, patience=None,
+    ).fit(normal(3000, [0.5] * 4))  # fmt: skip
+    active = [row["validation/active"] for row in vae.history_]
+    assert active[0] == 4
+    assert active[-1] == 0
+
+
+def two_clusters(n):
+    sides = torch.where(torch.rand(n, generator=torch.Generator().manual_seed(2)) < 0.3, -1.0, 1.0)
+    return torch.cat([4 * sides[:, None], sides[:, None] * 0], 1) + normal(n, [0.5, 0.5])
+
+
+def test_a_mixture_prior_leaves_gaps_empty():
+    vae = VariationalAutoencoder(
+        n_latent=2, widths=(32,), epochs=10, batch_size=50, learning_rate=1e-2,
+        prior="mixture", noise="full", n_components=2,
+    ).fit(two_clusters(3000))  # fmt: skip
+    x = vae.sample(10_000)[:, 0]
+    # The clusters end five standard deviations from 1.5. A continuous decoder of N(0, I) draws
+    # cannot avoid the gap; two Gaussians of h can, up to their tails.
+    assert (x.abs() < 1.5).float().mean() < 0.01
+    assert (x < 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_the_stable_gan_covers_eight_modes_with_their_shares():
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.arange(8) * math.pi / 4
+    centres = 2 * torch.stack([angles.cos(), angles.sin()], dim=1)
+    chosen = torch.randint(8, (4000,), generator=generator)
+    z = centres[chosen] + 0.1 * torch.randn(4000, 2, generator=generator)
+    gan = GenerativeAdversarialNetwork(
+        n_latent=4, widths=(64, 64), discriminator_widths=(64, 64), epochs=30, batch_size=100,
+        learning_rate=2e-3, batch_norm=False, loss="relativistic", gradient_penalty=0.1, decay=0.99,
+    ).fit(z)  # fmt: skip
+    distances, nearest = torch.cdist(gan.sample(4000), centres).min(1)
+    shares = torch.bincount(nearest[distances < 0.5], minlength=8) / 4000
+    # Each mode has an eighth. A collapsed generator leaves modes with nothing.
+    assert shares.min() > 0.05
+    assert shares.max() < 0.25
+
+
+def test_gradient_penalty_of_a_linear_discriminator():
+    # The gradient of aᵀz + b is a everywhere: γ/2 |a|² for the codes and as much for the samples.
+    linear = nn.Linear(3, 1)
+    modules = {"discriminator": linear, "generator": fully_connected([2, 4, 3], seed=0)}
+    z, values = normal(5, [1.0] * 3), []
+    for weight in (0.0, 0.7):
+        gan = GenerativeAdversarialNetwork(n_latent=2, gradient_penalty=weight)
+        noise = torch.Generator().manual_seed(0)
+        values.append(gan._discriminator_loss(modules, (z,), noise).item())
+    assert values[1] - values[0] == pytest.approx(0.7 * linear.weight.square().sum().item(), 1e-4)
+
+
+def test_average_of_a_network():
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    average = AverageNetwork(network, decay=0.5)
+    nn.init.ones_(network.weight)
+    for n in range(1, 5):
+        average.update(network)
+        # The decays n/(n + 9) of the first steps are 0.1, 2/11, 3/12 and 4/13, below 0.5.
+        left = math.prod(k / (k + 9) for k in range(1, n + 1))
+        assert average.average.weight.item() == pytest.approx(1 - left, abs=1e-6)
+
+
+SMALL = {"widths": (16,), "n_latent": 3, "epochs": 2, "batch_size": 64}
+VARIANTS = [
+    ("vae", {"noise": "diagonal"}),
+    ("vae", {"noise": "full", "learn_variance": True, "annealing": 0.5}),
+    ("vae", {"prior": "mixture", "n_components": 2}),
+    ("vae", {"prior": "mixture", "noise": "diagonal", "n_components": 2}),
+    ("vae", {"prior": "mixture", "noise": "full", "n_components": 2}),
+    ("gan", {"leading": 3, "n_components": 2, "decay": 0.9}),
+    ("gan", {"loss": "relativistic", "gradient_penalty": 1.0, "batch_norm": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_variants_return_from_their_state_and_continue(name, options, tmp_path, monkeypatch):
+    z = normal(300, [1.0, 2.0, 0.5, 1.0, 0.1])
+    options = SMALL | options
+    density = make(name, **options).fit(z, seed=3)
+    codes = density.sample(300, seed=1)
+    assert codes.shape == (300, 5)
+    assert torch.isfinite(codes).all()
+    assert torch.equal(density.sample(10, seed=1), codes[:10])
+
+    again = make(name, **json.loads(json.dumps(hyperparameters(density))))
+    again.load_state_dict(density.state_dict())
+    assert torch.equal(again.sample(300, seed=1), codes)
+    assert again.description == density.description
+    state = density.state_dict()
+    optional = ("history/", "num_batches_tracked")
+    for key in (key for key in state if not any(part in key for part in optional)):
+        with pytest.raises(RunFolderError, match="fit"):
+            make(name, **options).load_state_dict({k: t for k, t in state.items() if k != key})
+        with pytest.raises(RunFolderError, match="fit"):
+            make(name, **options).load_state_dict(state | {key: torch.zeros(2, 2, 2, 2)})
+
+    class KilledError(Exception):
+        pass
+
+    def kill(history):
+        raise KilledError
+
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with monkeypatch.context() as patched:
+        module = sys.modules[type(density).__module__]
+        patched.setattr(module, "train", lambda *a, **k: train(*a, **k, on_epoch=kill))
+        with pytest.raises(KilledError):
+            make(name, **options).fit(z, seed=3, checkpoint=checkpoint)
+    continued = make(name, **options).fit(z, seed=3, checkpoint=checkpoint)
+    assert torch.equal(continued.sample(300, seed=1), codes)
+
+
+def test_the_generated_components_carry_the_rest_with_them():
+    x = normal(2000, [2.0, 1.0])
+    z = torch.cat([x, x.sum(1, keepdim=True) + normal(2000, [0.1], seed=1)], dim=1)
+    gan = GenerativeAdversarialNetwork(
+        n_latent=4, widths=(32,), discriminator_widths=(32,), epochs=3, leading=2, n_components=1
+    )
+    codes = gan.fit(z).sample(2000)
+    # However bad the generator, the third component is the sum of its two, with noise 0.1. The
+    # slopes, determined to 0.1/sqrt(2000), hardly add to that.
+    assert (codes[:, 2] - codes[:, 0] - codes[:, 1]).std().item() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vae", {"prior": "flat"}, 'choose "normal" or "mixture"'),
+        ("vae", {"noise": "some"}, 'choose "none", "diagonal" or "full"'),
+        ("vae", {"annealing": 1.5}, "0 to 1"),
+        ("vae", {"n_components": 0}, "at least 1"),
+        ("gan", {"loss": "hinge"}, "relativistic"),
+        ("gan", {"gradient_penalty": -1.0}, "cannot be negative"),
+        ("gan", {"decay": 1.0}, "below 1"),
+        ("gan", {"leading": 0}, "at least 1"),
+        ("gan", {"betas": [0.9]}, "two decay rates"),
+        ("gan", {"schedule": "cosine"}, "choose one of"),
+    ],
+)
+def test_bad_keywords_of_the_variants_are_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        (VariationalAutoencoder if name == "vae" else GenerativeAdversarialNetwork)(**options)
+
+
+def test_more_components_than_codes_can_carry_are_refused_before_the_training():
+    vae = VariationalAutoencoder(prior="mixture", n_components=20, epochs=10**6)
+    with pytest.raises(InputError, match="use at most 15"):
+        vae.fit(normal(30, [1.0] * 4))
+
+
+def test_the_improved_keywords_are_valid():
+    for name, options in IMPROVED.items():
+        assert {key: hyperparameters(make(name, **options))[key] for key in options} == options

@@ -65,6 +65,8 @@ class Decoder(nn.Module):
             raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3, 5 or 7.")
         if initialization not in ("kaiming", "normal"):
             raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
+        if not 0 < momentum <= 1:
+            raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
         image_channels, *size = image_shape
         sizes = _grids((size[0], size[1]), len(channels), start_grid)
         smallest = min(min(grid) for grid in [*sizes[1:], sizes[-1]])

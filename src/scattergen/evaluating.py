@@ -116,7 +116,11 @@ def evaluate_run(
         RunFolderError: If the run is damaged or incomplete.
     """
     run = RunFolder.open(path)
-    model = GenerativeScatteringNetwork.load(run, device)
+    there = run.names("densities")
+    keys = there if densities is None else list(densities)
+    for key in keys:
+        if key not in there:
+            raise InputError(f'{path} has no density "{key}": it has {", ".join(there) or "none"}.')
     fitted_to = run.options.get("data", {}).get("fingerprint")
     if fitted_to not in (None, data.train.fingerprint):
         raise InputError(
@@ -128,12 +132,7 @@ def evaluate_run(
         raise InputError(
             f"{data.name} has no test images to compare with: name others by --against."
         )
-    keys = list(model.densities) if densities is None else list(densities)
-    for key in keys:
-        if key not in model.densities:
-            raise InputError(
-                f'{path} has no density "{key}": it has {", ".join(model.densities) or "none"}.'
-            )
+    model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     extract = _extractor(features, model.decoder.image_shape, data.name, device)
     n_reference = min(n, len(against))
     real = extract(_choose(against, n_reference, seed), progress)

@@ -1,5 +1,6 @@
 """Fitting in a run folder: from a named source of images to a model with its report, resumable."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from scattergen.options import check_options, stage_of
 from scattergen.presets import override
 from scattergen.presets import preset as preset_options
 from scattergen.progress import SILENT, Progress
-from scattergen.report import save_image_grid, write_run_report
-from scattergen.runs import RunFolder, check_name, differences, refuse_differences
+from scattergen.report import MEASURES, save_image_grid, write_run_report
+from scattergen.runs import LAST_STAGE, RunFolder, check_name, differences, refuse_differences
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,12 @@ def fit_run(
     }
     run = RunFolder.start(out, identity, overwrite=overwrite, may_change=_may_change)
     with run.locked():
-        if "report" in run.stages and (run.path / "report.html").is_file():
+        tested_on = None if data.test is None else data.test.fingerprint
+        if (
+            run.finished
+            and run.stages[LAST_STAGE].get("tested_on") == tested_on
+            and (run.path / "report.html").is_file()
+        ):
             run.check()
             run.take_place()
             return FittedRun(run, True, _measurements(run))
@@ -98,11 +104,13 @@ def fit_run(
         except ScattergenError:
             run.discard_if_empty()
             raise
+        start = time.monotonic()
         _, quality = write_run_report(
             run, model, data, seed=seed, command=command, progress=progress
         )
-        run.finish_stage("report", quality)
-        run.log({"stage": "report", **quality})
+        facts = {"seconds": time.monotonic() - start, **quality, "tested_on": tested_on}
+        run.finish_stage(LAST_STAGE, facts)
+        run.log({"stage": LAST_STAGE, **facts})
         run.take_place()
     return FittedRun(run, False, _measurements(run))
 
@@ -114,12 +122,14 @@ def _may_change(run: RunFolder, option: str) -> bool:
     before it being lost.
     """
     stage = stage_of(option)
-    return stage is not None and stage not in run.stages and "report" not in run.stages
+    return stage is not None and stage not in run.stages and not run.finished
 
 
 def _measurements(run: RunFolder) -> dict[str, float]:
     seconds = sum(stage.get("seconds", 0.0) for stage in run.stages.values())
-    quality = run.stages["report"]
+    quality = {
+        name: run.stages[LAST_STAGE][name] for name in MEASURES if name in run.stages[LAST_STAGE]
+    }
     return {**quality, "seconds": seconds}
 
 
@@ -164,14 +174,17 @@ def fit_density_run(
         if before and picture.is_file():
             refuse_differences(run.path / stage, run.read(stage)[1], {**wanted, "seed": seed})
             return True, picture
-        if overwrite and key in run.options.get("densities", {}) and run.has(stage):
-            _refuse_change(run, stage, {**wanted, "seed": seed})
+        if overwrite and key in run.options.get("densities", {}) and run.finished:
+            _refuse_change(run, key, {**wanted, "seed": seed})
         if not run.has("codes"):
             raise RunFolderError(
                 f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made "
                 "it again, to its end; to a model saved from Python add densities there."
             )
-        model = GenerativeScatteringNetwork.load(run, device)
+        # The others may be damaged, or of a package that is not installed here.
+        model = GenerativeScatteringNetwork.load(run, device, densities=())
+        if not run.has(stage) or overwrite:
+            picture.unlink(missing_ok=True)  # of a density that is about to be replaced
         model.fit_density(
             name,
             run.read("codes")[0]["codes"],
@@ -187,11 +200,16 @@ def fit_density_run(
     return before, picture
 
 
-def _refuse_change(run: RunFolder, stage: str, wanted: Mapping[str, Any]) -> None:
+def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any]) -> None:
     """Refuse another density in the place of one that the run's options and report describe."""
-    changed = differences(run.read(stage)[1], wanted)
+    fitted = make(key, **run.options["densities"][key])
+    described = {
+        "name": key, "hyperparameters": hyperparameters(fitted), "seed": run.options["seed"]
+    }  # fmt: skip
+    changed = differences(described, wanted)
     if changed:
         raise RunFolderError(
-            f"{run.path / stage} belongs to the fit, whose report shows it, and would change "
-            f"({', '.join(changed)}): store the new one beside it under another name (--as NAME)."
+            f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would "
+            f"change ({', '.join(changed)}): store the new one beside it under another name (--as "
+            "NAME)."
         )

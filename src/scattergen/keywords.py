@@ -47,19 +47,20 @@ def check_keywords(
             )
 
 
-def whole_number(name: str, value: Any, *, least: int = 0) -> int:
+def whole_number(name: str, value: Any, *, least: int = 0, most: int = 2**62) -> int:
     """The value, if it is a whole number that is large enough.
 
     Args:
         name: What the number is called, for the message.
         value: What a user gave; NumPy's integers count too.
         least: The smallest that can be used.
+        most: The largest.
 
     Returns:
         The number.
 
     Raises:
-        InputError: If it is none, or below `least`.
+        InputError: If it is none, or out of range.
 
     Example:
         >>> whole_number("n", 3)
@@ -67,11 +68,31 @@ def whole_number(name: str, value: Any, *, least: int = 0) -> int:
     """
     try:
         number = operator.index(value)
-    except TypeError as error:
-        raise InputError(f"{name}={value!r}: give a whole number of at least {least}.") from error
-    if number < least or isinstance(value, bool):
-        raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most or isinstance(value, bool):
+        bounds = f"of at least {least}" if number < least else f"of at most {most}"
+        raise InputError(f"{name}={value!r}: give a whole number {bounds}.")
     return number
+
+
+def check_seed(seed: Any) -> int:
+    """The seed, if it is one.
+
+    Args:
+        seed: What a user gave.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: If it is no whole number from 0 to 2³² − 1, the range that every generator has.
+
+    Example:
+        >>> check_seed(7)
+        7
+    """
+    return whole_number("seed", seed, most=2**32 - 1)
 
 
 def _is_a(value: Any, hint: Any) -> bool:

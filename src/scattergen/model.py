@@ -1,6 +1,6 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from scattergen.densities import (
     standard_normal,
 )
 from scattergen.encoder import ScatteringEncoder
-from scattergen.errors import InputError
-from scattergen.keywords import whole_number
+from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.keywords import check_seed, whole_number
 from scattergen.options import build, check_options
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
@@ -108,7 +108,7 @@ class GenerativeScatteringNetwork:
         Raises:
             InputError: If the images or options cannot be used.
         """
-        images, seed = as_images(images), whole_number("seed", seed)
+        images, seed = as_images(images), check_seed(seed)
         shape = _image_shape(images)
         if options is None:
             options = preset_options(preset, shape, len(images))
@@ -192,7 +192,7 @@ class GenerativeScatteringNetwork:
             RunFolderError: If the folder holds this density with other hyper-parameters.
         """
         key = name if stored_as is None else stored_as
-        seed = whole_number("seed", seed)
+        seed = check_seed(seed)
         density = make(name, **(keywords or {}))
         stages = Stages(run, progress)
         stage = f"densities/{key}"
@@ -205,8 +205,15 @@ class GenerativeScatteringNetwork:
                 density.fit(
                     codes, seed=seed, progress=progress, device=device, checkpoint=checkpoint
                 )
-                epochs = len(getattr(density, "history_", ()))
-                facts = {"epochs": epochs, "description": density.description}
+                if not torch.isfinite(density.sample(1, seed=seed)).all():
+                    raise ScattergenError(
+                        f"The density {key} draws infinite or NaN codes, so it is not kept: change "
+                        "its options and run the command again."
+                    )
+                history = getattr(density, "history_", [])
+                facts = {"epochs": len(history), "description": density.description}
+                if history:  # whose seconds count the parts before an interruption, too
+                    facts["seconds"] = history[-1]["seconds"]
                 done(density.state_dict(), metadata, facts)
         self.densities[key] = density
         return density
@@ -224,7 +231,10 @@ class GenerativeScatteringNetwork:
         return self.encoder.transform(as_images(images), progress)
 
     def decode(
-        self, z: Tensor, batch_size: int = DECODING_BATCH, progress: Progress = SILENT
+        self,
+        z: Tensor | NDArray[Any] | Sequence[Sequence[float]],
+        batch_size: int = DECODING_BATCH,
+        progress: Progress = SILENT,
     ) -> Tensor:
         """Images of codes.
 
@@ -239,8 +249,8 @@ class GenerativeScatteringNetwork:
         Raises:
             InputError: If the codes do not have d components or are not finite.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: decode at least 1 code at a time.")
+        batch_size = whole_number("batch_size", batch_size, least=1)
+        z = torch.as_tensor(z)
         d = self.decoder.n_components
         if z.ndim != 2 or z.shape[1] != d:
             raise InputError(
@@ -320,8 +330,7 @@ class GenerativeScatteringNetwork:
             Angles, Mallat, "Generative networks as inverse problems with scattering transforms",
             2018.
         """
-        if steps < 2:
-            raise InputError(f"steps={steps}: a line needs at least its 2 ends.")
+        steps = whole_number("steps", steps, least=2)
         ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
         if len(ends) != 2:
             raise InputError(
@@ -350,6 +359,7 @@ class GenerativeScatteringNetwork:
         """
         z = self.encode(images)
         d = z.shape[1]
+        start, stop = whole_number("start", start), whole_number("stop", stop)
         if not 0 <= start < stop <= d:
             raise InputError(f"Components {start}:{stop} are not a range within 0:{d}.")
         noise = draw_in_chunks(
@@ -380,6 +390,12 @@ class GenerativeScatteringNetwork:
         for key, density in self.densities.items():
             stage = f"densities/{key}"
             check_name(stage)
+            d = getattr(density, "n_features_", self.decoder.n_components)
+            if d != self.decoder.n_components:
+                raise InputError(
+                    f"The density {key} is of codes with {d} components, those of this model have "
+                    f"{self.decoder.n_components}: fit it to encode(images) of this model."
+                )
             metadata = {
                 "name": registered_name(density),
                 "hyperparameters": hyperparameters(density),
@@ -389,19 +405,24 @@ class GenerativeScatteringNetwork:
 
     @classmethod
     def load(
-        cls, path: Path | str | RunFolder, device: str = "cpu"
+        cls,
+        path: Path | str | RunFolder,
+        device: str = "cpu",
+        densities: Collection[str] | None = None,
     ) -> "GenerativeScatteringNetwork":
         """The model of a run folder; executes nothing that the folder holds.
 
         Args:
             path: A folder, or an opened run.
             device: Where to compute.
+            densities: Keys of those to load; all by default.
 
         Returns:
             The model.
 
         Raises:
-            RunFolderError: If the folder is incomplete, damaged, changed or of a newer format.
+            RunFolderError: If the folder is incomplete, damaged, changed or of a newer format, or
+                holds a density of a kind that is not known here.
         """
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
         tensors, keywords = run.read("encoder")
@@ -411,27 +432,49 @@ class GenerativeScatteringNetwork:
         decoder = Decoder(**keywords)
         decoder.load_state_dict(tensors)
         model = cls(encoder, decoder.to(device))
-        for key in run.names("densities"):
+        for key in run.names("densities") if densities is None else densities:
             tensors, metadata = run.read(f"densities/{key}")
-            model.densities[key] = make(metadata["name"], **metadata["hyperparameters"])
-            model.densities[key].load_state_dict(tensors)
+            try:
+                density = make(metadata["name"], **metadata["hyperparameters"])
+            except InputError as error:
+                raise RunFolderError(
+                    f"The density {key} of {run.path} cannot be loaded: {error}"
+                ) from error
+            density.load_state_dict(tensors)
+            model.densities[key] = density
         model.options = run.options
         return model
 
     def _density(self, name: str | None) -> Density:
-        if not self.densities:
-            raise InputError(
-                "This model has no density: fit one with `scattergen density RUN NAME`."
-            )
         if name is None:
-            name = "mixture" if "mixture" in self.densities else next(reversed(self.densities))
+            name = default_density(list(self.densities))
         if name not in self.densities:
             raise InputError(
                 f'This model has no density "{name}": it has {", ".join(self.densities)}; fit '
-                "another "
-                "with `scattergen density RUN NAME`."
+                "another with `scattergen density RUN NAME`."
             )
         return self.densities[name]
+
+
+def default_density(keys: Sequence[str]) -> str:
+    """The density that is sampled if none is named.
+
+    Args:
+        keys: Keys of those there are.
+
+    Returns:
+        "mixture" if it is there, or else the last one.
+
+    Raises:
+        InputError: If there is none.
+
+    Example:
+        >>> default_density(["gaussian", "mixture", "vae"])
+        'mixture'
+    """
+    if not keys:
+        raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
+    return "mixture" if "mixture" in keys else keys[-1]
 
 
 def _image_shape(images: ImageSource | Tensor) -> tuple[int, int, int]:

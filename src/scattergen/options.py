@@ -35,7 +35,7 @@ def check_options(options: Mapping[str, Any], image_shape: tuple[int, int, int],
         >>> check_options(preset("auto", (1, 16, 16), 100), (1, 16, 16), 100)
     """
     for section in SECTIONS:
-        if not isinstance(options.get(section), Mapping):
+        if not isinstance(options, Mapping) or not isinstance(options.get(section), Mapping):
             raise InputError(
                 f'The options need a section "{section}": make them by scattergen.presets.preset.'
             )

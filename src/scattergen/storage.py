@@ -87,6 +87,18 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def temporary_path(path: Path) -> Path:
+    """A name beside a file that `remove_temporaries` knows.
+
+    Args:
+        path: A file.
+
+    Returns:
+        Its name with a prefix.
+    """
+    return path.with_name(_TEMPORARY + path.name)
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that an interrupted write left.
 

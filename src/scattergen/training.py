@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,6 +209,7 @@ def train(
             if on_epoch is not None:
                 on_epoch(state.history)
         state.finish()
+    state.check_parameters(learning_rate)
     for module in modules.values():
         module.eval()
     return state.history
@@ -243,13 +245,13 @@ def check_settings(
         >>> check_settings(epochs=0, batch_size=64, learning_rate=0.01)
         Traceback (most recent call last):
         ...
-        scattergen.errors.InputError: epochs=0: give at least 1.
+        scattergen.errors.InputError: epochs=0: give a whole number of at least 1.
     """
     for name, count in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name}={count}: give at least 1.")
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise InputError(f"{name}={count}: give a whole number of at least 1.")
     for name, size in {"learning_rate": learning_rate, "clip_norm": clip_norm}.items():
-        if size is not None and not size > 0:
+        if size is not None and not 0 < size < math.inf:
             raise InputError(f"{name}={size}: give a number above 0.")
     if not all(0 <= beta < 1 for beta in betas):
         raise InputError(f"betas={tuple(betas)}: give decay rates of at least 0 and below 1.")
@@ -285,6 +287,13 @@ def _fabric(device: str, precision: str) -> Any:
     return Fabric(accelerator=where.type, devices=devices, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
 
 
+def _diverged(what: str, learning_rate: float) -> ScattergenError:
+    return ScattergenError(
+        f"The training diverged (the {what}): lower the learning rate (now {learning_rate:g}) and "
+        "run the command again; finished stages are kept."
+    )
+
+
 class _State:
     """Everything that a checkpoint holds."""
 
@@ -308,14 +317,18 @@ class _State:
 
     def add_loss(self, name: str, value: float, learning_rate: float) -> None:
         if not math.isfinite(value):
-            raise ScattergenError(
-                f"The loss of the {name} became {value} in step {self.step + 1}: lower "
-                f"the learning rate (now {learning_rate:g}) or set clip_norm, and start over with "
-                "--overwrite."
+            raise _diverged(
+                f"loss of the {name} became {value} in step {self.step + 1}", learning_rate
             )
         self.sums[name] += value
         if name == next(reversed(self.sums)):
             self.count += 1
+
+    def check_parameters(self, learning_rate: float) -> None:
+        """Refuse a network that its last steps have spoiled."""
+        for name, tensor in self._parameters().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise _diverged(f"parameters {name} became infinite or NaN", learning_rate)
 
     def running_loss(self) -> float:
         return sum(self.sums.values()) / max(self.count, 1)
@@ -371,7 +384,11 @@ class _State:
     def resume(self) -> None:
         if self.path is None or not self.path.exists():
             return
-        tensors, metadata = read_tensors(self.path)
+        try:
+            tensors, metadata = read_tensors(self.path)
+        except RunFolderError:
+            warnings.warn(f"{self.path} is damaged: this training starts anew.", stacklevel=2)
+            return
         settings = metadata.get("settings") if isinstance(metadata, dict) else None
         if settings != json.loads(json.dumps(self.settings)):
             raise RunFolderError(

@@ -23,7 +23,7 @@ def path(text: str) -> Path:
     """A path that a user wrote; an empty one, as of an unset variable, would be this folder."""
     if not text:
         raise typer.BadParameter('it is empty: name a file or folder, or "." for this one.')
-    return Path(text)
+    return Path(text).expanduser()
 
 
 Run = Annotated[
@@ -49,6 +49,10 @@ Size = Annotated[
 ]
 Mode = Annotated[
     Literal["L", "RGB"] | None, typer.Option(help="Convert images of a folder to grey or colour.")
+]
+Part = Annotated[
+    Literal["train", "test"] | None,
+    typer.Option(help="Which images of data that have a test set, such as MNIST; test by default."),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")
@@ -137,8 +141,9 @@ def open_like(
     size: int | None,
     mode: Literal["L", "RGB"] | None,
     strict: bool,
+    part: Literal["train", "test"] | None = None,
 ) -> Dataset:
-    """All images of a source as the training part; of one with a test set of its own, that.
+    """All images of a source as the training part; of one with a test set, one of both parts.
 
     The images of a folder are brought to the size and mode that a shape (C, H, W) has.
     """
@@ -148,7 +153,9 @@ def open_like(
         if size is None and height == width:
             size = height
     data = open_source(source, size=size, mode=mode, strict=strict, test_fraction=0)
-    return data if data.test is None else Dataset(data.name, data.test)
+    if data.test is None and part == "test":
+        raise InputError(f"{source} has no test set of its own: leave out --part.")
+    return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
 
 
 def say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:

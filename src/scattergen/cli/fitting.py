@@ -96,7 +96,12 @@ def fit(
 
 def density(
     run: Run,
-    name: Annotated[str, typer.Argument(help="gaussian, mixture, vae, gan, or one of a plugin.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="gaussian, mixture, vae, gan, flow, flow_matching, sliced, or of a plugin."
+        ),
+    ],
     stored_as: Annotated[
         str | None, typer.Option("--as", metavar="KEY", help="Its name in the run.")
     ] = None,

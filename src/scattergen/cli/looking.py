@@ -26,22 +26,29 @@ from scattergen.datasets import Dataset
 from scattergen.errors import InputError
 from scattergen.evaluating import FeatureName, RunEvaluation, evaluate_run
 from scattergen.runs import RunFolder
+from scattergen.runs.place import REPLACEMENT
 
 
-def info(run: Run, as_json: Json = False) -> None:
+def info(
+    run: Run,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Tell what a run holds, how it was made, and whether its files are intact.
 
     [bold]Example[/bold]
 
       scattergen info runs/mnist
     """
+    prepare(device, threads, quiet)
     opened = RunFolder.open(run)
     opened.check()
     facts: dict[str, Any] = {
         "run": str(run),
         "version": opened.version,
-        # A model saved from Python has no stages.
-        "complete": opened.has("decoder") and (not opened.stages or "report" in opened.stages),
+        "complete": opened.finished,
         "densities": opened.names("densities"),
         "options": opened.options,
         "stages": opened.stages,
@@ -51,6 +58,8 @@ def info(run: Run, as_json: Json = False) -> None:
         return
     state = "complete" if facts["complete"] else "unfinished: run the same fit command again"
     print(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
+    if (opened.path / REPLACEMENT).is_dir():
+        print("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
     table = Table("stage", "seconds", box=None, padding=(0, 3, 0, 0))
     for name, stage in opened.stages.items():
         table.add_row(name, f"{stage['seconds']:.1f}" if "seconds" in stage else "")

@@ -12,6 +12,7 @@ from scattergen.cli.arguments import (
     ImagesOut,
     Json,
     Mode,
+    Part,
     Quiet,
     Run,
     Seed,
@@ -34,7 +35,8 @@ from scattergen.image_files import (
     write_images,
 )
 from scattergen.image_quality import psnr
-from scattergen.model import GenerativeScatteringNetwork
+from scattergen.model import GenerativeScatteringNetwork, default_density
+from scattergen.runs import RunFolder
 
 
 def sample(
@@ -63,7 +65,13 @@ def sample(
     """
     progress = prepare(device, threads, quiet)
     check_output(out)
-    model = GenerativeScatteringNetwork.load(run, device)
+    opened = RunFolder.open(run)
+    opened.require("decoder")
+    there = opened.names("densities")
+    chosen = default_density(there) if density is None else density
+    if chosen not in there:
+        raise InputError(f'{run} has no density "{chosen}": it has {", ".join(there) or "none"}.')
+    model = GenerativeScatteringNetwork.load(opened, device, densities=[chosen])
     check_memory(n, model)
     codes = model.sample_codes(n, density, seed)
     write_images(out, model.decode(codes, batch_size, progress), codes)
@@ -74,6 +82,7 @@ def encode(
     run: Run,
     images: Source,
     out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=path)],
+    part: Part = None,
     size: Size = None,
     mode: Mode = None,
     strict: Strict = True,
@@ -82,16 +91,18 @@ def encode(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Turn images into codes.  Of MNIST, the test images.
+    """Turn images into codes.
 
     [bold]Example[/bold]
 
       scattergen encode runs/mnist images.npz --out codes.npz
+
+      scattergen encode runs/mnist mnist --part train --out training-codes.npz
     """
     progress = prepare(device, threads, quiet)
     check_codes_path(out)
-    model = GenerativeScatteringNetwork.load(run, device)
-    data = open_like(model.decoder.image_shape, images, size, mode, strict)
+    model = GenerativeScatteringNetwork.load(run, device, densities=())
+    data = open_like(model.decoder.image_shape, images, size, mode, strict, part)
     write_codes(out, model.encode(data.train, progress))
     say_written(out, len(data.train), as_json)
 
@@ -117,7 +128,7 @@ def decode(
     progress = prepare(device, threads, quiet)
     check_output(out)
     z = read_codes(codes)
-    model = GenerativeScatteringNetwork.load(run, device)
+    model = GenerativeScatteringNetwork.load(run, device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
     say_written(out, len(z), as_json)
 
@@ -129,6 +140,7 @@ def reconstruct(
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")
     ] = None,
+    part: Part = None,
     size: Size = None,
     mode: Mode = None,
     strict: Strict = True,
@@ -137,7 +149,7 @@ def reconstruct(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Encode images and decode them again.  Of MNIST, the test images.
+    """Encode images and decode them again.
 
     A grid shows eight originals in one row and their reconstructions in the next.
 
@@ -147,8 +159,8 @@ def reconstruct(
     """
     progress = prepare(device, threads, quiet)
     check_output(out)
-    model = GenerativeScatteringNetwork.load(run, device)
-    originals = open_like(model.decoder.image_shape, images, size, mode, strict).train[:n]
+    model = GenerativeScatteringNetwork.load(run, device, densities=())
+    originals = open_like(model.decoder.image_shape, images, size, mode, strict, part).train[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     shown = results
@@ -167,6 +179,7 @@ def interpolate(
     start: Annotated[int, typer.Option("--from", min=0, help="Number of the first image.")] = 0,
     stop: Annotated[int, typer.Option("--to", min=0, help="Number of the last image.")] = 1,
     steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
+    part: Part = None,
     size: Size = None,
     mode: Mode = None,
     strict: Strict = True,
@@ -183,8 +196,8 @@ def interpolate(
     """
     prepare(device, threads, quiet)
     check_output(out)
-    model = GenerativeScatteringNetwork.load(run, device)
-    source = open_like(model.decoder.image_shape, images, size, mode, strict).train
+    model = GenerativeScatteringNetwork.load(run, device, densities=())
+    source = open_like(model.decoder.image_shape, images, size, mode, strict, part).train
     for number in (start, stop):
         if number >= len(source):
             raise InputError(

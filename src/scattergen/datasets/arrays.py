@@ -106,7 +106,7 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
             takes.
 
     Returns:
-        The source or float tensor itself, or an `ImageArray`.
+        The source itself, a float32 tensor, or an `ImageArray`.
 
     Raises:
         InputError: for anything else.
@@ -136,7 +136,7 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
                 f"Images must lie in [0, 1] but reach from {images.min():.4g} to "
                 f"{images.max():.4g}: divide 8-bit values by 255."
             )
-        return images
+        return images.float()
     if isinstance(images, Tensor | np.ndarray):
         return ImageArray(images, name="the images")
     if not hasattr(images, "shape"):

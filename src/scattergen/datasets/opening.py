@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def open_dataset(
         test_fraction: share of the test set where there is no split; 0 for none.
 
     Returns:
-        The dataset; `name` is "mnist" or the file's or folder's name without extension.
+        The dataset; `name` is "mnist" for the embedded digits only, or else the file's or folder's
+        name without extension.
 
     Raises:
         InputError: if there is no such data or it cannot be used.
@@ -76,6 +78,8 @@ def open_dataset(
         dataset = _open_arrays(path, test_fraction)
     else:
         raise InputError(_cannot_open(path))
+    if source != "mnist" and dataset.name == "mnist":  # a name that stands for the embedded digits
+        dataset = replace(dataset, name="mnist (a file or folder)")
     _check_shape(dataset, source, size, mode)
     return dataset
 

@@ -1,15 +1,18 @@
-"""The generative adversarial network of the founding paper."""
+"""The generative adversarial network of the founding paper, and a stable variant."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from scattergen.densities.leading import LeadingComponents, check_leading
 from scattergen.densities.networks import (
+    AverageNetwork,
     check_widths,
     count_parameters,
     fully_connected,
@@ -32,7 +35,7 @@ from scattergen.training import Batch, check_settings, train
 
 
 class GenerativeAdversarialNetwork:
-    r"""Fully connected generative adversarial network with the non-saturating loss.
+    r"""Fully connected generative adversarial network.
 
     The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of
     "real". On every batch first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g
@@ -43,18 +46,40 @@ class GenerativeAdversarialNetwork:
     batch normalisation in the generator, leaky ReLUs in the discriminator, Adam with β₁ = 0.5 (all
     three from DCGAN), and gradients shortened to `clip_norm`.
 
+    Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all.
+
+    * `loss="relativistic"`: D compares pairs. With $\Delta = D(z) - D(g(h))$ it minimises $E\,
+      \mathrm{softplus}(-\Delta)$, and g minimises $E\, \mathrm{softplus}(\Delta)$, so that a
+      mode that g leaves out is felt in every pair.
+    * `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla D(z)\|^2 + \tfrac\gamma2
+      E\|\nabla D(g(h))\|^2$ to D's loss, with which the two players converge.
+    * `decay`: samples come from an average of the generator over its last steps.
+    * `leading`: only so many components, standardized, are generated, and the rest drawn given
+      these (see `LeadingComponents`). Trailing components of whitened codes are nearly noise, which
+      a generator cannot make of 64 numbers and a discriminator would look at in vain.
+
     Args:
         n_latent: Number H of noise variables.
         widths: Hidden layers of the generator.
         discriminator_widths: Hidden layers of the discriminator.
         epochs: Passes over the codes.
         batch_size: Codes per step.
-        learning_rate: Adam's step size.
+        learning_rate: Adam's step size, or its peak.
         clip_norm: Largest norm of the gradient of either network.
+        betas: Adam's decay rates.
+        loss: "non_saturating" or "relativistic".
+        gradient_penalty: Its weight γ.
+        batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
+        decay: Of the average of the generator, per step: below 1; 0 takes the last step.
+        leading: Number m of leading components that are generated; None generates all d.
+        n_components: Of the mixture behind the regressions of the others; None takes one per 275
+            codes, at most 200.
+        schedule: Of the step size: "constant" or "one_cycle".
 
     Attributes:
-        generator_: H -> widths -> d.
-        discriminator_: d -> discriminator_widths -> 1.
+        generator_: H -> widths -> m, or d.
+        discriminator_: m or d -> discriminator_widths -> 1.
+        leading_: Standardization, and p(trailing | leading); None if all are generated.
         n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator",
             "learning_rate".
@@ -67,6 +92,9 @@ class GenerativeAdversarialNetwork:
             scattering".
         Goodfellow et al., "Generative adversarial nets", 2014.
         Radford, Metz, Chintala, "Unsupervised representation learning with DCGANs", 2015.
+        Mescheder, Geiger, Nowozin, "Which training methods for GANs do actually converge?", 2018.
+        Jolicoeur-Martineau, "The relativistic discriminator", 2018.
+        Huang, Gokaslan, Kuleshov, Tompkin, "The GAN is dead; long live the GAN!", 2024.
 
     Example:
         >>> gan = GenerativeAdversarialNetwork(n_latent=2, widths=(16,), epochs=1)
@@ -76,6 +104,7 @@ class GenerativeAdversarialNetwork:
 
     generator_: nn.Module
     discriminator_: nn.Module
+    leading_: LeadingComponents | None
     n_features_: int
     history_: History
 
@@ -88,10 +117,30 @@ class GenerativeAdversarialNetwork:
         batch_size: int = 256,
         learning_rate: float = 2e-4,
         clip_norm: float = 1.0,
+        betas: Sequence[float] = (0.5, 0.999),
+        loss: Literal["non_saturating", "relativistic"] = "non_saturating",
+        gradient_penalty: float = 0.0,
+        batch_norm: bool = True,
+        decay: float = 0.0,
+        leading: int | None = None,
+        n_components: int | None = None,
+        schedule: Literal["constant", "one_cycle"] = "constant",
     ) -> None:
         if n_latent < 1:
             raise InputError(f"n_latent={n_latent}: use at least 1 noise variable.")
-        if batch_size < 2:
+        if loss not in ("non_saturating", "relativistic"):
+            raise InputError(f'loss="{loss}": choose "non_saturating" or "relativistic".')
+        if gradient_penalty < 0:
+            raise InputError(f"gradient_penalty={gradient_penalty}: a weight cannot be negative.")
+        if not 0 <= decay < 1:
+            raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
+        if len(betas) != 2:
+            raise InputError(f"betas={list(betas)}: give Adam's two decay rates.")
+        check_leading(leading, n_components)
+        self.loss, self.gradient_penalty, self.batch_norm = loss, gradient_penalty, batch_norm
+        self.decay, self.leading, self.n_components = decay, leading, n_components
+        self.schedule, self.betas = schedule, (betas[0], betas[1])
+        if batch_norm and batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
         self.n_latent, self.widths = n_latent, check_widths("widths", widths)
         self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
@@ -102,6 +151,8 @@ class GenerativeAdversarialNetwork:
             batch_size=batch_size,
             learning_rate=learning_rate,
             clip_norm=clip_norm,
+            schedule=schedule,
+            betas=betas,
         )
 
     @property
@@ -109,11 +160,18 @@ class GenerativeAdversarialNetwork:
         """One line for reports."""
         d = self.n_features_ if hasattr(self, "n_features_") else "d"
         up, down = ("-".join(map(str, w)) for w in (self.widths, self.discriminator_widths))
+        m = d if self.leading is None else min(self.leading, d) if d != "d" else self.leading
         text = (
-            f"generator {self.n_latent}-{up}-{d}, discriminator {d}-{down}-1; H = {self.n_latent}"
+            f"generator {self.n_latent}-{up}-{m}, discriminator {m}-{down}-1; H = {self.n_latent}"
         )
+        if self.loss == "relativistic":
+            text += ", relativistic"
+        if self.gradient_penalty > 0:
+            text += f", gradient penalty {self.gradient_penalty:g}"
         if hasattr(self, "n_features_"):
             text += f"; {count_parameters(self.generator_, self.discriminator_):,} parameters"
+            if self.leading_ is not None:
+                text += f"; {self.leading_.description}"
         return text
 
     def fit(
@@ -129,7 +187,7 @@ class GenerativeAdversarialNetwork:
 
         Args:
             z: Codes, (N, d), at least 2.
-            seed: Of the initial weights, the order of the codes and the noise.
+            seed: Of the initial weights, the order of the codes, the noise and the mixture.
             progress: Where to report.
             device: "cpu", "cuda", "cuda:1" …
             checkpoint: File to save progress in and to continue from.
@@ -142,16 +200,28 @@ class GenerativeAdversarialNetwork:
             ScattergenError: If the training diverges.
         """
         z = check_codes(z, minimum=2).float().cpu()  # batch normalisation needs two codes
-        generator, discriminator = self._build(z.shape[1], seed)
+        leading = None
+        if self.leading is not None:
+            leading = LeadingComponents.fit(z, self.leading, self.n_components, seed, mixture=False)
+        x = z if leading is None else leading.standardize(z)
+        generator, discriminator = self._build(x.shape[1], seed)
+        modules = {"discriminator": discriminator, "generator": generator}
+        average = AverageNetwork(generator, self.decay)
+
+        def generator_loss(*arguments: Any) -> Tensor:
+            if self.decay > 0:
+                average.update(generator)
+            return self._generator_loss(*arguments)
+
         self.history_ = train(
-            {"discriminator": discriminator, "generator": generator},
-            {"discriminator": self._discriminator_loss, "generator": self._generator_loss},
-            TensorDataset(z),
+            modules | ({"average": average} if self.decay > 0 else {}),
+            {"discriminator": self._discriminator_loss, "generator": generator_loss},
+            TensorDataset(x),
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            schedule="constant",
-            betas=(0.5, 0.999),
+            schedule=self.schedule,
+            betas=self.betas,
             clip_norm=self.clip_norm,
             seed=seed,
             device=device,
@@ -159,16 +229,20 @@ class GenerativeAdversarialNetwork:
             progress=progress,
             description="gan",
         )
-        self.generator_, self.discriminator_ = generator.cpu(), discriminator.cpu()
+        self.generator_ = (average.average if self.decay > 0 else generator).cpu()
+        self.discriminator_, self.leading_ = discriminator.cpu(), leading
         self.n_features_ = z.shape[1]
         return self
 
-    def _build(self, d: int, seed: int) -> tuple[nn.Module, nn.Module]:
+    def _build(self, m: int, seed: int) -> tuple[nn.Module, nn.Module]:
         generator = fully_connected(
-            [self.n_latent, *self.widths, d], seed=2 * seed, batch_norm=True
+            [self.n_latent, *self.widths, m],
+            seed=2 * seed,
+            batch_norm=self.batch_norm,
+            slope=0.0 if self.batch_norm else 0.2,
         )
         discriminator = fully_connected(
-            [d, *self.discriminator_widths, 1], seed=2 * seed + 1, slope=0.2
+            [m, *self.discriminator_widths, 1], seed=2 * seed + 1, slope=0.2
         )
         return generator, discriminator
 
@@ -183,15 +257,30 @@ class GenerativeAdversarialNetwork:
         (z,) = batch
         with torch.no_grad():
             fake = self._fake(modules, z, generator)
-        real_logit, fake_logit = modules["discriminator"](torch.cat([z, fake])).chunk(2)
+        both = torch.cat([z, fake]).requires_grad_(self.gradient_penalty > 0)
+        logits = modules["discriminator"](both)
+        real_logit, fake_logit = logits.chunk(2)
         # -log s(x) = softplus(-x)
-        return F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
+        if self.loss == "relativistic":
+            loss = F.softplus(fake_logit - real_logit).mean()
+        else:
+            loss = F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
+        if self.gradient_penalty > 0:
+            # Rows do not mix in D, so the gradient of the sum is that of every row.
+            (slope,) = torch.autograd.grad(logits.sum(), both, create_graph=True)
+            # The mean is over twice as many rows as there are codes, hence γ and not γ/2.
+            loss = loss + self.gradient_penalty * slope.square().sum(1).mean()
+        return loss
 
     def _generator_loss(
         self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
     ) -> Tensor:
-        fake = self._fake(modules, batch[0], generator)
-        return F.softplus(-modules["discriminator"](fake)).mean()
+        fake_logit = modules["discriminator"](self._fake(modules, batch[0], generator))
+        if self.loss == "relativistic":
+            with torch.no_grad():
+                real_logit = modules["discriminator"](batch[0])
+            return F.softplus(real_logit - fake_logit).mean()
+        return F.softplus(-fake_logit).mean()
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Generate codes from noise; code k depends on this fit, `seed` and k only.
@@ -205,25 +294,39 @@ class GenerativeAdversarialNetwork:
         """
         check_fitted(self)
         network = in_float64(self.generator_)
-        return draw_in_chunks(
-            n,
-            seed,
-            lambda generator, size: network(standard_normal(generator, size, self.n_latent)),
-        )
+
+        def draw(generator: np.random.Generator, size: int) -> Tensor:
+            x = network(standard_normal(generator, size, self.n_latent))
+            return x if self.leading_ is None else self.leading_.complete(x, generator)
+
+        return draw_in_chunks(n, seed, draw)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
         check_fitted(self)
         networks = flatten_state("generator", self.generator_.state_dict())
         networks |= flatten_state("discriminator", self.discriminator_.state_dict())
+        if self.leading_ is not None:
+            networks |= self.leading_.state()
         return networks | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
-        d = take_tensor(
-            tensors, "discriminator/0.weight", (self.discriminator_widths[0], None)
-        ).shape[1]
-        self.generator_, self.discriminator_ = self._build(d, seed=0)
+        first = (self.discriminator_widths[0], None)
+        m = take_tensor(tensors, "discriminator/0.weight", first).shape[1]
+        self.leading_ = None if self.leading is None else LeadingComponents.from_state(tensors)
+        if self.leading_ is not None:
+            take_tensor(tensors, "leading/shift", (m,))
+        self.generator_, self.discriminator_ = self._build(m, seed=0)
         load_network(self.generator_, tensors, "generator")
         load_network(self.discriminator_, tensors, "discriminator")
-        self.n_features_, self.history_ = d, take_history(tensors)
+        self.n_features_ = m if self.leading_ is None else self.leading_.n_features
+        self.history_ = take_history(tensors)
+
+
+IMPROVED_GAN: dict[str, Any] = {
+    "widths": [512, 512], "discriminator_widths": [256, 256], "learning_rate": 4e-3,
+    "schedule": "one_cycle", "betas": [0.0, 0.99], "clip_norm": 100.0, "loss": "relativistic",
+    "gradient_penalty": 0.3, "batch_norm": False, "decay": 0.999, "leading": 32,
+}  # fmt: skip
+"""Keywords of `GenerativeAdversarialNetwork` for good samples: chosen on held-out MNIST codes."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from scattergen.errors import InputError, RunFolderError
 from scattergen.storage import take_state
 
+_BOUND = 20.0  # of log-variances
+
 
 def fully_connected(
     widths: Sequence[int], *, seed: int, slope: float = 0.0, batch_norm: bool = False
@@ -116,3 +118,78 @@ def count_parameters(*modules: nn.Module) -> int:
         The sum over all of them.
     """
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+class VariationalNetworks(nn.Module):
+    """Encoder and decoder of a variational autoencoder, and the noise variances if they are learnt.
+
+    Args:
+        encoder: (N, d) -> (N, 2H), means and log-variances; these are then bounded by ±20.
+        decoder: (N, H) -> (N, d).
+
+    Attributes:
+        log_variance: Of the noise of every component, (d,); None until `learn_variance`.
+        steps: Steps of the training so far, for whoever anneals.
+    """
+
+    steps: Tensor
+    log_variance: nn.Parameter | None
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.log_variance = None
+        self.register_buffer("steps", torch.zeros(()))
+
+    def learn_variance(self, z: Tensor) -> None:
+        """Learn the variance of the noise, beginning with that of the codes."""
+        self.log_variance = nn.Parameter(z.var(0, correction=0).clamp(min=1e-8).log())
+
+    def error(self, squares: Tensor) -> Tensor:
+        """The loss without the divergence, from the mean squared error of every component."""
+        if self.log_variance is None:
+            return squares.mean()
+        # Bounded, since a component without variance would draw it to minus infinity.
+        bounded = self.log_variance.clamp(-_BOUND, _BOUND)
+        return 0.5 * ((-bounded).exp() * squares + bounded).mean()
+
+    def forward(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws h (N, H), reconstructions (N, d), and every variable's divergence (N, H)."""
+        mean, log_variance = self.encoder(z).chunk(2, dim=1)
+        # Bounded, since the exponential of an outlier's would overflow.
+        log_variance = _BOUND * torch.tanh(log_variance / _BOUND)
+        h = mean + (0.5 * log_variance).exp() * noise
+        divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
+        return h, self.decoder(h), divergence
+
+
+class AverageNetwork(nn.Module):
+    """Exponential moving average of a network over the steps of its training.
+
+    Args:
+        network: The network; it is copied.
+        decay: Per step, in [0, 1); in the first steps the average moves faster.
+
+    Attributes:
+        average: The averaged network.
+    """
+
+    updates: Tensor
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.average, self.decay = copy.deepcopy(network).requires_grad_(False), decay
+        self.register_buffer("updates", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network, with what its batch normalisation counts."""
+        self.updates += 1
+        n = self.updates.item()
+        weight = 1 - min(self.decay, n / (n + 9))
+        tensors = network.state_dict()
+        for name, mean in self.average.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(tensors[name], weight)
+            else:
+                mean.copy_(tensors[name])

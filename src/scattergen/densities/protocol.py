@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,9 +123,13 @@ def hyperparameters(density: Density) -> dict[str, Any]:
     """
     names = inspect.signature(type(density)).parameters
     values = {name: getattr(density, name) for name in names}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
-    }
+    return {name: _for_json(value) for name, value in values.items()}
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_for_json(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def check_count(density: Density, n: int) -> None:

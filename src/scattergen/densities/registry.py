@@ -3,11 +3,14 @@
 from importlib.metadata import entry_points
 from typing import Any
 
-from scattergen.densities.gan import GenerativeAdversarialNetwork
+from scattergen.densities.flow import Flow
+from scattergen.densities.flow_matching import FlowMatching
+from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import Density
-from scattergen.densities.vae import VariationalAutoencoder
+from scattergen.densities.sliced import SlicedTransport
+from scattergen.densities.vae import IMPROVED_VAE, VariationalAutoencoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
 
@@ -16,9 +19,16 @@ DENSITIES: dict[str, type[Density]] = {
     "mixture": GaussianMixture,
     "vae": VariationalAutoencoder,
     "gan": GenerativeAdversarialNetwork,
+    "flow": Flow,
+    "flow_matching": FlowMatching,
+    "sliced": SlicedTransport,
 }
 """Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares
 it in the entry-point group "scattergen.densities"."""
+
+IMPROVED: dict[str, dict[str, Any]] = {"vae": IMPROVED_VAE, "gan": IMPROVED_GAN}
+"""Name to keywords with which a density of the founding paper is good: `make("vae",
+**IMPROVED["vae"])`. Its plain name makes the paper's."""
 
 _GROUP = "scattergen.densities"
 

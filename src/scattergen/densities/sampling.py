@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.keywords import whole_number
+from scattergen.keywords import check_seed, whole_number
 
 CHUNK = 256
 """Codes that are drawn from one generator; part of what a seed means, so it never changes."""
@@ -42,7 +42,7 @@ def draw_in_chunks(n: int, seed: int, draw: Draw) -> Tensor:
         >>> bool((draw_in_chunks(300, 0, draw)[:10] == draw_in_chunks(10, 0, draw)).all())
         True
     """
-    n, seed = whole_number("n", n), whole_number("seed", seed)
+    n, seed = whole_number("n", n), check_seed(seed)
     chunks = []
     with torch.no_grad():
         for chunk in range(max(1, math.ceil(n / CHUNK))):  # n = 0 needs the number of columns too

@@ -3,9 +3,10 @@
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
 from scattergen.report.pictures import image_grid, save_image_grid
-from scattergen.report.run_report import write_run_report
+from scattergen.report.run_report import MEASURES, write_run_report
 
 __all__ = [
+    "MEASURES",
     "DensityEntry",
     "FitReport",
     "VisualisationMatrix",

@@ -7,6 +7,7 @@ unpickled.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,20 @@ from torch import Tensor
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.runs import place
 from scattergen.runs.options import check_name, differences, refuse_differences
-from scattergen.storage import read_tensors, remove_temporaries, sha256, write_json, write_tensors
+from scattergen.storage import (
+    read_tensors,
+    remove_temporaries,
+    sha256,
+    temporary_path,
+    write_json,
+    write_tensors,
+)
 
 FORMAT = 1
 """Version of the layout; raised when older software could not read a newer folder."""
+
+LAST_STAGE = "report"
+"""The stage whose end is that of a fit."""
 
 _REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
@@ -61,6 +72,11 @@ class RunFolder:
         return dict(self._content["stages"])
 
     @property
+    def finished(self) -> bool:
+        """Whether the fit came to its end; a model saved from Python has no stages at all."""
+        return bool(self._content["files"]) and (not self.stages or LAST_STAGE in self.stages)
+
+    @property
     def version(self) -> str:
         """Version of scattergen that started the run."""
         return str(self._content["scattergen"])
@@ -82,9 +98,9 @@ class RunFolder:
         Args:
             path: The folder; made if it does not exist.
             options: Anything that `json` can write.
-            overwrite: Replace a run that is there, be it damaged or not, by a new one.  The old run
-                stays until `take_place` is called on the new one; a replacement that was begun with
-                the same options is continued.
+            overwrite: Replace a finished or damaged run that is there by a new one, and also an
+                unfinished one with other options.  The old run stays until `take_place` is called
+                on the new one; what was begun with the same options is continued.
             afresh: Begin a replacement anew in any case.
             may_change: Whether a run may be continued with another value of an option, given the
                 run and the option's name, such as "densities.vae.beta"; no option by default.
@@ -95,25 +111,44 @@ class RunFolder:
         Raises:
             RunFolderError: If the folder holds something else, or a run with other options.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         wanted = json.loads(json.dumps(options))
         place.refuse_foreign(path)
-        with place.exclusive(path):
-            place.promote(path)
-            if not (path / place.INDEX).exists():
-                return cls._begin(path, wanted)
-            if overwrite:
-                return cls._replace(path, wanted, afresh)
-            run = cls.open(path)
-            if not run._content["files"]:  # there is nothing to lose
-                return cls._begin(path, wanted)
+
+        def continues(run: RunFolder) -> bool:
+            """Adopt the wanted options, if the run can be continued with them."""
             changed = differences(run.options, wanted)
-            if may_change is None or not all(may_change(run, name) for name in changed):
-                refuse_differences(path, run.options, wanted)
+            if changed and (may_change is None or not all(may_change(run, o) for o in changed)):
+                return False
             if changed:
                 run._content["options"] = wanted
                 run._write_content()
+            return True
+
+        with place.exclusive(path):
+            promoted = place.promote(path)
+            if not (path / place.INDEX).exists():
+                return cls._begin(path, wanted)
+            if overwrite:
+                if not afresh:
+                    begun = cls._open_or_none(path)
+                    # A replacement that was killed while it took its place is what was asked for.
+                    if begun and (promoted or not begun.finished) and continues(begun):
+                        return begun
+                return cls._replace(path, wanted, None if afresh else continues)
+            run = cls.open(path)
+            if not run._content["files"]:  # there is nothing to lose
+                return cls._begin(path, wanted)
+            if not continues(run):
+                refuse_differences(path, run.options, wanted)
             return run
+
+    @classmethod
+    def _open_or_none(cls, path: Path) -> "RunFolder | None":
+        try:
+            return cls.open(path)
+        except RunFolderError:
+            return None
 
     @classmethod
     def _begin(cls, path: Path, options: dict[str, Any], at: Path | None = None) -> "RunFolder":
@@ -129,14 +164,16 @@ class RunFolder:
         return run
 
     @classmethod
-    def _replace(cls, path: Path, options: dict[str, Any], afresh: bool) -> "RunFolder":
+    def _replace(
+        cls,
+        path: Path,
+        options: dict[str, Any],
+        continues: Callable[["RunFolder"], bool] | None,
+    ) -> "RunFolder":
         hidden = path / place.REPLACEMENT
-        try:
-            begun = cls.open(hidden)
-            if begun.options == options and not afresh:
-                return cls(hidden, begun._content, path)
-        except RunFolderError:
-            pass  # there is none, or one that nobody needs
+        begun = cls._open_or_none(hidden)
+        if begun and continues and continues(begun):
+            return cls(hidden, begun._content, path)
         shutil.rmtree(hidden, ignore_errors=True)
         return cls._begin(hidden, options, path)
 
@@ -154,7 +191,7 @@ class RunFolder:
             RunFolderError: If the folder is missing, is not a run, is damaged, or is of a newer
                 format.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         index = path / place.INDEX
         if not path.is_dir():
             raise RunFolderError(f"There is no run folder {path}: fit one with `scattergen fit`.")
@@ -171,11 +208,14 @@ class RunFolder:
             digest = content.pop("digest")
             version = content.pop("format")
         except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-            raise RunFolderError(f"{index} is damaged: {_REMEDY}.") from error
-        if not isinstance(version, int) or version > FORMAT:
             raise RunFolderError(
-                f"{path} has run format {version}, but this scattergen reads formats up to "
-                f"{FORMAT}: update scattergen (pip install -U scattergen)."
+                f"{index} is damaged: copy the run folder again as a whole, or delete it and fit "
+                "again."
+            ) from error
+        if version != FORMAT:
+            raise RunFolderError(
+                f"{path} has run format {version!r}, but this scattergen reads format {FORMAT}: "
+                "update scattergen (pip install -U scattergen)."
             )
         if digest != _digest(content):
             raise RunFolderError(f"{index} was changed after it was written: {_REMEDY}.")
@@ -189,8 +229,8 @@ class RunFolder:
     def take_place(self) -> None:
         """Let this run, made to replace another, take its place; the other one is deleted.
 
-        Files that belong to neither run stay.  A kill in between loses nothing: the rest is done
-        when the folder is next opened.
+        Files beside those of the run stay; its sub-folders are replaced as a whole.  A kill in
+        between loses nothing: the rest is done when the folder is next opened.
         """
         if self.path != self.place:
             place.mark_ready(self.place)
@@ -225,9 +265,26 @@ class RunFolder:
         """Whether the tensors `name` were completely written."""
         return f"{name}.safetensors" in self._content["files"]
 
+    def require(self, name: str) -> None:
+        """Refuse to go on without the tensors `name`.
+
+        Raises:
+            RunFolderError: If they were not written.
+        """
+        if not self.has(name):
+            raise RunFolderError(
+                f"{self.path} has no {name}: the fit was interrupted or has not made it; run the "
+                "same `scattergen fit` command again."
+            )
+
     def digest(self, name: str) -> str:
         """SHA-256 of the tensors `name`, which were completely written."""
-        return str(self._content["files"][f"{name}.safetensors"])
+        return str(self._hashes(f"{name}.safetensors")[-1])
+
+    def _hashes(self, file: str) -> list[str]:
+        """Hash of a file, or of what it was and what it becomes while it is replaced."""
+        listed = self._content["files"][file]
+        return [listed] if isinstance(listed, str) else listed
 
     def names(self, folder: str) -> list[str]:
         """Names of the tensor files in a sub-folder, in the order of writing."""
@@ -256,14 +313,25 @@ class RunFolder:
         """
         check_name(name)
         file = f"{name}.safetensors"
-        try:
-            write_tensors(self.path / file, tensors, metadata)
-        except ScattergenError:
-            if not self.has(name):  # the disk may have filled up after the file got its name
-                (self.path / file).unlink(missing_ok=True)
-            raise
-        self._content["files"].pop(file, None)
-        self._content["files"][file] = sha256(self.path / file)
+        path = self.path / file
+        files = self._content["files"]
+        if file in files:
+            # Both are listed while one takes the other's place: a kill in between leaves either.
+            new = temporary_path(path)
+            write_tensors(new, tensors, metadata)
+            digest = sha256(new)
+            files[file] = [self._hashes(file)[0], digest]
+            self._write_content()
+            os.replace(new, path)
+        else:
+            try:
+                write_tensors(path, tensors, metadata)
+            except ScattergenError:  # the disk may have filled up after the file got its name
+                path.unlink(missing_ok=True)
+                raise
+            digest = sha256(path)
+        files.pop(file, None)
+        files[file] = digest
         if stage is not None:
             self._content["stages"].pop(name, None)
             self._content["stages"][name] = dict(stage)
@@ -294,11 +362,7 @@ class RunFolder:
         Raises:
             RunFolderError: If the file is missing or is not the one that was written.
         """
-        if not self.has(name):
-            raise RunFolderError(
-                f"{self.path} has no {name}: the fit was interrupted or has not made it; run the "
-                "same `scattergen fit` command again."
-            )
+        self.require(name)
         return read_tensors(self._check_file(f"{name}.safetensors"))
 
     def _check_file(self, file: str) -> Path:
@@ -309,7 +373,7 @@ class RunFolder:
             raise RunFolderError(f"{path} is missing: {_REMEDY}.") from error
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read ({error.strerror}): {_REMEDY}.") from error
-        if found != self._content["files"][file]:
+        if found not in self._hashes(file):
             raise RunFolderError(
                 f"{path} is not the file that was written there (truncated or changed): {_REMEDY}."
             )

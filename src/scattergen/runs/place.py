@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scattergen.errors import RunFolderError
@@ -105,29 +105,55 @@ def clear(path: Path) -> None:
     _remove(path / INDEX)
     if {file.name for file in path.iterdir()} <= {_LOCK}:
         _remove(path / _LOCK)
-        path.rmdir()
+        with suppress(OSError):  # "." and links to folders cannot be removed
+            path.rmdir()
 
 
-def promote(path: Path) -> None:
+def promote(path: Path) -> bool:
     """Let a finished replacement take the place of the run, or go on after a kill in between.
 
     Args:
         path: The place of a run, locked by this process.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        RunFolderError: If the replacement is not whole.
     """
     new = path / REPLACEMENT
-    if not (new / _READY).exists():
-        return
-    replacing = set(json.loads((new / _READY).read_text()))
+    if not has_finished_replacement(path):
+        return False
+    replacing = _ready_entries(path)
     for name in _entries(path) - replacing:
         _remove(path / name)
     # What has been moved is no longer in `new`.  The index goes last: until then the same steps
     # are found and done again.
-    for file in sorted(new.iterdir(), key=lambda file: file.name == INDEX):
-        if file.name != _READY:
-            if file.name != INDEX:
-                _remove(path / file.name)
-            os.replace(file, path / file.name)
+    for name in sorted(replacing, key=lambda name: name == INDEX):
+        if (new / name).exists():
+            if name != INDEX:
+                _remove(path / name)
+            os.replace(new / name, path / name)
     shutil.rmtree(new)
+    return True
+
+
+def _ready_entries(path: Path) -> set[str]:
+    """Entries of a finished replacement, each still there or in its new place already."""
+    new = path / REPLACEMENT
+    try:
+        listed = json.loads((new / _READY).read_text())
+        whole = INDEX in listed and all(
+            is_name(name) and "/" not in name and any((at / name).exists() for at in (new, path))
+            for name in listed
+        )
+        index = new / INDEX if (new / INDEX).exists() else path / INDEX
+        whole = whole and json.loads(index.read_text()).keys() >= _MARKS
+    except (ValueError, TypeError, AttributeError, OSError):
+        whole = False
+    if not whole:
+        raise RunFolderError(f"{new} is damaged: delete that folder; the run beside it is left.")
+    return set(listed)
 
 
 def mark_ready(path: Path) -> None:
@@ -137,7 +163,7 @@ def mark_ready(path: Path) -> None:
         path: The place of the run.
     """
     new = path / REPLACEMENT
-    write_json(new / _READY, sorted(file.name for file in new.iterdir()))
+    write_json(new / _READY, sorted(file.name for file in new.iterdir() if not is_temporary(file)))
 
 
 def has_finished_replacement(path: Path) -> bool:

@@ -43,7 +43,12 @@ def _refuse_change(run: RunFolder, content: Content) -> None:
     stored = [name for name in ("encoder", "decoder") if run.has(name)]
     stored += [f"densities/{key}" for key in run.names("densities")]
     for name in stored:
-        if name not in content or not _equal(run.read(name), content[name]):
+        if name not in content:
+            raise RunFolderError(
+                f"{run.path} holds {name}, which this model lacks: name another folder, or pass "
+                "overwrite=True to replace the run."
+            )
+        if not _equal(run.read(name), content[name]):
             raise RunFolderError(
                 f"{run.path} holds another {name} than this model: name another folder, or pass "
                 "overwrite=True to replace the run."

@@ -123,6 +123,10 @@ def _reflection(size: int, padded: int) -> Tensor:
     return last - (position % (2 * last) - last).abs()
 
 
+# More are closer to each other than a wavelet is wide, and L² paths take hours.
+_MOST_ORIENTATIONS = 128
+
+
 class Scattering2D(nn.Module):
     r"""Wavelet scattering transform of order at most two.
 
@@ -173,8 +177,11 @@ class Scattering2D(nn.Module):
                 f"J={J} does not fit images of {rows}x{columns} pixels: choose J between 1 and "
                 f"{shorter.bit_length() - 1}, so that 2^J is at most the shorter side."
             )
-        if L < 1:
-            raise InputError(f"L={L} orientations: choose at least 1 (8 is usual).")
+        if not 1 <= L <= _MOST_ORIENTATIONS:
+            raise InputError(
+                f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is "
+                "usual)."
+            )
         if max_order not in (0, 1, 2):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
         self.J, self.L, self.max_order = J, L, max_order

@@ -1,0 +1,401 @@
+"""Codes split into leading components, which a density models, and the rest, which follow them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattergen.densities.expectation_maximization import inverse_of_lower, shrink_to_identity
+from scattergen.densities.mixture import GaussianMixture
+from scattergen.densities.protocol import take_tensor
+from scattergen.densities.sampling import standard_normal
+from scattergen.errors import InputError
+
+_CODES_PER_COMPONENT = 275  # of an automatic choice
+_MOST_COMPONENTS = 200
+_LEADING_SHRINKAGE = 16.0  # of the mixture of the leading components, in codes
+_SLOPE_SHRINKAGE = 32.0  # of the regressions, in codes
+_RIDGE = 1e-5  # of a standardized variance
+_QUANTILE_ROWS = 128  # the same for Rosenblatt's transform, to stay in the cache
+_TINY = 1e-300  # least probability of a tail
+_ROOT_STEPS = 60  # a bisection from 20 standard deviations ends below 1e-15
+_ROWS = 1024  # codes per array (rows, K, m), to bound memory
+
+
+def check_leading(leading: int | None, n_components: int | None, base: str = "normal") -> None:
+    """Refuse keywords that `LeadingComponents.fit` cannot use.
+
+    Args:
+        leading: Number of leading components; None for all.
+        n_components: Of the mixture; None to choose.
+        base: "normal" or "mixture".
+
+    Raises:
+        InputError: If a number is below 1 or the base unknown.
+    """
+    if base not in ("normal", "mixture"):
+        raise InputError(f'base="{base}" is unknown: choose "normal" or "mixture".')
+    if leading is not None and leading < 1:
+        raise InputError(f"leading={leading}: use at least 1 component, or None for all.")
+    if n_components is not None and n_components < 1:
+        raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
+
+
+@dataclass
+class LeadingComponents:
+    r"""Standardized leading components x of a code, and p(trailing | x).
+
+    Codes come from a principal component analysis, so their first components decide how an image
+    looks, and the rest of a code nearly follows from them. With $x = (z_{1 \ldots m} - \mu) /
+    \sigma$, a Gaussian mixture $\sum_k w_k N(x; \mu_k, \Sigma_k)$ and $p(k|x)$ its posterior, the
+    trailing components are a mixture of linear regressions whose residuals share one covariance up
+    to a factor,
+
+    $$p(z_{m+1 \ldots d} \mid x) = \sum_k p(k|x)\, N(b_k + B_k L_k^{-1} (x - \mu_k),\, s_k C),
+    \qquad L_k L_k^T = \Sigma_k$$
+
+    A density of x thus becomes one of z, exactly: $p(z) = p(x)\, p(z_{m+1 \ldots d}|x) / \prod_i
+    \sigma_i$. The mixture itself is a density of x, too, which can serve as the base of a flow.
+
+    Attributes:
+        shift: μ, (m,).
+        scale: σ, (m,).
+        weights: (K,).
+        means: (K, m).
+        cholesky: L, (K, m, m).
+        trailing: b, (K, d - m).
+        slopes: B, (K, d - m, m).
+        factors: s, (K,).
+        residual: Cholesky factor of C, (d - m, d - m).
+    """
+
+    shift: Tensor
+    scale: Tensor
+    weights: Tensor
+    means: Tensor
+    cholesky: Tensor
+    trailing: Tensor
+    slopes: Tensor
+    factors: Tensor
+    residual: Tensor
+
+    @classmethod
+    def fit(
+        cls, z: Tensor, leading: int | None, n_components: int | None, seed: int, mixture: bool
+    ) -> Self:
+        """Fit mixture and regressions, in closed form but for the mixture's EM.
+
+        Args:
+            z: Codes, (N, d), float32.
+            leading: Number m of leading components; None, and any m >= d, means all.
+            n_components: Number K of components; None takes one per 275 codes, at most 200.
+            seed: Of the mixture.
+            mixture: Whether the mixture is needed where nothing is left to regress.
+
+        Returns:
+            The fitted object.
+
+        Raises:
+            InputError: If the codes are too few for K or a leading component is constant.
+        """
+        N, d = z.shape
+        m = d if leading is None else min(leading, d)
+        scale, shift = torch.std_mean(z[:, :m].double(), 0, correction=0)
+        if (z[:, :m].amax(0) == z[:, :m].amin(0)).any():
+            raise InputError(
+                "A leading component of the codes is constant: encode with fewer components."
+            )
+        shift, scale = shift.float(), scale.float()
+        x = (z[:, :m] - shift) / scale
+        K = 1
+        if m < d or mixture:
+            K = n_components or min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
+            found = GaussianMixture(K, shrinkage=_LEADING_SHRINKAGE).fit(x, seed=seed)
+            weights, means, cholesky = found.weights_, found.means_, found.cholesky_
+        else:
+            weights, means, cholesky = torch.ones(1), torch.zeros(1, m), torch.eye(m)[None]
+        self = cls(
+            shift, scale, weights, means, cholesky, torch.zeros(K, d - m),
+            torch.zeros(K, d - m, m), torch.ones(K), torch.eye(d - m),
+        )  # fmt: skip
+        if m < d:
+            self._regress(x, z[:, m:])
+        return self
+
+    def _regress(self, x: Tensor, y: Tensor) -> None:
+        # Every code belongs to its most probable component. In the coordinates u of a component
+        # the leading ones are white, so that regression needs the products with y only; those of
+        # all components together are what the slopes are shrunk to.
+        K, (N, rest) = len(self.weights), y.shape
+        labels = self.log_posterior(x).argmax(1)
+        order = labels.argsort(stable=True).split(torch.bincount(labels, minlength=K).tolist())
+        everywhere = y.mean(0)
+        parts = []
+        for k, rows in enumerate(order):
+            n = len(rows)
+            self.trailing[k] = (y[rows].sum(0) + everywhere) / (n + 1)
+            u = (x[rows] - self.means[k]) @ inverse_of_lower(self.cholesky[k]).T
+            parts.append((u, y[rows] - self.trailing[k]))
+        gram = sum((u.T @ u for u, _ in parts), torch.zeros(x.shape[1], x.shape[1])) / N
+        cross = sum((u.T @ v for u, v in parts), torch.zeros(x.shape[1], rest)) / N
+        ridge = _RIDGE * torch.eye(x.shape[1])
+        scatter = torch.zeros(rest, rest)
+        squares = torch.zeros(K)
+        for k, (u, v) in enumerate(parts):
+            left = u.T @ u + _SLOPE_SHRINKAGE * (gram + ridge)
+            right = u.T @ v + _SLOPE_SHRINKAGE * cross
+            self.slopes[k] = torch.linalg.solve(left.double(), right.double()).T.float()
+            residual = v - u @ self.slopes[k].T
+            scatter += residual.T @ residual
+            squares[k] = residual.square().sum()
+        mean_square = squares.sum() / N
+        counts = torch.tensor([float(len(rows)) for rows in order])
+        self.factors = (squares + _SLOPE_SHRINKAGE * mean_square) / (
+            (counts + _SLOPE_SHRINKAGE) * mean_square.clamp(min=1e-30)
+        )
+        covariance = torch.zeros(rest, rest)
+        for k, (u, v) in enumerate(parts):
+            residual = v - u @ self.slopes[k].T
+            covariance += residual.T @ residual / self.factors[k]
+        variance = y.var(0, correction=0).mean().item()
+        covariance = shrink_to_identity(covariance / N, N, _RIDGE * variance)
+        self.residual = torch.linalg.cholesky(covariance.double()).float()
+
+    @cached_property
+    def _precision_factors(self) -> Tensor:
+        return torch.stack([inverse_of_lower(lower.double()) for lower in self.cholesky])
+
+    def standardize(self, z: Tensor) -> Tensor:
+        """Leading components x of codes: (N, d) -> (N, m)."""
+        m = len(self.shift)
+        return (z[:, :m] - self.shift.to(z)) / self.scale.to(z)
+
+    def _log_joints(self, x: Tensor) -> Tensor:
+        """Logarithms of weight × N(x; …), (N, K)."""
+        factors = self._precision_factors.to(x)
+        constants = (self.weights.double() / self.weights.double().sum()).log().to(x)
+        constants = constants + factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        constants = constants - 0.5 * x.shape[1] * math.log(2 * math.pi)
+        squares = [self._white(part).square().sum(2) for part in x.split(_ROWS)]
+        return constants - 0.5 * torch.cat(squares)
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        """Logarithms of p(k|x) for leading components: (N, m) -> (N, K)."""
+        return self._log_joints(x).log_softmax(1)
+
+    def mixture_log_prob(self, x: Tensor) -> Tensor:
+        """Logarithm of the mixture at leading components, in nats: (N, m) -> (N,)."""
+        return self._log_joints(x).logsumexp(1)
+
+    def draw_mixture(self, generator: np.random.Generator, size: int) -> Tensor:
+        """Leading components drawn from the mixture, (size, m), float64."""
+        weights = self.weights.double().numpy()
+        chosen = torch.from_numpy(generator.choice(len(weights), size, p=weights / weights.sum()))
+        noise = standard_normal(generator, size, len(self.shift))
+        return self._from_white(self.cholesky, self.means, chosen, noise)
+
+    def to_normal(self, x: Tensor) -> Tensor:
+        r"""Rosenblatt's transform of the mixture, which carries it to N(0, I).
+
+        $y_i = \Phi^{-1}(F(x_i \mid x_1 \ldots x_{i-1}))$, where the conditional distributions of
+        a Gaussian mixture are mixtures, too. Its Jacobian follows from the densities.
+
+        Args:
+            x: Leading components, (N, m).
+
+        Returns:
+            (N, m), with the type and device of `x`.
+
+        References:
+            Rosenblatt, "Remarks on a multivariate transformation", 1952.
+        """
+        parts = []
+        for part in x.double().cpu().split(_QUANTILE_ROWS):
+            white = self._white(part)
+            weights = self._conditional_weights(white).exp()
+            below = (weights * _ndtr(white)).sum(1)
+            above = (weights * _ndtr(-white)).sum(1)
+            # By the smaller tail, which keeps its digits.
+            tail = torch.special.ndtri(torch.minimum(below, above).clamp(_TINY, 0.5))
+            parts.append(torch.where(below < above, tail, -tail))
+        return torch.cat(parts).to(x)
+
+    def from_normal(self, y: Tensor) -> Tensor:
+        """Inverse of `to_normal`: (N, m), float64, on the CPU -> (N, m)."""
+        means, lower = self.means.double(), self.cholesky.double()
+        x = torch.zeros_like(y)
+        white = torch.zeros(len(y), *means.shape, dtype=y.dtype)
+        logs = self.weights.double().log().expand(len(y), -1)
+        for i in range(y.shape[1]):
+            scale = lower[:, i, i]
+            centres = means[:, i] + (white[:, :, :i] * lower[:, i, :i]).sum(2)
+            x[:, i] = mixture_quantile(y[:, i], logs.softmax(1), centres, scale)
+            white[:, :, i] = (x[:, i, None] - centres) / scale
+            logs = logs - 0.5 * white[:, :, i].square() - scale.log()
+        return x
+
+    def _white(self, x: Tensor) -> Tensor:
+        """White coordinates of every component: (N, m) -> (N, K, m)."""
+        factors = self._precision_factors.to(x)
+        offsets = torch.einsum("kij,kj->ki", factors, self.means.to(x))
+        return (x @ factors.flatten(0, 1).T).unflatten(1, offsets.shape) - offsets
+
+    def _conditional_weights(self, white: Tensor) -> Tensor:
+        """Logarithms of p(k | x_1 ... x_{i-1}) for every i: (N, K, m) -> (N, K, m)."""
+        steps = -0.5 * white.square() - self.cholesky.double().diagonal(dim1=1, dim2=2).log()
+        before = torch.cat([torch.zeros_like(steps[:, :, :1]), steps[:, :, :-1].cumsum(2)], dim=2)
+        return (self.weights.double().log()[:, None] + before).log_softmax(1)
+
+    @staticmethod
+    def _from_white(lower: Tensor, offset: Tensor, chosen: Tensor, white: Tensor) -> Tensor:
+        """offset[k] + lower[k] @ white, row by row, with k = chosen; in float64."""
+        result = offset.double()[chosen]
+        for k in chosen.unique().tolist():
+            rows = (chosen == k).nonzero()[:, 0]
+            result[rows] += white[rows] @ lower[k].double().T
+        return result
+
+    def complete(self, x: Tensor, generator: np.random.Generator) -> Tensor:
+        """Codes with given leading components, the trailing ones drawn from p(trailing | x).
+
+        Args:
+            x: Leading components, (N, m), float64.
+            generator: Source of randomness.
+
+        Returns:
+            Codes, (N, d), float64.
+        """
+        first = self.shift.double() + self.scale.double() * x
+        if self.trailing.shape[1] == 0:
+            return first
+        cumulative = self.log_posterior(x).exp().cumsum(1)
+        uniform = torch.from_numpy(generator.random((len(x), 1)))
+        chosen = torch.searchsorted(cumulative / cumulative[:, -1:], uniform)[:, 0]
+        white = torch.einsum(
+            "nij,nj->ni", self._precision_factors[chosen], x - self.means.double()[chosen]
+        )
+        noise = standard_normal(generator, len(x), self.trailing.shape[1])
+        rest = self._from_white(self.slopes, self.trailing, chosen, white)
+        rest += self.factors.double().sqrt()[chosen, None] * (noise @ self.residual.double().T)
+        return torch.cat([first, rest], dim=1)
+
+    def log_prob_rest(self, z: Tensor) -> Tensor:
+        """What is to be added to log p(x) to get log p(z), in nats: (N, d) -> (N,)."""
+        x = self.standardize(z)
+        stretch = self.scale.double().log().sum().to(z)
+        rest = self.trailing.shape[1]
+        if rest == 0:
+            return (-stretch).expand(len(z))
+        inverse = inverse_of_lower(self.residual.double())
+        y = z[:, x.shape[1] :] @ inverse.T.to(z)
+        log_determinant = -inverse.diagonal().log().sum().to(z)
+        logs = self.log_posterior(x)
+        total = torch.full_like(logs[:, 0], -math.inf)
+        for k, precision in enumerate(self._precision_factors):
+            white = (x - self.means[k].to(z)) @ precision.T.to(z)
+            mean = self.trailing[k].double() @ inverse.T
+            slopes = inverse @ self.slopes[k].double()
+            squares = (y - mean.to(z) - white @ slopes.T.to(z)).square().sum(1)
+            factor = self.factors[k].to(z)
+            constant = log_determinant + 0.5 * rest * (2 * math.pi * factor).log()
+            total = torch.logaddexp(total, logs[:, k] - 0.5 * squares / factor - constant)
+        return total - stretch
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything fitted, as tensors named "leading/…"."""
+        names = self.__dataclass_fields__
+        return {f"leading/{name}": getattr(self, name) for name in names}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The object that `state` was taken from.
+
+        Args:
+            tensors: State of a density.
+
+        Returns:
+            An equal object.
+
+        Raises:
+            RunFolderError: If tensors are missing or do not fit together.
+        """
+        K, m = take_tensor(tensors, "leading/means", (None, None)).shape
+        rest = take_tensor(tensors, "leading/trailing", (K, None)).shape[1]
+        shapes = {
+            "shift": (m,), "scale": (m,), "weights": (K,), "means": (K, m), "cholesky": (K, m, m),
+            "trailing": (K, rest), "slopes": (K, rest, m), "factors": (K,),
+            "residual": (rest, rest),
+        }  # fmt: skip
+        return cls(**{n: take_tensor(tensors, f"leading/{n}", s) for n, s in shapes.items()})
+
+    @property
+    def n_features(self) -> int:
+        """Number d of components of a code."""
+        return len(self.shift) + self.trailing.shape[1]
+
+    @property
+    def description(self) -> str:
+        """What the trailing components follow, for one line of a report."""
+        rest = self.trailing.shape[1]
+        if rest == 0:
+            return f"all {self.n_features} components"
+        return (
+            f"{len(self.shift)} of {self.n_features} components, the other {rest} by "
+            f"{len(self.weights)} linear regressions"
+        )
+
+
+def _ndtr(x: Tensor) -> Tensor:
+    """Distribution function of N(0, 1); PyTorch's own is 0 below -8.3."""
+    return 0.5 * torch.erfc(-math.sqrt(0.5) * x)
+
+
+def mixture_quantile(y: Tensor, weights: Tensor, centres: Tensor, scale: Tensor) -> Tensor:
+    r"""The x at which Gaussian mixtures in one dimension have the probability of N(0, 1) below y.
+
+    Newton's steps on $\Phi^{-1}(F(x)) = y$, each replaced by a bisection where it would leave the
+    interval that is known to hold the root.
+
+    Args:
+        y: (N,), float64.
+        weights: Summing to 1, (N, K).
+        centres: (N, K).
+        scale: Standard deviations, (K,).
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> y = torch.tensor([-1.0, 2.0], dtype=torch.float64)
+        >>> x = mixture_quantile(y, torch.ones(2, 1), torch.zeros(2, 1), 3 * torch.ones(1))
+        >>> [round(value, 6) for value in x.tolist()]
+        [-3.0, 6.0]
+    """
+    reach = y.abs()[:, None] * scale
+    low = (centres - reach).amin(1) - scale.max()
+    high = (centres + reach).amax(1) + scale.max()
+    x = (weights * centres).sum(1).clamp(low, high)
+    for _ in range(_ROOT_STEPS):
+        u = (x[:, None] - centres) / scale
+        below = (weights * _ndtr(u)).sum(1)
+        above = (weights * _ndtr(-u)).sum(1)
+        tail = torch.special.ndtri(torch.minimum(below, above).clamp(_TINY, 0.5))
+        found = torch.where(below < above, tail, -tail)
+        too_high = found > y
+        low, high = torch.where(too_high, low, x), torch.where(too_high, x, high)
+        # Both densities lack the same factor (2π)^-1/2.
+        slope = (weights / scale * (-0.5 * u.square()).exp()).sum(1) / (-0.5 * found.square()).exp()
+        step = (found - y) / slope
+        newton = x - step
+        inside = (newton >= low) & (newton <= high)  # not if it is NaN
+        following = torch.where(inside, newton, (low + high) / 2)
+        moved = (following - x).abs().max()
+        x = following
+        if moved <= 1e-14 * (1 + x.abs().max()):
+            break
+    return x
