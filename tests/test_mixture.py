@@ -1,5 +1,7 @@
 """The mixture: EM against closed forms and scikit-learn, truncation, shrinkage, rescue."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -244,3 +246,50 @@ def test_too_few_or_equal_codes_are_refused():
 def test_best_candidates_come_first():
     found = Expectation(torch.tensor([[4, 7, 9]]), torch.tensor([[-3.0, -1.0, -2.0]]))
     assert found.best(2).tolist() == [[7, 9]]
+
+
+# EM on the leading components
+
+
+def three_clusters(n=3000):
+    """Three clusters that the first two of six components tell apart, of which each has its own
+    covariance in all six."""
+    generator = torch.Generator().manual_seed(3)
+    parts = []
+    for centre in ((-8.0, 0.0), (8.0, 0.0), (0.0, 8.0)):
+        mix = torch.randn(6, 6, generator=generator) / 2 + torch.eye(6)
+        part = torch.randn(n // 3, 6, generator=generator) @ mix
+        part[:, :2] += torch.tensor(centre)
+        parts.append(part)
+    return torch.cat(parts), parts
+
+
+def test_leading_components_decide_and_all_are_modelled():
+    z, parts = three_clusters()
+    mixture = GaussianMixture(n_components=3, shrinkage=0, leading=2, leading_shrinkage=0).fit(z)
+    for part in parts:
+        k = (mixture.means_ - part.mean(0)).norm(dim=1).argmin()
+        # The clusters are 11 apart and have deviations up to 2.5 in the leading components: a
+        # hundredth of the codes may be assigned otherwise, which moves a mean by 0.01 * 11.
+        torch.testing.assert_close(mixture.means_[k], part.mean(0), rtol=0, atol=0.12)
+        covariance = mixture.cholesky_[k] @ mixture.cholesky_[k].T
+        expected = torch.cov(part.T, correction=0)
+        # So few codes, at a squared distance of 11 ** 2 at most, add 0.01 * 121.
+        torch.testing.assert_close(covariance, expected, rtol=0, atol=1.3)
+        assert (covariance - expected).abs()[2:, 2:].max() < 0.2  # where nothing is assigned by
+
+
+def test_all_components_as_leading_ones_are_none():
+    z, _ = three_clusters(300)
+    expected = GaussianMixture(n_components=3).fit(z, seed=1)
+    for leading in (6, 100):
+        found = GaussianMixture(n_components=3, leading=leading).fit(z, seed=1)
+        assert torch.equal(found.sample(20), expected.sample(20))
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"leading": 0}, {"leading_shrinkage": -1.0}, {"shrinkage": math.nan}]
+)
+def test_leading_components_out_of_range(keywords):
+    with pytest.raises(InputError, match=r"use at least 1|cannot be negative"):
+        GaussianMixture(**keywords)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.densities.expectation_maximization import (
+    Components,
     expectation,
     inverse_of_lower,
     log_joint,
@@ -61,6 +62,10 @@ class GaussianMixture:
         n_components: Number K of components; None takes one per 300 codes, at least 1 and at most
         200.
         shrinkage: Weight κ of the pooled covariance, in codes.
+        leading: EM sees the first so many components of the codes only, and one M-step over all of
+            them follows; None lets it see all.  Trailing components of whitened codes are mostly
+            noise to the assignment of codes to Gaussians, and cost most of the time.
+        leading_shrinkage: κ while EM sees the leading components only.
         max_iterations: Of full EM.
         tolerance: EM stops when the mean log-likelihood per code gains less than this, in nats.
 
@@ -70,7 +75,8 @@ class GaussianMixture:
         cholesky_: Lower triangular factors of the covariances, (K, d, d), float32.
         n_features_: d.
         history_: One row per iteration of full EM: "epoch", "seconds", "log_likelihood" (mean per
-            code, before the update, in nats), "smallest", "largest" (component, in codes).
+            code, before the update, in nats; of the leading components if EM sees only these),
+            "smallest", "largest" (component, in codes).
 
     Raises:
         InputError: If an argument is out of range.
@@ -101,15 +107,24 @@ class GaussianMixture:
         shrinkage: float = 32.0,
         max_iterations: int = 15,
         tolerance: float = 0.5,
+        leading: int | None = None,
+        leading_shrinkage: float = 8.0,
     ) -> None:
         if n_components is not None and n_components < 1:
             raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
-        if shrinkage < 0:
-            raise InputError(f"shrinkage={shrinkage}: a weight cannot be negative.")
+        for name, weight in {
+            "shrinkage": shrinkage,
+            "leading_shrinkage": leading_shrinkage,
+        }.items():
+            if not weight >= 0:
+                raise InputError(f"{name}={weight}: a weight cannot be negative.")
+        if leading is not None and leading < 1:
+            raise InputError(f"leading={leading}: use at least 1 component, or None for all.")
         if max_iterations < 1:
             raise InputError(f"max_iterations={max_iterations}: at least 1 is needed.")
         self.n_components, self.shrinkage = n_components, shrinkage
         self.max_iterations, self.tolerance = max_iterations, tolerance
+        self.leading, self.leading_shrinkage = leading, leading_shrinkage
 
     @property
     def description(self) -> str:
@@ -148,12 +163,16 @@ class GaussianMixture:
             InputError: If the codes cannot be used or are too few.
         """
         start = time.monotonic()
-        x = check_codes(z, minimum=2).float().to(device)
-        N, K = len(x), self.count_components(len(x))
-        ridge = _RIDGE * x.var(0, correction=0).mean().item()
-        if not (x.amax(0) > x.amin(0)).any():
+        codes = check_codes(z, minimum=2).float().to(device)
+        N, d = codes.shape
+        K = self.count_components(N)
+        if not (codes.amax(0) > codes.amin(0)).any():
             raise InputError("All codes are equal: there is no distribution to model.")
         generator = np.random.default_rng(seed)
+        partly = self.leading is not None and self.leading < d
+        x = codes[:, : self.leading].contiguous() if partly else codes
+        kappa = self.leading_shrinkage if partly else self.shrinkage
+        ridge = _RIDGE * codes.var(0, correction=0).mean().item()
         history: History = []
         with progress.task("mixture", total=self.max_iterations) as task:
             components = shared_covariance_em(
@@ -162,7 +181,7 @@ class GaussianMixture:
             candidates = propose(x, components, min(K, _MOST_CANDIDATES))
             for iteration in range(1, self.max_iterations + 1):
                 found = expectation(x, candidates, components)
-                components = maximization(x, found, components, self.shrinkage, ridge, generator)
+                components = maximization(x, found, components, kappa, ridge, generator)
                 counts, log_likelihood = N * components.weights, found.log_likelihood
                 row = {"epoch": iteration, "seconds": time.monotonic() - start}
                 row |= {"log_likelihood": log_likelihood}
@@ -175,9 +194,16 @@ class GaussianMixture:
                         break
                 if K > _MOST_CANDIDATES:
                     candidates = unite(found.best(3), propose(x, components, 2))
+            if partly:
+                found = expectation(x, candidates, components)
+                zeros = (codes.new_zeros(size) for size in ((K, d), (K, d, d), (d, d)))
+                components = Components(components.weights, *zeros)
+                components = maximization(
+                    codes, found, components, self.shrinkage, ridge, generator
+                )
         self.weights_, self.means_ = components.weights.cpu(), components.means.cpu()
         self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
-        self.n_features_, self.history_ = x.shape[1], history
+        self.n_features_, self.history_ = d, history
         return self
 
     def count_components(self, N: int) -> int:

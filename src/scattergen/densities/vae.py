@@ -388,15 +388,14 @@ class VariationalAutoencoder:
             take_tensor(tensors, "leading/means", (None, self.n_latent))
             take_tensor(tensors, "leading/trailing", (None, rest))
         if self.noise == "diagonal" or (self.noise == "full" and self.prior == "normal"):
-            shapes = (d,), (d, d) if self.noise == "full" else (d,)
-            mean, factor = (
-                take_tensor(tensors, *one) for one in zip(_RESIDUAL, shapes, strict=True)
-            )
-            self.residual_ = mean, factor
+            mean, factor = _RESIDUAL
+            shape = (d, d) if self.noise == "full" else (d,)
+            self.residual_ = take_tensor(tensors, mean, (d,)), take_tensor(tensors, factor, shape)
         self.n_features_, self.history_ = d, take_history(tensors)
 
 
 IMPROVED_VAE: dict[str, Any] = {
-    "beta": 0.01, "learn_variance": True, "prior": "mixture", "noise": "full",
+    "n_latent": 48, "beta": 0.01, "epochs": 60, "learn_variance": True, "prior": "mixture",
+    "noise": "full",
 }  # fmt: skip
 """Keywords of `VariationalAutoencoder` for good samples: chosen on held-out codes of MNIST."""
