@@ -293,3 +293,13 @@ def test_a_gpu_gives_the_same_coefficients(shape, J, L, max_order):
     assert s.is_cuda
     # Other FFTs and orders of summation: some ten roundings of 6e-8, of values up to 1.
     torch.testing.assert_close(s.cpu(), scattering(x), rtol=1e-5, atol=2e-6)
+
+
+def test_transforms_of_the_same_images_share_their_filters():
+    first, second = Scattering2D(2, (20, 24), L=4), Scattering2D(2, (20, 24), L=4)
+    device = torch.device("cpu")
+    for dtype in (torch.float32, torch.float64):
+        shared = first._constants_for(dtype, device)
+        assert second._constants_for(dtype, device) is shared
+        assert shared is not Scattering2D(2, (20, 24), L=5)._constants_for(dtype, device)
+    assert first._plan_for(torch.float32) is second._plan_for(torch.float32)

@@ -194,8 +194,6 @@ class Scattering2D(nn.Module):
             (self.padded_shape[0] - margin) // 2**J,
             (self.padded_shape[1] - margin) // 2**J,
         )
-        self._constants: dict[tuple[torch.dtype, torch.device], Constants] = {}
-        self._plans: dict[torch.dtype, Plan] = {}
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -300,20 +298,47 @@ class Scattering2D(nn.Module):
         return torch.cat([block for order in orders for block in order], 1)
 
     def _source(self) -> tuple[Tensor, Tensor]:
-        (H, W), (M, N) = self.shape, self.padded_shape
-        return _reflection(H, M), _reflection(W, N)
+        return _source(self.shape, self.padded_shape)
 
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        if dtype not in self._plans:
-            bank = filter_bank(self.padded_shape, self.J, self.L)
-            self._plans[dtype] = build_plan(
-                bank, self._source(), self.output_shape, self.max_order, dtype
-            )
-        return self._plans[dtype]
+        return _shared_plan(
+            self.shape, self.padded_shape, self.J, self.L, self.output_shape, self.max_order, dtype
+        )
 
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        key = (dtype, device)
-        if key not in self._constants:
-            bank = filter_bank(self.padded_shape, self.J, self.L)
-            self._constants[key] = Constants(bank, self._source(), dtype, device)
-        return self._constants[key]
+        return _shared_constants(self.shape, self.padded_shape, self.J, self.L, dtype, device)
+
+
+def _source(shape: tuple[int, int], padded_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    (H, W), (M, N) = shape, padded_shape
+    return _reflection(H, M), _reflection(W, N)
+
+
+# Transforms of the same images share what is computed for them. A few sets are kept, so that those
+# of sizes that are no longer used leave the memory of their device.
+
+
+@lru_cache(maxsize=8)
+def _shared_plan(
+    shape: tuple[int, int],
+    padded_shape: tuple[int, int],
+    J: int,
+    L: int,
+    output_shape: tuple[int, int, int],
+    max_order: int,
+    dtype: torch.dtype,
+) -> Plan:
+    bank = filter_bank(padded_shape, J, L)
+    return build_plan(bank, _source(shape, padded_shape), output_shape, max_order, dtype)
+
+
+@lru_cache(maxsize=8)
+def _shared_constants(
+    shape: tuple[int, int],
+    padded_shape: tuple[int, int],
+    J: int,
+    L: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Constants:
+    return Constants(filter_bank(padded_shape, J, L), _source(shape, padded_shape), dtype, device)
