@@ -35,7 +35,6 @@ from scattergen.training import Batch, Metrics, check_settings, train
 
 _FIRST_LOG_VARIANCE = -4.0
 _RIDGE = 1e-5  # of the mean variance of the codes, in the covariance of the residuals
-_RESIDUAL = ("residual/mean", "residual/factor")
 _EVERY = 12  # one code in twelve is held out: 5,000 of MNIST's 60,000
 
 
@@ -372,7 +371,7 @@ class VariationalAutoencoder:
         if self.mixture_ is not None:
             networks |= self.mixture_.state()
         if self.residual_ is not None:
-            networks |= dict(zip(_RESIDUAL, self.residual_, strict=True))
+            networks["residual/mean"], networks["residual/factor"] = self.residual_
         return networks | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -388,14 +387,14 @@ class VariationalAutoencoder:
             take_tensor(tensors, "leading/means", (None, self.n_latent))
             take_tensor(tensors, "leading/trailing", (None, rest))
         if self.noise == "diagonal" or (self.noise == "full" and self.prior == "normal"):
-            mean, factor = _RESIDUAL
+            mean = take_tensor(tensors, "residual/mean", (d,))
             shape = (d, d) if self.noise == "full" else (d,)
-            self.residual_ = take_tensor(tensors, mean, (d,)), take_tensor(tensors, factor, shape)
+            self.residual_ = mean, take_tensor(tensors, "residual/factor", shape)
         self.n_features_, self.history_ = d, take_history(tensors)
 
 
 IMPROVED_VAE: dict[str, Any] = {
-    "n_latent": 48, "beta": 0.01, "epochs": 60, "learn_variance": True, "prior": "mixture",
-    "noise": "full",
+    "n_latent": 32, "beta": 0.01, "widths": [512, 256], "learn_variance": True,
+    "prior": "mixture", "noise": "full",
 }  # fmt: skip
 """Keywords of `VariationalAutoencoder` for good samples: chosen on held-out codes of MNIST."""
