@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities import DENSITIES, draw_in_chunks, hyperparameters, make, standard_normal
+from scattergen.densities import DENSITIES, Noise, draw_in_chunks, hyperparameters, make
 from scattergen.densities.protocol import check_codes, check_fitted, take_tensor
 from scattergen.progress import SILENT, Progress
 
@@ -48,16 +48,16 @@ class ParzenWindows:
         self.n_features_, self.history_ = z.shape[1], [{"epoch": 1, "seconds": 0.0}]
         return self
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Draw codes; all randomness comes from the chunk's generator."""
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """Draw codes; all randomness comes from the chunk's noise, which has the temperature."""
         check_fitted(self)
+        weights = torch.ones(len(self.centres_))
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
-            chosen = torch.from_numpy(generator.integers(len(self.centres_), size=size))
-            noise = standard_normal(generator, size, self.n_features_)
-            return self.centres_[chosen] + self.bandwidth * noise
+        def draw(noise: Noise, size: int) -> Tensor:
+            chosen = noise.choice(weights, size)
+            return self.centres_[chosen] + self.bandwidth * noise.normal(size, self.n_features_)
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted."""

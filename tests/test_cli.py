@@ -334,7 +334,7 @@ def test_density(scattergen, run_copy):
         "density": "mixture-3", "picture": str(picture), "finished_before": True
     }  # fmt: skip
     error = scattergen(*args, "--set", "shrinkage=1", "--seed", 4, code=2).err
-    assert re.search(r"hyperparameters\.shrinkage=[\d.]+ there, 1 now", error)
+    assert 'hyperparameters.shrinkage="auto" there, 1 now' in error
     assert "seed=0 there, 4 now" in error
     assert (run_copy / "densities" / "mixture-3.safetensors").read_bytes() == before
     scattergen(*args, "--set", "shrinkage=1", "--overwrite")

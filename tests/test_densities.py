@@ -1,6 +1,7 @@
 """One contract for every registered density, and for one that a user registers."""
 
 import json
+import math
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
@@ -21,36 +22,23 @@ from scattergen.densities import (
     names,
     registered_name,
     registry,
-    standard_normal,
+    sample_density,
 )
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.storage import read_tensors, write_tensors
 from scattergen.training import train
-
-D = 5
-SMALL = {
-    "gaussian": {},
-    "mixture": {"n_components": 3, "shrinkage": 20.0},
-    "vae": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
-    "gan": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
-    # Three of the five components are modelled, the other two follow by regressions.
-    "flow": {"leading": 3, "layers": 2, "widths": (16,), "bins": 4, "epochs": 2, "batch_size": 64},
-    "flow_matching": {"leading": 3, "width": 16, "blocks": 1, "epochs": 2, "batch_size": 64},
-    "sliced": {"leading": 3, "layers": 6, "knots": 8},
-}
-GRADIENT = ["vae", "gan", "flow", "flow_matching"]
+from small_densities import GRADIENT, SMALL, D, fit
+from small_densities import codes as small_codes
 
 
 @pytest.fixture(scope="module")
 def z():
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(D, D, generator=generator)
-    return torch.randn(500, D, generator=generator) @ mixing + 1
+    return small_codes()
 
 
 @pytest.fixture(scope="module")
 def fitted(z):
-    return {name: make(name, **SMALL[name]).fit(z, seed=3) for name in SMALL}
+    return {name: fit(make(name, **SMALL[name]), z, seed=3) for name in SMALL}
 
 
 @pytest.fixture(params=list(DENSITIES))
@@ -112,7 +100,7 @@ def test_samples_do_not_depend_on_the_number_of_threads(name, fitted):
 def test_fits_repeat_and_leave_the_global_random_state_alone(name, z, fitted):
     torch.manual_seed(11)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    again = make(name, **SMALL[name]).fit(z, seed=3)
+    again = fit(make(name, **SMALL[name]), z, seed=3)
     assert same(again.sample(50), fitted[name].sample(50))
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
@@ -120,7 +108,7 @@ def test_fits_repeat_and_leave_the_global_random_state_alone(name, z, fitted):
 
 def test_fitting_leaves_the_codes_alone(name, z):
     codes = z.clone()
-    make(name, **SMALL[name]).fit(codes)
+    fit(make(name, **SMALL[name]), codes)
     assert torch.equal(codes, z)
 
 
@@ -189,8 +177,39 @@ def test_negative_numbers_are_refused(name, fitted, n, seed):
         fitted[name].sample(n, seed=seed)
 
 
+def test_temperature_scales_the_noise(name, fitted):
+    density = fitted[name]
+    default = density.sample(600, seed=4)
+    assert same(density.sample(600, seed=4, temperature=1), default)
+    cold = density.sample(600, seed=4, temperature=0.0)
+    # Without noise only choices are left, of a component and of a regression; 1e-4 is far above
+    # the rounding of values of order 1 and far below what tells two choices apart.
+    assert len((cold * 1e4).round().unique(dim=0)) < 20
+    moved = [
+        (density.sample(600, seed=4, temperature=t) - cold).norm(dim=1).mean().item()
+        for t in (0.3, 1.0, 2.0)
+    ]
+    assert 0 < moved[0] < moved[1] < moved[2]
+    assert same(
+        density.sample(600, seed=4, temperature=0.3)[:7], density.sample(7, seed=4, temperature=0.3)
+    )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "mixture", "class_conditional"])
+def test_the_spread_of_gaussians_is_proportional_to_the_temperature(name, fitted):
+    cold, half, warm = (fitted[name].sample(600, temperature=t).double() for t in (0, 0.5, 1))
+    # Rounding to float32 of values below 16: 3 values, each to 2^-21.
+    torch.testing.assert_close(half - cold, 0.5 * (warm - cold), atol=3 * 2**-21, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf, "hot", True, None])
+def test_temperatures_that_are_none_are_refused(name, fitted, temperature):
+    with pytest.raises(InputError, match=f"temperature={temperature!r}: give a number of at least"):
+        fitted[name].sample(1, temperature=temperature)
+
+
 def test_likelihoods_integrate_to_one(name, z):
-    density = make(name, **SMALL[name]).fit(z[:, :2])
+    density = fit(make(name, **SMALL[name]), z[:, :2])
     if not isinstance(density, LikelihoodDensity):
         pytest.skip(f"{name} has no exact likelihood")
     # The trapezoidal rule over ±8 standard deviations: the tails hold < 1e-10, and for densities
@@ -235,7 +254,9 @@ def test_an_interrupted_fit_continues_to_the_same_density(name, z, tmp_path, mon
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(InputError, match=r"choose one of gaussian, .*, sliced, or register"):
+    with pytest.raises(
+        InputError, match=r"choose one of gaussian, .*, class_conditional, or register"
+    ):
         make("diffusion")
     with pytest.raises(InputError, match=r'"vae" has no option "gamma": its options are n_latent'):
         make("vae", gamma=1)
@@ -251,7 +272,7 @@ def test_unknown_names_and_options_are_refused():
         ("vae", {"epochs": True}, r"epochs=True.*give a whole number"),
         ("vae", {"widths": [16, "x"]}, r"widths=.*give a list, each element a whole number"),
         ("vae", {"widths": 16}, r"widths=16.*give a list"),
-        ("mixture", {"n_components": "many"}, r"give a whole number or null, such as None"),
+        ("mixture", {"n_components": "many"}, "give a whole number or one of 'auto' or null, such as None"),
         ("vae", {"beta": -1.0}, "cannot be negative"),
         ("vae", {"n_latent": 0}, "at least 1"),
         ("vae", {"widths": []}, "at least one hidden layer"),
@@ -299,8 +320,8 @@ class Uniform:
         return self
 
     def sample(self, n, *, seed=0):
-        def draw(generator, size):
-            unit = torch.from_numpy(generator.random((size, self.n_features_)))
+        def draw(noise, size):
+            unit = torch.from_numpy(noise.generator.random((size, self.n_features_)))
             return self.low_ + (self.high_ - self.low_) * unit
 
         return draw_in_chunks(n, seed, draw)
@@ -326,6 +347,11 @@ def test_a_users_density_plugs_in_by_assignment(z, monkeypatch):
     assert same(density.sample(300)[:5], density.sample(5))
     with pytest.raises(InputError, match="give a number"):
         make("mine", margin="wide")
+    assert same(sample_density(density, 5, temperature=1.0), density.sample(5))
+    with pytest.raises(InputError, match=r"Uniform has no temperature: leave it out"):
+        sample_density(density, 5, temperature=0.5)
+    with pytest.raises(InputError, match=r"Uniform is not class-conditional: fit one"):
+        sample_density(density, 5, labels=0)
 
 
 def test_a_packages_density_is_imported_when_it_is_used(monkeypatch):
@@ -346,11 +372,11 @@ def test_a_packages_density_is_imported_when_it_is_used(monkeypatch):
 
 
 def test_chunks_have_generators_of_their_own():
-    codes = draw_in_chunks(512, 1, lambda generator, size: standard_normal(generator, size, 2))
+    codes = draw_in_chunks(512, 1, lambda noise, size: noise.normal(size, 2))
     expected = np.random.default_rng([1, 1]).standard_normal((256, 2))
     assert same(codes[256:], torch.from_numpy(expected).float())
     # A sample of one chunk owns its memory, not that of the whole chunk.
-    one = draw_in_chunks(1, 1, lambda generator, size: standard_normal(generator, size, 2))
+    one = draw_in_chunks(1, 1, lambda noise, size: noise.normal(size, 2))
     assert one.untyped_storage().nbytes() == 8
 
 

@@ -1,9 +1,11 @@
 """`scattergen evaluate`: scores of a run's densities beside those of real images."""
 
 import json
+import statistics
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import scattergen as sg
@@ -63,6 +65,79 @@ def test_scores_are_those_of_the_features(evaluated, digits, run_copy):
     assert found["rows"]["mixture"]["training_seconds"] == stages["densities/mixture"]["seconds"]
     assert found["rows"]["mixture"]["images_per_second"] > 0
     assert found["rows"]["training images"]["training_seconds"] is None
+    assert found["rows"]["mixture"]["frechet_by_seed"] == [
+        found["rows"]["mixture"]["frechet"]["value"]
+    ]
+
+
+def test_likelihoods_are_those_of_codes(evaluated, digits, run_copy):
+    table = evaluated("--seed", 5).out
+    rows = json.loads((run_copy / "evaluation.json").read_text())["rows"]
+    data, model = open_dataset(digits), sg.load(run_copy)
+    assert len(data.test) <= 40  # so that all are taken
+    z = model.encode(data.test)
+    for key in ("gaussian", "mixture"):
+        values = model.densities[key].log_prob(z).double()
+        error = (values.var() / len(z)).sqrt().item()
+        found = rows[key]["log_likelihood"]
+        # Other batches round float32 codes otherwise, by about 1e-6.
+        assert found["value"] == pytest.approx(values.mean().item(), rel=1e-4)
+        assert found["standard_error"] == pytest.approx(error, rel=1e-3)
+        assert f"{found['value']:.1f} ± {found['standard_error']:.1f}" in table
+        numbers = np.sort(np.random.default_rng(6).choice(300, 40, replace=False))
+        trained_on = model.densities[key].log_prob(
+            model.encode(data.train[torch.from_numpy(numbers)])
+        )
+        found = rows[key]["training_log_likelihood"]["value"]
+        assert found == pytest.approx(trained_on.mean().item(), rel=1e-4)
+    for key in ("vae", "gan", "training images"):
+        assert rows[key]["log_likelihood"] is rows[key]["training_log_likelihood"] is None
+    assert next(x for x in table.splitlines() if x.startswith("gan") and "-" in x).split()[1] == "-"
+
+
+def test_an_impossible_code_has_no_likelihood_in_json(evaluated, run_copy, monkeypatch):
+    def impossible(self, z):
+        return torch.full((len(z),), -torch.inf).index_fill(0, torch.tensor([0]), -1.0)
+
+    monkeypatch.setattr(sg.densities.Gaussian, "log_prob", impossible)
+    assert "-inf" in evaluated("--density", "gaussian").out
+    row = json.loads((run_copy / "evaluation.json").read_text())["rows"]["gaussian"]
+    assert row["log_likelihood"] is None
+
+
+def test_repeats_are_the_scores_of_the_next_seeds(evaluated, run_copy):
+    one = ["--density", "mixture,gaussian", "--json"]
+    alone = [json.loads(evaluated(*one, "--seed", seed).out)["rows"] for seed in (3, 4, 5)]
+    table = evaluated(*one[:2], "--seed", 3, "--repeats", 3).out
+    rows = json.loads((run_copy / "evaluation.json").read_text())["rows"]
+    for key in ("mixture", "gaussian"):
+        values = rows[key]["frechet_by_seed"]
+        assert values == [row[key]["frechet"]["value"] for row in alone]
+        assert rows[key]["frechet"] == alone[0][key]["frechet"]
+        assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in table
+    assert "Fréchet, 3 seeds" in table
+    assert "seeds" not in evaluated(*one[:2]).out
+
+
+def test_copies_are_named(evaluated, digits, run_copy, monkeypatch):
+    assert "copies training" not in evaluated().out
+    train = open_dataset(digits).train
+    # The decoder of this small run blurs, so that even decoded training codes are no copies.
+    monkeypatch.setattr(
+        sg.GenerativeScatteringNetwork,
+        "decode",
+        lambda self, z: train[torch.arange(len(z)) % len(train)],
+    )
+    lines = evaluated("-n", 300, "--density", "mixture").out.splitlines()
+    line = lines[-3]
+    assert line.startswith("The density mixture copies training images (p = 0.0001): 100.0%")
+    assert sum("copies training" in line for line in lines) == 1  # not of the references
+    found = json.loads((run_copy / "evaluation.json").read_text())["rows"]
+    assert found["mixture"]["memorisation"]["copies"] is True
+    # Compared with training images, nobody can tell.
+    assert "copies training" not in evaluated("-n", 100, "--against", "train").out
+    found = json.loads((run_copy / "evaluation.json").read_text())["rows"]
+    assert found["mixture"]["memorisation"] is None
 
 
 def test_other_images_to_compare_with(evaluated, digits, tmp_path):
@@ -86,6 +161,7 @@ def test_other_images_to_compare_with(evaluated, digits, tmp_path):
         (["--density", "diffusion"], 'no density "diffusion": it has gaussian, mixture, vae, gan'),
         (["--density", "gaussian,"], "lacks a name"),
         (["--against", "nowhere/"], "nowhere"),
+        (["--repeats", "0"], "greater than or equal to 1"),
         (["-n", "5"], "greater than or equal to 20"),
         (["--images", "mnist"], "mnist does not hold the images that"),
     ],
@@ -113,3 +189,6 @@ def test_images_without_a_test_set(scattergen, tmp_path):
     assert "28" in scattergen(*evaluate_run, "--features", "digits", code=2).err
     found = json.loads(scattergen(*evaluate_run, "--against", "train", "--json").out)
     assert found["features"]["name"] == "scattering"
+    row = found["rows"]["gaussian"]
+    assert row["log_likelihood"] is None
+    assert row["training_log_likelihood"]["value"] < 0

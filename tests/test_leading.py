@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scattergen.densities import Flow, GaussianMixture, SlicedTransport
+from scattergen.densities import Flow, GaussianMixture, Noise, SlicedTransport
 from scattergen.densities.leading import LeadingComponents, mixture_quantile
 from scattergen.errors import InputError
 
@@ -41,7 +41,7 @@ def test_with_one_component_it_is_the_joint_gaussian():
 def test_the_rest_follows_the_leading_components(clusters):
     leading = fit(clusters, 2, 2)
     x = leading.standardize(clusters).double()
-    completed = leading.complete(x, np.random.default_rng(0))
+    completed = leading.complete(x, Noise(np.random.default_rng(0)))
     torch.testing.assert_close(completed[:, :2].float(), clusters[:, :2], atol=1e-4, rtol=0)
     inside = clusters[:, 0] < -2
     for part in (inside, ~inside):
@@ -55,7 +55,7 @@ def test_the_rest_follows_the_leading_components(clusters):
 def test_its_likelihood_of_the_rest_is_that_of_its_draws(clusters):
     leading = fit(clusters[:, :4], 2, 2)
     x = leading.standardize(clusters[:1]).expand(20_000, 2).double()
-    drawn = leading.complete(x, np.random.default_rng(1))
+    drawn = leading.complete(x, Noise(np.random.default_rng(1)))
     # p(rest | x) of two components, on a grid of 12 standard deviations about the draws.
     centre, reach = drawn[:, 2:].mean(0), 6 * drawn[:, 2:].std(0)
     axes = [
@@ -75,7 +75,7 @@ def test_its_likelihood_of_the_rest_is_that_of_its_draws(clusters):
 
 def test_rosenblatts_transform_inverts_and_gives_the_normal_distribution(clusters):
     leading = fit(clusters, None, 3)
-    x = leading.draw_mixture(np.random.default_rng(0), 6000)
+    x = leading.draw_mixture(Noise(np.random.default_rng(0)), 6000)
     y = leading.to_normal(x)
     # A mean of 6,000 has a standard deviation of 0.013, a variance of 0.018, a covariance of 0.013:
     # four of them.

@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 import torch
 from sklearn.covariance import OAS
+from sklearn.decomposition import FactorAnalysis
 from sklearn.mixture import GaussianMixture as Reference
 
 from scattergen.densities import GaussianMixture
+from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.expectation_maximization import (
     Components,
     Expectation,
+    Statistics,
     expectation,
     maximization,
     propose,
     seed_means,
     shared_covariance_em,
-    shrink_to_identity,
     unite,
 )
+from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
+from scattergen.densities.mixture_selection import choose_shrinkage
 from scattergen.errors import InputError
 
 
@@ -82,7 +86,7 @@ def test_one_iteration_is_that_of_scikit_learn():
     start = Components(weights, means, covariances.clone(), covariances[0])
     everything = torch.arange(3).expand(len(z), 3)
     found = expectation(z, everything, start)
-    ours = maximization(z, found, start, 0.0, 0.0, np.random.default_rng(0))
+    ours = maximization(Statistics.of(z, found, start.means), [(3, 0.0)], 0.0)
     theirs = Reference(
         3,
         max_iter=1,
@@ -147,7 +151,7 @@ def test_shrinkage_counts_as_that_many_codes():
 
     def step(kappa):
         found = expectation(z, everything, start)
-        return maximization(z, found, start, kappa, 0.0, np.random.default_rng(0))
+        return maximization(Statistics.of(z, found, start.means), [(4, kappa)], 0.0)
 
     raw, shrunk = step(0.0), step(30.0)
     for k in range(2):
@@ -216,10 +220,13 @@ def test_a_component_without_codes_restarts_from_one():
     means = torch.stack([z[labels == big].mean(0), z[labels != big].mean(0), torch.full((3,), 1e3)])
     start = Components(torch.full((3,), 1 / 3), means, torch.eye(3).expand(3, 3, 3), torch.eye(3))
     found = expectation(z, torch.arange(3).expand(400, 3), start)
-    after = maximization(z, found, start, 1.0, 0.0, np.random.default_rng(0))
+    statistics = Statistics.of(z, found, start.means)
+    statistics.rescue(z, np.random.default_rng(0))
+    after = maximization(statistics, [(3, 1.0)], 0.0)
     assert (z == after.means[2]).all(1).any()
-    assert torch.equal(after.covariances[2], after.pooled)
-    assert after.weights[2] == pytest.approx(1 / 400)
+    # Shrinkage of the pooled covariance to the identity changes it by some 1 / 400.
+    torch.testing.assert_close(after.covariances[2], after.pooled, rtol=0.02, atol=0.02)
+    assert after.weights[2] == pytest.approx(1 / 401)
     assert torch.isfinite(after.covariances).all()
 
 
@@ -266,7 +273,7 @@ def three_clusters(n=3000):
 
 def test_leading_components_decide_and_all_are_modelled():
     z, parts = three_clusters()
-    mixture = GaussianMixture(n_components=3, shrinkage=0, leading=2, leading_shrinkage=0).fit(z)
+    mixture = GaussianMixture(n_components=3, shrinkage=0, leading=2).fit(z)
     for part in parts:
         k = (mixture.means_ - part.mean(0)).norm(dim=1).argmin()
         # The clusters are 11 apart and have deviations up to 2.5 in the leading components: a
@@ -288,8 +295,195 @@ def test_all_components_as_leading_ones_are_none():
 
 
 @pytest.mark.parametrize(
-    "keywords", [{"leading": 0}, {"leading_shrinkage": -1.0}, {"shrinkage": math.nan}]
+    ("keywords", "sentence"),
+    [
+        ({"leading": 0}, "use at least 1"),
+        ({"shrinkage": -1.0}, "cannot be negative"),
+        ({"shrinkage": math.nan}, "cannot be negative"),
+        ({"shrinkage": "much"}, 'a number or "auto"'),
+        ({"n_components": "many"}, 'a number, "auto" or null'),
+        ({"n_components": 0}, "at least 1"),
+        ({"covariance": "diagonal"}, '"full" or "low_rank"'),
+        ({"rank": 0}, "at least 1"),
+        ({"batch_size": 1}, "at least 2"),
+    ],
 )
-def test_leading_components_out_of_range(keywords):
-    with pytest.raises(InputError, match=r"use at least 1|cannot be negative"):
+def test_options_out_of_range(keywords, sentence):
+    with pytest.raises(InputError, match=sentence):
         GaussianMixture(**keywords)
+
+
+# Shrinkage by held-out codes
+
+
+def covariances_of(z, labels, K, shrinkage):
+    statistics = Statistics(
+        torch.bincount(labels).float(),
+        torch.stack([z[labels == k].mean(0) for k in range(K)]),
+        torch.stack([len(z[labels == k]) * z[labels == k].T.cov(correction=0) for k in range(K)]),
+    )
+    return maximization(statistics, shrinkage, 0.0).covariances
+
+
+def test_each_block_has_the_conditional_covariance_of_its_own_weight():
+    z, labels = clusters(200, 6, 2, 3.0)
+    mixed = covariances_of(z, labels, 2, [(2, 4.0), (6, 100.0)]).double()
+    little = covariances_of(z, labels, 2, [(6, 4.0)]).double()
+    much = covariances_of(z, labels, 2, [(6, 100.0)]).double()
+    for k in range(2):
+        # float32 matrices of size 1, 1e-6 each.
+        torch.testing.assert_close(mixed[k, :2, :2], little[k, :2, :2], rtol=1e-5, atol=1e-5)
+        slopes = [c[k, 2:, :2] @ c[k, :2, :2].inverse() for c in (mixed, much)]
+        torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-5)
+        rests = [
+            c[k, 2:, 2:] - c[k, 2:, :2] @ c[k, :2, :2].inverse() @ c[k, :2, 2:]
+            for c in (mixed, much)
+        ]
+        torch.testing.assert_close(*rests, rtol=1e-4, atol=1e-5)
+    equal = covariances_of(z, labels, 2, [(2, 100.0), (4, 100.0), (6, 100.0)])
+    torch.testing.assert_close(equal.double(), much, rtol=1e-4, atol=1e-5)
+
+
+def test_held_out_codes_choose_a_weight_for_every_block():
+    # In the first two components the clusters have covariances of their own, in the others all
+    # have one, which is best pooled.
+    generator = torch.Generator().manual_seed(0)
+    K, n = 20, 40
+    mixing = torch.diag_embed((1.5 * torch.randn(K, 2, generator=generator)).exp())
+    labels = torch.arange(K).repeat_interleave(n)
+    noise = torch.randn(K * n, 8, generator=generator)
+    z = noise.clone()
+    z[:, :2] = torch.einsum("nd,nde->ne", noise[:, :2], mixing[labels])
+    chosen = choose_shrinkage(z, labels, K, 2, np.random.default_rng(0))
+    assert next(stop for stop, _ in chosen) == 2
+    assert chosen[-1][0] == 8
+    assert chosen[0][1] <= 4
+    assert all(kappa >= 32 for _, kappa in chosen[1:])
+    # Nothing can be held out of components with a code or two.
+    assert choose_shrinkage(z[:2], labels[:2], 1, 2, np.random.default_rng(0)) == [(8, 32.0)]
+
+
+def test_automatic_shrinkage_is_as_likely_as_the_best_number():
+    z, _ = clusters(1200, 12, 6, 4.0)
+    fit, test = z[:600], z[600:]
+    scores = [
+        GaussianMixture(6, shrinkage=kappa).fit(fit).log_prob(test).mean().item()
+        for kappa in (1, 8, 64, 512)
+    ]
+    chosen = GaussianMixture(6).fit(fit).log_prob(test).mean().item()
+    # One number against one of a finer grid, chosen by 60 codes whose mean log-likelihood
+    # has a standard error of about (12 / 2) ** 0.5 / 60 ** 0.5 = 0.3.
+    assert chosen > max(scores) - 0.3
+    assert chosen > min(scores)
+
+
+# The number of components
+
+
+def test_held_out_codes_choose_the_number_of_components():
+    z, _ = clusters(2000, 4, 8, 12.0)
+    # Of 8 seeds some may share a cluster, which the next power of two then mends.
+    assert len(GaussianMixture("auto", tolerance=0.01).fit(z).weights_) in (8, 16)
+    one, _ = clusters(2000, 4, 1, 1.0)
+    assert len(GaussianMixture("auto").fit(one).weights_) == 1
+    assert len(GaussianMixture("auto").fit(one[:4]).weights_) == 1
+
+
+# EM by batches
+
+
+def test_blended_statistics_are_those_of_weighted_codes():
+    z, _ = clusters(60, 3, 2, 2.0)
+    start = shared_covariance_em(
+        z, seed_means(z, 2, np.random.default_rng(0)), 1, 0.0, np.random.default_rng(0)
+    )
+    both = torch.arange(2).expand(60, 2)
+    parts = [
+        Statistics.of(part, expectation(part, both[: len(part)], start), start.means)
+        for part in (z[:20], z[20:])
+    ]
+    parts[0].blend(parts[1], 0.5)
+    whole = Statistics.of(z, expectation(z, both, start), start.means)
+    whole.scale(0.5)
+    for name in ("counts", "means", "scatters"):
+        # float32 sums of 60 terms.
+        torch.testing.assert_close(
+            getattr(parts[0], name), getattr(whole, name), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_batches_reach_the_likelihood_of_all_codes_together():
+    z, _ = clusters(4000, 5, 6, 3.0)
+    options = {"n_components": 6, "tolerance": 0.0, "max_iterations": 10}
+    together = GaussianMixture(**options).fit(z)
+    batches = GaussianMixture(batch_size=500, **options).fit(z)
+    likelihoods = [mixture.log_prob(z).mean().item() for mixture in (together, batches)]
+    # The last batches weigh 0.1 in the statistics, a sample of about 5,000 / 2 codes; 120
+    # parameters fitted to so many are worth 120 / 2 / 2500 = 0.02 nats, and the optimum may be
+    # another.
+    assert likelihoods[1] == pytest.approx(likelihoods[0], abs=0.1)
+
+
+# Factor analysers
+
+
+def test_factor_analysis_reaches_the_likelihood_of_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    loadings = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    noise = torch.rand(12, generator=generator, dtype=torch.float64) + 0.1
+    x = torch.randn(2000, 3, generator=generator, dtype=torch.float64) @ loadings.T
+    x += torch.randn(2000, 12, generator=generator, dtype=torch.float64) * noise.sqrt()
+    x -= x.mean(0)
+    theirs = FactorAnalysis(3, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x.numpy())
+    S = x.T.cov(correction=0)
+    likelihoods = []
+    for iterations in (0, 1, 5, 15, 200):
+        found = factor_analysis(S, 3, iterations)
+        likelihoods.append(log_density_of_factors(x, *found).mean().item())
+    assert (np.diff(likelihoods) > -1e-9).all()  # EM climbs
+    # Both stop next to the maximum, where the likelihood is flat.
+    assert likelihoods[-1] == pytest.approx(theirs.score(x.numpy()), abs=1e-4)
+    assert likelihoods[3] > likelihoods[-1] - 0.01
+
+
+def test_likelihood_of_factors_is_that_of_the_full_covariance():
+    generator = torch.Generator().manual_seed(0)
+    loadings = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    noise = torch.rand(6, generator=generator, dtype=torch.float64) + 0.1
+    x = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+    oracle = torch.distributions.LowRankMultivariateNormal(x[0] * 0, loadings, noise)
+    torch.testing.assert_close(
+        log_density_of_factors(x, loadings, noise), oracle.log_prob(x), rtol=1e-10, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("leading", [2, None])
+def test_low_rank_components_model_low_rank_clusters(leading):
+    generator = torch.Generator().manual_seed(1)
+    parts = []
+    for centre in (-40.0, 0.0, 40.0):
+        factors = torch.randn(800, 2, generator=generator) @ torch.randn(2, 9, generator=generator)
+        part = factors + 0.3 * torch.randn(800, 9, generator=generator)
+        part[:, 0] += centre
+        parts.append(part)
+    z = torch.cat(parts)
+    options = {"n_components": 3, "shrinkage": 0.0, "leading": leading}
+    low = GaussianMixture(covariance="low_rank", rank=2, **options).fit(z)
+    full = GaussianMixture(**options).fit(z)
+    assert low.cholesky_ is None
+    assert low.factors_[0].shape == (3, 9, 2)
+    # 9 * 10 / 2 - (9 * 3 - 1) = 19 parameters fewer in each of 3: the full ones gain half a nat
+    # per 800 codes for each; the rest is what 15 iterations leave.
+    gain = full.log_prob(z).mean() - low.log_prob(z).mean()
+    assert -0.05 < gain < 0.1
+    codes = low.sample(20_000, seed=0)
+    for part in parts:
+        near = codes[(codes[:, 0] - part[:, 0].mean()).abs() < 20]
+        expected, found = part.T.cov(), near.T.cov()
+        # Standard errors: covariances by (2 / 800) ** 0.5 each, four of them.
+        assert (expected - found).abs().max() < 4 * expected.diagonal().max() * (2 / 800) ** 0.5
+    again = GaussianMixture(covariance="low_rank", rank=2, **options)
+    again.load_state_dict(low.state_dict())
+    assert torch.equal(again.sample(5), low.sample(5))
+    assert torch.equal(again.log_prob(z[:9]), low.log_prob(z[:9]))
+    assert again.description == low.description

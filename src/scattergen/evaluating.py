@@ -1,8 +1,9 @@
 """Evaluating a run: what its densities, its decoder and real images score, kept beside it."""
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +12,20 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.densities import Density, LikelihoodDensity
 from scattergen.errors import InputError
 from scattergen.evaluation import (
     FEWEST,
     DigitFeatures,
+    Estimate,
     Evaluation,
     FeatureExtractor,
     InceptionFeatures,
     ScatteringFeatures,
     evaluate,
+    frechet_distance,
 )
+from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.report.plots import figure_png, quality_by_time
@@ -46,6 +51,11 @@ class RunEvaluation:
             with the reference and so optimistic), then the densities.
         training_seconds: Density to the time of its fit, where that is known.
         images_per_second: Density to its speed of sampling and decoding.
+        log_likelihood: Density with an exact likelihood to its mean logarithm over codes of test
+            images, in nats per code; only if there are at least 20.
+        training_log_likelihood: The same over codes of training images.
+        repeats: Density to the Fréchet distances of its sets of samples, drawn with seeds
+            `seed`, `seed` + 1, …
         features: Name and version of the feature extractor.
         against: Name of the reference images.
         n: Images in a row.
@@ -55,6 +65,9 @@ class RunEvaluation:
     rows: dict[str, Evaluation]
     training_seconds: dict[str, float]
     images_per_second: dict[str, float]
+    log_likelihood: dict[str, Estimate]
+    training_log_likelihood: dict[str, Estimate]
+    repeats: dict[str, list[float]]
     features: tuple[str, str]
     against: str
     n: int
@@ -73,6 +86,9 @@ class RunEvaluation:
                     **row.summary(),
                     "training_seconds": self.training_seconds.get(name),
                     "images_per_second": self.images_per_second.get(name),
+                    "log_likelihood": _for_json(self.log_likelihood.get(name)),
+                    "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
+                    "frechet_by_seed": self.repeats.get(name),
                 }
                 for name, row in self.rows.items()
             },
@@ -86,6 +102,7 @@ def evaluate_run(
     densities: Sequence[str] | None = None,
     reference: Dataset | None = None,
     n: int = 10_000,
+    repeats: int = 1,
     features: FeatureName | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -101,6 +118,8 @@ def evaluate_run(
         densities: Keys of those to evaluate; all by default.
         reference: Images to compare with, its training part; the test images by default.
         n: Images in every row; fewer where a set of real images is smaller.
+        repeats: Sets of n samples that a density draws, with seeds `seed`, `seed` + 1, …; all
+            scores are of the first, the Fréchet distance is of each.
         features: "digits" (28 × 28 grey images only), "scattering" or "inception"; digits for the
             embedded MNIST and scattering for everything else by default.
         seed: Of samples and choices of images.
@@ -111,10 +130,11 @@ def evaluate_run(
         The scores.
 
     Raises:
-        InputError: If the data are not those of the run, there are no test images, or a density is
-            unknown.
+        InputError: If the data are not those of the run, there are no test images, a density is
+            unknown, or `repeats` is less than 1.
         RunFolderError: If the run is damaged or incomplete.
     """
+    repeats = whole_number("repeats", repeats, least=1)
     run = RunFolder.open(path)
     there = run.names("densities")
     keys = there if densities is None else list(densities)
@@ -141,25 +161,43 @@ def evaluate_run(
     # Not the images whose codes are decoded below: a perfect model would not know them either.
     chosen = _numbers(len(data.train), n, seed)
     tables[TRAINING] = train[chosen]
+    codes = {}
     for name, source in (
         (DECODED_TRAINING, Subset(data.train, _numbers(len(data.train), n, seed + 1))),
         (DECODED_TEST, None if data.test is None else _choose(data.test, n, seed)),
     ):
         if source is not None and len(source) >= FEWEST:
-            codes = model.encode(source, progress)
-            tables[name] = _decoded(model, codes, extract, progress, name)[0]
+            codes[name] = model.encode(source, progress)
+            tables[name] = _decoded(model, codes[name], extract, progress, name)[0]
+    by_seed: dict[str, list[float]] = {}
     for key in keys:
-        start = time.monotonic()
-        codes = model.sample_codes(n, key, seed)
-        drawn = time.monotonic() - start
-        tables[key], decoding = _decoded(model, codes, extract, progress, key)
-        speed[key] = n / (drawn + decoding)
-    rows = evaluate(tables, real, train=train, seed=seed, progress=progress)
+        for k in range(repeats):
+            start = time.monotonic()
+            drawn = model.sample_codes(n, key, seed + k)
+            drawing = time.monotonic() - start
+            table, decoding = _decoded(model, drawn, extract, progress, key)
+            by_seed.setdefault(key, []).append(frechet_distance(real, table))
+            if k == 0:
+                tables[key], speed[key] = table, n / (drawing + decoding)
+    # Whoever is compared with training images cannot learn whether samples are nearer to these.
+    unseen = against.fingerprint != data.train.fingerprint
+    rows = evaluate(tables, real, train=train if unseen else None, seed=seed, progress=progress)
+    likelihoods = {
+        name: {
+            key: mean
+            for key in keys
+            if (mean := _mean_log_prob(model.densities[key], some)) is not None
+        }
+        for name, some in codes.items()
+    }
     stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
     result = RunEvaluation(
         rows=rows,
         training_seconds={key: stage["seconds"] for key, stage in stages.items() if stage},
         images_per_second=speed,
+        log_likelihood=likelihoods.get(DECODED_TEST, {}),
+        training_log_likelihood=likelihoods.get(DECODED_TRAINING, {}),
+        repeats=by_seed,
         features=(extract.name, extract.version),
         against=f"{data.name}, test" if reference is None else reference.name,
         n=n,
@@ -207,6 +245,22 @@ def _decoded(
             parts.append(extract(images))
             task.advance(len(piece))
     return torch.cat(parts), seconds
+
+
+@torch.no_grad()
+def _mean_log_prob(density: Density, codes: Tensor) -> Estimate | None:
+    """Mean log-likelihood of codes in nats; None if the density has no exact one."""
+    if not isinstance(density, LikelihoodDensity):
+        return None
+    values = torch.cat([density.log_prob(piece) for piece in codes.split(_PIECE)]).double()
+    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+
+
+def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
+    """An estimate, or None where a code is impossible and JSON has no −∞."""
+    if estimate is None or not math.isfinite(estimate.value):
+        return None
+    return asdict(estimate)
 
 
 def _keep(run: RunFolder, result: RunEvaluation) -> None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scattergen.datasets import Dataset
-from scattergen.densities import hyperparameters, make
+from scattergen.datasets import Dataset, class_labels
+from scattergen.densities import Density, improved_keywords, make, make_for_classes, needs_labels
+from scattergen.density_choice import density_key
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.model_files import density_metadata
 from scattergen.options import check_options, stage_of
 from scattergen.presets import override
 from scattergen.presets import preset as preset_options
@@ -79,7 +81,8 @@ def fit_run(
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
     options = override(options, changes or {})
-    check_options(options, shape, n)  # before anything is stored
+    labelled = class_labels(data.train) is not None
+    check_options(options, shape, n, labelled)  # before anything is stored
     identity = {
         "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n},
         "preset": preset,
@@ -133,49 +136,81 @@ def _measurements(run: RunFolder) -> dict[str, float]:
     return {**quality, "seconds": seconds}
 
 
+_ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density
+
+
+@dataclass(frozen=True)
+class FittedDensity:
+    """Outcome of the fit of one density.
+
+    Attributes:
+        key: Its name in the run.
+        picture: 64 of its samples, or eight of every class in a row.
+        classes: Of a class-conditional one, the classes of the picture's rows.
+        finished_before: Nothing had to be done.
+    """
+
+    key: str
+    picture: Path
+    classes: tuple[str, ...]
+    finished_before: bool
+
+
 def fit_density_run(
     path: Path | str,
     name: str,
     *,
     keywords: Mapping[str, Any] | None = None,
+    improved: bool = False,
+    by_class: bool = False,
     stored_as: str | None = None,
     seed: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress = SILENT,
-) -> tuple[bool, Path]:
+) -> FittedDensity:
     """Fit one more density on the codes of a run.
 
     Args:
         path: The run folder.
         name: Of the density in the registry.
         keywords: Its hyper-parameters.
-        stored_as: Its name in the run; the same by default.
+        improved: Whether those not given are its improved ones (`scattergen.densities.IMPROVED`).
+        by_class: Whether every class gets a density of its own.
+        stored_as: Its name in the run; by default the same, with "-improved" and "-by-class".
         seed: Of the fit and of the picture.
         device: Where to compute.
         overwrite: Replace a density of that name, once the new one is fitted.
         progress: Where to report.
 
     Returns:
-        Whether it had been fitted before, and the picture of 64 of its samples.
+        Where it is and what its picture shows.
 
     Raises:
-        InputError: If the density or a keyword is unknown.
-        RunFolderError: If the run has no codes, or this density with other hyper-parameters.
+        InputError: If the density or a keyword is unknown, or it has no improved keywords.
+        RunFolderError: If the run has no codes, no labels, or this density with other
+            hyper-parameters.
     """
     run = RunFolder.open(path)
-    key = name if stored_as is None else stored_as
+    key = stored_as
+    if key is None:
+        key = density_key(name, improved=improved, by_class=by_class)
     stage = f"densities/{key}"
     check_name(stage)
-    wanted = {"name": name, "hyperparameters": hyperparameters(make(name, **(keywords or {})))}
+    keywords = {**(improved_keywords(name) if improved else {}), **(keywords or {})}
+    by_class = by_class or needs_labels(name)
+    make(name, **keywords)  # which checks them before anything else
+    classes = _classes(run) if by_class else None
+    wanted = density_metadata(_make(name, keywords, classes), seed)
     picture = run.path / "pictures" / f"density-{key}.png"
+    shown = tuple((classes or ())[:_ROWS])
     with run.locked():
         before = run.has(stage) and not overwrite
         if before and picture.is_file():
-            refuse_differences(run.path / stage, run.read(stage)[1], {**wanted, "seed": seed})
-            return True, picture
+            refuse_differences(run.path / stage, run.read(stage)[1], wanted)
+            return FittedDensity(key, picture, shown, True)
         if overwrite and key in run.options.get("densities", {}) and run.finished:
-            _refuse_change(run, key, {**wanted, "seed": seed})
+            _refuse_change(run, key, wanted, classes)
         if not run.has("codes"):
             raise RunFolderError(
                 f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made "
@@ -185,9 +220,12 @@ def fit_density_run(
         model = GenerativeScatteringNetwork.load(run, device, densities=())
         if not run.has(stage) or overwrite:
             picture.unlink(missing_ok=True)  # of a density that is about to be replaced
+        stored = run.read("codes")[0]
         model.fit_density(
             name,
-            run.read("codes")[0]["codes"],
+            stored["codes"],
+            stored["labels"] if by_class else None,
+            classes,
             keywords=keywords,
             stored_as=key,
             seed=seed,
@@ -196,17 +234,39 @@ def fit_density_run(
             overwrite=overwrite,
             progress=progress,
         )
-        save_image_grid(model.sample(64, key, seed), picture)
-    return before, picture
+        if classes is None:
+            images = model.sample(_COLUMNS**2, key, seed)
+        else:
+            labels = [c for c in range(len(shown)) for _ in range(_COLUMNS)]
+            images = model.sample(len(labels), key, seed, labels=labels)
+        save_image_grid(images, picture, columns=_COLUMNS)
+    return FittedDensity(key, picture, shown, before)
 
 
-def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any]) -> None:
+def _classes(run: RunFolder) -> tuple[str, ...]:
+    """Names of the classes that a run's codes have."""
+    classes = run.metadata("codes").get("classes") if run.has("codes") else None
+    if classes is None:
+        raise RunFolderError(
+            f"{run.path} holds no labels: fit it again from images with classes (a folder with a "
+            "sub-folder for each, or an .npz file with labels), with --overwrite if it was fitted "
+            "to these by a version that did not keep them."
+        )
+    return tuple(classes)
+
+
+def _make(name: str, keywords: Mapping[str, Any], classes: tuple[str, ...] | None) -> Density:
+    if classes is None:
+        return make(name, **keywords)
+    return make_for_classes(name, keywords, classes)
+
+
+def _refuse_change(
+    run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None
+) -> None:
     """Refuse another density in the place of one that the run's options and report describe."""
-    fitted = make(key, **run.options["densities"][key])
-    described = {
-        "name": key, "hyperparameters": hyperparameters(fitted), "seed": run.options["seed"]
-    }  # fmt: skip
-    changed = differences(described, wanted)
+    fitted = _make(key, run.options["densities"][key], classes if needs_labels(key) else None)
+    changed = differences(density_metadata(fitted, run.options["seed"]), wanted)
     if changed:
         raise RunFolderError(
             f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would "

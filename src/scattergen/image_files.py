@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from scattergen.datasets.arrays import load_npy, load_npz
+from scattergen.datasets.classes import ClassLabels
 from scattergen.errors import InputError
 from scattergen.report.pictures import save_image_grid
 from scattergen.storage import atomic_path
@@ -46,7 +47,11 @@ def _check_parents(path: Path) -> None:
 
 
 def write_images(
-    path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None
+    path: Path,
+    images: Tensor,
+    codes: Tensor | None = None,
+    columns: int | None = None,
+    classes: ClassLabels | None = None,
 ) -> None:
     """Write images in the form that the path's ending names.
 
@@ -56,6 +61,7 @@ def write_images(
         images: (N, C, H, W) in [0, 1].
         codes: Their codes, (N, d), kept in ".npz".
         columns: Of a grid.
+        classes: Their classes, kept in ".npz" as "labels" and, by name, "classes".
 
     Raises:
         InputError: If the ending is unknown, or the folder holds other files.
@@ -70,11 +76,13 @@ def write_images(
         with atomic_path(path) as temporary:
             np.save(temporary, images.numpy())
     else:
+        arrays = {"images": images.numpy()}
+        if codes is not None:
+            arrays["codes"] = codes.numpy()
+        if classes is not None:
+            arrays |= {"labels": classes.labels.numpy(), "classes": np.array(classes.classes)}
         with atomic_path(path) as temporary:
-            if codes is None:
-                np.savez(temporary, images=images.numpy())
-            else:
-                np.savez(temporary, images=images.numpy(), codes=codes.numpy())
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def _write_folder(path: Path, images: Tensor) -> None:

@@ -132,6 +132,8 @@ def _in_words(hint: Any) -> str:
         return f"a list of {len(arguments)}, each {_in_words(arguments[0])}"
     if origin in (Sequence, list, tuple):
         return "a list, each element " + _in_words(arguments[0])
+    if origin is Mapping:
+        return "an object of names and values"
     if origin is typing.Literal:
         return "one of " + ", ".join(map(repr, arguments))
     return words.get(hint, str(hint))

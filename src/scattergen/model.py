@@ -8,25 +8,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets import ImageSource, as_images
+from scattergen.datasets import ImageSource, as_images, class_labels
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import fit_decoder
 from scattergen.densities import (
     Density,
     draw_in_chunks,
-    hyperparameters,
     make,
-    registered_name,
-    standard_normal,
+    make_for_classes,
+    needs_labels,
+    sample_density,
 )
+from scattergen.densities.labels import Labels
+from scattergen.density_choice import default_by_class, default_density, density_key
 from scattergen.encoder import ScatteringEncoder
-from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.errors import InputError, ScattergenError
 from scattergen.keywords import check_seed, whole_number
+from scattergen.model_files import density_metadata, model_content, read_parts
 from scattergen.options import build, check_options
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder, Stages, check_name, refuse_differences, save_run
+from scattergen.runs import RunFolder, Stages, refuse_differences, save_run
 
 DECODING_BATCH = 256
 
@@ -112,7 +115,8 @@ class GenerativeScatteringNetwork:
         shape = _image_shape(images)
         if options is None:
             options = preset_options(preset, shape, len(images))
-        check_options(options, shape, len(images))
+        classes = class_labels(images)
+        check_options(options, shape, len(images), classes is not None)
         stages = Stages(run, progress)
         encoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
         if not stages.restore("encoder", encoder.load_state_dict):
@@ -123,7 +127,10 @@ class GenerativeScatteringNetwork:
         if not stages.restore("codes", stored.update):
             with stages.timed("codes") as done:
                 stored["codes"] = encoder.transform(images, progress)
-                done(stored, {}, {"n": len(images)})
+                metadata = {}
+                if classes is not None:
+                    stored["labels"], metadata = classes.labels, {"classes": classes.classes}
+                done(stored, metadata, {"n": len(images)})
         codes = stored["codes"]
         d = encoder.whitening.n_components
         with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
@@ -154,7 +161,15 @@ class GenerativeScatteringNetwork:
         model.options = options
         for name, keywords in options["densities"].items():
             model.fit_density(
-                name, codes, keywords=keywords, seed=seed, device=device, run=run, progress=progress
+                name,
+                codes,
+                *(classes if classes and needs_labels(name) else ()),
+                keywords=keywords,
+                stored_as=name,
+                seed=seed,
+                device=device,
+                run=run,
+                progress=progress,
             )
         return model
 
@@ -162,6 +177,8 @@ class GenerativeScatteringNetwork:
         self,
         name: str,
         codes: Tensor,
+        labels: Tensor | NDArray[Any] | Sequence[int] | None = None,
+        classes: Sequence[str] | None = None,
         *,
         keywords: Mapping[str, Any] | None = None,
         stored_as: str | None = None,
@@ -171,13 +188,17 @@ class GenerativeScatteringNetwork:
         overwrite: bool = False,
         progress: Progress = SILENT,
     ) -> Density:
-        """Fit one density to codes and add it to the model.
+        """Fit one density to codes, or one per class, and add it to the model.
 
         Args:
             name: In the registry of densities.
             codes: (N, d), such as `encode(images)`.
+            labels: Class of every code, (N,) whole numbers from 0: with these, every class gets a
+                density of this kind (see `scattergen.densities.ClassConditional`).
+            classes: Names of the classes, in the order of their labels.
             keywords: Hyper-parameters of the density.
-            stored_as: Key in `densities`; the registry's name by default.
+            stored_as: Key in `densities`; by default the registry's name, with "-by-class" if
+                there are labels.
             seed: Of everything random in the fit.
             device: Where to compute.
             run: Folder to keep it in.
@@ -188,22 +209,32 @@ class GenerativeScatteringNetwork:
             The fitted density.
 
         Raises:
-            InputError: If the name or a keyword is unknown, or the codes are too few.
+            InputError: If the name or a keyword is unknown, the codes are too few, or the labels
+                cannot be used.
             RunFolderError: If the folder holds this density with other hyper-parameters.
         """
-        key = name if stored_as is None else stored_as
+        key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         seed = check_seed(seed)
-        density = make(name, **(keywords or {}))
+        density = (
+            make(name, **(keywords or {}))
+            if labels is None
+            else make_for_classes(name, keywords, classes)
+        )
         stages = Stages(run, progress)
         stage = f"densities/{key}"
-        metadata = {"name": name, "hyperparameters": hyperparameters(density), "seed": seed}
+        metadata = density_metadata(density, seed)
         if run is not None and run.has(stage) and not overwrite:
             refuse_differences(run.path / stage, run.read(stage)[1], metadata)
         if overwrite or not stages.restore(stage, density.load_state_dict):
             with stages.timed(stage) as done:
                 checkpoint = stages.checkpoint(stage, metadata)
                 density.fit(
-                    codes, seed=seed, progress=progress, device=device, checkpoint=checkpoint
+                    codes,
+                    *(() if labels is None else (labels,)),
+                    seed=seed,
+                    progress=progress,
+                    device=device,
+                    checkpoint=checkpoint,
                 )
                 if not torch.isfinite(density.sample(1, seed=seed)).all():
                     raise ScattergenError(
@@ -272,21 +303,45 @@ class GenerativeScatteringNetwork:
         """Images encoded and decoded again, (N, C, H, W)."""
         return self.decode(self.encode(images))
 
-    def sample_codes(self, n: int, density: str | None = None, seed: int = 0) -> Tensor:
+    def sample_codes(
+        self,
+        n: int,
+        density: str | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        labels: Labels | None = None,
+    ) -> Tensor:
         """Codes drawn from a density; code k depends on the model, the seed and k only.
 
         Args:
             n: How many.
-            density: Key in `densities`; "mixture" by default, or else the last one.
+            density: Key in `densities`; by default "mixture" or else the last one, and with labels
+                the first class-conditional one.
             seed: Of the draw.
+            temperature: Factor of the density's noise, 0 or more: below 1 samples are smoother
+                and more alike.
+            labels: Class of all codes or of each, (n,): numbers, or names as strings. Code k then
+                depends on its class, and the number of codes of that class before it.
 
         Returns:
             Codes, (n, d).
 
         Raises:
-            InputError: If the model has no such density.
+            InputError: If the model has no such density, or the density no classes or temperature.
         """
-        return self._density(density).sample(n, seed=seed)
+        if density is None:
+            densities = self.densities
+            density = (
+                default_density([*densities]) if labels is None else default_by_class(densities)
+            )
+        if density not in self.densities:
+            raise InputError(
+                f'This model has no density "{density}": it has {", ".join(self.densities)}; fit '
+                "another with `scattergen density RUN NAME`."
+            )
+        return sample_density(
+            self.densities[density], n, seed=seed, temperature=temperature, labels=labels
+        )
 
     def sample(
         self,
@@ -295,20 +350,26 @@ class GenerativeScatteringNetwork:
         seed: int = 0,
         batch_size: int = DECODING_BATCH,
         progress: Progress = SILENT,
+        *,
+        temperature: float = 1.0,
+        labels: Labels | None = None,
     ) -> Tensor:
         """New images.
 
         Args:
             n: How many.
-            density: Key in `densities`; "mixture" by default, or else the last one.
+            density: Key in `densities`, as for `sample_codes`.
             seed: Of the draw; image k depends on the model, the seed and k only.
             batch_size: Codes decoded together.
             progress: Where to report.
+            temperature: As for `sample_codes`.
+            labels: As for `sample_codes`.
 
         Returns:
             Images in [0, 1], (n, C, H, W).
         """
-        return self.decode(self.sample_codes(n, density, seed), batch_size, progress)
+        codes = self.sample_codes(n, density, seed, temperature, labels)
+        return self.decode(codes, batch_size, progress)
 
     def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
         r"""Images along the straight line between the codes of two images ("morphing").
@@ -362,9 +423,7 @@ class GenerativeScatteringNetwork:
         start, stop = whole_number("start", start), whole_number("stop", stop)
         if not 0 <= start < stop <= d:
             raise InputError(f"Components {start}:{stop} are not a range within 0:{d}.")
-        noise = draw_in_chunks(
-            len(z), seed, lambda generator, size: standard_normal(generator, size, stop - start)
-        )
+        noise = draw_in_chunks(len(z), seed, lambda noise, size: noise.normal(size, stop - start))
         z[:, start:stop] = noise
         return self.decode(z)
 
@@ -383,24 +442,7 @@ class GenerativeScatteringNetwork:
             RunFolderError: If the folder holds something else, or another model.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
-        content: dict[str, tuple[Mapping[str, Tensor], Any]] = {
-            "encoder": (self.encoder.state_dict(), self.encoder.hyperparameters),
-            "decoder": (self.decoder.state_dict(), self.decoder.hyperparameters),
-        }
-        for key, density in self.densities.items():
-            stage = f"densities/{key}"
-            check_name(stage)
-            d = getattr(density, "n_features_", self.decoder.n_components)
-            if d != self.decoder.n_components:
-                raise InputError(
-                    f"The density {key} is of codes with {d} components, those of this model have "
-                    f"{self.decoder.n_components}: fit it to encode(images) of this model."
-                )
-            metadata = {
-                "name": registered_name(density),
-                "hyperparameters": hyperparameters(density),
-            }
-            content[stage] = (density.state_dict(), metadata)
+        content = model_content(self.encoder, self.decoder, self.densities)
         save_run(path, self.options, content, overwrite=overwrite)
 
     @classmethod
@@ -425,56 +467,9 @@ class GenerativeScatteringNetwork:
                 holds a density of a kind that is not known here.
         """
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-        tensors, keywords = run.read("encoder")
-        encoder = ScatteringEncoder(**keywords, device=device)
-        encoder.load_state_dict(tensors)
-        tensors, keywords = run.read("decoder")
-        decoder = Decoder(**keywords)
-        decoder.load_state_dict(tensors)
-        model = cls(encoder, decoder.to(device))
-        for key in run.names("densities") if densities is None else densities:
-            tensors, metadata = run.read(f"densities/{key}")
-            try:
-                density = make(metadata["name"], **metadata["hyperparameters"])
-            except InputError as error:
-                raise RunFolderError(
-                    f"The density {key} of {run.path} cannot be loaded: {error}"
-                ) from error
-            density.load_state_dict(tensors)
-            model.densities[key] = density
+        model = cls(*read_parts(run, device, densities))
         model.options = run.options
         return model
-
-    def _density(self, name: str | None) -> Density:
-        if name is None:
-            name = default_density(list(self.densities))
-        if name not in self.densities:
-            raise InputError(
-                f'This model has no density "{name}": it has {", ".join(self.densities)}; fit '
-                "another with `scattergen density RUN NAME`."
-            )
-        return self.densities[name]
-
-
-def default_density(keys: Sequence[str]) -> str:
-    """The density that is sampled if none is named.
-
-    Args:
-        keys: Keys of those there are.
-
-    Returns:
-        "mixture" if it is there, or else the last one.
-
-    Raises:
-        InputError: If there is none.
-
-    Example:
-        >>> default_density(["gaussian", "mixture", "vae"])
-        'mixture'
-    """
-    if not keys:
-        raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
-    return "mixture" if "mixture" in keys else keys[-1]
 
 
 def _image_shape(images: ImageSource | Tensor) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import torch
 
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import check_training, fit_decoder
-from scattergen.densities import check_count, make
+from scattergen.densities import check_count, make, needs_labels
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
@@ -18,7 +18,12 @@ Built = TypeVar("Built")
 SECTIONS = ("encoder", "decoder", "training", "densities")
 
 
-def check_options(options: Mapping[str, Any], image_shape: tuple[int, int, int], n: int) -> None:
+def check_options(
+    options: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    n: int,
+    labelled: bool = False,
+) -> None:
     """Refuse options that a fit could not use, before anything is computed or stored.
 
     Args:
@@ -26,9 +31,11 @@ def check_options(options: Mapping[str, Any], image_shape: tuple[int, int, int],
             sections "encoder", "decoder", "training" and "densities".
         image_shape: (C, H, W).
         n: Number of training images.
+        labelled: Whether they have labels.
 
     Raises:
-        InputError: If a section, a keyword or a value cannot be used, or the images are too few.
+        InputError: If a section, a keyword or a value cannot be used, or the images are too few or
+            lack labels.
 
     Example:
         >>> from scattergen.presets import preset
@@ -52,6 +59,11 @@ def check_options(options: Mapping[str, Any], image_shape: tuple[int, int, int],
                 f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE."
             )
         check_count(make(name, **keywords), n)
+        if needs_labels(name) and not labelled:
+            raise InputError(
+                f'The density "{name}" needs images with classes: give a folder with a sub-folder '
+                "for each, or an .npz file with labels."
+            )
 
 
 def stage_of(option: str) -> str | None:

@@ -154,6 +154,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = Non
         save_file(plain, temporary, metadata={"json": json.dumps(metadata)})
 
 
+def read_metadata(path: Path) -> Any:
+    """Metadata of a file made by `write_tensors`, without its tensors.
+
+    Args:
+        path: A safetensors file.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        RunFolderError: If the file is missing, truncated or not a safetensors file.
+    """
+    with _opened(path) as file:
+        return json.loads((file.metadata() or {}).get("json", "null"))
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Tensors and metadata of a file made by `write_tensors`; no code is executed.
 
@@ -166,10 +182,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     Raises:
         RunFolderError: If the file is missing, truncated or not a safetensors file.
     """
+    with _opened(path) as file:
+        metadata = json.loads((file.metadata() or {}).get("json", "null"))
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            yield file
     except FileNotFoundError as error:
         raise RunFolderError(
             f"{path} is missing: copy the run folder again as a whole, or fit it again."

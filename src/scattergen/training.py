@@ -76,11 +76,13 @@ def train(
     clip_norm: float | None = None,
     validate: Callable[[], Metrics] | None = None,
     patience: int | None = None,
+    max_seconds: float | None = None,
     seed: int = 0,
     precision: str = "float32",
     device: str = "cpu",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
+    on_step: Callable[[float], None] | None = None,
     on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
     description: str = "train",
@@ -104,17 +106,24 @@ def train(
             early stopping watches.
         patience: Stop after so many epochs without a lower validation loss; the best parameters are
             restored.  None never stops early and keeps the last ones.
+        max_seconds: Stop at the first step after so many seconds of training, interruptions not
+            counted, if that is before the last epoch.  The schedule then follows whichever is
+            further, the steps or the seconds, so that what is trained depends on the machine's
+            speed.
         seed: Of the order of the data and of everything random in the losses.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
         device: "cpu", "cuda", "cuda:1" …
         checkpoint: File to save progress in and to continue from; removed by whoever owns it.
         checkpoint_seconds: Time between two checkpoints.
+        on_step: Called after each step with the seconds of training so far, which it does not add
+            to.
         on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
         description: Name of the stage in reports.
 
     Returns:
-        One dictionary per epoch: "epoch", "seconds" (of training, interruptions not counted),
+        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds"
+        (of training, interruptions not counted),
         "loss" or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
 
     Raises:
@@ -142,6 +151,8 @@ def train(
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "schedule": schedule, "betas": list(betas), "clip_norm": clip_norm, "patience": patience,
     }  # fmt: skip
+    if max_seconds is not None:
+        settings["max_seconds"] = max_seconds
     check_settings(**settings, precision=precision)
     if patience is not None and validate is None:
         raise InputError(f"patience={patience} watches the validation loss: give validate too.")
@@ -161,10 +172,17 @@ def train(
     state.resume()
 
     start = last_saved = time.monotonic()
-    before = state.seconds
+    before = seconds = state.seconds
     total = epochs * steps_per_epoch
-    with progress.task(description, total) as task:
-        task.advance(state.step)
+
+    def part_done() -> float:
+        part = state.step / total
+        return part if max_seconds is None else max(part, min(1.0, seconds / max_seconds))
+
+    # With a limit, progress counts seconds: the steps may be far more than will be done.
+    shown = total if max_seconds is None else math.ceil(max_seconds)
+    with progress.task(description, shown) as task:
+        task.advance(state.step if max_seconds is None else int(part_done() * shown))
         while state.step < total and not state.stopped:
             epoch, first = divmod(state.step, steps_per_epoch)
             order = torch.randperm(
@@ -175,7 +193,7 @@ def train(
             for position in range(first, steps_per_epoch):
                 rows = order[position * batch_size : (position + 1) * batch_size]
                 batch = tuple(fabric.to_device(part) for part in data[rows])
-                rate = learning_rate * SCHEDULES[schedule](state.step / total)
+                rate = learning_rate * SCHEDULES[schedule](part_done())
                 for name, loss_of in losses.items():
                     optimizer = optimizers[name]
                     optimizer.param_groups[0]["lr"] = rate
@@ -189,10 +207,18 @@ def train(
                         )
                     optimizer.step()
                 state.step += 1
-                task.advance(1, f"loss {state.running_loss():.4f}")
                 now = time.monotonic()
+                seconds = before + now - start
+                more = 1 if max_seconds is None else int(part_done() * shown) - task.completed
+                task.advance(more, f"loss {state.running_loss():.4f}")
+                if on_step is not None:
+                    on_step(seconds)
+                    start += time.monotonic() - now
+                if max_seconds is not None and seconds >= max_seconds:
+                    state.stopped = True
+                    break
                 if now - last_saved > checkpoint_seconds and position < steps_per_epoch - 1:
-                    state.seconds = before + now - start
+                    state.seconds = seconds
                     state.save()
                     last_saved = now
             state.seconds = before + time.monotonic() - start
@@ -224,6 +250,7 @@ def check_settings(
     betas: Sequence[float] = (0.9, 0.999),
     clip_norm: float | None = None,
     patience: int | None = None,
+    max_seconds: float | None = None,
     precision: str = "float32",
 ) -> None:
     """Refuse settings of `train` that cannot be used.
@@ -236,6 +263,7 @@ def check_settings(
         betas: At least 0 and below 1.
         clip_norm: See `train`.
         patience: See `train`.
+        max_seconds: Positive.
         precision: "float32", "bfloat16" or "auto".
 
     Raises:
@@ -250,7 +278,8 @@ def check_settings(
     for name, count in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise InputError(f"{name}={count}: give a whole number of at least 1.")
-    for name, size in {"learning_rate": learning_rate, "clip_norm": clip_norm}.items():
+    sizes = {"learning_rate": learning_rate, "clip_norm": clip_norm, "max_seconds": max_seconds}
+    for name, size in sizes.items():
         if size is not None and not 0 < size < math.inf:
             raise InputError(f"{name}={size}: give a number above 0.")
     if not all(0 <= beta < 1 for beta in betas):
@@ -352,7 +381,7 @@ class _State:
             self.best = {name: t.clone() for name, t in self._parameters().items()}
         else:
             self.epochs_since_best += 1
-            self.stopped = self.epochs_since_best >= patience
+            self.stopped |= self.epochs_since_best >= patience
 
     def finish(self) -> None:
         if self.best and self.epochs_since_best > 0:

@@ -114,6 +114,17 @@ def parse_names(text: str) -> list[str]:
     return names
 
 
+def parse_labels(options: list[str] | None) -> list[str]:
+    """Classes from options that each hold one or several, separated by commas."""
+    labels = [label.strip() for option in options or [] for label in option.split(",")]
+    if not all(labels):
+        raise InputError(
+            f'--label "{",".join(options or [])}" lacks a class: separate classes by commas, as in '
+            "--label 3,5."
+        )
+    return labels
+
+
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
     """Refuse to make more images than memory holds, with their codes while these are drawn."""
     floats = math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components

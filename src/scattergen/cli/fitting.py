@@ -103,8 +103,16 @@ def density(
         ),
     ],
     stored_as: Annotated[
-        str | None, typer.Option("--as", metavar="KEY", help="Its name in the run.")
+        str | None,
+        typer.Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved."),
     ] = None,
+    improved: Annotated[
+        bool,
+        typer.Option("--improved", help="Start from better keywords than the paper's: vae, gan."),
+    ] = False,
+    by_class: Annotated[
+        bool, typer.Option("--by-class", help="Fit one for every class, for sample --label.")
+    ] = False,
     options: Set = None,
     seed: Seed = 0,
     overwrite: Annotated[
@@ -117,17 +125,25 @@ def density(
 ) -> None:
     """Fit one more density on the codes of a run.
 
+    The classes of a folder of images are its sub-folders, those of an .npz file its labels.
+
     [bold]Examples[/bold]
 
       scattergen density runs/mnist vae --set beta=0.01 --as vae-0.01
 
       scattergen density runs/mnist mixture --set n_components=100 --as mixture-100
+
+      scattergen density runs/mnist vae --improved
+
+      scattergen density runs/mnist mixture --by-class
     """
     progress = prepare(device, threads, quiet)
-    before, picture = fit_density_run(
+    fitted = fit_density_run(
         run,
         name,
         keywords=parse_options(options),
+        improved=improved,
+        by_class=by_class,
         stored_as=stored_as,
         seed=seed,
         device=device,
@@ -135,9 +151,12 @@ def density(
         progress=progress,
     )
     if as_json:
-        key = name if stored_as is None else stored_as
-        print(json.dumps({"density": key, "picture": str(picture), "finished_before": before}))
+        facts = {"density": fitted.key, "picture": str(fitted.picture)}
+        rows = {"rows": fitted.classes} if fitted.classes else {}
+        print(json.dumps({**facts, **rows, "finished_before": fitted.finished_before}))
         return
-    if before:
+    if fitted.finished_before:
         print("It was fitted before with the same options: nothing to do.")
-    print(f"Samples: {picture}")
+    print(f"Samples: {fitted.picture}")
+    if fitted.classes:
+        print(f"Its rows: {', '.join(fitted.classes)}")

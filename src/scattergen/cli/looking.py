@@ -1,6 +1,7 @@
 """The commands that tell about a run."""
 
 import json
+import statistics
 from typing import Annotated, Any
 
 import typer
@@ -85,6 +86,12 @@ def evaluate(
         str, typer.Option(metavar="test|train|IMAGES", help="Real images to compare with.")
     ] = "test",
     n: Annotated[int, typer.Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            metavar="R", min=1, help="Sets of samples of a density, to see how its score varies."
+        ),
+    ] = 1,
     features: Annotated[
         FeatureName | None,
         typer.Option(help="Features of images; digits for MNIST, scattering for others."),
@@ -101,13 +108,15 @@ def evaluate(
     """Measure how close a run's samples are to real images.
 
     Beside the densities stand what training images score, decoded training codes (perfect codes
-    through this decoder), and decoded test codes.  ± is one standard error.
+    through this decoder), and decoded test codes.  ± is one standard error; behind a Fréchet
+    distance over seeds (--repeats) it is the standard deviation.  log p is the mean log-likelihood
+    of codes, in nats; only some densities have one.
 
     [bold]Examples[/bold]
 
       scattergen evaluate runs/mnist
 
-      scattergen evaluate runs/mnist --density mixture,vae -n 2000
+      scattergen evaluate runs/mnist --density mixture,vae -n 2000 --repeats 5
 
       scattergen evaluate runs/faces --images faces/ --size 64 --against other-faces/
     """
@@ -132,6 +141,7 @@ def evaluate(
         densities=None if densities is None else parse_names(densities),
         reference=reference,
         n=n,
+        repeats=repeats,
         features=features,
         seed=seed,
         device=device,
@@ -152,14 +162,11 @@ def _print_scores(result: RunEvaluation) -> None:
     )
     columns = (
         "", "Fréchet", "kernel·1000", "precision", "recall", "density", "coverage", "classifier",
-        "bins", "copying", "fit, s", "images/s",
+        "bins",
     )  # fmt: skip
-    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    table = _table(*columns)
     for key, row in result.rows.items():
         kernel, manifolds = row.kernel, row.manifolds
-        seconds, speed = result.training_seconds.get(key), result.images_per_second.get(key)
-        # References were made from the images that copies are looked for among.
-        copying = row.memorisation.copying if row.memorisation and speed else None
         table.add_row(
             key,
             f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
@@ -172,8 +179,50 @@ def _print_scores(result: RunEvaluation) -> None:
             ),
             f"{row.two_sample.accuracy:.3f}",
             f"{row.bins.different}/{row.bins.n_bins}",
-            "" if copying is None else f"{copying:+.1f}",
-            "" if seconds is None else f"{seconds:.1f}",
-            "" if speed is None else f"{speed:,.0f}",
         )  # fmt: skip
-    Console(width=150).print(table)
+    console = Console(width=150)
+    console.print(table)
+    if result.images_per_second:
+        print()
+        console.print(_densities(result))
+    for key in result.images_per_second:
+        found = result.rows[key].memorisation
+        if found and found.copies:
+            print(
+                f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): "
+                f"{found.train_share:.1%} of its samples are nearest to one, "
+                f"{found.expected_share:.1%} would be by chance."
+            )
+
+
+def _densities(result: RunEvaluation) -> Table:
+    """What only densities have."""
+    repeats = max(map(len, result.repeats.values()))
+    over_seeds = [f"Fréchet, {repeats} seeds"] if repeats > 1 else []
+    table = _table(
+        "", *over_seeds, "log p, test", "log p, training", "nearest is training", "copying, p",
+        "fit, s", "images/s",
+    )  # fmt: skip
+    for key, speed in result.images_per_second.items():
+        values, found = result.repeats[key], result.rows[key].memorisation
+        likelihoods = (
+            part.get(key) for part in (result.log_likelihood, result.training_log_likelihood)
+        )
+        seconds = result.training_seconds.get(key)
+        table.add_row(
+            key,
+            *(
+                f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+                for _ in over_seeds
+            ),
+            *("-" if x is None else f"{x.value:.1f} ± {x.standard_error:.1f}" for x in likelihoods),
+            "-" if found is None else f"{found.train_share:.3f} ({found.expected_share:.3f})",
+            "-" if found is None else f"{found.copying_pvalue:.4f}",
+            "-" if seconds is None else f"{seconds:.1f}",
+            f"{speed:,.0f}",
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, padding=(0, 2, 0, 0))

@@ -22,10 +22,16 @@ from scattergen.cli.arguments import (
     Threads,
     check_memory,
     open_like,
+    parse_labels,
     path,
     prepare,
     say_written,
 )
+from scattergen.datasets import ClassLabels
+from scattergen.densities import Density
+from scattergen.densities.labels import label_numbers
+from scattergen.densities.sampling import check_temperature
+from scattergen.density_choice import default_by_class, default_density, density_classes
 from scattergen.errors import InputError
 from scattergen.image_files import (
     check_codes_path,
@@ -35,7 +41,7 @@ from scattergen.image_files import (
     write_images,
 )
 from scattergen.image_quality import psnr
-from scattergen.model import GenerativeScatteringNetwork, default_density
+from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import RunFolder
 
 
@@ -45,7 +51,17 @@ def sample(
     density: Annotated[
         str | None, typer.Option(help="Which density; mixture if there is one.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 64,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", min=1, help="How many images; 64, or 8 for each of several classes."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Class, by name or number; repeatable, or separated by commas."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Factor of the noise; below 1 less variety.")
+    ] = 1.0,
     seed: Seed = 0,
     batch_size: BatchSize = 256,
     device: Device = "cpu",
@@ -56,26 +72,58 @@ def sample(
     """Make new images.
 
     Image k depends on the run, the density, the seed and k only.  A .npz file also holds the codes.
+    With several classes, each gets an equal part of the images, one class after the other.
 
     [bold]Examples[/bold]
 
       scattergen sample runs/mnist --out samples.png
 
       scattergen sample runs/mnist --density vae -n 1000 --seed 7 --out samples.npz
+
+      scattergen sample runs/mnist --temperature 0.8 --out alike.png
+
+      scattergen sample runs/mnist --label 3,5 --out threes-and-fives.png
     """
     progress = prepare(device, threads, quiet)
     check_output(out)
+    check_temperature(temperature)
+    labels = parse_labels(label)
+    if n is None:
+        n = 8 * len(labels) if len(labels) > 1 else 64
+    if n < len(labels):
+        raise InputError(f"-n {n} images cannot show {len(labels)} classes: make more images.")
     opened = RunFolder.open(run)
     opened.require("decoder")
     there = opened.names("densities")
-    chosen = default_density(there) if density is None else density
+    if density is not None:
+        chosen = density
+    else:
+        chosen = default_by_class(density_classes(opened)) if labels else default_density(there)
     if chosen not in there:
         raise InputError(f'{run} has no density "{chosen}": it has {", ".join(there) or "none"}.')
     model = GenerativeScatteringNetwork.load(opened, device, densities=[chosen])
     check_memory(n, model)
-    codes = model.sample_codes(n, density, seed)
-    write_images(out, model.decode(codes, batch_size, progress), codes)
+    classes = None
+    if labels:
+        each = [labels[k * len(labels) // n] for k in range(n)]
+        classes = _class_labels(model.densities[chosen], each)
+    codes = model.sample_codes(
+        n, chosen, seed, temperature, None if classes is None else classes.labels
+    )
+    images = model.decode(codes, batch_size, progress)
+    write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     say_written(out, n, as_json)
+
+
+def _class_labels(density: Density, labels: list[str]) -> ClassLabels:
+    """Classes of a class-conditional density, by numbers and names."""
+    names = getattr(density, "classes_", None)
+    if names is None:
+        raise InputError(
+            f"The density {type(density).__name__} is not class-conditional: leave out --density, "
+            "or fit one that is by `scattergen density RUN NAME --by-class`."
+        )
+    return ClassLabels(label_numbers(labels, len(labels), names), tuple(names))
 
 
 def encode(

@@ -1,18 +1,21 @@
 """Sources of images: the embedded MNIST, arrays and folders."""
 
 from scattergen.datasets.arrays import ImageArray, as_images
+from scattergen.datasets.classes import ClassLabels, class_labels
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.opening import open_dataset
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 
 __all__ = [
+    "ClassLabels",
     "Dataset",
     "ImageArray",
     "ImageFolder",
     "ImageSource",
     "Subset",
     "as_images",
+    "class_labels",
     "mnist",
     "open_dataset",
 ]

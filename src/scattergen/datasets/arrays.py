@@ -1,7 +1,7 @@
 """Images held in an array, in memory or memory-mapped from a file."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ class ImageArray:
     Args:
         images: a NumPy array (memory-mapped or not) or a tensor.
         labels: the class of every image, (N,) integers.
+        classes: names of the classes in the order of their labels 0, 1 …; the labels by default.
         layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape.
         name: what error messages call the array.
         fingerprint: SHA-256 of the content where it is already known.
@@ -54,6 +55,7 @@ class ImageArray:
         images: NDArray[Any] | Tensor,
         labels: NDArray[Any] | Tensor | None = None,
         *,
+        classes: Sequence[str] | None = None,
         layout: Layout | None = None,
         name: str = "the image array",
         fingerprint: str | None = None,
@@ -65,6 +67,7 @@ class ImageArray:
         self._known_fingerprint = fingerprint
         _check_values(self._images, name)
         self.labels = None if labels is None else _check_labels(labels, len(images), name)
+        self.classes = None if classes is None else tuple(classes)
 
     def __len__(self) -> int:
         return len(self._images)

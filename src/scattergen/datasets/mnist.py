@@ -55,6 +55,7 @@ def mnist() -> Dataset:
             ImageArray(
                 arrays[f"x_{split}"],
                 arrays[f"y_{split}"],
+                classes=tuple("0123456789"),
                 name=f"mnist[{split}]",
                 fingerprint=hashlib.sha256(f"{SHA256} {split}".encode()).hexdigest(),
             )

@@ -40,6 +40,8 @@ def open_dataset(
     | folder | `train/` and `test/`, if both are there; nothing beside them is read | as named |
     | folder | all images below it | a fixed choice by file name |
 
+    Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on.
+
     Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none
     of a single image. Of arrays it is the last ones, so shuffle an array that is sorted by class.
     Of folders it is those whose relative names have the smallest SHA-256: all classes take part,
@@ -132,7 +134,7 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
 def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]:
     """The names of the images and of the labels, which may be absent."""
     labels = "labels" if "labels" in arrays else "y"
-    others = [key for key in arrays if key not in ("labels", "y")]
+    others = [key for key in arrays if key not in ("labels", "y", "classes")]
     for key in ("images", "x", *(others if len(others) == 1 else ())):
         if key in arrays:
             return key, labels
@@ -145,7 +147,9 @@ def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]
 def _from_archive(
     path: Path, arrays: dict[str, NDArray[Any]], images: str, labels: str
 ) -> ImageArray:
-    return ImageArray(arrays[images], arrays.get(labels), name=f"{path}[{images}]")
+    classes = arrays.get("classes")
+    names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
+    return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")
 
 
 def _hold_out_last(name: str, images: ImageArray, test_fraction: float) -> Dataset:

@@ -137,6 +137,11 @@ class Subset:
         return None if labels is None else labels[self._positions]
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the source's classes in the order of their labels, if it has them."""
+        return getattr(self.source, "classes", None)
+
+    @property
     def fingerprint(self) -> str:
         """The SHA-256 of the source's fingerprint and the image numbers."""
         digest = hashlib.sha256(self.source.fingerprint.encode())

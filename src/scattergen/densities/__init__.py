@@ -1,5 +1,6 @@
 """Latent densities: models of the distribution of codes that are fitted in seconds."""
 
+from scattergen.densities.class_conditional import ClassConditional, make_for_classes, needs_labels
 from scattergen.densities.flow import Flow
 from scattergen.densities.flow_matching import FlowMatching
 from scattergen.densities.gan import GenerativeAdversarialNetwork
@@ -15,17 +16,19 @@ from scattergen.densities.registry import (
     DENSITIES,
     IMPROVED,
     density_class,
+    improved_keywords,
     make,
     names,
     registered_name,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import Noise, draw_in_chunks, sample_density
 from scattergen.densities.sliced import SlicedTransport
 from scattergen.densities.vae import VariationalAutoencoder
 
 __all__ = [
     "DENSITIES",
     "IMPROVED",
+    "ClassConditional",
     "Density",
     "Flow",
     "FlowMatching",
@@ -33,14 +36,18 @@ __all__ = [
     "GaussianMixture",
     "GenerativeAdversarialNetwork",
     "LikelihoodDensity",
+    "Noise",
     "SlicedTransport",
     "VariationalAutoencoder",
     "check_count",
     "density_class",
     "draw_in_chunks",
     "hyperparameters",
+    "improved_keywords",
     "make",
+    "make_for_classes",
     "names",
+    "needs_labels",
     "registered_name",
-    "standard_normal",
+    "sample_density",
 ]

@@ -7,9 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.densities.covariances import (
+    log_joint,
+    precision_factor,
+    shrink_to_identity,
+)
+
 _SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
 _ROWS = 8192  # codes per matrix product, to bound memory
+
+Shrinkage = list[tuple[int, float]]
+"""Weights of the pooled covariance, in codes: of the components up to each stop, given those
+before."""
 
 
 def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
@@ -43,82 +53,16 @@ def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
     return x[torch.tensor(chosen, device=x.device)]
 
 
-def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
-    r"""Covariance shrunk towards a multiple of the identity by the oracle approximating formula.
-
-    $(1 - \rho) S + \rho\, \mathrm{tr}(S)/d\; I$ with
-    $\rho = \min(1, \frac{(1 - 2/d)\,\mathrm{tr} S^2 + \mathrm{tr}^2 S}{(n + 1 - 2/d)
-    (\mathrm{tr} S^2 - \mathrm{tr}^2 S / d)})$.
-
-    Args:
-        covariance: Sample covariance S, (d, d).
-        n: Number of samples it was made from.
-        ridge: Added to the variances.
-
-    Returns:
-        (d, d).
-
-    References:
-        Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
-    """
-    d = len(covariance)
-    squares, trace = covariance.square().sum().item(), covariance.trace().item()
-    spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
-    numerator = (1 - 2 / d) * squares + trace**2
-    rho = 1.0 if spread <= numerator else numerator / spread
-    shrunk = (1 - rho) * covariance
-    shrunk.diagonal().add_(rho * trace / d + ridge)
-    return shrunk
-
-
-def precision_factor(covariance: Tensor) -> Tensor:
-    """Lower triangular P with P^T P the inverse of the covariance.
-
-    Args:
-        covariance: (d, d), positive definite.
-
-    Returns:
-        (d, d), with the type of the covariance.
-    """
-    # The factorization needs float64 where directions have little variance; its inversion does not.
-    return inverse_of_lower(torch.linalg.cholesky(covariance.double()).to(covariance))
-
-
-def inverse_of_lower(lower: Tensor) -> Tensor:
-    """Inverse of a lower triangular matrix, in its own type.
-
-    Args:
-        lower: (d, d).
-
-    Returns:
-        (d, d), lower triangular.
-    """
-    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False)
-
-
-def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """Logarithm of weight × N(x; mean, covariance), in nats.
-
-    Args:
-        x: Codes, (N, d).
-        weight: Of the component, a scalar.
-        mean: (d,).
-        factor: `precision_factor` of its covariance, (d, d).
-
-    Returns:
-        (N,).
-    """
-    constant = (
-        weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
-    )
-    squares = [((part - mean) @ factor.T).square().sum(1) for part in x.split(_ROWS)]
-    return constant - 0.5 * torch.cat(squares)
-
-
 @dataclass
 class Components:
-    """Weights (K,), means (K, d), covariances (K, d, d) and pooled covariance (d, d)."""
+    """Parameters of a mixture.
+
+    Attributes:
+        weights: (K,).
+        means: (K, d).
+        covariances: (K, d, d).
+        pooled: Within-component covariance of all together, (d, d).
+    """
 
     weights: Tensor
     means: Tensor
@@ -247,52 +191,129 @@ def expectation(x: Tensor, candidates: Tensor, components: Components) -> Expect
     return Expectation(candidates, log_joints)
 
 
-def maximization(
-    x: Tensor,
-    found: Expectation,
-    components: Components,
-    kappa: float,
-    ridge: float,
-    generator: np.random.Generator,
-) -> Components:
+@dataclass
+class Statistics:
+    """What the M-step needs to know of the codes.
+
+    Attributes:
+        counts: Sums of responsibilities, (K,).
+        means: Weighted by the responsibilities, (K, d).
+        scatters: Weighted sums of squares about the means, (K, d, d).
+    """
+
+    counts: Tensor
+    means: Tensor
+    scatters: Tensor
+
+    @classmethod
+    def of(
+        cls, x: Tensor, found: Expectation, means: Tensor, scatters: Tensor | None = None
+    ) -> "Statistics":
+        """Statistics of codes.
+
+        Args:
+            x: Codes, (N, d).
+            found: Of the E-step.
+            means: Of components without codes, (K, d).
+            scatters: Memory to overwrite, (K, d, d); None allocates it.
+
+        Returns:
+            The statistics.
+        """
+        K, d = means.shape
+        responsibilities = found.log_joints.softmax(1)
+        kept = found.candidates.where(responsibilities > _NEGLIGIBLE, -1)
+        counts, means = torch.zeros(K, device=x.device), means.clone()
+        if scatters is None:
+            scatters = torch.empty(K, d, d, device=x.device)
+        for k, (rows, columns) in enumerate(_by_component(kept, K)):
+            r = responsibilities[rows, columns]
+            counts[k] = r.sum()
+            codes = x[rows]
+            if len(rows) > 0:
+                means[k] = r @ codes / counts[k]
+            codes.sub_(means[k]).mul_(r.sqrt()[:, None])
+            scatters[k] = codes.T @ codes
+        return cls(counts, means, scatters)
+
+    def scale(self, factor: float) -> None:
+        """Become the statistics of so many times the codes."""
+        self.counts *= factor
+        self.scatters *= factor
+
+    def copy(self) -> "Statistics":
+        """The same statistics in memory of their own."""
+        return Statistics(self.counts.clone(), self.means.clone(), self.scatters.clone())
+
+    def blend(self, new: "Statistics", share: float) -> None:
+        """Become (1 - share) of these statistics and share of new ones, as if of one set of codes.
+
+        Args:
+            new: Of other codes; overwritten.
+            share: In [0, 1].
+        """
+        before, added = (1 - share) * self.counts, share * new.counts
+        counts = before + added
+        part = (added / counts.clamp(min=_NEGLIGIBLE))[:, None]
+        difference = new.means - self.means
+        self.means += part * difference
+        self.scatters.mul_(1 - share).add_(new.scatters, alpha=share)
+        between = (before[:, None] * part).sqrt() * difference
+        self.scatters.baddbmm_(between[:, :, None], between[:, None, :])
+        self.counts = counts
+
+    def rescue(self, x: Tensor, generator: np.random.Generator) -> None:
+        """Restart components that lost all their codes: one random code each, pooled covariance.
+
+        Args:
+            x: Codes, (N, d).
+            generator: Chooses the codes.
+        """
+        lost = (self.counts < 1).nonzero()[:, 0].tolist()
+        if lost:
+            pooled = self.scatters.sum(0) / self.counts.sum()
+            for k in lost:
+                self.counts[k], self.means[k] = 1, x[int(generator.integers(len(x)))]
+                self.scatters[k] = pooled
+
+
+def maximization(statistics: Statistics, shrinkage: Shrinkage, ridge: float) -> Components:
     """M-step with covariances shrunk towards the pooled within-component covariance.
 
     Args:
-        x: Codes, (N, d).
-        found: Of the E-step.
-        components: Parameters before; their covariances are overwritten.
-        kappa: Weight of the pooled covariance, in codes.
+        statistics: Of the codes; their scatters become the covariances.
+        shrinkage: Weights of the pooled covariance.
         ridge: Added to the variances.
-        generator: Chooses new means for components that lost all their codes.
 
     Returns:
-        Parameters after.
+        Parameters.
     """
-    (N, d), K = x.shape, len(components.means)
-    responsibilities = found.log_joints.softmax(1)
-    kept = found.candidates.where(responsibilities > _NEGLIGIBLE, -1)
-    counts = torch.zeros(K, device=x.device)
-    means = components.means.clone()
-    covariances = components.covariances
-    if covariances.stride(0) == 0:  # a view of the pooled one
-        covariances = torch.empty(K, d, d, device=x.device)
-    for k, (rows, columns) in enumerate(_by_component(kept, K)):
-        r = responsibilities[rows, columns]
-        counts[k] = r.sum()
-        codes = x[rows]
-        if len(rows) > 0:
-            means[k] = r @ codes / counts[k]
-        codes.sub_(means[k]).mul_(r.sqrt()[:, None])
-        covariances[k] = codes.T @ codes
-    pooled = shrink_to_identity(covariances.sum(0) / N, N, ridge)
-    for k in range(K):
-        covariances[k].add_(pooled, alpha=kappa).div_(counts[k].clamp(min=_NEGLIGIBLE) + kappa)
-        covariances[k].diagonal().add_(ridge)
-    weights = counts / N
-    for k in (counts < 1).nonzero()[:, 0].tolist():
-        means[k], weights[k] = x[int(generator.integers(N))], 1 / N
-        covariances[k] = pooled
-    return Components(weights, means, covariances, pooled)
+    counts, covariances = statistics.counts, statistics.scatters
+    N = counts.sum().item()
+    pooled = shrink_to_identity(covariances.sum(0) / N, max(round(N), 1), ridge)
+    for k, covariance in enumerate(covariances):
+        covariance.copy_(_shrink(covariance, counts[k].item(), pooled, shrinkage))
+        covariance.diagonal().add_(ridge)
+    return Components(counts / N, statistics.means, covariances, pooled)
+
+
+def _shrink(scatter: Tensor, count: float, pooled: Tensor, shrinkage: Shrinkage) -> Tensor:
+    """The covariance of which each block, given those before, is that of its own weight."""
+    _, kappa = shrinkage[0]
+    if len(shrinkage) == 1:
+        return (scatter + kappa * pooled) / max(count + kappa, _NEGLIGIBLE)
+    lower = torch.zeros_like(scatter, dtype=torch.float64)
+    start = 0
+    for stop, kappa in shrinkage:
+        both = (scatter + kappa * pooled)[:stop, :stop] / max(count + kappa, _NEGLIGIBLE)
+        own = torch.linalg.cholesky(both.double())
+        slopes = torch.linalg.solve_triangular(
+            own[:start, :start], own[start:, :start], upper=False, left=False
+        )
+        lower[start:stop, :start] = slopes @ lower[:start, :start]
+        lower[start:stop, start:stop] = own[start:, start:]
+        start = stop
+    return (lower @ lower.T).to(scatter)
 
 
 def _by_component(candidates: Tensor, K: int) -> list[tuple[Tensor, Tensor]]:

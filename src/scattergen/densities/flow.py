@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -24,7 +23,7 @@ from scattergen.densities.protocol import (
     history_state,
     take_history,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
@@ -213,12 +212,13 @@ class Flow:
         m = x.shape[1]
         return log_determinant - 0.5 * (y.square().sum(1) + m * math.log(2 * math.pi))
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw from the base and go back through the layers.
 
         Args:
             n: Number of codes.
             seed: 0 or more; code k depends on the fitted density, `seed` and k only.
+            temperature: Factor of the noise, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
@@ -227,14 +227,14 @@ class Flow:
         leading = self.leading_
         backwards = in_float64(self.flow_)().transform.inv
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
+        def draw(noise: Noise, size: int) -> Tensor:
             if self.base == "mixture":
-                y = leading.draw_mixture(generator, size)
+                y = leading.draw_mixture(noise, size)
             else:
-                y = standard_normal(generator, size, len(leading.shift))
-            return leading.complete(backwards(y), generator)
+                y = noise.normal(size, len(leading.shift))
+            return leading.complete(backwards(y), noise)
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     @torch.no_grad()
     def log_prob(self, z: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -20,7 +19,7 @@ from scattergen.densities.protocol import (
     history_state,
     take_history,
 )
-from scattergen.densities.sampling import draw_in_chunks
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
@@ -220,12 +219,13 @@ class FlowMatching:
             total += _error(networks.average, noise, x1.to(device), t).item() * len(x1)
         return {"loss": total / len(x)}
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Carry noise to codes by the midpoint rule on a fixed grid of times.
 
         Args:
             n: Number of codes.
             seed: 0 or more; code k depends on the fitted density, `seed` and k only.
+            temperature: Factor of the noise, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
@@ -234,15 +234,15 @@ class FlowMatching:
         velocity, m = in_float64(self.velocity_), len(self.leading_.shift)
         step = 1 / self.solver_steps
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
-            x = torch.from_numpy(generator.standard_normal((size, m)))
+        def draw(noise: Noise, size: int) -> Tensor:
+            x = noise.normal(size, m)
             for i in range(self.solver_steps):
                 t = torch.full((size,), i * step, dtype=x.dtype)
                 middle = x + step / 2 * velocity(x, t)
                 x = x + step * velocity(middle, t + step / 2)
-            return self.leading_.complete(x, generator)
+            return self.leading_.complete(x, noise)
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from scattergen.densities.protocol import (
     take_history,
     take_tensor,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
@@ -282,12 +281,13 @@ class GenerativeAdversarialNetwork:
             return F.softplus(real_logit - fake_logit).mean()
         return F.softplus(-fake_logit).mean()
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Generate codes from noise; code k depends on this fit, `seed` and k only.
 
         Args:
             n: Number of codes.
             seed: 0 or more.
+            temperature: Factor of the noise, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
@@ -295,11 +295,11 @@ class GenerativeAdversarialNetwork:
         check_fitted(self)
         network = in_float64(self.generator_)
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
-            x = network(standard_normal(generator, size, self.n_latent))
-            return x if self.leading_ is None else self.leading_.complete(x, generator)
+        def draw(noise: Noise, size: int) -> Tensor:
+            x = network(noise.normal(size, self.n_latent))
+            return x if self.leading_ is None else self.leading_.complete(x, noise)
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""

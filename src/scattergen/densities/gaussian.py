@@ -17,7 +17,7 @@ from scattergen.densities.protocol import (
     take_history,
     take_tensor,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
@@ -98,12 +98,13 @@ class Gaussian:
         self.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]
         return self
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw codes; code k depends on the fitted density, `seed` and k only.
 
         Args:
             n: Number of codes.
             seed: 0 or more.
+            temperature: Factor of the noise, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
@@ -111,7 +112,7 @@ class Gaussian:
         check_fitted(self)
         d, mean, std = self.n_features_, self.mean_.double(), self.std_.double()
         return draw_in_chunks(
-            n, seed, lambda generator, size: mean + std * standard_normal(generator, size, d)
+            n, seed, lambda noise, size: mean + std * noise.normal(size, d), temperature
         )
 
     def log_prob(self, z: Tensor) -> Tensor:

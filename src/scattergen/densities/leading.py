@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.expectation_maximization import inverse_of_lower, shrink_to_identity
+from scattergen.densities.covariances import inverse_of_lower, shrink_to_identity
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import take_tensor
-from scattergen.densities.sampling import standard_normal
+from scattergen.densities.sampling import Noise
 from scattergen.errors import InputError
 
 _CODES_PER_COMPONENT = 275  # of an automatic choice
 _MOST_COMPONENTS = 200
 _LEADING_SHRINKAGE = 16.0  # of the mixture of the leading components, in codes
+_TOLERANCE = 0.5  # of the EM for it, in nats
 _SLOPE_SHRINKAGE = 32.0  # of the regressions, in codes
 _RIDGE = 1e-5  # of a standardized variance
 _QUANTILE_ROWS = 128  # the same for Rosenblatt's transform, to stay in the cache
@@ -115,7 +115,10 @@ class LeadingComponents:
         K = 1
         if m < d or mixture:
             K = n_components or min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
-            found = GaussianMixture(K, shrinkage=_LEADING_SHRINKAGE).fit(x, seed=seed)
+            found = GaussianMixture(
+                K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE
+            ).fit(x, seed=seed)
+            assert found.cholesky_ is not None  # of full covariances
             weights, means, cholesky = found.weights_, found.means_, found.cholesky_
         else:
             weights, means, cholesky = torch.ones(1), torch.zeros(1, m), torch.eye(m)[None]
@@ -192,12 +195,11 @@ class LeadingComponents:
         """Logarithm of the mixture at leading components, in nats: (N, m) -> (N,)."""
         return self._log_joints(x).logsumexp(1)
 
-    def draw_mixture(self, generator: np.random.Generator, size: int) -> Tensor:
+    def draw_mixture(self, noise: Noise, size: int) -> Tensor:
         """Leading components drawn from the mixture, (size, m), float64."""
-        weights = self.weights.double().numpy()
-        chosen = torch.from_numpy(generator.choice(len(weights), size, p=weights / weights.sum()))
-        noise = standard_normal(generator, size, len(self.shift))
-        return self._from_white(self.cholesky, self.means, chosen, noise)
+        chosen = noise.choice(self.weights, size)
+        white = noise.normal(size, len(self.shift))
+        return self._from_white(self.cholesky, self.means, chosen, white)
 
     def to_normal(self, x: Tensor) -> Tensor:
         r"""Rosenblatt's transform of the mixture, which carries it to N(0, I).
@@ -260,12 +262,12 @@ class LeadingComponents:
             result[rows] += white[rows] @ lower[k].double().T
         return result
 
-    def complete(self, x: Tensor, generator: np.random.Generator) -> Tensor:
+    def complete(self, x: Tensor, noise: Noise) -> Tensor:
         """Codes with given leading components, the trailing ones drawn from p(trailing | x).
 
         Args:
             x: Leading components, (N, m), float64.
-            generator: Source of randomness.
+            noise: Source of randomness; its temperature scales the residuals.
 
         Returns:
             Codes, (N, d), float64.
@@ -274,14 +276,14 @@ class LeadingComponents:
         if self.trailing.shape[1] == 0:
             return first
         cumulative = self.log_posterior(x).exp().cumsum(1)
-        uniform = torch.from_numpy(generator.random((len(x), 1)))
+        uniform = noise.uniform(len(x))[:, None]
         chosen = torch.searchsorted(cumulative / cumulative[:, -1:], uniform)[:, 0]
         white = torch.einsum(
             "nij,nj->ni", self._precision_factors[chosen], x - self.means.double()[chosen]
         )
-        noise = standard_normal(generator, len(x), self.trailing.shape[1])
+        residuals = noise.normal(len(x), self.trailing.shape[1]) @ self.residual.double().T
         rest = self._from_white(self.slopes, self.trailing, chosen, white)
-        rest += self.factors.double().sqrt()[chosen, None] * (noise @ self.residual.double().T)
+        rest += self.factors.double().sqrt()[chosen, None] * residuals
         return torch.cat([first, rest], dim=1)
 
     def log_prob_rest(self, z: Tensor) -> Tensor:

@@ -1,25 +1,28 @@
-"""Gaussian mixture with full covariances, fitted by expectation–maximisation."""
+"""Gaussian mixture with full or low-rank covariances, fitted by expectation–maximisation."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.densities.covariances import inverse_of_lower, log_joint
 from scattergen.densities.expectation_maximization import (
     Components,
+    Shrinkage,
+    Statistics,
     expectation,
-    inverse_of_lower,
-    log_joint,
     maximization,
     propose,
     seed_means,
     shared_covariance_em,
     unite,
 )
+from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
+from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
 from scattergen.densities.protocol import (
     History,
     check_codes,
@@ -28,19 +31,24 @@ from scattergen.densities.protocol import (
     take_history,
     take_tensor,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200
+_FEWEST_CODES = 20  # per component, where held-out codes choose their number
 _SHARED_ITERATIONS = 12
 _RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated codes do no harm
 _MOST_CANDIDATES = 8  # components that a code is compared with in full
+_FORGETTING = 0.6  # exponent of the steps of EM by batches
+
+OnIteration = Callable[[float, Tensor], None]
+"""Called with the mean log-likelihood and the components' numbers of codes."""
 
 
 class GaussianMixture:
-    r"""Gaussian mixture with full covariances, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
+    r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
     The means are seeded by k-means++ and moved by EM with one covariance for all components, which
     is cheap. Full EM follows: with $N_k$ codes in component k, scatter $S_k$ about its mean and
@@ -50,29 +58,47 @@ class GaussianMixture:
 
     so κ (`shrinkage`) counts as that many codes of an average component: the directions that a
     component has too few codes for come from all of them. With κ = 0 this is maximum likelihood.
-    W itself is shrunk towards a multiple of the identity by the oracle approximating formula, which
-    matters only when N is not much larger than d.
+    "auto" takes the powers of two under which held-out codes are most likely, one for each octave
+    of components given those before (1 … `leading`, as many more, twice as many …): on whitened
+    codes few for the leading ones and many for the trailing ones. W itself is shrunk
+    towards a multiple of the identity by the oracle approximating formula, which matters only when
+    N is not much larger than d.
+
+    Codes come from a principal component analysis, so that their first components decide how an
+    image looks, and the trailing ones are mostly noise to the assignment of codes to Gaussians.
+    EM therefore sees the `leading` components only, in which it takes seconds; one M-step over all
+    of them follows.
 
     In high dimension nearly every code belongs to one component, so each code is compared with a
     few candidates only: its best ones of the iteration before and the best under the shared
     covariance. This truncation is a variational EM; with up to eight components it is exact. A
-    component left with less than one code restarts from a code of the largest one.
+    component left with less than one code restarts from a random code.
+
+    With `covariance="low_rank"` the components are factor analysers, $\Sigma_k = \Lambda_k
+    \Lambda_k^T + \mathrm{diag}\, \psi_k$ with `rank` columns in $\Lambda_k$, fitted to the
+    covariances above after the last iteration: far fewer numbers to store, and faster samples and
+    likelihoods.
+
+    With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those
+    of all before with weight $(t + 1)^{-0.6}$, so that one pass makes many steps.
 
     Args:
         n_components: Number K of components; None takes one per 300 codes, at least 1 and at most
-        200.
-        shrinkage: Weight κ of the pooled covariance, in codes.
-        leading: EM sees the first so many components of the codes only, and one M-step over all of
-            them follows; None lets it see all.  Trailing components of whitened codes are mostly
-            noise to the assignment of codes to Gaussians, and cost most of the time.
-        leading_shrinkage: κ while EM sees the leading components only.
-        max_iterations: Of full EM.
+            200; "auto" the power of two under which held-out codes are most likely (their leading
+            components, if EM sees these only), for about three times the time.
+        shrinkage: Weight κ of the pooled covariance, in codes, or "auto".
+        leading: Number of components of the codes that EM sees; None lets it see all.
+        covariance: "full" or "low_rank".
+        rank: Number of factors of low-rank covariances.
+        batch_size: Codes per step of EM; None takes all.
+        max_iterations: Of full EM, or passes over the batches.
         tolerance: EM stops when the mean log-likelihood per code gains less than this, in nats.
 
     Attributes:
         weights_: (K,) float32.
         means_: (K, d) float32.
-        cholesky_: Lower triangular factors of the covariances, (K, d, d), float32.
+        cholesky_: Lower triangular factors of full covariances, (K, d, d), float32; else None.
+        factors_: Λ (K, d, rank) and ψ (K, d) of low-rank covariances, float32; else None.
         n_features_: d.
         history_: One row per iteration of full EM: "epoch", "seconds", "log_likelihood" (mean per
             code, before the update, in nats; of the leading components if EM sees only these),
@@ -84,7 +110,9 @@ class GaussianMixture:
     References:
         Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm",
             1977.
+        Ghahramani, Hinton, "The EM algorithm for mixtures of factor analyzers", 1996.
         Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
+        Cappé, Moulines, "On-line expectation-maximization algorithm for latent data models", 2009.
         Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
         Forster, Lücke, "Can clustering scale sublinearly with its clusters?", 2018.
 
@@ -97,45 +125,60 @@ class GaussianMixture:
 
     weights_: Tensor
     means_: Tensor
-    cholesky_: Tensor
+    cholesky_: Tensor | None
+    factors_: tuple[Tensor, Tensor] | None
     n_features_: int
     history_: History
 
     def __init__(
         self,
-        n_components: int | None = None,
-        shrinkage: float = 32.0,
+        n_components: int | Literal["auto"] | None = None,
+        shrinkage: float | Literal["auto"] = "auto",
+        leading: int | None = 32,
+        covariance: Literal["full", "low_rank"] = "full",
+        rank: int = 32,
+        batch_size: int | None = None,
         max_iterations: int = 15,
-        tolerance: float = 0.5,
-        leading: int | None = None,
-        leading_shrinkage: float = 8.0,
+        tolerance: float = 0.1,
     ) -> None:
-        if n_components is not None and n_components < 1:
+        if isinstance(n_components, str):
+            if n_components != "auto":
+                raise InputError(f'n_components="{n_components}": give a number, "auto" or null.')
+        elif n_components is not None and n_components < 1:
             raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
-        for name, weight in {
-            "shrinkage": shrinkage,
-            "leading_shrinkage": leading_shrinkage,
-        }.items():
-            if not weight >= 0:
-                raise InputError(f"{name}={weight}: a weight cannot be negative.")
+        if isinstance(shrinkage, str):
+            if shrinkage != "auto":
+                raise InputError(f'shrinkage="{shrinkage}": give a number or "auto".')
+        elif not shrinkage >= 0:
+            raise InputError(f"shrinkage={shrinkage}: a weight cannot be negative.")
         if leading is not None and leading < 1:
             raise InputError(f"leading={leading}: use at least 1 component, or None for all.")
-        if max_iterations < 1:
-            raise InputError(f"max_iterations={max_iterations}: at least 1 is needed.")
-        self.n_components, self.shrinkage = n_components, shrinkage
+        if covariance not in ("full", "low_rank"):
+            raise InputError(f'covariance="{covariance}" is unknown: choose "full" or "low_rank".')
+        for name, count in {"rank": rank, "max_iterations": max_iterations}.items():
+            if count < 1:
+                raise InputError(f"{name}={count}: at least 1 is needed.")
+        if batch_size is not None and batch_size < 2:
+            raise InputError(f"batch_size={batch_size}: use at least 2 codes, or None for all.")
+        self.n_components, self.shrinkage, self.leading = n_components, shrinkage, leading
+        self.covariance, self.rank, self.batch_size = covariance, rank, batch_size
         self.max_iterations, self.tolerance = max_iterations, tolerance
-        self.leading, self.leading_shrinkage = leading, leading_shrinkage
 
     @property
     def description(self) -> str:
         """One line for reports."""
+        low = self.covariance == "low_rank"
+        kappa = self.shrinkage if isinstance(self.shrinkage, str) else f"{self.shrinkage:g}"
+        kind = f"rank-{self.rank} plus diagonal" if low else "full"
         if not hasattr(self, "n_features_"):
-            return f"Gaussian mixture, full covariances, κ = {self.shrinkage:g}"
+            return f"Gaussian mixture, {kind} covariances, κ = {kappa}"
         K, d = self.means_.shape
-        numbers = K - 1 + K * d + K * d * (d + 1) // 2
+        numbers = K - 1 + K * d
+        numbers += K * d * (self.factors_[0].shape[2] + 1) if self.factors_ else 0
+        numbers += 0 if low else K * d * (d + 1) // 2
         return (
-            f"{K} {'Gaussian' if K == 1 else 'Gaussians'} with full {d} × {d} covariances, "
-            f"κ = {self.shrinkage:g}, {len(self.history_)} iterations; {numbers:,} parameters"
+            f"{K} {'Gaussian' if K == 1 else 'Gaussians'} with {kind} {d} × {d} covariances, "
+            f"κ = {kappa}, {len(self.history_)} iterations; {numbers:,} parameters"
         )
 
     def fit(
@@ -151,7 +194,7 @@ class GaussianMixture:
 
         Args:
             z: Codes, (N, d); at least 2, and 2 per component.
-            seed: Of the first means.
+            seed: Of the first means, the held-out codes and the order of batches.
             progress: Where to report.
             device: Where to compute.
             checkpoint: Not used: an interrupted fit is faster repeated than stored.
@@ -165,46 +208,120 @@ class GaussianMixture:
         start = time.monotonic()
         codes = check_codes(z, minimum=2).float().to(device)
         N, d = codes.shape
-        K = self.count_components(N)
         if not (codes.amax(0) > codes.amin(0)).any():
             raise InputError("All codes are equal: there is no distribution to model.")
         generator = np.random.default_rng(seed)
         partly = self.leading is not None and self.leading < d
         x = codes[:, : self.leading].contiguous() if partly else codes
-        kappa = self.leading_shrinkage if partly else self.shrinkage
         ridge = _RIDGE * codes.var(0, correction=0).mean().item()
         history: History = []
+
+        def climb(
+            x: Tensor, K: int, generator: np.random.Generator, on_iteration: OnIteration
+        ) -> tuple[Components, Tensor]:
+            return self._climb(x, K, ridge, generator, on_iteration)
+
+        if self.n_components == "auto":
+            most = max(N // _FEWEST_CODES, 1)
+            with progress.task("mixture: components", most.bit_length()) as task:
+                K = choose_components(
+                    x,
+                    most,
+                    lambda x, K, generator: climb(x, K, generator, lambda *_: None)[0],
+                    generator,
+                    lambda K, value: task.advance(1, f"{K}: log-likelihood {value:.2f}"),
+                )
+        else:
+            K = self.count_components(N)
         with progress.task("mixture", total=self.max_iterations) as task:
-            components = shared_covariance_em(
-                x, seed_means(x, K, generator), _SHARED_ITERATIONS, ridge, generator
-            )
-            candidates = propose(x, components, min(K, _MOST_CANDIDATES))
-            for iteration in range(1, self.max_iterations + 1):
-                found = expectation(x, candidates, components)
-                components = maximization(x, found, components, kappa, ridge, generator)
-                counts, log_likelihood = N * components.weights, found.log_likelihood
-                row = {"epoch": iteration, "seconds": time.monotonic() - start}
+
+            def keep(log_likelihood: float, counts: Tensor) -> None:
+                row = {"epoch": len(history) + 1, "seconds": time.monotonic() - start}
                 row |= {"log_likelihood": log_likelihood}
                 row |= {"smallest": counts.min().item(), "largest": counts.max().item()}
                 history.append(row)
                 task.advance(1, f"log-likelihood {log_likelihood:.2f}")
-                if iteration > 1:
-                    gain = log_likelihood - history[-2]["log_likelihood"]
-                    if gain < self.tolerance:
-                        break
-                if K > _MOST_CANDIDATES:
-                    candidates = unite(found.best(3), propose(x, components, 2))
+
+            components, candidates = climb(x, K, generator, keep)
             if partly:
                 found = expectation(x, candidates, components)
-                zeros = (codes.new_zeros(size) for size in ((K, d), (K, d, d), (d, d)))
-                components = Components(components.weights, *zeros)
-                components = maximization(
-                    codes, found, components, self.shrinkage, ridge, generator
-                )
+                labels = found.best(1)[:, 0]
+                statistics = Statistics.of(codes, found, codes.new_zeros(K, d))
+                weights = self._weights(codes, labels, K, generator)
+                components = maximization(statistics, weights, ridge)
         self.weights_, self.means_ = components.weights.cpu(), components.means.cpu()
-        self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
+        self.cholesky_, self.factors_ = None, None
+        if self.covariance == "full":
+            self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
+        else:
+            factors = [factor_analysis(c, self.rank) for c in components.covariances]
+            loadings, noise = (torch.stack(part).cpu() for part in zip(*factors, strict=True))
+            self.factors_ = loadings, noise
         self.n_features_, self.history_ = d, history
         return self
+
+    def _climb(
+        self,
+        x: Tensor,
+        K: int,
+        ridge: float,
+        generator: np.random.Generator,
+        on_iteration: OnIteration,
+    ) -> tuple[Components, Tensor]:
+        """EM until it stops gaining: the components, and candidates of every code."""
+        N = len(x)
+        components = shared_covariance_em(
+            x, seed_means(x, K, generator), _SHARED_ITERATIONS, ridge, generator
+        )
+        T = min(K, _MOST_CANDIDATES)
+        candidates = propose(x, components, T)
+        weights = self._weights(x, candidates[:, 0], K, generator)
+        before, steps, blended = -np.inf, 0, None
+        for _ in range(self.max_iterations):
+            if self.batch_size is None:
+                found = expectation(x, candidates, components)
+                log_likelihood = found.log_likelihood
+                memory = components.covariances
+                statistics = Statistics.of(
+                    x, found, components.means, memory if memory.stride(0) else None
+                )
+                counts = statistics.counts.clone()
+                statistics.rescue(x, generator)
+                components = maximization(statistics, weights, ridge)
+            else:
+                total = 0.0
+                order = torch.from_numpy(generator.permutation(N)).to(x.device)
+                for rows in order.split(self.batch_size):
+                    part = x[rows]
+                    found = expectation(part, propose(part, components, T), components)
+                    total += found.log_likelihood * len(rows)
+                    new = Statistics.of(part, found, components.means)
+                    new.scale(N / len(rows))
+                    steps += 1
+                    if blended is None:
+                        blended = new
+                    else:
+                        blended.blend(new, steps**-_FORGETTING)
+                    blended.rescue(x, generator)
+                    components = maximization(blended.copy(), weights, ridge)
+                log_likelihood, counts = total / N, components.weights * N
+            on_iteration(log_likelihood, counts)
+            if log_likelihood - before < self.tolerance:
+                break
+            before = log_likelihood
+            if self.batch_size is None and K > _MOST_CANDIDATES:
+                candidates = unite(found.best(3), propose(x, components, 2))
+        if self.batch_size is not None:
+            candidates = propose(x, components, T)
+        return components, candidates
+
+    def _weights(
+        self, x: Tensor, labels: Tensor, K: int, generator: np.random.Generator
+    ) -> Shrinkage:
+        """Weights of the pooled covariance."""
+        if isinstance(self.shrinkage, str):
+            return choose_shrinkage(x, labels, K, self.leading or x.shape[1], generator)
+        return [(x.shape[1], float(self.shrinkage))]
 
     def count_components(self, N: int) -> int:
         """Number of components that a fit to N codes has.
@@ -213,48 +330,55 @@ class GaussianMixture:
             N: Number of codes.
 
         Returns:
-            `n_components`, or what is chosen for so many codes.
+            `n_components`, or what is chosen for so many codes without a look at them.
 
         Raises:
             InputError: If the codes are too few for `n_components`.
         """
-        if self.n_components is None:
+        if not isinstance(self.n_components, int | np.integer):
             return min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
         self.check_count(N)
         return self.n_components
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than the components need (see `densities.check_count`)."""
-        if self.n_components is not None and self.n_components > n // 2:
+        if isinstance(self.n_components, int | np.integer) and self.n_components > n // 2:
             raise InputError(
                 f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} "
                 "components, or null, which chooses by the number of codes."
             )
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw codes; code k depends on the fitted density, `seed` and k only.
 
         Args:
             n: Number of codes.
             seed: 0 or more.
+            temperature: Factor of the noise around the components' means, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
         """
         check_fitted(self)
-        weights = self.weights_.double().numpy()
         means = self.means_.double()
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
-            chosen = generator.choice(len(weights), size, p=weights / weights.sum())
-            noise = standard_normal(generator, size, self.n_features_)
-            codes = means[torch.from_numpy(chosen)]
-            for k in np.unique(chosen):
-                rows = torch.from_numpy(np.flatnonzero(chosen == k))
-                codes[rows] += noise[rows] @ self.cholesky_[k].double().T
+        def draw(noise: Noise, size: int) -> Tensor:
+            chosen = noise.choice(self.weights_, size)
+            white = noise.normal(size, self.n_features_)
+            codes = means[chosen]
+            if self.factors_ is not None:
+                loadings, variances = self.factors_
+                codes += variances.double().sqrt()[chosen] * white
+                common = noise.normal(size, loadings.shape[2])
+            for k in chosen.unique().tolist():
+                rows = (chosen == k).nonzero()[:, 0]
+                if self.factors_ is not None:
+                    codes[rows] += common[rows] @ loadings[k].double().T
+                elif self.cholesky_ is not None:
+                    codes[rows] += white[rows] @ self.cholesky_[k].double().T
             return codes
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Exact logarithm of the density, in nats: all components count.
@@ -272,20 +396,26 @@ class GaussianMixture:
         check_codes(z, n_features=self.n_features_)
         total = torch.full_like(z[:, 0], -torch.inf)
         weights = self.weights_.double() / self.weights_.double().sum()
-        for weight, mean, lower in zip(weights, self.means_, self.cholesky_, strict=True):
-            factor = inverse_of_lower(lower.double()).to(z)
-            total = torch.logaddexp(total, log_joint(z, weight.to(z), mean.to(z), factor))
+        for k, (weight, mean) in enumerate(zip(weights, self.means_, strict=True)):
+            if self.factors_ is not None:
+                loadings, noise = (part[k].to(z) for part in self.factors_)
+                joint = weight.log().to(z) + log_density_of_factors(z - mean.to(z), loadings, noise)
+            elif self.cholesky_ is not None:
+                factor = inverse_of_lower(self.cholesky_[k].double()).to(z)
+                joint = log_joint(z, weight.to(z), mean.to(z), factor)
+            total = torch.logaddexp(total, joint)
         return total
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; of the triangular factors only the lower halves."""
         check_fitted(self)
-        rows, columns = torch.tril_indices(self.n_features_, self.n_features_)
-        return {
-            "weights": self.weights_,
-            "means": self.means_,
-            "cholesky": self.cholesky_[:, rows, columns],
-        } | history_state(self.history_)
+        tensors = {"weights": self.weights_, "means": self.means_}
+        if self.factors_ is not None:
+            tensors["loadings"], tensors["noise"] = self.factors_
+        elif self.cholesky_ is not None:
+            rows, columns = torch.tril_indices(self.n_features_, self.n_features_)
+            tensors["cholesky"] = self.cholesky_[:, rows, columns]
+        return tensors | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
@@ -293,9 +423,15 @@ class GaussianMixture:
         K = len(self.weights_)
         self.means_ = take_tensor(tensors, "means", (K, None))
         d = self.means_.shape[1]
-        rows, columns = torch.tril_indices(d, d)
-        self.cholesky_ = torch.zeros(K, d, d)
-        self.cholesky_[:, rows, columns] = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
+        self.cholesky_, self.factors_ = None, None
+        if self.covariance == "low_rank":
+            loadings = take_tensor(tensors, "loadings", (K, d, None))
+            self.factors_ = loadings, take_tensor(tensors, "noise", (K, d))
+        else:
+            rows, columns = torch.tril_indices(d, d)
+            self.cholesky_ = torch.zeros(K, d, d)
+            stored = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
+            self.cholesky_[:, rows, columns] = stored
         self.n_features_, self.history_ = d, take_history(tensors)
 
 

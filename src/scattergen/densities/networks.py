@@ -97,7 +97,7 @@ def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """A copy of a network for sampling; see `sampling.standard_normal` for the reason.
+    """A copy of a network for sampling; see `sampling.Noise` for the reason.
 
     Args:
         module: Any module.

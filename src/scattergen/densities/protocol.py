@@ -62,12 +62,15 @@ class Density(Protocol):
         """
         ...
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw codes; code k depends on the fitted density, `seed` and k only, never on `n`.
 
         Args:
             n: Number of codes, 0 or more.
             seed: 0 or more.
+            temperature: Factor of all normal noise, 0 or more: below 1 samples are closer to the
+                modes and more alike. It is no part of choices such as that of a mixture's
+                component. A density may lack this argument, but then has no temperature.
 
         Returns:
             Codes, (n, d), float32, on the CPU.
@@ -129,6 +132,8 @@ def hyperparameters(density: Density) -> dict[str, Any]:
 def _for_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return {name: _for_json(one) for name, one in value.items()}
     return [_for_json(one) for one in value] if isinstance(value, tuple | list) else value
 
 

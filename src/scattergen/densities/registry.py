@@ -24,7 +24,8 @@ DENSITIES: dict[str, type[Density]] = {
     "sliced": SlicedTransport,
 }
 """Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares
-it in the entry-point group "scattergen.densities"."""
+it in the entry-point group "scattergen.densities". "class_conditional", which is made of others,
+is added by its own module."""
 
 IMPROVED: dict[str, dict[str, Any]] = {"vae": IMPROVED_VAE, "gan": IMPROVED_GAN}
 """Name to keywords with which a density of the founding paper is good: `make("vae",
@@ -79,6 +80,31 @@ def density_class(name: str) -> type[Density]:
     return DENSITIES[name]
 
 
+def improved_keywords(name: str) -> dict[str, Any]:
+    """Keywords that make a density of the founding paper a good one.
+
+    Args:
+        name: One of `names()`.
+
+    Returns:
+        A copy of `IMPROVED[name]`.
+
+    Raises:
+        InputError: If there are none, or no such density.
+
+    Example:
+        >>> improved_keywords("vae")["prior"]
+        'mixture'
+    """
+    density_class(name)
+    if name not in IMPROVED:
+        raise InputError(
+            f'The density "{name}" has no improved variant, since its defaults are its best: leave '
+            f"out --improved, which {' and '.join(IMPROVED)} have."
+        )
+    return dict(IMPROVED[name])
+
+
 def registered_name(density: Density) -> str:
     """The name under which a density's class is registered, as stored in run folders.
 
@@ -95,8 +121,8 @@ def registered_name(density: Density) -> str:
         >>> registered_name(Gaussian())
         'gaussian'
     """
-    for name in names():
-        if density_class(name) is type(density):
+    for name, kind in DENSITIES.items():  # which holds a package's once it has been made
+        if kind is type(density):
             return name
     own = type(density).__name__
     raise InputError(

@@ -1,22 +1,66 @@
 """Drawing codes so that each depends on its own number only."""
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.densities.labels import Labels
+from scattergen.densities.protocol import Density
+from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
 
 CHUNK = 256
 """Codes that are drawn from one generator; part of what a seed means, so it never changes."""
 
-Draw = Callable[[np.random.Generator, int], Tensor]
-"""Draws `size` codes, (size, d), with all randomness from the generator."""
+
+class Noise:
+    """All randomness of one chunk of codes.
+
+    Numbers are float64, and what is computed from them should be, until `draw_in_chunks` rounds the
+    codes: the last bits, which depend on the number of threads, then hardly ever survive.
+
+    Args:
+        generator: Source of randomness.
+        temperature: Factor of the normal numbers; choices and uniform numbers have none.
+
+    Attributes:
+        generator: As given, for distributions that are not here.
+        temperature: As given.
+
+    Example:
+        >>> Noise(np.random.default_rng(0), temperature=0.0).normal(2, 3).abs().max().item()
+        0.0
+    """
+
+    def __init__(self, generator: np.random.Generator, temperature: float = 1.0) -> None:
+        self.generator, self.temperature = generator, temperature
+
+    def normal(self, size: int, n_features: int) -> Tensor:
+        """Independent N(0, T²) numbers at temperature T, (size, n_features)."""
+        return torch.from_numpy(
+            self.temperature * self.generator.standard_normal((size, n_features))
+        )
+
+    def uniform(self, size: int) -> Tensor:
+        """Independent numbers of [0, 1), (size,)."""
+        return torch.from_numpy(self.generator.random(size))
+
+    def choice(self, weights: Tensor, size: int) -> Tensor:
+        """Numbers 0 … K - 1, chosen with probabilities proportional to weights (K,): (size,)."""
+        w = weights.double().numpy()
+        return torch.from_numpy(self.generator.choice(len(w), size, p=w / w.sum()))
 
 
-def draw_in_chunks(n: int, seed: int, draw: Draw) -> Tensor:
+Draw = Callable[[Noise, int], Tensor]
+"""Draws `size` codes, (size, d), with all randomness from the noise."""
+
+
+def draw_in_chunks(n: int, seed: int, draw: Draw, temperature: float = 1.0) -> Tensor:
     """Draw codes of which number k depends on the density, the seed and k only.
 
     Chunk c holds the codes 256c … 256c + 255. It has a generator of its own, seeded by (seed, c),
@@ -30,43 +74,113 @@ def draw_in_chunks(n: int, seed: int, draw: Draw) -> Tensor:
         n: Number of codes, 0 or more.
         seed: 0 or more.
         draw: Draws one chunk.
+        temperature: Factor of all normal noise, 0 or more.
 
     Returns:
         Codes, (n, d), float32.
 
     Raises:
-        InputError: If `n` or `seed` is negative or no whole number.
+        InputError: If `n` or `seed` is negative or no whole number, or the temperature cannot be
+            used.
 
     Example:
-        >>> draw = lambda generator, size: standard_normal(generator, size, 2)
+        >>> draw = lambda noise, size: noise.normal(size, 2)
         >>> bool((draw_in_chunks(300, 0, draw)[:10] == draw_in_chunks(10, 0, draw)).all())
         True
     """
-    n, seed = whole_number("n", n), check_seed(seed)
+    n, seed, temperature = whole_number("n", n), check_seed(seed), check_temperature(temperature)
     chunks = []
     with torch.no_grad():
         for chunk in range(max(1, math.ceil(n / CHUNK))):  # n = 0 needs the number of columns too
-            generator = np.random.default_rng([seed, chunk])
-            chunks.append(draw(generator, CHUNK).float())
+            noise = Noise(np.random.default_rng([seed, chunk]), temperature)
+            chunks.append(draw(noise, CHUNK).float())
     return torch.cat(chunks)[:n].clone()
 
 
-def standard_normal(generator: np.random.Generator, size: int, n_features: int) -> Tensor:
-    """Independent N(0, 1) numbers.
-
-    They are float64, and what is computed from them should be, until `draw_in_chunks` rounds the
-    codes: the last bits, which depend on the number of threads, then hardly ever survive.
+def check_temperature(temperature: Any) -> float:
+    """The temperature, if it is one.
 
     Args:
-        generator: Source of randomness.
-        size: Number N of rows.
-        n_features: Number d of columns.
+        temperature: What a user gave.
 
     Returns:
-        (N, d), float64.
+        The number.
+
+    Raises:
+        InputError: If it is no finite number of at least 0.
 
     Example:
-        >>> standard_normal(np.random.default_rng(0), 2, 3).shape
-        torch.Size([2, 3])
+        >>> check_temperature(1)
+        1.0
     """
-    return torch.from_numpy(generator.standard_normal((size, n_features)))
+    is_number = isinstance(temperature, int | float | np.number)
+    if not is_number or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
+        raise InputError(
+            f"temperature={temperature!r}: give a number of at least 0, such as 0.8; 1 draws from "
+            "the fitted density as it is."
+        )
+    return float(temperature)
+
+
+def takes(method: Callable[..., Any], argument: str) -> bool:
+    """Whether a method of a density, perhaps a user's own, knows an optional argument.
+
+    Args:
+        method: Such as `density.sample`.
+        argument: Its name.
+
+    Returns:
+        True if it has a parameter of that name; **keywords, which may swallow anything, do not
+        count.
+
+    Example:
+        >>> takes(draw_in_chunks, "temperature")
+        True
+    """
+    return argument in inspect.signature(method).parameters
+
+
+def sample_density(
+    density: Density,
+    n: int,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    labels: Labels | None = None,
+) -> Tensor:
+    """Draw from any density, also one whose `sample` knows neither temperature nor classes.
+
+    Args:
+        density: Fitted.
+        n: Number of codes.
+        seed: 0 or more.
+        temperature: Factor of all normal noise; 1 is not passed on.
+        labels: Class of all codes or of each; None is not passed on.
+
+    Returns:
+        Codes, (n, d).
+
+    Raises:
+        InputError: If the density cannot use an argument that is passed on.
+
+    Example:
+        >>> from scattergen.densities import Gaussian
+        >>> sample_density(Gaussian().fit(torch.randn(20, 2)), 3, temperature=0.5).shape
+        torch.Size([3, 2])
+    """
+    keywords: dict[str, Any] = {}
+    if check_temperature(temperature) != 1:
+        keywords["temperature"] = temperature
+        if not takes(density.sample, "temperature"):
+            raise InputError(
+                f"The density {type(density).__name__} has no temperature: leave it out, or give "
+                "its method sample a keyword temperature, which draw_in_chunks takes."
+            )
+    if labels is not None:
+        keywords["labels"] = labels
+        if not takes(density.sample, "labels"):
+            raise InputError(
+                f"The density {type(density).__name__} is not class-conditional: fit one that is, "
+                "with `scattergen density RUN NAME --by-class` or ClassConditional."
+            )
+    return density.sample(n, seed=seed, **keywords)

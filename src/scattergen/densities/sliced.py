@@ -19,7 +19,7 @@ from scattergen.densities.protocol import (
     take_history,
     take_tensor,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.densities.splines import Splines
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -220,12 +220,13 @@ class SlicedTransport:
         maps = [Splines(*parts) for parts in self.splines_.unbind(1)]
         return list(zip(self.rotations_, maps, strict=True))
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw from the base and go back through the layers.
 
         Args:
             n: Number of codes.
             seed: 0 or more; code k depends on the fitted density, `seed` and k only.
+            temperature: Factor of the noise, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
@@ -234,16 +235,16 @@ class SlicedTransport:
         m = len(self.leading_.shift)
         layers = [(r.double(), s.to(r.double())) for r, s in reversed(self._layers())]
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
-            y = standard_normal(generator, size, m).T.contiguous()
+        def draw(noise: Noise, size: int) -> Tensor:
+            y = noise.normal(size, m).T.contiguous()
             for rotation, splines in layers:
                 y = rotation.T @ splines.inverse(rotation @ y)
             x = y.T.contiguous()
             if self.base == "mixture":
                 x = self.leading_.from_normal(x)
-            return self.leading_.complete(x, generator)
+            return self.leading_.complete(x, noise)
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Exact logarithm of the density, in nats.
@@ -304,7 +305,7 @@ def _nearest_rotation(matrix: Tensor) -> Tensor:
 
 
 def _random_rotation(generator: np.random.Generator, m: int) -> Tensor:
-    return _nearest_rotation(standard_normal(generator, m, m))
+    return _nearest_rotation(torch.from_numpy(generator.standard_normal((m, m))))
 
 
 def _directions(rotation: Tensor, x: Tensor, generator: np.random.Generator) -> Tensor:

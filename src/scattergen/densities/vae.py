@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scattergen.densities.expectation_maximization import shrink_to_identity
+from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.leading import LeadingComponents
 from scattergen.densities.networks import (
     VariationalNetworks,
@@ -27,7 +26,7 @@ from scattergen.densities.protocol import (
     take_history,
     take_tensor,
 )
-from scattergen.densities.sampling import draw_in_chunks, standard_normal
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
@@ -321,12 +320,13 @@ class VariationalAutoencoder:
             covariance = shrink_to_identity(residual.T.cov(correction=0), len(z), ridge)
             self.residual_ = residual.mean(0), torch.linalg.cholesky(covariance.double()).float()
 
-    def sample(self, n: int, *, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Decode draws of h; code k depends on the fitted density, `seed` and k only.
 
         Args:
             n: Number of codes.
             seed: 0 or more.
+            temperature: Factor of the noise, of h and around its decoded code, 0 or more.
 
         Returns:
             Codes, (n, d), float32.
@@ -334,23 +334,21 @@ class VariationalAutoencoder:
         check_fitted(self)
         decoder, H = in_float64(self.decoder_), self.n_latent
 
-        def draw(generator: np.random.Generator, size: int) -> Tensor:
+        def draw(noise: Noise, size: int) -> Tensor:
             if self.mixture_ is None:
-                codes = decoder(standard_normal(generator, size, H))
+                codes = decoder(noise.normal(size, H))
             else:
-                both = self.mixture_.complete(
-                    self.mixture_.draw_mixture(generator, size), generator
-                )
+                both = self.mixture_.complete(self.mixture_.draw_mixture(noise, size), noise)
                 codes = decoder(both[:, :H])
                 if self.noise == "full":
                     codes = codes + both[:, H:]
             if self.residual_ is not None:
                 mean, factor = (tensor.double() for tensor in self.residual_)
-                noise = standard_normal(generator, size, self.n_features_)
-                codes = codes + mean + (noise * factor if factor.ndim == 1 else noise @ factor.T)
+                white = noise.normal(size, self.n_features_)
+                codes = codes + mean + (white * factor if factor.ndim == 1 else white @ factor.T)
             return codes
 
-        return draw_in_chunks(n, seed, draw)
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""

@@ -8,7 +8,7 @@ from scattergen.evaluation.frechet import frechet_distance
 from scattergen.evaluation.inception import InceptionFeatures
 from scattergen.evaluation.kernel_distance import kernel_distance
 from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
-from scattergen.evaluation.memorisation import Memorisation, memorisation
+from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
 from scattergen.evaluation.scattering_features import ScatteringFeatures
 from scattergen.evaluation.tables import Estimate, jackknife, nearest
 from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sample_test
@@ -31,6 +31,7 @@ __all__ = [
     "different_bins",
     "evaluate",
     "frechet_distance",
+    "image_cells",
     "jackknife",
     "k_means",
     "kernel_distance",

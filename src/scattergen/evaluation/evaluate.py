@@ -11,7 +11,7 @@ from scattergen.evaluation.clusters import BinTest, different_bins, k_means
 from scattergen.evaluation.frechet import frechet_distance
 from scattergen.evaluation.kernel_distance import kernel_distance
 from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
-from scattergen.evaluation.memorisation import Memorisation, memorisation
+from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
 from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sample_test
 from scattergen.progress import SILENT, Progress
@@ -19,7 +19,6 @@ from scattergen.progress import SILENT, Progress
 FEWEST = 20
 """Rows that a table must have."""
 N_BINS = 100
-N_CELLS = 10
 # Rows that a bin needs in the mean, so that its z-score is nearly normal and the number of clusters
 # suits small data, too.
 _ROWS_PER_BIN = 20
@@ -54,6 +53,8 @@ class Evaluation:
         """Everything that JSON can hold, nested by the names of the attributes."""
         content = asdict(self)
         content["bins"]["zscores"] = self.bins.zscores.tolist()
+        if self.memorisation is not None:
+            content["memorisation"]["copies"] = self.memorisation.copies
         return content
 
 
@@ -144,7 +145,7 @@ class Evaluator:
         n_bins = max(2, min(N_BINS, len(self.binned) // _ROWS_PER_BIN))
         self.bins = k_means(self.binned, n_bins, seed=seed)
         if train is not None:
-            self.cells = k_means(train, N_CELLS, seed=seed)
+            self.cells = image_cells(train, reference, seed=seed)
             self.test_distances = nearest(reference, train)[0][:, 0]
 
     def __call__(self, samples: Tensor) -> Evaluation:
@@ -167,8 +168,9 @@ class Evaluator:
                 self.train,
                 reference,
                 samples,
-                centres=self.cells,
+                cells=self.cells,
                 test_distances=self.test_distances,
+                seed=seed,
             )
         return Evaluation(
             n=len(samples),

@@ -20,6 +20,7 @@ from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.runs import place
 from scattergen.runs.options import check_name, differences, refuse_differences
 from scattergen.storage import (
+    read_metadata,
     read_tensors,
     remove_temporaries,
     sha256,
@@ -364,6 +365,21 @@ class RunFolder:
         """
         self.require(name)
         return read_tensors(self._check_file(f"{name}.safetensors"))
+
+    def metadata(self, name: str) -> Any:
+        """Metadata alone, which is fast, since the hash of the tensors is not checked.
+
+        Args:
+            name: As given to `write`.
+
+        Returns:
+            The metadata.
+
+        Raises:
+            RunFolderError: If the file is missing or damaged.
+        """
+        self.require(name)
+        return read_metadata(self.path / f"{name}.safetensors")
 
     def _check_file(self, file: str) -> Path:
         path = self.path / file

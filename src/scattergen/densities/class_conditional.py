@@ -1,0 +1,381 @@
+"""One density per class, whatever the kind of density."""
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.densities.labels import Labels, check_labels, label_numbers
+from scattergen.densities.protocol import (
+    Density,
+    History,
+    check_codes,
+    check_count,
+    check_fitted,
+    hyperparameters,
+    take_tensor,
+)
+from scattergen.densities.registry import DENSITIES, density_class, make
+from scattergen.densities.sampling import draw_in_chunks, sample_density, takes
+from scattergen.errors import InputError, RunFolderError
+from scattergen.keywords import check_seed, whole_number
+from scattergen.progress import SILENT, Progress
+from scattergen.storage import flatten_state, read_tensors, take_state, write_tensors
+
+NAME = "class_conditional"
+
+
+class ClassConditional:
+    r"""A density of every class, $p(z) = \sum_c p(c)\, p(z|c)$.
+
+    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its
+    class; p(c) is the share of the class. Works for every registered density, your own included.
+
+    Args:
+        density: Name of the kind in the registry.
+        keywords: Hyper-parameters of that density; those left out have its defaults.
+        classes: Names of the classes in the order of their labels 0 … C - 1; by default the labels.
+
+    Attributes:
+        densities_: The p(z|c), C of them.
+        weights_: p(c), (C,), float32.
+        classes_: Names of the classes.
+        n_features_: Dimension d of the codes.
+        history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed
+            up), and what else they have.
+        log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in
+            nats, (N,); exists only if the densities have an exact one.
+
+    Raises:
+        InputError: If there is no such density or it does not know a keyword.
+
+    Example:
+        >>> z = torch.cat([torch.randn(100, 2) - 9, torch.randn(300, 2) + 9])
+        >>> labels = torch.tensor([0] * 100 + [1] * 300)
+        >>> by_class = ClassConditional("gaussian", classes=["low", "high"]).fit(z, labels)
+        >>> by_class.sample(4, labels="high").min().item() > 0
+        True
+    """
+
+    densities_: list[Density]
+    weights_: Tensor
+    classes_: tuple[str, ...]
+    n_features_: int
+    history_: History
+    log_prob: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        density: str = "mixture",
+        keywords: Mapping[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if density == NAME:
+            raise InputError(f'density="{density}": give the kind of the density of one class.')
+        self.density = density
+        # All of them, so that a stored density stays the same if a default changes.
+        self.keywords = hyperparameters(make(density, **(keywords or {})))
+        self.classes = None if classes is None else tuple(classes)
+        if self.classes is not None and len(set(self.classes)) < max(len(self.classes), 1):
+            raise InputError(f"classes={list(self.classes)}: give different names, at least one.")
+        # An attribute of the object, not of the class, as `LikelihoodDensity` asks for.
+        if hasattr(density_class(density), "log_prob"):
+            self.log_prob = self._log_prob
+
+    def _make(self) -> Density:
+        return make(self.density, **self.keywords)
+
+    @property
+    def description(self) -> str:
+        """One line for reports."""
+        if not hasattr(self, "n_features_"):
+            return f"one density per class: {self._make().description}"
+        names = ", ".join(self.classes_[:10]) + (" …" if len(self.classes_) > 10 else "")
+        text = (
+            f"{len(self.classes_)} classes ({names}), each with a density of its own; the first: "
+        )
+        return text + self.densities_[0].description
+
+    def check_count(self, n: int) -> None:
+        """Refuse fewer codes than one class needs (see `densities.check_count`)."""
+        check_count(self._make(), n)
+
+    def fit(
+        self,
+        z: Tensor,
+        labels: Tensor | NDArray[Any] | Sequence[int] | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress = SILENT,
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Fit the density of every class.
+
+        Args:
+            z: Codes, (N, d).
+            labels: Class of every code, (N,) whole numbers 0 … C - 1; each must occur.
+            seed: Of everything random; every class has a seed derived from it.
+            progress: Where to report.
+            device: Where to compute.
+            checkpoint: Finished classes and the progress of the one that is fitted are kept in
+                files beside this one, whose names begin like its; an interrupted fit continues
+                with them.
+
+        Returns:
+            This object.
+
+        Raises:
+            InputError: If codes or labels cannot be used, or a class has too few codes.
+            RunFolderError: If a kept class belongs to another fit.
+        """
+        z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
+        numbers = check_labels(labels, len(z))
+        names = self._find_classes(numbers)
+        counts = torch.bincount(numbers).tolist()
+        for name, count in zip(names, counts, strict=True):
+            _of_class(name, self.check_count, count)
+        rows = numbers.argsort(stable=True).split(counts)
+        densities = [self._make() for _ in names]
+        for c, density in enumerate(densities):
+            codes = z[rows[c]]
+            kept = None if checkpoint is None else _Kept(checkpoint, c, self, seed, codes)
+            if kept is not None and kept.restore(density):
+                continue
+            start = time.monotonic()
+            progress.message(f"  class {names[c]} ({c + 1} of {len(names)})")
+            _of_class(
+                names[c],
+                density.fit,
+                codes,
+                seed=_seed_of_class(seed, c),
+                progress=progress,
+                device=device,
+                checkpoint=None if kept is None else kept.training,
+            )
+            if not getattr(density, "history_", None):  # which a user's density may lack
+                density.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]  # type: ignore[attr-defined]
+            if kept is not None:
+                kept.write(density)
+        self._adopt(torch.tensor(counts) / len(z), densities, names)
+        return self
+
+    def _find_classes(self, numbers: Tensor) -> tuple[str, ...]:
+        """Names of the classes, each of which must have a code."""
+        there = numbers.unique().tolist()
+        names = self.classes or tuple(map(str, there))
+        missing = next((c for c in range(len(names)) if c >= len(there) or there[c] != c), None)
+        if there[-1] >= len(names) and self.classes is not None:
+            raise InputError(
+                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} "
+                f"classes {', '.join(names[:10])}: give all their names in the order of the labels."
+            )
+        if missing is not None:
+            raise InputError(
+                f"No code has label {missing}, but one has {there[-1]}: leave out classes without "
+                "codes, and number the others by labels.unique(return_inverse=True)[1]."
+                if self.classes is None
+                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of '
+                "the classes, and number the others from 0."
+            )
+        return names
+
+    def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
+        self.weights_, self.densities_, self.classes_ = weights, densities, names
+        self.n_features_ = densities[0].n_features_  # type: ignore[attr-defined]
+        self.history_ = []
+        before = 0.0
+        for c, density in enumerate(densities):
+            for row in getattr(density, "history_", []):
+                counted = {"epoch": len(self.history_) + 1, "seconds": before + row["seconds"]}
+                self.history_.append({"class": c, **row, **counted})
+            before = self.history_[-1]["seconds"] if self.history_ else 0.0
+
+    def sample(
+        self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None
+    ) -> Tensor:
+        """Draw codes of given classes, or of classes drawn by their shares.
+
+        Code k is draw number r of its class, r being the number of codes of that class before it,
+        and so depends on the fitted density, `seed` and the labels up to k only.
+
+        Args:
+            n: Number of codes.
+            seed: 0 or more.
+            temperature: Factor of the noise within a class; the choice of classes has none.
+            labels: Class of all codes or of each, (n,): numbers, or names as strings. None draws
+                them.
+
+        Returns:
+            Codes, (n, d), float32.
+
+        Raises:
+            InputError: If there is no such class.
+        """
+        check_fitted(self)
+        n, seed = whole_number("n", n), check_seed(seed)
+        if labels is None:
+            numbers = self.sample_labels(n, seed=seed)
+        else:
+            numbers = label_numbers(labels, n, self.classes_)
+        codes = torch.empty(n, self.n_features_)
+        for c, density in enumerate(self.densities_):
+            rows = (numbers == c).nonzero()[:, 0]
+            if len(rows) or c == 0:  # which checks the temperature in any case
+                codes[rows] = sample_density(
+                    density, len(rows), seed=_seed_of_class(seed, c), temperature=temperature
+                )
+        return codes
+
+    def sample_labels(self, n: int, *, seed: int = 0) -> Tensor:
+        """The classes that `sample` draws without labels, (n,), int64."""
+        check_fitted(self)
+        weights = self.weights_
+        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(weights, size)[:, None])
+        return drawn[:, 0].long()
+
+    def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
+        """Exact logarithm of p(z), or of p(z|c), in nats.
+
+        Args:
+            z: Codes, (N, d).
+            labels: Class of all codes or of each, (N,), for p(z|c).
+
+        Returns:
+            (N,), with the type and device of `z`.
+        """
+        check_fitted(self)
+        check_codes(z, minimum=0, n_features=self.n_features_)
+        numbers = None if labels is None else label_numbers(labels, len(z), self.classes_)
+        total = torch.full_like(z[:, 0], -torch.inf)
+        weights = self.weights_.double() / self.weights_.double().sum()
+        for c, (weight, density) in enumerate(zip(weights, self.densities_, strict=True)):
+            if numbers is None:
+                logs = density.log_prob(z)  # type: ignore[attr-defined]
+                total = torch.logaddexp(total, weight.log().to(z) + logs)
+            elif (numbers == c).any():
+                rows = (numbers == c).to(z.device)
+                total[rows] = density.log_prob(z[rows])  # type: ignore[attr-defined]
+        return total
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything fitted, as named tensors: those of class c begin with "c/"."""
+        check_fitted(self)
+        state = {"weights": self.weights_}
+        for c, density in enumerate(self.densities_):
+            state |= flatten_state(str(c), density.state_dict())
+        return state
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the fitted density that `state_dict` was taken from."""
+        n_classes = None if self.classes is None else len(self.classes)
+        weights = take_tensor(tensors, "weights", (n_classes,))
+        names = self.classes or tuple(map(str, range(len(weights))))
+        densities = [self._make() for _ in names]
+        for c, density in enumerate(densities):
+            density.load_state_dict(take_state(tensors, str(c)))
+        self._adopt(weights, densities, names)
+
+
+DENSITIES[NAME] = ClassConditional
+
+
+def needs_labels(name: str) -> bool:
+    """Whether a registered density is class-conditional by itself: its `fit` takes labels.
+
+    Args:
+        name: In the registry.
+
+    Returns:
+        True for "class_conditional" and for a density of your own that has that argument.
+
+    Example:
+        >>> needs_labels("class_conditional"), needs_labels("mixture")
+        (True, False)
+    """
+    return takes(density_class(name).fit, "labels")
+
+
+def make_for_classes(
+    name: str, keywords: Mapping[str, Any] | None, classes: Sequence[str] | None
+) -> Density:
+    """Make an unfitted class-conditional density of any kind.
+
+    Args:
+        name: In the registry.
+        keywords: Hyper-parameters of that density.
+        classes: Names of the classes, in the order of their labels.
+
+    Returns:
+        One density of that kind per class; or the density itself, if it is class-conditional.
+
+    Raises:
+        InputError: If there is no such density or it does not know a keyword.
+
+    Example:
+        >>> make_for_classes("vae", {"beta": 0.01}, ["cat", "dog"]).keywords["beta"]
+        0.01
+    """
+    if not needs_labels(name):
+        return ClassConditional(name, keywords, classes)
+    keywords = dict(keywords or {})
+    if takes(density_class(name), "classes"):
+        keywords.setdefault("classes", classes)
+    return make(name, **keywords)
+
+
+class _Kept:
+    """The files in which one class of an unfinished fit is kept."""
+
+    def __init__(
+        self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor
+    ) -> None:
+        self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
+        self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
+        self.belongs_to = {
+            "hyperparameters": json.loads(json.dumps(hyperparameters(owner))),
+            "seed": seed,
+            "codes": hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest(),
+        }
+
+    def restore(self, density: Density) -> bool:
+        """Load the class if it is finished."""
+        if not self.finished.exists():
+            return False
+        try:
+            tensors, belongs_to = read_tensors(self.finished)
+        except RunFolderError:
+            warnings.warn(f"{self.finished} is damaged: its class is fitted anew.", stacklevel=2)
+            return False
+        if belongs_to != self.belongs_to:
+            raise RunFolderError(
+                f"{self.finished} is the finished class of a fit with other settings or codes: use "
+                "those again, or start over with --overwrite."
+            )
+        density.load_state_dict(tensors)
+        return True
+
+    def write(self, density: Density) -> None:
+        """Keep the finished class, and not its training any longer."""
+        write_tensors(self.finished, density.state_dict(), self.belongs_to)
+        self.training.unlink(missing_ok=True)
+
+
+def _seed_of_class(seed: int, c: int) -> int:
+    return int(np.random.SeedSequence([seed, c]).generate_state(1)[0])
+
+
+def _of_class(name: str, use: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+    """Call something for one class, whose name is said if it refuses."""
+    try:
+        use(*arguments, **keywords)
+    except InputError as error:
+        raise InputError(f'Class "{name}": {error}') from error

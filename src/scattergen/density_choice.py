@@ -1,0 +1,92 @@
+"""Which of a model's densities is meant if none is named."""
+
+from collections.abc import Mapping, Sequence
+
+from scattergen.densities import Density, density_class, needs_labels
+from scattergen.densities.sampling import takes
+from scattergen.errors import InputError
+from scattergen.runs import RunFolder
+
+
+def default_density(keys: Sequence[str]) -> str:
+    """The density that is sampled if none is named.
+
+    Args:
+        keys: Keys of those there are.
+
+    Returns:
+        "mixture" if it is there, or else the last one.
+
+    Raises:
+        InputError: If there is none.
+
+    Example:
+        >>> default_density(["gaussian", "mixture", "vae"])
+        'mixture'
+    """
+    if not keys:
+        raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
+    return "mixture" if "mixture" in keys else keys[-1]
+
+
+def density_key(name: str, *, improved: bool = False, by_class: bool = False) -> str:
+    """The key under which a density is stored if none is given.
+
+    Args:
+        name: In the registry.
+        improved: Whether it has the keywords of `IMPROVED`.
+        by_class: Whether there is one per class.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> density_key("vae", improved=True, by_class=True)
+        'vae-improved-by-class'
+    """
+    by_class = by_class and not needs_labels(name)
+    return name + ("-improved" if improved else "") + ("-by-class" if by_class else "")
+
+
+def default_by_class(densities: Mapping[str, Density | type[Density]]) -> str:
+    """The density that classes are sampled from if none is named.
+
+    Args:
+        densities: Key to density, or to its class.
+
+    Returns:
+        The first key of a class-conditional one, which is one whose `sample` takes labels.
+
+    Raises:
+        InputError: If there is none.
+
+    Example:
+        >>> from scattergen.densities import ClassConditional, Gaussian
+        >>> default_by_class({"gaussian": Gaussian(), "mine": ClassConditional("gaussian")})
+        'mine'
+    """
+    for key, density in densities.items():
+        if takes(density.sample, "labels"):
+            return key
+    raise InputError(
+        "This model has no class-conditional density: fit one with `scattergen density RUN mixture "
+        "--by-class`."
+    )
+
+
+def density_classes(run: RunFolder) -> dict[str, type[Density]]:
+    """Kinds of the densities that a run holds, without loading any.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Key to class; those of packages that are not installed are left out.
+    """
+    classes = {}
+    for key in run.names("densities"):
+        try:
+            classes[key] = density_class(run.metadata(f"densities/{key}")["name"])
+        except InputError:
+            continue
+    return classes
