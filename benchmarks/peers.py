@@ -35,7 +35,10 @@ N = 10_000
 SNAPSHOTS = (30, 60, 120, 240, 480)  # seconds
 SAMPLING_SHARE = 0.03  # of the budget, kept for the prior of the VAE and for sampling
 PIXEL_MODELS: dict[str, tuple[type[PixelVAE] | type[DCGAN], dict[str, Any]]] = {
-    "pixel_vae": (PixelVAE, {"prior": "mixture"}),
+    "pixel_vae": (
+        PixelVAE,
+        {"n_latent": 32, "beta": 0.3, "prior": "mixture", "n_components": 150},
+    ),  # fmt: skip
     "dcgan": (DCGAN, {}),
 }
 ENDLESS = 100_000  # epochs: the clock stops the training

@@ -272,7 +272,11 @@ def test_unknown_names_and_options_are_refused():
         ("vae", {"epochs": True}, r"epochs=True.*give a whole number"),
         ("vae", {"widths": [16, "x"]}, r"widths=.*give a list, each element a whole number"),
         ("vae", {"widths": 16}, r"widths=16.*give a list"),
-        ("mixture", {"n_components": "many"}, "give a whole number or one of 'auto' or null, such as None"),
+        (
+            "mixture",
+            {"n_components": "many"},
+            "give a whole number or one of 'auto' or null, such as None",
+        ),
         ("vae", {"beta": -1.0}, "cannot be negative"),
         ("vae", {"n_latent": 0}, "at least 1"),
         ("vae", {"widths": []}, "at least one hidden layer"),

@@ -1,6 +1,7 @@
 """Expectation–maximisation for Gaussian mixtures with full covariances in high dimension."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,16 @@ from scattergen.densities.covariances import (
 _SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
 _ROWS = 8192  # codes per matrix product, to bound memory
+_SHARED_ITERATIONS = 12
+_MOST_CANDIDATES = 8  # components that a code is compared with in full
+_FORGETTING = 0.6  # exponent of the steps of EM by batches
 
 Shrinkage = list[tuple[int, float]]
 """Weights of the pooled covariance, in codes: of the components up to each stop, given those
 before."""
+
+OnIteration = Callable[[float, Tensor], None]
+"""Called with the mean log-likelihood and the components' numbers of codes."""
 
 
 def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
@@ -323,3 +330,96 @@ def _by_component(candidates: Tensor, K: int) -> list[tuple[Tensor, Tensor]]:
     counts = torch.bincount(flat + 1, minlength=K + 1).tolist()
     T = candidates.shape[1]
     return [(group // T, group % T) for group in order.split(counts)[1:]]
+
+
+def climb(
+    x: Tensor,
+    K: int,
+    weights_of: Callable[[Tensor, Tensor], Shrinkage],
+    *,
+    ridge: float,
+    batch_size: int | None,
+    max_iterations: int,
+    tolerance: float,
+    generator: np.random.Generator,
+    on_iteration: OnIteration,
+) -> tuple[Components, Tensor]:
+    """EM from k-means++ and a shared covariance until the likelihood stops gaining.
+
+    Args:
+        x: Codes, (N, d).
+        K: Number of components.
+        weights_of: Chooses the weights of the pooled covariance from the codes and the component
+            that each belongs to at first.
+        ridge: Added to the variances.
+        batch_size: Codes per step; None takes all.
+        max_iterations: Passes over the codes.
+        tolerance: Least gain of the mean log-likelihood, in nats.
+        generator: Source of randomness.
+        on_iteration: Called after each pass.
+
+    Returns:
+        The components, and candidates of every code, (N, T).
+    """
+    components = shared_covariance_em(
+        x, seed_means(x, K, generator), _SHARED_ITERATIONS, ridge, generator
+    )
+    T = min(K, _MOST_CANDIDATES)
+    candidates = propose(x, components, T)
+    shrinkage = weights_of(x, candidates[:, 0])
+    batches = None if batch_size is None else _Batches(x, batch_size, T, shrinkage, ridge)
+    before = -math.inf
+    for _ in range(max_iterations):
+        if batches is not None:
+            components, log_likelihood = batches.one_pass(components, generator)
+            counts = components.weights * len(x)
+        else:
+            found = expectation(x, candidates, components)
+            log_likelihood, memory = found.log_likelihood, components.covariances
+            shared = memory.stride(0) == 0  # a view of the pooled one
+            statistics = Statistics.of(x, found, components.means, None if shared else memory)
+            counts = statistics.counts.clone()
+            statistics.rescue(x, generator)
+            components = maximization(statistics, shrinkage, ridge)
+        on_iteration(log_likelihood, counts)
+        if log_likelihood - before < tolerance:
+            break
+        before = log_likelihood
+        if K > _MOST_CANDIDATES and batches is None:
+            candidates = unite(found.best(3), propose(x, components, 2))
+    return components, candidates if batches is None else propose(x, components, T)
+
+
+@dataclass
+class _Batches:
+    """Stepwise EM: the statistics of every batch are blended into those of the batches before."""
+
+    x: Tensor
+    batch_size: int
+    n_candidates: int
+    shrinkage: Shrinkage
+    ridge: float
+    blended: Statistics | None = None
+    steps: int = 0
+
+    def one_pass(
+        self, components: Components, generator: np.random.Generator
+    ) -> tuple[Components, float]:
+        """A pass over all codes in random order: new components, the mean log-likelihood."""
+        N, total = len(self.x), 0.0
+        order = torch.from_numpy(generator.permutation(N)).to(self.x.device)
+        for rows in order.split(self.batch_size):
+            part = self.x[rows]
+            candidates = propose(part, components, self.n_candidates)
+            found = expectation(part, candidates, components)
+            total += found.log_likelihood * len(rows)
+            new = Statistics.of(part, found, components.means)
+            new.scale(N / len(rows))
+            self.steps += 1
+            if self.blended is None:
+                self.blended = new
+            else:
+                self.blended.blend(new, self.steps**-_FORGETTING)
+            self.blended.rescue(self.x, generator)
+            components = maximization(self.blended.copy(), self.shrinkage, self.ridge)
+        return components, total / N

@@ -1,14 +1,15 @@
-"""Independent Gaussian components: the model of Angles & Mallat."""
+"""One Gaussian: independent components as in Angles & Mallat, a few, or a full covariance."""
 
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
+from scattergen.densities.covariances import inverse_of_lower, log_joint, shrink_to_identity
 from scattergen.densities.protocol import (
     History,
     check_codes,
@@ -17,44 +18,91 @@ from scattergen.densities.protocol import (
     take_history,
     take_tensor,
 )
-from scattergen.densities.sampling import draw_in_chunks
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
 
 class Gaussian:
-    r"""Independent Gaussian components, $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
+    r"""One Gaussian, of independent components: $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
 
     Angles & Mallat draw whitened codes from N(0, I).  Mean and standard deviation are estimated
     here; on the codes that the whitening was fitted on they are 0 and 1 up to rounding, which makes
     it the same model.
 
+    With `n_effective` k, only the first k components are drawn, and the others are zero: what
+    decoded samples then lack shows what the trailing components are for. Such a density lives on a
+    subspace; `log_prob` is that of the first k components.
+
+    With `covariance="full"`, $p(z) = N(\mu, \Sigma)$. On whitened codes this is the same as
+    independent components. On what is not white, such as raw scattering coefficients, it is what
+    whitening, independent components and colouring amount to, with all directions kept. Σ is shrunk
+    towards a multiple of the identity by the oracle approximating formula, which matters only if
+    there are not many more codes than components.
+
+    Args:
+        n_effective: Number k of components that are drawn; None draws all.
+        covariance: "diagonal" (independent components) or "full".
+
     Attributes:
-        mean_: (d,) float32.
-        std_: Standard deviations, (d,), float32.
+        mean_: (d,) float32; zero after the first k.
+        std_: Standard deviations, (d,), float32, zero after the first k; of "full" the roots of
+            the diagonal of Σ.
+        cholesky_: Lower triangular factor of Σ of the first k components, (k, k), float32; None for
+            "diagonal".
         n_features_: d.
         history_: One row: "epoch", "seconds".
 
+    Raises:
+        InputError: If an argument is out of range.
+
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+        Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
 
     Example:
         >>> density = Gaussian().fit(torch.randn(1000, 4) * 2)
         >>> density.sample(3, seed=0).shape, density.log_prob(torch.zeros(5, 4)).shape
         (torch.Size([3, 4]), torch.Size([5]))
+        >>> Gaussian(n_effective=2).fit(torch.randn(1000, 4)).sample(1)[0, 2:]
+        tensor([0., 0.])
     """
 
     mean_: Tensor
     std_: Tensor
+    cholesky_: Tensor | None
     n_features_: int
     history_: History
+
+    def __init__(
+        self,
+        n_effective: int | None = None,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+    ) -> None:
+        if n_effective is not None and n_effective < 1:
+            raise InputError(f"n_effective={n_effective}: draw at least 1 component, or None: all.")
+        if covariance not in ("diagonal", "full"):
+            raise InputError(f'covariance="{covariance}" is unknown: choose "diagonal" or "full".')
+        self.n_effective, self.covariance = n_effective, covariance
 
     @property
     def description(self) -> str:
         """One line for reports."""
+        full = self.covariance == "full"
+        kind = "a Gaussian with full covariance" if full else "independent Gaussians"
         if not hasattr(self, "n_features_"):
-            return "independent Gaussians"
-        return f"{self.n_features_} independent Gaussians, {2 * self.n_features_:,} parameters"
+            some = (
+                "" if self.n_effective is None else f" of the first {self.n_effective} components"
+            )
+            return kind + some
+        d, k = self.n_features_, self._count(self.n_features_)
+        numbers = k + k * (k + 1) // 2 if full else 2 * k
+        kind = f"{kind} of {k} components" if full else f"{k} {kind}"
+        rest = f" and {d - k} zeros" if k < d else ""
+        return f"{kind}{rest}, {numbers:,} parameters"
+
+    def _count(self, d: int) -> int:
+        return d if self.n_effective is None else min(self.n_effective, d)
 
     def fit(
         self,
@@ -65,7 +113,7 @@ class Gaussian:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Estimate mean and standard deviation of every component.
+        """Estimate mean and standard deviation of every component, or the covariance.
 
         Args:
             z: Codes, (N, d), at least 2.
@@ -82,19 +130,31 @@ class Gaussian:
         """
         start = time.monotonic()
         z = check_codes(z, minimum=2).to(device)
-        with progress.task("gaussian", total=1) as task:
-            mean = z.mean(0, dtype=torch.float64)
-            # By columns in blocks: a float64 copy of all codes would double the memory.
-            std = torch.cat([part.double().std(0, correction=0) for part in z.split(64, dim=1)])
-            task.advance()
-        constant = z.amax(0) == z.amin(0)
+        k = self._count(z.shape[1])
+        x = z[:, :k]
+        constant = x.amax(0) == x.amin(0)
         if constant.any():
             raise InputError(
                 f"Component {int(constant.nonzero()[0])} of the codes is constant: encode with "
                 "fewer components."
             )
-        self.mean_, self.std_ = mean.float().cpu(), std.float().cpu()
-        self.n_features_ = z.shape[1]
+        mean, std = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
+        self.cholesky_ = None
+        with progress.task("gaussian", total=1) as task:
+            mean[:k] = x.mean(0, dtype=torch.float64).float().cpu()
+            if self.covariance == "full":
+                scatter = torch.zeros(k, k, dtype=torch.float64, device=z.device)
+                for part in x.split(8192):  # a float64 copy of all codes would double the memory
+                    centred = part.double() - mean[:k].to(z.device).double()
+                    scatter += centred.T @ centred
+                covariance = shrink_to_identity(scatter / len(z), len(z))
+                self.cholesky_ = torch.linalg.cholesky(covariance).float().cpu()
+                std[:k] = covariance.diagonal().sqrt().float().cpu()
+            else:
+                parts = [part.double().std(0, correction=0) for part in x.split(64, dim=1)]
+                std[:k] = torch.cat(parts).float().cpu()
+            task.advance()
+        self.mean_, self.std_, self.n_features_ = mean, std, z.shape[1]
         self.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]
         return self
 
@@ -110,13 +170,21 @@ class Gaussian:
             Codes, (n, d), float32.
         """
         check_fitted(self)
-        d, mean, std = self.n_features_, self.mean_.double(), self.std_.double()
-        return draw_in_chunks(
-            n, seed, lambda noise, size: mean + std * noise.normal(size, d), temperature
-        )
+        mean, std = self.mean_.double(), self.std_.double()
+        d, k = self.n_features_, self._count(self.n_features_)
+
+        def draw(noise: Noise, size: int) -> Tensor:
+            white = noise.normal(size, d)
+            if self.cholesky_ is None:
+                return mean + std * white
+            codes = mean.repeat(size, 1)
+            codes[:, :k] += white[:, :k] @ self.cholesky_.double().T
+            return codes
+
+        return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density, in nats.
+        """Exact logarithm of the density, of the components that are drawn, in nats.
 
         Args:
             z: Codes, (N, d).
@@ -126,18 +194,29 @@ class Gaussian:
         """
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
-        mean, std = self.mean_.to(z), self.std_.to(z)
-        constant = std.log().sum() + 0.5 * self.n_features_ * math.log(2 * math.pi)
-        return -0.5 * ((z - mean) / std).square().sum(1) - constant
+        k = self._count(self.n_features_)
+        x, mean = z[:, :k], self.mean_[:k].to(z)
+        if self.cholesky_ is not None:
+            factor = inverse_of_lower(self.cholesky_.double()).to(z)
+            return log_joint(x, torch.ones((), dtype=z.dtype, device=z.device), mean, factor)
+        std = self.std_[:k].to(z)
+        constant = std.log().sum() + 0.5 * k * math.log(2 * math.pi)
+        return -0.5 * ((x - mean) / std).square().sum(1) - constant
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
         check_fitted(self)
-        return {"mean": self.mean_, "std": self.std_} | history_state(self.history_)
+        tensors = {"mean": self.mean_, "std": self.std_}
+        if self.cholesky_ is not None:
+            tensors["cholesky"] = self.cholesky_
+        return tensors | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
         self.mean_ = take_tensor(tensors, "mean", (None,))
-        self.n_features_ = len(self.mean_)
-        self.std_ = take_tensor(tensors, "std", (self.n_features_,))
+        d = len(self.mean_)
+        self.n_features_, k = d, self._count(d)
+        self.std_ = take_tensor(tensors, "std", (d,))
+        full = self.covariance == "full"
+        self.cholesky_ = take_tensor(tensors, "cholesky", (k, k)) if full else None
         self.history_ = take_history(tensors)

@@ -1,7 +1,7 @@
 """Gaussian mixture with full or low-rank covariances, fitted by expectation–maximisation."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,14 +12,12 @@ from torch import Tensor
 from scattergen.densities.covariances import inverse_of_lower, log_joint
 from scattergen.densities.expectation_maximization import (
     Components,
+    OnIteration,
     Shrinkage,
     Statistics,
+    climb,
     expectation,
     maximization,
-    propose,
-    seed_means,
-    shared_covariance_em,
-    unite,
 )
 from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
 from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
@@ -38,13 +36,7 @@ from scattergen.progress import SILENT, Progress
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200
 _FEWEST_CODES = 20  # per component, where held-out codes choose their number
-_SHARED_ITERATIONS = 12
 _RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated codes do no harm
-_MOST_CANDIDATES = 8  # components that a code is compared with in full
-_FORGETTING = 0.6  # exponent of the steps of EM by batches
-
-OnIteration = Callable[[float, Tensor], None]
-"""Called with the mean log-likelihood and the components' numbers of codes."""
 
 
 class GaussianMixture:
@@ -117,7 +109,8 @@ class GaussianMixture:
         Forster, Lücke, "Can clustering scale sublinearly with its clusters?", 2018.
 
     Example:
-        >>> z = torch.cat([torch.randn(300, 2) - 5, torch.randn(700, 2) + 5])
+        >>> z = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+        >>> z[:300] += 10
         >>> mixture = GaussianMixture(n_components=2).fit(z)
         >>> sorted(round(weight, 2) for weight in mixture.weights_.tolist())
         [0.3, 0.7]
@@ -216,10 +209,20 @@ class GaussianMixture:
         ridge = _RIDGE * codes.var(0, correction=0).mean().item()
         history: History = []
 
-        def climb(
+        def climbed(
             x: Tensor, K: int, generator: np.random.Generator, on_iteration: OnIteration
         ) -> tuple[Components, Tensor]:
-            return self._climb(x, K, ridge, generator, on_iteration)
+            return climb(
+                x,
+                K,
+                lambda x, labels: self._weights(x, labels, K, generator),
+                ridge=ridge,
+                batch_size=self.batch_size,
+                max_iterations=self.max_iterations,
+                tolerance=self.tolerance,
+                generator=generator,
+                on_iteration=on_iteration,
+            )
 
         if self.n_components == "auto":
             most = max(N // _FEWEST_CODES, 1)
@@ -227,7 +230,7 @@ class GaussianMixture:
                 K = choose_components(
                     x,
                     most,
-                    lambda x, K, generator: climb(x, K, generator, lambda *_: None)[0],
+                    lambda x, K, generator: climbed(x, K, generator, lambda *_: None)[0],
                     generator,
                     lambda K, value: task.advance(1, f"{K}: log-likelihood {value:.2f}"),
                 )
@@ -242,7 +245,7 @@ class GaussianMixture:
                 history.append(row)
                 task.advance(1, f"log-likelihood {log_likelihood:.2f}")
 
-            components, candidates = climb(x, K, generator, keep)
+            components, candidates = climbed(x, K, generator, keep)
             if partly:
                 found = expectation(x, candidates, components)
                 labels = found.best(1)[:, 0]
@@ -259,61 +262,6 @@ class GaussianMixture:
             self.factors_ = loadings, noise
         self.n_features_, self.history_ = d, history
         return self
-
-    def _climb(
-        self,
-        x: Tensor,
-        K: int,
-        ridge: float,
-        generator: np.random.Generator,
-        on_iteration: OnIteration,
-    ) -> tuple[Components, Tensor]:
-        """EM until it stops gaining: the components, and candidates of every code."""
-        N = len(x)
-        components = shared_covariance_em(
-            x, seed_means(x, K, generator), _SHARED_ITERATIONS, ridge, generator
-        )
-        T = min(K, _MOST_CANDIDATES)
-        candidates = propose(x, components, T)
-        weights = self._weights(x, candidates[:, 0], K, generator)
-        before, steps, blended = -np.inf, 0, None
-        for _ in range(self.max_iterations):
-            if self.batch_size is None:
-                found = expectation(x, candidates, components)
-                log_likelihood = found.log_likelihood
-                memory = components.covariances
-                statistics = Statistics.of(
-                    x, found, components.means, memory if memory.stride(0) else None
-                )
-                counts = statistics.counts.clone()
-                statistics.rescue(x, generator)
-                components = maximization(statistics, weights, ridge)
-            else:
-                total = 0.0
-                order = torch.from_numpy(generator.permutation(N)).to(x.device)
-                for rows in order.split(self.batch_size):
-                    part = x[rows]
-                    found = expectation(part, propose(part, components, T), components)
-                    total += found.log_likelihood * len(rows)
-                    new = Statistics.of(part, found, components.means)
-                    new.scale(N / len(rows))
-                    steps += 1
-                    if blended is None:
-                        blended = new
-                    else:
-                        blended.blend(new, steps**-_FORGETTING)
-                    blended.rescue(x, generator)
-                    components = maximization(blended.copy(), weights, ridge)
-                log_likelihood, counts = total / N, components.weights * N
-            on_iteration(log_likelihood, counts)
-            if log_likelihood - before < self.tolerance:
-                break
-            before = log_likelihood
-            if self.batch_size is None and K > _MOST_CANDIDATES:
-                candidates = unite(found.best(3), propose(x, components, 2))
-        if self.batch_size is not None:
-            candidates = propose(x, components, T)
-        return components, candidates
 
     def _weights(
         self, x: Tensor, labels: Tensor, K: int, generator: np.random.Generator
