@@ -282,3 +282,38 @@ def test_a_class_with_too_few_codes_is_named(scattergen, run_copy):
                        "-q", code=2).err  # fmt: skip
     assert 'error: Class "' in error
     assert "codes are too few for n_components=20" in error
+
+
+# Keys that say what a density is
+
+
+def test_a_fit_takes_keys_with_endings(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = ImageArray(torch.rand(80, 1, 8, 8, generator=generator), torch.arange(80) % 2)
+    run = RunFolder.start(tmp_path / "run", {})
+    options = {
+        "encoder": {"J": 1, "n_components": 6},
+        "decoder": {"channels": [8, 4]},
+        "training": {"epochs": 1},
+        "densities": {
+            "gaussian-by-class": {},
+            "vae-improved": {"epochs": 1, "n_components": 1, "n_latent": 2},
+        },
+    }
+    model = sg.GenerativeScatteringNetwork.fit(images, options=options, run=run)
+    by_class, vae = model.densities.values()
+    assert isinstance(by_class, ClassConditional)
+    assert by_class.density == "gaussian"
+    expected = {**densities.IMPROVED["vae"], "epochs": 1, "n_latent": 2, "n_components": 1}
+    assert {name: densities.hyperparameters(vae)[name] for name in expected} == expected
+    assert sg.load(run).densities.keys() == model.densities.keys()
+    options["densities"] = {"gaussian-by-class": {}}
+    with pytest.raises(InputError, match="needs images with classes"):
+        sg.GenerativeScatteringNetwork.fit(images[:], options=options)
+    for key, sentence in {
+        "gaussian-improved": '"gaussian" has no improved variant',
+        "parzen-improved": 'no density "parzen-improved"',
+    }.items():
+        options["densities"] = {key: {}}
+        with pytest.raises(InputError, match=sentence):
+            sg.GenerativeScatteringNetwork.fit(images, options=options)

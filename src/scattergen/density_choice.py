@@ -1,8 +1,10 @@
-"""Which of a model's densities is meant if none is named."""
+"""Keys of densities in models and runs: what they say, and which is meant if none is named."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from scattergen.densities import Density, density_class, needs_labels
+from scattergen.densities import Density, density_class, improved_keywords, names, needs_labels
 from scattergen.densities.sampling import takes
 from scattergen.errors import InputError
 from scattergen.runs import RunFolder
@@ -46,6 +48,50 @@ def density_key(name: str, *, improved: bool = False, by_class: bool = False) ->
     """
     by_class = by_class and not needs_labels(name)
     return name + ("-improved" if improved else "") + ("-by-class" if by_class else "")
+
+
+@dataclass(frozen=True)
+class DensityChoice:
+    """What the key of a density says.
+
+    Attributes:
+        name: In the registry.
+        keywords: Hyper-parameters, those of `IMPROVED` included if the key says so.
+        by_class: Whether there is one per class.
+    """
+
+    name: str
+    keywords: dict[str, Any]
+    by_class: bool
+
+
+def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
+    """The density that a key such as "vae-improved-by-class" stands for.
+
+    Args:
+        key: A name in the registry, perhaps with "-improved" and "-by-class".
+        keywords: Hyper-parameters, over the improved ones.
+
+    Returns:
+        What the key says; if it says nothing, it is the name.
+
+    Raises:
+        InputError: If the density has no improved keywords.
+
+    Example:
+        >>> choice = choice_of_key("vae-improved", {"epochs": 5})
+        >>> choice.name, choice.keywords["epochs"], choice.keywords["prior"], choice.by_class
+        ('vae', 5, 'mixture', False)
+    """
+    given = dict(keywords or {})
+    if key in names():
+        return DensityChoice(key, given, needs_labels(key))
+    plain = key.removesuffix("-by-class")
+    name = plain.removesuffix("-improved")
+    if name not in names():
+        return DensityChoice(key, given, False)
+    improved = improved_keywords(name) if name != plain else {}
+    return DensityChoice(name, {**improved, **given}, plain != key or needs_labels(name))
 
 
 def default_by_class(densities: Mapping[str, Density | type[Density]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from scattergen.datasets import Dataset, class_labels
 from scattergen.densities import Density, improved_keywords, make, make_for_classes, needs_labels
-from scattergen.density_choice import density_key
+from scattergen.density_choice import choice_of_key, density_key
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.model_files import density_metadata
@@ -61,7 +61,8 @@ def fit_run(
         out: The run folder.
         preset: "mnist" or "auto"; by default "mnist" for MNIST and "auto" for everything else.
         changes: "section.keyword" to value, over the preset.
-        densities: Names of the densities to fit; the preset's by default.
+        densities: Keys of the densities to fit, such as "mixture", "vae-improved" or
+            "mixture-by-class"; the preset's by default.
         seed: Of everything random.
         device: Where to compute.
         overwrite: Replace a run that is there, once the new one is finished.
@@ -265,7 +266,8 @@ def _refuse_change(
     run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None
 ) -> None:
     """Refuse another density in the place of one that the run's options and report describe."""
-    fitted = _make(key, run.options["densities"][key], classes if needs_labels(key) else None)
+    choice = choice_of_key(key, run.options["densities"][key])
+    fitted = _make(choice.name, choice.keywords, classes if choice.by_class else None)
     changed = differences(density_metadata(fitted, run.options["seed"]), wanted)
     if changed:
         raise RunFolderError(

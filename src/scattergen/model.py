@@ -16,11 +16,15 @@ from scattergen.densities import (
     draw_in_chunks,
     make,
     make_for_classes,
-    needs_labels,
     sample_density,
 )
 from scattergen.densities.labels import Labels
-from scattergen.density_choice import default_by_class, default_density, density_key
+from scattergen.density_choice import (
+    choice_of_key,
+    default_by_class,
+    default_density,
+    density_key,
+)
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.keywords import check_seed, whole_number
@@ -159,13 +163,14 @@ class GenerativeScatteringNetwork:
                 done(decoder.state_dict(), decoder.hyperparameters, facts)
         model = cls(encoder, decoder)
         model.options = options
-        for name, keywords in options["densities"].items():
+        for key, keywords in options["densities"].items():
+            choice = choice_of_key(key, keywords)
             model.fit_density(
-                name,
+                choice.name,
                 codes,
-                *(classes if classes and needs_labels(name) else ()),
-                keywords=keywords,
-                stored_as=name,
+                *(classes if classes and choice.by_class else ()),
+                keywords=choice.keywords,
+                stored_as=key,
                 seed=seed,
                 device=device,
                 run=run,

@@ -8,7 +8,8 @@ import torch
 
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import check_training, fit_decoder
-from scattergen.densities import check_count, make, needs_labels
+from scattergen.densities import check_count, make
+from scattergen.density_choice import choice_of_key
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
@@ -58,8 +59,9 @@ def check_options(
             raise InputError(
                 f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE."
             )
-        check_count(make(name, **keywords), n)
-        if needs_labels(name) and not labelled:
+        choice = choice_of_key(name, keywords)
+        check_count(make(choice.name, **choice.keywords), n)
+        if choice.by_class and not labelled:
             raise InputError(
                 f'The density "{name}" needs images with classes: give a folder with a sub-folder '
                 "for each, or an .npz file with labels."

@@ -27,8 +27,9 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
         n: Number of training images.
 
     Returns:
-        {"encoder": …, "decoder": …, "training": …, "densities": {name: …}}: keywords of
-        `ScatteringEncoder`, `Decoder`, `fit_decoder` and the densities.
+        {"encoder": …, "decoder": …, "training": …, "densities": {key: …}}: keywords of
+        `ScatteringEncoder`, `Decoder`, `fit_decoder` and the densities, with a key per density as
+        `density_choice.choice_of_key` takes it.
 
     Raises:
         InputError: If the preset is unknown or the images are too few or too small.
@@ -48,7 +49,7 @@ _MNIST: Options = {
     "encoder": {"J": 2, "L": 8, "max_order": 2, "n_components": 512},
     "decoder": {"channels": [128, 64, 32], "kernel_size": 3},
     "training": {"epochs": 6, "batch_size": 32, "learning_rate": 2e-2},
-    "densities": _DENSITIES,
+    "densities": {**_DENSITIES, "vae-improved": {}},
 }
 
 

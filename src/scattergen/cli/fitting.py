@@ -36,7 +36,11 @@ def fit(
         Literal["mnist", "auto"] | None, typer.Option(help="Options to start from.")
     ] = None,
     densities: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Densities to fit, separated by commas.")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Densities to fit, separated by commas; a name may end in -improved, -by-class.",
+        ),
     ] = None,
     options: Set = None,
     seed: Seed = 0,
@@ -62,7 +66,7 @@ def fit(
 
       scattergen fit faces/ --size 64 --out runs/faces --set training.epochs=20
 
-      scattergen fit images.npz --out runs/mine --densities gaussian,mixture --set encoder.J=3
+      scattergen fit images.npz --out runs/mine --densities mixture,vae-improved --set encoder.J=3
     """
     progress = prepare(device, threads, quiet)
     fitted = fit_run(
