@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scattergen.datasets import mnist
-from scattergen.densities import IMPROVED, LikelihoodDensity, hyperparameters, make
+from scattergen.densities import IMPROVED, LikelihoodDensity, hyperparameters, make, needs_labels
 from scattergen.evaluation import DigitFeatures, Evaluator, frechet_distance
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
@@ -48,6 +48,7 @@ ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixture": ("mixture", {}),
     "mixture_400": ("mixture", {"n_components": 400}),
     "mixture_low_rank": ("mixture", {"covariance": "low_rank"}),
+    "mixture_by_class": ("class_conditional", {"density": "mixture"}),
     "vae": ("vae", {}),
     "vae_improved": ("vae", IMPROVED["vae"]),
     "gan": ("gan", {}),
@@ -80,12 +81,13 @@ def features_of(model: GenerativeScatteringNetwork, codes: Tensor) -> Iterator[T
 
 
 def measure(
-    label: str, seed: int, model: GenerativeScatteringNetwork, codes: Tensor, test_codes: Tensor,
-    evaluator: Evaluator, progress: Progress,
+    label: str, seed: int, model: GenerativeScatteringNetwork, codes: Tensor, labels: Tensor,
+    test_codes: Tensor, evaluator: Evaluator, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     name, keywords = ENTRIES[label]
     start = time.perf_counter()
-    density = make(name, **keywords).fit(codes, seed=seed, progress=progress)
+    extra = {"labels": labels} if needs_labels(name) else {}
+    density = make(name, **keywords).fit(codes, **extra, seed=seed, progress=progress)
     fitted = time.perf_counter()
     sampled = density.sample(N, seed=seed)
     seconds = {"fit": fitted - start, "sample": time.perf_counter() - fitted}
@@ -254,7 +256,9 @@ def main() -> None:
     run = RunFolder.open(arguments.run)
     model = GenerativeScatteringNetwork.load(run, densities=())
     codes, extract, data = run.read("codes")[0]["codes"], DigitFeatures(), mnist()
+    labels = data.train.labels
     assert data.test is not None
+    assert labels is not None
     train, test, test_codes = extract(data.train), extract(data.test), model.encode(data.test)
     rows = Rows(arguments.run / "benchmark.jsonl")
     progress = Progress()
@@ -265,7 +269,7 @@ def main() -> None:
             if key not in rows.known:
                 progress.message(f"{label}, seed {seed}")
                 evaluator = evaluator or Evaluator(test, train=train)
-                row = measure(label, seed, model, codes, test_codes, evaluator, progress)
+                row = measure(label, seed, model, codes, labels, test_codes, evaluator, progress)
                 rows.add({"key": key} | row)
     keys = [key_of(label, seed, run) for label in ENTRIES for seed in range(arguments.seeds)]
     measured = [rows.known[key] for key in keys if key in rows.known]

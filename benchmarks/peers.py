@@ -88,7 +88,7 @@ def train_pixels(name: str, seconds: float, seed: int, work: Path, result: Path)
         images=images,
         seconds=last["seconds"] + sampling,
         threads=torch.get_num_threads(),
-        description=f"{model.description}, {last['epoch']:.0f} epochs",
+        description=f"{model.description}, stopped in epoch {last['epoch']:.0f}",
         snapshot_seconds=np.array([s["seconds"] for s in snapshots]),
         snapshots=np.array([s["images"] for s in snapshots]).reshape(-1, N, 28, 28),
     )

@@ -247,7 +247,9 @@ class GenerativeScatteringNetwork:
                         "its options and run the command again."
                     )
                 history = getattr(density, "history_", [])
-                facts = {"epochs": len(history), "description": density.description}
+                # The training loop counts epochs; other fits have iterations, or one row.
+                unit = "epochs" if history and "learning_rate" in history[0] else "iterations"
+                facts = {unit: len(history), "description": density.description}
                 if history:  # whose seconds count the parts before an interruption, too
                     facts["seconds"] = history[-1]["seconds"]
                 done(density.state_dict(), metadata, facts)

@@ -82,12 +82,12 @@ def eigenvalue_spectrum(eigenvalues: Tensor | Sequence[float], theme: Theme = LI
         'log'
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
-    figure, axes = _panel("Variance of each component", theme)
+    figure, axes = panel("Variance of each component", theme)
     positive = values > 0  # a rank-deficient fit has zeros, which a logarithm cannot show
     index = np.arange(1, len(values) + 1)
     axes.loglog(index[positive], values[positive], color=theme.accent, linewidth=1.6)
     axes.set_xlabel("component")
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     return figure
 
 
@@ -110,7 +110,7 @@ def cumulative_variance(
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     share = 100 * explained_variance * np.cumsum(values) / max(values.sum(), np.finfo(float).tiny)
-    figure, axes = _panel("Variance kept by the leading components, %", theme)
+    figure, axes = panel("Variance kept by the leading components, %", theme)
     axes.semilogx(np.arange(1, len(values) + 1), share, color=theme.accent, linewidth=1.6)
     for target in (50, 90, 99):
         if share[0] < target <= share[-1]:
@@ -126,7 +126,7 @@ def cumulative_variance(
             )
     axes.set_xlabel("components")
     axes.set_ylim(top=101)
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+    axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     return figure
 
 
@@ -152,7 +152,7 @@ def training_curve(
         >>> len(training_curve(history, {"loss": "L1", "absent": "?"}, "loss").axes[0].lines)
         1
     """
-    figure, axes = _panel(title, theme)
+    figure, axes = panel(title, theme)
     colors = itertools.cycle((theme.accent, theme.contrast, theme.muted))
     for (key, label), color in zip(series.items(), colors, strict=False):
         points = [(row["seconds"], row[key]) for row in history if row.get(key) is not None]
@@ -192,7 +192,7 @@ def quality_by_time(
         >>> figure.axes[0].get_yscale()
         'log'
     """
-    figure, axes = _panel(title, theme, extra_height=0.6)
+    figure, axes = panel(title, theme, extra_height=0.6)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for name, (seconds, distance) in densities.items():
@@ -205,8 +205,8 @@ def quality_by_time(
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
         axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
     axes.set_xlabel("training time, s")
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
-    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
+    axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
     axes.margins(x=0.18, y=0.08)
     if references:
         axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
@@ -244,7 +244,7 @@ def rejections_by_n(
     if not chosen:
         raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
     name = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}.get(test, test)
-    figure, axes = _panel(f"{name}: components rejected, of {d}", theme, extra_height=0.55)
+    figure, axes = panel(f"{name}: components rejected, of {d}", theme, extra_height=0.55)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1, linscale=0.4)
     levels = sorted({rate.level for rate in chosen}, reverse=True)
@@ -263,7 +263,7 @@ def rejections_by_n(
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, d * 1.25)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_number))
+        axis.set_major_formatter(FuncFormatter(axis_number))
     axes.set_xlabel("n, codes tested")
     # One column of the legend for each level; below the panel, because lines fill all of it.
     figure.legend(
@@ -284,7 +284,21 @@ def new_figure(width: float, height: float, theme: Theme) -> Figure:
     return figure
 
 
-def _panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, Axes]:
+def panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, Axes]:
+    """A figure of one panel in the style of all of them.
+
+    Args:
+        title: what the panel shows.
+        theme: colours.
+        extra_height: inches below the panel, as for a legend.
+
+    Returns:
+        The figure and its axes.
+
+    Example:
+        >>> panel("loss", LIGHT)[1].get_title(loc="left")
+        'loss'
+    """
     figure = new_figure(PANEL_INCHES[0], PANEL_INCHES[1] + extra_height, theme)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
@@ -299,5 +313,18 @@ def _panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, A
     return figure, axes
 
 
-def _number(value: float, position: object = None) -> str:
+def axis_number(value: float, position: object = None) -> str:
+    """A tick label: thousands separated, and no zeros after the decimal point.
+
+    Args:
+        value: of the tick.
+        position: of the tick, which matplotlib passes too.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> axis_number(10000), axis_number(0.5)
+        ('10,000', '0.5')
+    """
     return f"{value:,.0f}" if value >= 1 or value == 0 else f"{value:g}"

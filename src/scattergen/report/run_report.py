@@ -83,8 +83,7 @@ def write_run_report(
                     hyperparameters=hyperparameters(density),
                     seconds=stage.get("seconds", 0.0),
                     samples=model.sample(_N_SAMPLES, name, seed),
-                    # A closed form has no epochs, though its history has one row.
-                    epochs=stage["epochs"] if stage.get("epochs", 0) > 1 else None,
+                    epochs=stage.get("epochs"),
                     layers=density.description,
                     seed=seed,
                 )

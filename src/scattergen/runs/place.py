@@ -24,7 +24,7 @@ _LOCK = ".scattergen-lock"
 _READY = ".ready"  # lists the entries of a finished replacement
 _PRODUCTS = (
     "checkpoints", "densities", "pictures", "metrics.jsonl", "report.html", "evaluation.json",
-    "benchmark.jsonl",
+    "benchmark.jsonl", "reproduction", "reproduction.html", "reproduction-quick.html",
 )  # fmt: skip
 _MARKS = {"format", "scattergen", "digest"}  # keys by which our run.json is told from others
 

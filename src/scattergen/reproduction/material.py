@@ -1,0 +1,137 @@
+"""What the stages of a reproduction work on, each part made when it is first asked for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.evaluation import DigitFeatures, frechet_distance
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import Progress
+from scattergen.runs import RunFolder
+
+PAPER_DENSITIES = ("gaussian", "vae", "gan")
+"""Those of the paper's Figure 2, in its order."""
+
+_SHOWN = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
+_PIECE = 1024  # images that are decoded and turned into features at a time
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on a reproduction.
+
+    Attributes:
+        name: Of the folder that its results are kept in.
+        pixel_seconds: Training time of each pixel baseline.
+        snapshots: Seconds of training at which their samples are scored, before the last.
+        n_images: Images in every set between which a distance is measured.
+        repeats: Random samples of codes at each sample size of the normality tests.
+        n_scattered: Images whose scattering coefficients are decomposed anew.
+        scales: Of the scattering transform, in the test of the central-limit argument.
+    """
+
+    name: Literal["full", "quick"]
+    pixel_seconds: float
+    snapshots: tuple[float, ...]
+    n_images: int
+    repeats: int
+    n_scattered: int
+    scales: tuple[int, ...]
+
+
+FULL = Effort("full", 240, (15, 30, 60, 120), 10_000, 10, 4000, (1, 2, 3, 4))
+QUICK = Effort("quick", 20, (5, 10), 2000, 3, 1000, (1, 2, 3))
+
+
+class Material:
+    """A finished run, its data, and what several stages compute from them.
+
+    Args:
+        run: The run.
+        data: The data that it was fitted to, with test images.
+        effort: How much to spend.
+        seed: Of everything random.
+        device: Where encoder and decoder compute.
+        progress: Where to report.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        data: Dataset,
+        effort: Effort,
+        seed: int,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        assert data.test is not None
+        self.run, self.effort, self.seed, self.device = run, effort, seed, device
+        self.train, self.test, self.data_name = data.train, data.test, data.name
+        self.progress = progress
+
+    @property
+    def densities(self) -> list[str]:
+        """Keys of the densities that are shown."""
+        there = self.run.names("densities")
+        return [key for key in _SHOWN if key in there]
+
+    @cached_property
+    def model(self) -> GenerativeScatteringNetwork:
+        """The run's model with these densities."""
+        return GenerativeScatteringNetwork.load(self.run, self.device, self.densities)
+
+    @cached_property
+    def training_codes(self) -> Tensor:
+        """Codes that the densities were fitted to, (N, d)."""
+        return self.run.read("codes")[0]["codes"]
+
+    @cached_property
+    def test_codes(self) -> Tensor:
+        """Codes of all test images, (n, d)."""
+        return self.model.encode(self.test, self.progress)
+
+    @cached_property
+    def extract(self) -> DigitFeatures:
+        """Features between which distances are measured."""
+        return DigitFeatures()
+
+    @cached_property
+    def n_images(self) -> int:
+        """Images in every set: fewer than asked for if there are fewer test images."""
+        return min(self.effort.n_images, len(self.test))
+
+    @cached_property
+    def _real(self) -> Tensor:
+        return self.extract(self.some(self.test, self.n_images), self.progress)
+
+    def some(self, source: ImageSource, n: int, stream: int = 0) -> ImageSource:
+        """A random choice of images, the same for the same seed and stream."""
+        if n >= len(source):
+            return source
+        random = np.random.default_rng([self.seed, stream])
+        numbers = np.sort(random.choice(len(source), n, replace=False))
+        return Subset(source, torch.from_numpy(numbers))
+
+    def distance(self, images: ImageSource | Tensor) -> float:
+        """Fréchet distance of images to test images, in the features of the digit classifier."""
+        parts = [self.extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
+        return frechet_distance(self._real, torch.cat(parts))
+
+    def distance_of_codes(self, codes: Tensor) -> float:
+        """The same of decoded codes."""
+        parts = [self.extract(self.model.decode(piece)) for piece in codes.split(_PIECE)]
+        return frechet_distance(self._real, torch.cat(parts))
+
+    def depends_on_model(self, *parts: str) -> dict[str, Any]:
+        """Digests of parts of the run, the test images and the seed, for a stage's key."""
+        digests = {part: self.run.digest(part) for part in parts}
+        return {**digests, "test": self.test.fingerprint, "seed": self.seed}
+
+    def depends_on_distances(self) -> dict[str, Any]:
+        """What measured distances depend on, for a stage's key."""
+        return {"n": self.n_images, "features": [DigitFeatures.name, DigitFeatures.version]}
