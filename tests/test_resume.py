@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen import training
 from scattergen.errors import RunFolderError
 from scattergen.runs import RunFolder, place
+from scattergen.training_state import TrainingState
 
 COMMAND = "from scattergen import cli; cli.main()"
 # Kills itself at the N-th file of the run, before or after the file gets its name.
@@ -122,7 +122,7 @@ def test_remains_of_killed_writes_are_removed(scattergen, digits, tiny, run_copy
 
 
 def stop_at_checkpoint(monkeypatch, number):
-    save, count = training._State.save, 0
+    save, count = TrainingState.save, 0
 
     def stopping(state):
         nonlocal count
@@ -131,7 +131,7 @@ def stop_at_checkpoint(monkeypatch, number):
         if count == number:
             raise Stop
 
-    monkeypatch.setattr(training._State, "save", stopping)
+    monkeypatch.setattr(TrainingState, "save", stopping)
 
 
 def test_an_interrupted_density_continues(scattergen, run_copy, monkeypatch):
@@ -152,13 +152,13 @@ def test_an_interrupted_density_continues(scattergen, run_copy, monkeypatch):
         scattergen(*args, "parts")
     assert not RunFolder.open(run_copy).has("densities/parts")
     epochs = []
-    end_epoch = training._State.end_epoch
+    end_epoch = TrainingState.end_epoch
 
     def counted(state, epoch, rate):
         epochs.append(epoch)
         return end_epoch(state, epoch, rate)
 
-    monkeypatch.setattr(training._State, "end_epoch", counted)
+    monkeypatch.setattr(TrainingState, "end_epoch", counted)
     scattergen(*args, "parts")
     assert epochs == [3, 4]
     model = sg.load(run_copy)

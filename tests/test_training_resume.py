@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from scattergen import training
 from scattergen.errors import RunFolderError
 from scattergen.progress import Progress
-from scattergen.storage import read_tensors
+from scattergen.storage import read_tensors, write_tensors
 from scattergen.training import train
 from small_trainings import assert_same_bits, data, network, one_module, parameters, two_modules
 
@@ -153,7 +152,7 @@ def test_a_checkpoint_of_other_data_another_network_or_nothing_of_ours(tmp_path)
     for net in (nn.Linear(3, 1), nn.Sequential(nn.Linear(3, 5), *network()[1:3], nn.Linear(5, 1))):
         with pytest.raises(RunFolderError, match="other settings or another network"):
             train({"net": net}, losses, data(), checkpoint=path, **SETTINGS)
-    training.write_tensors(path, {"a": torch.zeros(3)}, ["metadata"])
+    write_tensors(path, {"a": torch.zeros(3)}, ["metadata"])
     with pytest.raises(RunFolderError, match="other settings or another network"):
         train(modules, losses, data(), checkpoint=path, **SETTINGS)
 

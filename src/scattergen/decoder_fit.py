@@ -16,7 +16,8 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
 from scattergen.progress import SILENT, Progress
-from scattergen.training import Batch, History, Metrics, check_settings, train
+from scattergen.training import Batch, check_settings, train
+from scattergen.training_state import History, Metrics
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
 _GROWING_ROUNDS, _LARGE_GAP = 3, 2.0

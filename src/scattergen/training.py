@@ -1,10 +1,8 @@
 """The one training loop, which trains the decoder and every density that is fitted by gradients."""
 
-import json
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,16 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import flatten_state, read_tensors, take_state, write_tensors
+from scattergen.training_state import History, Metrics, TrainingState
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[[Mapping[str, nn.Module], Batch, torch.Generator], Tensor]
 """Scalar loss of (modules, batch, generator); all randomness must come from the generator."""
-
-Metrics = dict[str, float]
-History = list[Metrics]
 
 
 class Batches(Protocol):
@@ -168,7 +163,7 @@ def train(
         else:
             wrapped[name] = fabric.setup_module(module)
     generator = torch.Generator().manual_seed(seed)
-    state = _State(modules, optimizers, generator, settings, checkpoint)
+    state = TrainingState(modules, optimizers, generator, settings, checkpoint)
     state.resume()
 
     start = last_saved = time.monotonic()
@@ -314,130 +309,3 @@ def _fabric(device: str, precision: str) -> Any:
     where = torch.device(device)
     devices: Any = [where.index] if where.index is not None else 1
     return Fabric(accelerator=where.type, devices=devices, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
-
-
-def _diverged(what: str, learning_rate: float) -> ScattergenError:
-    return ScattergenError(
-        f"The training diverged (the {what}): lower the learning rate (now {learning_rate:g}) and "
-        "run the command again; finished stages are kept."
-    )
-
-
-class _State:
-    """Everything that a checkpoint holds."""
-
-    def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, Any],
-        generator: torch.Generator,
-        settings: dict[str, Any],
-        path: Path | None,
-    ) -> None:
-        self.modules, self.optimizers, self.generator = modules, optimizers, generator
-        shapes = {name: list(tensor.shape) for name, tensor in self._parameters().items()}
-        self.settings, self.path = settings | {"shapes": shapes}, path
-        self.step, self.seconds, self.stopped = 0, 0.0, False
-        self.history: History = []
-        self.sums = {name: 0.0 for name in optimizers}
-        self.count = 0
-        self.best_loss, self.epochs_since_best = math.inf, 0
-        self.best: dict[str, Tensor] = {}
-
-    def add_loss(self, name: str, value: float, learning_rate: float) -> None:
-        if not math.isfinite(value):
-            raise _diverged(
-                f"loss of the {name} became {value} in step {self.step + 1}", learning_rate
-            )
-        self.sums[name] += value
-        if name == next(reversed(self.sums)):
-            self.count += 1
-
-    def check_parameters(self, learning_rate: float) -> None:
-        """Refuse a network that its last steps have spoiled."""
-        for name, tensor in self._parameters().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise _diverged(f"parameters {name} became infinite or NaN", learning_rate)
-
-    def running_loss(self) -> float:
-        return sum(self.sums.values()) / max(self.count, 1)
-
-    def end_epoch(self, epoch: int, rate: float) -> Metrics:
-        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
-        losses = (
-            {"loss": next(iter(means.values()))}
-            if len(means) == 1
-            else {f"loss/{name}": mean for name, mean in means.items()}
-        )
-        self.history.append(
-            {"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate}
-        )
-        self.sums, self.count = dict.fromkeys(self.sums, 0.0), 0
-        return self.history[-1]
-
-    def watch(self, loss: float, patience: int) -> None:
-        if loss < self.best_loss:
-            self.best_loss, self.epochs_since_best = loss, 0
-            self.best = {name: t.clone() for name, t in self._parameters().items()}
-        else:
-            self.epochs_since_best += 1
-            self.stopped |= self.epochs_since_best >= patience
-
-    def finish(self) -> None:
-        if self.best and self.epochs_since_best > 0:
-            self._load_parameters(self.best)
-
-    def _parameters(self) -> dict[str, Tensor]:
-        states = {name: module.state_dict() for name, module in self.modules.items()}
-        return flatten_state("modules", states)
-
-    def _load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, module in self.modules.items():
-            module.load_state_dict(take_state(tensors, f"modules/{name}"))
-
-    def save(self) -> None:
-        if self.path is None:
-            return
-        tensors = self._parameters() | {"generator": self.generator.get_state()}
-        for name, optimizer in self.optimizers.items():
-            tensors |= flatten_state(f"optimizers/{name}", optimizer.state_dict()["state"])
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        progress = {
-            "step": self.step, "seconds": self.seconds, "stopped": self.stopped,
-            "history": self.history, "sums": self.sums, "count": self.count,
-            "best_loss": self.best_loss if self.best else None,
-            "epochs_since_best": self.epochs_since_best,
-        }  # fmt: skip
-        write_tensors(self.path, tensors, {"settings": self.settings, "progress": progress})
-
-    def resume(self) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        try:
-            tensors, metadata = read_tensors(self.path)
-        except RunFolderError:
-            warnings.warn(f"{self.path} is damaged: this training starts anew.", stacklevel=2)
-            return
-        settings = metadata.get("settings") if isinstance(metadata, dict) else None
-        if settings != json.loads(json.dumps(self.settings)):
-            raise RunFolderError(
-                f"{self.path} is the checkpoint of a training with other settings or another "
-                "network: use those again, or start over with --overwrite."
-            )
-        self._load_parameters(tensors)
-        self.generator.set_state(tensors["generator"])
-        for name, optimizer in self.optimizers.items():
-            flat = take_state(tensors, f"optimizers/{name}")
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in flat.items():
-                index, entry = key.split("/")
-                state.setdefault(int(index), {})[entry] = tensor
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.best = take_state(tensors, "best")
-        progress = metadata["progress"]
-        self.step, self.seconds = progress["step"], progress["seconds"]
-        self.stopped, self.history = progress["stopped"], progress["history"]
-        self.sums, self.count = progress["sums"], progress["count"]
-        self.epochs_since_best = progress["epochs_since_best"]
-        self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]

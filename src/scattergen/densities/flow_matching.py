@@ -23,7 +23,8 @@ from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
-from scattergen.training import Batch, Metrics, check_settings, train
+from scattergen.training import Batch, check_settings, train
+from scattergen.training_state import Metrics
 
 _EVERY = 12  # one code in twelve is held out
 _FREQUENCIES = 8  # of the embedding of time

@@ -30,7 +30,8 @@ from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.storage import flatten_state
-from scattergen.training import Batch, Metrics, check_settings, train
+from scattergen.training import Batch, check_settings, train
+from scattergen.training_state import Metrics
 
 _FIRST_LOG_VARIANCE = -4.0
 _RIDGE = 1e-5  # of the mean variance of the codes, in the covariance of the residuals

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
-from scattergen.training import History
+from scattergen.training_state import History
 
 
 class Done(Protocol):
