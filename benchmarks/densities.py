@@ -256,9 +256,9 @@ def main() -> None:
     run = RunFolder.open(arguments.run)
     model = GenerativeScatteringNetwork.load(run, densities=())
     codes, extract, data = run.read("codes")[0]["codes"], DigitFeatures(), mnist()
-    labels = data.train.labels
+    digits = data.train.labels
     assert data.test is not None
-    assert labels is not None
+    assert digits is not None
     train, test, test_codes = extract(data.train), extract(data.test), model.encode(data.test)
     rows = Rows(arguments.run / "benchmark.jsonl")
     progress = Progress()
@@ -269,7 +269,7 @@ def main() -> None:
             if key not in rows.known:
                 progress.message(f"{label}, seed {seed}")
                 evaluator = evaluator or Evaluator(test, train=train)
-                row = measure(label, seed, model, codes, labels, test_codes, evaluator, progress)
+                row = measure(label, seed, model, codes, digits, test_codes, evaluator, progress)
                 rows.add({"key": key} | row)
     keys = [key_of(label, seed, run) for label in ENTRIES for seed in range(arguments.seeds)]
     measured = [rows.known[key] for key in keys if key in rows.known]

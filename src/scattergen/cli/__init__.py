@@ -8,7 +8,7 @@ import torch
 import typer
 
 import scattergen
-from scattergen.cli import fitting, looking, using
+from scattergen.cli import diagnosing, fitting, looking, reproducing, using
 from scattergen.errors import ScattergenError
 
 _INTERRUPTED = 130  # what typer exits with after Ctrl-C
@@ -44,6 +44,8 @@ for _command in (
     using.interpolate,
     looking.info,
     looking.evaluate,
+    diagnosing.diagnose,
+    reproducing.reproduce,
 ):
     app.command()(_command)
 
@@ -66,7 +68,7 @@ def main() -> None:
         _fail(_OUT_OF_MEMORY)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            continues = sys.argv[1:2] in (["fit"], ["density"])
+            continues = sys.argv[1:2] in (["fit"], ["density"], ["reproduce"])
             remedy = "the same command continues where it stopped" if continues else "run it again"
             print(f"interrupted: {remedy}.", file=sys.stderr)
         raise

@@ -1,6 +1,15 @@
-"""What the distribution of codes looks like: tests of normality, component by component."""
+"""What the distribution of codes looks like: tests of normality and of dependence."""
 
+from scattergen.diagnostics.battery import Battery, run_battery
+from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.component_grid import component_grid
+from scattergen.diagnostics.dependence import (
+    PairwiseDependence,
+    correlation_of_squares,
+    pairwise_dependence,
+)
+from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
+from scattergen.diagnostics.monte_carlo import DiagnosticTest
 from scattergen.diagnostics.normality import (
     NormalityTable,
     NormalityTest,
@@ -13,13 +22,24 @@ from scattergen.diagnostics.normality import (
 )
 
 __all__ = [
+    "Battery",
+    "DiagnosticTest",
     "NormalityTable",
     "NormalityTest",
+    "PairwiseDependence",
     "RejectionRate",
+    "classifier_dependence",
+    "classifier_normality",
     "component_grid",
+    "correlation_of_squares",
     "count_rejections",
     "dagostino_k2",
     "effect_sizes",
     "jarque_bera",
+    "marginal_normality",
+    "pairwise_dependence",
+    "radial",
     "rejections_by_sample_size",
+    "run_battery",
+    "sliced_normality",
 ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from scattergen.diagnostics import component_grid
@@ -47,6 +46,8 @@ def measure(material: Material, work: Path) -> Measured:
         "sigma": sigma.tolist(),
         "reached": reached.tolist(),
         "n_train": len(material.training_codes),
+        "norm": material.training_codes.norm(dim=1).mean().item(),
+        "paper_norms": component_grid(variances, PAPER_VALUES).norm(dim=1).tolist(),
         "n": len(codes),
         "correlation": float(np.corrcoef(first, second)[0, 1]),
         "dependence": dependence,
@@ -120,7 +121,11 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     matrices = []
     for title, key, values in (
         ("The paper’s values", "paper", [PAPER_VALUES, PAPER_VALUES]),
-        ("One and two standard deviations", "sigma", [[v * s for v in SIGMA_VALUES] for s in sigma]),
+        (
+            "One and two standard deviations",
+            "sigma",
+            [[v * s for v in SIGMA_VALUES] for s in sigma],
+        ),
     ):
         draw = partial(
             visualisation_matrix, measured.tensors[key], values[0], values[1], (sigma[0], sigma[1])
@@ -146,7 +151,9 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         dependence,
         tag("p", _scale(facts)),
     ]
-    page.section("Leading components", _finding(facts), content, [measured], sample_size(facts["n"]))
+    page.section(
+        "Leading components", _finding(facts), content, [measured], sample_size(facts["n"])
+    )
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:
@@ -161,8 +168,8 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         because = "A dependence of the two components could not be shown on these test images."
     if outside:
         because += (
-            " Its values of ±5 and ±10 cannot be those of our codes, though: no training image "
-            "comes near them, so the pictures there show the decoder outside its data."
+            " No training image comes near its values of ±5 and ±10 on our codes, though, so the "
+            "pictures there show the decoder outside its data."
         )
     if not dependent:
         return Finding("Figure 1", "cannot be compared", because)
@@ -173,11 +180,15 @@ def _scale(facts: Mapping[str, Any]) -> str:
     sigma, reached = facts["sigma"], facts["reached"]
     largest = max(abs(value) / s for value in PAPER_VALUES for s in sigma)
     of_bytes = max(abs(value) / (255 * s) for value in PAPER_VALUES for s in sigma)
+    shortest, longest = min(facts["paper_norms"]), max(facts["paper_norms"])
     return (
         f"Of images in [0, 1] the two components have the standard deviations {sigma[0]:.3f} and "
         f"{sigma[1]:.3f} before whitening, and no one of the {facts['n_train']:,} training images "
         f"exceeds {reached[0]:.2f} and {reached[1]:.2f}; the paper’s ±10 is up to {largest:.0f} "
         f"standard deviations. Of images in [0, 255] it would be at most {of_bytes:.2f}, so that "
-        "all 16 images would look alike. The scale of the paper’s coefficients lies between, and "
-        "it is not stated; the matrix at one and two standard deviations is the one to look at."
+        f"all 16 images would look alike. But after whitening its 16 vectors are {shortest:.0f} to "
+        f"{longest:.0f} long, and codes of training images {facts['norm']:.0f} on average: they "
+        "are as long as codes are, with all of the length in two components. If codes were "
+        "normalised to unit norm, as by Angles and Mallat in 2018, their scale would not matter at "
+        "all."
     )

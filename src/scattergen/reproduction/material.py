@@ -31,6 +31,7 @@ class Effort:
         snapshots: Seconds of training at which their samples are scored, before the last.
         n_images: Images in every set between which a distance is measured.
         repeats: Random samples of codes at each sample size of the normality tests.
+        draws: The same in the search for the paper's counts.
         n_scattered: Images whose scattering coefficients are decomposed anew.
         scales: Of the scattering transform, in the test of the central-limit argument.
     """
@@ -40,12 +41,13 @@ class Effort:
     snapshots: tuple[float, ...]
     n_images: int
     repeats: int
+    draws: int
     n_scattered: int
     scales: tuple[int, ...]
 
 
-FULL = Effort("full", 240, (15, 30, 60, 120), 10_000, 10, 4000, (1, 2, 3, 4))
-QUICK = Effort("quick", 20, (5, 10), 2000, 3, 1000, (1, 2, 3))
+FULL = Effort("full", 240, (15, 30, 60, 120), 10_000, 10, 20, 4000, (1, 2, 3, 4))
+QUICK = Effort("quick", 20, (5, 10), 2000, 3, 8, 1000, (1, 2, 3))
 
 
 class Material:
@@ -58,6 +60,15 @@ class Material:
         seed: Of everything random.
         device: Where encoder and decoder compute.
         progress: Where to report.
+
+    Attributes:
+        run: As given.
+        train: Training images.
+        test: Test images.
+        effort: As given.
+        seed: As given.
+        device: As given.
+        progress: As given.
     """
 
     def __init__(
@@ -71,7 +82,7 @@ class Material:
     ) -> None:
         assert data.test is not None
         self.run, self.effort, self.seed, self.device = run, effort, seed, device
-        self.train, self.test, self.data_name = data.train, data.test, data.name
+        self.train, self.test = data.train, data.test
         self.progress = progress
 
     @property
@@ -109,13 +120,16 @@ class Material:
     def _real(self) -> Tensor:
         return self.extract(self.some(self.test, self.n_images), self.progress)
 
-    def some(self, source: ImageSource, n: int, stream: int = 0) -> ImageSource:
-        """A random choice of images, the same for the same seed and stream."""
-        if n >= len(source):
-            return source
+    def numbers(self, N: int, n: int, stream: int = 0) -> Tensor:
+        """A random choice of n of the numbers below N, the same for the same seed and stream."""
+        if n >= N:
+            return torch.arange(N)
         random = np.random.default_rng([self.seed, stream])
-        numbers = np.sort(random.choice(len(source), n, replace=False))
-        return Subset(source, torch.from_numpy(numbers))
+        return torch.from_numpy(np.sort(random.choice(N, n, replace=False)))
+
+    def some(self, source: ImageSource, n: int, stream: int = 0) -> ImageSource:
+        """The images of such a choice."""
+        return Subset(source, self.numbers(len(source), n, stream))
 
     def distance(self, images: ImageSource | Tensor) -> float:
         """Fréchet distance of images to test images, in the features of the digit classifier."""

@@ -88,14 +88,13 @@ class ReproductionPage:
             f" · {n} · seed {self.seed} · {duration(seconds)} on {'; '.join(sorted(machines))}",
             class_="provenance",
         )
-        note = f"The paper’s {finding.item}." if finding.item[0] in "FT" else finding.item
         verdict = tag(
             "p",
             tag("b", f"{finding.verdict.capitalize()}. ", class_=_CLASSES[finding.verdict]),
             finding.because,
             class_="verdict",
         )
-        self.page.section(title, verdict, *content, provenance, note=note, wide=wide)
+        self.page.section(title, verdict, *content, provenance, note=finding.item, wide=wide)
 
     def themed(self, alt: str, draw: Callable[[Theme], Figure]) -> Html:
         """A figure for readers in light and in dark mode."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from scattergen.report.plots import LIGHT, Theme, axis_number, panel
@@ -43,8 +43,9 @@ def effect_sizes_by_component(
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
     figure.legend(
-        loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink
-    )
+        loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink,
+        handlelength=3,
+    )  # fmt: skip
     return figure
 
 
@@ -85,10 +86,13 @@ def quality_curves(
             color=theme.ink,
         )  # fmt: skip
     axes.set_xlabel("seconds of generative training")
-    axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
-    axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(axis_number))
+        axis.set_minor_locator(NullLocator())
     axes.margins(x=0.15, y=0.1)
     figure.legend(
-        loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink
-    )
+        loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink,
+        handlelength=3,
+    )  # fmt: skip
     return figure

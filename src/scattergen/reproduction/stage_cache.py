@@ -25,7 +25,7 @@ class Measured:
     Attributes:
         facts: Anything that `json` can write.
         tensors: Name to tensor, such as images.
-        seconds: Time that it took; interruptions are not counted.
+        seconds: Time that it took, interruptions not counted; 0 lets the cache take it.
         machine: What it ran on.
     """
 

@@ -1,0 +1,102 @@
+"""All tests of codes in one table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
+from scattergen.diagnostics.dependence import (
+    PairwiseDependence,
+    correlation_of_squares,
+    pairwise_dependence,
+)
+from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
+from scattergen.diagnostics.monte_carlo import SIMULATIONS, DiagnosticTest, checked_codes, pairs_of
+from scattergen.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What all tests found in the same codes.
+
+    Attributes:
+        tests: In the order of the table.
+        pairs: Dependence of each pair of components.
+        n: Number of codes.
+        d: Number of components.
+    """
+
+    tests: tuple[DiagnosticTest, ...]
+    pairs: PairwiseDependence
+    n: int
+    d: int
+
+    def summary(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "n": self.n,
+            "components": self.d,
+            "tests": [test.summary() for test in self.tests],
+            "dependent_pairs": len(self.pairs.dependent()),
+            "distance_correlation": self.pairs.correlation.round(4).tolist(),
+        }
+
+
+def run_battery(
+    z: Tensor | ArrayLike,
+    *,
+    n_simulations: int = SIMULATIONS,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    description: str = "codes",
+) -> Battery:
+    """Test codes for normality and their components for independence, in every way there is here.
+
+    The p-values are not adjusted for there being nine tests.
+
+    Args:
+        z: Codes, (n, d), n ≥ 40, n > d ≥ 2.
+        n_simulations: Simulations or shuffles of each test.
+        seed: Of everything random.
+        progress: Where to report.
+        description: Of the codes, in reports.
+
+    Returns:
+        Nine tests.
+
+    Raises:
+        InputError: If the codes cannot be tested.
+
+    Example:
+        >>> import torch
+        >>> z = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+        >>> [test.null for test in run_battery(z, n_simulations=19).tests].count("independent")
+        4
+    """
+    codes = checked_codes(z)
+    n, d = codes.shape
+    pairs_of(d)
+    simulated: dict[str, Any] = {"n_simulations": n_simulations, "seed": seed}
+    found: list[PairwiseDependence] = []
+
+    def both_of_pairs() -> tuple[DiagnosticTest, ...]:
+        found.append(pairwise_dependence(codes, **simulated))
+        return found[0].strongest, found[0].mean
+
+    steps: list[Callable[[], tuple[DiagnosticTest, ...]]] = [
+        lambda: (marginal_normality(codes, **simulated), radial(codes)),
+        lambda: sliced_normality(codes, **simulated),
+        lambda: (classifier_normality(codes, **simulated),),
+        lambda: (correlation_of_squares(codes, **simulated),),
+        both_of_pairs,
+        lambda: (classifier_dependence(codes, **simulated),),
+    ]
+    tests: list[DiagnosticTest] = []
+    with progress.task(f"test {description}", len(steps)) as task:
+        for step in steps:
+            tests += step()
+            task.advance(1, tests[-1].name)
+    return Battery(tuple(tests), found[0], n, d)

@@ -1,0 +1,273 @@
+"""Pictures of codes: marginals, quantiles, pairs of components, and what depends on what.
+
+Codes are drawn in the accent colour, samples of a density beside them in the contrast colour, and
+the normal distribution in the muted one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from scattergen.errors import InputError
+from scattergen.report.plots import LIGHT, Theme, new_figure
+
+Floats = NDArray[np.float64]
+
+_COLUMNS = 4
+_SHOWN = 12  # panels of marginals and quantiles
+_POINTS = 1500  # of a scatter plot; more hide each other
+_RANGE = 4.0  # standard deviations
+_SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
+
+
+def marginal_histograms(
+    codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
+) -> Figure:
+    """Histograms of the leading components beside the density of N(0, 1).
+
+    Args:
+        codes: (n, d); at most 12 components are shown.
+        samples: Of a density, (m, d), drawn over them as a line.
+        name: Of that density.
+        theme: Colours.
+
+    Returns:
+        A figure of one panel per component; values beyond ±4 are counted in the outer bins.
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(100, 3))
+        >>> len(marginal_histograms(z).axes)
+        3
+    """
+    bins = np.linspace(-_RANGE, _RANGE, 41)
+    x = np.linspace(-_RANGE, _RANGE, 161)
+
+    def heights(values: Floats) -> Floats:
+        counts = np.histogram(values.clip(-_RANGE, _RANGE), bins)[0]
+        return counts / len(values) / (bins[1] - bins[0])
+
+    def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
+        axes.stairs(heights(column), bins, fill=True, color=theme.accent, alpha=0.55)
+        axes.plot(x, stats.norm.pdf(x), color=theme.ink, lw=1, ls="--")
+        if other is not None:
+            axes.stairs(heights(other), bins, color=theme.contrast, lw=1.2)
+        axes.set_yticks([])
+        axes.set_xticks([-3, 0, 3])
+
+    return _by_component(codes, samples, name, draw, theme)
+
+
+def normal_quantiles(
+    codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
+) -> Figure:
+    """QQ plots: quantiles of the leading components against those of N(0, 1).
+
+    Args:
+        codes: (n, d); at most 12 components are shown.
+        samples: Of a density, (m, d), drawn beside them.
+        name: Of that density.
+        theme: Colours.
+
+    Returns:
+        A figure of one panel per component; points of a normal component lie on the dashed line.
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(100, 3))
+        >>> len(normal_quantiles(z).axes)
+        3
+    """
+
+    def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
+        axes.plot([-_RANGE, _RANGE], [-_RANGE, _RANGE], color=theme.ink, lw=1, ls="--")
+        for values, color in ((other, theme.contrast), (column, theme.accent)):
+            if values is not None:
+                expected = stats.norm.ppf((np.arange(len(values)) + 0.5) / len(values))
+                axes.plot(expected, np.sort(values), color=color, lw=1.4)
+        axes.set_xticks([-3, 0, 3])
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_xlim(-_RANGE, _RANGE)
+
+    return _by_component(codes, samples, name, draw, theme)
+
+
+def component_pairs(
+    codes: ArrayLike,
+    pairs: Sequence[tuple[int, int]],
+    samples: ArrayLike | None = None,
+    name: str = "samples",
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Scatter plots of pairs of components.
+
+    Args:
+        codes: (n, d); at most 1,500 are drawn.
+        pairs: Numbers of the components of each panel.
+        samples: Of a density, (m, d), drawn over them.
+        name: Of that density.
+        theme: Colours.
+
+    Returns:
+        A figure of one panel per pair.
+
+    Raises:
+        InputError: If there is no pair or a component does not exist.
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(100, 3))
+        >>> component_pairs(z, [(0, 1), (0, 2)]).axes[1].get_ylabel()
+        'component 3'
+    """
+    z, other = _tables(codes, samples)
+    if not pairs or not all(0 <= k < z.shape[1] for pair in pairs for k in pair):
+        raise InputError(f"Pairs {list(pairs)} do not exist among components 0 … {z.shape[1] - 1}.")
+    columns = min(3, len(pairs))
+    figure, panels = _panels(len(pairs), columns, 2.5, 2.5, theme)
+    for axes, (i, j) in zip(panels, pairs, strict=True):
+        for table, color in ((z, theme.accent), (other, theme.contrast)):
+            if table is not None:
+                shown = table[:_POINTS]
+                axes.plot(
+                    shown[:, i], shown[:, j], ".", color=color, ms=2.2, alpha=0.45, mew=0,
+                    rasterized=True,
+                )  # fmt: skip
+        limit = max(_RANGE, float(np.quantile(np.abs(z[:, [i, j]]), 0.999)))
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+        axes.set_xlabel(f"component {i + 1}", labelpad=1)
+        axes.set_ylabel(f"component {j + 1}", labelpad=1)
+    _legend(figure, theme, None if other is None else name, normal=False)
+    return figure
+
+
+def dependence_heat_map(
+    correlation: ArrayLike,
+    of_samples: ArrayLike | None = None,
+    name: str = "samples",
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Distance correlation of every pair of components, as colours.
+
+    Args:
+        correlation: Of the codes, (d, d), from `scattergen.diagnostics.pairwise_dependence`.
+        of_samples: Of samples of a density, (d, d); it then fills the half below the diagonal.
+        name: Of that density.
+        theme: Colours.
+
+    Returns:
+        A figure of one panel and its scale.
+
+    Raises:
+        InputError: If the two matrices differ in size.
+
+    Example:
+        >>> dependence_heat_map(np.eye(4)).axes[0].get_title(loc="left")
+        'Distance correlation of ranks'
+    """
+    shown = np.array(correlation, dtype=np.float64)
+    if of_samples is not None:
+        below = np.asarray(of_samples, dtype=np.float64)
+        if below.shape != shown.shape:
+            raise InputError(
+                f"Expected two matrices of one size but got {shown.shape} and {below.shape}: test "
+                "the same components of codes and samples."
+            )
+        lower = np.tril_indices(len(shown), k=-1)
+        shown[lower] = below[lower]
+    np.fill_diagonal(shown, np.nan)
+    found = shown[np.isfinite(shown)]
+    top = max(_SMALLEST_RANGE, float(found.max())) if found.size else _SMALLEST_RANGE
+    figure = new_figure(5.0, 4.6, theme)
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
+    axes = figure.add_subplot(facecolor=theme.background)
+    _style(axes, theme)
+    colors = LinearSegmentedColormap.from_list("dependence", [theme.background, theme.accent])
+    edge = len(shown) + 0.5
+    image = axes.imshow(
+        shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest"
+    )
+    title = "Distance correlation of ranks"
+    if of_samples is not None:
+        title += f"\nabove the diagonal: codes; below: {name}"
+    axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9, parse_math=False)
+    axes.set_xlabel("component")
+    axes.set_ylabel("component")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
+    scale = figure.colorbar(image, ax=axes, shrink=0.85)
+    scale.outline.set_visible(False)
+    scale.ax.tick_params(colors=theme.muted, labelsize=8, length=0)
+    return figure
+
+
+def _by_component(
+    codes: ArrayLike,
+    samples: ArrayLike | None,
+    name: str,
+    draw: Callable[[Axes, Floats, Floats | None], None],
+    theme: Theme,
+) -> Figure:
+    z, other = _tables(codes, samples)
+    count = min(_SHOWN, z.shape[1])
+    figure, panels = _panels(count, min(_COLUMNS, count), 1.75, 1.5, theme)
+    for k, axes in enumerate(panels):
+        draw(axes, z[:, k], None if other is None else other[:, k])
+        axes.set_title(f"component {k + 1}", loc="left", fontsize=8, color=theme.ink, pad=3)
+    _legend(figure, theme, None if other is None else name, normal=True)
+    return figure
+
+
+def _tables(codes: ArrayLike, samples: ArrayLike | None) -> tuple[Floats, Floats | None]:
+    z = np.asarray(codes, dtype=np.float64)
+    other = None if samples is None else np.asarray(samples, dtype=np.float64)
+    if z.ndim != 2 or 0 in z.shape or (other is not None and other.shape[1:] != z.shape[1:]):
+        shapes = " and ".join(str(table.shape) for table in (z, other) if table is not None)
+        raise InputError(f"Pictures need tables (n, d) of codes with one d but got {shapes}.")
+    return z, other
+
+
+def _panels(
+    count: int, columns: int, width: float, height: float, theme: Theme
+) -> tuple[Figure, list[Axes]]:
+    """Panels of so many inches, row by row, below a strip for the legend."""
+    rows = math.ceil(count / columns)
+    figure = new_figure(max(width * columns + 0.2, 3.6), height * rows + 0.45, theme)
+    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
+    panels = [
+        figure.add_subplot(rows, columns, k + 1, facecolor=theme.background) for k in range(count)
+    ]
+    for axes in panels:
+        _style(axes, theme)
+    return figure, panels
+
+
+def _style(axes: Axes, theme: Theme) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(theme.muted)
+    axes.tick_params(which="both", colors=theme.muted, labelsize=7, length=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=theme.muted, fontsize=8)
+
+
+def _legend(figure: Figure, theme: Theme, name: str | None, *, normal: bool) -> None:
+    lines = {"codes": (theme.accent, "-")}
+    if name is not None:
+        lines[name.replace("$", r"\$")] = (theme.contrast, "-")  # no formula
+    if normal:
+        lines["N(0, 1)"] = (theme.ink, "--")
+    figure.legend(
+        [Line2D([], [], color=color, ls=style, lw=2) for color, style in lines.values()],
+        list(lines),
+        loc="outside upper left",
+        ncols=len(lines),
+        frameon=False,
+        fontsize=8,
+        labelcolor=theme.ink,
+    )

@@ -1,0 +1,238 @@
+"""The founding paper beside a run: every stage in turn, then one page that says what agrees."""
+
+import hashlib
+import inspect
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from scattergen import __version__
+from scattergen.datasets import Dataset
+from scattergen.errors import InputError, RunFolderError
+from scattergen.keywords import check_seed
+from scattergen.progress import SILENT, Progress
+from scattergen.report.draft import duration
+from scattergen.reproduction import (
+    central_limit,
+    codes_in_use,
+    count_search,
+    density_samples,
+    gaussian_marginals,
+    leading_components,
+    normality_counts,
+    pixel_baselines,
+    training_time,
+)
+from scattergen.reproduction.material import FULL, PAPER_DENSITIES, Effort, Material
+from scattergen.reproduction.page import Finding, ReproductionPage
+from scattergen.reproduction.stage_cache import Measured, StageCache
+from scattergen.runs import RunFolder
+from scattergen.storage import atomic_path
+
+FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
+_SHAPE = (1, 28, 28)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One computation whose result is kept.
+
+    Attributes:
+        module: Where it is written; another text of it may measure something else.
+        depends: What else its result depends on, apart from what all stages do.
+        measure: Computes it; the folder is for what it needs to be resumed.
+    """
+
+    module: ModuleType
+    depends: Callable[[Material], dict[str, Any]]
+    measure: Callable[[Material, Path], Measured]
+
+    def key(self, material: Material) -> dict[str, Any]:
+        """All that its result depends on."""
+        source = hashlib.sha256(inspect.getsource(self.module).encode()).hexdigest()
+        return {**self.depends(material), "source": source}
+
+
+STAGES: dict[str, Stage] = {
+    module.NAME: Stage(module, module.depends, module.measure)
+    for module in (
+        leading_components,
+        normality_counts,
+        count_search,
+        density_samples,
+        codes_in_use,
+        gaussian_marginals,
+        central_limit,
+    )
+} | {
+    name: Stage(
+        pixel_baselines,
+        partial(pixel_baselines.depends, name),
+        partial(pixel_baselines.measure, name),
+    )
+    for name in pixel_baselines.NAMES
+}
+"""Name to stage; the slowest are last."""
+
+SECTIONS: tuple[Callable[[ReproductionPage, Mapping[str, Measured], Material], None], ...] = (
+    leading_components.show,
+    normality_counts.show,
+    gaussian_marginals.show,
+    central_limit.show,
+    density_samples.show_samples,
+    density_samples.show_training,
+    training_time.show,
+    codes_in_use.show,
+)
+"""In the order of the page, which is the paper's."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Outcome of a reproduction.
+
+    Attributes:
+        page: The HTML page.
+        findings: What agrees with the paper and what does not, in the page's order; of a page that
+            was there before, too.
+        finished_before: Nothing had to be done.
+    """
+
+    page: Path
+    findings: tuple[Finding, ...]
+    finished_before: bool
+
+
+def reproduce_run(
+    path: Path | str,
+    data: Dataset,
+    *,
+    effort: Effort = FULL,
+    seed: int = 0,
+    device: str = "cpu",
+    command: str = "",
+    progress: Progress = SILENT,
+) -> Reproduction:
+    """Measure everything that the paper shows on a run, and write it as one HTML page.
+
+    Every stage is kept in the run's folder "reproduction" as soon as it is computed, and found
+    again while what it depends on (the run's parts, the images, the options) is the same.
+    Interrupted at any moment, the same call continues.
+
+    Args:
+        path: The run folder.
+        data: The dataset that the run was fitted to: 28 × 28 grey images, with a test set.
+        effort: How much to spend.
+        seed: Of everything random.
+        device: Where to compute.
+        command: The command line, to be shown.
+        progress: Where to report.
+
+    Returns:
+        The page and its findings.
+
+    Raises:
+        InputError: If the data are not those of the run, or not such images.
+        RunFolderError: If the run is unfinished or damaged, or lacks one of the paper's densities.
+
+    References:
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
+        scattering", 2022.
+    """
+    seed = check_seed(seed)
+    run = RunFolder.open(path)
+    _check(run, data)
+    material = Material(run, data, effort, seed, device, progress)
+    with run.locked():
+        cache = StageCache(run.path / "reproduction" / effort.name, progress)
+        results = {
+            name: cache.get(name, stage.key(material), partial(stage.measure, material))
+            for name, stage in STAGES.items()
+        }
+        page = run.path / f"{_PAGES[effort.name]}.html"
+        findings, text = _render(run, results, material, command)
+        same = page.is_file() and page.read_text(encoding="utf-8") == text
+        if not same:
+            with atomic_path(page) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return Reproduction(page, findings, same and not cache.computed)
+
+
+_PAGES = {"full": "reproduction", "quick": "reproduction-quick"}
+
+
+def _check(run: RunFolder, data: Dataset) -> None:
+    """Refuse what could not be reproduced, before anything is computed."""
+    if data.test is None or len(data.test) < FEWEST_TEST_IMAGES:
+        found = "no" if data.test is None else str(len(data.test))
+        raise InputError(
+            f"{data.name} has {found} test images: a reproduction needs at least "
+            f"{FEWEST_TEST_IMAGES} to compare with."
+        )
+    if data.train.shape != _SHAPE:
+        raise InputError(
+            f"{data.name} has images of {' × '.join(map(str, data.train.shape))}: the reproduction "
+            f"is of the paper's MNIST, with images of {' × '.join(map(str, _SHAPE))}."
+        )
+    if run.options.get("data", {}).get("fingerprint") != data.train.fingerprint:
+        raise InputError(
+            f"{run.path} was not fitted to {data.name}: name a run that was (--run), or fit one by "
+            f"`scattergen fit {data.name} --out runs/{data.name}`."
+        )
+    for part in ("encoder", "codes", "decoder"):
+        run.require(part)
+    missing = [key for key in PAPER_DENSITIES if not run.has(f"densities/{key}")]
+    if missing:
+        commands = " and ".join(
+            f"`{shlex.join(['scattergen', 'density', str(run.path), key])}`" for key in missing
+        )
+        raise RunFolderError(
+            f"{run.path} lacks densities that the paper compares ({', '.join(missing)}): fit them "
+            f"by {commands}."
+        )
+    for key in PAPER_DENSITIES:
+        kind = run.metadata(f"densities/{key}")["name"]
+        if kind != key:
+            raise RunFolderError(
+                f'The density "{key}" of {run.path} is of the kind {kind}: store it under another '
+                f"name and fit the paper's by `scattergen density RUN {key}`."
+            )
+
+
+def _render(
+    run: RunFolder, results: Mapping[str, Measured], material: Material, command: str
+) -> tuple[tuple[Finding, ...], str]:
+    page = ReproductionPage(
+        "A paper, measured again", command or "scattergen.reproduction.reproduce_run(…)",
+        material.seed, __version__,
+    )  # fmt: skip
+    for add in SECTIONS:
+        add(page, results, material)
+    lead = (
+        "Ziomek and Farrahi, “Modelling nonlinear dependencies in the latent space of inverse "
+        f"scattering”: its tables and figures for MNIST beside those of {run.path.name}, a run of "
+        f"{len(material.train):,} training and {len(material.test):,} test images."
+    )
+    quick = material.effort.name == "quick"
+    seconds = sum(measured.seconds for measured in results.values())
+    remarks = [
+        f"All stages together took {duration(seconds)}; each is kept, and computed again only if "
+        "what it depends on has changed.",
+        "The run was fitted by scattergen "
+        f"{run.version}, seed {run.options.get('seed', 'unknown')}; its own report has all "
+        "options.",
+        "Left out: the paper’s CelebA rows of Tables 1 to 3 and its Figure 3, which need that data "
+        "set.",
+    ]
+    if quick:
+        remarks.insert(
+            0,
+            "This page was made with --quick: fewer images and shorter trainings, so distances are "
+            "larger (their bias falls as n grows) and pixel models worse than without it.",
+        )
+    text = page.render(lead, remarks)
+    return tuple(page.findings), text

@@ -1,0 +1,443 @@
+"""`scattergen reproduce`: stages that are found again, honest verdicts, a page that opens."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scattergen.cli import reproducing
+from scattergen.datasets import Dataset, Subset, mnist, open_dataset
+from scattergen.diagnostics import count_rejections
+from scattergen.errors import InputError, RunFolderError
+from scattergen.progress import SILENT
+from scattergen.reproduction import Effort, reproduce_run
+from scattergen.reproduction import reproduce as orchestration
+from scattergen.reproduction.central_limit import _finding as averaging_finding
+from scattergen.reproduction.count_search import _counts, _whitened
+from scattergen.reproduction.density_samples import _finding as samples_finding
+from scattergen.reproduction.gaussian_marginals import counter_examples
+from scattergen.reproduction.leading_components import (
+    _permutation_test,
+    correlation_of_squares,
+    correlation_ratio,
+)
+from scattergen.reproduction.material import Material
+from scattergen.reproduction.normality_counts import _finding as normality_finding
+from scattergen.reproduction.pixel_baselines import measure as train_pixels
+from scattergen.reproduction.stage_cache import Measured, StageCache
+from scattergen.reproduction.training_time import _finding as training_finding
+from scattergen.reproduction.training_time import refits_to_win, time_to_reach
+from scattergen.runs import RunFolder
+from scattergen.storage import read_tensors
+from test_report import Checker
+
+TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2))
+STAGES = {
+    "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
+    "gaussian_marginals", "central_limit", "pixel_vae", "pixel_gan",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reproduced(fitted, digits, tmp_path_factory):
+    """A run with a finished reproduction, not to be changed."""
+    run = shutil.copytree(fitted, tmp_path_factory.mktemp("reproduced") / "a&b")
+    result = reproduce_run(
+        run, open_dataset(digits), effort=TINY, command="scattergen reproduce <x>"
+    )
+    assert not result.finished_before
+    return result
+
+
+@pytest.fixture
+def reproduced_copy(reproduced, tmp_path):
+    """A copy of that run, to be changed."""
+    return shutil.copytree(reproduced.page.parent, tmp_path / "a&b")
+
+
+@pytest.fixture
+def material(fitted, digits):
+    return Material(RunFolder.open(fitted), open_dataset(digits), TINY, 0, "cpu", SILENT)
+
+
+def cached(run):
+    return {
+        path.stem: path for path in (Path(run) / "reproduction" / "quick").glob("*.safetensors")
+    }
+
+
+def test_the_page_is_whole_and_loads_nothing(reproduced):
+    text = reproduced.page.read_text(encoding="utf-8")
+    page = Checker(text)
+    assert reproduced.page.name == "reproduction-quick.html"
+    assert len(text) < 10e6
+    assert not {"script", "link", "iframe", "object"} & set(page.elements)
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert "scattergen reproduce <x>" in page.text
+    assert "beside those of a&b" in page.text
+
+
+def test_every_section_has_verdict_and_provenance(reproduced):
+    page = Checker(reproduced.page.read_text(encoding="utf-8")).text
+    items = [found.item for found in reproduced.findings]
+    expected = ["Figure 1", "Table 1", "Figure 2", "Tables 2 and 3", "Table 4"]
+    assert [item for item in items if item in expected] == expected
+    for found in reproduced.findings:
+        # In the table at the top and in its own section.
+        assert page.count(found.because) == 2
+        assert found.because.endswith(".")
+    assert page.count("seed 0 · ") == len(items)
+    assert page.count(f"torch {torch.__version__}") == len(items)
+
+
+def test_the_papers_numbers_stand_beside_ours(reproduced):
+    page = Checker(reproduced.page.read_text(encoding="utf-8")).text
+    for words in ("the paper ? 41 12 35 16", "31 0.", "27 h 45 min", "73 h", "vae (Table 2) 0.001"):
+        assert words in page
+    facts = read_tensors(cached(reproduced.page.parent)["normality_counts"])[1]["facts"]
+    for test, name in (("K2", "D’Agostino K²"), ("JB", "Jarque–Bera")):
+        plain, corrected = (facts[kind]["test"][test] for kind in ("counts", "corrected"))
+        theirs = {"K2": "41 12", "JB": "35 16"}[test]
+        row = f"{name}, test codes, n = 40 {plain[0]} {plain[1]} {theirs}"
+        row += f" {corrected[0]} {corrected[1]}"
+        assert row in page
+
+
+def test_again_does_nothing(reproduced_copy, digits, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("a stage that was done is computed again")
+
+    before = (reproduced_copy / "reproduction-quick.html").read_bytes()
+    failing = {
+        name: dataclasses.replace(stage, measure=fail)
+        for name, stage in orchestration.STAGES.items()
+    }
+    monkeypatch.setattr(orchestration, "STAGES", failing)
+    data = open_dataset(digits)
+    again = reproduce_run(reproduced_copy, data, effort=TINY, command="scattergen reproduce <x>")
+    assert again.finished_before
+    assert again.page.read_bytes() == before
+    again.page.unlink()
+    written = reproduce_run(reproduced_copy, data, effort=TINY, command="scattergen reproduce <x>")
+    assert not written.finished_before
+    assert written.page.read_bytes() == before
+
+
+def test_killed_between_stages_it_continues(reproduced_copy, digits, monkeypatch):
+    files = cached(reproduced_copy)
+    assert files.keys() == STAGES
+    kept = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    for name in ("gaussian_marginals", "central_limit"):
+        files[name].unlink()
+    stages = dict(orchestration.STAGES)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    last = dataclasses.replace(stages["central_limit"], measure=killed)
+    monkeypatch.setattr(orchestration, "STAGES", {**stages, "central_limit": last})
+    data = open_dataset(digits)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_run(reproduced_copy, data, effort=TINY)
+    assert cached(reproduced_copy).keys() == STAGES - {"central_limit"}
+    monkeypatch.setattr(orchestration, "STAGES", stages)
+    reproduce_run(reproduced_copy, data, effort=TINY)
+    now = {name: path.stat().st_mtime_ns for name, path in cached(reproduced_copy).items()}
+    changed = {name for name in STAGES if now[name] != kept[name]}
+    assert changed == {"gaussian_marginals", "central_limit"}
+
+
+def test_stages_depend_on_what_they_use(run_copy, digits):
+    def depends():
+        run = RunFolder.open(run_copy)
+        material = Material(run, open_dataset(digits), TINY, 0, "cpu", SILENT)
+        return {name: stage.key(material) for name, stage in orchestration.STAGES.items()}
+
+    def changed(before):
+        return {name for name, value in depends().items() if value != before[name]}
+
+    before, run = depends(), RunFolder.open(run_copy)
+    tensors, metadata = run.read("densities/gan")
+    with run.locked():
+        name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+        run.write("densities/gan", {**tensors, name: tensors[name] + 1}, metadata)
+    assert changed(before) == {"density_samples"}
+    before, run = depends(), RunFolder.open(run_copy)
+    tensors, metadata = run.read("codes")
+    with run.locked():
+        run.write("codes", {**tensors, "codes": -tensors["codes"]}, metadata)
+    using_codes = {
+        "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
+    }  # fmt: skip
+    assert changed(before) == using_codes
+
+
+def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(tmp_path):
+    calls = []
+
+    def measure(work):
+        calls.append(work)
+        work.mkdir(parents=True)
+        (work / "progress").touch()
+        return Measured({"calls": len(calls), "pair": (1, 2)}, {"x": torch.ones(2)})
+
+    cache = StageCache(tmp_path)
+    first = cache.get("stage", {"n": 1}, measure)
+    assert first.facts == {"calls": 1, "pair": [1, 2]}  # as from the file
+    assert first.seconds > 0
+    assert first.machine["torch"] == torch.__version__
+    assert not (tmp_path / "unfinished" / "stage").exists()
+    assert cache.get("stage", {"n": 1}, measure).facts == first.facts
+    assert cache.get("stage", {"n": 2}, measure).facts["calls"] == 2
+    file = tmp_path / "stage.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert cache.get("stage", {"n": 2}, measure).facts["calls"] == 3
+    assert cache.computed == ["stage"] * 3
+    # Progress of a stage that depended on something else is of no use.
+    stale = tmp_path / "unfinished" / "stage" / "other"
+    stale.mkdir(parents=True)
+
+    def failing(work):
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        cache.get("stage", {"n": 4}, failing)
+    assert not stale.exists()
+
+
+def test_a_pixel_model_continues_after_a_kill(material, tmp_path, monkeypatch):
+    made = []
+
+    def distance(self, images):
+        made.append(len(images))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return float(len(made))
+
+    def step(*arguments, **keywords):
+        raise AssertionError("a training that has come to its end goes on")
+
+    monkeypatch.setattr(Material, "distance", distance)
+    material.train = Subset(material.train, slice(0, 30))  # of one batch: a checkpoint every step
+    material.effort = dataclasses.replace(TINY, pixel_seconds=0.3, snapshots=(1e-4,))
+    with pytest.raises(KeyboardInterrupt):  # when the last samples are scored
+        train_pixels("pixel_gan", material, tmp_path)
+    (kept,) = tmp_path.glob("snapshot-*.json")
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    found = train_pixels("pixel_gan", material, tmp_path)
+    assert made == [30] * 3
+    first, last = found.facts["curve"]
+    assert first == list(json.loads(kept.read_text()).values())
+    assert (first[1], last[1]) == (1, 3)
+    assert last[0] >= 0.3
+    assert last[0] >= first[0]
+
+
+def test_the_command(scattergen, reproduced_copy, digits, monkeypatch):
+    monkeypatch.setattr(reproducing, "mnist", lambda: open_dataset(digits))
+    monkeypatch.setattr(reproducing, "QUICK", TINY)
+    command = ["reproduce", "mnist", "--run", reproduced_copy, "--quick", "-q"]
+    lines = scattergen(*command).out.splitlines()
+    assert lines[0].startswith("Figure 1: ")
+    assert lines[-1] == f"Page: {reproduced_copy / 'reproduction-quick.html'}"
+    found = json.loads(scattergen(*command, "--json").out)
+    assert not found["finished_before"]  # another command line to show
+    assert found["findings"][1]["item"] == "Table 1"
+    assert "nothing to do" not in scattergen(*command, "--threads", 1).out  # another machine
+
+
+def test_runs_and_data_that_cannot_be_reproduced(scattergen, fitted, run_copy, digits, tmp_path):
+    error = scattergen("reproduce", "mnist", "--run", fitted, "-q", code=2).err
+    assert "was not fitted to mnist: name a run that was (--run), or fit one by" in error
+    error = scattergen("reproduce", "mnist", "--run", tmp_path / "none", "-q", code=2).err
+    assert "There is no run folder" in error
+    data = open_dataset(digits)
+    for few in (None, Subset(data.test, slice(0, 19))):
+        with pytest.raises(InputError, match=r"(no|19) test images: .* at least 20"):
+            reproduce_run(fitted, Dataset("digits", data.train, few), effort=TINY)
+    colour = Dataset("faces", Wide(data.train), Wide(data.test))
+    with pytest.raises(InputError, match="faces has images of 3 × 28 × 28"):
+        reproduce_run(fitted, colour, effort=TINY)
+    run = RunFolder.open(run_copy)
+    run.forget("densities/vae")
+    run.forget("densities/gan")
+    with pytest.raises(
+        RunFolderError, match=r"\(vae, gan\): fit them by `scattergen density .*vae`"
+    ):
+        reproduce_run(run_copy, data, effort=TINY)
+    run.write("densities/vae", *run.read("densities/gaussian"))
+    run.write("densities/gan", *run.read("densities/gaussian"))
+    with pytest.raises(RunFolderError, match=r'"vae" of .* is of the kind gaussian'):
+        reproduce_run(run_copy, data, effort=TINY)
+    run.forget("decoder")
+    with pytest.raises(RunFolderError, match="has no decoder"):
+        reproduce_run(run_copy, data, effort=TINY)
+    assert not (run_copy / "reproduction").exists()
+
+
+class Wide(Subset):
+    """Images that say they have three channels."""
+
+    def __init__(self, source):
+        super().__init__(source, slice(None))
+
+    @property
+    def shape(self):
+        return (3, *self.source.shape[1:])
+
+
+def test_overwriting_a_run_removes_its_reproduction(scattergen, reproduced_copy, digits, tiny):
+    fit = ["fit", digits, "--out", reproduced_copy, "-q", "--overwrite", *tiny]
+    scattergen(*fit, "--set", "training.epochs=1")
+    assert not (reproduced_copy / "reproduction").exists()
+    assert not (reproduced_copy / "reproduction-quick.html").exists()
+
+
+@pytest.mark.parametrize(("once", "latent", "pixel"), [(244, 38, 240), (240, 40, 160), (10, 1, 90)])
+def test_refits_to_win_are_the_fewest(once, latent, pixel):
+    k = refits_to_win(once, latent, pixel)
+    assert once + k * latent < k * pixel
+    assert once + (k - 1) * latent >= (k - 1) * pixel
+
+
+def test_a_pixel_model_that_is_faster_is_never_beaten():
+    assert refits_to_win(10, 5, 5) is None
+    assert time_to_reach([[1, 9.0], [2, 4.0], [3, 1.0]], 4.0) == 2
+    assert time_to_reach([[1, 9.0]], 4.0) is None
+
+
+def test_counter_examples_are_white_and_dependent():
+    n = 100_000
+    pairs = list(counter_examples(n, np.random.default_rng(1)).values())
+    for z in pairs:
+        # The mean of n products z₁z₂ of variance E z₁²z₂² ≤ E z⁴ = 3 has a standard deviation of at
+        # most √(3/n); five of them.
+        assert abs(np.corrcoef(z.T)[0, 1]) < 5 * np.sqrt(3 / n)
+    independent, signed, folded = (correlation_of_squares(*z.T) for z in pairs)
+    # Squares have variance 2: the correlation of n independent pairs has a deviation of 1/√n.
+    assert abs(independent) < 5 / np.sqrt(n)
+    assert signed == pytest.approx(1)
+    assert folded == pytest.approx(1)
+
+
+def test_dependence_of_two_components():
+    random = np.random.default_rng(0)
+    x, noise = random.standard_normal((2, 500))
+    # A parabola has no correlation, and its squares have one: 999 permutations, none as large.
+    parabola = x**2 + 0.1 * noise
+    for statistic in (correlation_of_squares, correlation_ratio):
+        assert _permutation_test(statistic, x, parabola, 0)["p"] == 1 / 1000
+    null = [
+        _permutation_test(correlation_of_squares, *random.standard_normal((2, 50)), seed)["p"]
+        for seed in range(20)
+    ]
+    # 20 uniform p-values: all above 0.05 with probability 0.36, more than 5 below with 0.0003.
+    assert sum(p < 0.05 for p in null) <= 5
+
+
+def test_positive_factors_of_coefficients_change_no_count(material):
+    images = mnist().test[:60]
+    features = material.model.encoder.features(images)
+    codes = _whitened(features, 12)
+    # Orthonormal columns times √n, in float64: 60 products of at most 1, summed.
+    np.testing.assert_allclose(codes.T @ codes / 60, np.eye(12), atol=60 * 1e-15)
+    other = _whitened(255 * features, 12)
+    assert count_rejections(codes).counts == count_rejections(other).counts
+
+
+@pytest.mark.parametrize(
+    ("vae", "gan", "verdict", "said"),
+    [
+        (5, 6, "agrees", "Both are."),
+        (50, 6, "agrees in part", "Only the GAN is better"),
+        (5, 60, "agrees in part", "Only the VAE is better"),
+        (50, 60, "disagrees", "Neither is better"),
+    ],
+)
+def test_the_verdict_on_samples_follows_the_distances(vae, gan, verdict, said):
+    distances = {"gaussian": 20.0, "vae": vae, "gan": gan}
+    found = samples_finding({"rows": {key: {"distance": d} for key, d in distances.items()}})
+    assert found.verdict == verdict
+    assert said in found.because
+
+
+def test_a_count_is_compared_in_standard_deviations(material):
+    laplace = torch.from_numpy(np.random.default_rng(0).laplace(size=(300, 60)))
+    counts = count_rejections(laplace).counts
+    row = _counts("the same table every time", 300, lambda n, random: laplace, material)
+    found = [*counts["K2"], *counts["JB"]]
+    assert row["mean"] == found
+    assert row["deviation"] == [0] * 4
+    # Without any spread one count is the unit.
+    assert row["off"] == max(abs(a - b) for a, b in zip(found, (41, 12, 35, 16), strict=True))
+    assert not row["reproduces"]
+
+
+@pytest.mark.parametrize(
+    ("off", "rejected", "verdict", "said"),
+    [
+        ((9.0, 1.0, 0.5, 8.0), 511, "agrees", "come out for unit norm at n = 200 to 300: a likely"),
+        ((9.0, 1.0, 3.0, 8.0), 511, "agrees", "at n = 200: a likely"),
+        ((9.0, 3.0, 3.0, 1.9), 511, "agrees", "come out for codes at n = 500"),
+        ((9.0, 3.0, 3.0, 8.0), 511, "agrees in part", "do not come out"),
+        ((9.0, 3.0, 3.0, 8.0), 0, "disagrees", "No component is rejected"),
+    ],
+)
+def test_the_verdict_on_normality(off, rejected, verdict, said):
+    names = ("codes", "unit norm", "unit norm", "codes")
+    rows = [
+        {"variant": name, "n": n, "off": value, "reproduces": value <= 2}
+        for name, n, value in zip(names, (20, 200, 300, 500), off, strict=True)
+    ]
+    counts = {"K2": [rejected, rejected], "JB": [rejected, rejected]}
+    facts = {"d": 512, "corrected": {"test": counts}, "counts": {"test": {"n": 10_000}}}
+    found = normality_finding(facts, Measured({"rows": rows}))
+    assert found.verdict == verdict
+    assert said in found.because
+
+
+@pytest.mark.parametrize(
+    ("pixel_distance", "pixel_seconds", "verdict", "said"),
+    [
+        # D = 244 s, G = 22 s of the mixture: 244 / (240 - 22) = 1.1.
+        (
+            8.0,
+            240.0,
+            "agrees in part",
+            "from fit 2 on than models of pixels trained so long; but a",
+        ),
+        (60.0, 240.0, "agrees in part", "from fit 2 on than models of pixels trained so long."),
+        (8.0, 20.0, "agrees in part", "never costs less than models of pixels"),
+        (1.0, 20.0, "disagrees", "never costs less than models of pixels"),
+    ],
+)
+def test_the_verdict_on_training_time(pixel_distance, pixel_seconds, verdict, said):
+    distances = {"gaussian": 20.0, "vae": 50.0, "gan": 40.0, "mixture": 2.0}
+    seconds = {"gaussian": 0.1, "vae": 38.0, "gan": 97.0, "mixture": 22.0}
+    stages = {f"densities/{key}": {"seconds": value} for key, value in seconds.items()}
+    facts = {"rows": {k: {"distance": d} for k, d in distances.items()}, "stages": stages}
+    curve = [[5.0, 90.0], [10.0, pixel_distance], [pixel_seconds, pixel_distance]]
+    pixels = {"pixel_vae": Measured({"curve": curve, "seconds": pixel_seconds})}
+    found = training_finding(facts, pixels, 244.0, "4 min")
+    assert found.verdict == verdict
+    assert said in found.because
+    assert ("neither as good" in found.because) == (pixel_distance > 2)
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "components", "verdict"),
+    [(0.5, 0.5, "agrees"), (0.5, 2.0, "agrees in part"), (2.0, 2.0, "disagrees")],
+)
+def test_the_verdict_on_averaging(coefficients, components, verdict):
+    first = {"J": 1, "rejected": 9}
+    last = {"J": 3, "rejected": 7}
+    for key, factor in (("coefficient_", coefficients), ("", components)):
+        for size in ("skewness", "kurtosis"):
+            first[key + size], last[key + size] = 1.0, factor
+    found = averaging_finding({"rows": [first, last], "d": 64})
+    assert found.verdict == verdict
+    assert "7 of 64 components are still rejected" in found.because
