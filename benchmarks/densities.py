@@ -18,10 +18,10 @@ the same as a picture.
 
 import argparse
 import hashlib
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,6 @@ class Rows:
             file.write(json.dumps(row) + "\n")
 
 
-def features_of(model: GenerativeScatteringNetwork, codes: Tensor) -> Iterator[Tensor]:
-    extract = DigitFeatures()
-    for piece in codes.split(1000):
-        yield extract(model.decode(piece))
-
-
 def measure(
     label: str, seed: int, model: GenerativeScatteringNetwork, codes: Tensor, labels: Tensor,
     test_codes: Tensor, evaluator: Evaluator, progress: Progress,
@@ -91,7 +85,11 @@ def measure(
     fitted = time.perf_counter()
     sampled = density.sample(N, seed=seed)
     seconds = {"fit": fitted - start, "sample": time.perf_counter() - fitted}
-    samples = torch.cat(list(features_of(model, sampled)))
+    start = time.perf_counter()
+    images = [model.decode(part) for part in sampled.split(1000)]
+    seconds["decode"] = time.perf_counter() - start
+    extract = DigitFeatures()
+    samples = torch.cat([extract(part) for part in images])
     likelihood = None
     if isinstance(density, LikelihoodDensity):
         parts = [density.log_prob(part) for part in test_codes.split(1000)]
@@ -109,7 +107,7 @@ def measure_peer(path: Path, reference: Tensor, evaluator: Evaluator) -> dict[st
 
     def features(images: Any) -> Tensor:
         return torch.cat(
-            [extract(torch.from_numpy(part)[:, None] / 255) for part in np.split(images, 10)]
+            [extract(torch.from_numpy(part)[:, None] / 255) for part in np.array_split(images, 10)]
         )
 
     with np.load(path) as peer:
@@ -235,7 +233,7 @@ def draw(
             row["label"], (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8,
             color="tab:blue",
         )  # fmt: skip
-    for peer, style in zip(peers, ("s-", "^-", "D-"), strict=False):
+    for peer, style in zip(peers, itertools.cycle(("s-", "^-", "D-")), strict=False):
         axes.plot(*zip(*peer["curve"], strict=True), style, label=peer["label"], markersize=4)
     axes.axhline(floor_score, color="grey", linestyle="--", label="training images")
     axes.set_xlabel("seconds from pixels to 10,000 samples")
@@ -253,6 +251,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="picture to write")
     arguments = parser.parse_args()
     labels = arguments.only.split(",") if arguments.only else list(ENTRIES)
+    unknown = [label for label in labels if label not in ENTRIES]
+    if unknown:
+        parser.error(f"{unknown[0]} is none of {', '.join(ENTRIES)}")
     run = RunFolder.open(arguments.run)
     model = GenerativeScatteringNetwork.load(run, densities=())
     codes, extract, data = run.read("codes")[0]["codes"], DigitFeatures(), mnist()

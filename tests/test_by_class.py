@@ -284,7 +284,29 @@ def test_a_class_with_too_few_codes_is_named(scattergen, run_copy):
     assert "codes are too few for n_components=20" in error
 
 
+def test_a_class_with_too_few_images_is_named_before_the_encoder_is_fitted(tmp_path):
+    labels = torch.zeros(80, dtype=torch.int64)
+    labels[7] = 1
+    images = ImageArray(torch.rand(80, 1, 8, 8), labels)
+    options = {
+        "encoder": {"J": 1, "n_components": 6},
+        "decoder": {"channels": [8, 4]},
+        "training": {"epochs": 1},
+        "densities": {"gaussian-by-class": {}},
+    }
+    run = RunFolder.start(tmp_path / "run", {})
+    with pytest.raises(InputError, match='Class "1": 1 codes are too few'):
+        sg.GenerativeScatteringNetwork.fit(images, options=options, run=run)
+    assert not run.has("encoder")
+
+
 # Keys that say what a density is
+
+
+def test_the_density_command_takes_keys_too(scattergen, run_copy):
+    args = ["density", run_copy, "gaussian-by-class", "-q", "--json"]
+    assert json.loads(scattergen(*args).out)["density"] == "gaussian-by-class"
+    assert isinstance(sg.load(run_copy).densities["gaussian-by-class"], ClassConditional)
 
 
 def test_a_fit_takes_keys_with_endings(tmp_path):

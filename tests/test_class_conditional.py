@@ -224,6 +224,26 @@ def test_a_class_with_too_few_codes_is_named_before_the_fit(z, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("kind", "keywords", "count"),
+    [
+        ("gaussian", {}, 1),
+        ("mixture", {}, 1),
+        ("gan", {}, 1),
+        ("gan", {"leading": 2, "n_components": 20}, 39),
+        ("vae", {}, 23),
+        ("flow", {"n_components": 20}, 42),
+        ("flow_matching", {"n_components": 20}, 42),
+        ("sliced", {"n_components": 20}, 42),
+    ],
+)
+def test_every_kind_counts_before_any_class_is_fitted(z, monkeypatch, kind, keywords, count):
+    monkeypatch.setattr(DENSITIES[kind], "fit", None)
+    labels = (torch.arange(500) >= 500 - count).long()
+    with pytest.raises(InputError, match='Class "rare": .* too few'):
+        ClassConditional(kind, keywords, ["usual", "rare"]).fit(z, labels)
+
+
+@pytest.mark.parametrize(
     ("asked", "message"),
     [
         (2, r"no class 2: choose among low, high \(as text\), or a number from 0 to 1"),
@@ -325,3 +345,11 @@ def test_a_users_class_conditional_density_is_used_as_it_is(monkeypatch):
     monkeypatch.setitem(DENSITIES, "shifted", Shifted)
     assert needs_labels("shifted")
     assert isinstance(make_for_classes("shifted", None, ["a", "b"]), Shifted)
+
+
+def test_one_label_may_be_a_tensor_or_an_array(z):
+    labels = torch.arange(500) % 2
+    density = ClassConditional("gaussian", classes=[5, 6]).fit(z, labels)
+    expected = density.sample(3, labels=1)
+    for label in (torch.tensor(1), np.array(1), "6"):
+        assert torch.equal(density.sample(3, labels=label), expected)

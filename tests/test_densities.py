@@ -106,6 +106,11 @@ def test_fits_repeat_and_leave_the_global_random_state_alone(name, z, fitted):
     assert (np.random.get_state()[1] == numpy_before).all()
 
 
+def test_codes_may_have_a_history_of_autograd(name, z, fitted):
+    again = fit(make(name, **SMALL[name]), z.clone().requires_grad_(), seed=3)
+    assert same(again.sample(20), fitted[name].sample(20))
+
+
 def test_fitting_leaves_the_codes_alone(name, z):
     codes = z.clone()
     fit(make(name, **SMALL[name]), codes)

@@ -153,6 +153,8 @@ def test_other_images_to_compare_with(evaluated, digits, tmp_path):
     found = json.loads(evaluated(*few, "train").out)
     assert found["against"] == "digits, training"
     assert found["rows"]["gaussian"]["n_reference"] == 40
+    # Other training images: compared with itself, a table would be at 0.
+    assert found["rows"]["training images"]["frechet"]["value"] > 1e-3
 
 
 @pytest.mark.parametrize(

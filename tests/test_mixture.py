@@ -234,6 +234,17 @@ def test_repeated_codes_do_not_break_it():
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).repeat(40, 1)
     mixture = GaussianMixture(n_components=20).fit(z)
     assert torch.isfinite(mixture.sample(100)).all()
+    fewer = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(60, 1)
+    for options in ({}, {"covariance": "low_rank"}, {"batch_size": 30}, {"leading": 1}):
+        assert torch.isfinite(GaussianMixture(5, **options).fit(fewer).sample(100)).all()
+
+
+def test_codes_far_from_zero_are_modelled_like_others():
+    z, _ = clusters(900, 4, 3, 6.0)
+    near, far = (GaussianMixture(3).fit(z + shift) for shift in (0.0, 2.0**12))
+    # At 4,096 a float32 number is exact to 2.4e-4, in codes and in means.
+    torch.testing.assert_close(far.means_ - 2.0**12, near.means_, rtol=0, atol=0.01)
+    torch.testing.assert_close(far.cholesky_, near.cholesky_, rtol=0, atol=0.01)
 
 
 def test_the_number_of_components_follows_the_number_of_codes():
@@ -354,13 +365,13 @@ def test_held_out_codes_choose_a_weight_for_every_block():
     noise = torch.randn(K * n, 8, generator=generator)
     z = noise.clone()
     z[:, :2] = torch.einsum("nd,nde->ne", noise[:, :2], mixing[labels])
-    chosen = choose_shrinkage(z, labels, K, 2, np.random.default_rng(0))
+    chosen = choose_shrinkage(z, labels, K, 2, 0.0, np.random.default_rng(0))
     assert next(stop for stop, _ in chosen) == 2
     assert chosen[-1][0] == 8
     assert chosen[0][1] <= 4
     assert all(kappa >= 32 for _, kappa in chosen[1:])
     # Nothing can be held out of components with a code or two.
-    assert choose_shrinkage(z[:2], labels[:2], 1, 2, np.random.default_rng(0)) == [(8, 32.0)]
+    assert choose_shrinkage(z[:2], labels[:2], 1, 2, 0.0, np.random.default_rng(0)) == [(8, 32.0)]
 
 
 def test_automatic_shrinkage_is_as_likely_as_the_best_number():

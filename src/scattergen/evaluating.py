@@ -137,7 +137,7 @@ def evaluate_run(
     repeats = whole_number("repeats", repeats, least=1)
     run = RunFolder.open(path)
     there = run.names("densities")
-    keys = there if densities is None else list(densities)
+    keys = list(dict.fromkeys(there if densities is None else densities))
     for key in keys:
         if key not in there:
             raise InputError(f'{path} has no density "{key}": it has {", ".join(there) or "none"}.')
@@ -159,11 +159,16 @@ def evaluate_run(
     train = extract(data.train, progress)
     tables, speed = {}, {}
     # Not the images whose codes are decoded below: a perfect model would not know them either.
-    chosen = _numbers(len(data.train), n, seed)
-    tables[TRAINING] = train[chosen]
+    others = torch.arange(len(data.train))
+    if against.fingerprint == data.train.fingerprint:  # nor is any image compared with itself
+        used = torch.zeros(len(others), dtype=torch.bool)
+        used[_numbers(len(others), n_reference, seed)] = True
+        others = others[~used]
+    if len(others) >= FEWEST:
+        tables[TRAINING] = train[others[_numbers(len(others), n, seed)]]
     codes = {}
     for name, source in (
-        (DECODED_TRAINING, Subset(data.train, _numbers(len(data.train), n, seed + 1))),
+        (DECODED_TRAINING, Subset(data.train, others[_numbers(len(others), n, seed + 1)])),
         (DECODED_TEST, None if data.test is None else _choose(data.test, n, seed)),
     ):
         if source is not None and len(source) >= FEWEST:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.datasets import Dataset, class_labels
-from scattergen.densities import Density, improved_keywords, make, make_for_classes, needs_labels
+from scattergen.densities import (
+    Density,
+    improved_keywords,
+    make,
+    make_for_classes,
+    names,
+    needs_labels,
+)
 from scattergen.density_choice import choice_of_key, density_key
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
@@ -82,8 +89,7 @@ def fit_run(
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
     options = override(options, changes or {})
-    labelled = class_labels(data.train) is not None
-    check_options(options, shape, n, labelled)  # before anything is stored
+    check_options(options, shape, n, class_labels(data.train))  # before anything is stored
     identity = {
         "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n},
         "preset": preset,
@@ -194,6 +200,10 @@ def fit_density_run(
     """
     run = RunFolder.open(path)
     key = stored_as
+    if name not in names():  # a key that says more than the name, such as vae-improved
+        choice = choice_of_key(name, keywords)
+        key, name = key or name, choice.name
+        keywords, by_class = choice.keywords, by_class or choice.by_class
     if key is None:
         key = density_key(name, improved=improved, by_class=by_class)
     stage = f"densities/{key}"

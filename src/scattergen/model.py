@@ -120,7 +120,7 @@ class GenerativeScatteringNetwork:
         if options is None:
             options = preset_options(preset, shape, len(images))
         classes = class_labels(images)
-        check_options(options, shape, len(images), classes is not None)
+        check_options(options, shape, len(images), classes)
         stages = Stages(run, progress)
         encoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
         if not stages.restore("encoder", encoder.load_state_dict):

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from scattergen.datasets import ClassLabels
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import check_training, fit_decoder
-from scattergen.densities import check_count, make
+from scattergen.densities import Density, check_count, make
 from scattergen.density_choice import choice_of_key
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
@@ -23,7 +24,7 @@ def check_options(
     options: Mapping[str, Any],
     image_shape: tuple[int, int, int],
     n: int,
-    labelled: bool = False,
+    classes: ClassLabels | None = None,
 ) -> None:
     """Refuse options that a fit could not use, before anything is computed or stored.
 
@@ -32,7 +33,7 @@ def check_options(
             sections "encoder", "decoder", "training" and "densities".
         image_shape: (C, H, W).
         n: Number of training images.
-        labelled: Whether they have labels.
+        classes: Of the images, if they have labels.
 
     Raises:
         InputError: If a section, a keyword or a value cannot be used, or the images are too few or
@@ -60,12 +61,25 @@ def check_options(
                 f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE."
             )
         choice = choice_of_key(name, keywords)
-        check_count(make(choice.name, **choice.keywords), n)
-        if choice.by_class and not labelled:
+        density = make(choice.name, **choice.keywords)
+        check_count(density, n)
+        if choice.by_class and classes is not None:
+            for label, count in zip(
+                classes.classes, classes.labels.bincount().tolist(), strict=True
+            ):
+                _of_class(label, density, count)
+        elif choice.by_class:
             raise InputError(
                 f'The density "{name}" needs images with classes: give a folder with a sub-folder '
                 "for each, or an .npz file with labels."
             )
+
+
+def _of_class(label: str, density: Density, count: int) -> None:
+    try:
+        check_count(density, count)
+    except InputError as error:
+        raise InputError(f'Class "{label}": {error}') from error
 
 
 def stage_of(option: str) -> str | None:

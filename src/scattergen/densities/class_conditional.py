@@ -83,7 +83,7 @@ class ClassConditional:
         self.density = density
         # All of them, so that a stored density stays the same if a default changes.
         self.keywords = hyperparameters(make(density, **(keywords or {})))
-        self.classes = None if classes is None else tuple(classes)
+        self.classes = None if classes is None else tuple(map(str, classes))
         if self.classes is not None and len(set(self.classes)) < max(len(self.classes), 1):
             raise InputError(f"classes={list(self.classes)}: give different names, at least one.")
         # An attribute of the object, not of the class, as `LikelihoodDensity` asks for.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scattergen.densities.leading import LeadingComponents, check_leading
+from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.networks import (
     check_widths,
     count_parameters,
@@ -129,6 +129,7 @@ class Flow:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
         if n < 2 * _EVERY:
             raise InputError(f"{n} codes are too few: at least {2 * _EVERY} are needed.")
+        check_leading_count(n - n // _EVERY, self.n_components)
 
     def fit(
         self,

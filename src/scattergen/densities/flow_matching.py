@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scattergen.densities.leading import LeadingComponents, check_leading
+from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.networks import count_parameters, in_float64, load_network
 from scattergen.densities.protocol import (
     History,
@@ -140,6 +140,7 @@ class FlowMatching:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
         if n < 2 * _EVERY:
             raise InputError(f"{n} codes are too few: at least {2 * _EVERY} are needed.")
+        check_leading_count(n - n // _EVERY, self.n_components)
 
     def fit(
         self,

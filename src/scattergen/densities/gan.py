@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scattergen.densities.leading import LeadingComponents, check_leading
+from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.networks import (
     AverageNetwork,
     check_widths,
@@ -198,7 +198,8 @@ class GenerativeAdversarialNetwork:
             InputError: If the codes cannot be used.
             ScattergenError: If the training diverges.
         """
-        z = check_codes(z, minimum=2).float().cpu()  # batch normalisation needs two codes
+        z = check_codes(z).float().cpu()
+        self.check_count(len(z))
         leading = None
         if self.leading is not None:
             leading = LeadingComponents.fit(z, self.leading, self.n_components, seed, mixture=False)
@@ -300,6 +301,13 @@ class GenerativeAdversarialNetwork:
             return x if self.leading_ is None else self.leading_.complete(x, noise)
 
         return draw_in_chunks(n, seed, draw, temperature)
+
+    def check_count(self, n: int) -> None:
+        """Refuse fewer codes than the training needs (see `densities.check_count`)."""
+        if n < 2:
+            raise InputError(f"{n} codes are too few for a GAN: at least 2 are needed.")
+        if self.leading is not None:
+            check_leading_count(n, self.n_components)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""

@@ -158,6 +158,11 @@ class Gaussian:
         self.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]
         return self
 
+    def check_count(self, n: int) -> None:
+        """Refuse fewer codes than a variance needs (see `densities.check_count`)."""
+        if n < 2:
+            raise InputError(f"{n} codes are too few: at least 2 are needed.")
+
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw codes; code k depends on the fitted density, `seed` and k only.
 

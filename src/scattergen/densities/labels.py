@@ -70,6 +70,8 @@ def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
     """
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu().numpy()
+    if isinstance(labels, np.ndarray) and labels.ndim == 0:
+        labels = labels.item()
     if isinstance(labels, str) or np.ndim(labels) == 0:
         return torch.full((n,), _number(labels, classes))
     if np.shape(labels) != (n,):

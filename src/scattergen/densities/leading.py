@@ -46,6 +46,23 @@ def check_leading(leading: int | None, n_components: int | None, base: str = "no
         raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
 
 
+def check_leading_count(n: int, n_components: int | None) -> None:
+    """Refuse fewer codes than `LeadingComponents.fit` needs.
+
+    Args:
+        n: Number of codes that it is fitted to.
+        n_components: Of the mixture; None to choose.
+
+    Raises:
+        InputError: If they are too few.
+    """
+    if n_components is not None and n_components > n // 2:
+        raise InputError(
+            f"{n} codes to fit to are too few for n_components={n_components}: use at most "
+            f"{n // 2}, or null, which chooses by the number of codes."
+        )
+
+
 @dataclass
 class LeadingComponents:
     r"""Standardized leading components x of a code, and p(trailing | x).

@@ -72,12 +72,12 @@ class GaussianMixture:
     likelihoods.
 
     With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those
-    of all before with weight $(t + 1)^{-0.6}$, so that one pass makes many steps.
+    of all before with weight $t^{-0.6}$, so that one pass makes many steps.
 
     Args:
         n_components: Number K of components; None takes one per 300 codes, at least 1 and at most
             200; "auto" the power of two under which held-out codes are most likely (their leading
-            components, if EM sees these only), for about three times the time.
+            components, if EM sees these only), for two or three times the time.
         shrinkage: Weight κ of the pooled covariance, in codes, or "auto".
         leading: Number of components of the codes that EM sees; None lets it see all.
         covariance: "full" or "low_rank".
@@ -201,6 +201,9 @@ class GaussianMixture:
         start = time.monotonic()
         codes = check_codes(z, minimum=2).float().to(device)
         N, d = codes.shape
+        # Squares of numbers far from 0 would cancel.
+        centre = codes.mean(0, dtype=torch.float64).float()
+        codes = codes - centre
         if not (codes.amax(0) > codes.amin(0)).any():
             raise InputError("All codes are equal: there is no distribution to model.")
         generator = np.random.default_rng(seed)
@@ -215,7 +218,7 @@ class GaussianMixture:
             return climb(
                 x,
                 K,
-                lambda x, labels: self._weights(x, labels, K, generator),
+                lambda x, labels: self._weights(x, labels, K, ridge, generator),
                 ridge=ridge,
                 batch_size=self.batch_size,
                 max_iterations=self.max_iterations,
@@ -250,9 +253,9 @@ class GaussianMixture:
                 found = expectation(x, candidates, components)
                 labels = found.best(1)[:, 0]
                 statistics = Statistics.of(codes, found, codes.new_zeros(K, d))
-                weights = self._weights(codes, labels, K, generator)
+                weights = self._weights(codes, labels, K, ridge, generator)
                 components = maximization(statistics, weights, ridge)
-        self.weights_, self.means_ = components.weights.cpu(), components.means.cpu()
+        self.weights_, self.means_ = components.weights.cpu(), (components.means + centre).cpu()
         self.cholesky_, self.factors_ = None, None
         if self.covariance == "full":
             self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
@@ -264,11 +267,11 @@ class GaussianMixture:
         return self
 
     def _weights(
-        self, x: Tensor, labels: Tensor, K: int, generator: np.random.Generator
+        self, x: Tensor, labels: Tensor, K: int, ridge: float, generator: np.random.Generator
     ) -> Shrinkage:
         """Weights of the pooled covariance."""
         if isinstance(self.shrinkage, str):
-            return choose_shrinkage(x, labels, K, self.leading or x.shape[1], generator)
+            return choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)
         return [(x.shape[1], float(self.shrinkage))]
 
     def count_components(self, N: int) -> int:
@@ -290,6 +293,8 @@ class GaussianMixture:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than the components need (see `densities.check_count`)."""
+        if n < 2:
+            raise InputError(f"{n} codes are too few: at least 2 are needed.")
         if isinstance(self.n_components, int | np.integer) and self.n_components > n // 2:
             raise InputError(
                 f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} "

@@ -37,7 +37,12 @@ def hold_out(N: int, generator: np.random.Generator) -> Tensor:
 
 
 def choose_shrinkage(
-    x: Tensor, labels: Tensor, K: int, first: int, generator: np.random.Generator
+    x: Tensor,
+    labels: Tensor,
+    K: int,
+    first: int,
+    ridge: float,
+    generator: np.random.Generator,
 ) -> Shrinkage:
     r"""The weights κ of the pooled covariance under which held-out codes are most likely.
 
@@ -51,6 +56,7 @@ def choose_shrinkage(
         labels: The component of the mixture that each belongs to, (N,).
         K: Number of components of the mixture.
         first: Size of the first block.
+        ridge: Added to the pooled variances.
         generator: Chooses the held-out codes, and components if there are many.
 
     Returns:
@@ -66,7 +72,7 @@ def choose_shrinkage(
     means = torch.zeros(K, d, device=x.device).index_add_(0, labels_seen, seen)
     means /= counts.clamp(min=1)[:, None]
     seen = seen - means[labels_seen]
-    pooled = shrink_to_identity(seen.T @ seen / len(seen), len(seen))
+    pooled = shrink_to_identity(seen.T @ seen / len(seen), len(seen), ridge)
     looked_at = max(_COMPONENTS_LOOKED_AT, _LOOKED_AT_OF_ONE // d)
     order = torch.from_numpy(generator.permutation(len(usable)))[:looked_at].to(x.device)
     gains = torch.zeros(len(WEIGHTS), d, dtype=torch.float64, device=x.device)

@@ -167,7 +167,7 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
         n_features: The d that is needed; None for any.
 
     Returns:
-        The same codes.
+        The same codes, without the history that autograd may have of them.
 
     Raises:
         InputError: If they have another shape or type, are too few, or hold NaN or infinities.
@@ -198,7 +198,7 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
         raise InputError(
             f"Code {row} holds NaN or an infinity: look at its image, or leave it out."
         )
-    return z
+    return z.detach()
 
 
 def check_fitted(density: Density) -> None:

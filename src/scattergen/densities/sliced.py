@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.leading import LeadingComponents, check_leading
+from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.protocol import (
     History,
     check_codes,
@@ -126,6 +126,7 @@ class SlicedTransport:
         """Refuse fewer codes than fit and validation need (see `densities.check_count`)."""
         if n < 2 * _EVERY:
             raise InputError(f"{n} codes are too few: at least {2 * _EVERY} are needed.")
+        check_leading_count(n - n // _EVERY, self.n_components)
 
     def fit(
         self,
