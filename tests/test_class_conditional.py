@@ -239,7 +239,7 @@ def test_a_class_with_too_few_codes_is_named_before_the_fit(z, monkeypatch):
 def test_every_kind_counts_before_any_class_is_fitted(z, monkeypatch, kind, keywords, count):
     monkeypatch.setattr(DENSITIES[kind], "fit", None)
     labels = (torch.arange(500) >= 500 - count).long()
-    with pytest.raises(InputError, match='Class "rare": .* too few'):
+    with pytest.raises(InputError, match=r'Class "rare": .* too few'):
         ClassConditional(kind, keywords, ["usual", "rare"]).fit(z, labels)
 
 
