@@ -1,5 +1,6 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,7 @@ class GenerativeScatteringNetwork:
             refuse_differences(run.path / stage, run.read(stage)[1], metadata)
         if overwrite or not stages.restore(stage, density.load_state_dict):
             with stages.timed(stage) as done:
-                checkpoint = stages.checkpoint(stage, metadata)
+                checkpoint, start = stages.checkpoint(stage, metadata), time.monotonic()
                 density.fit(
                     codes,
                     *(() if labels is None else (labels,)),
@@ -250,8 +251,11 @@ class GenerativeScatteringNetwork:
                 # The training loop counts epochs; other fits have iterations, or one row.
                 unit = "epochs" if history and "learning_rate" in history[0] else "iterations"
                 facts = {unit: len(history), "description": density.description}
-                if history:  # whose seconds count the parts before an interruption, too
-                    facts["seconds"] = history[-1]["seconds"]
+                # The history counts the parts before an interruption, too, but not what a fit does
+                # before and after its epochs.
+                facts["seconds"] = time.monotonic() - start
+                if history:
+                    facts["seconds"] = max(facts["seconds"], history[-1]["seconds"])
                 done(density.state_dict(), metadata, facts)
         self.densities[key] = density
         return density

@@ -263,6 +263,7 @@ class GaussianMixture:
             factors = [factor_analysis(c, self.rank) for c in components.covariances]
             loadings, noise = (torch.stack(part).cpu() for part in zip(*factors, strict=True))
             self.factors_ = loadings, noise
+        history[-1]["seconds"] = time.monotonic() - start  # with the M-step over all components
         self.n_features_, self.history_ = d, history
         return self
 
