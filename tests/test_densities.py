@@ -265,7 +265,7 @@ def test_unknown_names_and_options_are_refused():
         make("diffusion")
     with pytest.raises(InputError, match=r'"vae" has no option "gamma": its options are n_latent'):
         make("vae", gamma=1)
-    with pytest.raises(InputError, match="it has no options"):
+    with pytest.raises(InputError, match="its options are n_effective, covariance"):
         make("gaussian", mean=0)
 
 

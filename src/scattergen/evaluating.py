@@ -168,7 +168,7 @@ def evaluate_run(
         tables[TRAINING] = train[others[_numbers(len(others), n, seed)]]
     codes = {}
     for name, source in (
-        (DECODED_TRAINING, Subset(data.train, others[_numbers(len(others), n, seed + 1)])),
+        (DECODED_TRAINING, Subset(data.train, _numbers(len(data.train), n, seed + 1))),
         (DECODED_TEST, None if data.test is None else _choose(data.test, n, seed)),
     ):
         if source is not None and len(source) >= FEWEST:
