@@ -51,6 +51,17 @@ def _run_cli(*arguments, code=0, showing_warnings=False):
     return result
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Sets the number of threads back, which `--threads` changes for the whole process.
+
+    Sums depend on it in their last bits, and so would the tests that come later.
+    """
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def scattergen():
     """Calls the command line: `scattergen("info", run)`, with code=2 where an error is expected."""
