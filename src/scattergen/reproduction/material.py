@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource, Subset
-from scattergen.evaluation import DigitFeatures, frechet_distance
+from scattergen.evaluation import DigitFeatures, frechet_distance, kernel_distance
+from scattergen.evaluation.tables import Estimate
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
 from scattergen.runs import RunFolder
@@ -19,6 +20,23 @@ PAPER_DENSITIES = ("gaussian", "vae", "gan")
 
 _SHOWN = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
 _PIECE = 1024  # images that are decoded and turned into features at a time
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Short trainings of one method after another, at several learning rates.
+
+    Attributes:
+        seconds: Nominal training time of each, which sets its number of steps.
+        factors: Of each method's own learning rate.
+        seeds: Trainings at each of these.
+        n_images: Images that each is scored by.
+    """
+
+    seconds: float
+    factors: tuple[float, ...]
+    seeds: int
+    n_images: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,13 @@ class Effort:
         draws: The same in the search for the paper's counts.
         n_scattered: Images whose scattering coefficients are decomposed anew.
         scales: Of the scattering transform, in the test of the central-limit argument.
+        n_diagnosed: Codes, and samples of each density, in the tests of dependence.
+        components_diagnosed: Leading components in these.
+        simulations: Simulations or shuffles of each of these.
+        n_raw: Images whose raw scattering coefficients a network learns to generate.
+        raw_epochs: Passes over these.
+        n_inverted: Generated coefficients that are inverted.
+        trials: Of the stability of training.
     """
 
     name: Literal["full", "quick"]
@@ -44,10 +69,23 @@ class Effort:
     draws: int
     n_scattered: int
     scales: tuple[int, ...]
+    n_diagnosed: int
+    components_diagnosed: int
+    simulations: int
+    n_raw: int
+    raw_epochs: int
+    n_inverted: int
+    trials: Trials
 
 
-FULL = Effort("full", 240, (15, 30, 60, 120), 10_000, 10, 20, 4000, (1, 2, 3, 4))
-QUICK = Effort("quick", 20, (5, 10), 2000, 3, 8, 1000, (1, 2, 3))
+FULL = Effort(
+    "full", 240, (15, 30, 60, 120), 10_000, 10, 20, 4000, (1, 2, 3, 4), 4000, 64, 39,
+    10_000, 4, 64, Trials(2.0, (0.1, 1 / 3, 1, 3, 10), 2, 2000),
+)  # fmt: skip
+QUICK = Effort(
+    "quick", 20, (5, 10), 2000, 3, 8, 1000, (1, 2, 3), 1000, 32, 19,
+    3000, 2, 16, Trials(0.5, (0.1, 1, 10), 2, 1000),
+)  # fmt: skip
 
 
 class Material:
@@ -135,6 +173,10 @@ class Material:
         """Fréchet distance of images to test images, in the features of the digit classifier."""
         parts = [self.extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
         return frechet_distance(self._real, torch.cat(parts))
+
+    def kernel_distance(self, images: Tensor) -> Estimate:
+        """Kernel distance of images to test images in the same features; few do not bias it."""
+        return kernel_distance(self._real, self.extract(images))
 
     def distance_of_codes(self, codes: Tensor) -> float:
         """The same of decoded codes."""

@@ -23,6 +23,7 @@ from scattergen.reproduction import (
     density_samples,
     gaussian_marginals,
     leading_components,
+    nonlinear_dependence,
     normality_counts,
     pixel_baselines,
     training_time,
@@ -63,6 +64,7 @@ STAGES: dict[str, Stage] = {
         leading_components,
         normality_counts,
         count_search,
+        nonlinear_dependence,
         density_samples,
         codes_in_use,
         gaussian_marginals,
@@ -81,6 +83,7 @@ STAGES: dict[str, Stage] = {
 SECTIONS: tuple[Callable[[ReproductionPage, Mapping[str, Measured], Material], None], ...] = (
     leading_components.show,
     normality_counts.show,
+    nonlinear_dependence.show,
     gaussian_marginals.show,
     central_limit.show,
     density_samples.show_samples,
