@@ -74,10 +74,10 @@ def test_the_cache_decodes_each_file_once(tmp_path, monkeypatch):
         save(tmp_path / f"{number}.png")
     decoded, lock = [], threading.Lock()
 
-    def counting_decode(path, mode, size):
+    def counting_decode(path, mode, size, crop):
         with lock:
             decoded.append(path.name)
-        return decoding.decode(path, mode, size)
+        return decoding.decode(path, mode, size, crop)
 
     monkeypatch.setattr(folder, "decode", counting_decode)
     total = 4 * 3 * 6 * 8

@@ -14,7 +14,7 @@ from scattergen.datasets import Dataset, Subset, mnist, open_dataset
 from scattergen.diagnostics import count_rejections
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT
-from scattergen.reproduction import Effort, count_search, reproduce_run
+from scattergen.reproduction import Effort, codes_in_use, count_search, latent_prior, reproduce_run
 from scattergen.reproduction import reproduce as orchestration
 from scattergen.reproduction.central_limit import _finding as averaging_finding
 from scattergen.reproduction.count_search import _counts, _whitened
@@ -42,6 +42,8 @@ TINY = Effort(
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
     "gaussian_marginals", "central_limit", "pixel_vae", "pixel_gan", "nonlinear_dependence",
+    "latent_prior",
+    "raw_coefficients", "stability",
 }  # fmt: skip
 
 
@@ -168,14 +170,14 @@ def test_stages_depend_on_what_they_use(run_copy, digits):
     with run.locked():
         name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
         run.write("densities/gan", {**tensors, name: tensors[name] + 1}, metadata)
-    assert changed(before) == {"density_samples", "nonlinear_dependence"}
+    assert changed(before) == {"density_samples", "nonlinear_dependence", "raw_coefficients"}
     before, run = depends(), RunFolder.open(run_copy)
     tensors, metadata = run.read("codes")
     with run.locked():
         run.write("codes", {**tensors, "codes": -tensors["codes"]}, metadata)
     using_codes = {
         "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
-        "nonlinear_dependence",
+        "nonlinear_dependence", "raw_coefficients", "stability", "latent_prior",
     }  # fmt: skip
     assert changed(before) == using_codes
 
@@ -501,3 +503,51 @@ def test_the_verdict_on_dependence_counts_tests_of_independence(codes, direction
     if verdict != "disagrees":
         assert "0.99 of gaussian" in found.because
         assert "0.60 of mixture, which is not in the paper" in found.because
+
+
+def test_latent_variables_from_elsewhere_are_scored(material):
+    facts = latent_prior.measure(material, Path()).facts
+    vae = material.model.densities["vae"]
+    assert facts["H"] == vae.n_latent
+    # The draws of q(h|z) themselves, decoded again here.
+    mean, log_variance = vae.encoder_(material.training_codes).detach().chunk(2, dim=1)
+    generator = torch.Generator().manual_seed(material.seed)
+    h = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+    chosen = h[material.numbers(len(h), material.n_images, stream=10)]
+    distance = material.distance_of_codes(vae.decoder_(chosen).detach())
+    assert facts["distances"]["posterior"] == pytest.approx(distance)
+    assert facts["norms"][0] == pytest.approx(h.norm(dim=1).mean().item())
+
+
+@pytest.mark.parametrize(
+    ("mixture", "verdict", "said"),
+    [(5.0, "disagrees", "are not “close to independent"), (70.0, "agrees", "matters little")],
+)
+def test_the_verdict_on_the_prior_follows_the_distances(mixture, verdict, said):
+    found = latent_prior._finding({"distances": {"posterior": 2.0, "mixture": mixture}}, 77.0, 41.0)
+    assert found.verdict == verdict
+    assert said in found.because
+
+
+def test_the_length_of_normal_vectors():
+    z = np.random.default_rng(0).standard_normal((100_000, 6))
+    # The mean length of 100,000 vectors; a length has a standard deviation below √½; five of them.
+    norm = np.linalg.norm(z, axis=1).mean()
+    assert latent_prior._expected_norm(6) == pytest.approx(norm, abs=5 * np.sqrt(0.5 / 100_000))
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "verdict", "said"),
+    [
+        ([10.0, 1.0], [100.0, 1.0], "agrees", "the better space to interpolate in"),
+        ([80.0, 1.0], [100.0, 1.0], "agrees in part", "mostly no such images there either"),
+        ([98.0, 1.0], [100.0, 1.0], "agrees in part", "no better a space"),
+        ([120.0, 1.0], [100.0, 1.0], "agrees in part", "no better a space"),
+    ],
+)
+def test_the_verdict_on_interpolation_minds_the_errors(inside, outside, verdict, said):
+    midpoints = {"in code space": inside, "of pixels": outside}
+    facts = {"psnr": {"training": 30.0, "test": 29.0}, "midpoints": midpoints}
+    found = codes_in_use._finding(facts)
+    assert found.verdict == verdict
+    assert said in found.because

@@ -179,11 +179,25 @@ def test_subspace_iteration_needs_its_passes(monkeypatch):
 
     def explained(n_passes):
         passes.clear()
-        pca = PCAWhitening(5, n_passes).fit(lambda: passes.append(1) or s.split(100))
+        pca = PCAWhitening(5, n_passes, cache_bytes=0).fit(lambda: passes.append(1) or s.split(100))
         assert len(passes) == n_passes + 1  # and a look at the first batch
         return pca.explained_variance_.sum()
 
     assert explained(1) < explained(3) < explained(10)
+
+
+def test_features_kept_in_memory_are_read_once_and_give_the_same_bits(monkeypatch):
+    monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
+    s = features()
+    passes, fits = [], {}
+    for cache_bytes in (s.nbytes, s.nbytes - 1):
+        passes.clear()
+        pca = PCAWhitening(5, 3, cache_bytes)
+        fits[cache_bytes] = pca.fit(lambda: passes.append(1) or s.split(100))
+        assert len(passes) == (2 if cache_bytes == s.nbytes else 4)
+    kept, read_again = fits.values()
+    assert torch.equal(kept.components_, read_again.components_)
+    assert torch.equal(kept.explained_variance_, read_again.explained_variance_)
 
 
 def test_features_of_double_precision_are_accepted():

@@ -66,7 +66,8 @@ def fit_run(
     Args:
         data: Training and test images.
         out: The run folder.
-        preset: "mnist" or "auto"; by default "mnist" for MNIST and "auto" for everything else.
+        preset: "mnist", "celeba" or "auto"; by default "mnist" for MNIST and "auto" for everything
+            else.
         changes: "section.keyword" to value, over the preset.
         densities: Keys of the densities to fit, such as "mixture", "vae-improved" or
             "mixture-by-class"; the preset's by default.
@@ -90,8 +91,10 @@ def fit_run(
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
     options = override(options, changes or {})
     check_options(options, shape, n, class_labels(data.train))  # before anything is stored
+    # How files were cropped, so that later commands do the same.
+    cropped = {} if data.crop is None else {"crop": data.crop}
     identity = {
-        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n},
+        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n, **cropped},
         "preset": preset,
         "seed": seed,
         **options,

@@ -26,12 +26,14 @@ class PCAWhitening:
 
     Sums are kept in float64.  Up to 10,000 features the covariance is accumulated in one pass and
     decomposed exactly; above, block subspace iteration makes `n_passes` passes in memory
-    proportional to D·n_components.  The sign of each component is fixed so that its entry of
-    largest magnitude is positive, which makes fits reproducible.
+    proportional to D·n_components, reading the data once if they fit in `cache_bytes` and anew in
+    every pass if they do not, with the same result.  The sign of each component is fixed so that
+    its entry of largest magnitude is positive, which makes fits reproducible.
 
     Args:
         n_components: Number d of components kept.
         n_passes: Passes over the data of the subspace iteration.
+        cache_bytes: Largest size in float32 of data that are kept in memory between passes.
 
     Attributes:
         mean_: (D,) float32.
@@ -58,10 +60,13 @@ class PCAWhitening:
     explained_variance_ratio_: Tensor
     n_samples_: int
 
-    def __init__(self, n_components: int = 512, n_passes: int = 5) -> None:
+    def __init__(
+        self, n_components: int = 512, n_passes: int = 5, cache_bytes: int = 1 << 31
+    ) -> None:
         if n_components < 1:
             raise InputError(f"n_components={n_components}: keep at least 1 component.")
         self.n_components, self.n_passes = n_components, n_passes
+        self.cache_bytes = cache_bytes
 
     def fit(self, batches: Batches) -> Self:
         """Fit mean, components and variances.
@@ -92,9 +97,10 @@ class PCAWhitening:
             values = values.flip(0)[: self.n_components]
             vectors = vectors.flip(1)[:, : self.n_components]
         else:
-            values, vectors = _subspace_iteration(
-                moments, chain(few, stream), batches, self.n_components, self.n_passes
+            passes = _Passes(
+                chain(few, stream), lambda: moments.deviations(batches), self.cache_bytes
             )
+            values, vectors = _subspace_iteration(moments, passes, self.n_components, self.n_passes)
         self._check_rank(values, moments)
         largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
         self.components_ = (vectors * largest.sign()).T.float().contiguous()
@@ -247,28 +253,52 @@ def _from_samples(moments: _Moments, samples: Tensor, n_components: int) -> tupl
     return values, vectors / vectors.norm(dim=0).clamp_min(torch.finfo(vectors.dtype).tiny)
 
 
+class _Passes:
+    """Repeated passes over deviations, kept in memory after the first one if they fit.
+
+    Args:
+        first: The first pass.
+        again: Starts another one.
+        cache_bytes: What may be kept.
+    """
+
+    def __init__(
+        self, first: Iterable[Tensor], again: Callable[[], Iterable[Tensor]], cache_bytes: int
+    ) -> None:
+        self._next: Iterable[Tensor] | None = first
+        self._again, self._left = again, cache_bytes
+        self._kept: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._next is None:
+            yield from self._kept if self._left >= 0 else self._again()
+            return
+        first, self._next = self._next, None
+        for deviation in first:
+            self._left -= deviation.nbytes
+            if self._left >= 0:
+                self._kept.append(deviation)
+            else:
+                self._kept.clear()
+            yield deviation
+
+
 def _subspace_iteration(
-    moments: _Moments,
-    first_pass: Iterable[Tensor],
-    batches: Batches,
-    n_components: int,
-    n_passes: int,
+    moments: _Moments, passes: Iterable[Tensor], n_components: int, n_passes: int
 ) -> tuple[Tensor, Tensor]:
     """Leading eigenvalues and eigenvectors of the covariance, which is never formed."""
     D = len(moments.shift)
     width = min(n_components + _OVERSAMPLING, D)
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(D, width, generator=generator))[0]
-    deviations = first_pass
     for last in [False] * (n_passes - 1) + [True]:
         image = torch.zeros(D, width, dtype=torch.float64)  # of the basis under the covariance
-        for deviation in deviations:
+        for deviation in passes:
             image += deviation.T @ (deviation @ basis)
         offset, wide = moments.offset(), basis.double()
         image = image / moments.n - torch.outer(offset, offset @ wide)
         if not last:
             basis = torch.linalg.qr(image)[0].float()
-            deviations = moments.deviations(batches)
     values, rotation = torch.linalg.eigh(wide.T @ image)  # Rayleigh-Ritz in the last subspace
     values, rotation = values.flip(0)[:n_components], rotation.flip(1)[:, :n_components]
     return values, wide @ rotation

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from scattergen.datasets import Dataset, open_dataset
+from scattergen.datasets import Dataset, celeba, open_dataset
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
+from scattergen.runs import RunFolder
 
 _SHOWN = 5  # of the files that were left out
 
@@ -46,6 +47,10 @@ Set = Annotated[
 ]
 Size = Annotated[
     int | None, typer.Option(min=1, help="Resize images of a folder and crop them to this square.")
+]
+Crop = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cut this central square from images of a folder before resizing."),
 ]
 Mode = Annotated[
     Literal["L", "RGB"] | None, typer.Option(help="Convert images of a folder to grey or colour.")
@@ -138,35 +143,90 @@ def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
 
 def open_source(source: str, **how: Any) -> Dataset:
     """Open a dataset and say which files were left out."""
-    data = open_dataset(source, **how)
-    for sentence in data.skipped[:_SHOWN]:
-        warnings.warn(sentence, stacklevel=2)
-    if data.skipped:
-        warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=2)
-    return data
+    return _saying_what_is_left_out(source, open_dataset(source, **how))
+
+
+def open_celeba(
+    source: str,
+    size: int | None,
+    crop: int | None,
+    mode: Literal["L", "RGB"] | None,
+    strict: bool,
+) -> Dataset:
+    """Open a folder in CelebA's layout and say which files were left out."""
+    if crop is not None or mode == "L":
+        raise InputError(
+            "The preset celeba cuts its own square from CelebA's images, in colour: leave out "
+            "--crop and --mode."
+        )
+    if source == "mnist" or Path(source).is_file():
+        raise InputError(
+            f"The preset celeba is for a folder of CelebA's aligned images, not for {source}: name "
+            "the folder img_align_celeba."
+        )
+    return _saying_what_is_left_out(source, celeba(source, size=size, strict=strict))
+
+
+def open_of_run(
+    run: Path,
+    source: str,
+    size: int | None,
+    crop: int | None,
+    mode: Literal["L", "RGB"] | None,
+    strict: bool,
+) -> Dataset:
+    """The images that a run was fitted to, in its split; cropped as there by default."""
+    if RunFolder.open(run).options.get("preset") == "celeba":
+        return open_celeba(source, size, crop, mode, strict)
+    crop = _crop_of(run, source, size, crop)
+    return open_source(source, size=size, crop=crop, mode=mode, strict=strict)
 
 
 def open_like(
-    shape: tuple[int, int, int],
+    run: Path,
     source: str,
     size: int | None,
+    crop: int | None,
     mode: Literal["L", "RGB"] | None,
     strict: bool,
     part: Literal["train", "test"] | None = None,
 ) -> Dataset:
     """All images of a source as the training part; of one with a test set, one of both parts.
 
-    The images of a folder are brought to the size and mode that a shape (C, H, W) has.
+    The images of a folder are brought to the crop, size and mode of those that a run has.
     """
-    channels, height, width = shape
+    crop = _crop_of(run, source, size, crop)
     if source != "mnist" and Path(source).is_dir():
+        channels, height, width = image_shape_of(run)
         mode = mode or ("L" if channels == 1 else "RGB")
-        if size is None and height == width:
+        if size is None and height == width and crop != height:
             size = height
-    data = open_source(source, size=size, mode=mode, strict=strict, test_fraction=0)
+    data = open_source(source, size=size, crop=crop, mode=mode, strict=strict, test_fraction=0)
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
+
+
+def image_shape_of(run: Path) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a run was fitted to."""
+    channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
+    return channels, height, width
+
+
+def _crop_of(run: Path, source: str, size: int | None, crop: int | None) -> int | None:
+    """The crop asked for; that of the run if neither it nor a size is, and it is a folder."""
+    if crop is None and size is None and source != "mnist" and Path(source).is_dir():
+        recorded: int | None = RunFolder.open(run).options.get("data", {}).get("crop")
+        return recorded
+    return crop
+
+
+def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:
+    for sentence in data.skipped[:_SHOWN]:
+        warnings.warn(sentence, stacklevel=3)
+    if data.skipped:
+        warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=3)
+    return data
 
 
 def say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scattergen.cli.arguments import (
+    Crop,
     Device,
     Json,
     Mode,
@@ -17,7 +18,7 @@ from scattergen.cli.arguments import (
     Size,
     Strict,
     Threads,
-    open_source,
+    open_of_run,
     prepare,
 )
 from scattergen.diagnosing import CODES, COMPONENTS, RunDiagnosis, diagnose_run
@@ -50,6 +51,7 @@ def diagnose(
     ] = SIMULATIONS,
     seed: Seed = 0,
     size: Size = None,
+    crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
     device: Device = "cpu",
@@ -80,7 +82,7 @@ def diagnose(
                     f"{run} was not fitted to the embedded MNIST: name its images by --images."
                 )
             images = "mnist"
-        data = open_source(images, size=size, mode=mode, strict=strict)
+        data = open_of_run(run, images, size, crop, mode, strict)
     elif images is not None:
         raise InputError(
             "The codes of the training images are in the run: leave out --images, or add --part "

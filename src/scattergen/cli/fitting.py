@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from scattergen.cli.arguments import (
+    Crop,
     Device,
     Json,
     Mode,
@@ -20,6 +21,7 @@ from scattergen.cli.arguments import (
     Source,
     Strict,
     Threads,
+    open_celeba,
     open_source,
     parse_names,
     parse_options,
@@ -33,7 +35,7 @@ def fit(
     images: Source,
     out: Annotated[Path, typer.Option(metavar="PATH", help="Run folder to make.", parser=path)],
     preset: Annotated[
-        Literal["mnist", "auto"] | None, typer.Option(help="Options to start from.")
+        Literal["mnist", "celeba", "auto"] | None, typer.Option(help="Options to start from.")
     ] = None,
     densities: Annotated[
         str | None,
@@ -45,6 +47,7 @@ def fit(
     options: Set = None,
     seed: Seed = 0,
     size: Size = None,
+    crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
     overwrite: Annotated[
@@ -66,11 +69,17 @@ def fit(
 
       scattergen fit faces/ --size 64 --out runs/faces --set training.epochs=20
 
+      scattergen fit img_align_celeba/ --preset celeba --out runs/celeba
+
       scattergen fit images.npz --out runs/mine --densities mixture,vae-improved --set encoder.J=3
     """
     progress = prepare(device, threads, quiet)
+    if preset == "celeba":
+        data = open_celeba(images, size, crop, mode, strict)
+    else:
+        data = open_source(images, size=size, crop=crop, mode=mode, strict=strict)
     fitted = fit_run(
-        open_source(images, size=size, mode=mode, strict=strict),
+        data,
         out,
         preset=preset,
         changes=parse_options(options),

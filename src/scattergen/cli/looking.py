@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scattergen.cli.arguments import (
+    Crop,
     Device,
     Json,
     Mode,
@@ -19,7 +20,7 @@ from scattergen.cli.arguments import (
     Strict,
     Threads,
     open_like,
-    open_source,
+    open_of_run,
     parse_names,
     prepare,
 )
@@ -98,6 +99,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     size: Size = None,
+    crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
     device: Device = "cpu",
@@ -128,13 +130,13 @@ def evaluate(
                 f"{run} was not fitted to the embedded MNIST: name its images by --images."
             )
         images = "mnist"
-    data = open_source(images, size=size, mode=mode, strict=strict)
+    data = open_of_run(run, images, size, crop, mode, strict)
     if against == "train":
         reference = Dataset(f"{data.name}, training", data.train)
     elif against == "test":
         reference = None
     else:
-        reference = open_like(data.train.shape, against, size, mode, strict)
+        reference = open_like(run, against, size, crop, mode, strict)
     result = evaluate_run(
         run,
         data,

@@ -8,6 +8,7 @@ import typer
 
 from scattergen.cli.arguments import (
     BatchSize,
+    Crop,
     Device,
     ImagesOut,
     Json,
@@ -132,6 +133,7 @@ def encode(
     out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=path)],
     part: Part = None,
     size: Size = None,
+    crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
     device: Device = "cpu",
@@ -150,7 +152,7 @@ def encode(
     progress = prepare(device, threads, quiet)
     check_codes_path(out)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
-    data = open_like(model.decoder.image_shape, images, size, mode, strict, part)
+    data = open_like(run, images, size, crop, mode, strict, part)
     write_codes(out, model.encode(data.train, progress))
     say_written(out, len(data.train), as_json)
 
@@ -190,6 +192,7 @@ def reconstruct(
     ] = None,
     part: Part = None,
     size: Size = None,
+    crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
     device: Device = "cpu",
@@ -208,7 +211,7 @@ def reconstruct(
     progress = prepare(device, threads, quiet)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
-    originals = open_like(model.decoder.image_shape, images, size, mode, strict, part).train[:n]
+    originals = open_like(run, images, size, crop, mode, strict, part).train[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     shown = results
@@ -229,6 +232,7 @@ def interpolate(
     steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
     part: Part = None,
     size: Size = None,
+    crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
     device: Device = "cpu",
@@ -245,7 +249,7 @@ def interpolate(
     prepare(device, threads, quiet)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
-    source = open_like(model.decoder.image_shape, images, size, mode, strict, part).train
+    source = open_like(run, images, size, crop, mode, strict, part).train
     for number in (start, stop):
         if number >= len(source):
             raise InputError(

@@ -1,6 +1,7 @@
-"""Sources of images: the embedded MNIST, arrays and folders."""
+"""Sources of images: the embedded MNIST, arrays, folders and CelebA."""
 
 from scattergen.datasets.arrays import ImageArray, as_images
+from scattergen.datasets.celeba import celeba
 from scattergen.datasets.classes import ClassLabels, class_labels
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.mnist import mnist
@@ -15,6 +16,7 @@ __all__ = [
     "ImageSource",
     "Subset",
     "as_images",
+    "celeba",
     "class_labels",
     "mnist",
     "open_dataset",

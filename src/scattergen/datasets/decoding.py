@@ -60,30 +60,57 @@ def read_header(path: Path) -> Header:
     return Header(mode, width, height)
 
 
-def decode(path: Path, mode: Mode, size: int | None = None) -> NDArray[np.uint8]:
+def decode(
+    path: Path, mode: Mode, size: int | None = None, crop: int | None = None
+) -> NDArray[np.uint8]:
     """The pixels of an image file.
 
     The image is turned upright by its EXIF orientation; transparency is composited on white; 16-bit
-    grey is rounded to 8 bits; of an animation the first frame is taken. With `size`, the shorter
-    side is resized to it (bicubic, antialiased) and the central square is kept.
+    grey is rounded to 8 bits; of an animation the first frame is taken. Then `crop` keeps the
+    central square of its own pixels, and then `size` resizes the shorter side of what is left
+    (bicubic, antialiased) and keeps the central square of that.
 
     Args:
         path: the file.
         mode: "L" (grey, by the ITU-R 601 luma) or "RGB".
-        size: side of the square result in pixels, or None to keep the image's own size.
+        size: side of the square result in pixels, or None to keep the size.
+        crop: side of the central square in pixels of the file, or None for the whole image.
 
     Returns:
         uint8 pixels, shape (1, H, W) or (3, H, W).
 
     Raises:
-        InputError: if the file cannot be read, is truncated, or is not an 8- or 16-bit image.
+        InputError: if the file cannot be read, is truncated, is not an 8- or 16-bit image, or is
+            smaller than the crop.
     """
     with _opened(path) as opened:
         image = _to_mode(ImageOps.exif_transpose(opened), mode)
+    if crop is not None:
+        check_crop(path, image.width, image.height, crop)
+        image = _central_square(image, crop)
     if size is not None:
         image = _resize_and_crop(image, size)
     pixels = np.asarray(image)
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def check_crop(path: Path, width: int, height: int, crop: int) -> None:
+    """Refuse an image that a central square cannot be cut from.
+
+    Args:
+        path: of the image.
+        width: of the image, upright, in pixels.
+        height: likewise.
+        crop: side of the square in pixels.
+
+    Raises:
+        InputError: if the image is smaller.
+    """
+    if min(width, height) < crop:
+        raise InputError(
+            f"{path} has {width}×{height} pixels, too few to cut {crop}×{crop} from: choose a "
+            "smaller crop (--crop), or resize instead of cropping (--size N)."
+        )
 
 
 @contextmanager
@@ -132,5 +159,10 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
         # At least `size` on both axes, since both sides are at least `shorter`.
         width, height = round(width * size / shorter), round(height * size / shorter)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return _central_square(image, size)
+
+
+def _central_square(image: Image.Image, side: int) -> Image.Image:
+    """The central pixels; of two equally central choices the left or upper one."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

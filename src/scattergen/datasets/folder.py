@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.decoding import SUFFIXES, Header, Mode, decode, read_header
+from scattergen.datasets.decoding import (
+    SUFFIXES,
+    Header,
+    Mode,
+    check_crop,
+    decode,
+    read_header,
+)
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError
 
@@ -31,23 +38,29 @@ class ImageFolder:
     Args:
         root: the folder.
         size: resize the shorter side to this many pixels and keep the central square; by default
-            all images must have one size already.
+            all images must have one size already, or a `crop`.
         mode: "L" (grey) or "RGB"; by default that of the first image, which all must share.
         strict: whether an unreadable file is an error. Otherwise every file is decoded once at
             the start, and unreadable ones are left out and listed in `skipped`.
         classes: names of the classes in label order, to label a test folder like its training
             folder; by default the sub-folders' names, sorted.
         cache_bytes: largest decoded size in bytes that is kept in memory.
+        crop: cut the central square of this many pixels from the upright image, without resizing;
+            with `size`, the square is then resized.
 
     Attributes:
         files: the image files, in order.
+        size: as given.
+        crop: as given.
+        file_sizes: the different sizes (width, height) that the upright files have.
         mode: "L" or "RGB".
         classes: names of the classes in label order, or None.
         labels: the class of every image, (N,) int64, or None.
         skipped: one sentence for every file left out.
 
     Raises:
-        InputError: if there is no image, or a file cannot be read or differs in size or mode.
+        InputError: if there is no image, or a file cannot be read, differs in size or mode, or is
+            smaller than the crop.
 
     Example:
         >>> import tempfile
@@ -70,13 +83,15 @@ class ImageFolder:
         strict: bool = True,
         classes: Sequence[str] | None = None,
         cache_bytes: int = 1 << 30,
+        crop: int | None = None,
     ) -> None:
-        if size is not None and size < 1:
-            raise InputError(f"size={size} is not a number of pixels: give at least 1.")
+        for name, pixels in (("size", size), ("crop", crop)):
+            if pixels is not None and pixels < 1:
+                raise InputError(f"{name}={pixels} is not a number of pixels: give at least 1.")
         if mode not in (None, "L", "RGB"):
             raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
         self.root = Path(root).expanduser()
-        found = _list_images(self.root)
+        found = list_images(self.root)
         headers, self.skipped = _read_headers(found, strict)
         if not headers:
             raise InputError(
@@ -84,9 +99,14 @@ class ImageFolder:
                 f"the first: {self.skipped[0]}"
             )
         self.files = tuple(headers)
-        self.size = size
+        self.size, self.crop = size, crop
+        self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
+        if crop is not None:
+            for file, header in headers.items():
+                check_crop(file, header.width, header.height, crop)
         self.mode = _common_mode(headers) if mode is None else mode
-        width, height = (size, size) if size else _common_size(headers)
+        side = size or crop
+        width, height = (side, side) if side else _common_size(headers)
         self._shape = (1 if self.mode == "L" else 3, height, width)
         self.classes, self.labels = _label(self.root, self.files, classes)
         total = len(self.files) * int(np.prod(self._shape))
@@ -117,8 +137,10 @@ class ImageFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of size, mode and every file's relative name, length and time of change."""
-        digest = hashlib.sha256(f"{self.size} {self.mode}".encode())
+        """The SHA-256 of size, crop, mode and every file's relative name, length and time."""
+        # Without a crop as it was before there were any: runs know their images by it.
+        cropped = "" if self.crop is None else f" crop {self.crop}"
+        digest = hashlib.sha256(f"{self.size} {self.mode}{cropped}".encode())
         for file in self.files:
             name = file.relative_to(self.root).as_posix()
             try:
@@ -144,7 +166,7 @@ class ImageFolder:
         return pixels
 
     def _decode_one(self, number: int) -> NDArray[np.uint8]:
-        pixels = decode(self.files[number], self.mode, self.size)
+        pixels = decode(self.files[number], self.mode, self.size, self.crop)
         if pixels.shape != self._shape:
             raise InputError(
                 f"{self.files[number]} decodes to {pixels.shape[2]}×{pixels.shape[1]} pixels, not "
@@ -154,7 +176,18 @@ class ImageFolder:
         return pixels
 
 
-def _list_images(root: Path) -> list[Path]:
+def list_images(root: Path) -> list[Path]:
+    """The image files below a folder, sorted by their relative path.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        At least one path.
+
+    Raises:
+        InputError: if it is not a folder, cannot be read, or holds no images.
+    """
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {problem}: give a folder of images.")

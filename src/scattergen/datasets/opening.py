@@ -28,6 +28,7 @@ def open_dataset(
     mode: Mode | None = None,
     strict: bool = True,
     test_fraction: float = TEST_FRACTION,
+    crop: int | None = None,
 ) -> Dataset:
     """Open a built-in dataset, an array file or a folder of images.
 
@@ -54,6 +55,7 @@ def open_dataset(
         mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
         strict: for folders, whether an unreadable file is an error or left out.
         test_fraction: share of the test set where there is no split; 0 for none.
+        crop: for folders, cut the central square of this many pixels before any resizing.
 
     Returns:
         The dataset; `name` is "mnist" for the embedded digits only, or else the file's or folder's
@@ -75,13 +77,20 @@ def open_dataset(
         dataset = mnist()
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
-        dataset = _open_folder(path, size, mode, strict, test_fraction)
+        dataset = _open_folder(
+            path, test_fraction, {"size": size, "mode": mode, "strict": strict, "crop": crop}
+        )
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     else:
         raise InputError(_cannot_open(path))
     if source != "mnist" and dataset.name == "mnist":  # a name that stands for the embedded digits
         dataset = replace(dataset, name="mnist (a file or folder)")
+    if crop is not None and not os.path.isdir(path):
+        raise InputError(
+            f"{source} is no folder, and only folders are cropped: leave --crop out, or crop the "
+            "array."
+        )
     _check_shape(dataset, source, size, mode)
     return dataset
 
@@ -95,17 +104,13 @@ def _cannot_open(path: Path) -> str:
     return f"{path} has an unknown type (extension {path.suffix or 'none'}): {wanted}"
 
 
-def _open_folder(
-    path: Path, size: int | None, mode: Mode | None, strict: bool, test_fraction: float
-) -> Dataset:
-    name = path.resolve().name
+def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Dataset:
+    name, crop = path.resolve().name, how["crop"]
     if (path / "train").is_dir() and (path / "test").is_dir():
-        train = ImageFolder(path / "train", size=size, mode=mode, strict=strict)
-        test = ImageFolder(
-            path / "test", size=size, mode=train.mode, strict=strict, classes=train.classes
-        )
-        return Dataset(name, train, test, train.skipped + test.skipped)
-    folder = ImageFolder(path, size=size, mode=mode, strict=strict)
+        train = ImageFolder(path / "train", **how)
+        test = ImageFolder(path / "test", **how | {"mode": train.mode}, classes=train.classes)
+        return Dataset(name, train, test, train.skipped + test.skipped, crop)
+    folder = ImageFolder(path, **how)
     names = [file.relative_to(path).as_posix() for file in folder.files]
     shuffled = sorted(
         range(len(names)),
@@ -113,8 +118,9 @@ def _open_folder(
     )
     n_test = _count_test(len(names), test_fraction)
     # Sorted again: each part keeps the order of the names.
-    return _split(
-        name, folder, sorted(shuffled[n_test:]), sorted(shuffled[:n_test]), folder.skipped
+    train_numbers, test_numbers = sorted(shuffled[n_test:]), sorted(shuffled[:n_test])
+    return replace(
+        _split(name, folder, train_numbers, test_numbers), skipped=folder.skipped, crop=crop
     )
 
 
@@ -163,17 +169,11 @@ def _count_test(n: int, test_fraction: float) -> int:
     return min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
 
 
-def _split(
-    name: str,
-    images: ImageSource,
-    train: Sequence[int],
-    test: Sequence[int],
-    skipped: tuple[str, ...] = (),
-) -> Dataset:
+def _split(name: str, images: ImageSource, train: Sequence[int], test: Sequence[int]) -> Dataset:
     if not test:
-        return Dataset(name, images, None, skipped)
+        return Dataset(name, images)
     first, second = (Subset(images, torch.tensor(numbers)) for numbers in (train, test))
-    return Dataset(name, first, second, skipped)
+    return Dataset(name, first, second)
 
 
 def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: Mode | None) -> None:

@@ -58,12 +58,14 @@ class Dataset:
         train: the images that models are fitted to.
         test: images held out for evaluation, or None.
         skipped: one sentence for every file that was left out because it could not be read.
+        crop: side of the central square that was cut from every file of a folder, or None.
     """
 
     name: str
     train: ImageSource
     test: ImageSource | None = None
     skipped: tuple[str, ...] = ()
+    crop: int | None = None
 
 
 def positions(index: Index, n: int) -> NDArray[np.int64]:

@@ -59,7 +59,7 @@ def add_normality(draft: Draft) -> None:
         content.append(_why_counts_differ(facts, facts.normality))
     if facts.normality is not None and facts.rejections:
         d = facts.normality.d
-        counts = paper.REJECTIONS if facts.beside_paper else {}
+        counts = paper.MNIST.rejections if facts.beside_paper else {}
         panels = [
             draft.themed(
                 f"rejections-{test.lower()}",
@@ -98,7 +98,7 @@ def _rejection_table(draft: Draft, ours: NormalityTable) -> Html:
         for level, count in zip(ours.levels, counts, strict=True):
             row.append(number(count))
             if facts.beside_paper:
-                row.append(setting(paper.REJECTIONS.get(test, {}).get(level, "–")))
+                row.append(setting(paper.MNIST.rejections.get(test, {}).get(level, "–")))
         rows.append(row)
     caption = (
         f"Of d = {ours.d} components, tested on {sample_size(ours.n)} {facts.normality_split} "
@@ -127,9 +127,9 @@ def _why_counts_differ(facts: FitReport, ours: NormalityTable) -> Html:
         smallest = min(rate.n for rate in facts.rejections)
         at_smallest = {(r.test, r.level): r for r in facts.rejections if r.n == smallest}
         compared = [
-            (rate.observed, paper.REJECTIONS[test][level])
+            (rate.observed, paper.MNIST.rejections[test][level])
             for (test, level), rate in at_smallest.items()
-            if level in paper.REJECTIONS.get(test, {})
+            if level in paper.MNIST.rejections.get(test, {})
         ]
         if compared and all(observed > count for observed, count in compared):
             words += (
@@ -186,7 +186,7 @@ def _training_table(draft: Draft) -> Html:
         epochs = "–" if entry.epochs is None else number(entry.epochs)
         row: list[object] = [entry.name, epochs, duration(entry.seconds)]
         if facts.beside_paper:
-            row += [setting(value) for value in paper.TRAINING.get(entry.name, ("–", "–"))]
+            row += [setting(value) for value in paper.MNIST.training.get(entry.name, ("–", "–"))]
         rows.append(row)
     words: list[object] = [f"Training of each density on the codes; seed {facts.seed}. "]
     if facts.beside_paper:

@@ -2,6 +2,6 @@
 
 from scattergen.reproduction.material import FULL, QUICK, Effort
 from scattergen.reproduction.page import Finding
-from scattergen.reproduction.reproduce import Reproduction, reproduce_run
+from scattergen.reproduction.reproduce import Reproduction, fit_command, reproduce_run
 
-__all__ = ["FULL", "QUICK", "Effort", "Finding", "Reproduction", "reproduce_run"]
+__all__ = ["FULL", "QUICK", "Effort", "Finding", "Reproduction", "fit_command", "reproduce_run"]

@@ -28,8 +28,6 @@ _MOST_DEVIATIONS = 2.0
 _AVERAGED = 16
 _LEVELS = (0.05, 0.01)
 _TESTS = ("K2", "JB")
-WANTED = [paper.REJECTIONS[test][level] for test in _TESTS for level in _LEVELS]
-"""The paper's counts, in the order of tests and levels."""
 
 Sampler = Callable[[int, np.random.Generator], Tensor]
 """Draws a table of n codes."""
@@ -38,7 +36,29 @@ Sampler = Callable[[int, np.random.Generator], Tensor]
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
     parts = material.depends_on_model("encoder", "codes")
-    return {**parts, "draws": material.effort.draws, "n_scattered": material.effort.n_scattered}
+    effort = material.effort
+    return {
+        **parts,
+        "draws": effort.draws,
+        "n_scattered": effort.n_scattered,
+        "wanted": wanted(material.paper),
+    }
+
+
+def wanted(theirs: paper.Results) -> list[int]:
+    """The paper's counts, in the order of tests and levels.
+
+    Args:
+        theirs: Of a data set.
+
+    Returns:
+        K² and Jarque-Bera at 0.05 and 0.01.
+
+    Example:
+        >>> wanted(paper.MNIST)
+        [41, 12, 35, 16]
+    """
+    return [theirs.rejections[test][level] for test in _TESTS for level in _LEVELS]
 
 
 def measure(material: Material, work: Path) -> Measured:
@@ -82,7 +102,7 @@ def _counts(
     found = np.array(draws)
     mean, deviation = found.mean(0), found.std(0, ddof=1)
     # Counts are whole numbers: a deviation below 1 would say nothing.
-    off = float((np.abs(mean - WANTED) / np.maximum(deviation, 1)).max())
+    off = float((np.abs(mean - wanted(material.paper)) / np.maximum(deviation, 1)).max())
     return {
         "variant": name,
         "n": n,
@@ -153,7 +173,7 @@ def _whitened(features: Tensor, d: int) -> Tensor:
 def _across_components(material: Material) -> Tables:
     """The table the other way round: every image a variable and every component a sample."""
     d = material.test_codes.shape[1]
-    if d >= 20:
+    if 20 <= d <= len(material.test_codes):
         codes = material.test_codes
         yield d, lambda n, random: codes[random.choice(len(codes), n, replace=False)].T
 
@@ -166,6 +186,10 @@ _PREPROCESSINGS: dict[str, Callable[[Material], Tables]] = {
     "components fitted to the tested images alone": _refitted,
     "tested across the components of each of as many images": _across_components,
 }
+
+
+AS_DESCRIBED = frozenset(("test codes", "training codes"))
+"""The preprocessings that are none: codes as the paper describes them."""
 
 
 def reproducing(facts: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -189,11 +213,12 @@ def reproducing(facts: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: sorted(sizes) for name, sizes in found.items()}
 
 
-def count_search_content(measured: Measured) -> list[Html]:
+def count_search_content(measured: Measured, theirs: paper.Results) -> list[Html]:
     """For every preprocessing, the n whose counts come closest to the paper's; what follows.
 
     Args:
         measured: Of this stage.
+        theirs: What the paper reports of the data set.
 
     Returns:
         A table and a paragraph.
@@ -209,7 +234,7 @@ def count_search_content(measured: Measured) -> list[Html]:
             for mean, deviation in zip(row["mean"], row["deviation"], strict=True)
         ]
         rows.append([name, number(row["n"]), *counts, number(row["off"], 1)])
-    rows.append([tag("b", "the paper"), "?", *(tag("b", count) for count in WANTED), ""])
+    rows.append([tag("b", "the paper"), "?", *(tag("b", count) for count in wanted(theirs)), ""])
     heads = [f"{test}, {level:g}" for test in ("K²", "JB") for level in _LEVELS]
     caption = (
         "A search for the paper’s counts: for every preprocessing the n that comes closest, with "

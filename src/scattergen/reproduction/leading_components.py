@@ -166,10 +166,15 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         )
     else:
         because = "A dependence of the two components could not be shown on these test images."
-    if outside:
+    if PAPER_VALUES[-2] > max(facts["reached"]):
         because += (
             " No training image comes near its values of ±5 and ±10 on our codes, though, so the "
             "pictures there show the decoder outside its data."
+        )
+    elif outside:
+        because += (
+            " No training image has its values of ±10 on our codes, though, and few have ±5, so "
+            "most pictures there show the decoder outside its data."
         )
     if not dependent:
         return Finding("Figure 1", "cannot be compared", because)
@@ -181,6 +186,7 @@ def _scale(facts: Mapping[str, Any]) -> str:
     largest = max(abs(value) / s for value in PAPER_VALUES for s in sigma)
     of_bytes = max(abs(value) / (255 * s) for value in PAPER_VALUES for s in sigma)
     shortest, longest = min(facts["paper_norms"]), max(facts["paper_norms"])
+    as_long = "as long as codes are" if longest > 0.8 * facts["norm"] else "shorter than codes are"
     return (
         f"Of images in [0, 1] the two components have the standard deviations {sigma[0]:.3f} and "
         f"{sigma[1]:.3f} before whitening, and no one of the {facts['n_train']:,} training images "
@@ -188,7 +194,7 @@ def _scale(facts: Mapping[str, Any]) -> str:
         f"standard deviations. Of images in [0, 255] it would be at most {of_bytes:.2f}, so that "
         f"all 16 images would look alike. But after whitening its 16 vectors are {shortest:.0f} to "
         f"{longest:.0f} long, and codes of training images {facts['norm']:.0f} on average: they "
-        "are as long as codes are, with all of the length in two components. If codes were "
+        f"are {as_long}, with all of the length in two components. If codes were "
         "normalised to unit norm, as by Angles and Mallat in 2018, their scale would not matter at "
         "all."
     )

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource, Subset
-from scattergen.evaluation import DigitFeatures, frechet_distance, kernel_distance
+from scattergen.evaluation import kernel_distance
 from scattergen.evaluation.tables import Estimate
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
+from scattergen.report import paper
+from scattergen.reproduction.distances import Distance, distance_for
 from scattergen.runs import RunFolder
 
 PAPER_DENSITIES = ("gaussian", "vae", "gan")
@@ -79,12 +81,12 @@ class Effort:
 
 
 FULL = Effort(
-    "full", 240, (15, 30, 60, 120), 10_000, 10, 20, 4000, (1, 2, 3, 4), 4000, 64, 39,
-    10_000, 4, 64, Trials(2.0, (0.1, 1 / 3, 1, 3, 10), 2, 2000),
+    "full", 240, (15, 30, 60, 120), 10_000, 8, 15, 3000, (1, 2, 3, 4), 2500, 64, 39,
+    10_000, 3, 48, Trials(1.5, (0.1, 1 / 3, 1, 3, 10), 2, 2000),
 )  # fmt: skip
 QUICK = Effort(
-    "quick", 20, (5, 10), 2000, 3, 8, 1000, (1, 2, 3), 1000, 32, 19,
-    3000, 2, 16, Trials(0.5, (0.1, 1, 10), 2, 1000),
+    "quick", 15, (4, 8), 2000, 3, 6, 1000, (1, 2, 3), 1000, 32, 19,
+    3000, 2, 16, Trials(1.0, (0.1, 1, 10), 1, 1000),
 )  # fmt: skip
 
 
@@ -98,9 +100,11 @@ class Material:
         seed: Of everything random.
         device: Where encoder and decoder compute.
         progress: Where to report.
+        results: What the paper reports of this data set.
 
     Attributes:
         run: As given.
+        paper: The results as given.
         train: Training images.
         test: Test images.
         effort: As given.
@@ -117,8 +121,10 @@ class Material:
         seed: int,
         device: str,
         progress: Progress,
+        results: paper.Results = paper.MNIST,
     ) -> None:
         assert data.test is not None
+        self.paper = results
         self.run, self.effort, self.seed, self.device = run, effort, seed, device
         self.train, self.test = data.train, data.test
         self.progress = progress
@@ -145,9 +151,9 @@ class Material:
         return self.model.encode(self.test, self.progress)
 
     @cached_property
-    def extract(self) -> DigitFeatures:
-        """Features between which distances are measured."""
-        return DigitFeatures()
+    def measure(self) -> Distance:
+        """How distances to test images are measured."""
+        return distance_for(self.paper, self.train.shape)
 
     @cached_property
     def n_images(self) -> int:
@@ -156,7 +162,19 @@ class Material:
 
     @cached_property
     def _real(self) -> Tensor:
-        return self.extract(self.some(self.test, self.n_images), self.progress)
+        return self.measure.extract(self.some(self.test, self.n_images), self.progress)
+
+    @cached_property
+    def _decoded_test(self) -> Tensor:
+        """Features that decoded codes are compared with."""
+        if not self.measure.to_decoded:
+            return self._real
+        codes = self.test_codes[self.numbers(len(self.test), self.n_images)]
+        return self._features_of_decoded(codes)
+
+    def _features_of_decoded(self, codes: Tensor) -> Tensor:
+        pieces = codes.split(_PIECE)
+        return torch.cat([self.measure.extract(self.model.decode(piece)) for piece in pieces])
 
     def numbers(self, N: int, n: int, stream: int = 0) -> Tensor:
         """A random choice of n of the numbers below N, the same for the same seed and stream."""
@@ -170,18 +188,26 @@ class Material:
         return Subset(source, self.numbers(len(source), n, stream))
 
     def distance(self, images: ImageSource | Tensor) -> float:
-        """Fréchet distance of images to test images, in the features of the digit classifier."""
-        parts = [self.extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
-        return frechet_distance(self._real, torch.cat(parts))
-
-    def kernel_distance(self, images: Tensor) -> Estimate:
-        """Kernel distance of images to test images in the same features; few do not bias it."""
-        return kernel_distance(self._real, self.extract(images))
+        """Distance of images to test images."""
+        extract = self.measure.extract
+        parts = [extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
+        return self.measure.between(self._real, torch.cat(parts))
 
     def distance_of_codes(self, codes: Tensor) -> float:
-        """The same of decoded codes."""
-        parts = [self.extract(self.model.decode(piece)) for piece in codes.split(_PIECE)]
-        return frechet_distance(self._real, torch.cat(parts))
+        """Distance of decoded codes to test images, or to decoded ones if so the measure wants."""
+        return self.measure.between(self._decoded_test, self._features_of_decoded(codes))
+
+    def kernel_distance(self, images: Tensor, decoded: bool = False) -> Estimate:
+        """Kernel distance of images, decoded or not, to what these are compared with.
+
+        In the same features; few images do not bias it.
+        """
+        real = self._decoded_test if decoded else self._real
+        return kernel_distance(real, self.measure.extract(images))
+
+    def distance_of_reconstructions(self) -> float:
+        """Distance of reconstructed test images to test images: what the decoder alone costs."""
+        return self.measure.between(self._real, self._decoded_test)
 
     def depends_on_model(self, *parts: str) -> dict[str, Any]:
         """Digests of parts of the run, the test images and the seed, for a stage's key."""
@@ -190,4 +216,9 @@ class Material:
 
     def depends_on_distances(self) -> dict[str, Any]:
         """What measured distances depend on, for a stage's key."""
-        return {"n": self.n_images, "features": [DigitFeatures.name, DigitFeatures.version]}
+        extract = self.measure.extract
+        return {
+            "n": self.n_images,
+            "features": [extract.name, extract.version],
+            "measure": self.measure.title,
+        }

@@ -21,8 +21,8 @@ from scattergen.report.draft import number, sample_size
 from scattergen.report.html import Html, table, tag
 from scattergen.report.number_sections import TEST_NAMES
 from scattergen.report.plots import rejections_by_n
+from scattergen.reproduction.count_search import AS_DESCRIBED, count_search_content, reproducing
 from scattergen.reproduction.count_search import NAME as SEARCH
-from scattergen.reproduction.count_search import count_search_content, reproducing
 from scattergen.reproduction.material import Material
 from scattergen.reproduction.page import Finding, ReproductionPage, panels
 from scattergen.reproduction.plots import effect_sizes_by_component
@@ -78,7 +78,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     curves = [
         page.themed(
             f"{name}: rejections against sample size, beside simulated normal data",
-            partial(rejections_by_n, rates, test, d, paper.REJECTIONS[test]),
+            partial(rejections_by_n, rates, test, d, material.paper.rejections[test]),
         )
         for test, name in TEST_NAMES.items()
     ]
@@ -93,10 +93,10 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     effects = page.themed("skewness and excess kurtosis of every component", draw)
     n_train, n_test = (facts["counts"][split]["n"] for split in ("training", "test"))
     content = [
-        _counts(facts),
+        _counts(facts, material.paper),
         page.page.figure(panels(*curves), caption, "Table 1"),
-        tag("p", _reading(rates, d)),
-        *count_search_content(search),
+        tag("p", _reading(rates, d, material.paper)),
+        *count_search_content(search, material.paper),
         page.page.figure(
             effects,
             f"How far from normal each component is, over {sample_size(n_train)} training codes: "
@@ -110,7 +110,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     page.section("Are the codes normal?", finding, content, [measured, search], sizes, wide=True)
 
 
-def _counts(facts: Mapping[str, Any]) -> Html:
+def _counts(facts: Mapping[str, Any], theirs: paper.Results) -> Html:
     header: list[object] = ["rejected components", *(f"at {level:g}" for level in LEVELS)]
     header += [tag("span", f"paper, {level:g}", class_="paper") for level in LEVELS]
     header += [f"BH, {level:g}" for level in LEVELS]
@@ -122,7 +122,7 @@ def _counts(facts: Mapping[str, Any]) -> Html:
                 [
                     f"{name}, {split} codes, {n}",
                     *(number(count) for count in facts["counts"][split][test]),
-                    *(paper.REJECTIONS[test][level] for level in LEVELS),
+                    *(theirs.rejections[test][level] for level in LEVELS),
                     *(number(count) for count in facts["corrected"][split][test]),
                 ]
             )
@@ -133,7 +133,7 @@ def _counts(facts: Mapping[str, Any]) -> Html:
     return table(header, rows, caption=caption)
 
 
-def _reading(rates: list[RejectionRate], d: int) -> str:
+def _reading(rates: list[RejectionRate], d: int, theirs: paper.Results) -> str:
     chance = " and ".join(f"{level * d:.0f}" for level in LEVELS)
     words = (
         "A count says little without its n: a test rejects more, the more codes it sees. With no "
@@ -143,7 +143,7 @@ def _reading(rates: list[RejectionRate], d: int) -> str:
     smallest = min(rate.n for rate in rates)
     low = {(r.test, r.level): r for r in rates if r.n == smallest}
     over = all(
-        low[t, level].observed > paper.REJECTIONS[t][level] for t in TEST_NAMES for level in LEVELS
+        low[t, level].observed > theirs.rejections[t][level] for t in TEST_NAMES for level in LEVELS
     )
     if over:
         words += (
@@ -169,9 +169,10 @@ def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
     )
     if found:
         names = "; ".join(f"{name} at n = {_span(sizes)}" for name, sizes in found.items())
+        if not found.keys() & AS_DESCRIBED:
+            because += "From codes as the paper describes them its counts do not come out. "
         because += (
-            "From codes as the paper describes them its counts do not come out. Of "
-            f"{len(search.facts['rows'])} combinations of preprocessing and n that were tried "
+            f"Of {len(search.facts['rows'])} combinations of preprocessing and n that were tried "
             f"afterwards, these give all four of them, also with fresh samples: {names}. The paper "
             "states neither, so nothing decides between them."
         )

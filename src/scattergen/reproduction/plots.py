@@ -96,3 +96,74 @@ def quality_curves(
         handlelength=3,
     )  # fmt: skip
     return figure
+
+
+def rate_curves(
+    trials: Mapping[str, Mapping[float, Sequence[float | None]]],
+    title: str,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """A distance, lower being better, against the factor of the learning rate.
+
+    A line through the geometric means over seeds, a band from the best seed to the worst, and a
+    cross at the upper edge for every training that diverged.
+
+    Args:
+        trials: Name of a method to factor to the distance of every seed; None if it diverged.
+        title: What the vertical axis shows.
+        theme: Colours.
+
+    Returns:
+        A figure of one panel with logarithmic axes.
+
+    Example:
+        >>> figure = rate_curves({"a": {0.1: [9.0, 4.0], 1: [2.0, None]}}, "distance")
+        >>> figure.axes[0].lines[0].get_ydata().tolist()
+        [6.0, 2.0]
+    """
+    figure, axes = panel(title, theme, extra_height=0.6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    styles = zip(("-", "--", ":"), (theme.accent, theme.contrast, theme.ink), strict=True)
+    for (name, by_factor), (style, color) in zip(trials.items(), styles, strict=False):
+        found = {k: [d for d in by_factor[k] if d is not None] for k in sorted(by_factor)}
+        found = {factor: distances for factor, distances in found.items() if distances}
+        means = [float(np.exp(np.mean(np.log(d)))) for d in found.values()]
+        axes.plot(
+            list(found), means, style, color=color, marker="o", markersize=3, label=name, lw=1.6
+        )
+        low, high = ([f(d) for d in found.values()] for f in (min, max))
+        axes.fill_between(list(found), low, high, color=color, alpha=0.18, linewidth=0)
+        lost = [k for k, distances in by_factor.items() for d in distances if d is None]
+        axes.plot(
+            lost, [0.97] * len(lost), "x", color=color, markersize=6, label="_",
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    factors = sorted({factor for by_factor in trials.values() for factor in by_factor})
+    axes.set_xticks(factors, [rate_factor(factor) for factor in factors])
+    axes.set_xlabel("learning rate, as a multiple of each method’s own")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
+    axes.yaxis.set_minor_locator(NullLocator())
+    figure.legend(
+        loc="outside lower left", ncols=3, frameon=False, fontsize=7.5, labelcolor=theme.ink,
+        handlelength=3,
+    )  # fmt: skip
+    return figure
+
+
+def rate_factor(factor: float) -> str:
+    """A factor as a person would write it.
+
+    Args:
+        factor: Above 0.
+
+    Returns:
+        Its text: a fraction if it is below 1.
+
+    Example:
+        >>> [rate_factor(factor) for factor in (0.1, 1 / 3, 1, 10.0)]
+        ['1/10', '1/3', '1', '10']
+    """
+    return f"1/{1 / factor:g}" if factor < 1 else f"{factor:g}"
