@@ -293,7 +293,7 @@ def spread(values: list[float], digits: int) -> str:
     if not values:
         return ""
     text = f"{statistics.mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+    return text if len(set(values)) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
 # A heading and a part, the value of its row or the row's entry of that name, and digits.

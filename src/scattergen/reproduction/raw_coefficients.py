@@ -163,8 +163,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     measured = results[NAME]
     facts, tensors = measured.facts, measured.tensors
     grids = [
-        titled(name, page.grid(tensors[key], 8, f"images of the {name}"))
-        for key, name in _ROUTES.items()
+        titled(name, page.grid(tensors[key], 8, f"images: {name}")) for key, name in _ROUTES.items()
     ]
     control = page.grid(tensors["control"], _SHOWN, "test images, inverted and decoded", side=28)
     residual, true = facts["residual"], facts["control"]["residual"]
