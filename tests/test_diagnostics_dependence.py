@@ -298,6 +298,8 @@ def test_too_few_components_are_refused(run_copy):
         (np.zeros((50, 3)), "constant"),
         (normal(39, 3), "at least 40 codes but got 39"),
         (np.where(np.eye(50, 3) > 0, np.nan, normal(50, 3)), "Component 0 .* NaN"),
+        (1e200 * normal(50, 3), "out of the range"),
+        (1e-300 * normal(50, 3), "out of the range"),
     ],
 )
 def test_codes_that_cannot_be_tested_are_refused(test, codes, words):

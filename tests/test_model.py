@@ -498,7 +498,12 @@ def test_the_mnist_preset_is_the_papers():
 @pytest.mark.parametrize(
     ("name", "shape", "n", "message"),
     [
-        ("celebrities", (3, 64, 64), 100, 'no preset "celebrities": choose "mnist", "celeba" or "auto"'),
+        (
+            "celebrities",
+            (3, 64, 64),
+            100,
+            'no preset "celebrities": choose "mnist", "celeba" or "auto"',
+        ),
         ("auto", (1, 7, 100), 100, "7x100 pixels are too small"),
         ("auto", (1, 28, 28), 2, "2 training images are too few"),
     ],

@@ -386,7 +386,7 @@ def test_a_count_is_compared_in_standard_deviations(material):
 @pytest.mark.parametrize(
     ("off", "rejected", "verdict", "said"),
     [
-        ((9.0, 1.0, 0.5, 8.0), 511, "agrees in part", "samples: unit norm at n = 200 to 300. The"),
+        ((9.0, 1.0, 0.5, 8.0), 511, "agrees in part", "samples: unit norm at n = 200, 300. The"),
         (
             (9.0, 1.0, 3.0, 1.5),
             511,
@@ -451,7 +451,48 @@ def test_the_verdict_on_averaging(coefficients, components, verdict):
             first[key + size], last[key + size] = 1.0, factor
     found = averaging_finding({"rows": [first, last], "d": 64})
     assert found.verdict == verdict
-    assert "7 of 64 components are still rejected" in found.because
+    assert "7 of 64 components are rejected, as the paper argues" in found.because
+    none = averaging_finding({"rows": [first, {**last, "rejected": 0}], "d": 64})
+    assert none.because.endswith("0 of 64 components are rejected.")
+
+
+def test_a_count_that_is_far_off_is_no_match_however_large_its_spread(material, monkeypatch):
+    # Means twice the paper’s, with a standard deviation as large as the mean: 0.7 of it off.
+    draws = iter([(0, 0, 0, 0), (164, 48, 140, 64)])
+
+    class Counted:
+        def __init__(self, counts):
+            self.counts = {"K2": counts[:2], "JB": counts[2:]}
+
+    monkeypatch.setattr(count_search, "count_rejections", lambda *_: Counted(next(draws)))
+    row = _counts("wild", 20, lambda n, random: torch.zeros(1), material)
+    assert row["mean"] == [82, 24, 70, 32]
+    assert row["off"] < 1
+    assert not row["reproduces"]
+
+
+def test_a_stage_depends_on_what_all_stages_measure_with(material, monkeypatch):
+    stage = orchestration.STAGES["count_search"]
+    before = stage.key(material)
+    assert stage.key(material) == before
+    monkeypatch.setattr(orchestration, "_SHARED", (orchestration.distances,))
+    assert stage.key(material) != before
+
+
+def test_few_test_images_give_way_to_training_images(material):
+    # 40 test images and more training images: the dependence is measured where there are more.
+    found = orchestration.leading_components.measure(material, Path()).facts
+    assert (found["of"], found["n"]) == ("training", len(material.training_codes))
+
+
+def test_a_vae_that_does_not_reconstruct_gets_no_remedy_for_its_prior():
+    facts = {"distances": {"posterior": 800.0, "mixture": 820.0}, "norms": [10.0, 2.0],
+             "deviation": 0.03, "H": 64}  # fmt: skip
+    assert "does not reconstruct" in latent_prior._reading(facts, 150.0)
+    facts["distances"] = {"posterior": 2.0, "mixture": 5.0}
+    assert "has to be fitted afterwards" in latent_prior._reading(facts, 80.0)
+    facts["distances"] = {"posterior": 60.0, "mixture": 70.0}
+    assert latent_prior._reading(facts, 80.0).endswith("is 0.03.")
 
 
 def test_a_count_that_comes_near_by_luck_is_measured_again(material, monkeypatch):

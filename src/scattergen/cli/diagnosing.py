@@ -119,7 +119,11 @@ def _print_tests(result: RunDiagnosis) -> None:
         cells = []
         for battery in batteries.values():
             found = battery.tests[k]
-            cells += [f"{found.statistic:.3g}", f"{found.pvalue:.2g}", f"{found.effect:.3f}"]
+            cells += [
+                f"{found.statistic:.3g}",
+                f"{_probability(found.pvalue)}",
+                f"{found.effect:.3f}",
+            ]
         table.add_row(test.null, test.name, *cells, test.effect_name)
     Console(width=150).print(table)
     pairs = first.d * (first.d - 1) // 2
@@ -130,9 +134,15 @@ def _print_tests(result: RunDiagnosis) -> None:
             "0.05, corrected for all pairs."
         )
     if result.told_apart is not None:
+        p = _probability(result.told_apart.pvalue)
         print(
             f"A classifier tells these samples from codes with accuracy "
-            f"{result.told_apart.accuracy:.3f} (chance 0.5, p = {result.told_apart.pvalue:.2g})."
+            f"{result.told_apart.accuracy:.3f} (chance 0.5; p: {p})."
         )
     print(f"Scores:   {result.scores}")
     print(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+
+
+def _probability(p: float) -> str:
+    """A p-value; one that is too small for a float is told from an impossible 0."""
+    return f"{p:.2g}" if p > 0 else "< 1e-300"

@@ -13,6 +13,7 @@ from scattergen.keywords import whole_number
 
 Floats = NDArray[np.float64]
 
+_LARGEST_SCALE = 1e60
 FEWEST_CODES = 40  # of which the classifiers learn from 20 and are tested on 20
 # A level of 0.05 is then exact, as 0.05 · (199 + 1) is whole; p-values are 0.005 or more.
 SIMULATIONS = 199
@@ -60,7 +61,7 @@ def checked_codes(z: Tensor | ArrayLike) -> Floats:
 
     Raises:
         InputError: If z is not (n, d) in floating point, has fewer than 40 rows, holds NaN or
-            infinite values, or a component is constant.
+            infinite values, a component is constant, or the entries are beyond 1e60 or 1e-60.
 
     Example:
         >>> checked_codes(np.zeros((10, 2)))
@@ -91,7 +92,15 @@ def checked_codes(z: Tensor | ArrayLike) -> Floats:
             f"Component {constant[0]} of the codes is constant, so there is nothing to test: leave "
             "it out."
         )
-    return codes.astype(np.float64)
+    codes = codes.astype(np.float64)
+    scale = np.abs(codes).max()
+    # Fourth powers of codes, and sums of them, have to be finite and not 0.
+    if not 1 / _LARGEST_SCALE < scale < _LARGEST_SCALE:
+        raise InputError(
+            f"The largest entry of the codes is {scale:.3g}, which is out of the range of the "
+            "tests: divide them by their standard deviation."
+        )
+    return codes
 
 
 def pairs_of(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -143,7 +143,7 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         verdict = "disagrees"
         because += "On whole digits, averaging over the windows that fit makes nothing normal"
     because += (
-        f"; at the largest, {last['rejected']} of {facts['d']} components are still rejected, as "
-        "the paper argues against Angles and Mallat."
+        f"; at the largest, {last['rejected']} of {facts['d']} components are rejected"
+        f"{', as the paper argues against Angles and Mallat' if last['rejected'] else ''}."
     )
     return Finding("Section 1, the central-limit argument", verdict, because)

@@ -91,7 +91,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     )
     content = [
         table(["h from", how], rows, caption=caption),
-        tag("p", _reading(facts)),
+        tag("p", _reading(facts, vae)),
     ]
     page.section(
         "What the VAE’s prior misses",
@@ -102,7 +102,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     )
 
 
-def _reading(facts: Mapping[str, Any]) -> str:
+def _reading(facts: Mapping[str, Any], vae: float) -> str:
     mean, deviation = facts["norms"]
     expected, H = _expected_norm(facts["H"]), facts["H"]
     words = (
@@ -111,7 +111,12 @@ def _reading(facts: Mapping[str, Any]) -> str:
         f"{number(expected, 1)} ± {number((H - expected**2) ** 0.5, 1)}. The mean standard "
         f"deviation of q(h|z) is {number(facts['deviation'], 2)}"
     )
-    if facts["deviation"] > _NEARLY_NONE:
+    if facts["distances"][POSTERIOR] > vae:
+        return (
+            f"{words}. Decoding what was encoded is no better than decoding noise: this VAE does "
+            "not reconstruct its codes, whatever its prior."
+        )
+    if facts["deviation"] > _NEARLY_NONE or facts["distances"][MIXTURE] > 0.5 * vae:
         return f"{words}."
     return (
         f"{words}: with so small a β the model is almost an autoencoder without noise, which "

@@ -132,7 +132,8 @@ def _table(facts: Mapping[str, Any]) -> Html:
     ]
     rows.append(["told apart from codes by a classifier: share right, 0.5 by chance", *told])
     caption = (
-        f"Effects, which do not grow with n, of {sample_size(facts['n'])} codes or samples. An "
+        "Effects, which do not grow with n (the largest and the strongest are maxima, and a little "
+        f"larger for few codes), of {sample_size(facts['n'])} codes or samples. An "
         f"asterisk marks p ≤ {_LEVEL:g} for the null hypothesis (by {facts['simulations']} "
         "simulations or shuffles, not adjusted for the number of tests). The last row is of "
         f"{facts['n_told_apart']:,} codes and as many samples, half of them to learn from."

@@ -187,4 +187,4 @@ def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
 
 
 def _span(sizes: list[int]) -> str:
-    return f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    return ", ".join(map(str, sizes))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from scattergen import __version__
+from scattergen import __version__, diagnostics, evaluation
 from scattergen.datasets import Dataset
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_seed
@@ -22,6 +22,7 @@ from scattergen.reproduction import (
     codes_in_use,
     count_search,
     density_samples,
+    distances,
     gaussian_marginals,
     latent_prior,
     leading_components,
@@ -41,6 +42,9 @@ from scattergen.runs import RunFolder
 from scattergen.storage import atomic_path
 
 FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
+_SHARED = (diagnostics, evaluation, distances)
+"""What all stages measure with: another text of these may measure something else."""
+
 _SHAPES = {"mnist": ((1, 28, 28),), "celeba": ((3, 128, 128), (3, 64, 64))}
 _RESULTS = {results.name: results for results in (paper.MNIST, paper.CELEBA)}
 
@@ -61,8 +65,18 @@ class Stage:
 
     def key(self, material: Material) -> dict[str, Any]:
         """All that its result depends on."""
-        source = hashlib.sha256(inspect.getsource(self.module).encode()).hexdigest()
-        return {**self.depends(material), "source": source}
+        return {**self.depends(material), "source": _digest(self.module, *_SHARED)}
+
+
+def _digest(*modules: ModuleType) -> str:
+    """Of the source of modules, and of all modules of those that are packages."""
+    digest = hashlib.sha256()
+    for module in modules:
+        path = Path(inspect.getfile(module))
+        files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 STAGES: dict[str, Stage] = {

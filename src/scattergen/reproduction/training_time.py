@@ -144,8 +144,10 @@ def _times(facts: Mapping[str, Any], pixels: Mapping[str, Measured], once: float
     rows += [list(row) for row in paper.TRAINING_TIMES]
     caption = (
         "Training times. “Non-generative” is what is trained once and for all densities: encoder "
-        "and decoder. The times of densities and decoder are those that the run’s fit recorded; "
-        "the paper’s rows quote other machines, data sets and sizes of images."
+        "and decoder. The times of densities and decoder are those that the run’s fit recorded, "
+        "which does not say how many threads it had: compare them with those of models of pixels "
+        "only if both had as many, on the same machine; the paper’s rows quote other machines, "
+        "data sets and sizes of images."
     )
     header = ["source", "data set", "method", "generative training", "non-generative training"]
     return table(header, rows, caption=caption)
@@ -199,7 +201,10 @@ def _finding(
     )
     counts = [refits_to_win(once, fit, m.facts["seconds"]) for m in pixels.values()]
     known = [count for count in counts if count is not None]
-    because += f"With encoder and decoder counted in ({duration(once)}, once), the latent route "
+    because += (
+        f"With encoder and decoder counted in ({duration(once)}, once), the latent route with "
+        f"{best} "
+    )
     if known:
         because += f"has cost less from fit {max(known)} on than models of pixels trained so long"
     else:
