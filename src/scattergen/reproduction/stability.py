@@ -110,9 +110,9 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
             "over the best of all rates, and the worst seed over the best at one rate (median over "
             "rates; lower is steadier, and infinite if one diverged). “Agrees”: the decoder is "
             "steadier by all, and none of its trainings failed. “Agrees in part”: by more than "
-            "half of the comparisons. “Disagrees”: by no more. What a training keeps was added to the "
-            "rule after the two ratios of an earlier run were seen, and “more than half” later "
-            "still; with “by any”, two of six comparisons would have been agreement.",
+            "half of the comparisons. “Disagrees”: by no more. What a training keeps was added to "
+            "the rule after the two ratios of an earlier run were seen, and “more than half” later "
+            "still; with “by any”, two of six comparisons would have been agreement in part.",
         ),
         tag(
             "p",
