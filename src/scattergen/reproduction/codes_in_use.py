@@ -72,17 +72,20 @@ def _interpolate(
         faded.append(torch.lerp(ends[0][k], ends[1][k], weights[:, None, None, None]))
     tensors["in code space"], tensors["of pixels"] = torch.cat(lines), torch.cat(faded)
     middle = (codes[0] + codes[1]) / 2
-    # Through the decoder, too, so that what differs is where the midpoint was taken.
-    faded_middle = model.encode((ends[0] + ends[1]) / 2)
-    distances = {
-        "in code space": material.distance_of_codes(middle),
-        "of pixels": material.distance_of_codes(faded_middle),
+    blend = (ends[0] + ends[1]) / 2
+    distances = {"in code space": material.distance_of_codes(middle)}
+    estimates = {"in code space": material.kernel_distance(model.decode(middle), decoded=True)}
+    if material.measure.to_decoded:
+        # Or blends would be told from midpoints of codes by nothing but the decoder's softness.
+        again = model.encode(blend)
+        distances["of pixels"] = material.distance_of_codes(again)
+        estimates["of pixels"] = material.kernel_distance(model.decode(again), decoded=True)
+    else:
+        distances["of pixels"] = material.distance(blend)
+        estimates["of pixels"] = material.kernel_distance(blend)
+    distances |= {
         "decoded ends": material.distance_of_codes(codes[0]),
         "ends": material.distance(ends[0]),
-    }
-    estimates = {
-        name: material.kernel_distance(model.decode(codes_between), decoded=True)
-        for name, codes_between in (("in code space", middle), ("of pixels", faded_middle))
     }
     kernel = {
         name: [1000 * found.value, 1000 * found.standard_error] for name, found in estimates.items()
@@ -166,7 +169,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
                     kernel["in code space"],
                 ],
                 [
-                    "midpoints of pixels, encoded and decoded",
+                    _blends(material),
                     number(distances["of pixels"], 1),
                     kernel["of pixels"],
                 ],
@@ -195,6 +198,10 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         "Reconstruction, morphing, resampling", _finding(facts), content, [measured],
         f"{sample_size(facts['n'])} images per split",
     )  # fmt: skip
+
+
+def _blends(material: Material) -> str:
+    return f"midpoints of pixels{', encoded and decoded' if material.measure.to_decoded else ''}"
 
 
 def _compared_with(material: Material) -> str:
