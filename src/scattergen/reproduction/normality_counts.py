@@ -174,7 +174,8 @@ def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
         because += (
             f"Of {len(search.facts['rows'])} combinations of preprocessing and n that were tried "
             f"afterwards, these give all four of them, also with fresh samples: {names}. The paper "
-            "states neither, so nothing decides between them."
+            "states neither, so "
+            + ("nothing decides between them." if len(found) > 1 else "this is a candidate only.")
         )
     else:
         because += (
