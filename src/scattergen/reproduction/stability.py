@@ -94,7 +94,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         page.page.figure(
             panels(*grids),
             f"The first {SHOWN} images of the first seed. Rows: the learning rate’s factors "
-            f"{', '.join(map(rate_factor, _factors(facts)))}. All black: diverged, or nearly blank.",
+            f"{', '.join(map(rate_factor, _factors(facts)))}. Black: diverged or nearly blank.",
         ),
         tag(
             "p",
