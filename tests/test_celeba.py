@@ -255,6 +255,8 @@ def test_what_cannot_be_reproduced(scattergen, fitted_faces, faces, fitted, tmp_
     missing = tmp_path / "none"
     error = scattergen(*command, "--images", faces, "--run", missing, code=2).err
     assert f"fit it by `{fit_command('celeba', str(faces), str(missing))}`" in error
+    error = scattergen(*command, "--images", missing, "--run", missing, code=2).err
+    assert f"{missing} is no folder: name that of CelebA's aligned images" in error
     others = draw_faces(tmp_path / "others", 160, first=1)
     for images, run in ((others, fitted_faces), (faces, fitted)):
         error = scattergen(*command, "--images", images, "--run", run, code=2).err

@@ -27,7 +27,7 @@ from scattergen.report import (
     save_image_grid,
     write_fit_report,
 )
-from scattergen.report.html import Page, tag
+from scattergen.report.html import Page, table, tag
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
 from scattergen.report.plots import DARK, cumulative_variance, figure_png, rejections_by_n
 
@@ -357,3 +357,10 @@ def test_names_of_densities_cannot_leave_the_folder(tmp_path):
 
 def test_the_same_facts_make_the_same_page(facts, folder, tmp_path):
     assert written(facts, tmp_path) == (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_columns_of_text_are_aligned_as_such() -> None:
+    made = table(["", "count", "remedy"], [["a", 3, "use more"], ["b", "-1.5", "all of them"]])
+    assert '<td class="text">use more</td>' in made
+    assert "<td>3</td>" in made
+    assert '<th scope="col" class="text">remedy</th>' in made

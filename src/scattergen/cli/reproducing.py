@@ -104,6 +104,8 @@ def _open(name: str, run: Path, images: str | None, strict: bool) -> Dataset:
         raise InputError(
             "CelebA is not part of scattergen: name the folder of its aligned images by --images."
         )
+    if not Path(images).expanduser().is_dir():
+        raise InputError(f"{images} is no folder: name that of CelebA's aligned images.")
     if not run.exists():
         raise InputError(
             f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`."

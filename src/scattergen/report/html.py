@@ -109,7 +109,7 @@ def table(
     rows: Iterable[Sequence[object]],
     caption: object | None = None,
 ) -> Html:
-    """A table whose first column holds words and whose other columns hold numbers.
+    """A table whose first column holds words and whose other columns hold numbers or words.
 
     Args:
         header: one cell per column; a header of empty cells is left out.
@@ -123,9 +123,22 @@ def table(
         >>> "<td>41</td>" in table(["test", "count"], [["K2", 41]])
         True
     """
-    head = tag("tr", *(tag("th", cell, scope="col") for cell in header))
+    rows = [list(row) for row in rows]
+    kinds = [None, *map(_kind, zip(*(row[1:] for row in rows), strict=True))]
+    kinds += [None] * (len(header) - len(kinds))  # of a table without rows
+    head = tag(
+        "tr",
+        *(
+            tag("th", cell, scope="col", class_=kind)
+            for cell, kind in zip(header, kinds, strict=True)
+        ),
+    )
     body = [
-        tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in rest))
+        tag(
+            "tr",
+            tag("th", first, scope="row"),
+            *(tag("td", cell, class_=kind) for cell, kind in zip(rest, kinds[1:], strict=True)),
+        )
         for first, *rest in rows
     ]
     parts = [tag("caption", caption)] if caption is not None else []
@@ -133,6 +146,13 @@ def table(
         parts.append(tag("thead", head))
     content = tag("table", *parts, tag("tbody", *body))
     return tag("div", content, class_="table", tabindex="0")
+
+
+def _kind(column: tuple[object, ...]) -> str | None:
+    """Class of a column's cells: "text" where most of them do not begin like a number."""
+    cells = [str(cell).strip() for cell in column if str(cell).strip()]
+    numbers = sum(cell[0] in "0123456789+-−<>≤≥±.–—" for cell in cells)
+    return "text" if 2 * numbers < len(cells) else None
 
 
 @dataclass
