@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from scattergen.densities import Flow, GaussianMixture, Noise, SlicedTransport
-from scattergen.densities.leading import LeadingComponents, mixture_quantile
+from scattergen.densities.leading import LeadingComponents
+from scattergen.densities.mixture_quantile import mixture_quantile
 from scattergen.errors import InputError
 
 

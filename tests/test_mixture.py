@@ -18,12 +18,12 @@ from scattergen.densities.expectation_maximization import (
     expectation,
     maximization,
     propose,
-    seed_means,
     shared_covariance_em,
     unite,
 )
 from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
 from scattergen.densities.mixture_selection import choose_shrinkage
+from scattergen.densities.seeding import seed_means
 from scattergen.errors import InputError
 
 

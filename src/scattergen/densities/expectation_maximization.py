@@ -13,8 +13,8 @@ from scattergen.densities.covariances import (
     precision_factor,
     shrink_to_identity,
 )
+from scattergen.densities.seeding import seed_means
 
-_SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
 _ROWS = 8192  # codes per matrix product, to bound memory
 _SHARED_ITERATIONS = 12
@@ -27,37 +27,6 @@ before."""
 
 OnIteration = Callable[[float, Tensor], None]
 """Called with the mean log-likelihood and the components' numbers of codes."""
-
-
-def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
-    """First means by k-means++: codes drawn with probability proportional to the squared distance.
-
-    Args:
-        x: Codes, (N, d).
-        K: Number of means.
-        generator: Source of randomness.
-
-    Returns:
-        (K, d), some of the codes.
-
-    References:
-        Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
-    """
-    if len(x) > _SEEDING_CODES:
-        rows = np.sort(generator.choice(len(x), _SEEDING_CODES, replace=False))
-        x = x[torch.from_numpy(rows).to(x.device)]
-    chosen = [int(generator.integers(len(x)))]
-    squared_norms = x.square().sum(1)
-    distances = torch.full_like(squared_norms, math.inf)
-    for _ in range(K - 1):
-        mean = x[chosen[-1]]
-        to_mean = squared_norms - 2 * (x @ mean) + mean.square().sum()
-        distances = torch.minimum(distances, to_mean.clamp(min=0))
-        distances[chosen[-1]] = 0.0
-        weights = distances.double().cpu().numpy()
-        total = weights.sum()  # 0 if there are fewer different codes than means
-        chosen.append(int(generator.choice(len(x), p=weights / total if total > 0 else None)))
-    return x[torch.tensor(chosen, device=x.device)]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scattergen.densities.covariances import inverse_of_lower, shrink_to_identity
 from scattergen.densities.mixture import GaussianMixture
+from scattergen.densities.mixture_quantile import mixture_quantile, normal_score
 from scattergen.densities.protocol import take_tensor
 from scattergen.densities.sampling import Noise
 from scattergen.errors import InputError
@@ -22,8 +23,6 @@ _TOLERANCE = 0.5  # of the EM for it, in nats
 _SLOPE_SHRINKAGE = 32.0  # of the regressions, in codes
 _RIDGE = 1e-5  # of a standardized variance
 _QUANTILE_ROWS = 128  # the same for Rosenblatt's transform, to stay in the cache
-_TINY = 1e-300  # least probability of a tail
-_ROOT_STEPS = 60  # a bisection from 20 standard deviations ends below 1e-15
 _ROWS = 1024  # codes per array (rows, K, m), to bound memory
 
 
@@ -237,11 +236,7 @@ class LeadingComponents:
         for part in x.double().cpu().split(_QUANTILE_ROWS):
             white = self._white(part)
             weights = self._conditional_weights(white).exp()
-            below = (weights * _ndtr(white)).sum(1)
-            above = (weights * _ndtr(-white)).sum(1)
-            # By the smaller tail, which keeps its digits.
-            tail = torch.special.ndtri(torch.minimum(below, above).clamp(_TINY, 0.5))
-            parts.append(torch.where(below < above, tail, -tail))
+            parts.append(normal_score(white, weights))
         return torch.cat(parts).to(x)
 
     def from_normal(self, y: Tensor) -> Tensor:
@@ -367,54 +362,3 @@ class LeadingComponents:
             f"{len(self.shift)} of {self.n_features} components, the other {rest} by "
             f"{len(self.weights)} linear regressions"
         )
-
-
-def _ndtr(x: Tensor) -> Tensor:
-    """Distribution function of N(0, 1); PyTorch's own is 0 below -8.3."""
-    return 0.5 * torch.erfc(-math.sqrt(0.5) * x)
-
-
-def mixture_quantile(y: Tensor, weights: Tensor, centres: Tensor, scale: Tensor) -> Tensor:
-    r"""The x at which Gaussian mixtures in one dimension have the probability of N(0, 1) below y.
-
-    Newton's steps on $\Phi^{-1}(F(x)) = y$, each replaced by a bisection where it would leave the
-    interval that is known to hold the root.
-
-    Args:
-        y: (N,), float64.
-        weights: Summing to 1, (N, K).
-        centres: (N, K).
-        scale: Standard deviations, (K,).
-
-    Returns:
-        (N,).
-
-    Example:
-        >>> y = torch.tensor([-1.0, 2.0], dtype=torch.float64)
-        >>> x = mixture_quantile(y, torch.ones(2, 1), torch.zeros(2, 1), 3 * torch.ones(1))
-        >>> [round(value, 6) for value in x.tolist()]
-        [-3.0, 6.0]
-    """
-    reach = y.abs()[:, None] * scale
-    low = (centres - reach).amin(1) - scale.max()
-    high = (centres + reach).amax(1) + scale.max()
-    x = (weights * centres).sum(1).clamp(low, high)
-    for _ in range(_ROOT_STEPS):
-        u = (x[:, None] - centres) / scale
-        below = (weights * _ndtr(u)).sum(1)
-        above = (weights * _ndtr(-u)).sum(1)
-        tail = torch.special.ndtri(torch.minimum(below, above).clamp(_TINY, 0.5))
-        found = torch.where(below < above, tail, -tail)
-        too_high = found > y
-        low, high = torch.where(too_high, low, x), torch.where(too_high, x, high)
-        # Both densities lack the same factor (2π)^-1/2.
-        slope = (weights / scale * (-0.5 * u.square()).exp()).sum(1) / (-0.5 * found.square()).exp()
-        step = (found - y) / slope
-        newton = x - step
-        inside = (newton >= low) & (newton <= high)  # not if it is NaN
-        following = torch.where(inside, newton, (low + high) / 2)
-        moved = (following - x).abs().max()
-        x = following
-        if moved <= 1e-14 * (1 + x.abs().max()):
-            break
-    return x

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scattergen.densities.expectation_maximization import seed_means
+from scattergen.densities.seeding import seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
 
