@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 
 from scattergen import storage
+from scattergen.progress import SILENT
+from scattergen.runs import RunFolder, Stages
 
 MISTAKES = []
 DAMAGES = []
@@ -216,7 +218,7 @@ def mnist_preset_with_few_images(at, grey, **_):
     return fit(at, save(at, grey), "--preset", "mnist")
 
 
-@mistake("1 training image", "give at least 3")
+@mistake("1 training image is too few", "give at least 3")
 def one_image(at, grey, **_):
     return fit(at, save(at, grey[:1]))
 
@@ -226,7 +228,7 @@ def two_images(at, grey, **_):
     return fit(at, save(at, grey[:2]))
 
 
-@mistake("2 training images", "give at least 3")
+@mistake("2 training images", "beside those that are held out for tests")
 def three_images(at, grey, **_):
     return fit(at, save(at, grey[:3]))
 
@@ -255,6 +257,48 @@ def transform_too_large(at, grey, **_):
 def filters_too_large(at, grey, **_):
     options = ["--set", "decoder.kernel_size=7", "--set", "decoder.channels=[8,8,8,8,8]"]
     return fit(at, save(at, grey), *options)
+
+
+@mistake("20 components were asked of 20 images", "--set encoder.n_components=19")
+def as_many_images_as_components(at, grey, **_):
+    np.savez(at / "images.npz", x_train=grey[:20], x_test=grey[20:24])
+    return fit(at, at / "images.npz", "--set", "encoder.n_components=20")
+
+
+@mistake("cifar-10-batches-py", "binary version")
+def pickled_cifar(at, **_):
+    (at / "cifar-10-batches-py").mkdir()
+    for name in ("data_batch_1", "batches.meta"):
+        (at / "cifar-10-batches-py" / name).write_bytes(b"\x80\x02}q\x01.")
+    return fit(at, at / "cifar-10-batches-py")
+
+
+# Few images, odd sizes: these work
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "options"),
+    [
+        ((16, 16), 3, []),
+        ((3, 32, 32), 60, []),
+        ((37, 50), 30, []),
+        ((16, 16), 21, ["--set", "encoder.n_components=20"]),
+    ],
+    ids=["three images", "as CIFAR", "37x50", "one image more than components"],
+)
+def test_odd_images_are_fitted_and_sampled(scattergen, tmp_path, shape, n, options):
+    images = np.random.default_rng(0).integers(0, 256, (n + 2, *shape), dtype=np.uint8)
+    if len(shape) == 3:  # channels last, with labels in a column, as Keras has them
+        images = np.moveaxis(images, 1, -1)
+    labels = np.arange(n + 2)[:, None] % 3
+    path, run = tmp_path / "images.npz", tmp_path / "run"
+    np.savez(path, x_train=images[:n], x_test=images[n:], y_train=labels[:n], y_test=labels[n:])
+    fit_it = ["fit", path, "--out", run, "-q", "--set", "training.epochs=1", *options]
+    scattergen(*fit_it, "--densities", "gaussian,mixture", "--set", "decoder.channels=[8,4]")
+    scattergen("sample", run, "-n", 3, "--out", tmp_path / "x.npy", "-q")
+    made = np.load(tmp_path / "x.npy")
+    assert len(made) == 3
+    assert sorted(made.shape[1:]) == sorted(images.shape[1:] if len(shape) == 3 else (*shape, 1))
 
 
 # Options
@@ -334,7 +378,7 @@ def test_a_device_that_is_not_there(scattergen, fitted, tmp_path):
     assert_one_sentence(error, '"cuda:7"', 'such as "cpu"')
 
 
-@mistake("--size", "only folders are resized")
+@mistake("--size", "only files of images are resized")
 def size_of_an_array(at, grey, **_):
     return fit(at, save(at, grey), "--size", 12)
 
@@ -720,3 +764,15 @@ def test_an_old_output_survives_a_full_disk(scattergen, fitted, tmp_path, monkey
         error = scattergen("sample", fitted, "--out", tmp_path / name, "-q", code=2).err
         assert_one_sentence(error, f"Cannot write {tmp_path / name}: No space left", "Free some")
     assert contents(tmp_path) == {name: b"old" for name in ("a.npy", "a.npz", "a.png")}
+
+
+def test_checkpoints_that_a_kill_left_of_a_finished_stage_are_deleted(tmp_path):
+    run = RunFolder.start(tmp_path / "run", {"seed": 0})
+    run.write("weights", {"w": torch.ones(2)}, {}, {"seconds": 1.0})
+    checkpoint = run.checkpoint("weights", {"width": 2})
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_bytes(b"of a training that ended")
+    restored = {}
+    assert Stages(run, SILENT).restore("weights", restored.update)
+    assert restored["w"].tolist() == [1, 1]
+    assert not checkpoint.exists()

@@ -113,7 +113,7 @@ def test_images_of_any_size_can_be_cropped_unless_they_are_smaller(tmp_path):
 def test_only_folders_are_cropped(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 12, 12), np.uint8))
     for source in ("mnist", tmp_path / "x.npy"):
-        with pytest.raises(InputError, match="only folders are cropped: leave --crop out"):
+        with pytest.raises(InputError, match="only files of images are cropped: leave --crop out"):
             open_dataset(source, crop=8)
 
 
@@ -204,6 +204,17 @@ def test_the_preset_opens_its_own_images(scattergen, faces, tmp_path):
         assert "leave out --crop and --mode" in scattergen("fit", faces, *fit, *option, code=2).err
     assert "not for mnist: name the folder" in scattergen("fit", "mnist", *fit, code=2).err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_light_preset_decodes_in_processes_and_is_opened_again(scattergen, faces, tmp_path):
+    run = tmp_path / "run"
+    small = {"encoder.n_components": 8, "decoder.channels": "[8,8,8,4,4]", "training.epochs": 1}
+    options = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    fit = ["fit", faces, "--preset", "celeba-light", "--out", run, "--densities", "gaussian", "-q"]
+    scattergen(*fit, *options, "--workers", 1)
+    assert "nothing to do" in scattergen(*fit, *options).out  # threads make the same images
+    opened = open_of_run(run, str(faces), None, None, None, True)
+    assert opened.train.fingerprint == celeba(faces).train.fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -421,3 +421,67 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     np.save(tmp_path / "x.npy", grey_levels())
     assert open_dataset("~/x.npy").name == "x"
+
+
+# CIFAR and what is like it
+
+
+def write_cifar(folder, *, hundred=False):
+    """Three training images of two files (one of CIFAR-100's) and a test image, their class i."""
+    pixels = grey_levels(n=4 * 3, height=32, width=32).reshape(4, 3, 32, 32)
+    front = [[9, i] if hundred else [i] for i in range(4)]
+    rows = [bytes(labels) + x.tobytes() for labels, x in zip(front, pixels, strict=True)]
+    files = {
+        "data_batch_1.bin": rows[:2],
+        "data_batch_2.bin": rows[2:3],
+        "test_batch.bin": rows[3:],
+    }
+    if hundred:
+        files = {"train.bin": rows[:3], "test.bin": rows[3:]}
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(b"".join(content))
+    return pixels
+
+
+@pytest.mark.parametrize("hundred", [False, True])
+def test_cifars_binary_version(tmp_path, hundred):
+    pixels = write_cifar(tmp_path / "cifar", hundred=hundred)
+    names = "fine_label_names.txt" if hundred else "batches.meta.txt"
+    (tmp_path / "cifar" / names).write_text("cat\ndog\nowl\nrat\n\n")
+    dataset = open_dataset(tmp_path / "cifar")
+    assert dataset.name == "cifar"
+    assert torch.equal(dataset.train[:], torch.from_numpy(pixels[:3]).float() / 255)
+    assert torch.equal(dataset.test[:], torch.from_numpy(pixels[3:]).float() / 255)
+    assert dataset.train.labels.tolist() == [0, 1, 2]
+    assert dataset.test.classes == ("cat", "dog", "owl", "rat")
+    (tmp_path / "cifar" / names).unlink()
+    assert open_dataset(tmp_path / "cifar").train.classes is None
+
+
+def test_cut_off_cifar_is_refused(tmp_path):
+    write_cifar(tmp_path / "cifar")
+    file = tmp_path / "cifar" / "data_batch_2.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"data_batch_2\.bin has 3072 bytes, .* 3073 per image"):
+        open_dataset(tmp_path / "cifar")
+    write_cifar(tmp_path / "whole")
+    with pytest.raises(InputError, match="which size=16 cannot change"):
+        open_dataset(tmp_path / "whole", size=16)
+
+
+def test_npz_with_the_names_of_medmnist(tmp_path):
+    levels = grey_levels(n=9)
+    np.savez(
+        tmp_path / "med.npz",
+        train_images=levels[:5],
+        train_labels=np.arange(5)[:, None],
+        val_images=levels[5:7],
+        val_labels=np.arange(2)[:, None],
+        test_images=levels[7:],
+        test_labels=np.arange(2)[:, None],
+    )
+    dataset = open_dataset(tmp_path / "med.npz")
+    assert torch.equal(dataset.train[:], ImageArray(levels[:5])[:])
+    assert torch.equal(dataset.test[:], ImageArray(levels[7:])[:])
+    assert dataset.train.labels.tolist() == [0, 1, 2, 3, 4]

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from scattergen.decoder import Decoder
+from scattergen.decoder_fit import fit_decoder
 from scattergen.errors import InputError
+from scattergen.presets import CELEBA_PRESETS, preset
 
 
 class Generator(nn.Module):
@@ -269,3 +271,95 @@ def test_codes_of_another_width(shape):
         decoder.decode(torch.zeros(shape))
     assert str(shape) in str(error.value)
     assert decoder.training
+
+
+# The presets
+
+
+class StopError(Exception):
+    """In place of a kill."""
+
+
+# Parameters by the published architectures: the layer from 512 codes, filters, batch normalisation.
+PUBLISHED = {
+    ("mnist", 28): 3_304_162,
+    ("celeba", 128): 512 * 16 * 1024
+    + 49 * (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 3)
+    + 2 * (1024 + 512 + 256 + 128 + 64 + 32 + 3),
+    ("celeba-2019", 64): 512 * 16 * 512
+    + 25 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 3)
+    + 2 * (512 + 256 + 128 + 64 + 32 + 3),
+    # Not published: two cores train these.
+    ("celeba", 64): 512 * 16 * 192
+    + 9 * (192 * 192 + 192 * 96 + 96 * 48 + 48 * 24 + 24 * 3)
+    + 2 * (192 + 192 + 96 + 48 + 24 + 3),
+    ("celeba-light", 128): 512 * 16 * 192
+    + 9 * (192 * 192 + 192 * 96 + 96 * 48 + 48 * 24 + 24 * 12 + 12 * 3)
+    + 2 * (192 + 192 + 96 + 48 + 24 + 12 + 3),
+}
+
+
+@pytest.mark.parametrize(("name", "side"), PUBLISHED)
+def test_presets_have_the_published_generators(name, side):
+    shape = (1 if name == "mnist" else 3, side, side)
+    options = preset(name, shape, 65_536)
+    decoder = Decoder(options["encoder"]["n_components"], shape, **options["decoder"])
+    assert sum(p.numel() for p in decoder.parameters()) == PUBLISHED[name, side]
+    assert decoder.start_grid == ((7, 7) if name == "mnist" else (4, 4))
+    assert decoder.unit_norm == ((name, side) == ("celeba", 128))
+    assert decoder.norms[0].momentum == options["decoder"].get("momentum", 0.1)
+
+
+def test_celeba_of_half_the_resolution_is_the_light_preset():
+    assert preset("celeba", (3, 64, 64), 7000) == preset("celeba-light", (3, 64, 64), 7000)
+    for name in CELEBA_PRESETS:
+        with pytest.raises(InputError, match=f'"{name}" is for images of 3×.*not of 3×32×32'):
+            preset(name, (3, 32, 32), 7000)
+    with pytest.raises(InputError, match="images of 3×64×64, not of 3×128×128"):
+        preset("celeba-2019", (3, 128, 128), 65_536)
+
+
+@pytest.mark.parametrize(("name", "side"), PUBLISHED)
+def test_presets_train_and_resume(name, side, tmp_path):
+    """Two epochs of two steps at an eighth of the width, stopped after the first epoch."""
+    shape = (1 if name == "mnist" else 3, side, side)
+    options = preset(name, shape, 65_536)
+    options["decoder"]["channels"] = [max(c // 8, 1) for c in options["decoder"]["channels"]]
+    how = {**options["training"], "epochs": 2, "batch_size": 4, "n_validation": 2}
+    z, x = codes(10, 16), torch.rand(10, *shape, generator=torch.Generator().manual_seed(1))
+
+    def new():
+        torch.manual_seed(0)
+        return Decoder(16, shape, **options["decoder"])
+
+    def stop(history):
+        raise StopError
+
+    whole = new()
+    history = fit_decoder(whole, z, x, **how)
+    assert history[-1]["loss"] < history[0]["loss"]
+    with pytest.raises(StopError):
+        fit_decoder(new(), z, x, **how, checkpoint=tmp_path / "c", on_epoch=stop)
+    resumed = new()
+    fit_decoder(resumed, z, x, **how, checkpoint=tmp_path / "c")
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[key]), key
+    images = whole.decode(z[:2])
+    assert images.shape == (2, *shape)
+    assert 0 <= images.min() <= images.max() <= 1
+
+
+def test_the_full_generator_of_128_pixels_makes_a_step():
+    options = preset("celeba", (3, 128, 128), 65_536)
+    torch.manual_seed(0)
+    decoder = Decoder(512, (3, 128, 128), **options["decoder"])
+    adam = torch.optim.Adam(decoder.parameters(), options["training"]["learning_rate"])
+    before = decoder.linear.detach().clone()
+    images = decoder(codes(2, 512))
+    assert images.shape == (2, 3, 128, 128)
+    (images - 0.5).abs().mean().backward()
+    adam.step()
+    assert all(p.grad.isfinite().all() for p in decoder.parameters())
+    # Adam's first step moves every weight by its rate, but for gradients near its ε.
+    moved = (decoder.linear - before).abs()
+    assert 0.9e-3 < moved.median() <= 1.001e-3

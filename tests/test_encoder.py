@@ -1,13 +1,22 @@
 """The encoder: shapes, the order of its features, whiteness, and independence of batches."""
 
+import copy
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from scattergen import encoder as encoder_module
+from scattergen import principal_components
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D
+from scattergen.storage import read_tensors
 
 
 def images(n, C=1, H=12, W=16, seed=0):
@@ -152,3 +161,166 @@ def test_a_stored_encoder_gives_the_same_codes(fitted):
     restored.load_state_dict(encoder.state_dict())
     assert torch.equal(restored.transform(x), encoder.transform(x))
     assert restored.whitening.n_samples_ == 200
+
+
+def small_batches(monkeypatch, encoder, size=30):
+    monkeypatch.setattr(encoder_module, "_BATCH_FLOATS", size * encoder.n_features)
+
+
+@pytest.mark.parametrize(("store", "dtype"), [("memory", "float16"), ("disk", "float32")])
+def test_codes_from_kept_coefficients_are_those_of_the_images(
+    fitted, monkeypatch, tmp_path, store, dtype
+):
+    _, x = fitted
+    encoder = ScatteringEncoder((1, 12, 16), L=4, n_components=20, store=store, store_dtype=dtype)
+    small_batches(monkeypatch, encoder)
+    features = encoder.open_features(x, tmp_path / "store")
+    encoder.fit(features)
+    expected = encoder.transform(x)
+    monkeypatch.setattr(encoder, "features", None)  # no image is scattered again
+    assert torch.equal(encoder.transform(features), expected)
+
+
+def test_codes_from_float16_on_disk_differ_by_its_rounding(fitted, monkeypatch, tmp_path):
+    _, x = fitted
+    encoder = ScatteringEncoder((1, 12, 16), L=4, n_components=20, store="disk")
+    small_batches(monkeypatch, encoder)
+    features = encoder.open_features(x, tmp_path / "store")
+    z = encoder.fit(features).transform(features)
+    difference = (z - encoder.transform(x)).abs()
+    # Deviations below 1/2 are rounded by 2^-11 of themselves, 2^-12.8 in root mean square of a
+    # uniform error; a component sums D of them with weights of unit length, and is divided by its
+    # own deviation.  Six times that is not met by chance.
+    s = encoder.features(x)
+    rounding = (s - s.mean(0)).square().mean(0) * 2**-25.6
+    components, variances = encoder.whitening.components_, encoder.whitening.explained_variance_
+    expected = (components.square() @ rounding / variances).sqrt()
+    assert (difference.square().mean(0).sqrt() < 6 * expected).all()
+    assert difference.max() > 0
+
+
+def test_where_coefficients_are_kept_is_no_part_of_the_encoder(fitted):
+    encoder = ScatteringEncoder((1, 12, 16), n_components=20, store="recompute")
+    assert "store" not in encoder.hyperparameters
+    assert encoder.hyperparameters.keys() == fitted[0].hyperparameters.keys()
+
+
+def test_images_that_will_never_do_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(principal_components, "_PART_OF_TIME_WRITING", float("inf"))
+    x = images(1).expand(60, -1, -1, -1)
+    encoder = ScatteringEncoder((1, 12, 16), n_components=2, store="disk")
+    features = encoder.open_features(x, tmp_path / "store")
+    with pytest.raises(InputError, match="the same features"):
+        encoder.fit(features, checkpoint=tmp_path / "state.safetensors")
+    assert not [*tmp_path.iterdir()]
+
+
+class Threads:
+    """Processes that are threads of this one."""
+
+    def __init__(self, rank, world_size, barrier, board):
+        self.rank, self.world_size = rank, world_size
+        self._barrier, self._board = barrier, board
+
+    def barrier(self):
+        self._barrier.wait(60)
+
+    def _exchange(self, value):
+        self._board[self.rank] = value
+        self.barrier()
+        values = copy.deepcopy(self._board)
+        self.barrier()
+        return values
+
+    def all_reduce(self, tensor):
+        return sum(self._exchange(tensor))
+
+    def broadcast(self, value):
+        return self._exchange(value)[0]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("method", ["_from_gram", "_from_covariance", "_by_subspace_iteration"])
+def test_several_processes_find_the_encoder_of_one(
+    fitted, monkeypatch, tmp_path, method, world_size
+):
+    _, x = fitted
+    monkeypatch.setattr(
+        principal_components, "_method", lambda n, D: getattr(principal_components, method)
+    )
+    arguments = {"L": 4, "n_components": 20, "store": "disk"}
+    one = ScatteringEncoder((1, 12, 16), **arguments)
+    small_batches(monkeypatch, one)
+    expected = one.fit(one.open_features(x, tmp_path / "one")).transform(x)
+    barrier, board = threading.Barrier(world_size), [None] * world_size
+
+    def fit(rank):
+        processes = Threads(rank, world_size, barrier, board)
+        encoder = ScatteringEncoder((1, 12, 16), **arguments)
+        features = encoder.open_features(x, tmp_path / "several", processes)
+        encoder.fit(features, checkpoint=tmp_path / "state.safetensors")
+        return encoder, encoder.transform(features)
+
+    with ThreadPoolExecutor(world_size) as pool:
+        results = list(pool.map(fit, range(world_size)))
+    assert len([*(tmp_path / "several").glob("0*")]) == 7  # every chunk once
+    for encoder, codes in results:
+        for name, tensor in encoder.state_dict().items():
+            assert torch.equal(tensor, results[0][0].state_dict()[name]), name
+        assert torch.equal(codes, results[0][1])
+        # Sums of float32 in another order, amplified by the relative gaps between eigenvalues
+        # (about 1/50) and divided by deviations of 0.01 and more, as for batches of another size;
+        # float16 on one side only adds its rounding.
+        torch.testing.assert_close(codes, expected, rtol=0, atol=2e-2)
+
+
+FIT = """
+import os, signal, sys
+import torch
+from scattergen import encoder as encoder_module, principal_components, storage
+from scattergen.encoder import ScatteringEncoder
+folder, last = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+principal_components._PART_OF_TIME_WRITING = float("inf")
+principal_components._MOST_FOR_GRAM = principal_components._MOST_FOR_COVARIANCE = 1
+x = torch.rand(200, 1, 12, 16, generator=torch.Generator().manual_seed(0))
+encoder = ScatteringEncoder((1, 12, 16), L=4, n_components=20, store="disk")
+encoder_module._BATCH_FLOATS = 30 * encoder.n_features
+replace = os.replace
+def counted(source, target):
+    global last
+    last -= 1
+    if last == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = counted
+from pathlib import Path
+features = encoder.open_features(x, Path(folder, "codes"))
+encoder.whitening.fit_samples(
+    features, checkpoint=Path(folder, "state.safetensors"), checkpoint_seconds=0
+)
+storage.write_tensors(
+    Path(folder, "result.safetensors"),
+    encoder.state_dict() | {"codes": encoder.transform(features)},
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_fit_goes_on_with_the_same_bits(tmp_path):
+    def run(name, last):
+        command = [sys.executable, "-c", FIT, str(tmp_path / name), str(last)]
+        return subprocess.run(command, capture_output=True, timeout=120)
+
+    # Files: the shift, then 7 chunks each with a state after it, 3 passes with 7 states and one
+    # more at the end of the first three, and the result.
+    assert run("whole", 0).returncode == 0
+    for last in (5, 12, 20):  # among the chunks; among the states of the second and third pass
+        killed = run("killed", last)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    finished = run("killed", 0)
+    assert finished.returncode == 0, finished.stderr.decode()
+    whole, _ = read_tensors(tmp_path / "whole" / "result.safetensors")
+    resumed, _ = read_tensors(tmp_path / "killed" / "result.safetensors")
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name

@@ -1,8 +1,10 @@
 """Folders of image files: what is found, how it is decoded, and what is refused."""
 
 import os
+import struct
 import tarfile
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.datasets import ImageFolder, ImageSource, decoding, folder, mnist, open_dataset
+from scattergen.datasets import ImageFolder, ImageSource, decoding, mnist, open_dataset, reading
 from scattergen.errors import InputError
 
 CELEBA = Path(__file__).resolve().parents[2] / "shared" / "data" / "celeba-half.tar"
@@ -79,7 +81,7 @@ def test_the_cache_decodes_each_file_once(tmp_path, monkeypatch):
             decoded.append(path.name)
         return decoding.decode(path, mode, size, crop)
 
-    monkeypatch.setattr(folder, "decode", counting_decode)
+    monkeypatch.setattr(reading, "decode", counting_decode)
     total = 4 * 3 * 6 * 8
     for cache_bytes, times in [(total + 1, 1), (total, 3)]:
         decoded.clear()
@@ -148,6 +150,33 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     deep = np.array([[0, 128, 129, 257, 257 * 100 + 128, 65535]], np.uint16)
     save(tmp_path / "a.png", deep)
     assert only_image(tmp_path).tolist() == [[0, 0, 1, 1, 100, 255]]
+
+
+def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path):
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    # Pillow writes no such files: one pixel of 16 bits, colour type 2, then 6, which has an alpha.
+    for kind, values in ((2, [0x0102, 0x80FF, 0xFFFF]), (6, [0x0102, 0x80FF, 0xFFFF, 0xFFFF])):
+        header = struct.pack(">IIBBBBB", 1, 1, 16, kind, 0, 0, 0)
+        row = zlib.compress(b"\0" + struct.pack(f">{len(values)}H", *values))
+        parts = chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+        assert only_image(tmp_path).tolist() == [[[1, 0x80, 255]]]
+
+
+def test_cmyk_and_opaque_palettes_become_rgb(tmp_path):
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow ink
+    image.save(tmp_path / "a.jpg", quality=100)
+    # JPEG of a constant errs by rounding alone, a level or two for each of the ink's conversions.
+    assert np.abs(only_image(tmp_path).astype(int) - [255, 0, 0]).max() <= 4
+    (tmp_path / "a.jpg").unlink()
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putdata([0, 1])
+    palette.save(tmp_path / "a.png")
+    assert only_image(tmp_path).tolist() == [[[255, 0, 0], [0, 0, 255]]]
 
 
 def test_one_bit_images_are_black_and_white(tmp_path):

@@ -502,7 +502,7 @@ def test_the_mnist_preset_is_the_papers():
             "celebrities",
             (3, 64, 64),
             100,
-            'no preset "celebrities": choose "mnist", "celeba" or "auto"',
+            'no preset "celebrities": choose "mnist", "celeba", "celeba-light", ',
         ),
         ("auto", (1, 7, 100), 100, "7x100 pixels are too small"),
         ("auto", (1, 28, 28), 2, "2 training images are too few"),

@@ -1,6 +1,7 @@
 """The training loop against a plain one, and everything that interruptions must not change."""
 
 import math
+import threading
 from itertools import chain, pairwise
 
 import pytest
@@ -120,6 +121,26 @@ def test_every_epoch_is_another_permutation_without_the_incomplete_batch():
         assert set(epoch) <= set(range(35))
     assert epochs[0] != epochs[1] != epochs[2]
     assert len({frozenset(epoch) for epoch in epochs}) > 1  # not always the same are left out
+
+
+def test_reading_ahead_changes_nothing():
+    trained = []
+    for prefetch in (False, True):
+        (modules, losses), examples = one_module(), data()
+        train(modules, losses, examples, prefetch=prefetch, **SETTINGS)
+        trained.append((examples.indices, parameters(modules)))
+    assert trained[0][0] == trained[1][0]
+    assert_same_bits(trained[1][1], trained[0][1])
+
+
+def test_what_is_read_ahead_stops_with_an_interrupted_training():
+    def interrupted(modules, batch, generator):
+        raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        train(one_module()[0], {"net": interrupted}, data(), prefetch=True, **SETTINGS)
+    assert threading.active_count() == threads
 
 
 def test_the_order_depends_on_the_seed_alone():

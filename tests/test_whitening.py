@@ -1,11 +1,15 @@
 """Whitened principal components against scikit-learn, across batch splits, and at their edges."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
-from scattergen import whitening
+from scattergen import principal_components
 from scattergen.errors import InputError
+from scattergen.processes import ALONE
+from scattergen.progress import Progress
 from scattergen.whitening import PCAWhitening
 
 N, D = 400, 30
@@ -20,7 +24,7 @@ def features(n=N, D=D, seed=0, decay=0.85):
 
 
 def fit(s, n_components, batch=100):
-    return PCAWhitening(n_components).fit(lambda: s.split(batch))
+    return PCAWhitening(n_components, n_passes=5).fit(lambda: s.split(batch))
 
 
 @pytest.fixture(params=["covariance", "samples", "subspace iteration"])
@@ -30,10 +34,11 @@ def method(request, monkeypatch):
     The second serves fewer samples than features, the third more than 10,000 features.
     """
     if request.param == "samples":
-        monkeypatch.setattr(whitening, "_take", lambda stream, limit: (list(stream), True))
+        by_gram = principal_components._from_gram
+        monkeypatch.setattr(principal_components, "_method", lambda n, D: by_gram)
     if request.param == "subspace iteration":
-        monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
-        monkeypatch.setattr(whitening, "_OVERSAMPLING", 8)
+        monkeypatch.setattr(principal_components, "_MOST_FOR_COVARIANCE", 1)
+        monkeypatch.setattr(principal_components, "_OVERSAMPLING", 8)
     return request.param
 
 
@@ -158,7 +163,7 @@ def test_about_as_many_samples_as_features(n):
 def test_subspace_iteration_equals_the_exact_method(monkeypatch):
     s, d = features(n=300, D=200, decay=0.95), 10
     exact = fit(s, d)
-    monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 100)
+    monkeypatch.setattr(principal_components, "_MOST_FOR_COVARIANCE", 100)
     approximate = fit(s, d)
     # 74 vectors: each of 4 products multiplies the error of the 10th by 0.95^(2·65) = 1.3e-3; only
     # float32 rounding is left, amplified by the inverse relative gap 1 / (1 - 0.95²) = 10.
@@ -172,29 +177,29 @@ def test_subspace_iteration_equals_the_exact_method(monkeypatch):
 
 
 def test_subspace_iteration_needs_its_passes(monkeypatch):
-    monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
-    monkeypatch.setattr(whitening, "_OVERSAMPLING", 0)
+    monkeypatch.setattr(principal_components, "_MOST_FOR_COVARIANCE", 1)
+    monkeypatch.setattr(principal_components, "_OVERSAMPLING", 0)
     s = features(decay=0.95)
     passes = []
 
     def explained(n_passes):
         passes.clear()
         pca = PCAWhitening(5, n_passes, cache_bytes=0).fit(lambda: passes.append(1) or s.split(100))
-        assert len(passes) == n_passes + 1  # and a look at the first batch
+        assert len(passes) == n_passes + 1  # and one to count the samples
         return pca.explained_variance_.sum()
 
     assert explained(1) < explained(3) < explained(10)
 
 
 def test_features_kept_in_memory_are_read_once_and_give_the_same_bits(monkeypatch):
-    monkeypatch.setattr(whitening, "_LARGEST_COVARIANCE", 1)
+    monkeypatch.setattr(principal_components, "_MOST_FOR_COVARIANCE", 1)
     s = features()
     passes, fits = [], {}
     for cache_bytes in (s.nbytes, s.nbytes - 1):
         passes.clear()
         pca = PCAWhitening(5, 3, cache_bytes)
         fits[cache_bytes] = pca.fit(lambda: passes.append(1) or s.split(100))
-        assert len(passes) == (2 if cache_bytes == s.nbytes else 4)
+        assert len(passes) == (1 if cache_bytes == s.nbytes else 4)
     kept, read_again = fits.values()
     assert torch.equal(kept.components_, read_again.components_)
     assert torch.equal(kept.explained_variance_, read_again.explained_variance_)
@@ -268,3 +273,111 @@ def test_no_rows_give_no_rows():
     pca = fit(features(), 4)
     assert pca.transform(torch.empty(0, D)).shape == (0, 4)
     assert pca.inverse_transform(torch.empty(0, 4)).shape == (0, D)
+
+
+class Stop(BaseException):
+    """Stands for an interruption that nothing catches."""
+
+
+class Chunks:
+    """Samples in chunks of 90, with an interruption before the `last`-th reading of one."""
+
+    processes, n_features = ALONE, D
+
+    def __init__(self, s, last=10**9):
+        self.s, self.n_samples, self.left = s, len(s), last
+
+    def shift(self):
+        return self.s[:90].mean(0)
+
+    def deviations(self, start=0):
+        for row in range(90 * start, len(self.s), 90):
+            if self.left == 0:
+                raise Stop
+            self.left -= 1
+            yield row, self.s[row : row + 90] - self.shift()
+
+
+def fit_chunks(samples, checkpoint=None):
+    pca = PCAWhitening(6, n_passes=4)
+    return pca.fit_samples(samples, checkpoint=checkpoint, checkpoint_seconds=0)
+
+
+@pytest.fixture
+def saving_always(monkeypatch):
+    monkeypatch.setattr(principal_components, "_PART_OF_TIME_WRITING", float("inf"))
+
+
+def assert_equal(a, b):
+    for name in ("mean_", "components_", "explained_variance_", "explained_variance_ratio_"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_fit_stopped_before_any_chunk_goes_on_with_the_same_bits(method, saving_always, tmp_path):
+    whole = fit_chunks(Chunks(features()))
+    readings = {"covariance": 5, "samples": 10, "subspace iteration": 20}[method]
+    for last in range(readings):
+        checkpoint = tmp_path / f"{last}.safetensors"
+        with pytest.raises(Stop):
+            fit_chunks(Chunks(features(), last), checkpoint)
+        # The rows of few samples are not saved within the first pass.
+        kept = 0 if method == "samples" and last < 5 else last
+        rest = Chunks(features(), readings - kept)
+        assert_equal(fit_chunks(rest, checkpoint), whole)
+        assert rest.left == 0
+
+
+def test_a_fit_stopped_many_times_goes_on_with_the_same_bits(method, saving_always, tmp_path):
+    checkpoint, stops, fitted = tmp_path / "state.safetensors", 0, None
+    steps = 6 if method == "samples" else 1  # in one go through what is not saved
+    while fitted is None:
+        try:
+            fitted = fit_chunks(Chunks(features(), steps), checkpoint)
+        except Stop:
+            stops += 1
+    assert stops >= {"covariance": 4, "samples": 1, "subspace iteration": 19}[method]
+    assert_equal(fitted, fit_chunks(Chunks(features())))
+
+
+def test_short_fits_write_no_checkpoint(method, tmp_path):
+    fit_chunks(Chunks(features()), tmp_path / "state.safetensors")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other settings"])
+def test_a_checkpoint_that_cannot_be_used(method, saving_always, damage, tmp_path):
+    checkpoint = tmp_path / "state.safetensors"
+    whole = fit_chunks(Chunks(features()), checkpoint)
+    assert checkpoint.exists()
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    else:
+        fit_chunks(Chunks(features()[:300]), tmp_path / "other.safetensors")
+        (tmp_path / "other.safetensors").rename(checkpoint)
+    with pytest.warns(UserWarning, match="are begun anew"):
+        assert_equal(fit_chunks(Chunks(features()), checkpoint), whole)
+
+
+def test_progress_counts_the_samples_of_all_passes(method):
+    tasks = []
+
+    class Counting(Progress):
+        @contextmanager
+        def task(self, description, total):
+            with super().task(description, total) as task:
+                tasks.append(task)
+                yield task
+
+    PCAWhitening(6).fit_samples(Chunks(features()), progress=Counting(show=False))
+    passes = {"covariance": 1, "samples": 2, "subspace iteration": 4}[method]
+    assert [(task.total, task.completed) for task in tasks] == [(passes * N, passes * N)]
+    assert tasks[0].note == f"pass {passes} of {passes}"
+
+
+def test_the_way_to_the_components_follows_from_the_sizes():
+    def name(n, d):
+        return principal_components._method(n, d).__name__
+
+    assert name(4096, 41_664) == name(2000, 3969) == name(2497, 80_064) == "_from_gram"
+    assert name(60_000, 3969) == name(5000, 4999) == "_from_covariance"
+    assert name(4097, 41_664) == name(2500, 80_064) == "_by_subspace_iteration"

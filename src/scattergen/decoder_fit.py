@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scattergen.datasets import ImageSource
+from scattergen.datasets import ImageArray, ImageSource
 from scattergen.decoder import Decoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
+from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.training import Batch, check_settings, train
+from scattergen.training import Batch, check_settings, check_shares, train
 from scattergen.training_state import History, Metrics
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
@@ -91,6 +92,7 @@ def fit_decoder(
     precision: str = "auto",
     seed: int = 0,
     device: str = "cpu",
+    processes: Processes = ALONE,
     checkpoint: Path | None = None,
     on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
@@ -116,6 +118,7 @@ def fit_decoder(
         precision: "float32", "bfloat16" or "auto".
         seed: Of the order of the data and the augmentation.
         device: Where to train.
+        processes: Those that train together (see `scattergen.training.train`).
         checkpoint: File to resume from.
         on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
@@ -192,6 +195,8 @@ def fit_decoder(
         seed=seed,
         precision=precision,
         device=device,
+        prefetch=not isinstance(images, (Tensor, ImageArray)),
+        processes=processes,
         checkpoint=checkpoint,
         on_epoch=after_epoch,
         progress=progress,
@@ -218,12 +223,13 @@ def _overfits(gaps: list[float]) -> bool:
     return len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP
 
 
-def check_training(n: int, options: Mapping[str, Any]) -> None:
+def check_training(n: int, options: Mapping[str, Any], n_processes: int = 1) -> None:
     """Refuse options of `fit_decoder` before any work is done for them.
 
     Args:
         n: Number of images.
         options: Keywords of `fit_decoder`.
+        n_processes: That train together.
 
     Raises:
         InputError: If a value is out of its range.
@@ -236,11 +242,12 @@ def check_training(n: int, options: Mapping[str, Any]) -> None:
     """
     parameters = inspect.signature(fit_decoder).parameters
     chosen = {name: parameter.default for name, parameter in parameters.items()} | dict(options)
-    _count_held_out(n, chosen["n_validation"])
+    n_validation = _count_held_out(n, chosen["n_validation"])
     if chosen["shifts"] < 0:
         raise InputError(f"shifts={chosen['shifts']}: give 0 or more pixels.")
     names = ("epochs", "batch_size", "learning_rate", "betas", "patience", "precision")
     check_settings(**{name: chosen[name] for name in names})
+    check_shares(min(chosen["batch_size"], n - n_validation), n_processes)
 
 
 def _count_held_out(n: int, n_validation: int | None) -> int:

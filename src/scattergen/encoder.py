@@ -1,6 +1,8 @@
 """The encoder: scattering and whitened principal components, which map images to codes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource
 from scattergen.errors import InputError, RunFolderError
+from scattergen.feature_store import FeatureStore, Keep, Precision
+from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
 from scattergen.whitening import PCAWhitening
@@ -29,6 +33,10 @@ class ScatteringEncoder:
         max_order: Its highest order.
         n_components: Dimension d of the codes.
         device: Where scattering is computed.
+        store: Where the coefficients of training images are kept between the passes of the fit:
+            "memory", "disk" (the run folder), nowhere ("recompute"), or "auto": in memory up to
+            2 GiB, else on the disk if there is space, else nowhere.
+        store_dtype: Precision of coefficients on the disk, "float16" or "float32".
 
     Attributes:
         scattering: The transform.
@@ -56,11 +64,14 @@ class ScatteringEncoder:
         max_order: int = 2,
         n_components: int = 512,
         device: str = "cpu",
+        store: Keep = "auto",
+        store_dtype: Precision = "float16",
     ) -> None:
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.scattering = Scattering2D(J, self.image_shape[1:], L, max_order)
         self.whitening = PCAWhitening(n_components)
         self.device = device
+        self.store, self.store_dtype = store, store_dtype
         self.hyperparameters: dict[str, Any] = {
             "image_shape": list(self.image_shape),
             "J": J,
@@ -101,28 +112,71 @@ class ScatteringEncoder:
         with torch.no_grad():
             return self.scattering(images.to(self.device)).flatten(1).cpu()
 
-    def fit(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Self:
-        """Fit the principal components to images.
+    def open_features(
+        self,
+        images: ImageSource | Tensor,
+        folder: Path | None = None,
+        processes: Processes = ALONE,
+    ) -> FeatureStore:
+        """Coefficients of images in chunks, to fit to and to encode without scattering twice.
 
         Args:
             images: Source of N images, or a tensor (N, C, H, W).
+            folder: Where they may be kept on disk; of these images and this transform only.
+            processes: Those that share the work; all open the same folder.
+
+        Returns:
+            The chunks; nothing is computed yet.
+        """
+        identity = {
+            name: self.hyperparameters[name] for name in ("image_shape", "J", "L", "max_order")
+        }
+        return FeatureStore(
+            lambda rows: self.features(images[rows]),
+            len(images),
+            self.n_features,
+            self.batch_size,
+            keep=self.store,
+            precision=self.store_dtype,
+            cache_bytes=self.whitening.cache_bytes,
+            folder=folder,
+            identity=json.dumps(identity),
+            processes=processes,
+        )
+
+    def fit(
+        self,
+        images: ImageSource | Tensor | FeatureStore,
+        progress: Progress = SILENT,
+        *,
+        processes: Processes = ALONE,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Fit the principal components to images.
+
+        Args:
+            images: Source of N images, a tensor (N, C, H, W), or what `open_features` made of them.
             progress: Where to report.
+            processes: Those that share the work; all call this together and get the same encoder.
+            checkpoint: File to save progress in and to continue from; removed by whoever owns it.
 
         Returns:
             This object.
 
         Raises:
             InputError: If the images are too few or do not vary enough for `n_components`.
+            ScattergenError: If there is too little space on the disk.
         """
-
-        def one_pass() -> Iterator[Tensor]:
-            with progress.task("scattering", len(images)) as task:
-                for batch in self._batches(images):
-                    yield self.features(batch)
-                    task.advance(len(batch))
-
-        self.check_count(len(images))
-        self.whitening.fit(one_pass)
+        if not isinstance(images, FeatureStore):
+            images = self.open_features(images, processes=processes)
+        self.check_count(images.n_samples)
+        try:
+            self.whitening.fit_samples(images, checkpoint=checkpoint, progress=progress)
+        except InputError:  # these images will never do
+            images.remove()
+            if checkpoint is not None and images.processes.rank == 0:
+                checkpoint.unlink(missing_ok=True)
+            raise
         return self
 
     def check_count(self, n: int) -> None:
@@ -142,24 +196,33 @@ class ScatteringEncoder:
                 f"(--set encoder.n_components={most})."
             )
 
-    def transform(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+    def transform(
+        self,
+        images: ImageSource | Tensor | FeatureStore,
+        progress: Progress = SILENT,
+        *,
+        processes: Processes = ALONE,
+    ) -> Tensor:
         """Codes of images.
 
         Args:
-            images: Source of N images, or a tensor (N, C, H, W).
+            images: Source of N images, a tensor (N, C, H, W), or what `open_features` made of them.
             progress: Where to report.
+            processes: Those that share the work; all call this together.
 
         Returns:
-            Codes, (N, d) float32, on the CPU.
+            Codes of all images, (N, d) float32, on the CPU.
         """
-        codes = torch.empty(len(images), self.whitening.n_components)
-        start = 0
-        with progress.task("encode", len(images)) as task:
-            for batch in self._batches(images):
-                codes[start : start + len(batch)] = self.whitening.transform(self.features(batch))
-                start += len(batch)
-                task.advance(len(batch))
-        return codes
+        if not isinstance(images, FeatureStore):
+            images = self.open_features(images, processes=processes)
+        images.reopen()
+        codes = torch.zeros(images.n_samples, self.whitening.n_components)
+        with progress.task("encode", len(codes)) as task:
+            for i in images.own():
+                rows = images.rows(i)
+                codes[rows] = self.whitening.transform(images.chunk(i))
+                task.advance(rows.stop - task.completed)
+        return images.processes.all_reduce(codes)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; with `hyperparameters` it restores the encoder."""
@@ -201,7 +264,3 @@ class ScatteringEncoder:
         whitening.explained_variance_ = tensors["explained_variance"]
         whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"]
         whitening.n_samples_ = int(tensors["n_samples"])
-
-    def _batches(self, images: ImageSource | Tensor) -> Iterable[Tensor]:
-        size = self.batch_size
-        return (images[i : i + size] for i in range(0, len(images), size))

@@ -1,10 +1,13 @@
 """Fitting in a run folder: from a named source of images to a model with its report, resumable."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from scattergen.datasets import Dataset, class_labels
 from scattergen.densities import (
@@ -16,12 +19,13 @@ from scattergen.densities import (
     needs_labels,
 )
 from scattergen.density_choice import choice_of_key, density_key
-from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.model_files import density_metadata
 from scattergen.options import check_options, stage_of
 from scattergen.presets import override
 from scattergen.presets import preset as preset_options
+from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.report import MEASURES, save_image_grid, write_run_report
 from scattergen.runs import LAST_STAGE, RunFolder, check_name, differences, refuse_differences
@@ -35,7 +39,7 @@ class FittedRun:
         run: The run folder.
         finished_before: Nothing had to be done.
         measurements: Mean "psnr" (dB) and "ssim" of reconstructed test images, and the "seconds" of
-            all stages together.
+            all stages together; empty in a process other than that of rank 0.
     """
 
     run: RunFolder
@@ -59,6 +63,7 @@ def fit_run(
     device: str = "cpu",
     overwrite: bool = False,
     command: str = "",
+    processes: Processes = ALONE,
     progress: Progress = SILENT,
 ) -> FittedRun:
     """Fit a model to a dataset in a run folder and write its report, or continue doing so.
@@ -66,8 +71,8 @@ def fit_run(
     Args:
         data: Training and test images.
         out: The run folder.
-        preset: "mnist", "celeba" or "auto"; by default "mnist" for MNIST and "auto" for everything
-            else.
+        preset: "mnist", "celeba", "celeba-light", "celeba-2019" or "auto"; by default "mnist" for
+            MNIST and "auto" for everything else.
         changes: "section.keyword" to value, over the preset.
         densities: Keys of the densities to fit, such as "mixture", "vae-improved" or
             "mixture-by-class"; the preset's by default.
@@ -75,13 +80,15 @@ def fit_run(
         device: Where to compute.
         overwrite: Replace a run that is there, once the new one is finished.
         command: The command line, for the report.
+        processes: Those that fit together: all call this function with the same arguments and see
+            the same images and run folder, in which rank 0 alone writes results.
         progress: Where to report.
 
     Returns:
         The run and what was measured.
 
     Raises:
-        InputError: If the data or options cannot be used.
+        InputError: If the data or options cannot be used, or differ between processes.
         RunFolderError: If the folder holds something else.
     """
     preset = preset or ("mnist" if data.name == "mnist" else "auto")
@@ -90,7 +97,8 @@ def fit_run(
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
     options = override(options, changes or {})
-    check_options(options, shape, n, class_labels(data.train))  # before anything is stored
+    # Before anything is stored:
+    check_options(options, shape, n, class_labels(data.train), processes.world_size)
     # How files were cropped, so that later commands do the same.
     cropped = {} if data.crop is None else {"crop": data.crop}
     identity = {
@@ -99,24 +107,32 @@ def fit_run(
         "seed": seed,
         **options,
     }
-    run = RunFolder.start(out, identity, overwrite=overwrite, may_change=_may_change)
-    with run.locked():
+    _check_agreement(identity, processes)
+    with _locked_run(out, identity, overwrite, processes) as run:
         tested_on = None if data.test is None else data.test.fingerprint
-        if (
-            run.finished
-            and run.stages[LAST_STAGE].get("tested_on") == tested_on
-            and (run.path / "report.html").is_file()
-        ):
+        if processes.broadcast(_is_finished(run, tested_on)):
+            processes.leave()
+            if processes.rank > 0:
+                return FittedRun(run, True, {})
             run.check()
             run.take_place()
             return FittedRun(run, True, _measurements(run))
         try:
             model = GenerativeScatteringNetwork.fit(
-                data.train, options=options, seed=seed, device=device, run=run, progress=progress
+                data.train,
+                options=options,
+                seed=seed,
+                device=device,
+                run=run,
+                processes=processes,
+                progress=progress,
             )
         except ScattergenError:
-            run.discard_if_empty()
+            if processes.rank == 0:
+                run.discard_if_empty()
             raise
+        if processes.rank > 0:
+            return FittedRun(run, False, {})
         start = time.monotonic()
         _, quality = write_run_report(
             run, model, data, seed=seed, command=command, progress=progress
@@ -128,12 +144,46 @@ def fit_run(
     return FittedRun(run, False, _measurements(run))
 
 
+def _check_agreement(identity: Mapping[str, Any], processes: Processes) -> None:
+    """Refuse processes that see other images, such as files on a disk of their own machine."""
+    same = processes.broadcast(identity) == identity
+    if processes.all_reduce(torch.tensor(float(not same))) > 0:
+        raise InputError(
+            "The processes do not all see the same images: name a folder or file that every "
+            "machine has, with the same content."
+        )
+
+
+@contextmanager
+def _locked_run(
+    out: Path | str, identity: Mapping[str, Any], overwrite: bool, processes: Processes
+) -> Iterator[RunFolder]:
+    """The run, made and locked by rank 0 on behalf of all processes."""
+    mine = None
+    if processes.rank == 0:
+        mine = RunFolder.start(out, identity, overwrite=overwrite, may_change=_may_change)
+    with nullcontext() if mine is None else mine.locked():
+        run = processes.broadcast(mine)
+        assert run is not None, "that of rank 0"
+        yield run
+
+
+def _is_finished(run: RunFolder, tested_on: str | None) -> bool:
+    return (
+        run.finished
+        and run.stages[LAST_STAGE].get("tested_on") == tested_on
+        and (run.path / "report.html").is_file()
+    )
+
+
 def _may_change(run: RunFolder, option: str) -> bool:
     """Whether an unfinished run has yet to reach the stage that an option concerns.
 
     A density or a decoder that could not be trained can so be given other options without the work
-    before it being lost.
+    before it being lost.  Where coefficients are kept meanwhile changes no result.
     """
+    if option == "encoder.store":
+        return True
     stage = stage_of(option)
     return stage is not None and stage not in run.stages and not run.finished
 

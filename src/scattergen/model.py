@@ -27,12 +27,14 @@ from scattergen.density_choice import (
     density_key,
 )
 from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder_fit import fit_encoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.keywords import check_seed, whole_number
 from scattergen.model_files import density_metadata, model_content, read_parts
 from scattergen.options import build, check_options
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
+from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages, refuse_differences, save_run
 
@@ -96,6 +98,7 @@ class GenerativeScatteringNetwork:
         seed: int = 0,
         device: str = "cpu",
         run: RunFolder | None = None,
+        processes: Processes = ALONE,
         progress: Progress = SILENT,
     ) -> "GenerativeScatteringNetwork":
         """Fit encoder, decoder and densities to images.
@@ -108,10 +111,12 @@ class GenerativeScatteringNetwork:
             device: Where to compute.
             run: Folder in which each finished stage is kept; what it holds already is not computed
                 again.
+            processes: Those that fit encoder and decoder together; all call this method with the
+                same images, and leave the group when these are fitted.
             progress: Where to report.
 
         Returns:
-            The fitted model.
+            The fitted model; without densities in processes other than that of rank 0.
 
         Raises:
             InputError: If the images or options cannot be used.
@@ -121,22 +126,16 @@ class GenerativeScatteringNetwork:
         if options is None:
             options = preset_options(preset, shape, len(images))
         classes = class_labels(images)
-        check_options(options, shape, len(images), classes)
-        stages = Stages(run, progress)
-        encoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
-        if not stages.restore("encoder", encoder.load_state_dict):
-            with stages.timed("encoder") as done:
-                encoder.fit(images, progress)
-                done(encoder.state_dict(), encoder.hyperparameters, {"n": len(images)})
-        stored: dict[str, Tensor] = {}
-        if not stages.restore("codes", stored.update):
-            with stages.timed("codes") as done:
-                stored["codes"] = encoder.transform(images, progress)
-                metadata = {}
-                if classes is not None:
-                    stored["labels"], metadata = classes.labels, {"classes": classes.classes}
-                done(stored, metadata, {"n": len(images)})
-        codes = stored["codes"]
+        check_options(options, shape, len(images), classes, processes.world_size)
+        stages = Stages(run, progress, processes)
+        encoder, codes = fit_encoder(
+            images,
+            options["encoder"],
+            stages,
+            device=device,
+            processes=processes,
+            progress=progress,
+        )
         d = encoder.whitening.n_components
         with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
             torch.default_generator.manual_seed(seed)
@@ -154,6 +153,7 @@ class GenerativeScatteringNetwork:
                     encoder=encoder,
                     seed=seed,
                     device=device,
+                    processes=processes,
                     checkpoint=stages.checkpoint(
                         "decoder", {name: options[name] for name in ("decoder", "training")}
                     ),
@@ -162,8 +162,11 @@ class GenerativeScatteringNetwork:
                 )
                 facts = {"history": history, "seconds": history[-1]["seconds"]}
                 done(decoder.state_dict(), decoder.hyperparameters, facts)
+        processes.leave()
         model = cls(encoder, decoder)
         model.options = options
+        if processes.rank > 0:
+            return model
         for key, keywords in options["densities"].items():
             choice = choice_of_key(key, keywords)
             model.fit_density(

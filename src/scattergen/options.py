@@ -25,6 +25,7 @@ def check_options(
     image_shape: tuple[int, int, int],
     n: int,
     classes: ClassLabels | None = None,
+    n_processes: int = 1,
 ) -> None:
     """Refuse options that a fit could not use, before anything is computed or stored.
 
@@ -34,6 +35,7 @@ def check_options(
         image_shape: (C, H, W).
         n: Number of training images.
         classes: Of the images, if they have labels.
+        n_processes: That fit together.
 
     Raises:
         InputError: If a section, a keyword or a value cannot be used, or the images are too few or
@@ -54,7 +56,7 @@ def check_options(
         d = encoder.whitening.n_components
         build("decoder", Decoder, options["decoder"], d, image_shape)
     check_keywords("the training", fit_decoder, options["training"], TRAINING_ARGUMENTS)
-    check_training(n, options["training"])
+    check_training(n, options["training"], n_processes)
     for name, keywords in options["densities"].items():
         if not isinstance(keywords, Mapping):
             raise InputError(
@@ -102,7 +104,8 @@ def stage_of(option: str) -> str | None:
 
 
 TRAINING_ARGUMENTS = (
-    "decoder", "codes", "images", "encoder", "seed", "device", "checkpoint", "on_epoch", "progress",
+    "decoder", "codes", "images", "encoder", "seed", "device", "processes", "checkpoint",
+    "on_epoch", "progress",
 )  # fmt: skip
 """Parameters of `fit_decoder` that `GenerativeScatteringNetwork.fit` sets itself."""
 

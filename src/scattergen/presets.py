@@ -21,9 +21,10 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
     """Options of a fit for images of a shape.
 
     Args:
-        name: "mnist" or "celeba" (the founding paper's settings), or "auto", which chooses scale,
-            number of components, widths and epochs from the images.  "celeba" of 64×64 images is a
-            lighter setting that two processor cores can train.
+        name: "mnist" or "celeba" (the founding paper's settings); "celeba-light", whose decoder two
+            processor cores can train; "celeba-2019", Angles & Mallat's later generator; or "auto",
+            which chooses scale, number of components, widths and epochs from the images.  "celeba"
+            of 64×64 images is "celeba-light".
         image_shape: (C, H, W).
         n: Number of training images.
 
@@ -42,10 +43,11 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
     """
     if name == "mnist":
         return copy.deepcopy(_MNIST)
-    if name == "celeba":
-        return _celeba(image_shape)
+    if name in CELEBA_PRESETS:
+        return _celeba(name, image_shape)
     if name != "auto":
-        raise InputError(f'There is no preset "{name}": choose "mnist", "celeba" or "auto".')
+        known = ", ".join(f'"{known}"' for known in ("mnist", *CELEBA_PRESETS))
+        raise InputError(f'There is no preset "{name}": choose {known} or "auto".')
     return _auto(image_shape, n)
 
 
@@ -86,14 +88,46 @@ _CELEBA_HALF: Options = {
     "densities": _CELEBA["densities"],
 }
 
+# That decoder with one block more, for 128×128.
+_CELEBA_LIGHT: Options = {
+    **_CELEBA_HALF,
+    "encoder": _CELEBA["encoder"],
+    "decoder": {"channels": [192, 192, 96, 48, 24, 12], "kernel_size": 3},
+}
 
-def _celeba(image_shape: tuple[int, int, int]) -> Options:
-    settings = {(3, 128, 128): _CELEBA, (3, 64, 64): _CELEBA_HALF}
+# The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are.  Its
+# training is taken to be that of 2018; J = 3 is ours.
+_CELEBA_2019: Options = {
+    "encoder": _CELEBA_HALF["encoder"],
+    "decoder": {
+        "channels": [512, 256, 128, 64, 32],
+        "kernel_size": 5,
+        "initialization": "normal",
+        "momentum": 0.9,
+    },
+    "training": _CELEBA["training"],
+    "densities": _CELEBA["densities"],
+}
+
+# By the side of the images.
+_CELEBAS: dict[str, dict[int, Options]] = {
+    "celeba": {128: _CELEBA, 64: _CELEBA_HALF},
+    "celeba-light": {128: _CELEBA_LIGHT, 64: _CELEBA_HALF},
+    "celeba-2019": {64: _CELEBA_2019},
+}
+
+CELEBA_PRESETS = tuple(_CELEBAS)
+"""Presets for CelebA's aligned images, which are opened by `scattergen.datasets.celeba`."""
+
+
+def _celeba(name: str, image_shape: tuple[int, int, int]) -> Options:
+    settings = {(3, side, side): options for side, options in _CELEBAS[name].items()}
     if image_shape not in settings:
+        shapes = " or ".join("×".join(map(str, shape)) for shape in settings)
         raise InputError(
-            f'The preset "celeba" is for images of 3×128×128 or 3×64×64, not of '
+            f'The preset "{name}" is for images of {shapes}, not of '
             f"{'×'.join(map(str, image_shape))}: cut the centre out of CelebA's aligned images by "
-            "scattergen.datasets.celeba, or use the preset auto."
+            "scattergen.datasets.celeba (resized by --size 64), or use the preset auto."
         )
     return copy.deepcopy(settings[image_shape])
 
@@ -107,7 +141,10 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
             "images of at least 8x8 pixels."
         )
     if n < 3:
-        raise InputError(f"{n} training images are too few to model: give at least 3.")
+        raise InputError(
+            f"{n} training image{'s are' if n != 1 else ' is'} too few to model: give at least 3, "
+            "beside those that are held out for tests."
+        )
     # About seven positions of the low-pass along the shorter side, as for the paper's 28 at J = 2
     # and 128 at J = 4.
     J = max(1, floor(log2(side / 7)))

@@ -1,6 +1,5 @@
 """The one training loop, which trains the decoder and every density that is fitted by gradients."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from scattergen.datasets import prefetched
 from scattergen.errors import InputError
+from scattergen.processes import ALONE, Processes, make_fabric
 from scattergen.progress import SILENT, Progress
 from scattergen.training_state import History, Metrics, TrainingState
 
@@ -75,6 +76,8 @@ def train(
     seed: int = 0,
     precision: str = "float32",
     device: str = "cpu",
+    prefetch: bool = False,
+    processes: Processes = ALONE,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     on_step: Callable[[float], None] | None = None,
@@ -86,6 +89,12 @@ def train(
 
     With a checkpoint, a training that was stopped at any moment continues from it and ends, on the
     same machine with the same number of threads, with the same bits as one that was never stopped.
+
+    Several processes share every batch and average their gradients (distributed data parallelism):
+    process r of w takes the r-th w-th part.  All call this function with the same arguments and end
+    with the same modules; rank 0 validates, reports and writes the checkpoints, which any number of
+    processes can continue from.  Batch normalisation uses the statistics of each process's part on
+    CPUs, and of the whole batch on GPUs.
 
     Args:
         modules: Name to module; those without a loss are used but not trained.
@@ -108,6 +117,8 @@ def train(
         seed: Of the order of the data and of everything random in the losses.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
         device: "cpu", "cuda", "cuda:1" …
+        prefetch: Read the next batches while one is computed with; pays if they come from files.
+        processes: Those that train together; several train one module only.
         checkpoint: File to save progress in and to continue from; removed by whoever owns it.
         checkpoint_seconds: Time between two checkpoints.
         on_step: Called after each step with the seconds of training so far, which it does not add
@@ -151,12 +162,22 @@ def train(
     check_settings(**settings, precision=precision)
     if patience is not None and validate is None:
         raise InputError(f"patience={patience} watches the validation loss: give validate too.")
+    check_shares(batch_size, processes.world_size)
+    if processes.world_size > 1 and (len(losses) != 1 or len(modules) != 1):
+        raise InputError("Several processes can train one module with one loss, not more.")
     steps_per_epoch = len(data) // batch_size
+    rank, world_size = processes.rank, processes.world_size
+    share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+    weight = (share.stop - share.start) / batch_size
     settings |= {"seed": seed, "n": len(data), "parts": list(losses)}
-    fabric = _fabric(device, precision)
+    if precision == "auto":
+        precision = "bfloat16" if bfloat16_is_fast(device) else "float32"
+    fabric = make_fabric(device, _PRECISIONS[precision], processes)
     wrapped: dict[str, Any] = {}
     optimizers: dict[str, Any] = {}
     for name, module in modules.items():
+        if world_size > 1 and fabric.device.type == "cuda":
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         if name in losses:
             adam = torch.optim.Adam(module.parameters(), learning_rate, betas, fused=True)
             wrapped[name], optimizers[name] = fabric.setup(module, adam)
@@ -165,6 +186,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     state = TrainingState(modules, optimizers, generator, settings, checkpoint)
     state.resume()
+    processes.barrier()  # none writes a checkpoint before all have read it
 
     start = last_saved = time.monotonic()
     before = seconds = state.seconds
@@ -185,17 +207,27 @@ def train(
             )
             for name, module in wrapped.items():
                 module.train(name in losses)
-            for position in range(first, steps_per_epoch):
-                rows = order[position * batch_size : (position + 1) * batch_size]
-                batch = tuple(fabric.to_device(part) for part in data[rows])
+            parts = (
+                data[order[i * batch_size : (i + 1) * batch_size][share]]
+                for i in range(first, steps_per_epoch)
+            )
+            batches = enumerate(prefetched(parts) if prefetch else parts, first)
+            for position, read in batches:
+                if world_size > 1:
+                    # By the step and the rank, so that a checkpoint of rank 0 is one for all.
+                    generator.manual_seed((seed * 1_000_003 + state.step) * 1_000_003 + rank)
+                batch = tuple(fabric.to_device(part) for part in read)
                 rate = learning_rate * SCHEDULES[schedule](part_done())
                 for name, loss_of in losses.items():
                     optimizer = optimizers[name]
                     optimizer.param_groups[0]["lr"] = rate
                     loss = loss_of(wrapped, batch, generator)
-                    state.add_loss(name, loss.item(), learning_rate)
+                    # Before the gradients: all processes stop together if it is not finite in one.
+                    mean = processes.all_reduce(loss.detach() * weight).item()
+                    state.add_loss(name, mean, learning_rate)
                     optimizer.zero_grad()
-                    fabric.backward(loss)
+                    # The processes' gradients will be averaged with equal weights.
+                    fabric.backward(loss * (weight * world_size))
                     if clip_norm is not None:
                         fabric.clip_gradients(
                             wrapped[name], optimizer, max_norm=clip_norm, error_if_nonfinite=False
@@ -209,10 +241,13 @@ def train(
                 if on_step is not None:
                     on_step(seconds)
                     start += time.monotonic() - now
+                if max_seconds is not None:
+                    seconds = processes.broadcast(seconds)
                 if max_seconds is not None and seconds >= max_seconds:
                     state.stopped = True
                     break
-                if now - last_saved > checkpoint_seconds and position < steps_per_epoch - 1:
+                due = rank == 0 and now - last_saved > checkpoint_seconds
+                if due and position < steps_per_epoch - 1:
                     state.seconds = seconds
                     state.save()
                     last_saved = now
@@ -222,14 +257,19 @@ def train(
                 for module in wrapped.values():
                     module.eval()
                 with torch.no_grad():
-                    metrics |= {f"validation/{name}": value for name, value in validate().items()}
+                    found = processes.broadcast(validate() if rank == 0 else {})
+                metrics |= {f"validation/{name}": value for name, value in found.items()}
                 if patience is not None:
                     state.watch(metrics["validation/loss"], patience)
-            state.save()
-            last_saved = time.monotonic()
-            if on_epoch is not None:
-                on_epoch(state.history)
+            if rank == 0:
+                state.save()
+                last_saved = time.monotonic()
+                if on_epoch is not None:
+                    on_epoch(state.history)
         state.finish()
+    for module in modules.values():
+        for buffer in module.buffers():  # such as running means, which differ between parts
+            buffer.copy_(processes.broadcast(buffer))
     state.check_parameters(learning_rate)
     for module in modules.values():
         module.eval()
@@ -285,6 +325,29 @@ def check_settings(
         raise InputError(f'precision="{precision}": choose "float32", "bfloat16" or "auto".')
 
 
+def check_shares(batch_size: int, n_processes: int) -> None:
+    """Refuse batches that leave nothing for some of the processes.
+
+    Args:
+        batch_size: Examples per step, of all processes together.
+        n_processes: That train together.
+
+    Raises:
+        InputError: If there are more processes than examples.
+
+    Example:
+        >>> check_shares(batch_size=4, n_processes=8)
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.InputError: Batches of 4 examples leave nothing for some of 8 ...
+    """
+    if batch_size < n_processes:
+        raise InputError(
+            f"Batches of {batch_size} examples leave nothing for some of {n_processes} processes: "
+            "use fewer processes or larger batches (--set training.batch_size=NUMBER)."
+        )
+
+
 def bfloat16_is_fast(device: str) -> bool:
     """Whether bfloat16 products are faster than float32 ones on a device.
 
@@ -297,15 +360,3 @@ def bfloat16_is_fast(device: str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()
-
-
-def _fabric(device: str, precision: str) -> Any:
-    # Imported here: it takes a second, which sampling and encoding need not wait for.
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
-    if precision == "auto":
-        precision = "bfloat16" if bfloat16_is_fast(device) else "float32"
-    where = torch.device(device)
-    devices: Any = [where.index] if where.index is not None else 1
-    return Fabric(accelerator=where.type, devices=devices, precision=_PRECISIONS[precision])  # type: ignore[arg-type]

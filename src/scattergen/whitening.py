@@ -1,21 +1,23 @@
 """Whitened principal components, fitted on batches that need not fit in memory together."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from scattergen.errors import InputError
+from scattergen.principal_components import (
+    PrincipalComponents,
+    Samples,
+    principal_components,
+)
+from scattergen.processes import ALONE
+from scattergen.progress import SILENT, Progress
 
 Batches = Callable[[], Iterable[Tensor]]
 """Starts a pass over the data; yields batches of features, (n, D)."""
-
-# Above this many features the covariance (8 D² bytes) and its eigenvectors cost more than repeated
-# passes of subspace iteration, which need memory for D x (n_components + _OVERSAMPLING) only.
-_LARGEST_COVARIANCE = 10_000
-_OVERSAMPLING = 64
 
 
 class PCAWhitening:
@@ -24,16 +26,16 @@ class PCAWhitening:
     $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$
     and $\Lambda$ their eigenvalues, in decreasing order.
 
-    Sums are kept in float64.  Up to 10,000 features the covariance is accumulated in one pass and
-    decomposed exactly; above, block subspace iteration makes `n_passes` passes in memory
-    proportional to D·n_components, reading the data once if they fit in `cache_bytes` and anew in
-    every pass if they do not, with the same result.  The sign of each component is fixed so that
-    its entry of largest magnitude is positive, which makes fits reproducible.
+    Of at most 4,096 samples (800 MB in all) with more features, the components come from the Gram
+    matrix, and of up to 10,000 features from the covariance, both exactly; of more of both, from
+    block subspace iteration, `n_passes` passes in memory proportional to D·n_components.  The sign
+    of each component is fixed so that its entry of largest magnitude is positive, which makes fits
+    reproducible.
 
     Args:
         n_components: Number d of components kept.
         n_passes: Passes over the data of the subspace iteration.
-        cache_bytes: Largest size in float32 of data that are kept in memory between passes.
+        cache_bytes: Largest size of data that are kept in memory between passes.
 
     Attributes:
         mean_: (D,) float32.
@@ -61,7 +63,7 @@ class PCAWhitening:
     n_samples_: int
 
     def __init__(
-        self, n_components: int = 512, n_passes: int = 5, cache_bytes: int = 1 << 31
+        self, n_components: int = 512, n_passes: int = 4, cache_bytes: int = 1 << 31
     ) -> None:
         if n_components < 1:
             raise InputError(f"n_components={n_components}: keep at least 1 component.")
@@ -72,8 +74,9 @@ class PCAWhitening:
         """Fit mean, components and variances.
 
         Args:
-            batches: Returns an iterable over all features in batches (n, D).  It is called once for
-                the first batch alone, which centres the sums, and then once per pass.
+            batches: Returns an iterable over all features in batches (n, D), the same at every
+                call.  It is called once, and once more per pass if they do not fit in
+                `cache_bytes`.
 
         Returns:
             This object.
@@ -82,40 +85,59 @@ class PCAWhitening:
             InputError: If there are too few samples or features for `n_components`, if they do not
                 vary enough, or if a value is NaN or infinite.
         """
-        first = next(iter(batches()), None)
-        if first is None or len(first) == 0:
+        samples = _BatchesAsSamples(batches, self.cache_bytes)
+        if samples.n_samples == 0:
             raise InputError("There are no samples to find principal components of.")
-        moments = _Moments(first)
-        n_features = len(first[0])
-        stream = moments.deviations(batches)
-        few, complete = _take(stream, min(n_features, 2 * _LARGEST_COVARIANCE**2 // n_features))
-        if complete:
-            values, vectors = _from_samples(moments, torch.cat(few), self.n_components)
-        elif n_features <= _LARGEST_COVARIANCE:
-            covariance = moments.covariance(chain(few, stream))
-            values, vectors = torch.linalg.eigh(covariance)
-            values = values.flip(0)[: self.n_components]
-            vectors = vectors.flip(1)[:, : self.n_components]
-        else:
-            passes = _Passes(
-                chain(few, stream), lambda: moments.deviations(batches), self.cache_bytes
-            )
-            values, vectors = _subspace_iteration(moments, passes, self.n_components, self.n_passes)
-        self._check_rank(values, moments)
-        largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-        self.components_ = (vectors * largest.sign()).T.float().contiguous()
-        self.mean_ = (moments.shift + moments.offset()).float()
-        self.explained_variance_ = values
-        self.explained_variance_ratio_ = values / moments.variance()
-        self.n_samples_ = moments.n
+        return self.fit_samples(samples)
+
+    def fit_samples(
+        self,
+        samples: Samples,
+        *,
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 20.0,
+        progress: Progress = SILENT,
+    ) -> Self:
+        """Fit to samples in numbered chunks, such as a `FeatureStore`, by all their processes.
+
+        With a checkpoint, a fit that was stopped at any moment continues from it and ends, on the
+        same machine with the same number of threads, with the same bits as one that was never
+        stopped.
+
+        Args:
+            samples: Chunks, shared out to processes that all call this together.
+            checkpoint: File to save progress in and to continue from; removed by whoever owns it.
+            checkpoint_seconds: Time between two checkpoints within a pass.
+            progress: Where to report.
+
+        Returns:
+            This object.
+
+        Raises:
+            InputError: As for `fit`.
+        """
+        found = principal_components(
+            samples,
+            self.n_components,
+            self.n_passes,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
+        )
+        self._check_rank(found, samples.n_samples)
+        largest = found.components.gather(1, found.components.abs().argmax(1, keepdim=True))
+        self.components_ = found.components.mul_(largest.sign())
+        self.mean_ = found.mean.float()
+        self.explained_variance_ = found.variances
+        self.explained_variance_ratio_ = found.variances / found.total_variance
+        self.n_samples_ = samples.n_samples
         return self
 
-    def _check_rank(self, values: Tensor, moments: "_Moments") -> None:
-        d, n, D = self.n_components, moments.n, len(moments.shift)
+    def _check_rank(self, found: PrincipalComponents, n: int) -> None:
+        d, D, values = self.n_components, len(found.mean), found.variances
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
-        mean = moments.shift + moments.offset()
-        if moments.variance() <= (8 * eps * mean.norm().item()) ** 2:
+        if found.total_variance <= (8 * eps * found.mean.norm().item()) ** 2:
             raise InputError(
                 f"All {n} images give the same features, so they have no principal components: "
                 "give images that differ."
@@ -148,7 +170,7 @@ class PCAWhitening:
             InputError: If D is not that of the fit.
         """
         self._check(s, "features", 1)
-        return (s - self.mean_) @ self._whitener()
+        return (s - self.mean_) @ self.components_.T / self._scale()
 
     def inverse_transform(self, z: Tensor) -> Tensor:
         """Features whose codes are z, the least-squares inverse of `transform`.
@@ -178,127 +200,40 @@ class PCAWhitening:
     def _scale(self) -> Tensor:
         return self.explained_variance_.sqrt().to(self.components_)
 
-    def _whitener(self) -> Tensor:
-        return self.components_.T / self._scale()
 
-
-class _Moments:
-    """Count, mean and second moments of features, accumulated in float64.
-
-    Sums are of deviations from the first batch's mean: they lose no digits to a large mean, which
-    lets the products of one batch be float32.
-    """
-
-    def __init__(self, first: Tensor) -> None:
-        self.shift = first.double().mean(0)
-        self.n = 0
-        self.total = torch.zeros_like(self.shift)
-        self.squares = 0.0
-
-    def offset(self) -> Tensor:
-        """The mean less the shift."""
-        return self.total / self.n
-
-    def variance(self) -> float:
-        """Sum of the variances of all features."""
-        return self.squares / self.n - self.offset().square().sum().item()
-
-    def deviations(self, batches: Batches) -> Iterator[Tensor]:
-        """One pass over the data, counted once: batches less the shift, in float32."""
-        counted = self.n > 0
-        for batch in batches():
-            if not torch.isfinite(batch).all():
-                raise InputError(
-                    "The features hold NaN or infinite values: check the images for them."
-                )
-            deviation = (batch - self.shift).float()
-            if not counted:
-                self.n += len(batch)
-                self.total += deviation.double().sum(0)
-                self.squares += deviation.double().square().sum().item()
-            yield deviation
-
-    def covariance(self, deviations: Iterable[Tensor]) -> Tensor:
-        """Covariance of the features, (D, D) float64, from the pass that counts."""
-        D = len(self.shift)
-        sums = torch.zeros(D, D, dtype=torch.float64)
-        # The Gram matrix is symmetric: four strips of its upper triangle are 5/8 of the work.
-        strips = [(D * i // 4, D * (i + 1) // 4) for i in range(4)]
-        for deviation in deviations:
-            for start, stop in strips:
-                sums[start:stop, start:] += deviation[:, start:stop].T @ deviation[:, start:]
-        upper = sums.triu()
-        offset = self.offset()
-        return (upper + upper.triu(1).T) / self.n - torch.outer(offset, offset)
-
-
-def _take(stream: Iterator[Tensor], limit: int) -> tuple[list[Tensor], bool]:
-    """Batches up to `limit` rows, and whether those were all."""
-    taken: list[Tensor] = []
-    rows = 0
-    for batch in stream:
-        taken.append(batch)
-        rows += len(batch)
-        if rows > limit:
-            return taken, False
-    return taken, True
-
-
-def _from_samples(moments: _Moments, samples: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
-    """Leading eigenvalues and eigenvectors of few samples, from their Gram matrix."""
-    centred = samples.double() - moments.offset()
-    values, left = torch.linalg.eigh(centred @ centred.T / moments.n)
-    values, left = values.flip(0)[:n_components], left.flip(1)[:, :n_components]
-    vectors = centred.T @ left
-    return values, vectors / vectors.norm(dim=0).clamp_min(torch.finfo(vectors.dtype).tiny)
-
-
-class _Passes:
-    """Repeated passes over deviations, kept in memory after the first one if they fit.
+class _BatchesAsSamples:
+    """Batches of an unknown number of samples, counted by reading them once.
 
     Args:
-        first: The first pass.
-        again: Starts another one.
-        cache_bytes: What may be kept.
+        batches: Starts a pass over them.
+        cache_bytes: Largest size of batches that are kept after the first pass.
     """
 
-    def __init__(
-        self, first: Iterable[Tensor], again: Callable[[], Iterable[Tensor]], cache_bytes: int
-    ) -> None:
-        self._next: Iterable[Tensor] | None = first
-        self._again, self._left = again, cache_bytes
-        self._kept: list[Tensor] = []
+    processes = ALONE
 
-    def __iter__(self) -> Iterator[Tensor]:
-        if self._next is None:
-            yield from self._kept if self._left >= 0 else self._again()
-            return
-        first, self._next = self._next, None
-        for deviation in first:
-            self._left -= deviation.nbytes
-            if self._left >= 0:
-                self._kept.append(deviation)
-            else:
-                self._kept.clear()
-            yield deviation
+    def __init__(self, batches: Batches, cache_bytes: int) -> None:
+        self._batches: Batches = batches
+        self.n_samples, self.n_features = 0, 0
+        kept: list[Tensor] = []
+        size = 0
+        for batch in batches():
+            if self.n_samples == 0 and len(batch):
+                self.n_features = batch.shape[1]
+                self._shift = batch.double().mean(0).float()
+            self.n_samples += len(batch)
+            size += batch.nbytes
+            kept.append(batch)
+            if size > cache_bytes:
+                kept.clear()
+        if size <= cache_bytes:
+            self._batches = lambda: kept
 
+    def shift(self) -> Tensor:
+        return self._shift
 
-def _subspace_iteration(
-    moments: _Moments, passes: Iterable[Tensor], n_components: int, n_passes: int
-) -> tuple[Tensor, Tensor]:
-    """Leading eigenvalues and eigenvectors of the covariance, which is never formed."""
-    D = len(moments.shift)
-    width = min(n_components + _OVERSAMPLING, D)
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(D, width, generator=generator))[0]
-    for last in [False] * (n_passes - 1) + [True]:
-        image = torch.zeros(D, width, dtype=torch.float64)  # of the basis under the covariance
-        for deviation in passes:
-            image += deviation.T @ (deviation @ basis)
-        offset, wide = moments.offset(), basis.double()
-        image = image / moments.n - torch.outer(offset, offset @ wide)
-        if not last:
-            basis = torch.linalg.qr(image)[0].float()
-    values, rotation = torch.linalg.eigh(wide.T @ image)  # Rayleigh-Ritz in the last subspace
-    values, rotation = values.flip(0)[:n_components], rotation.flip(1)[:, :n_components]
-    return values, wide @ rotation
+    def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        row = 0
+        for number, batch in enumerate(self._batches()):
+            if number >= start:
+                yield row, (batch - self._shift).float()
+            row += len(batch)

@@ -2,19 +2,15 @@
 
 import sys
 import warnings
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import torch
 import typer
 
 import scattergen
 from scattergen.cli import diagnosing, fitting, looking, reproducing, using
-from scattergen.errors import ScattergenError
+from scattergen.cli.failures import sentence_of
 
 _INTERRUPTED = 130  # what typer exits with after Ctrl-C
-_OUT_OF_MEMORY = (
-    "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
-)
 
 app = typer.Typer(
     help="Generative models from wavelet scattering: images to codes, codes to new images.",
@@ -55,28 +51,18 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
-    except ScattergenError as error:
-        _fail(str(error))
-    except OSError as error:
-        # Of places where no better sentence was found, such as a network drive that went away.
-        _fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path.")
-    except (MemoryError, torch.OutOfMemoryError):
-        _fail(_OUT_OF_MEMORY)
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        _fail(_OUT_OF_MEMORY)
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
             continues = sys.argv[1:2] in (["fit"], ["density"], ["reproduce"])
             remedy = "the same command continues where it stopped" if continues else "run it again"
             print(f"interrupted: {remedy}.", file=sys.stderr)
         raise
-
-
-def _fail(sentence: str) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -12,8 +12,10 @@ import torch
 import typer
 
 from scattergen.datasets import Dataset, celeba, open_dataset
+from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.presets import CELEBA_PRESETS
 from scattergen.progress import Progress
 from scattergen.runs import RunFolder
 
@@ -32,7 +34,10 @@ Run = Annotated[
 ]
 Source = Annotated[
     str,
-    typer.Argument(help='"mnist", a .npy or .npz file, or a folder of images.', metavar="IMAGES"),
+    typer.Argument(
+        help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.',
+        metavar="IMAGES",
+    ),
 ]
 ImagesOut = Annotated[
     Path,
@@ -46,14 +51,18 @@ Set = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable."),
 ]
 Size = Annotated[
-    int | None, typer.Option(min=1, help="Resize images of a folder and crop them to this square.")
+    int | None, typer.Option(min=1, help="Resize image files and crop them to this square.")
 ]
 Crop = Annotated[
     int | None,
-    typer.Option(min=1, help="Cut this central square from images of a folder before resizing."),
+    typer.Option(min=1, help="Cut this central square from image files before resizing."),
 ]
 Mode = Annotated[
-    Literal["L", "RGB"] | None, typer.Option(help="Convert images of a folder to grey or colour.")
+    Literal["L", "RGB"] | None, typer.Option(help="Convert image files to grey or colour.")
+]
+Preset = Annotated[
+    Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None,
+    typer.Option(help="Options to start from."),
 ]
 Part = Annotated[
     Literal["train", "test"] | None,
@@ -61,6 +70,9 @@ Part = Annotated[
 ]
 Strict = Annotated[
     bool, typer.Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")
+]
+Workers = Annotated[
+    int, typer.Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images decoded together; affects time only.")]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
@@ -152,19 +164,22 @@ def open_celeba(
     crop: int | None,
     mode: Literal["L", "RGB"] | None,
     strict: bool,
+    workers: int = 0,
 ) -> Dataset:
     """Open a folder in CelebA's layout and say which files were left out."""
     if crop is not None or mode == "L":
         raise InputError(
-            "The preset celeba cuts its own square from CelebA's images, in colour: leave out "
+            "The presets of CelebA cut their own square from CelebA's images, in colour: leave out "
             "--crop and --mode."
         )
-    if source == "mnist" or Path(source).is_file():
+    if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
         raise InputError(
-            f"The preset celeba is for a folder of CelebA's aligned images, not for {source}: name "
+            f"The presets of CelebA are for a folder of its aligned images, not for {source}: name "
             "the folder img_align_celeba."
         )
-    return _saying_what_is_left_out(source, celeba(source, size=size, strict=strict))
+    return _saying_what_is_left_out(
+        source, celeba(source, size=size, strict=strict, workers=workers)
+    )
 
 
 def open_of_run(
@@ -176,7 +191,7 @@ def open_of_run(
     strict: bool,
 ) -> Dataset:
     """The images that a run was fitted to, in its split; cropped as there by default."""
-    if RunFolder.open(run).options.get("preset") == "celeba":
+    if RunFolder.open(run).options.get("preset") in CELEBA_PRESETS:
         return open_celeba(source, size, crop, mode, strict)
     crop = _crop_of(run, source, size, crop)
     return open_source(source, size=size, crop=crop, mode=mode, strict=strict)
@@ -196,7 +211,7 @@ def open_like(
     The images of a folder are brought to the crop, size and mode of those that a run has.
     """
     crop = _crop_of(run, source, size, crop)
-    if source != "mnist" and Path(source).is_dir():
+    if holds_files(source):
         channels, height, width = image_shape_of(run)
         mode = mode or ("L" if channels == 1 else "RGB")
         if size is None and height == width and crop != height:
@@ -215,7 +230,7 @@ def image_shape_of(run: Path) -> tuple[int, int, int]:
 
 def _crop_of(run: Path, source: str, size: int | None, crop: int | None) -> int | None:
     """The crop asked for; that of the run if neither it nor a size is, and it is a folder."""
-    if crop is None and size is None and source != "mnist" and Path(source).is_dir():
+    if crop is None and size is None and holds_files(source):
         recorded: int | None = RunFolder.open(run).options.get("data", {}).get("crop")
         return recorded
     return crop

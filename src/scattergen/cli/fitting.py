@@ -3,9 +3,11 @@
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
+import torch
 import typer
 
 from scattergen.cli.arguments import (
@@ -13,6 +15,7 @@ from scattergen.cli.arguments import (
     Device,
     Json,
     Mode,
+    Preset,
     Quiet,
     Run,
     Seed,
@@ -21,6 +24,7 @@ from scattergen.cli.arguments import (
     Source,
     Strict,
     Threads,
+    Workers,
     open_celeba,
     open_source,
     parse_names,
@@ -28,15 +32,16 @@ from scattergen.cli.arguments import (
     path,
     prepare,
 )
-from scattergen.fitting import fit_density_run, fit_run
+from scattergen.cli.failures import sentence_of
+from scattergen.fitting import FittedRun, fit_density_run, fit_run
+from scattergen.presets import CELEBA_PRESETS
+from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
 
 
 def fit(
     images: Source,
     out: Annotated[Path, typer.Option(metavar="PATH", help="Run folder to make.", parser=path)],
-    preset: Annotated[
-        Literal["mnist", "celeba", "auto"] | None, typer.Option(help="Options to start from.")
-    ] = None,
+    preset: Preset = None,
     densities: Annotated[
         str | None,
         typer.Option(
@@ -50,11 +55,19 @@ def fit(
     crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
+    workers: Workers = 0,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace a run that is there once the new one is done."),
     ] = False,
     device: Device = "cpu",
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on each machine, with --device cuda one for each GPU."),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines (see docs/scale.md); each runs the command.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -72,24 +85,50 @@ def fit(
       scattergen fit img_align_celeba/ --preset celeba --out runs/celeba
 
       scattergen fit images.npz --out runs/mine --densities mixture,vae-improved --set encoder.J=3
+
+      scattergen fit faces/ --out runs/faces --device cuda --devices 4
     """
-    progress = prepare(device, threads, quiet)
-    if preset == "celeba":
-        data = open_celeba(images, size, crop, mode, strict)
-    else:
-        data = open_source(images, size=size, crop=crop, mode=mode, strict=strict)
-    fitted = fit_run(
-        data,
-        out,
-        preset=preset,
-        changes=parse_options(options),
-        densities=None if densities is None else parse_names(densities),
-        seed=seed,
-        device=device,
-        overwrite=overwrite,
-        command=shlex.join(["scattergen", *sys.argv[1:]]),
-        progress=progress,
-    )
+    layout = Layout.asked_for(devices, nodes, device)
+    if layout.world_size > 1 and layout.local_rank is None:
+        prepare(device, threads, quiet)  # which checks the device
+        command = [sys.executable, "-m", "scattergen", *sys.argv[1:]]
+        supervise(command, layout, threads or torch.get_num_threads())
+        return
+    with errors_reported(layout, sentence_of):
+        device = layout.device_of_rank(device)
+        share = None if threads is None else max(1, threads // layout.devices)
+        progress = prepare(device, share, quiet or layout.rank > 0)
+        with warnings.catch_warnings():
+            if layout.rank > 0:  # rank 0 says the same
+                warnings.simplefilter("ignore")
+            if preset in CELEBA_PRESETS:
+                data = open_celeba(images, size, crop, mode, strict, workers)
+            else:
+                how = {"size": size, "crop": crop, "mode": mode, "strict": strict}
+                data = open_source(images, **how, workers=workers)
+        processes: Processes = ALONE
+        if layout.world_size > 1:
+            # Rank 0 has the machine for itself once the others have left.
+            later = threads or torch.get_num_threads() * layout.devices
+            processes = join(layout, device, threads=later)
+        fitted = fit_run(
+            data,
+            out,
+            preset=preset,
+            changes=parse_options(options),
+            densities=None if densities is None else parse_names(densities),
+            seed=seed,
+            device=device,
+            overwrite=overwrite,
+            command=shlex.join(["scattergen", *sys.argv[1:]]),
+            processes=processes,
+            progress=progress,
+        )
+    if layout.rank == 0:
+        _say_fitted(out, fitted, as_json)
+
+
+def _say_fitted(out: Path, fitted: FittedRun, as_json: bool) -> None:
     result = {
         "run": str(out),
         "report": str(fitted.report),

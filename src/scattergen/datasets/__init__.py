@@ -1,23 +1,29 @@
-"""Sources of images: the embedded MNIST, arrays, folders and CelebA."""
+"""Sources of images: the embedded MNIST, arrays, folders, CelebA, CIFAR and Hugging Face."""
 
 from scattergen.datasets.arrays import ImageArray, as_images
 from scattergen.datasets.celeba import celeba
+from scattergen.datasets.cifar import cifar
 from scattergen.datasets.classes import ClassLabels, class_labels
 from scattergen.datasets.folder import ImageFolder
+from scattergen.datasets.huggingface import HuggingFaceImages
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.opening import open_dataset
+from scattergen.datasets.prefetching import prefetched
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 
 __all__ = [
     "ClassLabels",
     "Dataset",
+    "HuggingFaceImages",
     "ImageArray",
     "ImageFolder",
     "ImageSource",
     "Subset",
     "as_images",
     "celeba",
+    "cifar",
     "class_labels",
     "mnist",
     "open_dataset",
+    "prefetched",
 ]

@@ -288,6 +288,8 @@ def _bad_values(name: str, number: int, low: np.floating[Any], high: np.floating
 
 def _check_labels(labels: NDArray[Any] | Tensor, n: int, name: str) -> Tensor:
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.shape == (n, 1):  # as Keras and MedMNIST have them
+        values = values[:, 0]
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
         raise InputError(
             f"The labels of {name} are {values.dtype} of shape {values.shape}: "

@@ -14,7 +14,9 @@ N_TRAIN, N_TEST = 65_536, 8_192
 _TEST_SHARE = 8  # one in so many, of fewer images than these
 
 
-def celeba(folder: str | Path, *, size: int | None = None, strict: bool = True) -> Dataset:
+def celeba(
+    folder: str | Path, *, size: int | None = None, strict: bool = True, workers: int = 0
+) -> Dataset:
     """Faces of CelebA: the central 128×128 pixels of aligned images, or 64×64 of halved ones.
 
     The files are those of `img_align_celeba`, 178×218 pixels, or the same at half resolution,
@@ -27,6 +29,7 @@ def celeba(folder: str | Path, *, size: int | None = None, strict: bool = True) 
         folder: where the images are.
         size: resize the cropped squares to this many pixels; not at all by default.
         strict: whether an unreadable file is an error or left out.
+        workers: processes that decode images; 0 for threads of this process.
 
     Returns:
         A `Dataset` named "celeba", in colour.
@@ -62,7 +65,12 @@ def celeba(folder: str | Path, *, size: int | None = None, strict: bool = True) 
             "other images without --preset celeba."
         )
     images = ImageFolder(
-        root, crop=crop, size=None if size == crop else size, mode="RGB", strict=strict
+        root,
+        crop=crop,
+        size=None if size == crop else size,
+        mode="RGB",
+        strict=strict,
+        workers=workers,
     )
     if len(images.file_sizes) > 1:
         found = " and ".join(f"{width}×{height}" for width, height in sorted(images.file_sizes)[:2])

@@ -1,5 +1,6 @@
 """Image files to 8-bit grey or RGB pixels."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,19 @@ SUFFIXES = frozenset({
 _TIFF_SIZE = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
 
 
+class Encoded(NamedTuple):
+    """An image file in memory, such as a row of a table holds, and what messages call it."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = Path | Encoded
+
+
 class Header(NamedTuple):
     """What a file says of its image before it is decoded."""
 
@@ -32,11 +46,11 @@ class Header(NamedTuple):
     height: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(file: File) -> Header:
     """The mode and size, upright, that an image file declares.
 
     Args:
-        path: the file.
+        file: where it is, or what is in it.
 
     Returns:
         "L" for grey images (with or without transparency), "RGB" for all others, and the size in
@@ -45,7 +59,7 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: if the file cannot be read or is not an image.
     """
-    with _opened(path) as image:
+    with _opened(file) as image:
         mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or _is_16_bit(image) else "RGB"
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -61,7 +75,7 @@ def read_header(path: Path) -> Header:
 
 
 def decode(
-    path: Path, mode: Mode, size: int | None = None, crop: int | None = None
+    file: File, mode: Mode, size: int | None = None, crop: int | None = None
 ) -> NDArray[np.uint8]:
     """The pixels of an image file.
 
@@ -71,7 +85,7 @@ def decode(
     (bicubic, antialiased) and keeps the central square of that.
 
     Args:
-        path: the file.
+        file: where it is, or what is in it.
         mode: "L" (grey, by the ITU-R 601 luma) or "RGB".
         size: side of the square result in pixels, or None to keep the size.
         crop: side of the central square in pixels of the file, or None for the whole image.
@@ -83,10 +97,10 @@ def decode(
         InputError: if the file cannot be read, is truncated, is not an 8- or 16-bit image, or is
             smaller than the crop.
     """
-    with _opened(path) as opened:
+    with _opened(file) as opened:
         image = _to_mode(ImageOps.exif_transpose(opened), mode)
     if crop is not None:
-        check_crop(path, image.width, image.height, crop)
+        check_crop(file, image.width, image.height, crop)
         image = _central_square(image, crop)
     if size is not None:
         image = _resize_and_crop(image, size)
@@ -94,11 +108,11 @@ def decode(
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def check_crop(path: Path, width: int, height: int, crop: int) -> None:
+def check_crop(file: File | str, width: int, height: int, crop: int) -> None:
     """Refuse an image that a central square cannot be cut from.
 
     Args:
-        path: of the image.
+        file: of the image, or what messages call it.
         width: of the image, upright, in pixels.
         height: likewise.
         crop: side of the square in pixels.
@@ -108,28 +122,30 @@ def check_crop(path: Path, width: int, height: int, crop: int) -> None:
     """
     if min(width, height) < crop:
         raise InputError(
-            f"{path} has {width}×{height} pixels, too few to cut {crop}×{crop} from: choose a "
+            f"{file} has {width}×{height} pixels, too few to cut {crop}×{crop} from: choose a "
             "smaller crop (--crop), or resize instead of cropping (--size N)."
         )
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(file: File) -> Iterator[Image.Image]:
     """Open an image; whatever then goes wrong with the file is an InputError that names it."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        source = file if isinstance(file, Path) else io.BytesIO(file.content)
+        with Image.open(source, formats=_FORMATS) as image:
             yield image
     # Pillow's parsers raise OSError, SyntaxError, ValueError, struct.error, … on damaged files.
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as an image ({_reason(path, error)}): replace or remove it, "
+            f"{file} cannot be read as an image ({_reason(file, error)}): replace or remove it, "
             "or leave such files out with strict=False (--no-strict)."
         ) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(file: File, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image" if path.stat().st_size else "the file is empty"
+        size = file.stat().st_size if isinstance(file, Path) else len(file.content)
+        return "not an image" if size else "the file is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

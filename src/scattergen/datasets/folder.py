@@ -3,8 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.decoding import (
-    SUFFIXES,
-    Header,
-    Mode,
-    check_crop,
-    decode,
-    read_header,
-)
+from scattergen.datasets.decoding import SUFFIXES, Mode
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError
 
@@ -47,6 +40,8 @@ class ImageFolder:
         cache_bytes: largest decoded size in bytes that is kept in memory.
         crop: cut the central square of this many pixels from the upright image, without resizing;
             with `size`, the square is then resized.
+        workers: processes that decode files; 0 for as many threads of this process as there are
+            processors, which is no slower on few of them.
 
     Attributes:
         files: the image files, in order.
@@ -82,17 +77,14 @@ class ImageFolder:
         mode: Mode | None = None,
         strict: bool = True,
         classes: Sequence[str] | None = None,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = CACHE_BYTES,
         crop: int | None = None,
+        workers: int = 0,
     ) -> None:
-        for name, pixels in (("size", size), ("crop", crop)):
-            if pixels is not None and pixels < 1:
-                raise InputError(f"{name}={pixels} is not a number of pixels: give at least 1.")
-        if mode not in (None, "L", "RGB"):
-            raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
+        check_reading(size, crop, mode, workers)
         self.root = Path(root).expanduser()
         found = list_images(self.root)
-        headers, self.skipped = _read_headers(found, strict)
+        headers, self.skipped = readable(((file, file) for file in found), strict=strict)
         if not headers:
             raise InputError(
                 f"None of the {len(found)} image files in {self.root} can be read; "
@@ -101,39 +93,28 @@ class ImageFolder:
         self.files = tuple(headers)
         self.size, self.crop = size, crop
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
-        if crop is not None:
-            for file, header in headers.items():
-                check_crop(file, header.width, header.height, crop)
-        self.mode = _common_mode(headers) if mode is None else mode
-        side = size or crop
-        width, height = (side, side) if side else _common_size(headers)
-        self._shape = (1 if self.mode == "L" else 3, height, width)
-        self.classes, self.labels = _label(self.root, self.files, classes)
-        total = len(self.files) * int(np.prod(self._shape))
-        # numpy.empty takes no memory until an image is written.
-        self._cache: NDArray[np.uint8] | None = (
-            np.empty((len(self.files), *self._shape), np.uint8) if total < cache_bytes else None
+        self._reader = ImageReader(
+            partial(_select, self.files),
+            headers,
+            mode=mode,
+            size=size,
+            crop=crop,
+            cache_bytes=cache_bytes,
+            workers=workers,
         )
-        self._cached = np.zeros(len(self.files), dtype=bool)
+        self.mode = self._reader.mode
+        self.classes, self.labels = _label(self.root, self.files, classes)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: Index) -> Tensor:
-        numbers = positions(index, len(self))
-        if self._cache is None:
-            pixels = self._decode(numbers)
-        else:
-            missing = np.unique(numbers[~self._cached[numbers]])
-            self._cache[missing] = self._decode(missing)
-            self._cached[missing] = True
-            pixels = self._cache[numbers]
-        return torch.from_numpy(pixels).float().div_(255)
+        return self._reader.read(positions(index, len(self)))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width (C, H, W) of every image."""
-        return self._shape
+        return self._reader.shape
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,25 +136,9 @@ class ImageFolder:
             digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def _decode(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode some files in parallel (Pillow releases the interpreter lock)."""
-        pixels = np.empty((len(numbers), *self._shape), np.uint8)
-        if not len(numbers):
-            return pixels
-        with ThreadPoolExecutor(min(len(numbers), os.cpu_count() or 1)) as pool:
-            for row, image in enumerate(pool.map(self._decode_one, numbers)):
-                pixels[row] = image
-        return pixels
 
-    def _decode_one(self, number: int) -> NDArray[np.uint8]:
-        pixels = decode(self.files[number], self.mode, self.size, self.crop)
-        if pixels.shape != self._shape:
-            raise InputError(
-                f"{self.files[number]} decodes to {pixels.shape[2]}×{pixels.shape[1]} pixels, not "
-                f"the {self._shape[2]}×{self._shape[1]} of the other images: replace it, "
-                "or pass size=N (--size N)."
-            )
-        return pixels
+def _select(files: Sequence[Path], numbers: NDArray[np.int64]) -> list[Path]:
+    return [files[number] for number in numbers]
 
 
 def list_images(root: Path) -> list[Path]:
@@ -221,46 +186,6 @@ def list_images(root: Path) -> list[Path]:
 def _is_hidden(name: str) -> bool:
     # __MACOSX: the resource forks that macOS adds to archives, named like the images.
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _read_headers(files: list[Path], strict: bool) -> tuple[dict[Path, Header], tuple[str, ...]]:
-    headers: dict[Path, Header] = {}
-    skipped: list[str] = []
-    for file in files:
-        try:
-            header = read_header(file)
-            if not strict:
-                decode(file, header.mode)  # a truncated file has a good header
-            headers[file] = header
-        except InputError as error:
-            if strict:
-                raise
-            skipped.append(str(error))
-    return headers, tuple(skipped)
-
-
-def _common_mode(headers: dict[Path, Header]) -> Mode:
-    (first, header), *rest = headers.items()
-    for file, other in rest:
-        if other.mode != header.mode:
-            grey, colour = (first, file) if header.mode == "L" else (file, first)
-            raise InputError(
-                f"{grey} is grey but {colour} is in colour: convert all images by mode='RGB' or "
-                "mode='L' (--mode RGB or --mode L)."
-            )
-    return header.mode
-
-
-def _common_size(headers: dict[Path, Header]) -> tuple[int, int]:
-    (first, header), *rest = headers.items()
-    for file, other in rest:
-        if (other.width, other.height) != (header.width, header.height):
-            raise InputError(
-                f"{first} has {header.width}×{header.height} pixels but {file} has "
-                f"{other.width}×{other.height}: make all images N×N by size=N (--size N), which "
-                "resizes the shorter side and keeps the central square."
-            )
-    return header.width, header.height
 
 
 def _label(

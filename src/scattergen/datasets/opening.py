@@ -11,14 +11,24 @@ import torch
 from numpy.typing import NDArray
 
 from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
+from scattergen.datasets.cifar import cifar, is_cifar
 from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.folder import ImageFolder
+from scattergen.datasets.huggingface import (
+    PREFIX,
+    HuggingFaceImages,
+    HuggingFaceName,
+    load_tables,
+)
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 from scattergen.errors import InputError
 
 TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 10_000
+
+# Splits of Hugging Face datasets that serve as test images, by preference.
+_TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
 def open_dataset(
@@ -29,33 +39,44 @@ def open_dataset(
     strict: bool = True,
     test_fraction: float = TEST_FRACTION,
     crop: int | None = None,
+    workers: int = 0,
 ) -> Dataset:
-    """Open a built-in dataset, an array file or a folder of images.
+    """Open a built-in dataset, an array file, a folder of images or a Hugging Face dataset.
 
     | source | what is read | train and test |
     |---|---|---|
     | "mnist" | the embedded digits | canonical |
     | .npy | one array, memory-mapped | the last are the test set |
     | .npz | `x_train`, `x_test` (`y_train`, `y_test`) | as named |
+    | .npz | `train_images`, `test_images` (`train_labels`, `test_labels`) | as named |
     | .npz | else `x_train` alone, `images`, `x` or the only array (`labels` or `y`) | the last |
     | folder | `train/` and `test/`, if both are there; nothing beside them is read | as named |
+    | folder | the binary version of CIFAR-10 or CIFAR-100 | canonical |
     | folder | all images below it | a fixed choice by file name |
+    | "hf:NAME" | a Hugging Face dataset | its splits, or a fixed choice by row |
+    | "hf:PATH" | a folder of `save_to_disk`, or .parquet | its splits, or a fixed choice by row |
 
     Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on.
 
     Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none
     of a single image. Of arrays it is the last ones, so shuffle an array that is sorted by class.
     Of folders it is those whose relative names have the smallest SHA-256: all classes take part,
-    and adding files moves few of the others to the other side.
+    and adding files moves few of the others to the other side. Of Hugging Face datasets it is
+    likewise those whose row numbers have the smallest SHA-256.
+
+    A Hugging Face dataset may be followed by `,config=…`, `,split=…`, `,image=…` and `,label=…`;
+    see `HuggingFaceName`. Its test images are those of the split "test", or else "validation".
 
     Args:
-        source: "mnist", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
-        size: for folders, resize the shorter side to this and keep the central square. Arrays
-            must have this height and width already.
+        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a
+            folder).
+        size: for encoded images (folders, Hugging Face), resize the shorter side to this and keep
+            the central square. Arrays must have this height and width already.
         mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
-        strict: for folders, whether an unreadable file is an error or left out.
+        strict: for encoded images, whether an unreadable one is an error or left out.
         test_fraction: share of the test set where there is no split; 0 for none.
-        crop: for folders, cut the central square of this many pixels before any resizing.
+        crop: for encoded images, cut the central square of this many pixels before any resizing.
+        workers: processes that decode images; 0 for threads of this process.
 
     Returns:
         The dataset; `name` is "mnist" for the embedded digits only, or else the file's or folder's
@@ -73,30 +94,47 @@ def open_dataset(
     if not str(source):
         raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
+    encoded = {"size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers}
     if source == "mnist":
         dataset = mnist()
+    elif str(source).startswith(PREFIX):
+        dataset = _open_hugging_face(str(source), test_fraction, encoded)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
-        dataset = _open_folder(
-            path, test_fraction, {"size": size, "mode": mode, "strict": strict, "crop": crop}
-        )
+        files = holds_files(str(source))
+        dataset = _open_folder(path, test_fraction, encoded) if files else cifar(path)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     else:
         raise InputError(_cannot_open(path))
     if source != "mnist" and dataset.name == "mnist":  # a name that stands for the embedded digits
         dataset = replace(dataset, name="mnist (a file or folder)")
-    if crop is not None and not os.path.isdir(path):
+    if crop is not None and dataset.crop is None:
         raise InputError(
-            f"{source} is no folder, and only folders are cropped: leave --crop out, or crop the "
-            "array."
+            f"{source} is no folder of images, and only files of images are cropped: leave --crop "
+            "out, or crop the array."
         )
     _check_shape(dataset, source, size, mode)
     return dataset
 
 
+def holds_files(source: str) -> bool:
+    """Whether a source is of image files, which can be cropped, resized and converted.
+
+    Args:
+        source: as `open_dataset` takes it.
+
+    Returns:
+        True for folders of images and Hugging Face datasets.
+    """
+    if source.startswith(PREFIX):
+        return True
+    path = Path(source).expanduser()
+    return source != "mnist" and os.path.isdir(path) and not is_cifar(path)
+
+
 def _cannot_open(path: Path) -> str:
-    wanted = "give 'mnist', a .npy or .npz file, or a folder of images."
+    wanted = "give 'mnist', a .npy or .npz file, a folder of images, or 'hf:' and a dataset's name."
     if not os.path.exists(path):
         return f"{path} does not exist or cannot be reached: {wanted}"
     if path.suffix.lower() in SUFFIXES:
@@ -112,22 +150,65 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
         return Dataset(name, train, test, train.skipped + test.skipped, crop)
     folder = ImageFolder(path, **how)
     names = [file.relative_to(path).as_posix() for file in folder.files]
+    return replace(
+        _hold_out_by_name(name, folder, names, test_fraction), skipped=folder.skipped, crop=crop
+    )
+
+
+def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -> Dataset:
+    named = HuggingFaceName.parse(source)
+    tables = load_tables(named)
+    train_split = "train" if "train" in tables or len(tables) > 1 else next(iter(tables))
+    if train_split not in tables:
+        raise InputError(
+            f"{source} has no split train but {', '.join(tables)}: choose one by ,split=NAME."
+        )
+
+    def images(split: str, mode: Mode | None) -> HuggingFaceImages:
+        return HuggingFaceImages(
+            tables[split],
+            image=named.image,
+            label=named.label,
+            name=f"{PREFIX}{named.name} ({split})",
+            **how | {"mode": mode},
+        )
+
+    train = images(train_split, how["mode"])
+    test_split = next((split for split in _TEST_SPLITS if split in tables and len(tables) > 1), "")
+    name = PREFIX + (named.name if "/" in named.name else Path(named.name).name)
+    if test_split:
+        test = images(test_split, train.mode)
+        return Dataset(name, train, test, train.skipped + test.skipped, how["crop"])
+    rows = [str(row) for row in range(len(train))]
+    return replace(
+        _hold_out_by_name(name, train, rows, test_fraction),
+        skipped=train.skipped,
+        crop=how["crop"],
+    )
+
+
+def _hold_out_by_name(
+    name: str, images: ImageSource, names: list[str], test_fraction: float
+) -> Dataset:
     shuffled = sorted(
         range(len(names)),
         key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest(),
     )
     n_test = _count_test(len(names), test_fraction)
     # Sorted again: each part keeps the order of the names.
-    train_numbers, test_numbers = sorted(shuffled[n_test:]), sorted(shuffled[:n_test])
-    return replace(
-        _split(name, folder, train_numbers, test_numbers), skipped=folder.skipped, crop=crop
-    )
+    return _split(name, images, sorted(shuffled[n_test:]), sorted(shuffled[:n_test]))
 
 
 def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     if path.suffix.lower() == ".npy":
         return _hold_out_last(path.stem, ImageArray(load_npy(path), name=str(path)), test_fraction)
     arrays = load_npz(path)
+    if "train_images" in arrays and "test_images" in arrays:
+        train, test = (
+            _from_archive(path, arrays, f"{part}_images", f"{part}_labels")
+            for part in ("train", "test")
+        )
+        return Dataset(path.stem, train, test)
     if "x_train" in arrays:
         train = _from_archive(path, arrays, "x_train", "y_train")
         if "x_test" not in arrays:
@@ -146,7 +227,8 @@ def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]
             return key, labels
     raise InputError(
         f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test "
-        "(with y_train and y_test), images or x (with labels or y), or one array only."
+        "(with y_train and y_test), train_images and test_images, images or x (with labels "
+        "or y), or one array only."
     )
 
 
@@ -187,10 +269,10 @@ def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: M
     if size is not None and (height, width) != (size, size):
         raise InputError(
             f"{source} holds {width}×{height} images, which size={size} cannot change: only "
-            "folders are resized. Leave --size out or resize the array."
+            "files of images are resized. Leave --size out or resize the array."
         )
     if mode is not None and channels != len(mode):
         raise InputError(
             f"{source} holds images with {channels} channels, which mode={mode!r} cannot change: "
-            "only folders are converted. Leave --mode out or convert the array."
+            "only files of images are converted. Leave --mode out or convert the array."
         )

@@ -224,7 +224,9 @@ class RunFolder:
 
     def discard_if_empty(self) -> None:
         """Delete the run again if nothing was stored, so that a refused fit leaves no trace."""
-        if not self._content["files"]:
+        checkpoints = self.path / "checkpoints"
+        begun = any(path.is_file() for path in checkpoints.rglob("*"))
+        if not self._content["files"] and not begun:
             place.clear(self.path)
 
     def take_place(self) -> None:

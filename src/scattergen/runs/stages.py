@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
 from scattergen.training_state import History
@@ -29,16 +30,21 @@ class Stages:
     Args:
         run: The folder, or None to keep nothing.
         progress: Where to report.
+        processes: Those that fit together, all with the same folder; rank 0 alone writes to it.
     """
 
-    def __init__(self, run: RunFolder | None, progress: Progress) -> None:
-        self.run, self.progress = run, progress
+    def __init__(
+        self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE
+    ) -> None:
+        self.run, self.progress, self.writes = run, progress, processes.rank == 0
 
     def restore(self, name: str, load: Callable[[Mapping[str, Tensor]], Any]) -> bool:
         """Load the results of a finished stage; False if there are none."""
         if self.run is None or not self.run.has(name):
             return False
         load(self.run.read(name)[0])
+        if self.writes:  # a kill came after the results were kept and before these were deleted
+            self.run.remove_checkpoints(name)
         self.progress.message(f"{name}: done before")
         return True
 
@@ -49,7 +55,7 @@ class Stages:
         start = time.monotonic()
 
         def done(tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any]) -> None:
-            if self.run is not None:
+            if self.run is not None and self.writes:
                 stage = {"seconds": time.monotonic() - start, **facts}
                 self.run.write(name, tensors, metadata, stage)
                 self.run.remove_checkpoints(name)
@@ -64,7 +70,7 @@ class Stages:
 
     def log_epoch(self, name: str) -> Callable[[History], None] | None:
         """Appends a stage's epochs to the run's metrics."""
-        if self.run is None:
+        if self.run is None or not self.writes:
             return None
         run = self.run
         return lambda history: run.log({"stage": name, **history[-1]})

@@ -1,0 +1,35 @@
+"""What a user is told of an error."""
+
+import torch
+
+from scattergen.errors import ScattergenError
+from scattergen.processes import is_lost_connection
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """The sentence that tells a user of an error and what to do about it.
+
+    Args:
+        error: Any.
+
+    Returns:
+        The sentence; None for an error that nobody expected, whose traceback says more.
+    """
+    if isinstance(error, ScattergenError):
+        return str(error)
+    if isinstance(error, OSError):
+        # Of places where no better sentence was found, such as a network drive that went away.
+        return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return (
+            "There is not enough memory for this: use fewer images, smaller ones, or a smaller "
+            "network."
+        )
+    if is_lost_connection(error):
+        return (
+            "The connection to another process of this fit was lost: see what that one says, then "
+            "run the same command again; finished parts are kept."
+        )
+    return None

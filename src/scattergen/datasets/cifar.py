@@ -1,0 +1,113 @@
+"""CIFAR-10 and CIFAR-100 in the layout of their binary version."""
+
+from pathlib import Path
+
+import numpy as np
+
+from scattergen.datasets.arrays import ImageArray
+from scattergen.datasets.source import Dataset
+from scattergen.errors import InputError
+
+_SHAPE = (3, 32, 32)
+
+# Files of either set, the bytes in front of each image (the last is the class), and where the
+# classes' names are.
+_LAYOUTS = {
+    "test_batch.bin": ("data_batch_*.bin", 1, "batches.meta.txt"),
+    "test.bin": ("train.bin", 2, "fine_label_names.txt"),
+}
+
+_PICKLED = ("data_batch_1", "batches.meta", "meta")
+
+
+def is_cifar(folder: Path) -> bool:
+    """Whether a folder has the layout of CIFAR-10's or CIFAR-100's binary version.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        True if its test and training files are there.
+
+    Raises:
+        InputError: if the folder has the layout of the Python version, which is pickled.
+    """
+    if all((folder / name).is_file() for name in (_PICKLED[1], _PICKLED[0])) or all(
+        (folder / name).is_file() for name in (_PICKLED[2], "train", "test")
+    ):
+        raise InputError(
+            f"{folder} holds CIFAR's Python version, whose files are pickled and can run code: "
+            "give the folder of the binary version, or an .npz file with x_train and x_test."
+        )
+    return _layout(folder) is not None
+
+
+def cifar(folder: Path) -> Dataset:
+    """CIFAR-10 (`data_batch_1.bin` … `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`).
+
+    Args:
+        folder: of the unpacked binary version; for CIFAR-100 the classes are the fine ones.
+
+    Returns:
+        3×32×32 images in the published split, with their classes; as many as the files hold.
+
+    Raises:
+        InputError: if a file is cut off or cannot be read.
+
+    References:
+        Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("data_batch_1.bin", "test_batch.bin"):
+        ...     _ = (folder / name).write_bytes(bytes([7]) + bytes(range(256)) * 12)
+        >>> images = cifar(folder).train
+        >>> images.shape, images.labels
+        ((3, 32, 32), tensor([7]))
+    """
+    layout = _layout(folder)
+    if layout is None:
+        raise InputError(f"{folder} does not hold CIFAR's binary version: name its folder.")
+    test, (pattern, n_labels, names) = layout
+    classes = None
+    if (folder / names).is_file():
+        classes = (folder / names).read_text(encoding="utf-8").split()
+    train, held_out = (
+        _read(files, n_labels, classes, f"{folder} ({part})")
+        for part, files in (
+            ("training", sorted(folder.glob(pattern))),
+            ("test", [folder / test]),
+        )
+    )
+    return Dataset(folder.resolve().name, train, held_out)
+
+
+def _layout(folder: Path) -> tuple[str, tuple[str, int, str]] | None:
+    for test, layout in _LAYOUTS.items():
+        if (folder / test).is_file() and any(folder.glob(layout[0])):
+            return test, layout
+    return None
+
+
+def _read(files: list[Path], n_labels: int, classes: list[str] | None, name: str) -> ImageArray:
+    row = n_labels + int(np.prod(_SHAPE))
+    parts = []
+    for file in files:
+        try:
+            content = np.fromfile(file, np.uint8)
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be read ({error.strerror}): check its permissions."
+            ) from error
+        if len(content) == 0 or len(content) % row:
+            raise InputError(
+                f"{file} has {len(content)} bytes, which is no multiple of CIFAR's {row} per image:"
+                " unpack the archive again."
+            )
+        parts.append(content.reshape(-1, row))
+    rows = np.concatenate(parts)
+    labels = rows[:, n_labels - 1].astype(np.int64)
+    if classes is not None and labels.max() >= len(classes):
+        classes = None
+    return ImageArray(rows[:, n_labels:].reshape(-1, *_SHAPE), labels, classes=classes, name=name)

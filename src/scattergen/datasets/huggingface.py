@@ -1,0 +1,313 @@
+"""Images of Hugging Face datasets, by name or from files that were saved here."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.datasets.decoding import Encoded, File, Mode
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
+from scattergen.datasets.source import Index, positions
+from scattergen.errors import InputError
+
+PREFIX = "hf:"
+
+# Rows that are read from a table at once.
+_ROWS = 256
+
+# What a column of images has in each row: the file's content, or where it is.
+_CONTENT, _PLACE = "bytes", "path"
+
+
+@dataclass(frozen=True)
+class HuggingFaceName:
+    """What "hf:NAME,config=…,split=…,image=…,label=…" says; all but the name may be left out.
+
+    Attributes:
+        name: of the dataset on the Hub, or the path of a folder or .parquet file.
+        config: of a dataset that has several.
+        split: the only one to use.
+        image: the column of images.
+        label: the column of classes.
+
+    Example:
+        >>> HuggingFaceName.parse("hf:uoft-cs/cifar100,label=coarse_label").label
+        'coarse_label'
+    """
+
+    name: str
+    config: str | None = None
+    split: str | None = None
+    image: str | None = None
+    label: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "HuggingFaceName":
+        """Read the form that users write.
+
+        Args:
+            text: begins with "hf:".
+
+        Returns:
+            Its parts.
+
+        Raises:
+            InputError: if the name is missing or an option is none of these.
+        """
+        name, *options = text.removeprefix(PREFIX).split(",")
+        known = [field.name for field in fields(cls)[1:]]
+        chosen: dict[str, str] = {}
+        for option in options:
+            key, _, value = option.partition("=")
+            if key not in known or not value or key in chosen:
+                raise InputError(
+                    f'"{option}" in "{text}" is not an option of a Hugging Face dataset: write '
+                    f"hf:NAME followed by any of {', '.join(f',{key}=…' for key in known)}."
+                )
+            chosen[key] = value
+        if not name:
+            raise InputError(
+                f'"{text}" names no dataset: write hf:NAME, as in hf:ylecun/mnist, or hf: and the '
+                "path of a saved dataset."
+            )
+        return cls(name, **chosen)
+
+
+class HuggingFaceImages:
+    """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
+
+    Files are decoded as those of `ImageFolder` are: upright by their EXIF orientation, on white
+    where they are transparent, brought to one size and mode by the same arguments.
+
+    Args:
+        table: a `datasets.Dataset`.
+        image: the column of images; by default the only column with the feature `Image`.
+        label: the column of classes; by default the only one with the feature `ClassLabel`, or of
+            several the one called "label", if there is one.
+        size: resize the shorter side to this many pixels and keep the central square.
+        mode: "L" (grey) or "RGB"; by default that of the first image, which all must share.
+        crop: cut the central square of this many pixels first.
+        strict: whether an unreadable image is an error. Otherwise it is left out and listed in
+            `skipped`.
+        cache_bytes: largest decoded size in bytes that is kept in memory.
+        workers: processes that decode; 0 for threads of this process.
+        name: what messages call the table.
+
+    Attributes:
+        mode: "L" or "RGB".
+        labels: the class of every image, (N,) int64, or None, also where a class is not known.
+        classes: names of the classes in label order, or None.
+        skipped: one sentence for every image left out.
+        fingerprint: SHA-256 of the encoded images, labels, size, crop and mode.
+
+    Raises:
+        InputError: if there is no such column, no image, or an image cannot be read or used.
+
+    References:
+        Lhoest et al., "Datasets: a community library for natural language processing", 2021.
+    """
+
+    def __init__(
+        self,
+        table: Any,
+        *,
+        image: str | None = None,
+        label: str | None = None,
+        size: int | None = None,
+        mode: Mode | None = None,
+        crop: int | None = None,
+        strict: bool = True,
+        cache_bytes: int = CACHE_BYTES,
+        workers: int = 0,
+        name: str = "the table",
+    ) -> None:
+        import datasets
+
+        check_reading(size, crop, mode, workers)
+        column = _image_column(table.features, image, name)
+        files = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
+        files = files.with_format(None)
+        digest = hashlib.sha256()
+        headers, self.skipped = readable(_files(files, column, name, digest), strict=strict)
+        if not headers:
+            reason = f"; the first: {self.skipped[0]}" if self.skipped else "."
+            raise InputError(f"None of the {len(table)} images of {name} can be read{reason}")
+        rows = np.array(list(headers))
+        self._reader = ImageReader(
+            partial(_select, files, column, name, rows),
+            {f"image {row} of {name}": header for row, header in headers.items()},
+            mode=mode,
+            size=size,
+            crop=crop,
+            cache_bytes=cache_bytes,
+            workers=workers,
+        )
+        self.mode = self._reader.mode
+        self.labels, self.classes = _labels(table, label, rows, name)
+        digest.update(f"{size} {self.mode} {crop} {rows.tolist()}".encode())
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+        self._n = len(rows)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: Index) -> Tensor:
+        return self._reader.read(positions(index, len(self)))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width (C, H, W) of every image."""
+        return self._reader.shape
+
+
+def load_tables(source: HuggingFaceName) -> dict[str, Any]:
+    """The splits of a dataset, downloaded unless they are here; no code that comes with it is run.
+
+    Args:
+        source: its name on the Hub, the folder of `save_to_disk`, or .parquet files.
+
+    Returns:
+        A `datasets.Dataset` for every split, or for the chosen one alone.
+
+    Raises:
+        InputError: if the package `datasets` is missing, or there is no such dataset, config or
+            split.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"{PREFIX}{source.name} needs the package datasets: install it by "
+            "pip install 'scattergen[huggingface]'."
+        ) from error
+    path = Path(source.name).expanduser()
+    try:
+        if path.suffix == ".parquet" and path.is_file():
+            loaded: Any = datasets.load_dataset("parquet", data_files={"train": str(path)})
+        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_dir() and not any(path.rglob("*.parquet")):
+            raise InputError(
+                f"{path} holds neither a saved dataset nor .parquet files: give the folder that "
+                "save_to_disk wrote, or leave out hf: for a folder of images."
+            )
+        else:
+            name = str(path) if path.is_dir() else source.name
+            loaded = datasets.load_dataset(name, source.config)
+    except InputError:
+        raise
+    # The library fails in its own exceptions, those of the Hub's client, OSError, ValueError, …
+    except Exception as error:
+        _refuse(source, error)
+    tables = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
+    if source.split is None:
+        return tables
+    if source.split not in tables:
+        raise InputError(
+            f"{PREFIX}{source.name} has no split {source.split}: choose one of {', '.join(tables)}."
+        )
+    return {source.split: tables[source.split]}
+
+
+def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "Config name is missing" in reason or "BuilderConfig" in reason:
+        remedy = "choose one by hf:NAME,config=CONFIG"
+    elif kinds & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
+        remedy = (
+            "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
+        )
+    else:
+        remedy = (
+            "check its name on huggingface.co/datasets (one without code of its own), or give the "
+            "path of a folder that save_to_disk wrote"
+        )
+    raise InputError(
+        f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {reason}): {remedy}."
+    ) from error
+
+
+def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) -> str:
+    found = [key for key, feature in features.items() if _holds_images(feature)]
+    there = ", ".join(features)
+    if wanted is not None:
+        if wanted not in found:
+            problem = "holds no images" if wanted in features else "is not there"
+            raise InputError(
+                f"The column {wanted} of {name} {problem}: choose one of its columns ({there}) "
+                "with encoded images."
+            )
+        return wanted
+    if len(found) != 1:
+        what = f"several columns of images ({', '.join(found)})" if found else "no column of images"
+        remedy = "choose one by ,image=COLUMN" if found else "give a dataset of images"
+        raise InputError(f"{name} has {what} among {there}: {remedy}.")
+    return found[0]
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column is of images, by its feature or by how files are kept in Parquet."""
+    parts = set(feature) if isinstance(feature, Mapping) else None
+    return type(feature).__name__ == "Image" or parts == {_CONTENT, _PLACE}
+
+
+def _labels(
+    table: Any, wanted: str | None, rows: NDArray[np.int64], name: str
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    features = table.features
+    if wanted is not None and wanted not in features:
+        raise InputError(
+            f"{name} has no column {wanted}: choose the classes among {', '.join(features)}."
+        )
+    if wanted is None:
+        found = [key for key, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+        wanted = found[0] if len(found) == 1 else "label"
+        if wanted not in found:
+            return None, None
+    values = np.asarray(table.select_columns(wanted).with_format(None)[:][wanted])[rows]
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(
+            f"The column {wanted} of {name} holds {values.dtype} values: choose one of classes as "
+            "whole numbers by ,label=COLUMN."
+        )
+    if (values < 0).any():  # as in test sets whose classes are kept secret
+        return None, None
+    names = getattr(features[wanted], "names", None)
+    return torch.from_numpy(values.astype(np.int64)), None if names is None else tuple(names)
+
+
+def _files(table: Any, column: str, name: str, digest: Any) -> Iterator[tuple[int, File]]:
+    """Every image of a table by its row, while the digest takes in what is read."""
+    for start in range(0, len(table), _ROWS):
+        for row, value in enumerate(table[start : start + _ROWS][column], start):
+            file = _file(value, f"image {row} of {name}")
+            digest.update(file.content if isinstance(file, Encoded) else file.read_bytes())
+            yield row, file
+
+
+def _select(
+    table: Any, column: str, name: str, rows: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> list[File]:
+    chosen = rows[numbers].tolist()
+    values = table[chosen][column]
+    return [
+        _file(value, f"image {row} of {name}") for row, value in zip(chosen, values, strict=True)
+    ]
+
+
+def _file(value: Mapping[str, Any] | None, name: str) -> File:
+    content = (value or {}).get(_CONTENT)
+    place = (value or {}).get(_PLACE)
+    if content is None and place is not None and Path(place).is_file():
+        return Path(place)
+    return Encoded(name, content or b"")

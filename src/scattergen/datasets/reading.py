@@ -1,0 +1,228 @@
+"""Numbered image files to batches of one size and mode, decoded in parallel on access."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.datasets.decoding import File, Header, Mode, check_crop, decode, read_header
+from scattergen.datasets.worker_processes import WorkerProcesses
+from scattergen.errors import InputError
+
+CACHE_BYTES = 1 << 30
+"""Largest size of all decoded images in bytes that is kept in memory."""
+
+# Files that one thread or process is given at a time, so that handing over costs little.
+_AT_ONCE = 32
+
+Key = TypeVar("Key")
+Headers = Mapping[Path, Header] | Mapping[str, Header]
+
+
+class ImageReader:
+    """Batches of images from numbered files; decoded pixels are kept while they all fit.
+
+    Args:
+        files: the files of some numbers, in their order.
+        headers: of every file, by anything that messages call it.
+        mode: "L" (grey) or "RGB"; by default that of the first image, which all must share.
+        size: resize the shorter side to this many pixels and keep the central square; by default
+            all images must have one size already, or a `crop`.
+        crop: cut the central square of this many pixels first.
+        cache_bytes: largest decoded size in bytes that is kept in memory.
+        workers: processes that decode; 0 for threads of this process.
+
+    Attributes:
+        shape: (C, H, W) of every image.
+        mode: "L" or "RGB".
+
+    Raises:
+        InputError: if images differ in size or mode, or are smaller than the crop.
+    """
+
+    def __init__(
+        self,
+        files: Callable[[NDArray[np.int64]], Sequence[File]],
+        headers: Headers,
+        *,
+        mode: Mode | None,
+        size: int | None,
+        crop: int | None,
+        cache_bytes: int = CACHE_BYTES,
+        workers: int = 0,
+    ) -> None:
+        if crop is not None:
+            for name, header in headers.items():
+                check_crop(name, header.width, header.height, crop)
+        self.mode = _common_mode(headers) if mode is None else mode
+        side = size or crop
+        width, height = (side, side) if side else _common_size(headers)
+        self.shape = (1 if self.mode == "L" else 3, height, width)
+        self._files, self._size, self._crop = files, size, crop
+        n = len(headers)
+        # numpy.empty takes no memory until an image is written.
+        self._cache: NDArray[np.uint8] | None = (
+            np.empty((n, *self.shape), np.uint8) if n * np.prod(self.shape) < cache_bytes else None
+        )
+        self._cached = np.zeros(n, dtype=bool)
+        self._workers = WorkerProcesses(workers) if workers else None
+
+    def read(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Images by their numbers.
+
+        Args:
+            numbers: (n,), each at least 0.
+
+        Returns:
+            (n, C, H, W) float32 in [0, 1].
+
+        Raises:
+            InputError: for a file that cannot be decoded or has another size than its header said.
+        """
+        if self._cache is None:
+            pixels = self._decode(numbers)
+        else:
+            missing = np.unique(numbers[~self._cached[numbers]])
+            self._cache[missing] = self._decode(missing)
+            self._cached[missing] = True
+            pixels = self._cache[numbers]
+        return torch.from_numpy(pixels).float().div_(255)
+
+    def _decode(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        pixels = np.empty((len(numbers), *self.shape), np.uint8)
+        if not len(numbers):
+            return pixels
+        n_workers = self._workers.count if self._workers else os.cpu_count() or 1
+        step = min(_AT_ONCE, -(-len(numbers) // n_workers))
+        parts = [numbers[i : i + step] for i in range(0, len(numbers), step)]
+        files = (self._files(part) for part in parts)
+        decode_part = partial(
+            decode_all, shape=self.shape, mode=self.mode, size=self._size, crop=self._crop
+        )
+        if self._workers:
+            for i, images in enumerate(self._workers.map(decode_part, files)):
+                pixels[i * step : i * step + len(images)] = images
+        else:  # Pillow releases the interpreter lock
+            with ThreadPoolExecutor(min(len(parts), n_workers)) as pool:
+                for i, images in enumerate(pool.map(decode_part, files)):
+                    pixels[i * step : i * step + len(images)] = images
+        return pixels
+
+
+def decode_all(
+    files: Sequence[File],
+    *,
+    shape: tuple[int, int, int],
+    mode: Mode,
+    size: int | None,
+    crop: int | None,
+) -> NDArray[np.uint8]:
+    """Decode several files to one shape.
+
+    Args:
+        files: see `decode`, as for `mode`, `size` and `crop`.
+        shape: (C, H, W) that every image must then have.
+        mode: likewise.
+        size: likewise.
+        crop: likewise.
+
+    Returns:
+        (n, C, H, W) uint8.
+
+    Raises:
+        InputError: if a file cannot be decoded or has another size.
+    """
+    pixels = np.empty((len(files), *shape), np.uint8)
+    for row, file in enumerate(files):
+        image = decode(file, mode, size, crop)
+        if image.shape != shape:
+            raise InputError(
+                f"{file} decodes to {image.shape[2]}×{image.shape[1]} pixels, not "
+                f"the {shape[2]}×{shape[1]} of the other images: replace it, "
+                "or pass size=N (--size N)."
+            )
+        pixels[row] = image
+    return pixels
+
+
+def check_reading(size: int | None, crop: int | None, mode: str | None, workers: int) -> None:
+    """Refuse settings of a source of image files.
+
+    Args:
+        size: at least 1, or None; as is `crop`.
+        crop: see `size`.
+        mode: "L", "RGB" or None.
+        workers: at least 0.
+
+    Raises:
+        InputError: if one is out of its range.
+    """
+    for name, pixels in (("size", size), ("crop", crop)):
+        if pixels is not None and pixels < 1:
+            raise InputError(f"{name}={pixels} is not a number of pixels: give at least 1.")
+    if mode not in (None, "L", "RGB"):
+        raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
+    if workers < 0:
+        raise InputError(f"workers={workers}: give a number of processes, or 0 for threads.")
+
+
+def readable(
+    files: Iterable[tuple[Key, File]], *, strict: bool
+) -> tuple[dict[Key, Header], tuple[str, ...]]:
+    """What every file says of its image.
+
+    Args:
+        files: each with its key.
+        strict: whether an unreadable file is an error. Otherwise every file is decoded once, and
+            unreadable ones are left out.
+
+    Returns:
+        Headers by key, and one sentence for every file left out.
+
+    Raises:
+        InputError: if `strict` and a file cannot be read.
+    """
+    headers: dict[Key, Header] = {}
+    skipped: list[str] = []
+    for key, file in files:
+        try:
+            header = read_header(file)
+            if not strict:
+                decode(file, header.mode)  # a truncated file has a good header
+            headers[key] = header
+        except InputError as error:
+            if strict:
+                raise
+            skipped.append(str(error))
+    return headers, tuple(skipped)
+
+
+def _common_mode(headers: Headers) -> Mode:
+    (first, header), *rest = headers.items()
+    for file, other in rest:
+        if other.mode != header.mode:
+            grey, colour = (first, file) if header.mode == "L" else (file, first)
+            raise InputError(
+                f"{grey} is grey but {colour} is in colour: convert all images by mode='RGB' or "
+                "mode='L' (--mode RGB or --mode L)."
+            )
+    return header.mode
+
+
+def _common_size(headers: Headers) -> tuple[int, int]:
+    (first, header), *rest = headers.items()
+    for file, other in rest:
+        if (other.width, other.height) != (header.width, header.height):
+            raise InputError(
+                f"{first} has {header.width}×{header.height} pixels but {file} has "
+                f"{other.width}×{other.height}: make all images N×N by size=N (--size N), which "
+                "resizes the shorter side and keeps the central square."
+            )
+    return header.width, header.height

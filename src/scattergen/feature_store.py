@@ -1,0 +1,343 @@
+"""Features of all images in numbered chunks: kept in memory or on disk, or computed anew."""
+
+import errno
+import json
+import shutil
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.processes import ALONE, Processes
+from scattergen.storage import read_tensors, write_tensors
+
+Keep = Literal["auto", "memory", "disk", "recompute"]
+Precision = Literal["float16", "float32"]
+
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+# Left free on the disk for the rest of a run: the state of the principal components, the codes and
+# the decoder's checkpoints.
+_SPARE_BYTES = 1 << 30
+
+
+class FeatureStore:
+    """Features of N samples in chunks of a fixed size, computed once where there is room for them.
+
+    Chunk i holds samples i·chunk_size … (i + 1)·chunk_size − 1, whatever the number of processes;
+    process r computes and keeps the chunks with i mod world_size = r.  On disk, every chunk is a
+    file that appears as a whole, with what it belongs to and a checksum: one that is damaged or of
+    other data is noticed when it is read, and made again.  In float16 the deviations from the mean
+    of the first chunk are stored, which lose less to rounding than the features would.
+
+    Args:
+        compute: Features of a range of samples, (n, D) float32; the same at every call.
+        n_samples: Their number N.
+        n_features: Their width D.
+        chunk_size: Samples in a chunk.
+        keep: Where to keep chunks: "memory", "disk" (in `folder`), nowhere ("recompute"), or
+            "auto", the first of these that has room.
+        precision: Of chunks on disk; those in memory are float32.
+        cache_bytes: Largest size in float32 that "auto" keeps in memory.
+        folder: Place on disk, seen by all processes; what it holds already is used.
+        identity: What the features depend on, as text; files with another one are not used.
+        processes: Those that share the chunks.
+
+    Example:
+        >>> s = torch.rand(10, 3)
+        >>> store = FeatureStore(lambda rows: s[rows], 10, 3, chunk_size=4)
+        >>> [len(store.chunk(i)) for i in range(store.n_chunks)]
+        [4, 4, 2]
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[slice], Tensor],
+        n_samples: int,
+        n_features: int,
+        chunk_size: int,
+        *,
+        keep: Keep = "auto",
+        precision: Precision = "float16",
+        cache_bytes: int = 1 << 31,
+        folder: Path | None = None,
+        identity: str = "",
+        processes: Processes = ALONE,
+    ) -> None:
+        self.compute = compute
+        self.n_samples, self.n_features, self.chunk_size = n_samples, n_features, chunk_size
+        self.keep, self.precision, self.cache_bytes = keep, precision, cache_bytes
+        self.folder, self.processes = folder, processes
+        self._files = None if folder is None else _ChunkFiles(folder, identity)
+        self._kept: dict[int, Tensor] = {}
+        self._place: str | None = None
+        self._shift: Tensor | None = None
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks of all processes."""
+        return -(-self.n_samples // self.chunk_size)
+
+    @property
+    def place(self) -> str:
+        """Where chunks are kept: "memory", "disk" or "recompute" for nowhere.
+
+        Decided by the first process, for all of them, when all first ask.
+
+        Raises:
+            ScattergenError: If `keep` is "disk" and there is no folder, or too little space.
+        """
+        if self._place is None:
+            decided = self._decide() if self.processes.rank == 0 else ""
+            self._place = self.processes.broadcast(decided)
+            if self._place == "disk" and self.folder is not None and self.processes.rank == 0:
+                _remove_others(self.folder, self.precision)
+        return self._place
+
+    def shift(self) -> Tensor:
+        """Mean of the first chunk, (D,) float32; all processes ask for it together."""
+        self.reopen()
+        if self._shift is None:
+            features, in_place = torch.zeros(1, self.n_features), self.place
+            if self.processes.rank == 0:
+                features = self._compute(0)
+            shift = features.mean(0, dtype=torch.float64).float()
+            if self.processes.rank == 0 and in_place == "disk":
+                self._write("shift", shift)
+            self._shift = self.processes.broadcast(shift)
+            if self.processes.rank == 0:
+                self._keep_chunk(0, features)
+        return self._shift
+
+    def reopen(self) -> None:
+        """Find what is on the disk; all processes do so together before they read chunks."""
+        if self._shift is None and self._files is not None:
+            found = None
+            if self.processes.rank == 0:
+                found = self._files.read("shift", (self.n_features,))
+            if self.processes.broadcast(found is not None):
+                shift = torch.zeros(self.n_features) if found is None else found
+                self._shift = self.processes.broadcast(shift)
+
+    def own(self, start: int = 0) -> range:
+        """Numbers of this process's chunks, without the `start` first ones."""
+        size = self.processes.world_size
+        return range(self.processes.rank + start * size, self.n_chunks, size)
+
+    def chunk(self, i: int) -> Tensor:
+        """Features of chunk i, (n, D) float32, from where they are, else computed and not kept.
+
+        Args:
+            i: Number of the chunk.
+
+        Returns:
+            The features, rounded to the precision of the store if they come from the disk.
+        """
+        found = self._found(i)
+        if found is None:
+            return self._compute(i)
+        if found.dtype == torch.float32:
+            return found
+        assert self._shift is not None  # or nothing would have been found
+        return found.float() + self._shift
+
+    def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """This process's chunks, less `shift`, computed and kept if they are not there yet.
+
+        Args:
+            start: How many of them to leave out.
+
+        Yields:
+            Number of the first sample of the chunk, and the deviations, (n, D) float32.
+
+        Raises:
+            ScattergenError: If the disk is full.
+        """
+        shift = self.shift()
+        for i in self.own(start):
+            found = self._found(i)
+            if found is None:
+                found = self._keep_chunk(i, self._compute(i))
+            deviation = found.float() if found.dtype == torch.float16 else found - shift
+            yield i * self.chunk_size, deviation
+
+    def rows(self, i: int) -> slice:
+        """Numbers of the samples of chunk i."""
+        return slice(i * self.chunk_size, min((i + 1) * self.chunk_size, self.n_samples))
+
+    def bytes_on_disk(self) -> int:
+        """Size of the files that are there now."""
+        if self.folder is None or not self.folder.is_dir():
+            return 0
+        return sum(file.stat().st_size for file in self.folder.iterdir())
+
+    def remove(self) -> None:
+        """Delete the chunks on disk and in memory."""
+        self._kept.clear()
+        if self.folder is not None and self.processes.rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _compute(self, i: int) -> Tensor:
+        return self.compute(self.rows(i))
+
+    def _found(self, i: int) -> Tensor | None:
+        """Chunk i as it is kept: features in float32 or deviations in float16."""
+        if i in self._kept:
+            return self._kept[i]
+        if self._files is None or self._shift is None:
+            return None
+        rows = self.rows(i)
+        shape = (rows.stop - rows.start, self.n_features)
+        return self._files.read(self._name(i), shape, _checksum(self._shift))
+
+    def _keep_chunk(self, i: int, features: Tensor) -> Tensor:
+        """Keep a chunk where there is room; what `_found` will give from now on."""
+        if self.place == "memory":
+            self._kept[i] = features
+        if self.place != "disk":
+            return features
+        shift = self.shift()
+        stored = (features - shift).half() if self.precision == "float16" else features
+        self._write(self._name(i), stored, _checksum(shift))
+        return stored
+
+    def _name(self, i: int) -> str:
+        return f"{i:08d}-{self.precision}"
+
+    def _write(self, name: str, tensor: Tensor, base: int = 0) -> None:
+        assert self._files is not None  # a place on disk has a folder
+        with _saying_what_is_missing(self.folder, self._missing_bytes):
+            self._files.write(name, tensor, base)
+
+    def _missing_bytes(self) -> int:
+        """What the chunks that are not on the disk yet will take there."""
+        size = self.n_features * _DTYPES[self.precision].itemsize
+        files = self._files
+        assert files is not None
+        missing = (i for i in range(self.n_chunks) if not files.path(self._name(i)).exists())
+        return sum((self.rows(i).stop - self.rows(i).start) * size for i in missing)
+
+    def _decide(self) -> str:
+        if self.keep in ("memory", "recompute"):
+            return self.keep
+        if self.keep == "auto" and self.n_samples * self.n_features * 4 <= self.cache_bytes:
+            return "memory"
+        if self.folder is None:
+            if self.keep == "auto":
+                return "recompute"
+            raise ScattergenError(
+                'encoder.store="disk" needs a run folder to keep the coefficients in: fit in one, '
+                'or use "auto".'
+            )
+        needed, free = self._missing_bytes(), _free_bytes(self.folder)
+        if needed == 0 or needed + _SPARE_BYTES <= free:
+            return "disk"
+        lacking = (
+            f"The coefficients of {self.n_samples:,} images need {_gigabytes(needed)} in "
+            f"{self.folder}, and {_gigabytes(_SPARE_BYTES)} for the rest of the run, but "
+            f"{_gigabytes(free)} are free"
+        )
+        if self.keep == "disk":
+            raise ScattergenError(
+                f"{lacking}: free some space or choose another place, or let the coefficients be "
+                "computed anew in every pass (--set encoder.store=recompute)."
+            )
+        warnings.warn(
+            f"{lacking}: they are computed anew in every pass, which takes longer but gives the "
+            "same result.",
+            stacklevel=2,
+        )
+        return "recompute"
+
+
+class _ChunkFiles:
+    """Tensors as files of one folder, with their identity and a checksum."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def write(self, name: str, tensor: Tensor, base: int = 0) -> None:
+        metadata = self._metadata(name, base) | {"checksum": _checksum(tensor)}
+        write_tensors(self.path(name), {"values": tensor}, metadata)
+
+    def read(self, name: str, shape: tuple[int, ...], base: int = 0) -> Tensor | None:
+        """The tensor, or None if there is none that can be used."""
+        path = self.path(name)
+        if not path.exists():
+            return None
+        try:
+            tensors, metadata = read_tensors(path)
+        except RunFolderError:
+            tensors, metadata = {}, None
+        tensor = tensors.get("values")
+        if (
+            tensor is None
+            or not isinstance(metadata, dict)
+            or metadata.pop("checksum", None) != _checksum(tensor)
+        ):
+            self._discard(path, "is damaged")
+            return None
+        if metadata != json.loads(json.dumps(self._metadata(name, base))) or tensor.shape != shape:
+            self._discard(path, "belongs to other images or options")
+            return None
+        return tensor
+
+    def _discard(self, path: Path, reason: str) -> None:
+        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
+        path.unlink(missing_ok=True)
+
+    def _metadata(self, name: str, base: int) -> dict[str, Any]:
+        return {"identity": self.identity, "name": name, "base": base}
+
+
+def _checksum(tensor: Tensor) -> int:
+    # CRC-32 finds damage as well as a cryptographic hash does, at the speed of the disk.
+    return zlib.crc32(tensor.contiguous().numpy().data)
+
+
+@contextmanager
+def _saying_what_is_missing(folder: Path | None, missing: Callable[[], int]) -> Iterator[None]:
+    """Let the error of a full disk say how much more is needed, and what else can be done."""
+    try:
+        yield
+    except ScattergenError as error:
+        cause = error.__cause__  # an OSError, or one of safetensors when the disk is full
+        if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ScattergenError(
+            f"The disk of {folder} is full, and the coefficients need {_gigabytes(missing())} "
+            "more: free some space, or let the rest be computed anew in every pass (--set "
+            "encoder.store=recompute); then run the same command again, which continues where it "
+            "stopped."
+        ) from error
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _remove_others(folder: Path, precision: Precision) -> None:
+    """Delete what fits with other options or of other images have left here and beside this."""
+    if folder.parent.is_dir():
+        for other in folder.parent.iterdir():
+            if other != folder and other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+    if folder.is_dir():
+        for file in folder.glob("*-float*.safetensors"):
+            if not file.stem.endswith(precision):
+                file.unlink()

@@ -1,0 +1,365 @@
+"""Leading principal components of samples that are read in chunks, resumable at any chunk.
+
+Three ways to a subspace: from the Gram matrix of few samples, from the covariance of few features,
+or by block subspace iteration.  Everything is centred on the mean of the first chunk, so that sums
+lose no digits to a large mean and the products of one chunk can be float32.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from scattergen.errors import InputError, RunFolderError
+from scattergen.processes import Processes
+from scattergen.progress import SILENT, Progress, Task
+from scattergen.storage import read_tensors, write_tensors
+
+# Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace
+# iteration.
+_MOST_FOR_GRAM = 4096
+# Of at most so many numbers in all: 800 MB in float32.
+_LARGEST_GRAM_INPUT = 200_000_000
+# Of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.
+_MOST_FOR_COVARIANCE = 10_000
+_OVERSAMPLING = 64
+
+_GRAM_COLUMNS = 4096  # features whose products are summed in float32
+_PART_OF_TIME_WRITING = 0.05
+
+
+class Samples(Protocol):
+    """Samples in chunks, shared out to processes, the same at every reading."""
+
+    n_samples: int
+    n_features: int
+    processes: Processes
+
+    def shift(self) -> Tensor:
+        """A point near the mean, (D,) float32, the same in all processes."""
+        ...
+
+    def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Chunks of this process from its `start`-th on: first row, samples less the shift."""
+        ...
+
+
+@dataclass
+class PrincipalComponents:
+    """Leading eigenvectors of a covariance.
+
+    Attributes:
+        mean: (D,) float64.
+        components: Rows are orthonormal, (d, D) float32.
+        variances: Eigenvalues, (d,) float64, decreasing; fewer than asked for if there are no more.
+        total_variance: Sum of all eigenvalues.
+    """
+
+    mean: Tensor
+    components: Tensor
+    variances: Tensor
+    total_variance: float
+
+
+def principal_components(
+    samples: Samples,
+    n_components: int,
+    n_passes: int,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    progress: Progress = SILENT,
+) -> PrincipalComponents:
+    """Leading principal components; all processes call this together and get the same ones.
+
+    Args:
+        samples: What they are of.
+        n_components: Number d of components.
+        n_passes: Passes of subspace iteration, the last of which is the Rayleigh-Ritz step.
+        checkpoint: File to save progress in and to continue from, at whatever chunk of whatever
+            pass; removed by whoever owns it.  Several processes save at the end of passes only.
+        checkpoint_seconds: Time between two checkpoints within a pass, more if writing them would
+            take more than a twentieth of the time.
+        progress: Where to report.
+
+    Returns:
+        The components.
+
+    Raises:
+        InputError: If a value is NaN or infinite.
+
+    References:
+        Halko, Martinsson, Tropp, "Finding structure with randomness", 2011.
+    """
+    n, D = samples.n_samples, samples.n_features
+    method = _method(n, D)
+    name = method.__name__
+    total_passes = {"_from_gram": 2, "_from_covariance": 1}.get(name, n_passes)
+    settings = {"method": name, "n": n, "D": D, "d": n_components, "passes": total_passes}
+    with progress.task("principal components", total_passes * n) as task:
+        passes = _Passes(samples, settings, task, checkpoint, checkpoint_seconds)
+        passes.resume()
+        variances, components = method(passes, n_components)
+    offset = passes.offset()
+    broadcast = samples.processes.broadcast
+    return PrincipalComponents(
+        mean=samples.shift() + offset,
+        components=broadcast(components),
+        variances=broadcast(variances),
+        total_variance=passes.squares.item() / n - offset.square().sum().item(),
+    )
+
+
+def _method(n: int, D: int) -> "_Method":
+    """The way to the components of n samples of D features."""
+    if n <= min(D, _MOST_FOR_GRAM, _LARGEST_GRAM_INPUT // D):
+        return _from_gram
+    return _from_covariance if D <= _MOST_FOR_COVARIANCE else _by_subspace_iteration
+
+
+class _Passes:
+    """Passes over samples, each of which adds something up; resumable at any chunk.
+
+    Args:
+        samples: To pass over.
+        settings: Which a checkpoint must have been made with.
+        task: To count samples in.
+        checkpoint: Where to save; None for nowhere.
+        checkpoint_seconds: Time between two checkpoints within a pass.
+
+    Attributes:
+        number: Passes finished.
+        basis: What the next pass projects on, (D, w) float32.
+        total: Sum of the deviations, (D,) float64, and
+        squares: of their squares, both from the first pass.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        settings: dict[str, Any],
+        task: Task,
+        checkpoint: Path | None,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.samples, self.settings, self.task = samples, settings, task
+        self.path, self.checkpoint_seconds = checkpoint, checkpoint_seconds
+        self.number, self.basis = 0, torch.empty(0)
+        self.total = torch.zeros(samples.n_features, dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)
+        self._done, self._sum = 0, torch.empty(0)  # chunks of the pass under way, and its sum
+        # The clock starts after the first chunk, which may include compiling the transform; how
+        # long writing takes is a guess at first, so that fits of seconds write nothing.
+        self._saved, self._writing = math.inf, 0.25
+
+    def offset(self) -> Tensor:
+        """The mean less the shift, (D,) float64."""
+        return self.total / self.samples.n_samples
+
+    def run(
+        self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True
+    ) -> Tensor:
+        """One pass, or what is left of it.
+
+        Args:
+            zero: What to start from.
+            add: Adds a chunk to the sum in place, given the sum, the chunk's first row and its
+                deviations.
+            save: Save the sum within the pass.
+
+        Returns:
+            The sum over the chunks of all processes.
+        """
+        if self._done == 0:
+            self._sum = zero
+        n, processes = self.samples.n_samples, self.samples.processes
+        note = f"pass {self.number + 1} of {self.settings['passes']}"
+        for row, deviation in self.samples.deviations(self._done):
+            if self.number == 0:
+                self._count(deviation)
+            add(self._sum, row, deviation)
+            self._done += 1
+            seen = self.number * n + min(n, row + len(deviation))
+            self.task.advance(seen - self.task.completed, note)
+            self._saved = min(self._saved, time.monotonic())
+            if save and processes.world_size == 1 and self._is_due(self.checkpoint_seconds):
+                self._save()
+        if self.number == 0:
+            self.total = processes.all_reduce(self.total)
+            self.squares = processes.all_reduce(self.squares)
+            if not torch.isfinite(self.squares):
+                raise InputError(
+                    "The features hold NaN or infinite values: check the images for them."
+                )
+        result, self._sum = processes.all_reduce(self._sum), torch.empty(0)
+        self.number, self._done = self.number + 1, 0
+        return result
+
+    def project_on(self, basis: Tensor) -> None:
+        """Use another basis from the next pass on."""
+        # In one layout and alignment, whether it comes from a QR or a file: the last bits of
+        # products depend on these.
+        self.basis = basis.contiguous()
+        if self.samples.processes.rank == 0 and self._is_due(0):
+            self._save()
+
+    def _is_due(self, seconds: float) -> bool:
+        wait = max(seconds, self._writing / _PART_OF_TIME_WRITING)
+        return time.monotonic() - self._saved >= wait
+
+    def _count(self, deviation: Tensor) -> None:
+        self.total += deviation.sum(0, dtype=torch.float64)
+        self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square()
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        start = time.monotonic()
+        tensors = {"total": self.total, "squares": self.squares}
+        tensors |= {"basis": self.basis, "sum": self._sum}
+        metadata = {"settings": self.settings, "number": self.number, "done": self._done}
+        write_tensors(self.path, tensors, metadata)
+        self._saved = time.monotonic()
+        self._writing = self._saved - start
+
+    def resume(self) -> None:
+        """Become the state of the checkpoint, if there is one."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            tensors, metadata = read_tensors(self.path)
+        except RunFolderError:
+            metadata = None
+        if not isinstance(metadata, dict) or metadata.get("settings") != self.settings:
+            warnings.warn(
+                f"{self.path} is damaged or of other settings: the principal components are begun "
+                "anew.",
+                stacklevel=2,
+            )
+            return
+        alone = self.samples.processes.world_size == 1
+        if metadata["done"] > 0 and not alone:  # the chunks done were not those of this process
+            if metadata["number"] == 0:
+                return
+            tensors["sum"], metadata["done"] = torch.empty(0), 0
+        self.number, self._done = metadata["number"], metadata["done"]
+        self.total, self.squares = tensors["total"], tensors["squares"]
+        self.basis, self._sum = tensors["basis"].clone(), tensors["sum"].clone()
+        self.task.advance(self.number * self.samples.n_samples)
+
+
+_Method = Callable[[_Passes, int], tuple[Tensor, Tensor]]
+"""Leading eigenvalues (d,) and eigenvectors (d, D) of the covariance, from passes over samples."""
+
+
+def _from_covariance(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of the covariance, which is summed in one pass."""
+    n, D = passes.samples.n_samples, passes.samples.n_features
+
+    def add(upper: Tensor, row: int, deviation: Tensor) -> None:
+        _add_upper(upper, deviation.T)
+
+    upper = passes.run(torch.zeros(D, D, dtype=torch.float64), add)
+    offset = passes.offset()
+    upper.div_(n).addr_(offset, offset, alpha=-1)
+    d = min(d, D)
+    if passes.samples.processes.rank > 0:
+        return _nothing_yet(d, D)
+    values, vectors = torch.linalg.eigh(upper, UPLO="U")
+    return values.flip(0)[:d].clone(), vectors.flip(1)[:, :d].T.float().contiguous()
+
+
+def _from_gram(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of the covariance of few samples, from those of their Gram matrix."""
+    n, D = passes.samples.n_samples, passes.samples.n_features
+
+    def add(rows: Tensor, row: int, deviation: Tensor) -> None:
+        rows[row : row + len(deviation)] = deviation
+
+    if passes.number == 0:
+        rows = passes.run(torch.zeros(n, D), add, save=False)
+        basis = torch.empty(D, min(d, n))
+        if passes.samples.processes.rank == 0:
+            rows -= passes.offset().float()
+            gram = torch.zeros(n, n, dtype=torch.float64)
+            for columns in rows.split(_GRAM_COLUMNS, 1):
+                _add_upper(gram, columns)
+            left = torch.linalg.eigh(gram, UPLO="U")[1].flip(1)[:, :d]
+            basis = torch.linalg.qr(rows.T @ left.float())[0]
+        del rows
+        passes.project_on(passes.samples.processes.broadcast(basis))
+    return _rayleigh_ritz(passes, d)
+
+
+def _by_subspace_iteration(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of the covariance, which is applied to a basis but never formed."""
+    n, D = passes.samples.n_samples, passes.samples.n_features
+    width = min(d + _OVERSAMPLING, D)
+
+    def add(image: Tensor, row: int, deviation: Tensor) -> None:
+        image.addmm_(deviation.T, deviation @ passes.basis)
+
+    if not len(passes.basis):
+        generator = torch.Generator().manual_seed(0)
+        passes.basis = torch.randn(D, width, generator=generator) / D**0.5
+    while passes.number < passes.settings["passes"] - 1:
+        # The sum of a pass is float32: it only turns the basis, which the next pass corrects.
+        image = passes.run(torch.zeros(D, width), add)
+        if passes.samples.processes.rank == 0:
+            offset = passes.offset().float()
+            image.div_(n).addr_(offset, passes.basis.T @ offset, alpha=-1)
+            image = torch.linalg.qr(image)[0]
+        passes.project_on(passes.samples.processes.broadcast(image))
+    return _rayleigh_ritz(passes, d)
+
+
+def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
+    """The best eigenvalues and eigenvectors within the span of the basis, in one pass."""
+    n, (D, width) = passes.samples.n_samples, passes.basis.shape
+
+    def add(products: Tensor, row: int, deviation: Tensor) -> None:
+        projected = (deviation @ passes.basis).double()
+        products.addmm_(projected.T, projected)
+
+    products = passes.run(torch.zeros(width, width, dtype=torch.float64), add)
+    d = min(d, width)
+    if passes.samples.processes.rank > 0:
+        return _nothing_yet(d, D)
+    basis = passes.basis
+    centre = (basis.T @ passes.offset().float()).double()
+    products.div_(n).addr_(centre, centre, alpha=-1)
+    # The basis is orthonormal up to float32 rounding (at random, if it is the first one): its own
+    # products, in float64, make up for that.
+    overlaps = torch.zeros(width, width, dtype=torch.float64)
+    for part in basis.split(_GRAM_COLUMNS):
+        overlaps.addmm_(part.T.double(), part.double())
+    lower = torch.linalg.cholesky(overlaps)
+    half = torch.linalg.solve_triangular(lower, products, upper=False)
+    inner = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    values, vectors = torch.linalg.eigh(inner)
+    vectors = vectors.flip(1)[:, :d].contiguous()
+    rotation = torch.linalg.solve_triangular(lower.T, vectors, upper=True)
+    components = torch.empty(d, D)
+    for start in range(0, D, _GRAM_COLUMNS):
+        part = basis[start : start + _GRAM_COLUMNS].double()
+        components[:, start : start + len(part)] = (part @ rotation).T
+    return values.flip(0)[:d].clone(), components
+
+
+def _add_upper(products: Tensor, rows: Tensor) -> None:
+    """Add the products of all pairs of rows to the upper triangle of a matrix, in place."""
+    # The matrix is symmetric: four strips of its upper triangle are 5/8 of the work.
+    strips = [(len(rows) * i // 4, len(rows) * (i + 1) // 4) for i in range(4)]
+    for start, stop in strips:
+        products[start:stop, start:] += rows[start:stop] @ rows[start:].T
+
+
+def _nothing_yet(d: int, D: int) -> tuple[Tensor, Tensor]:
+    """Room for what the first process will send."""
+    return torch.empty(d, dtype=torch.float64), torch.empty(d, D)

@@ -1,0 +1,19 @@
+"""The processes of one fit: this one alone, or several that share images and gradients."""
+
+from scattergen.processes.group import ProcessGroup, is_lost_connection, join, make_fabric
+from scattergen.processes.layout import Layout
+from scattergen.processes.protocol import ALONE, Processes
+from scattergen.processes.reporting import errors_reported
+from scattergen.processes.supervisor import supervise
+
+__all__ = [
+    "ALONE",
+    "Layout",
+    "ProcessGroup",
+    "Processes",
+    "errors_reported",
+    "is_lost_connection",
+    "join",
+    "make_fabric",
+    "supervise",
+]

@@ -1,0 +1,157 @@
+"""Processes that Lightning Fabric joins over torch.distributed (gloo on CPUs, NCCL on GPUs)."""
+
+import logging
+import os
+import warnings
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from scattergen.processes.layout import Layout
+from scattergen.processes.protocol import ALONE, Processes
+
+T = TypeVar("T")
+
+# How long a process waits for the others in one collective call.  The death of a process is noticed
+# at once, since its connections close; this is for a machine that vanished from the network, and
+# longer than what rank 0 does alone in between (a validation, a QR, the file of a stage).
+_TIMEOUT = timedelta(minutes=30)
+
+
+class ProcessGroup:
+    """Several processes that share a fit; see `Processes` for the methods.
+
+    Args:
+        fabric: Launched, with as many processes as there are.
+        threads: Processor threads of rank 0 once it goes on alone; None leaves them as they are.
+
+    Attributes:
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, fabric: Any, threads: int | None = None) -> None:
+        self._fabric, self._threads = fabric, threads
+        self.rank: int = fabric.global_rank
+        self.world_size: int = fabric.world_size
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum of the tensors of all processes, the same in each; may overwrite `tensor`."""
+        shared = tensor.detach().to(self._fabric.device).contiguous()
+        # Not fabric.all_reduce, which waits at a barrier first: that doubles the latency.
+        distributed.all_reduce(shared)
+        return shared.to(tensor.device)
+
+    def broadcast(self, value: T) -> T:
+        """The value (a tensor or anything that can be pickled) of the process of rank 0."""
+        # Other processes need not know that a tensor will come, nor its shape.  Tensors are not
+        # pickled, which would take memory several times.
+        is_tensor = isinstance(value, Tensor)
+        form = (value.shape, value.dtype, value.device.type) if isinstance(value, Tensor) else value
+        is_tensor, form = self._fabric.broadcast((is_tensor, form))
+        if not is_tensor:
+            return value if self.rank == 0 else form
+        if isinstance(value, Tensor) and self.rank == 0:
+            shared = value.detach().to(self._fabric.device).contiguous()
+            distributed.broadcast(shared, 0)
+            return value
+        shape, dtype, kind = form
+        shared = torch.empty(shape, dtype=dtype, device=self._fabric.device)
+        distributed.broadcast(shared, 0)
+        received: Any = shared.cpu() if kind == "cpu" else shared
+        return received
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self._fabric.barrier()
+
+    def leave(self) -> None:
+        """End the work together: no other method may be called any more."""
+        self.barrier()
+        distributed.destroy_process_group()
+        if self.rank == 0 and self._threads is not None:
+            torch.set_num_threads(self._threads)
+
+
+def join(layout: Layout, device: str, threads: int | None = None) -> ProcessGroup:
+    """Meet the other processes of a fit, which a launcher has started too.
+
+    Args:
+        layout: Of the environment.
+        device: "cpu" or "cuda".
+        threads: Processor threads of rank 0 once it goes on alone.
+
+    Returns:
+        The group; its rank 0 is the one writer of files.
+    """
+    for name in [name for name in os.environ if name.startswith("LT_")]:
+        del os.environ[name]  # `fabric run` sets these, and Fabric would hold our arguments to them
+    # Said of filters with one output channel, whose stride along that axis has no meaning.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return ProcessGroup(_launched(layout, device), threads)
+
+
+def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> Any:
+    """Fabric for a training in this process, or in all processes of a group.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1" …
+        precision: Fabric's name of it.
+        processes: Those that train together, by distributed data parallelism.
+
+    Returns:
+        A `lightning_fabric.Fabric`.
+    """
+    if processes.world_size > 1:
+        layout = Layout.of_environment()
+        assert layout is not None, "a group is made from the environment"
+        return _launched(layout, device, precision)
+    # Imported here: it takes a second, which sampling and encoding need not wait for.
+    from lightning_fabric import Fabric
+
+    _quiet()
+    where = torch.device(device)
+    devices: Any = [where.index] if where.index is not None else 1
+    return Fabric(accelerator=where.type, devices=devices, precision=precision)  # type: ignore[arg-type]
+
+
+def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    _quiet()
+    os.environ["NODE_RANK"] = str(layout.node_rank)  # which torchrun calls GROUP_RANK
+    fabric = Fabric(
+        accelerator=torch.device(device).type,
+        devices=layout.devices,
+        num_nodes=layout.nodes,
+        strategy=DDPStrategy(timeout=_TIMEOUT),
+        # Named, since Fabric would take a single process inside a Slurm job for one that Slurm
+        # started as a rank.
+        plugins=[LightningEnvironment()],
+        precision=precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def _quiet() -> None:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached, and not what is wrong there.
+
+    Args:
+        error: Raised by a collective call.
+
+    Returns:
+        True for errors of gloo, NCCL and the store through which processes meet.
+    """
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError)
+        and any(word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer"))
+    )

@@ -1,0 +1,78 @@
+"""What the process of a rank tells the supervisor that started it, and how it notices its end."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from scattergen.processes.group import is_lost_connection
+from scattergen.processes.layout import Layout
+
+LINK = "SCATTERGEN_SUPERVISOR_SOCKET"
+"""Environment variable with the number of the socket that the supervisor listens at."""
+
+# The kinds of failure, from the one that says most of what is wrong to the one that says least.
+KINDS = ("refused", "killed", "unexpected", "lost", "interrupted")
+_LONGEST = 30_000  # characters: fits the buffer of a socket, so that no rank waits to be read
+# Time in which torchrun ends the others after rank 0 has failed (it looks every 0.1 s).
+_AFTER_RANK_0 = 2.0
+
+
+@contextmanager
+def errors_reported(
+    layout: Layout, sentence_of: Callable[[BaseException], str | None]
+) -> Iterator[None]:
+    """Let an error that occurs in several processes be printed once.
+
+    Below our supervisor, a process hands its error over and exits.  Below another launcher, it
+    raises the error, and those of rank 1 and above do so after rank 0 had the time to.
+
+    Args:
+        layout: Where this process stands.
+        sentence_of: What to tell a user of an error; None if nobody expected it.
+
+    Raises:
+        SystemExit: In place of any error, below our supervisor.
+    """
+    supervisor = _supervisor()
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        sentence = sentence_of(error)
+        if supervisor is None:
+            if layout.rank > 0 and sentence is not None:
+                time.sleep(_AFTER_RANK_0)
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            kind, sentence = "interrupted", ""
+        elif is_lost_connection(error):
+            kind, sentence = "lost", ""
+        elif sentence is not None:
+            kind = "refused"
+        else:
+            kind, sentence = "unexpected", traceback.format_exc()
+        supervisor.sendall(json.dumps([kind, sentence[-_LONGEST:]]).encode())
+        sys.stderr.flush()
+        raise SystemExit(1) from None
+
+
+def _supervisor() -> socket.socket | None:
+    descriptor = os.environ.pop(LINK, None)
+    if descriptor is None:
+        return None
+    supervisor = socket.socket(fileno=int(descriptor))
+    supervisor.set_inheritable(False)
+
+    def end_with_supervisor() -> None:
+        # It sends nothing: this returns when it is gone, were it by SIGKILL.
+        supervisor.recv(1)
+        os.killpg(0, signal.SIGKILL)  # this process, which leads its group, and its children
+
+    threading.Thread(target=end_with_supervisor, daemon=True).start()
+    return supervisor

@@ -1,0 +1,248 @@
+"""The store of features: what is computed when, damaged chunks, full disks, rounding, resuming."""
+
+import errno
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+
+from scattergen import feature_store, storage
+from scattergen.errors import ScattergenError
+from scattergen.feature_store import FeatureStore
+from scattergen.scattering.filters import filter_bank
+
+N, D, CHUNK = 50, 8, 7
+N_CHUNKS = 8
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def features(seed=0):
+    return torch.rand(N, D, generator=torch.Generator().manual_seed(seed))
+
+
+class Counting:
+    """Computes features and notes which."""
+
+    def __init__(self, seed=0):
+        self.s, self.computed = features(seed), []
+
+    def __call__(self, rows):
+        self.computed.append(rows.start // CHUNK)
+        return self.s[rows].clone()
+
+
+def store(compute=None, **keywords):
+    return FeatureStore(compute or Counting(), N, D, CHUNK, **keywords)
+
+
+def everything(store):
+    """One pass, as features."""
+    return torch.cat([deviation for _, deviation in store.deviations()]) + store.shift()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "codes" / "store"
+
+
+def on_disk(folder, compute=None, **keywords):
+    return store(compute, keep="disk", folder=folder, identity="a", **keywords)
+
+
+def test_chunks_hold_all_samples_in_order():
+    chunks = store()
+    assert chunks.n_chunks == N_CHUNKS
+    rows = [row for row, _ in chunks.deviations()]
+    assert rows == list(range(0, N, CHUNK))
+    assert torch.equal(torch.cat([chunks.chunk(i) for i in range(N_CHUNKS)]), features())
+    # A difference and a sum of numbers below 1: two roundings of 2^-25 at most each.
+    torch.testing.assert_close(everything(chunks), features(), rtol=0, atol=2**-23)
+
+
+@pytest.mark.parametrize(("keep", "times"), [("memory", 1), ("disk", 1), ("recompute", 3)])
+def test_features_that_are_kept_are_computed_once(keep, times, folder):
+    compute = Counting()
+    chunks = store(compute, keep=keep, folder=folder)
+    passes = [everything(chunks) for _ in range(3)]
+    assert torch.equal(passes[0], passes[1])
+    assert torch.equal(passes[0], passes[2])
+    # The first chunk is computed for the shift once more where it is not kept.
+    assert sorted(compute.computed) == sorted([*range(N_CHUNKS)] * times + [0] * (times > 1))
+
+
+def test_another_process_finds_what_is_on_the_disk(folder):
+    first = everything(on_disk(folder))
+    compute = Counting()
+    again = on_disk(folder, compute)
+    again.reopen()
+    assert torch.equal(torch.cat([again.chunk(i) for i in range(N_CHUNKS)]), first)
+    assert torch.equal(everything(again), first)
+    assert compute.computed == []
+    again.remove()
+    assert not folder.exists()
+
+
+def test_reading_chunks_alone_writes_nothing(folder):
+    chunks = on_disk(folder)
+    chunks.reopen()
+    assert torch.equal(chunks.chunk(2), features()[14:21])
+    assert not folder.exists()
+
+
+def test_the_rest_of_an_interrupted_pass_is_computed(folder):
+    stream = on_disk(folder).deviations()
+    for _ in range(3):
+        next(stream)
+    compute = Counting()
+    torch.testing.assert_close(everything(on_disk(folder, compute)), features(), rtol=0, atol=1e-3)
+    assert compute.computed == [3, 4, 5, 6, 7]
+
+
+def test_float32_on_disk_loses_nothing(folder):
+    chunks = on_disk(folder, precision="float32")
+    in_memory = everything(store(keep="memory"))
+    assert torch.equal(everything(chunks), in_memory)
+    assert torch.equal(torch.cat([chunks.chunk(i) for i in range(N_CHUNKS)]), features())
+
+
+def test_float16_rounds_the_deviations(folder):
+    chunks = on_disk(folder)
+    exact = features() - features()[:CHUNK].mean(0)
+    rounded = torch.cat([deviation for _, deviation in chunks.deviations()])
+    # Half a unit in the last of 11 binary places, or of the subnormal numbers, 2^-24; and the
+    # float32 rounding of the difference.
+    bound = exact.abs() * 2**-11 + 2**-25 + 2**-24
+    assert ((rounded - exact).abs() <= bound).all()
+    assert not torch.equal(rounded, exact)
+    assert chunks.bytes_on_disk() < 4 * N * D + 400 * (N_CHUNKS + 1)  # headers of the files
+
+
+@pytest.mark.parametrize(("side", "J"), [(36, 2), (80, 3), (160, 4)])
+def test_coefficients_are_far_from_the_largest_float16(side, J):
+    # |x * h| <= max |x| times the sum of |h|, layer by layer; subsampling takes values away.
+    bank = filter_bank((side, side), J, 8)
+    phi = torch.outer(bank.phi_rows, bank.phi_columns)
+    low_pass = torch.fft.ifft2(phi).abs().sum().item()
+    wavelet = torch.fft.ifft2(bank.psi).abs().sum((-2, -1)).max().item()
+    assert max(1, wavelet) ** 2 * low_pass < 100 < torch.finfo(torch.float16).max
+
+
+def flip_last_byte(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip_last_byte,
+    "a truncated file": lambda file: file.write_bytes(file.read_bytes()[:-5]),
+    "an empty file": lambda file: file.write_bytes(b""),
+    "another file": lambda file: file.write_text("hello"),
+    "other tensors": lambda file: storage.write_tensors(file, {"values": torch.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["00000003-float16", "shift"])
+def test_a_damaged_file_is_made_again(folder, name, damage):
+    first = everything(on_disk(folder))
+    file = folder / f"{name}.safetensors"
+    DAMAGES[damage](file)
+    compute = Counting()
+    chunks = on_disk(folder, compute)
+    with pytest.warns(UserWarning, match=f"{name}.* is damaged: it is made again"):
+        assert torch.equal(everything(chunks), first)
+    assert compute.computed == [0 if name == "shift" else 3]
+    assert torch.equal(everything(on_disk(folder, compute)), first)  # without a warning
+    assert len(compute.computed) == 1
+
+
+def test_a_chunk_in_the_place_of_another_is_not_used(folder):
+    first = everything(on_disk(folder))
+    shutil.copy(folder / "00000002-float16.safetensors", folder / "00000003-float16.safetensors")
+    with pytest.warns(UserWarning, match="00000003.* belongs to other images"):
+        assert torch.equal(everything(on_disk(folder)), first)
+
+
+@pytest.mark.filterwarnings("ignore:.*belongs to other images")
+def test_chunks_of_other_images_are_not_used(folder):
+    everything(on_disk(folder))
+    compute = Counting(seed=1)
+    other = store(compute, keep="disk", folder=folder, identity="b")
+    torch.testing.assert_close(everything(other), features(seed=1), rtol=0, atol=1e-3)
+    assert compute.computed == [*range(N_CHUNKS)]
+
+
+def test_another_precision_may_be_chosen_when_going_on(folder):
+    everything(on_disk(folder))
+    compute = Counting()
+    assert torch.equal(
+        everything(on_disk(folder, compute, precision="float32")), everything(store())
+    )
+    assert len(compute.computed) == N_CHUNKS
+    assert not [*folder.glob("*float16*")]
+
+
+def test_stores_of_other_options_are_deleted(folder):
+    everything(on_disk(folder.with_name("old")))
+    everything(on_disk(folder))
+    assert [file.name for file in folder.parent.iterdir()] == ["store"]
+
+
+def test_where_features_are_kept_by_themselves(folder):
+    fits = {"cache_bytes": 4 * N * D, "folder": folder}
+    assert store(**fits).place == "memory"
+    assert store(**(fits | {"cache_bytes": 4 * N * D - 1})).place == "disk"
+    assert store(cache_bytes=0).place == "recompute"
+    with pytest.raises(ScattergenError, match='store="disk" needs a run folder'):
+        store(keep="disk").place  # noqa: B018
+
+
+def test_too_little_space_is_found_out_before_any_work(folder, monkeypatch):
+    needed = 2 * N * D + feature_store._SPARE_BYTES
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(0, 0, needed - 1))
+    with pytest.warns(UserWarning, match=r"need 0.00 GB in .*computed anew in every pass"):
+        assert store(cache_bytes=0, folder=folder).place == "recompute"
+    compute = Counting()
+    with pytest.raises(
+        ScattergenError, match=r"free some space .*encoder.store=recompute"
+    ) as error:
+        everything(on_disk(folder, compute))
+    assert str(folder) in str(error.value)
+    assert compute.computed == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(0, 0, needed))
+    assert on_disk(folder).place == "disk"
+
+
+def test_chunks_that_are_there_need_no_more_space(folder, monkeypatch):
+    everything(on_disk(folder))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(0, 0, 0))
+    assert on_disk(folder).place == "disk"
+
+
+def test_a_disk_that_fills_up_loses_nothing(folder, monkeypatch):
+    save = storage.save_file
+
+    def full(tensors, file, metadata):
+        if len([*folder.glob("0*")]) == 4:
+            raise OSError(errno.ENOSPC, "no space")
+        save(tensors, file, metadata)
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(ScattergenError, match=r"is full.*need 0.00 GB more.*same command") as error:
+        everything(on_disk(folder))
+    assert str(folder) in str(error.value)
+    monkeypatch.undo()
+    compute = Counting()
+    torch.testing.assert_close(everything(on_disk(folder, compute)), features(), rtol=0, atol=1e-3)
+    assert compute.computed == [4, 5, 6, 7]
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be_that(folder):
+    folder.parent.mkdir()
+    folder.write_text("a file")
+    with pytest.raises(ScattergenError, match="Cannot write") as error:
+        everything(on_disk(folder))
+    assert "full" not in str(error.value)
