@@ -201,6 +201,8 @@ def test_no_process_outlives_the_program(pictures, tmp_path, number):
     program = subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, text=True, start_new_session=True,
         stderr=subprocess.PIPE,
+        # As at a terminal: shells start background jobs, such as this test run, with it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     pids = [int(word) for word in program.stdout.readline().split()]
     assert pids
