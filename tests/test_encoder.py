@@ -324,3 +324,16 @@ def test_a_killed_fit_goes_on_with_the_same_bits(tmp_path):
     resumed, _ = read_tensors(tmp_path / "killed" / "result.safetensors")
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name
+
+
+def test_kept_coefficients_of_other_images_are_not_used(fitted, monkeypatch, tmp_path):
+    encoder, x = fitted
+    small_batches(monkeypatch, encoder)
+    monkeypatch.setattr(encoder, "store", "disk")
+    for _ in encoder.open_features(x, tmp_path).deviations():
+        pass
+    other = x.clone()
+    other[-1] = 1 - other[-1]  # the first chunk, and with it the shift, are the same
+    with pytest.warns(UserWarning, match="belongs to other images"):
+        codes = encoder.transform(encoder.open_features(other, tmp_path))
+    assert torch.equal(codes, encoder.transform(other))

@@ -10,6 +10,8 @@ import torch
 from scattergen import feature_store, storage
 from scattergen.errors import ScattergenError
 from scattergen.feature_store import FeatureStore
+from scattergen.progress import SILENT
+from scattergen.runs import RunFolder, Stages
 from scattergen.scattering.filters import filter_bank
 
 N, D, CHUNK = 50, 8, 7
@@ -185,10 +187,27 @@ def test_another_precision_may_be_chosen_when_going_on(folder):
     assert not [*folder.glob("*float16*")]
 
 
-def test_stores_of_other_options_are_deleted(folder):
-    everything(on_disk(folder.with_name("old")))
-    everything(on_disk(folder))
-    assert [file.name for file in folder.parent.iterdir()] == ["store"]
+def test_only_chunks_are_ever_deleted(folder):
+    beside, inside = folder.with_name("mine") / "notes.txt", folder / "mine-float32.safetensors"
+    for path in (beside, inside):
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    everything(on_disk(folder, precision="float32"))
+    store = on_disk(folder)
+    everything(store)
+    assert not [*folder.glob("0*-float32*")]
+    store.remove()
+    assert [file.name for file in folder.iterdir()] == [inside.name]
+    assert beside.read_text() == "mine"
+
+
+def test_what_a_stage_kept_with_other_options_is_deleted(tmp_path):
+    stages = Stages(RunFolder.start(tmp_path / "run", {}), SILENT)
+    old, new = (stages.folder("codes", {"J": J}) for J in (1, 2))
+    everything(on_disk(old))
+    everything(on_disk(new))
+    assert stages.folder("codes", {"J": 2}) == new
+    assert [file.name for file in new.parent.iterdir()] == [new.name]
 
 
 def test_where_features_are_kept_by_themselves(folder):

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from scattergen.datasets import ImageSource
+from scattergen.datasets import ImageSource, fingerprint_of
 from scattergen.errors import InputError, RunFolderError
 from scattergen.feature_store import FeatureStore, Keep, Precision
 from scattergen.processes import ALONE, Processes
@@ -122,7 +122,7 @@ class ScatteringEncoder:
 
         Args:
             images: Source of N images, or a tensor (N, C, H, W).
-            folder: Where they may be kept on disk; of these images and this transform only.
+            folder: Where they may be kept on disk; chunks of other images are made again.
             processes: Those that share the work; all open the same folder.
 
         Returns:
@@ -131,6 +131,8 @@ class ScatteringEncoder:
         identity = {
             name: self.hyperparameters[name] for name in ("image_shape", "J", "L", "max_order")
         }
+        if folder is not None:
+            identity["images"] = fingerprint_of(images)
         return FeatureStore(
             lambda rows: self.features(images[rows]),
             len(images),

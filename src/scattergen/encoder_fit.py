@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.datasets import ImageArray, ImageSource, class_labels
+from scattergen.datasets import ImageSource, class_labels, fingerprint_of
 from scattergen.encoder import ScatteringEncoder
 from scattergen.options import build
 from scattergen.processes import ALONE, Processes
@@ -53,11 +53,8 @@ def fit_encoder(
     encoder = build("encoder", ScatteringEncoder, options, (channels, height, width), device=device)
     identity = {}
     if stages.run is not None:
-        source = ImageArray(images) if isinstance(images, Tensor) else images
-        identity = {**encoder.hyperparameters, "images": source.fingerprint, "n": len(images)}
-    place = stages.checkpoint("codes", identity)
-    folder = None if place is None else place.with_suffix("")
-    features = encoder.open_features(images, folder, processes)
+        identity = {**encoder.hyperparameters, "images": fingerprint_of(images), "n": len(images)}
+    features = encoder.open_features(images, stages.folder("codes", identity), processes)
     if not stages.restore("encoder", encoder.load_state_dict):
         with stages.timed("encoder") as done:
             encoder.fit(features, progress, checkpoint=stages.checkpoint("encoder", identity))

@@ -5,8 +5,8 @@ import json
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,8 +96,8 @@ class FeatureStore:
         if self._place is None:
             decided = self._decide() if self.processes.rank == 0 else ""
             self._place = self.processes.broadcast(decided)
-            if self._place == "disk" and self.folder is not None and self.processes.rank == 0:
-                _remove_others(self.folder, self.precision)
+            if self._place == "disk" and self._files is not None and self.processes.rank == 0:
+                self._files.remove(f"*-{other}" for other in _DTYPES if other != self.precision)
         return self._place
 
     def shift(self) -> Tensor:
@@ -178,10 +178,12 @@ class FeatureStore:
         return sum(file.stat().st_size for file in self.folder.iterdir())
 
     def remove(self) -> None:
-        """Delete the chunks on disk and in memory."""
+        """Delete the chunks on disk and in memory, and nothing else that the folder may hold."""
         self._kept.clear()
-        if self.folder is not None and self.processes.rank == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None and self._files is not None and self.processes.rank == 0:
+            self._files.remove(["shift", *(f"*-{precision}" for precision in _DTYPES)])
+            with suppress(OSError):  # it is not empty, or not there
+                self.folder.rmdir()
 
     def _compute(self, i: int) -> Tensor:
         return self.compute(self.rows(i))
@@ -291,6 +293,13 @@ class _ChunkFiles:
             return None
         return tensor
 
+    def remove(self, patterns: Iterable[str]) -> None:
+        """Delete files by name, where * stands for the number of a chunk."""
+        for pattern in patterns:
+            name = pattern.replace("*", "[0-9]" * 8)
+            for path in self.folder.glob(f"{name}.safetensors"):
+                path.unlink(missing_ok=True)
+
     def _discard(self, path: Path, reason: str) -> None:
         warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
         path.unlink(missing_ok=True)
@@ -329,15 +338,3 @@ def _free_bytes(folder: Path) -> int:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
-
-
-def _remove_others(folder: Path, precision: Precision) -> None:
-    """Delete what fits with other options or of other images have left here and beside this."""
-    if folder.parent.is_dir():
-        for other in folder.parent.iterdir():
-            if other != folder and other.is_dir():
-                shutil.rmtree(other, ignore_errors=True)
-    if folder.is_dir():
-        for file in folder.glob("*-float*.safetensors"):
-            if not file.stem.endswith(precision):
-                file.unlink()

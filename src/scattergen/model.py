@@ -1,6 +1,5 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,18 @@ from scattergen.density_choice import (
     default_density,
     density_key,
 )
+from scattergen.density_fit import fit_density_stage
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder_fit import fit_encoder
-from scattergen.errors import InputError, ScattergenError
+from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
-from scattergen.model_files import density_metadata, model_content, read_parts
+from scattergen.model_files import model_content, read_parts
 from scattergen.options import build, check_options
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder, Stages, refuse_differences, save_run
+from scattergen.runs import RunFolder, Stages, save_run
 
 DECODING_BATCH = 256
 
@@ -229,37 +229,10 @@ class GenerativeScatteringNetwork:
             if labels is None
             else make_for_classes(name, keywords, classes)
         )
-        stages = Stages(run, progress)
-        stage = f"densities/{key}"
-        metadata = density_metadata(density, seed)
-        if run is not None and run.has(stage) and not overwrite:
-            refuse_differences(run.path / stage, run.read(stage)[1], metadata)
-        if overwrite or not stages.restore(stage, density.load_state_dict):
-            with stages.timed(stage) as done:
-                checkpoint, start = stages.checkpoint(stage, metadata), time.monotonic()
-                density.fit(
-                    codes,
-                    *(() if labels is None else (labels,)),
-                    seed=seed,
-                    progress=progress,
-                    device=device,
-                    checkpoint=checkpoint,
-                )
-                if not torch.isfinite(density.sample(1, seed=seed)).all():
-                    raise ScattergenError(
-                        f"The density {key} draws infinite or NaN codes, so it is not kept: change "
-                        "its options and run the command again."
-                    )
-                history = getattr(density, "history_", [])
-                # The training loop counts epochs; other fits have iterations, or one row.
-                unit = "epochs" if history and "learning_rate" in history[0] else "iterations"
-                facts = {unit: len(history), "description": density.description}
-                # The history counts the parts before an interruption, too, but not what a fit does
-                # before and after its epochs.
-                facts["seconds"] = time.monotonic() - start
-                if history:
-                    facts["seconds"] = max(facts["seconds"], history[-1]["seconds"])
-                done(density.state_dict(), metadata, facts)
+        fit_density_stage(
+            density, key, codes, labels, Stages(run, progress),
+            seed=seed, device=device, overwrite=overwrite,
+        )  # fmt: skip
         self.densities[key] = density
         return density
 

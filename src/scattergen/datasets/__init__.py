@@ -1,6 +1,6 @@
 """Sources of images: the embedded MNIST, arrays, folders, CelebA, CIFAR and Hugging Face."""
 
-from scattergen.datasets.arrays import ImageArray, as_images
+from scattergen.datasets.arrays import ImageArray, as_images, fingerprint_of
 from scattergen.datasets.celeba import celeba
 from scattergen.datasets.cifar import cifar
 from scattergen.datasets.classes import ClassLabels, class_labels
@@ -23,6 +23,7 @@ __all__ = [
     "celeba",
     "cifar",
     "class_labels",
+    "fingerprint_of",
     "mnist",
     "open_dataset",
     "prefetched",

@@ -1,5 +1,6 @@
 """Stages of a fit, kept in a run folder as soon as they are finished and found there again."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,6 +68,17 @@ class Stages:
     def checkpoint(self, name: str, metadata: Any = None) -> Path | None:
         """Where a stage may save its progress (see `RunFolder.checkpoint`)."""
         return None if self.run is None else self.run.checkpoint(name, metadata)
+
+    def folder(self, name: str, metadata: Any = None) -> Path | None:
+        """Where a stage may keep files until it is finished; what other options left is deleted."""
+        if self.run is None:
+            return None
+        folder = self.run.checkpoint(name, metadata).with_suffix("")
+        if self.writes and folder.parent.is_dir():
+            for other in folder.parent.iterdir():  # what the stage made with other options
+                if other != folder and other.is_dir():
+                    shutil.rmtree(other, ignore_errors=True)
+        return folder
 
     def log_epoch(self, name: str) -> Callable[[History], None] | None:
         """Appends a stage's epochs to the run's metrics."""
