@@ -116,7 +116,7 @@ def main() -> None:
     encoder = ScatteringEncoder((3, size, size), J, n_components=N_COMPONENTS)
     D, width = encoder.n_features, N_COMPONENTS + OVERSAMPLING
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    print(f"{size}×{size}×3, J = {J}: D = {D:,} coefficients, width w = {width}\n")
+    print(f"{size}×{size}×3, J = {J}: D = {D:,} coefficients, width k = {width}\n")
 
     batch = torch.rand(encoder.batch_size // 4, 3, size, size)
     scattering = len(batch) / seconds_of(lambda: encoder.features(batch))
@@ -128,9 +128,9 @@ def main() -> None:
     training, n_parameters = decoder_images_per_second(size)
     print(f"scattering                    {scattering:,.0f} images/s")
     print(f"products of a pass            {flops / 1e9:,.0f} GFLOP/s")
-    print(f"orthonormalisation of D × w   {orthonormalisation:.1f} s")
+    print(f"orthonormalisation of D × k   {orthonormalisation:.1f} s")
     print(f"disk, written and read        {written / 1e9:.2f} and {read / 1e9:.2f} GB/s")
-    print(f"all-reduce of D × w, 2 ranks  {wire / 1e9:.2f} GB/s")
+    print(f"all-reduce of D × k, 2 ranks  {wire / 1e9:.2f} GB/s")
     print(f"decoder, training             {training:,.1f} images/s, {n_parameters:,} parameters")
     print(f"batch                         {batch_size} images of all machines together\n")
 

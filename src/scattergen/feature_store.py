@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.errors import ScattergenError
 from scattergen.processes import ALONE, Processes
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.storage import read_tensors_if_whole, write_tensors
 
 Keep = Literal["auto", "memory", "disk", "recompute"]
 Precision = Literal["float16", "float32"]
@@ -276,10 +276,7 @@ class _ChunkFiles:
         path = self.path(name)
         if not path.exists():
             return None
-        try:
-            tensors, metadata = read_tensors(path)
-        except RunFolderError:
-            tensors, metadata = {}, None
+        tensors, metadata = read_tensors_if_whole(path) or ({}, None)
         tensor = tensors.get("values")
         if (
             tensor is None

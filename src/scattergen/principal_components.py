@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from scattergen.errors import InputError, RunFolderError
+from scattergen.errors import InputError
 from scattergen.processes import Processes
 from scattergen.progress import SILENT, Progress, Task
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.storage import read_tensors_if_whole, write_tensors
 
 # Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace
 # iteration.
@@ -232,10 +232,7 @@ class _Passes:
         """Become the state of the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
             return
-        try:
-            tensors, metadata = read_tensors(self.path)
-        except RunFolderError:
-            metadata = None
+        tensors, metadata = read_tensors_if_whole(self.path) or ({}, None)
         if not isinstance(metadata, dict) or metadata.get("settings") != self.settings:
             warnings.warn(
                 f"{self.path} is damaged or of other settings: the principal components are begun "

@@ -187,6 +187,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
+def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
+    """As `read_tensors`, of a file that can be made again.
+
+    Args:
+        path: A safetensors file.
+
+    Returns:
+        Name to tensor, and the metadata; None if the file is missing or damaged.
+    """
+    try:
+        return read_tensors(path)
+    except RunFolderError:
+        return None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.storage import flatten_state, read_tensors, take_state, write_tensors
+from scattergen.storage import flatten_state, read_tensors_if_whole, take_state, write_tensors
 
 Metrics = dict[str, float]
 History = list[Metrics]
@@ -129,11 +129,11 @@ class TrainingState:
         """Become the state of the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
             return
-        try:
-            tensors, metadata = read_tensors(self.path)
-        except RunFolderError:
+        found = read_tensors_if_whole(self.path)
+        if found is None:
             warnings.warn(f"{self.path} is damaged: this training starts anew.", stacklevel=2)
             return
+        tensors, metadata = found
         settings = metadata.get("settings") if isinstance(metadata, dict) else None
         if settings != json.loads(json.dumps(self.settings)):
             raise RunFolderError(
