@@ -324,3 +324,13 @@ def test_ranks_that_die_without_a_word(code, error, message, capfd):
     with pytest.raises(error, match=message):
         supervise([sys.executable, "-c", code], Layout(1), threads=1)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_killed_rank_is_the_cause_of_others_that_abort():
+    # Rank 0 aborts at once, rank 1 is killed a little later.
+    code = (
+        "import os, signal, time; rank = int(os.environ['LOCAL_RANK']); time.sleep(0.3 * rank);"
+        "os.kill(os.getpid(), signal.SIGKILL) if rank else os.abort()"
+    )
+    with pytest.raises(ScattergenError, match="Process 1 of 2 was ended by the signal SIGKILL"):
+        supervise([sys.executable, "-c", code], Layout(2), threads=2)

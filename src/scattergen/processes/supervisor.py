@@ -152,9 +152,13 @@ def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:
 
 def _raise(reports: dict[int, tuple[str, str]], world_size: int) -> None:
     """Say once what went wrong, by the report that says most."""
-    number, (kind, text) = min(
-        reports.items(), key=lambda report: (KINDS.index(report[1][0]), report[0])
-    )
+
+    def precedence(report: tuple[int, tuple[str, str]]) -> tuple[int, bool, int]:
+        number, (kind, text) = report
+        # The connection to a process that was killed may break in a thread that can only abort.
+        return KINDS.index(kind), text == "SIGABRT", number
+
+    number, (kind, text) = min(reports.items(), key=precedence)
     again = "run the same command again; finished parts are kept"
     if kind == "refused":
         raise ScattergenError(text)
