@@ -303,6 +303,24 @@ def fit_chunks(samples, checkpoint=None):
     return pca.fit_samples(samples, checkpoint=checkpoint, checkpoint_seconds=0)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_same_components(method, tmp_path):
+    s = features()
+    expected = PCAWhitening(6, n_passes=4).fit_samples(Chunks(s))
+    ours = PCAWhitening(6, n_passes=4)
+    ours.fit_samples(Chunks(s), checkpoint=tmp_path / "state", checkpoint_seconds=0, device="cuda")
+    assert not ours.components_.is_cuda
+    # As between two splits into batches: products are float32 in another order.
+    torch.testing.assert_close(ours.components_, expected.components_, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        ours.explained_variance_, expected.explained_variance_, rtol=1e-5, atol=0
+    )
+    codes = ours.transform(s.cuda())
+    assert codes.is_cuda
+    torch.testing.assert_close(codes.cpu(), ours.transform(s), rtol=0, atol=2e-5)
+
+
 @pytest.fixture
 def saving_always(monkeypatch):
     monkeypatch.setattr(principal_components, "_PART_OF_TIME_WRITING", float("inf"))

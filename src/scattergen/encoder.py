@@ -32,7 +32,7 @@ class ScatteringEncoder:
         L: Its number of orientations.
         max_order: Its highest order.
         n_components: Dimension d of the codes.
-        device: Where scattering is computed.
+        device: Where scattering, components and codes are computed.
         store: Where the coefficients of training images are kept between the passes of the fit:
             "memory", "disk" (the run folder), nowhere ("recompute"), or "auto": in memory up to
             2 GiB, else on the disk if there is space, else nowhere.
@@ -85,6 +85,11 @@ class ScatteringEncoder:
         """Number of scattering coefficients of one image."""
         K, height, width = self.scattering.output_shape
         return self.image_shape[0] * K * height * width
+
+    @property
+    def _products_device(self) -> str:
+        """Where the components and their products are computed: "mps" has no float64."""
+        return "cpu" if torch.device(self.device).type == "mps" else self.device
 
     @property
     def batch_size(self) -> int:
@@ -173,7 +178,9 @@ class ScatteringEncoder:
             images = self.open_features(images, processes=processes)
         self.check_count(images.n_samples)
         try:
-            self.whitening.fit_samples(images, checkpoint=checkpoint, progress=progress)
+            self.whitening.fit_samples(
+                images, checkpoint=checkpoint, device=self._products_device, progress=progress
+            )
         except InputError:  # these images will never do
             images.remove()
             if checkpoint is not None and images.processes.rank == 0:
@@ -222,7 +229,7 @@ class ScatteringEncoder:
         with progress.task("encode", len(codes)) as task:
             for i in images.own():
                 rows = images.rows(i)
-                codes[rows] = self.whitening.transform(images.chunk(i))
+                codes[rows] = self.whitening.transform(images.chunk(i).to(self._products_device))
                 task.advance(rows.stop - task.completed)
         return images.processes.all_reduce(codes)
 

@@ -74,6 +74,7 @@ def principal_components(
     *,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> PrincipalComponents:
     """Leading principal components; all processes call this together and get the same ones.
@@ -86,6 +87,7 @@ def principal_components(
             pass; removed by whoever owns it.  Several processes save at the end of passes only.
         checkpoint_seconds: Time between two checkpoints within a pass, more if writing them would
             take more than a twentieth of the time.
+        device: Where sums and products are computed; it needs float64.
         progress: Where to report.
 
     Returns:
@@ -103,15 +105,15 @@ def principal_components(
     total_passes = {"_from_gram": 2, "_from_covariance": 1}.get(name, n_passes)
     settings = {"method": name, "n": n, "D": D, "d": n_components, "passes": total_passes}
     with progress.task("principal components", total_passes * n) as task:
-        passes = _Passes(samples, settings, task, checkpoint, checkpoint_seconds)
+        passes = _Passes(samples, settings, task, checkpoint, checkpoint_seconds, device)
         passes.resume()
         variances, components = method(passes, n_components)
     offset = passes.offset()
     broadcast = samples.processes.broadcast
     return PrincipalComponents(
         mean=samples.shift() + offset,
-        components=broadcast(components),
-        variances=broadcast(variances),
+        components=broadcast(components.cpu()),
+        variances=broadcast(variances.cpu()),
         total_variance=passes.squares.item() / n - offset.square().sum().item(),
     )
 
@@ -132,6 +134,7 @@ class _Passes:
         task: To count samples in.
         checkpoint: Where to save; None for nowhere.
         checkpoint_seconds: Time between two checkpoints within a pass.
+        device: Of the basis, the deviations and what is added up of them.
 
     Attributes:
         number: Passes finished.
@@ -147,9 +150,11 @@ class _Passes:
         task: Task,
         checkpoint: Path | None,
         checkpoint_seconds: float,
+        device: str,
     ) -> None:
         self.samples, self.settings, self.task = samples, settings, task
         self.path, self.checkpoint_seconds = checkpoint, checkpoint_seconds
+        self.device = torch.device(device)
         self.number, self.basis = 0, torch.empty(0)
         self.total = torch.zeros(samples.n_features, dtype=torch.float64)
         self.squares = torch.zeros((), dtype=torch.float64)
@@ -159,8 +164,12 @@ class _Passes:
         self._saved, self._writing = math.inf, 0.25
 
     def offset(self) -> Tensor:
-        """The mean less the shift, (D,) float64."""
+        """The mean less the shift, (D,) float64, on the CPU."""
         return self.total / self.samples.n_samples
+
+    def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Zeros where the products are computed."""
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def run(
         self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True
@@ -180,7 +189,8 @@ class _Passes:
             self._sum = zero
         n, processes = self.samples.n_samples, self.samples.processes
         note = f"pass {self.number + 1} of {self.settings['passes']}"
-        for row, deviation in self.samples.deviations(self._done):
+        for row, read in self.samples.deviations(self._done):
+            deviation = read.to(self.device)
             if self.number == 0:
                 self._count(deviation)
             add(self._sum, row, deviation)
@@ -205,7 +215,7 @@ class _Passes:
         """Use another basis from the next pass on."""
         # In one layout and alignment, whether it comes from a QR or a file: the last bits of
         # products depend on these.
-        self.basis = basis.contiguous()
+        self.basis = basis.to(self.device).contiguous()
         if self.samples.processes.rank == 0 and self._is_due(0):
             self._save()
 
@@ -214,8 +224,8 @@ class _Passes:
         return time.monotonic() - self._saved >= wait
 
     def _count(self, deviation: Tensor) -> None:
-        self.total += deviation.sum(0, dtype=torch.float64)
-        self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square()
+        self.total += deviation.sum(0, dtype=torch.float64).cpu()
+        self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square().cpu()
 
     def _save(self) -> None:
         if self.path is None:
@@ -247,7 +257,8 @@ class _Passes:
             tensors["sum"], metadata["done"] = torch.empty(0), 0
         self.number, self._done = metadata["number"], metadata["done"]
         self.total, self.squares = tensors["total"], tensors["squares"]
-        self.basis, self._sum = tensors["basis"].clone(), tensors["sum"].clone()
+        self.basis = tensors["basis"].to(self.device, copy=True)
+        self._sum = tensors["sum"].to(self.device, copy=True)
         self.task.advance(self.number * self.samples.n_samples)
 
 
@@ -262,8 +273,8 @@ def _from_covariance(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     def add(upper: Tensor, row: int, deviation: Tensor) -> None:
         _add_upper(upper, deviation.T)
 
-    upper = passes.run(torch.zeros(D, D, dtype=torch.float64), add)
-    offset = passes.offset()
+    upper = passes.run(passes.zeros(D, D, dtype=torch.float64), add)
+    offset = passes.offset().to(upper)
     upper.div_(n).addr_(offset, offset, alpha=-1)
     d = min(d, D)
     if passes.samples.processes.rank > 0:
@@ -280,11 +291,11 @@ def _from_gram(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
         rows[row : row + len(deviation)] = deviation
 
     if passes.number == 0:
-        rows = passes.run(torch.zeros(n, D), add, save=False)
-        basis = torch.empty(D, min(d, n))
+        rows = passes.run(passes.zeros(n, D), add, save=False)
+        basis = passes.zeros(D, min(d, n))
         if passes.samples.processes.rank == 0:
-            rows -= passes.offset().float()
-            gram = torch.zeros(n, n, dtype=torch.float64)
+            rows -= passes.offset().to(rows)
+            gram = passes.zeros(n, n, dtype=torch.float64)
             for columns in rows.split(_GRAM_COLUMNS, 1):
                 _add_upper(gram, columns)
             left = torch.linalg.eigh(gram, UPLO="U")[1].flip(1)[:, :d]
@@ -304,12 +315,12 @@ def _by_subspace_iteration(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
 
     if not len(passes.basis):
         generator = torch.Generator().manual_seed(0)
-        passes.basis = torch.randn(D, width, generator=generator) / D**0.5
+        passes.basis = torch.randn(D, width, generator=generator).to(passes.device) / D**0.5
     while passes.number < passes.settings["passes"] - 1:
         # The sum of a pass is float32: it only turns the basis, which the next pass corrects.
-        image = passes.run(torch.zeros(D, width), add)
+        image = passes.run(passes.zeros(D, width), add)
         if passes.samples.processes.rank == 0:
-            offset = passes.offset().float()
+            offset = passes.offset().to(image)
             image.div_(n).addr_(offset, passes.basis.T @ offset, alpha=-1)
             image = torch.linalg.qr(image)[0]
         passes.project_on(passes.samples.processes.broadcast(image))
@@ -324,16 +335,16 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
         projected = (deviation @ passes.basis).double()
         products.addmm_(projected.T, projected)
 
-    products = passes.run(torch.zeros(width, width, dtype=torch.float64), add)
+    products = passes.run(passes.zeros(width, width, dtype=torch.float64), add)
     d = min(d, width)
     if passes.samples.processes.rank > 0:
         return _nothing_yet(d, D)
     basis = passes.basis
-    centre = (basis.T @ passes.offset().float()).double()
+    centre = (basis.T @ passes.offset().to(basis)).double()
     products.div_(n).addr_(centre, centre, alpha=-1)
     # The basis is orthonormal up to float32 rounding (at random, if it is the first one): its own
     # products, in float64, make up for that.
-    overlaps = torch.zeros(width, width, dtype=torch.float64)
+    overlaps = torch.zeros_like(products)
     for part in basis.split(_GRAM_COLUMNS):
         overlaps.addmm_(part.T.double(), part.double())
     lower = torch.linalg.cholesky(overlaps)

@@ -99,6 +99,14 @@ def _narrow_convolution(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor
     return (tall @ columns.T).view(batch, out, H, W).permute(0, 2, 3, 1)
 
 
+def _plain_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """The same where nothing is upsampled, by PyTorch's own layers."""
+    radius = weight.shape[2] // 2
+    padded = F.pad(x.permute(0, 3, 1, 2), (radius,) * 4, mode="reflect")
+    in_order = padded.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(in_order, weight.to(x.dtype)).permute(0, 2, 3, 1)
+
+
 class UpsampledConv2d(nn.Module):
     r"""Bilinear upsampling, reflection padding and a convolution without bias, as one operation.
 
@@ -135,6 +143,7 @@ class UpsampledConv2d(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        self.upsamples = tuple(size) != tuple(output_size)
         # (k, W, w) -> (W, w·k): one product sums over positions and taps.
         columns = tap_matrices(size[1], output_size[1], kernel_size).permute(1, 2, 0).flatten(1)
         self.register_buffer(
@@ -148,6 +157,9 @@ class UpsampledConv2d(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
         x, rows, columns = x.to(dtype), self.rows.to(dtype), self.columns.to(dtype)
+        # Reflection padding of bfloat16 images with trailing channels is slow on CPUs.
+        if not self.upsamples and (x.device.type != "cpu" or dtype != torch.bfloat16):
+            return _plain_convolution(x, self.weight)
         if self.weight.shape[0] * self.weight.shape[2] < _NARROW:
             return _narrow_convolution(x, self.weight, rows, columns)
         result: Tensor = _UpsampledConvolution.apply(x, self.weight, rows, columns)

@@ -96,6 +96,7 @@ class PCAWhitening:
         *,
         checkpoint: Path | None = None,
         checkpoint_seconds: float = 20.0,
+        device: str = "cpu",
         progress: Progress = SILENT,
     ) -> Self:
         """Fit to samples in numbered chunks, such as a `FeatureStore`, by all their processes.
@@ -108,6 +109,7 @@ class PCAWhitening:
             samples: Chunks, shared out to processes that all call this together.
             checkpoint: File to save progress in and to continue from; removed by whoever owns it.
             checkpoint_seconds: Time between two checkpoints within a pass.
+            device: Where sums and products are computed; it needs float64.
             progress: Where to report.
 
         Returns:
@@ -122,6 +124,7 @@ class PCAWhitening:
             self.n_passes,
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
+            device=device,
             progress=progress,
         )
         self._check_rank(found, samples.n_samples)
@@ -161,16 +164,17 @@ class PCAWhitening:
         """Whitened codes of features.
 
         Args:
-            s: Features, (N, D).
+            s: Features, (N, D), on any device.
 
         Returns:
-            Codes, (N, d), unit variance on the data of the fit.
+            Codes, (N, d), unit variance on the data of the fit, on the same device.
 
         Raises:
             InputError: If D is not that of the fit.
         """
         self._check(s, "features", 1)
-        return (s - self.mean_) @ self.components_.T / self._scale()
+        mean, components = self.mean_.to(s.device), self.components_.to(s.device)
+        return (s - mean) @ components.T / self._scale().to(s.device)
 
     def inverse_transform(self, z: Tensor) -> Tensor:
         """Features whose codes are z, the least-squares inverse of `transform`.
