@@ -32,13 +32,14 @@ class _Pairs:
     """Codes and images, read together by index."""
 
     def __init__(self, codes: Tensor, images: ImageSource | Tensor, n: int) -> None:
-        self.codes, self.images, self.n = codes, images, n
+        # As an array, for the thread that reads ahead (see `ImageReader.read`).
+        self.codes, self.images, self.n = codes.numpy(), images, n
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, index: Tensor) -> Batch:
-        return self.codes[index], self.images[index]
+        return torch.from_numpy(self.codes[index.numpy()]), self.images[index]
 
 
 def augment(
