@@ -586,6 +586,55 @@ def test_augmented_training_needs_the_encoder_and_is_reproducible(model, images)
     assert not same_state(first, fitted(model.encoder))
 
 
+def test_training_on_mirrored_images_draws_one_of_each_pair(model, images, tmp_path, monkeypatch):
+    seen = []
+
+    class Watching(Decoder):
+        def forward(self, z):
+            if self.training:
+                seen.append(z)
+            return super().forward(z)
+
+    def fitted(x, checkpoint=None, stop_after=None, **how):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            decoder = Watching(8, (1, 16, 16), channels=(8, 4))
+
+        def stop(history):
+            if len(history) == stop_after:
+                raise KeyboardInterrupt
+
+        fit_decoder(
+            decoder, model.encode(x), x, epochs=2, encoder=model.encoder, checkpoint=checkpoint,
+            on_epoch=stop, **how,
+        )  # fmt: skip
+        return decoder
+
+    # Of images that are their own mirror image it changes nothing.
+    symmetric = images + images.flip(3)
+    symmetric = symmetric / symmetric.max()
+    assert same_state(fitted(symmetric, flips=True), fitted(symmetric))
+
+    seen.clear()
+    whole = fitted(images, flips=True)
+    plain, mirrored = model.encode(images), model.encode(images.flip(3))
+    for z in torch.cat(seen):
+        # Squared distances are differences of numbers near 10 with float32's rounding: 0.003.
+        distances = [torch.cdist(z[None], codes).min() for codes in (plain, mirrored)]
+        assert min(distances) < 0.01 < max(distances)
+    nearest = torch.cdist(torch.cat(seen), mirrored).amin(1) < 0.01
+    assert 0.2 < nearest.float().mean() < 0.8  # of some 70 fair coins
+
+    # Stopped after an epoch, it does not encode the mirrored images again.
+    checkpoint = tmp_path / "decoder.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(images, checkpoint, stop_after=1, flips=True)
+    plain_codes = model.encode(images)
+    monkeypatch.setattr(model.encoder, "features", None)  # calling it fails
+    monkeypatch.setattr(type(model), "encode", lambda self, x: plain_codes)
+    assert same_state(fitted(images, checkpoint, flips=True), whole)
+
+
 def test_a_growing_gap_is_warned_about_once(images):
     decoder = Decoder(64, (1, 16, 16), channels=(32, 16), momentum=0.5)
     codes = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))  # nothing to generalise

@@ -17,6 +17,7 @@ from scattergen.errors import InputError
 from scattergen.image_quality import psnr
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
+from scattergen.storage import read_tensors_if_whole, write_tensors
 from scattergen.training import Batch, check_settings, check_shares, train
 from scattergen.training_state import History, Metrics
 
@@ -29,17 +30,38 @@ class OverfittingWarning(UserWarning):
 
 
 class _Pairs:
-    """Codes and images, read together by index."""
+    """Codes and images, and perhaps codes of the mirrored images, read together by index."""
 
-    def __init__(self, codes: Tensor, images: ImageSource | Tensor, n: int) -> None:
+    def __init__(
+        self, codes: Tensor, images: ImageSource | Tensor, n: int, mirrored: Tensor | None
+    ) -> None:
         # As an array, for the thread that reads ahead (see `ImageReader.read`).
         self.codes, self.images, self.n = codes.numpy(), images, n
+        self.mirrored = None if mirrored is None else mirrored.numpy()
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, index: Tensor) -> Batch:
-        return torch.from_numpy(self.codes[index.numpy()]), self.images[index]
+        rows = index.numpy()
+        pair = (torch.from_numpy(self.codes[rows]), self.images[index])
+        return pair if self.mirrored is None else (*pair, torch.from_numpy(self.mirrored[rows]))
+
+
+class _Mirrored:
+    """The first images of a source, left and right exchanged."""
+
+    labels, fingerprint = None, ""  # not asked for
+
+    def __init__(self, images: ImageSource | Tensor, n: int) -> None:
+        channels, height, width = images.shape[-3:]
+        self.images, self.n, self.shape = images, n, (channels, height, width)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.images[index].flip(3)
 
 
 def augment(
@@ -113,8 +135,9 @@ def fit_decoder(
         betas: Adam's decay rates.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
         patience: Stop after so many epochs without a lower validation loss.
-        flips: Augment by mirrored images; needs `encoder`, as do shifts.
-        shifts: Augment by moves of up to so many pixels.
+        flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every
+            step); needs `encoder`.
+        shifts: Augment by moves of up to so many pixels, encoded in every step; needs `encoder`.
         encoder: Computes the codes of augmented images.
         precision: "float32", "bfloat16" or "auto".
         seed: Of the order of the data and the augmentation.
@@ -148,15 +171,18 @@ def fit_decoder(
     """
     if len(codes) != len(images):
         raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
-    augmented = flips or shifts > 0
-    if augmented and encoder is None:
+    if (flips or shifts > 0) and encoder is None:
         raise InputError("Augmented images must be encoded again: pass the encoder too.")
     n_validation = _count_held_out(len(codes), n_validation)
     n = len(codes) - n_validation
 
     def loss(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
-        z, x = batch
-        if augmented and encoder is not None:
+        z, x, *rest = batch
+        if rest:
+            swapped = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+            z = torch.where(swapped[:, None], rest[0], z)
+            x = torch.where(swapped[:, None, None, None], x.flip(3), x)
+        elif shifts > 0 and encoder is not None:
             x = augment(x.cpu(), generator, flips=flips, shifts=shifts)
             z = encoder.whitening.transform(encoder.features(x))
             z, x = z.to(device), x.to(device)
@@ -183,10 +209,13 @@ def fit_decoder(
         if on_epoch is not None:
             on_epoch(history)
 
+    mirrored = None
+    if flips and shifts == 0 and encoder is not None:
+        mirrored = _mirrored_codes(encoder, _Mirrored(images, n), processes, checkpoint, progress)
     return train(
         {"decoder": decoder},
         {"decoder": loss},
-        _Pairs(codes, images, n),
+        _Pairs(codes, images, n, mirrored),
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -203,6 +232,27 @@ def fit_decoder(
         progress=progress,
         description="decoder",
     )
+
+
+def _mirrored_codes(
+    encoder: ScatteringEncoder,
+    images: _Mirrored,
+    processes: Processes,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Tensor:
+    """Codes of mirrored images, (n, d); kept beside the checkpoint for a resumed training."""
+    path = None if checkpoint is None else checkpoint.with_name("mirrored.safetensors")
+    found = None
+    if processes.rank == 0 and path is not None:
+        found = read_tensors_if_whole(path)
+    stored = torch.empty(0) if found is None else found[0].get("codes", torch.empty(0))
+    if processes.broadcast(len(stored) == len(images)):
+        return processes.broadcast(stored)
+    codes = encoder.transform(images, progress, processes=processes)
+    if processes.rank == 0 and path is not None:
+        write_tensors(path, {"codes": codes})
+    return codes
 
 
 def _warn_of_overfitting(history: History) -> None:
