@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen import InputError, RunFolderError, ScattergenError
+from scattergen import InputError, RunFolderError, ScattergenError, decoder_fit
 from scattergen.datasets import Dataset, ImageArray, mnist
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import (
@@ -586,53 +586,62 @@ def test_augmented_training_needs_the_encoder_and_is_reproducible(model, images)
     assert not same_state(first, fitted(model.encoder))
 
 
-def test_training_on_mirrored_images_draws_one_of_each_pair(model, images, tmp_path, monkeypatch):
-    seen = []
+def test_training_on_mirrored_images_draws_one_of_each_pair(model, images, monkeypatch):
+    plain, swapped = model.encode(images), model.encode(images.flip(3))
+    shares = []
 
-    class Watching(Decoder):
-        def forward(self, z):
-            if self.training:
-                seen.append(z)
-            return super().forward(z)
+    def exact(z):
+        """The image in [-1, 1] that a code is of."""
+        # Squared distances are differences of numbers near 10 with float32's rounding: 0.003.
+        near, far = (torch.cdist(z, codes) < 0.01 for codes in (plain, swapped))
+        assert (near.sum(1) + far.sum(1) == 1).all()
+        shares.append(far.any(1).float().mean().item())
+        return 2 * (near.float() @ images.flatten(1) + far.float() @ images.flip(3).flatten(1)) - 1
 
-    def fitted(x, checkpoint=None, stop_after=None, **how):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            decoder = Watching(8, (1, 16, 16), channels=(8, 4))
+    def look(modules, losses, data, **how):
+        batch = data[torch.arange(len(data))]
+        decoder = {"decoder": lambda z: exact(z).view(-1, *images.shape[1:])}
+        error = losses["decoder"](decoder, batch, torch.Generator().manual_seed(0))
+        assert error.item() < 1e-6  # no sum of rounded terms: one image is multiplied by 1
+        return []
 
+    monkeypatch.setattr(decoder_fit, "train", look)
+    decoder = Decoder(8, (1, 16, 16), channels=(8, 4))
+    fit_decoder(decoder, plain, images, encoder=model.encoder, flips=True)
+    assert 0.2 < shares[0] < 0.8  # of some fifty fair coins
+
+
+def test_mirrored_images_are_encoded_once(model, images, tmp_path, monkeypatch):
+    encode, counts = model.encoder.transform, []
+    monkeypatch.setattr(
+        model.encoder,
+        "transform",
+        lambda x, *a, **how: counts.append(len(x)) or encode(x, *a, **how),
+    )
+    codes, checkpoint = encode(images), tmp_path / "decoder.safetensors"
+
+    def fitted(checkpoint=None, stop_after=None, **how):
         def stop(history):
             if len(history) == stop_after:
                 raise KeyboardInterrupt
 
-        fit_decoder(
-            decoder, model.encode(x), x, epochs=2, encoder=model.encoder, checkpoint=checkpoint,
-            on_epoch=stop, **how,
-        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            decoder = Decoder(8, (1, 16, 16), channels=(8, 4))
+        how = {"epochs": 2, "n_validation": 3, "encoder": model.encoder, "on_epoch": stop} | how
+        fit_decoder(decoder, codes, images, checkpoint=checkpoint, **how)
         return decoder
 
-    # Of images that are their own mirror image it changes nothing.
-    symmetric = images + images.flip(3)
-    symmetric = symmetric / symmetric.max()
-    assert same_state(fitted(symmetric, flips=True), fitted(symmetric))
-
-    seen.clear()
-    whole = fitted(images, flips=True)
-    plain, mirrored = model.encode(images), model.encode(images.flip(3))
-    for z in torch.cat(seen):
-        # Squared distances are differences of numbers near 10 with float32's rounding: 0.003.
-        distances = [torch.cdist(z[None], codes).min() for codes in (plain, mirrored)]
-        assert min(distances) < 0.01 < max(distances)
-    nearest = torch.cdist(torch.cat(seen), mirrored).amin(1) < 0.01
-    assert 0.2 < nearest.float().mean() < 0.8  # of some 70 fair coins
-
-    # Stopped after an epoch, it does not encode the mirrored images again.
-    checkpoint = tmp_path / "decoder.safetensors"
+    whole = fitted(flips=True)
     with pytest.raises(KeyboardInterrupt):
-        fitted(images, checkpoint, stop_after=1, flips=True)
-    plain_codes = model.encode(images)
-    monkeypatch.setattr(model.encoder, "features", None)  # calling it fails
-    monkeypatch.setattr(type(model), "encode", lambda self, x: plain_codes)
-    assert same_state(fitted(images, checkpoint, flips=True), whole)
+        fitted(checkpoint, stop_after=1, flips=True)
+    assert counts == [len(images) - 3] * 2  # those held out stay as they are
+    assert same_state(fitted(checkpoint, flips=True), whole)
+    assert len(counts) == 2
+    (tmp_path / "mirrored.safetensors").write_bytes(b"damaged")
+    checkpoint.unlink()
+    assert same_state(fitted(checkpoint, flips=True), whole)
+    assert len(counts) == 3
 
 
 def test_a_growing_gap_is_warned_about_once(images):
