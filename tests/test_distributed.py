@@ -139,7 +139,8 @@ def test_sums_and_broadcasts(shared):
 @pytest.fixture(scope="session")
 def fit(digits, tiny):
     """Arguments of a fit without its run folder; rank 0 computes with two threads in the end."""
-    options = ["--set", "training.epochs=8", "--set", "encoder.store=disk"]
+    chosen = ("training.epochs=8", "training.flips=true", "encoder.store=disk")
+    options = [word for option in chosen for word in ("--set", option)]
     return ["fit", str(digits), "--densities", "gaussian", "--threads", "2", *tiny[:8], *options]
 
 
