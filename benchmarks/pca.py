@@ -7,8 +7,10 @@ Every method gets the same features, in a file of its own process, so that its p
 covariance would be used; "textures" is 3,000 procedural textures of 64x64x3 (41,664 features).
 Captured variance is relative to the exact components; the angles are the largest and the median one
 between the two subspaces; the error is that of features which the components project on their span,
-relative to that of the exact ones.  Memory is what is added to that of the imports; pages of the
-mapped features count while they are in use.
+relative to that of the exact ones.  PSNR is that of 500 other images whose codes are decoded by
+least squares (fitted to the codes and images of the samples), so that it compares what the
+components hold of the images and not how a network was trained.  Memory is what is added to that of
+the imports; pages of the mapped features count while they are in use.
 """
 
 import argparse
@@ -30,10 +32,12 @@ from torch import Tensor
 from scattergen import principal_components
 from scattergen.datasets import mnist
 from scattergen.encoder import ScatteringEncoder
+from scattergen.image_quality import psnr
 from scattergen.report.run_report import machine
 from scattergen.whitening import PCAWhitening
 
 D_CODES = 512
+N_TEST = 500  # images at the end that nothing is fitted to
 CHUNK = 1024  # rows that are in memory at a time, where a method streams
 METHODS = (
     "exact", "subspace 2", "subspace 3", "subspace 4", "subspace 5", "subspace 6", "IncrementalPCA",
@@ -41,18 +45,20 @@ METHODS = (
 )  # fmt: skip
 
 
-def make_features(name: str, n: int | None, file: Path) -> None:
+def make_features(name: str, n: int | None, file: Path) -> Tensor:
+    """Write the features of samples and of N_TEST more images; the images, (N, C·H·W)."""
     if name == "mnist":
-        images: Any = mnist().train[: n or 12_000]
+        images: Any = mnist().train[: (n or 12_000) + N_TEST]
         encoder = ScatteringEncoder((1, 28, 28), J=2)
     else:
-        images = Textures(n or 3000, 64)
+        images = Textures((n or 3000) + N_TEST, 64)
         encoder = ScatteringEncoder(images.shape, J=3)
     s = np.lib.format.open_memmap(file, "w+", np.float32, (len(images), encoder.n_features))
     for start in range(0, len(images), 500):
         rows = slice(start, min(start + 500, len(images)))
         s[rows] = encoder.features(images[rows])
     s.flush()
+    return images[:].flatten(1)
 
 
 def fit(method: str, s: Any) -> tuple[Any, Any]:
@@ -87,7 +93,7 @@ def memory_gib(kind: str) -> float:
 
 def run_one(method: str, file: Path, out: Path, threads: int) -> None:
     torch.set_num_threads(threads)
-    s = np.load(file, mmap_mode="r")
+    s = np.load(file, mmap_mode="r")[:-N_TEST]
     s[:1].copy()
     before = memory_gib("VmRSS")
     start = time.perf_counter()
@@ -111,15 +117,29 @@ def quality(s: Any, mean: Tensor, components: Tensor) -> tuple[float, float]:
     return captured, error
 
 
+def decoded_psnr(s: Any, images: Tensor, mean: Tensor, components: Tensor) -> float:
+    """Mean PSNR, dB, of the last images, decoded by least squares from their codes."""
+    z = torch.cat(
+        [(torch.from_numpy(np.array(s[i : i + CHUNK])) - mean) @ components.T
+         for i in range(0, len(s), CHUNK)]
+    )  # fmt: skip
+    z = torch.cat([z / z.std(0), torch.ones(len(z), 1)], 1).double()
+    fitted, x = z[:-N_TEST], images[:-N_TEST].double()
+    weights = torch.linalg.solve(fitted.T @ fitted, fitted.T @ x)
+    decoded = (z[-N_TEST:] @ weights).clamp(0, 1)
+    return psnr(images[-N_TEST:, None, None].double(), decoded[:, None, None]).mean().item()
+
+
 def compare(name: str, n: int | None, threads: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "features.npy")
-        make_features(name, n, file)
-        s = np.load(file, mmap_mode="r")
+        images = make_features(name, n, file)
+        every = np.load(file, mmap_mode="r")
+        s = every[:-N_TEST]
         print(f"\n{name}: {len(s):,} samples of {s.shape[1]:,} features ({s.nbytes / 1e9:.2f} GB)")
         print(
             f"{'method':>16} {'passes':>7} {'time':>8} {'memory':>9} {'captured':>10} "
-            f"{'largest':>8} {'median':>8} {'error':>9}"
+            f"{'largest':>8} {'median':>8} {'error':>9} {'PSNR':>9}"
         )
         exact: Tensor | None = None
         for method in METHODS:
@@ -141,7 +161,8 @@ def compare(name: str, n: int | None, threads: int) -> None:
             print(
                 f"{method:>16} {passes:>7} {facts['seconds']:6.1f} s {facts['peak']:5.2f} GiB "
                 f"{captured / reference[0]:10.6f} {largest:7.2f}° {median:7.3f}° "
-                f"{error / reference[1]:9.5f}",
+                f"{error / reference[1]:9.5f} "
+                f"{decoded_psnr(every, images, mean, v.T.contiguous()):6.2f} dB",
                 flush=True,
             )
 

@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import scattergen as sg
 from scattergen import storage
 from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages
@@ -93,6 +95,11 @@ def truncated_jpeg(at, grey, **_):
     whole = (folder / "05.jpg").read_bytes()
     (folder / "05.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     return fit(at, folder, "--set", "encoder.n_components=4")
+
+
+@mistake("lies inside", "--out")
+def run_among_the_images(at, grey, **_):
+    return ["fit", folder_of(at, grey), "--out", at / "folder" / "runs" / "mine"]
 
 
 @mistake("07.png", "--no-strict")
@@ -208,7 +215,7 @@ def unknown_extension(at, **_):
 # Too few, too small or too similar
 
 
-@mistake("36 images", "--set encoder.n_components=35")
+@mistake("36 training images", "--set encoder.n_components=35")
 def fewer_images_than_components(at, grey, **_):
     return fit(at, save(at, grey), "--set", "encoder.n_components=50")
 
@@ -259,7 +266,7 @@ def filters_too_large(at, grey, **_):
     return fit(at, save(at, grey), *options)
 
 
-@mistake("20 components were asked of 20 images", "--set encoder.n_components=19")
+@mistake("20 components were asked of 20 training images", "--set encoder.n_components=19")
 def as_many_images_as_components(at, grey, **_):
     np.savez(at / "images.npz", x_train=grey[:20], x_test=grey[20:24])
     return fit(at, at / "images.npz", "--set", "encoder.n_components=20")
@@ -299,6 +306,56 @@ def test_odd_images_are_fitted_and_sampled(scattergen, tmp_path, shape, n, optio
     made = np.load(tmp_path / "x.npy")
     assert len(made) == 3
     assert sorted(made.shape[1:]) == sorted(images.shape[1:] if len(shape) == 3 else (*shape, 1))
+
+
+def test_images_that_vary_in_few_ways_are_fitted_with_fewer_components(scattergen, tmp_path):
+    """By preset auto; the same command goes on from the encoder that it made."""
+    slopes = np.random.default_rng(0).random((60, 2), dtype=np.float32)
+    images = (slopes @ np.mgrid[:16, :16].reshape(2, -1) / 30).reshape(60, 16, 16).astype("f4")
+    run = tmp_path / "run"
+    np.save(tmp_path / "images.npy", images)
+    fit_it = ["fit", tmp_path / "images.npy", "--out", run, "-q", "--set", "training.epochs=1"]
+    fit_it += ["--densities", "gaussian"]
+    err = scattergen(*fit_it, showing_warnings=True).err
+    d = len(sg.load(run).encoder.whitening.components_)
+    assert d < 10
+    assert f"vary in {d} ways only: codes have {d} components, not 52" in err
+    content = RunFolder.open(run)
+    for stage in ("report", "densities/gaussian", "decoder", "codes"):
+        content.forget(stage)
+    (run / "report.html").unlink()
+    scattergen(*fit_it)  # without a warning, which would be an error here
+    assert sg.load(run).encode(images[:3]).shape == (3, d)
+
+
+def test_a_damaged_test_image_is_found_first_and_repaired_without_loss(scattergen, grey, tmp_path):
+    folder = folder_of(tmp_path, grey, "jpg")
+    data = sg.datasets.open_dataset(folder)
+    held_out = data.test.source.files[int(data.test._positions[0])]
+    whole = held_out.read_bytes()
+    fit_it = [*fit(tmp_path, folder, "--set", "encoder.n_components=4"), "--densities", "gaussian"]
+    fit_it += ["--set", "training.epochs=1", "-q"]
+    run = fit_it[fit_it.index("--out") + 1]
+    held_out.write_bytes(whole[:-30])  # its header is whole
+    assert held_out.name in scattergen(*fit_it, code=2).err
+    assert not run.exists() or not any(run.iterdir())
+    # Mended later, it does not concern what was fitted to the others.
+    fingerprint = sg.datasets.open_dataset(folder).train.fingerprint
+    held_out.write_bytes(whole)
+    again = sg.datasets.open_dataset(folder)
+    assert again.train.fingerprint == fingerprint
+    scattergen(*fit_it)
+
+
+def test_a_run_that_the_disk_has_no_room_for_is_refused_first(
+    scattergen, digits, tiny, tmp_path, monkeypatch
+):
+    Usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(0, 0, 10_000))
+    err = scattergen("fit", digits, "--out", tmp_path / "run", *tiny, code=2).err
+    assert "or more, but 0.00 GB are free: free some space" in err
+    assert "principal components" not in err
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 # Options

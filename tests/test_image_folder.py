@@ -12,7 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.datasets import ImageFolder, ImageSource, decoding, mnist, open_dataset, reading
+from scattergen.datasets import (
+    ImageFolder,
+    ImageSource,
+    Subset,
+    decoding,
+    mnist,
+    open_dataset,
+    reading,
+)
 from scattergen.errors import InputError
 
 CELEBA = Path(__file__).resolve().parents[2] / "shared" / "data" / "celeba-half.tar"
@@ -53,6 +61,33 @@ def test_images_at_any_depth_sorted_by_name_and_nothing_else(tmp_path):
     assert isinstance(images, ImageSource)
     assert images.labels is None
     assert images.skipped == ()
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    root, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    save(root / "a.png")
+    save(elsewhere / "deep" / "b.png")
+    (root / "linked").symlink_to(elsewhere)
+    (root / "again").symlink_to(elsewhere)
+    (root / "above").symlink_to(tmp_path)
+    save(root / "inside" / "c.png")
+    (root / "same").symlink_to(root / "inside")
+    (elsewhere / "deep" / "back").symlink_to(root)
+    (elsewhere / "deep" / "self").symlink_to(elsewhere / "deep")
+    names = [file.name for file in ImageFolder(root).files]
+    assert sorted(names) == ["a.png", "b.png", "c.png"]
+
+
+def test_the_fingerprint_of_a_part_is_that_of_its_files(tmp_path):
+    for number in range(4):
+        save(tmp_path / f"{number}.png", levels(seed=number))
+    parts = slice(3), slice(2, 4), slice(None)
+    before = [Subset(ImageFolder(tmp_path), part).fingerprint for part in parts]
+    os.utime(tmp_path / "3.png", (1, 1))
+    images = ImageFolder(tmp_path)
+    after = [Subset(images, part).fingerprint for part in parts]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False]
+    assert images.fingerprint == images.fingerprint_of(range(4))
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])

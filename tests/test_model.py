@@ -128,7 +128,7 @@ def test_a_source_and_a_tensor_are_the_same(model, images):
         (lambda x: 255 * x, "reach from 0 to 255: divide"),
         (lambda x: x - 1, "reach from -1 to"),
         (lambda x: x.log().nan_to_num(neginf=math.nan), "Image 0 holds NaN"),
-        (lambda x: x[:8], "8 components were asked of 8 images"),
+        (lambda x: x[:8], "8 components were asked of 8 training images"),
     ],
 )
 def test_unusable_images(images, bad, culprit):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -304,6 +305,28 @@ def test_a_replacement_continues_only_with_the_same_options(tmp_path):
     assert not RunFolder.start(tmp_path / "run", {"seed": 2}, overwrite=True).has("weights")
     with pytest.raises(RunFolderError, match="seed=2 there, 1 now"), new.locked():
         pass
+
+
+def test_stored_coefficients_are_not_lost_to_other_options(scattergen, fit, monkeypatch):
+    """Scattering of large sets takes hours: what a stopped fit stored is kept."""
+    disk = [*fit, "--set", "encoder.store=disk"]
+
+    def stop(*_, **__):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scattergen.encoder.ScatteringEncoder.state_dict", stop)
+        with pytest.raises(Stop):
+            scattergen(*disk)
+    run = Path(fit[fit.index("--out") + 1])
+    stored = set((run / "checkpoints" / "codes").rglob("*.safetensors"))
+    assert stored
+    for other in (["--set", "encoder.L=3"], ["--seed", "5"]):
+        err = scattergen(*disk, *other, code=2).err
+        assert "--overwrite" in err
+    assert set((run / "checkpoints" / "codes").rglob("*.safetensors")) == stored
+    scattergen(*disk)
+    assert not (run / "checkpoints").exists()
 
 
 def test_a_run_in_which_nothing_was_stored_gives_way(tmp_path):

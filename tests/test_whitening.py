@@ -212,6 +212,18 @@ def test_features_of_double_precision_are_accepted():
     )
 
 
+def test_fewer_components_where_there_are_no_more(method):
+    s = features()[:, :4].repeat(1, 5)
+    with pytest.warns(UserWarning, match="vary in 4 ways only: codes have 4 components, not 6"):
+        pca = PCAWhitening(6, n_passes=5, allow_fewer=True).fit(lambda: s.split(100))
+    expected = fit(s, 4)
+    assert pca.n_components == 4
+    assert pca.transform(s).shape == (N, 4)
+    # In subspace iteration of other widths, as between two splits into batches.
+    torch.testing.assert_close(pca.components_, expected.components_, rtol=0, atol=2e-5)
+    torch.testing.assert_close(pca.explained_variance_ratio_.sum().item(), 1.0, rtol=0, atol=1e-6)
+
+
 def test_too_few_components():
     with pytest.raises(InputError, match="n_components=0"):
         PCAWhitening(0)

@@ -32,6 +32,8 @@ class ScatteringEncoder:
         L: Its number of orientations.
         max_order: Its highest order.
         n_components: Dimension d of the codes.
+        allow_fewer: Let the codes have fewer components, with a warning, if the images vary in
+            fewer ways.
         device: Where scattering, components and codes are computed.
         store: Where the coefficients of training images are kept between the passes of the fit:
             "memory", "disk" (the run folder), nowhere ("recompute"), or "auto": in memory up to
@@ -63,21 +65,25 @@ class ScatteringEncoder:
         L: int = 8,
         max_order: int = 2,
         n_components: int = 512,
+        allow_fewer: bool = False,
         device: str = "cpu",
         store: Keep = "auto",
         store_dtype: Precision = "float16",
     ) -> None:
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.scattering = Scattering2D(J, self.image_shape[1:], L, max_order)
-        self.whitening = PCAWhitening(n_components)
+        self.whitening = PCAWhitening(n_components, allow_fewer=allow_fewer)
         self.device = device
         self.store, self.store_dtype = store, store_dtype
-        self.hyperparameters: dict[str, Any] = {
+        self._transform = {"J": J, "L": L, "max_order": max_order}
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Keywords of the constructor that make an encoder like this one."""
+        return {
             "image_shape": list(self.image_shape),
-            "J": J,
-            "L": L,
-            "max_order": max_order,
-            "n_components": n_components,
+            **self._transform,
+            "n_components": self.whitening.n_components,
         }
 
     @property
@@ -133,9 +139,7 @@ class ScatteringEncoder:
         Returns:
             The chunks; nothing is computed yet.
         """
-        identity = {
-            name: self.hyperparameters[name] for name in ("image_shape", "J", "L", "max_order")
-        }
+        identity: dict[str, Any] = {"image_shape": list(self.image_shape), **self._transform}
         if folder is not None:
             identity["images"] = fingerprint_of(images)
         return FeatureStore(
@@ -173,6 +177,9 @@ class ScatteringEncoder:
         Raises:
             InputError: If the images are too few or do not vary enough for `n_components`.
             ScattergenError: If there is too little space on the disk.
+
+        Warns:
+            UserWarning: If they do not vary enough and `allow_fewer` is set.
         """
         if not isinstance(images, FeatureStore):
             images = self.open_features(images, processes=processes)
@@ -197,12 +204,14 @@ class ScatteringEncoder:
         Raises:
             InputError: If they, or their coefficients, are not enough for `n_components`.
         """
-        d, most = self.whitening.n_components, max(min(n - 1, self.n_features), 1)
+        d, most = self.whitening.n_components, min(n - 1, self.n_features)
+        if n < 2:
+            raise InputError(f"{n} training image(s) have no components: give at least 2.")
         if n <= d or d > self.n_features:
             raise InputError(
-                f"{d} components were asked of {n} images with {self.n_features} coefficients "
-                f"each: use more than {d} images or set n_components to at most {most} "
-                f"(--set encoder.n_components={most})."
+                f"{d} components were asked of {n} training images (those held out for tests do "
+                f"not count) with {self.n_features} coefficients each: use more than {d} images or "
+                f"set n_components to at most {most} (--set encoder.n_components={most})."
             )
 
     def transform(
@@ -253,7 +262,10 @@ class ScatteringEncoder:
         Raises:
             RunFolderError: If a tensor is missing or does not have the shape of this encoder.
         """
-        d, D = self.whitening.n_components, self.n_features
+        whitening = self.whitening
+        if whitening.allow_fewer and "components" in tensors:
+            whitening.n_components = min(whitening.n_components, len(tensors["components"]))
+        d, D = whitening.n_components, self.n_features
         shapes: dict[str, tuple[int, ...]] = {
             "mean": (D,),
             "components": (d, D),
@@ -268,7 +280,6 @@ class ScatteringEncoder:
                     f'The stored encoder does not fit its options: "{name}" is {found} where '
                     f"{shape} is expected; fit the run again with --overwrite."
                 )
-        whitening = self.whitening
         whitening.mean_, whitening.components_ = tensors["mean"], tensors["components"]
         whitening.explained_variance_ = tensors["explained_variance"]
         whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"]

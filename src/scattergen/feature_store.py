@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from scattergen.errors import ScattergenError
 from scattergen.processes import ALONE, Processes
-from scattergen.storage import read_tensors_if_whole, write_tensors
+from scattergen.storage import free_bytes, gigabytes, read_tensors_if_whole, write_tensors
 
 Keep = Literal["auto", "memory", "disk", "recompute"]
 Precision = Literal["float16", "float32"]
@@ -237,13 +236,13 @@ class FeatureStore:
                 'encoder.store="disk" needs a run folder to keep the coefficients in: fit in one, '
                 'or use "auto".'
             )
-        needed, free = self._missing_bytes(), _free_bytes(self.folder)
+        needed, free = self._missing_bytes(), free_bytes(self.folder)
         if needed == 0 or needed + _SPARE_BYTES <= free:
             return "disk"
         lacking = (
-            f"The coefficients of {self.n_samples:,} images need {_gigabytes(needed)} in "
-            f"{self.folder}, and {_gigabytes(_SPARE_BYTES)} for the rest of the run, but "
-            f"{_gigabytes(free)} are free"
+            f"The coefficients of {self.n_samples:,} images need {gigabytes(needed)} in "
+            f"{self.folder}, and {gigabytes(_SPARE_BYTES)} for the rest of the run, but "
+            f"{gigabytes(free)} are free"
         )
         if self.keep == "disk":
             raise ScattergenError(
@@ -320,18 +319,8 @@ def _saying_what_is_missing(folder: Path | None, missing: Callable[[], int]) -> 
         if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ScattergenError(
-            f"The disk of {folder} is full, and the coefficients need {_gigabytes(missing())} "
+            f"The disk of {folder} is full, and the coefficients need {gigabytes(missing())} "
             "more: free some space, or let the rest be computed anew in every pass (--set "
             "encoder.store=recompute); then run the same command again, which continues where it "
             "stopped."
         ) from error
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"

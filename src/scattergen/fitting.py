@@ -22,13 +22,16 @@ from scattergen.density_choice import choice_of_key, density_key
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.model_files import density_metadata
-from scattergen.options import check_options, stage_of
+from scattergen.options import bytes_of_run, check_options, stage_of
 from scattergen.presets import override
 from scattergen.presets import preset as preset_options
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.report import MEASURES, save_image_grid, write_run_report
 from scattergen.runs import LAST_STAGE, RunFolder, check_name, differences, refuse_differences
+from scattergen.storage import check_space
+
+_AT_ONCE = 256  # test images
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ def fit_run(
             run.take_place()
             return FittedRun(run, True, _measurements(run))
         try:
+            if processes.rank == 0 and not run.has("encoder"):
+                check_space(run.path, bytes_of_run(options, shape, n))
+                _read_test_images(data, progress)
             model = GenerativeScatteringNetwork.fit(
                 data.train,
                 options=options,
@@ -142,6 +148,15 @@ def fit_run(
         run.log({"stage": LAST_STAGE, **facts})
         run.take_place()
     return FittedRun(run, False, _measurements(run))
+
+
+def _read_test_images(data: Dataset, progress: Progress) -> None:
+    """Find images that cannot be read before the fit, rather than in the report after it."""
+    if data.test is None:
+        return
+    with progress.task("look at test images", len(data.test)) as task:
+        for start in range(0, len(data.test), _AT_ONCE):
+            task.advance(len(data.test[start : start + _AT_ONCE]))
 
 
 def _check_agreement(identity: Mapping[str, Any], processes: Processes) -> None:
@@ -185,6 +200,8 @@ def _may_change(run: RunFolder, option: str) -> bool:
     if option == "encoder.store":
         return True
     stage = stage_of(option)
+    if stage == "encoder" and run.has_kept("codes"):  # coefficients, which other options would lose
+        return False
     return stage is not None and stage not in run.stages and not run.finished
 
 

@@ -105,7 +105,7 @@ class GenerativeScatteringNetwork:
 
         Args:
             images: Source of N images, a tensor (N, C, H, W) in [0, 1], or a NumPy array.
-            preset: "mnist" or "auto".
+            preset: Name of options that fit the images (see `scattergen.presets.preset`).
             options: Complete options instead of a preset's (see `scattergen.presets.preset`).
             seed: Of everything random.
             device: Where to compute.

@@ -77,6 +77,31 @@ def check_options(
             )
 
 
+def bytes_of_run(options: Mapping[str, Any], image_shape: tuple[int, int, int], n: int) -> int:
+    """Room that encoder, codes and decoder of a fit take on the disk.
+
+    Args:
+        options: As of `check_options`.
+        image_shape: (C, H, W).
+        n: Number of training images.
+
+    Returns:
+        Bytes, with the checkpoints of the decoder's training and without coefficients.
+
+    Example:
+        >>> from scattergen.presets import preset
+        >>> bytes_of_run(preset("auto", (1, 16, 16), 100), (1, 16, 16), 100) > 1_000_000
+        True
+    """
+    encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape)
+    d = encoder.whitening.n_components
+    with torch.random.fork_rng(devices=[]):
+        decoder = build("decoder", Decoder, options["decoder"], d, image_shape)
+    weights = sum(parameter.numel() for parameter in decoder.parameters())
+    # A checkpoint has the weights and two moments of each, and is written beside the last one.
+    return 4 * (d * encoder.n_features + n * d + 6 * weights)
+
+
 def _of_class(label: str, density: Density, count: int) -> None:
     try:
         check_count(density, count)

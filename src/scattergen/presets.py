@@ -156,6 +156,7 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
             "L": 8,
             "max_order": 2,
             "n_components": min(512, n - 2, n_coefficients),
+            "allow_fewer": True,
         },
         "decoder": {"channels": [min(32 * 2**j, 256) for j in range(J, -1, -1)], "kernel_size": 3},
         "training": {

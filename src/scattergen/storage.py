@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,6 +110,54 @@ def is_temporary(path: Path) -> bool:
         True for names that only `atomic_path` gives.
     """
     return path.name.startswith(_TEMPORARY)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where a file or folder is, or would be made.
+
+    Args:
+        path: It need not exist.
+
+    Returns:
+        Bytes.
+    """
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def gigabytes(size: int) -> str:
+    """A size as messages have it.
+
+    Args:
+        size: Bytes.
+
+    Returns:
+        The number with its unit.
+
+    Example:
+        >>> gigabytes(2_500_000_000)
+        '2.50 GB'
+    """
+    return f"{size / 1e9:.2f} GB"
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Refuse to begin what a disk has no room for.
+
+    Args:
+        path: Where it would be written.
+        needed: Bytes.
+
+    Raises:
+        ScattergenError: If fewer are free.
+    """
+    free = free_bytes(path)
+    if free < needed:
+        raise ScattergenError(
+            f"{path} will take {gigabytes(needed)} or more, but {gigabytes(free)} are free: free "
+            "some space, or choose another place (--out)."
+        )
 
 
 def _umask() -> int:

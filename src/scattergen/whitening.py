@@ -1,5 +1,6 @@
 """Whitened principal components, fitted on batches that need not fit in memory together."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -36,8 +37,10 @@ class PCAWhitening:
         n_components: Number d of components kept.
         n_passes: Passes over the data of the subspace iteration.
         cache_bytes: Largest size of data that are kept in memory between passes.
+        allow_fewer: Keep fewer components, with a warning, if the data vary in fewer ways.
 
     Attributes:
+        n_components: As given; after a fit the number of components kept.
         mean_: (D,) float32.
         components_: Rows are eigenvectors, (d, D), float32.
         explained_variance_: Eigenvalues, (d,), float64.
@@ -63,12 +66,16 @@ class PCAWhitening:
     n_samples_: int
 
     def __init__(
-        self, n_components: int = 512, n_passes: int = 4, cache_bytes: int = 1 << 31
+        self,
+        n_components: int = 512,
+        n_passes: int = 4,
+        cache_bytes: int = 1 << 31,
+        allow_fewer: bool = False,
     ) -> None:
         if n_components < 1:
             raise InputError(f"n_components={n_components}: keep at least 1 component.")
         self.n_components, self.n_passes = n_components, n_passes
-        self.cache_bytes = cache_bytes
+        self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
     def fit(self, batches: Batches) -> Self:
         """Fit mean, components and variances.
@@ -127,16 +134,19 @@ class PCAWhitening:
             device=device,
             progress=progress,
         )
-        self._check_rank(found, samples.n_samples)
-        largest = found.components.gather(1, found.components.abs().argmax(1, keepdim=True))
-        self.components_ = found.components.mul_(largest.sign())
+        d = self.n_components = self._check_rank(found, samples)
+        components, variances = found.components[:d], found.variances[:d]
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        self.components_ = components.mul_(largest.sign())
         self.mean_ = found.mean.float()
-        self.explained_variance_ = found.variances
-        self.explained_variance_ratio_ = found.variances / found.total_variance
+        self.explained_variance_ = variances
+        self.explained_variance_ratio_ = variances / found.total_variance
         self.n_samples_ = samples.n_samples
         return self
 
-    def _check_rank(self, found: PrincipalComponents, n: int) -> None:
+    def _check_rank(self, found: PrincipalComponents, samples: Samples) -> int:
+        """Number of components to keep."""
+        n = samples.n_samples
         d, D, values = self.n_components, len(found.mean), found.variances
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
@@ -153,12 +163,17 @@ class PCAWhitening:
             )
         # float32 features leave rounding noise of about eps times the largest variance.
         rank = int((values > eps * values[0]).sum())
-        if rank < d:
-            raise InputError(
-                f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only, but "
-                f"{d} components were asked: use more varied images or set n_components to at most "
-                f"{rank} (--set encoder.n_components={rank})."
-            )
+        if rank == d:
+            return d
+        ways = f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only"
+        if self.allow_fewer:
+            if samples.processes.rank == 0:
+                warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
+            return rank
+        raise InputError(
+            f"{ways}, but {d} components were asked: use more varied images or set n_components to "
+            f"at most {rank} (--set encoder.n_components={rank})."
+        )
 
     def transform(self, s: Tensor) -> Tensor:
         """Whitened codes of features.

@@ -16,7 +16,7 @@ from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.presets import CELEBA_PRESETS
-from scattergen.progress import Progress
+from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 
 _SHOWN = 5  # of the files that were left out
@@ -165,6 +165,7 @@ def open_celeba(
     mode: Literal["L", "RGB"] | None,
     strict: bool,
     workers: int = 0,
+    progress: Progress = SILENT,
 ) -> Dataset:
     """Open a folder in CelebA's layout and say which files were left out."""
     if crop is not None or mode == "L":
@@ -178,7 +179,7 @@ def open_celeba(
             "the folder img_align_celeba."
         )
     return _saying_what_is_left_out(
-        source, celeba(source, size=size, strict=strict, workers=workers)
+        source, celeba(source, size=size, strict=strict, workers=workers, progress=progress)
     )
 
 

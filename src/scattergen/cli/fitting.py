@@ -1,6 +1,7 @@
 """The commands that fit: a whole model, and one more density."""
 
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -33,6 +34,7 @@ from scattergen.cli.arguments import (
     prepare,
 )
 from scattergen.cli.failures import sentence_of
+from scattergen.errors import InputError
 from scattergen.fitting import FittedRun, fit_density_run, fit_run
 from scattergen.presets import CELEBA_PRESETS
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
@@ -95,6 +97,7 @@ def fit(
         supervise(command, layout, threads or torch.get_num_threads())
         return
     with errors_reported(layout, sentence_of):
+        _refuse_inside(out, images)
         device = layout.device_of_rank(device)
         share = None if threads is None else max(1, threads // layout.devices)
         progress = prepare(device, share, quiet or layout.rank > 0)
@@ -102,10 +105,10 @@ def fit(
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
             if preset in CELEBA_PRESETS:
-                data = open_celeba(images, size, crop, mode, strict, workers)
+                data = open_celeba(images, size, crop, mode, strict, workers, progress)
             else:
                 how = {"size": size, "crop": crop, "mode": mode, "strict": strict}
-                data = open_source(images, **how, workers=workers)
+                data = open_source(images, **how, workers=workers, progress=progress)
         processes: Processes = ALONE
         if layout.world_size > 1:
             # Rank 0 has the machine for itself once the others have left.
@@ -126,6 +129,16 @@ def fit(
         )
     if layout.rank == 0:
         _say_fitted(out, fitted, as_json)
+
+
+def _refuse_inside(out: Path, images: str) -> None:
+    """Refuse a run among the images, which would then include the run's pictures."""
+    is_folder = images != "mnist" and os.path.isdir(images)
+    if is_folder and out.resolve().is_relative_to(Path(images).resolve()):
+        raise InputError(
+            f"{out} lies inside {images}, so that the run's pictures would be taken for images of "
+            "it: choose a place outside (--out)."
+        )
 
 
 def _say_fitted(out: Path, fitted: FittedRun, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from scattergen.datasets.decoding import Header, read_header
 from scattergen.datasets.folder import ImageFolder, list_images
 from scattergen.datasets.source import Dataset, Subset
 from scattergen.errors import InputError
+from scattergen.progress import SILENT, Progress
 
 CROPS = {(178, 218): 128, (89, 109): 64}
 """(width, height) of the files to the side of the square that is cut from their centre."""
@@ -15,7 +16,12 @@ _TEST_SHARE = 8  # one in so many, of fewer images than these
 
 
 def celeba(
-    folder: str | Path, *, size: int | None = None, strict: bool = True, workers: int = 0
+    folder: str | Path,
+    *,
+    size: int | None = None,
+    strict: bool = True,
+    workers: int = 0,
+    progress: Progress = SILENT,
 ) -> Dataset:
     """Faces of CelebA: the central 128×128 pixels of aligned images, or 64×64 of halved ones.
 
@@ -30,6 +36,7 @@ def celeba(
         size: resize the cropped squares to this many pixels; not at all by default.
         strict: whether an unreadable file is an error or left out.
         workers: processes that decode images; 0 for threads of this process.
+        progress: where to report the reading of many headers.
 
     Returns:
         A `Dataset` named "celeba", in colour.
@@ -71,6 +78,7 @@ def celeba(
         mode="RGB",
         strict=strict,
         workers=workers,
+        progress=progress,
     )
     if len(images.file_sizes) > 1:
         found = " and ".join(f"{width}×{height}" for width, height in sorted(images.file_sizes)[:2])

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError
+from scattergen.progress import SILENT, Progress
 
 
 class ImageFolder:
@@ -42,6 +43,7 @@ class ImageFolder:
             with `size`, the square is then resized.
         workers: processes that decode files; 0 for as many threads of this process as there are
             processors, which is no slower on few of them.
+        progress: where to report the reading of many headers.
 
     Attributes:
         files: the image files, in order.
@@ -80,11 +82,14 @@ class ImageFolder:
         cache_bytes: int = CACHE_BYTES,
         crop: int | None = None,
         workers: int = 0,
+        progress: Progress = SILENT,
     ) -> None:
         check_reading(size, crop, mode, workers)
         self.root = Path(root).expanduser()
         found = list_images(self.root)
-        headers, self.skipped = readable(((file, file) for file in found), strict=strict)
+        headers, self.skipped = readable(
+            ((file, file) for file in found), len(found), strict=strict, progress=progress
+        )
         if not headers:
             raise InputError(
                 f"None of the {len(found)} image files in {self.root} can be read; "
@@ -119,10 +124,21 @@ class ImageFolder:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of size, crop, mode and every file's relative name, length and time."""
+        return self.fingerprint_of(range(len(self)))
+
+    def fingerprint_of(self, numbers: Iterable[int]) -> str:
+        """The fingerprint of some of the images, which changes of the others leave as it is.
+
+        Args:
+            numbers: which.
+
+        Returns:
+            A SHA-256, in hexadecimal.
+        """
         # Without a crop as it was before there were any: runs know their images by it.
         cropped = "" if self.crop is None else f" crop {self.crop}"
         digest = hashlib.sha256(f"{self.size} {self.mode}{cropped}".encode())
-        for file in self.files:
+        for file in (self.files[number] for number in numbers):
             name = file.relative_to(self.root).as_posix()
             try:
                 status = file.stat()
@@ -165,8 +181,15 @@ def list_images(root: Path) -> list[Path]:
 
     images: list[Path] = []
     others: list[Path] = []
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
+    top, seen = root.resolve(), set[Path]()
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
         subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
+        for name in [name for name in subfolders if os.path.islink(os.path.join(folder, name))]:
+            # Not to what is looked at anyway, nor to a folder above, which would never end.
+            target, here = Path(folder, name).resolve(), Path(folder).resolve()
+            if target in seen or target.is_relative_to(top) or here.is_relative_to(target):
+                subfolders.remove(name)
+            seen.add(target)
         for name in names:
             if not _is_hidden(name):
                 is_image = Path(name).suffix.lower() in SUFFIXES

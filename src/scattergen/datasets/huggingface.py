@@ -16,6 +16,7 @@ from scattergen.datasets.decoding import Encoded, File, Mode
 from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError
+from scattergen.progress import SILENT, Progress
 
 PREFIX = "hf:"
 
@@ -98,6 +99,7 @@ class HuggingFaceImages:
             `skipped`.
         cache_bytes: largest decoded size in bytes that is kept in memory.
         workers: processes that decode; 0 for threads of this process.
+        progress: where to report the reading of many headers.
         name: what messages call the table.
 
     Attributes:
@@ -126,6 +128,7 @@ class HuggingFaceImages:
         strict: bool = True,
         cache_bytes: int = CACHE_BYTES,
         workers: int = 0,
+        progress: Progress = SILENT,
         name: str = "the table",
     ) -> None:
         import datasets
@@ -135,7 +138,9 @@ class HuggingFaceImages:
         files = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
         files = files.with_format(None)
         digest = hashlib.sha256()
-        headers, self.skipped = readable(_files(files, column, name, digest), strict=strict)
+        headers, self.skipped = readable(
+            _files(files, column, name, digest), len(table), strict=strict, progress=progress
+        )
         if not headers:
             reason = f"; the first: {self.skipped[0]}" if self.skipped else "."
             raise InputError(f"None of the {len(table)} images of {name} can be read{reason}")

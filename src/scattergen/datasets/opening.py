@@ -23,6 +23,7 @@ from scattergen.datasets.huggingface import (
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 from scattergen.errors import InputError
+from scattergen.progress import SILENT, Progress
 
 TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 10_000
@@ -40,6 +41,7 @@ def open_dataset(
     test_fraction: float = TEST_FRACTION,
     crop: int | None = None,
     workers: int = 0,
+    progress: Progress = SILENT,
 ) -> Dataset:
     """Open a built-in dataset, an array file, a folder of images or a Hugging Face dataset.
 
@@ -77,6 +79,7 @@ def open_dataset(
         test_fraction: share of the test set where there is no split; 0 for none.
         crop: for encoded images, cut the central square of this many pixels before any resizing.
         workers: processes that decode images; 0 for threads of this process.
+        progress: where to report the reading of many headers.
 
     Returns:
         The dataset; `name` is "mnist" for the embedded digits only, or else the file's or folder's
@@ -94,7 +97,10 @@ def open_dataset(
     if not str(source):
         raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
-    encoded = {"size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers}
+    encoded = {
+        "size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers,
+        "progress": progress,
+    }  # fmt: skip
     if source == "mnist":
         dataset = mnist()
     elif str(source).startswith(PREFIX):

@@ -15,9 +15,13 @@ from torch import Tensor
 from scattergen.datasets.decoding import File, Header, Mode, check_crop, decode, read_header
 from scattergen.datasets.worker_processes import WorkerProcesses
 from scattergen.errors import InputError
+from scattergen.progress import SILENT, Progress
 
 CACHE_BYTES = 1 << 30
 """Largest size of all decoded images in bytes that is kept in memory."""
+
+# Files whose headers take a second or two.
+_MANY = 2000
 
 # Files that one thread or process is given at a time, so that handing over costs little.
 _AT_ONCE = 32
@@ -176,14 +180,16 @@ def check_reading(size: int | None, crop: int | None, mode: str | None, workers:
 
 
 def readable(
-    files: Iterable[tuple[Key, File]], *, strict: bool
+    files: Iterable[tuple[Key, File]], n: int, *, strict: bool, progress: Progress = SILENT
 ) -> tuple[dict[Key, Header], tuple[str, ...]]:
     """What every file says of its image.
 
     Args:
         files: each with its key.
+        n: how many they are.
         strict: whether an unreadable file is an error. Otherwise every file is decoded once, and
             unreadable ones are left out.
+        progress: where to report, if they are many.
 
     Returns:
         Headers by key, and one sentence for every file left out.
@@ -193,16 +199,18 @@ def readable(
     """
     headers: dict[Key, Header] = {}
     skipped: list[str] = []
-    for key, file in files:
-        try:
-            header = read_header(file)
-            if not strict:
-                decode(file, header.mode)  # a truncated file has a good header
-            headers[key] = header
-        except InputError as error:
-            if strict:
-                raise
-            skipped.append(str(error))
+    with (progress if n > _MANY else SILENT).task("look at files", n) as task:
+        for key, file in files:
+            try:
+                header = read_header(file)
+                if not strict:
+                    decode(file, header.mode)  # a truncated file has a good header
+                headers[key] = header
+            except InputError as error:
+                if strict:
+                    raise
+                skipped.append(str(error))
+            task.advance()
     return headers, tuple(skipped)
 
 

@@ -145,7 +145,13 @@ class Subset:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the source's fingerprint and the image numbers."""
-        digest = hashlib.sha256(self.source.fingerprint.encode())
+        """The SHA-256 of the image numbers and of the source's fingerprint, or of the part's.
+
+        A source with a method `fingerprint_of` has one for any part, which is not concerned by
+        changes of other images.
+        """
+        of_part = getattr(self.source, "fingerprint_of", None)
+        base = self.source.fingerprint if of_part is None else of_part(self._positions.tolist())
+        digest = hashlib.sha256(base.encode())
         digest.update(self._positions.numpy().astype("<i8").tobytes())
         return digest.hexdigest()

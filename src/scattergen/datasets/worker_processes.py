@@ -71,6 +71,8 @@ class WorkerProcesses:
         with self._lock:
             if self._pool is None:
                 context = multiprocessing.get_context("forkserver")
+                # Their common parent imports PyTorch, which takes seconds, once for all of them.
+                context.set_forkserver_preload(["scattergen.datasets.reading"])
                 self._pool = ProcessPoolExecutor(self.count, context, _serve)
                 weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
             return self._pool

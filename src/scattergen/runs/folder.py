@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class RunFolder:
                         return begun
                 return cls._replace(path, wanted, None if afresh else continues)
             run = cls.open(path)
-            if not run._content["files"]:  # there is nothing to lose
+            if not run._content["files"] and not run.has_kept("codes"):  # nothing to lose
                 return cls._begin(path, wanted)
             if not continues(run):
                 refuse_differences(path, run.options, wanted)
@@ -412,7 +412,15 @@ class RunFolder:
 
     def remove_checkpoints(self, name: str) -> None:
         """Delete the checkpoints of a finished training."""
-        shutil.rmtree(self.path / "checkpoints" / name, ignore_errors=True)
+        folder = self.path / "checkpoints" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in (folder.parent, self.path / "checkpoints"):
+            with suppress(OSError):  # it holds those of other trainings
+                parent.rmdir()
+
+    def has_kept(self, name: str) -> bool:
+        """Whether files of an unfinished stage are there, as `Stages.folder` keeps them."""
+        return any(path.is_file() for path in (self.path / "checkpoints" / name).rglob("*"))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics to metrics.jsonl."""
