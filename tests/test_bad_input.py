@@ -247,7 +247,8 @@ def constant_images(at, grey, **_):
 
 @mistake("vary in 8 ways only", "--set encoder.n_components=8")
 def repeated_images(at, grey, **_):
-    return fit(at, save(at, np.repeat(grey[:10], 6, axis=0)))
+    images = save(at, np.repeat(grey[:10], 6, axis=0))
+    return fit(at, images, "--set", "encoder.allow_fewer=false")
 
 
 @mistake("5x5", "at least 8x8")

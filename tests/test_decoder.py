@@ -325,7 +325,7 @@ def test_presets_train_and_resume(name, side, tmp_path):
     shape = (1 if name == "mnist" else 3, side, side)
     options = preset(name, shape, 65_536)
     options["decoder"]["channels"] = [max(c // 8, 1) for c in options["decoder"]["channels"]]
-    how = {**options["training"], "epochs": 2, "batch_size": 4, "n_validation": 2}
+    how = {**options["training"], "epochs": 2, "batch_size": 4, "n_validation": 2, "flips": False}
     z, x = codes(10, 16), torch.rand(10, *shape, generator=torch.Generator().manual_seed(1))
 
     def new():

@@ -124,12 +124,19 @@ def test_images_of_another_shape(fitted, shape):
     assert str(shape) in str(error.value)
 
 
-@pytest.mark.parametrize(("n", "most"), [(0, 1), (1, 1), (20, 19)])
-def test_too_few_images(n, most):
+@pytest.mark.parametrize(
+    ("n", "culprit", "remedy"),
+    [
+        (0, "0 training image", "at least 2"),
+        (1, "1 training image", "at least 2"),
+        (20, "asked of 20 training images", "at most 19 "),
+    ],
+)
+def test_too_few_images(n, culprit, remedy):
     encoder = ScatteringEncoder((1, 12, 16), n_components=20)
-    with pytest.raises(InputError, match=f"asked of {n} images") as error:
+    with pytest.raises(InputError, match=culprit) as error:
         encoder.fit(images(n))
-    assert f"at most {most} " in str(error.value)
+    assert remedy in str(error.value)
 
 
 def test_more_components_than_coefficients():

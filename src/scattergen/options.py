@@ -50,7 +50,7 @@ def check_options(
             raise InputError(
                 f'The options need a section "{section}": make them by scattergen.presets.preset.'
             )
-    encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape)
+    encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape, device="cpu")
     encoder.check_count(n)
     with torch.random.fork_rng(devices=[]):  # the decoder draws its weights
         d = encoder.whitening.n_components
