@@ -75,14 +75,14 @@ class ScatteringEncoder:
         self.whitening = PCAWhitening(n_components, allow_fewer=allow_fewer)
         self.device = device
         self.store, self.store_dtype = store, store_dtype
-        self._transform = {"J": J, "L": L, "max_order": max_order}
+        self._scattering_keywords = {"J": J, "L": L, "max_order": max_order}
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Keywords of the constructor that make an encoder like this one."""
         return {
             "image_shape": list(self.image_shape),
-            **self._transform,
+            **self._scattering_keywords,
             "n_components": self.whitening.n_components,
         }
 
@@ -139,7 +139,10 @@ class ScatteringEncoder:
         Returns:
             The chunks; nothing is computed yet.
         """
-        identity: dict[str, Any] = {"image_shape": list(self.image_shape), **self._transform}
+        identity: dict[str, Any] = {
+            "image_shape": list(self.image_shape),
+            **self._scattering_keywords,
+        }
         if folder is not None:
             identity["images"] = fingerprint_of(images)
         return FeatureStore(

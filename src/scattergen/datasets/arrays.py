@@ -78,7 +78,8 @@ class ImageArray:
         # The copy makes a tensor of its own out of read-only and byte-swapped arrays.
         batch = np.array(self._images[selected], order="C")
         if batch.dtype == np.uint8:
-            return torch.from_numpy(batch).float().div_(255)
+            # By NumPy, as in `ImageReader.read`: this may run in a thread that reads ahead.
+            return torch.from_numpy(np.divide(batch, np.float32(255), dtype=np.float32))
         return torch.from_numpy(batch.astype(np.float32, copy=False))
 
     @property
