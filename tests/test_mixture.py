@@ -1,29 +1,32 @@
 """The mixture: EM against closed forms and scikit-learn, truncation, shrinkage, rescue."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.covariance import OAS
 from sklearn.decomposition import FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from scattergen.densities import GaussianMixture
+from scattergen.densities.clustering import k_means, seed_means
 from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.expectation_maximization import (
     Components,
     Expectation,
     Statistics,
     expectation,
+    first_components,
     maximization,
     propose,
-    shared_covariance_em,
     unite,
 )
 from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
 from scattergen.densities.mixture_selection import choose_shrinkage
-from scattergen.densities.seeding import seed_means
 from scattergen.errors import InputError
 
 
@@ -187,11 +190,51 @@ def test_identity_shrinkage_is_the_published_formula():
     torch.testing.assert_close(shrink_to_identity(torch.eye(3), 10), torch.eye(3))
 
 
+def clusters_of_one_covariance(z, K):
+    """Components at the means of k-means, all with the pooled covariance."""
+    means, labels = k_means(z, seed_means(z, K, np.random.default_rng(0)))
+    pooled = (z - means[labels]).T.cov(correction=0)
+    weights = torch.bincount(labels, minlength=K) / len(z)
+    return Components(weights, means, pooled.expand(K, *pooled.shape), pooled)
+
+
+def test_k_means_is_lloyds():
+    z, _ = clusters(500, 3, 6, 2.0)
+    first = seed_means(z.double(), 6, np.random.default_rng(0))
+    means, labels = k_means(z.double(), first, 7)
+    theirs = KMeans(6, init=first.numpy(), n_init=1, max_iter=7, tol=0.0, algorithm="lloyd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # seven iterations may not be enough
+        theirs.fit(z.double().numpy())
+    assert (labels.numpy() == theirs.labels_).all()
+    # Means of some 80 numbers of size 10 in float64.
+    np.testing.assert_allclose(means, theirs.cluster_centers_, atol=1e-12)
+
+
+def test_a_mean_without_codes_stays_where_it_is():
+    z = torch.tensor([[0.0], [1.0], [10.0]])
+    means, labels = k_means(z, torch.tensor([[0.0], [10.0], [99.0]]))
+    assert means.flatten().tolist() == [0.5, 10.0, 99.0]
+    assert labels.tolist() == [0, 0, 1]
+
+
+def test_the_first_components_are_those_of_the_clusters():
+    z, _ = clusters(300, 3, 2, 8.0)
+    means, labels = k_means(z, seed_means(z, 2, np.random.default_rng(0)))
+    found = first_components(z, means, labels, [(3, 0.0)], 0.0)
+    for k in range(2):
+        own = z[labels == k]
+        assert found.weights[k].item() == pytest.approx(len(own) / 300)
+        # float32 means and products of some 150 numbers of size 10.
+        torch.testing.assert_close(found.means[k], own.mean(0), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            found.covariances[k], own.T.cov(correction=0), rtol=1e-4, atol=1e-3
+        )
+
+
 def test_truncation_finds_what_the_exact_step_finds():
     z, _ = clusters(3000, 10, 30, 2.0)
-    start = shared_covariance_em(
-        z, seed_means(z, 30, np.random.default_rng(0)), 8, 0.0, np.random.default_rng(0)
-    )
+    start = clusters_of_one_covariance(z, 30)
     everything = torch.arange(30).expand(3000, 30)
     exact = expectation(z, everything, start)
     # With one covariance the proposal is exact, so the best eight hold the whole posterior but
@@ -206,9 +249,7 @@ def test_candidates_are_never_counted_twice():
     united = unite(a, b)
     assert [sorted(row) for row in united.tolist()] == [[-1, 1, 3, 5], [-1, 0, 2, 4]]
     z, _ = clusters(50, 3, 2, 2.0)
-    start = shared_covariance_em(
-        z, seed_means(z, 2, np.random.default_rng(0)), 1, 0.0, np.random.default_rng(0)
-    )
+    start = clusters_of_one_covariance(z, 2)
     once = expectation(z, torch.tensor([[0, 1]]).expand(50, 2), start)
     twice = expectation(z, torch.tensor([[-1, 0, -1, 1]]).expand(50, 4), start)
     assert once.log_likelihood == pytest.approx(twice.log_likelihood, abs=1e-5)
@@ -405,9 +446,7 @@ def test_held_out_codes_choose_the_number_of_components():
 
 def test_blended_statistics_are_those_of_weighted_codes():
     z, _ = clusters(60, 3, 2, 2.0)
-    start = shared_covariance_em(
-        z, seed_means(z, 2, np.random.default_rng(0)), 1, 0.0, np.random.default_rng(0)
-    )
+    start = clusters_of_one_covariance(z, 2)
     both = torch.arange(2).expand(60, 2)
     parts = [
         Statistics.of(part, expectation(part, both[: len(part)], start), start.means)

@@ -3,18 +3,27 @@
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import scattergen as sg
 from scattergen.cli import reproducing
 from scattergen.datasets import Dataset, Subset, mnist, open_dataset
 from scattergen.diagnostics import count_rejections
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT
-from scattergen.reproduction import Effort, codes_in_use, count_search, latent_prior, reproduce_run
+from scattergen.reproduction import (
+    Effort,
+    codes_in_use,
+    count_search,
+    latent_prior,
+    reproduce_run,
+    sources,
+)
 from scattergen.reproduction import reproduce as orchestration
 from scattergen.reproduction.central_limit import _finding as averaging_finding
 from scattergen.reproduction.count_search import _counts, _whitened
@@ -39,6 +48,7 @@ from test_report import Checker
 TINY = Effort(
     "quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30)
 )
+PACKAGE = Path(sg.__file__).parent
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
     "gaussian_marginals", "central_limit", "pixel_vae", "pixel_gan", "nonlinear_dependence",
@@ -476,12 +486,63 @@ def test_a_count_that_is_far_off_is_no_match_however_large_its_spread(material, 
     assert not row["reproduces"]
 
 
-def test_a_stage_depends_on_what_all_stages_measure_with(material, monkeypatch):
-    stage = orchestration.STAGES["count_search"]
+def files_of_key(stage, material):
+    """Files of this package whose text is in the stage's key."""
+    parts = [name for name in stage.depends(material) if name.split("/")[0] in sources._PARTS]
+    modules = sources.modules_of_stage(stage.module.__name__)
+    modules += [module for part in parts for module in sources.modules_of_part(part)]
+    return {str(path.relative_to(PACKAGE)) for path in sources.sources(modules)}
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
+    stage, ran = orchestration.STAGES[name], set()
+    assert material.model.densities  # loaded before, with all parts, of which a stage uses some
+
+    def record(frame, event, argument):
+        ran.add(frame.f_code.co_filename)
+
+    sys.setprofile(record)
+    try:
+        stage.measure(material, tmp_path)
+    finally:
+        sys.setprofile(None)
+    ours = {Path(file).relative_to(PACKAGE) for file in ran if file.startswith(f"{PACKAGE}/")}
+    names = {file: ".".join(["scattergen", *file.with_suffix("").parts]) for file in ours}
+    computing = {str(file) for file, module in names.items() if sources._has_numbers(module)}
+    assert str(Path(stage.module.__file__).relative_to(PACKAGE)) in computing
+    assert computing <= files_of_key(stage, material)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "depends"),
+    [
+        ("latent_prior", "densities/networks.py", True),
+        ("latent_prior", "upsampled_convolution.py", True),
+        ("latent_prior", "baselines/dcgan.py", False),
+        ("density_samples", "densities/gan.py", True),
+        ("density_samples", "decoder.py", True),
+        ("pixel_gan", "baselines/dcgan.py", True),
+        ("pixel_gan", "training.py", True),
+        ("pixel_gan", "decoder.py", False),
+        ("raw_coefficients", "scattering/inversion.py", True),
+        ("stability", "decoder_fit.py", True),
+        ("count_search", "report/paper.py", True),
+        ("count_search", "report/html.py", False),
+        ("gaussian_marginals", "densities/gan.py", False),
+        *((name, "evaluation/frechet.py", True) for name in sorted(STAGES)),
+    ],
+)
+def test_a_changed_file_changes_the_keys_of_what_computes_with_it(
+    material, monkeypatch, name, file, depends
+):
+    stage = orchestration.STAGES[name]
     before = stage.key(material)
     assert stage.key(material) == before
-    monkeypatch.setattr(orchestration, "_SHARED", (orchestration.distances,))
-    assert stage.key(material) != before
+    read = Path.read_bytes
+    changed = lambda path: read(path) + (b"#" if path == PACKAGE / file else b"")  # noqa: E731
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert (stage.key(material) != before) == depends
 
 
 def test_few_test_images_give_way_to_training_images(material):

@@ -19,6 +19,10 @@ from scattergen.densities.networks import AverageNetwork, fully_connected
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.training import train
 
+# A short training that ends at the optimum.
+QUICK = {"epochs": 20, "batch_size": 50, "learning_rate": 1e-2, "schedule": "one_cycle",
+         "initialization": "he"}  # fmt: skip
+
 
 def normal(n, std, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -26,12 +30,12 @@ def normal(n, std, seed=0):
 
 
 def test_latent_variables_in_use_are_those_of_the_theory():
-    # For normal codes the optimum is probabilistic PCA with noise σ² = βd/(2H): a direction of
-    # variance λ is coded if λ > σ², with divergence ½ log(λ/σ²). Here σ² = 0.25·16/(2·8) = 0.25,
-    # and four directions of 16 have λ = 4, the others 0.01.
+    # For normal codes the optimum is probabilistic PCA with noise σ² = βd/2: a direction of variance
+    # λ is coded if λ > σ², with divergence ½ log(λ/σ²). Here σ² = 0.25 with d = 16, and four
+    # directions of 16 have λ = 4, the others 0.01.
     z = normal(3000, [2.0] * 4 + [0.1] * 12)
     vae = VariationalAutoencoder(
-        n_latent=8, beta=0.25, widths=(64,), epochs=25, batch_size=50, learning_rate=1e-2
+        n_latent=8, beta=2 * 0.25 / 16, widths=(64,), **QUICK | {"epochs": 25}
     ).fit(z)
     last = vae.history_[-1]
     assert last["validation/active"] == 4
@@ -42,24 +46,21 @@ def test_latent_variables_in_use_are_those_of_the_theory():
 
 
 def test_at_the_papers_beta_every_latent_variable_stays_in_use():
-    # Whitened codes: all directions alike. σ² = 0.001·32/(2·8) = 0.002, far below their variance 1.
-    vae = VariationalAutoencoder(n_latent=8, widths=(64,), epochs=10).fit(normal(3000, [1.0] * 32))
+    # Whitened codes: all directions alike. σ² = 0.001·32/2 = 0.016, far below their variance 1.
+    vae = VariationalAutoencoder(n_latent=8, widths=(64,), **QUICK | {"epochs": 10})
+    vae.fit(normal(3000, [1.0] * 32))
     assert vae.history_[-1]["validation/active"] == 8
 
 
 def test_too_large_a_beta_collapses_as_the_theory_says():
-    # σ² = 8·4/(2·4) = 4 exceeds the variance 0.25 of every direction.
-    vae = VariationalAutoencoder(
-        n_latent=4, beta=8.0, widths=(16,), epochs=10, batch_size=50, learning_rate=1e-2
-    )
+    # σ² = 2·4/2 = 4 exceeds the variance 0.25 of every direction.
+    vae = VariationalAutoencoder(n_latent=4, beta=2.0, widths=(16,), **QUICK | {"epochs": 10})
     assert vae.fit(normal(3000, [0.5] * 4)).history_[-1]["validation/active"] == 0
 
 
 def test_vae_recovers_the_moments_of_a_normal_distribution():
     std = [3.0, 1.0]
-    vae = VariationalAutoencoder(
-        n_latent=2, beta=0.1, widths=(64,), epochs=15, batch_size=50, learning_rate=1e-2
-    )
+    vae = VariationalAutoencoder(n_latent=2, beta=0.05, widths=(64,), **QUICK | {"epochs": 15})
     codes = vae.fit(normal(3000, std)).sample(10_000)
     # The decoder's mean lacks σ² = 0.05 of variance, 2.5 % of the smaller standard deviation; the
     # rest is how well ReLU networks reach the tails in 15 epochs.
@@ -124,6 +125,13 @@ def test_networks_have_the_described_layers():
     assert wide[2].weight.std().item() == pytest.approx((1 / 300) ** 0.5, rel=0.015)
     assert torch.equal(wide[0].weight, fully_connected([400, 300, 200], seed=0)[0].weight)
     assert not torch.equal(wide[0].weight, fully_connected([400, 300, 200], seed=1)[0].weight)
+    uniform = fully_connected([400, 300, 200], seed=0, initialization="uniform")
+    for fan_in, layer in zip((400, 300), uniform[::2], strict=True):
+        for parameter in layer.parameters():
+            assert parameter.abs().max() <= fan_in**-0.5
+            # Of 200 and more uniform numbers the largest is below 0.95 with probability 4e-5.
+            assert parameter.abs().max() > 0.95 * fan_in**-0.5
+        assert layer.weight.std().item() == pytest.approx((1 / 3 / fan_in) ** 0.5, rel=0.01)
 
 
 def test_diagonal_noise_restores_the_variances_that_the_decoder_leaves_out():
@@ -131,9 +139,8 @@ def test_diagonal_noise_restores_the_variances_that_the_decoder_leaves_out():
     # the others (0.01). With it samples have the variances of the codes; without it 4 - σ² and 0.
     std = [2.0] * 4 + [0.1] * 12
     vae = VariationalAutoencoder(
-        n_latent=8, beta=0.25, widths=(64,), epochs=25, batch_size=50, learning_rate=1e-2,
-        noise="diagonal",
-    ).fit(normal(3000, std))  # fmt: skip
+        n_latent=8, beta=2 * 0.25 / 16, widths=(64,), noise="diagonal", **QUICK | {"epochs": 25}
+    ).fit(normal(3000, std))
     remaining = vae.residual_[1].square()
     # As precise as the training, see above; the others' variance by 3000 codes errs by 3 %.
     torch.testing.assert_close(remaining[:4], torch.full((4,), 0.25), rtol=0.25, atol=0)
@@ -148,9 +155,14 @@ def test_full_noise_restores_the_covariance(prior):
     strong, noise = normal(3000, [3.0]), normal(3000, [0.5, 0.5], seed=1)
     z = torch.cat([strong, noise[:, :1], noise.sum(1, keepdim=True)], dim=1)
     vae = VariationalAutoencoder(
-        n_latent=1, beta=0.1, widths=(32,), epochs=20, batch_size=50, learning_rate=1e-2,
-        prior=prior, noise="full", n_components=1,
-    ).fit(z)  # fmt: skip
+        n_latent=1,
+        beta=0.1,
+        widths=(32,),
+        prior=prior,
+        noise="full",
+        n_components=1,
+        **QUICK | {"epochs": 30},
+    ).fit(z)
     found, wanted = vae.sample(20_000).T.cov(), z.T.cov()
     # Sampling errs by 1 % of the variances; the rest is how far q(h) is from normal: 20 % for the
     # strong direction, of which the decoder's tails are the larger part.
@@ -162,31 +174,19 @@ def test_full_noise_restores_the_covariance(prior):
 
 def test_learnt_variances_are_those_of_factor_analysis():
     # z = Λh + e with variances ψ of e. The exact posterior of h is normal with constant variance,
-    # so the best bound is the likelihood: ½ log det(ΛΛᵀ + ψ) + d/2 for the loss times d.
+    # so the best bound (β = 1/d) is the likelihood: ½ log det(ΛΛᵀ + ψ) + d/2 for the loss times d.
     psi = torch.tensor([0.04, 0.09, 0.16, 0.25, 0.01, 0.04])
     loadings = torch.tensor([[1.0, 1.0, -1.0, 2.0, 0.5, 0.0]])
     z = normal(6000, [1.0]) @ loadings + normal(6000, psi.sqrt().tolist(), seed=1)
     vae = VariationalAutoencoder(
-        n_latent=2, beta=1.0, widths=(32,), epochs=30, batch_size=50, learning_rate=5e-3,
-        learn_variance=True, noise="diagonal",
+        n_latent=2, beta=1 / 6, widths=(32,), learn_variance=True, noise="diagonal",
+        **QUICK | {"epochs": 30, "learning_rate": 5e-3},
     ).fit(z)  # fmt: skip
     best = 0.5 * torch.logdet(loadings.T @ loadings + psi.diag()).item() + 3
     # 500 held-out codes determine half a squared norm of 6 components to sqrt(6/2/500) = 0.08.
     assert 6 * vae.history_[-1]["validation/loss"] == pytest.approx(best, abs=0.25)
     assert vae.history_[-1]["validation/active"] == 1
     torch.testing.assert_close(vae.residual_[1].square(), psi, rtol=0.25, atol=0.005)
-
-
-def test_annealing_lets_the_divergence_in_slowly():
-    # σ² = 4 exceeds the variance of every direction, as in the test of the collapse above. With β
-    # rising to that from zero, the first epoch still codes them.
-    vae = VariationalAutoencoder(
-        n_latent=4, beta=8.0, widths=(16,), epochs=10, batch_size=50, learning_rate=1e-2,
-        annealing=1.0, patience=None,
-    ).fit(normal(3000, [0.5] * 4))  # fmt: skip
-    active = [row["validation/active"] for row in vae.history_]
-    assert active[0] == 4
-    assert active[-1] == 0
 
 
 def two_clusters(n):
@@ -196,8 +196,8 @@ def two_clusters(n):
 
 def test_a_mixture_prior_leaves_gaps_empty():
     vae = VariationalAutoencoder(
-        n_latent=2, widths=(32,), epochs=10, batch_size=50, learning_rate=1e-2,
-        prior="mixture", noise="full", n_components=2,
+        n_latent=2, widths=(32,), prior="mixture", noise="full", n_components=2,
+        **QUICK | {"epochs": 10},
     ).fit(two_clusters(3000))  # fmt: skip
     x = vae.sample(10_000)[:, 0]
     # The clusters end five standard deviations from 1.5. A continuous decoder of N(0, I) draws
@@ -250,7 +250,7 @@ def test_average_of_a_network():
 SMALL = {"widths": (16,), "n_latent": 3, "epochs": 2, "batch_size": 64}
 VARIANTS = [
     ("vae", {"noise": "diagonal"}),
-    ("vae", {"noise": "full", "learn_variance": True, "annealing": 0.5}),
+    ("vae", {"noise": "full", "learn_variance": True}),
     ("vae", {"prior": "mixture", "n_components": 2}),
     ("vae", {"prior": "mixture", "noise": "diagonal", "n_components": 2}),
     ("vae", {"prior": "mixture", "noise": "full", "n_components": 2}),
@@ -314,7 +314,8 @@ def test_the_generated_components_carry_the_rest_with_them():
     [
         ("vae", {"prior": "flat"}, 'choose "normal" or "mixture"'),
         ("vae", {"noise": "some"}, 'choose "none", "diagonal" or "full"'),
-        ("vae", {"annealing": 1.5}, "0 to 1"),
+        ("vae", {"initialization": "zero"}, 'choose "uniform" or "he"'),
+        ("vae", {"schedule": "cosine"}, 'schedule="cosine" is unknown'),
         ("vae", {"n_components": 0}, "at least 1"),
         ("gan", {"loss": "hinge"}, "relativistic"),
         ("gan", {"gradient_penalty": -1.0}, "cannot be negative"),

@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.densities.clustering import k_means, seed_means
 from scattergen.densities.covariances import (
     log_joint,
     precision_factor,
     shrink_to_identity,
 )
-from scattergen.densities.seeding import seed_means
 
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
 _ROWS = 8192  # codes per matrix product, to bound memory
-_SHARED_ITERATIONS = 12
 _MOST_CANDIDATES = 8  # components that a code is compared with in full
 _FORGETTING = 0.6  # exponent of the steps of EM by batches
 
@@ -65,43 +64,23 @@ class Expectation:
         return self.candidates.gather(1, self.log_joints.topk(count, dim=1).indices)
 
 
-def shared_covariance_em(
-    x: Tensor, means: Tensor, iterations: int, ridge: float, generator: np.random.Generator
+def first_components(
+    x: Tensor, means: Tensor, labels: Tensor, shrinkage: Shrinkage, ridge: float
 ) -> Components:
-    """EM for a mixture whose components have one covariance; N·d·K operations an iteration.
+    """Components of clusters: an M-step in which every code belongs to its own cluster only.
 
     Args:
         x: Codes, (N, d).
-        means: First means, (K, d).
-        iterations: Number of iterations.
+        means: Of the clusters, (K, d).
+        labels: The cluster of every code, (N,).
+        shrinkage: Weights of the pooled covariance.
         ridge: Added to the variances.
-        generator: Chooses new means for components that lost all their codes.
 
     Returns:
-        Components whose covariances are views of the pooled one.
+        Components; one without codes keeps its mean.
     """
-    (N, d), K = x.shape, len(means)
-    second_moment = torch.zeros(d, d, dtype=torch.float64, device=x.device)
-    for part in x.split(_ROWS):
-        second_moment += (part.T @ part).double()
-    centre = x.mean(0, dtype=torch.float64)
-    pooled = shrink_to_identity(second_moment / N - centre.outer(centre), N, ridge).float()
-    weights = torch.full((K,), 1 / K, device=x.device)
-    for _ in range(iterations):
-        counts = torch.zeros(K, device=x.device)
-        sums = torch.zeros_like(means)
-        project, offset = _shared_scores(weights, means, pooled)
-        for part in x.split(_ROWS):
-            responsibilities = (part @ project + offset).softmax(1)
-            counts += responsibilities.sum(0)
-            sums += responsibilities.T @ part
-        means = sums / counts.clamp(min=_NEGLIGIBLE)[:, None]
-        scatter = second_moment - (counts.double() * means.double().T) @ means.double()
-        pooled = shrink_to_identity(scatter / N, N, ridge).float()
-        weights = counts / N
-        for k in (counts < 1).nonzero()[:, 0].tolist():
-            means[k], weights[k] = x[int(generator.integers(N))], 1 / N
-    return Components(weights, means, pooled.expand(K, d, d), pooled)
+    certain = Expectation(labels[:, None], x.new_zeros(len(x), 1))
+    return maximization(Statistics.of(x, certain, means), shrinkage, ridge)
 
 
 def _shared_scores(weights: Tensor, means: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,13 +292,13 @@ def climb(
     generator: np.random.Generator,
     on_iteration: OnIteration,
 ) -> tuple[Components, Tensor]:
-    """EM from k-means++ and a shared covariance until the likelihood stops gaining.
+    """EM from the clusters of k-means until the likelihood stops gaining.
 
     Args:
         x: Codes, (N, d).
         K: Number of components.
-        weights_of: Chooses the weights of the pooled covariance from the codes and the component
-            that each belongs to at first.
+        weights_of: Chooses the weights of the pooled covariance from the codes and the cluster
+            that each belongs to.
         ridge: Added to the variances.
         batch_size: Codes per step; None takes all.
         max_iterations: Passes over the codes.
@@ -330,12 +309,11 @@ def climb(
     Returns:
         The components, and candidates of every code, (N, T).
     """
-    components = shared_covariance_em(
-        x, seed_means(x, K, generator), _SHARED_ITERATIONS, ridge, generator
-    )
+    means, labels = k_means(x, seed_means(x, K, generator))
+    shrinkage = weights_of(x, labels)
+    components = first_components(x, means, labels, shrinkage, ridge)
     T = min(K, _MOST_CANDIDATES)
     candidates = propose(x, components, T)
-    shrinkage = weights_of(x, candidates[:, 0])
     batches = None if batch_size is None else _Batches(x, batch_size, T, shrinkage, ridge)
     before = -math.inf
     for _ in range(max_iterations):
@@ -344,9 +322,8 @@ def climb(
             counts = components.weights * len(x)
         else:
             found = expectation(x, candidates, components)
-            log_likelihood, memory = found.log_likelihood, components.covariances
-            shared = memory.stride(0) == 0  # a view of the pooled one
-            statistics = Statistics.of(x, found, components.means, None if shared else memory)
+            log_likelihood = found.log_likelihood
+            statistics = Statistics.of(x, found, components.means, components.covariances)
             counts = statistics.counts.clone()
             statistics.rescue(x, generator)
             components = maximization(statistics, shrinkage, ridge)

@@ -42,9 +42,8 @@ _RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated code
 class GaussianMixture:
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
-    The means are seeded by k-means++ and moved by EM with one covariance for all components, which
-    is cheap. Full EM follows: with $N_k$ codes in component k, scatter $S_k$ about its mean and
-    the pooled $W = \sum_k S_k / N$,
+    EM starts from the clusters of k-means, seeded by k-means++. With $N_k$ codes in component k,
+    scatter $S_k$ about its mean and the pooled $W = \sum_k S_k / N$,
 
     $$\Sigma_k = (S_k + \kappa W) / (N_k + \kappa)$$
 
@@ -62,7 +61,7 @@ class GaussianMixture:
     of them follows.
 
     In high dimension nearly every code belongs to one component, so each code is compared with a
-    few candidates only: its best ones of the iteration before and the best under the shared
+    few candidates only: its best ones of the iteration before and the best under the pooled
     covariance. This truncation is a variational EM; with up to eight components it is exact. A
     component left with less than one code restarts from a random code.
 
@@ -83,7 +82,7 @@ class GaussianMixture:
         covariance: "full" or "low_rank".
         rank: Number of factors of low-rank covariances.
         batch_size: Codes per step of EM; None takes all.
-        max_iterations: Of full EM, or passes over the batches.
+        max_iterations: Of EM, or passes over the batches.
         tolerance: EM stops when the mean log-likelihood per code gains less than this, in nats.
 
     Attributes:
@@ -92,7 +91,7 @@ class GaussianMixture:
         cholesky_: Lower triangular factors of full covariances, (K, d, d), float32; else None.
         factors_: Λ (K, d, rank) and ψ (K, d) of low-rank covariances, float32; else None.
         n_features_: d.
-        history_: One row per iteration of full EM: "epoch", "seconds", "log_likelihood" (mean per
+        history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per
             code, before the update, in nats; of the leading components if EM sees only these),
             "smallest", "largest" (component, in codes).
 

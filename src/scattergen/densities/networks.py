@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +16,26 @@ _BOUND = 20.0  # of log-variances
 
 
 def fully_connected(
-    widths: Sequence[int], *, seed: int, slope: float = 0.0, batch_norm: bool = False
+    widths: Sequence[int],
+    *,
+    seed: int,
+    slope: float = 0.0,
+    batch_norm: bool = False,
+    initialization: Literal["he", "uniform"] = "he",
 ) -> nn.Sequential:
     """Linear layers with leaky ReLUs between them.
 
-    Weights are drawn from N(0, 2/fan_in) (He), those of the last layer from N(0, 1/fan_in); biases
-    are 0. The global random state is neither used nor changed.
+    The global random state is neither used nor changed.
 
     Args:
         widths: Of input, hidden layers and output.
         seed: Of the initial weights.
         slope: Of the leaky ReLU for negative inputs; 0 is the ReLU.
         batch_norm: Normalise batches after every hidden layer.
+        initialization: "he" draws weights from N(0, 2/fan_in), those of the last layer from N(0,
+            1/fan_in), and sets biases to 0, so that features keep their size from layer to layer;
+            "uniform" draws both from U(-b, b) with b = fan_in^-1/2, PyTorch's default, with which
+            they shrink.
 
     Returns:
         The network, (N, widths[0]) -> (N, widths[-1]).
@@ -45,10 +54,13 @@ def fully_connected(
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
         is_last = i == len(widths) - 2
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-        nn.init.normal_(
-            linear.weight, 0.0, math.sqrt((1 if is_last else 2) / fan_in), generator=generator
-        )
-        nn.init.zeros_(linear.bias)
+        if initialization == "he":
+            deviation = math.sqrt((1 if is_last else 2) / fan_in)
+            nn.init.normal_(linear.weight, 0.0, deviation, generator=generator)
+            nn.init.zeros_(linear.bias)
+        else:
+            for parameter in (linear.weight, linear.bias):
+                nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
         layers.append(linear)
         if not is_last:
             if batch_norm:
@@ -120,26 +132,38 @@ def count_parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
+def posterior(encoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of q(h|z), of a variational autoencoder.
+
+    Args:
+        encoder: (N, d) -> (N, 2H), means and log-variances; these are then bounded by ±20.
+        z: Codes, (N, d).
+
+    Returns:
+        Two times (N, H).
+    """
+    mean, log_variance = encoder(z).chunk(2, dim=1)
+    # Bounded, since the exponential of an outlier's would overflow.
+    return mean, _BOUND * torch.tanh(log_variance / _BOUND)
+
+
 class VariationalNetworks(nn.Module):
     """Encoder and decoder of a variational autoencoder, and the noise variances if they are learnt.
 
     Args:
-        encoder: (N, d) -> (N, 2H), means and log-variances; these are then bounded by ±20.
+        encoder: (N, d) -> (N, 2H), as `posterior` takes it.
         decoder: (N, H) -> (N, d).
 
     Attributes:
         log_variance: Of the noise of every component, (d,); None until `learn_variance`.
-        steps: Steps of the training so far, for whoever anneals.
     """
 
-    steps: Tensor
     log_variance: nn.Parameter | None
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.log_variance = None
-        self.register_buffer("steps", torch.zeros(()))
 
     def learn_variance(self, z: Tensor) -> None:
         """Learn the variance of the noise, beginning with that of the codes."""
@@ -155,9 +179,7 @@ class VariationalNetworks(nn.Module):
 
     def forward(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draws h (N, H), reconstructions (N, d), and every variable's divergence (N, H)."""
-        mean, log_variance = self.encoder(z).chunk(2, dim=1)
-        # Bounded, since the exponential of an outlier's would overflow.
-        log_variance = _BOUND * torch.tanh(log_variance / _BOUND)
+        mean, log_variance = posterior(self.encoder, z)
         h = mean + (0.5 * log_variance).exp() * noise
         divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
         return h, self.decoder(h), divergence

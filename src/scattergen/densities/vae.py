@@ -44,31 +44,37 @@ class VariationalAutoencoder:
     The encoder gives $q(h|z) = N(m(z), \mathrm{diag}\, v(z))$, the decoder $g(h)$ a code. The loss
     of a batch is, with a standard normal prior of h, the mean over its codes of
 
-    $$\frac1d \sum_{i=1}^{d} (z_i - g(h)_i)^2 + \beta\, \frac1H \sum_{j=1}^{H}
+    $$\frac1d \sum_{i=1}^{d} (z_i - g(h)_i)^2 + \beta \sum_{j=1}^{H}
     \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|z)$$
 
-    so both the squared error and the Kullback–Leibler divergence are *means*: over the d components
-    and over the H latent variables. Up to a factor this is the negative evidence lower bound of a
-    decoder N(g(h), σ²) with σ² = βd/(2H): the paper's β = 0.001 with d = 512 and H = 64 means σ² =
-    0.004. A latent variable pays for itself where it explains more than σ² of variance in some
-    direction, so that at this β all of them stay in use. (With the *sum* over the latent variables
-    instead, σ² is 64 times larger and training on whitened MNIST codes collapses to the prior.)
+    so the squared error is a mean over the d components, and β weighs the Kullback–Leibler
+    divergence, a sum over the H latent variables. Up to a factor this is the negative evidence
+    lower bound of a decoder N(g(h), σ²) with σ² = βd/2: the paper's β = 0.001 with d = 512 means σ²
+    = 0.256. A latent variable pays for itself where it explains more variance than σ².
+
+    At this β a training that starts badly ends with every q(h|z) equal to the prior, and g(h) = 0.
+    What starts well is small and nearly without noise: PyTorch's own initial weights, and v = e⁻⁴,
+    so that the decoder sees codes before it sees noise. (Averaged over the latent variables
+    instead, β would be 64 times weaker: then nothing makes h resemble the prior, and draws from
+    that are decoded to no code.)
 
     As in the paper, samples are g(h) with h from the prior N(0, I): the decoder's mean, without its
-    noise. The paper gives H, β and the number of epochs, but its layer widths only in a figure that
-    is not available; those here are ours. One code in twelve, evenly spaced, is held out for early
-    stopping.
+    noise. They are therefore shorter than codes, by a factor of about three, and good only through
+    an image decoder that looks at the direction of a code (`unit_norm`), as that of Angles and
+    Mallat does. The paper gives H, β and the number of epochs, but its layer widths only in a
+    figure that is not available; those here are ours. One code in twelve, evenly spaced, is held
+    out for early stopping.
 
     Three keywords mend what this leaves out; `IMPROVED_VAE` has good values of all.
 
     * With `learn_variance`, component i of a code has a noise variance $\sigma_i^2$ of its own,
-      which is learnt, and the loss is the negative evidence lower bound per component (up to a
-      constant), with β = 1 exactly,
+      which is learnt, in place of the squared error,
 
       $$\frac1d \sum_{i=1}^{d} \tfrac12 \left(\frac{(z_i - g(h)_i)^2}{\sigma_i^2} + \log
-      \sigma_i^2\right) + \frac{\beta}{d} \sum_{j=1}^{H} \mathrm{KL}_j$$
+      \sigma_i^2\right) + \beta \sum_{j=1}^{H} \mathrm{KL}_j$$
 
-      The components that h can determine, which are those that images depend on, so weigh most.
+      which is the negative evidence lower bound per component (up to a constant) if β = 1/d. The
+      components that h can determine, which are those that images depend on, so weigh most.
     * `prior="mixture"` replaces N(0, I) by a Gaussian mixture, fitted after the training to draws
       h ~ q(h|z) of all codes: a small β leaves their distribution far from normal.
     * `noise` adds what the decoder leaves out. Residuals z - g(h) of all codes, h ~ q(h|z), have a
@@ -78,15 +84,16 @@ class VariationalAutoencoder:
 
     Args:
         n_latent: Number H of latent variables.
-        beta: Weight β of the divergence, in the convention of the loss that is used.
+        beta: Weight β of the divergence, summed over the latent variables.
         widths: Hidden layers of the encoder; the decoder has the same in reverse.
         epochs: Passes over the codes, at most.
         patience: Epochs without a lower held-out loss after which training stops; None never stops.
         batch_size: Codes per step.
-        learning_rate: Peak of the one-cycle schedule.
+        learning_rate: Adam's step size, or its peak.
+        schedule: Of the step size: "constant" or "one_cycle".
+        initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
         clip_norm: Largest norm of the gradient.
         learn_variance: Whether noise variances are learnt.
-        annealing: Part of the training, from its start, in which β rises linearly to its value.
         prior: Distribution of h in samples: "normal" or "mixture".
         noise: Of samples around g(h): "none", "diagonal" or "full".
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
@@ -110,7 +117,6 @@ class VariationalAutoencoder:
             scattering".
         Kingma, Welling, "Auto-encoding variational Bayes", 2013.
         Higgins et al., "beta-VAE", 2017.
-        Bowman et al., "Generating sentences from a continuous space", 2015 (annealing).
         Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted
             afterwards).
         Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders",
@@ -137,10 +143,11 @@ class VariationalAutoencoder:
         epochs: int = 31,
         patience: int | None = 5,
         batch_size: int = 256,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-3,
+        schedule: Literal["constant", "one_cycle"] = "constant",
+        initialization: Literal["uniform", "he"] = "uniform",
         clip_norm: float = 1.0,
         learn_variance: bool = False,
-        annealing: float = 0.0,
         prior: Literal["normal", "mixture"] = "normal",
         noise: Literal["none", "diagonal", "full"] = "none",
         n_components: int | None = None,
@@ -149,8 +156,8 @@ class VariationalAutoencoder:
             raise InputError(f"n_latent={n_latent}: use at least 1 latent variable.")
         if beta < 0:
             raise InputError(f"beta={beta}: the weight of the divergence cannot be negative.")
-        if not 0 <= annealing <= 1:
-            raise InputError(f"annealing={annealing}: give a part of the training, 0 to 1.")
+        if initialization not in ("uniform", "he"):
+            raise InputError(f'initialization="{initialization}": choose "uniform" or "he".')
         if prior not in ("normal", "mixture"):
             raise InputError(f'prior="{prior}" is unknown: choose "normal" or "mixture".')
         if noise not in ("none", "diagonal", "full"):
@@ -158,15 +165,16 @@ class VariationalAutoencoder:
         if n_components is not None and n_components < 1:
             raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
         self.n_latent, self.beta = n_latent, beta
-        self.learn_variance, self.annealing = learn_variance, annealing
+        self.initialization, self.learn_variance = initialization, learn_variance
         self.prior, self.noise, self.n_components = prior, noise, n_components
         self.widths = check_widths("widths", widths)
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size
-        self.learning_rate, self.clip_norm = learning_rate, clip_norm
+        self.learning_rate, self.schedule, self.clip_norm = learning_rate, schedule, clip_norm
         check_settings(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            schedule=schedule,
             clip_norm=clip_norm,
             patience=patience,
         )
@@ -217,15 +225,14 @@ class VariationalAutoencoder:
         networks = VariationalNetworks(*self._build(z.shape[1], seed))
         if self.learn_variance:
             networks.learn_variance(z)
-        data = TensorDataset(z[~held_out])
-        steps = self.epochs * (len(data) // min(self.batch_size, len(data)))
         history = train(
             {"vae": networks},
-            {"vae": lambda *arguments: self._loss(networks, steps, *arguments)},
-            data,
+            {"vae": lambda *arguments: self._loss(networks, *arguments)},
+            TensorDataset(z[~held_out]),
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            schedule=self.schedule,
             clip_norm=self.clip_norm,
             validate=lambda: self._validate(networks, z[held_out], seed),
             patience=self.patience,
@@ -242,19 +249,21 @@ class VariationalAutoencoder:
         return self
 
     def _build(self, d: int, seed: int) -> tuple[nn.Sequential, nn.Sequential]:
-        encoder = fully_connected([d, *self.widths, 2 * self.n_latent], seed=2 * seed)
+        start: dict[str, Any] = {"initialization": self.initialization}
+        encoder = fully_connected([d, *self.widths, 2 * self.n_latent], seed=2 * seed, **start)
         # A narrow q(h|z) to begin with: the decoder sees codes before it sees noise.
         last = encoder[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight[self.n_latent :])
         nn.init.constant_(last.bias[self.n_latent :], _FIRST_LOG_VARIANCE)
-        decoder = fully_connected([self.n_latent, *self.widths[::-1], d], seed=2 * seed + 1)
+        decoder = fully_connected(
+            [self.n_latent, *self.widths[::-1], d], seed=2 * seed + 1, **start
+        )
         return encoder, decoder
 
     def _loss(
         self,
         networks: VariationalNetworks,
-        steps: int,
         modules: Mapping[str, nn.Module],
         batch: Batch,
         generator: torch.Generator,
@@ -262,16 +271,8 @@ class VariationalAutoencoder:
         (z,) = batch
         noise = torch.randn(len(z), self.n_latent, generator=generator).to(z)
         _, reconstruction, divergence = modules["vae"](z, noise)
-        beta = self.beta
-        if self.annealing > 0:
-            beta *= min(1.0, networks.steps.item() / (self.annealing * steps))
-            networks.steps += 1
         squares = (z - reconstruction).square().mean(0)
-        return networks.error(squares) + beta * self._divergence(divergence.mean(0), z.shape[1])
-
-    def _divergence(self, each: Tensor, d: int) -> Tensor:
-        """The term of the loss that β weighs, from the divergence of every latent variable."""
-        return each.sum() / d if self.learn_variance else each.mean()
+        return networks.error(squares) + self.beta * divergence.sum(1).mean()
 
     def _validate(self, networks: VariationalNetworks, z: Tensor, seed: int) -> Metrics:
         # The same noise after every epoch, so that losses are compared and not draws.
@@ -285,7 +286,7 @@ class VariationalAutoencoder:
             squares += (reconstruction - part.to(device)).square().sum(0)
             divergence += terms.sum(0)
         squares, divergence = squares / len(z), divergence / len(z)
-        loss = networks.error(squares) + self.beta * self._divergence(divergence, z.shape[1])
+        loss = networks.error(squares) + self.beta * divergence.sum()
         return {
             "loss": loss.item(),
             "squared_error": squares.mean().item(),
@@ -393,7 +394,8 @@ class VariationalAutoencoder:
 
 
 IMPROVED_VAE: dict[str, Any] = {
-    "n_latent": 32, "beta": 0.01, "widths": [512, 256], "learn_variance": True,
+    "n_latent": 32, "beta": 2e-5, "widths": [512, 256], "learn_variance": True,
+    "learning_rate": 2e-3, "schedule": "one_cycle", "initialization": "he",
     "prior": "mixture", "noise": "full",
 }  # fmt: skip
 """Keywords of `VariationalAutoencoder` for good samples: chosen on held-out codes of MNIST."""

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scattergen.densities.seeding import seed_means
+from scattergen.densities import clustering
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
 
@@ -40,13 +40,10 @@ def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
         raise InputError(f"n_bins={n_bins}: give at least 1.")
     check_tables(n_bins, features=x)
     x = x.double()
-    centres = seed_means(x, n_bins, np.random.default_rng(seed))
-    for _ in range(_ITERATIONS):
-        bins = assign(x, centres)
-        counts = torch.bincount(bins, minlength=len(centres))
-        sums = torch.zeros_like(centres).index_add_(0, bins, x)
-        centres = sums[counts > 0] / counts[counts > 0, None]
-    return centres
+    centres, bins = clustering.k_means(
+        x, clustering.seed_means(x, n_bins, np.random.default_rng(seed)), _ITERATIONS
+    )
+    return centres[torch.bincount(bins, minlength=n_bins) > 0]
 
 
 def assign(x: Tensor, centres: Tensor) -> Tensor:

@@ -134,7 +134,6 @@ def _training_codes(material: Material) -> Tables:
 
 
 def _unit_norm(material: Material) -> Tables:
-    """What Angles and Mallat did to codes in 2018."""
     codes = material.training_codes
     return _choices(codes / codes.norm(dim=1, keepdim=True))
 
@@ -180,10 +179,13 @@ def _across_components(material: Material) -> Tables:
         yield d, lambda n, random: codes[random.choice(len(codes), n, replace=False)].T
 
 
+UNIT_NORM = "training codes of unit norm"
+"""What Angles and Mallat did to codes in 2018."""
+
 _PREPROCESSINGS: dict[str, Callable[[Material], Tables]] = {
     "test codes": _test_codes,
     "training codes": _training_codes,
-    "training codes of unit norm": _unit_norm,
+    UNIT_NORM: _unit_norm,
     f"means of {_AVERAGED} training codes": _averages,
     "components fitted to the tested images alone": _refitted,
     "tested across the components of each of as many images": _across_components,

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from scattergen.report import paper
 from scattergen.report.draft import duration, number, sample_size, setting
 from scattergen.report.html import Html, table, tag
+from scattergen.reproduction.decoder_settings import OTHER, by_setting, name_of
 from scattergen.reproduction.material import PAPER_DENSITIES, Material
 from scattergen.reproduction.page import Finding, ReproductionPage
 from scattergen.reproduction.stage_cache import Measured
 
 NAME = "density_samples"
-_SHOWN = 64
+SHOWN = 64
 DECODED = "decoded training codes"
 REAL = "training images"
 RECONSTRUCTED = "reconstructed test images, against test images"
@@ -44,7 +47,6 @@ def measure(material: Material, work: Path) -> Measured:
     model, n = material.model, material.n_images
     rows: dict[str, dict[str, Any]] = {}
     pictures = {}
-    norm = material.training_codes.norm(dim=1).mean()
     with material.progress.task("densities", len(material.densities) + 2) as task:
         # Not the images whose codes are decoded: a perfect model would not know them either.
         some = material.some(material.train, n, stream=2)
@@ -59,14 +61,10 @@ def measure(material: Material, work: Path) -> Measured:
             codes = model.sample_codes(n, key, material.seed)
             rows[key] = {
                 "distance": material.distance_of_codes(codes),
-                "rescaled": None,
                 "description": model.densities[key].description,
                 **material.run.metadata(f"densities/{key}"),
             }
-            if key in PAPER_DENSITIES:
-                rescaled = codes * (norm / codes.norm(dim=1, keepdim=True))
-                rows[key]["rescaled"] = material.distance_of_codes(rescaled)
-            pictures[key] = model.decode(codes[:_SHOWN])
+            pictures[key] = model.decode(codes[:SHOWN])
             task.advance()
     return Measured(
         {"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures
@@ -86,82 +84,143 @@ def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
     return float(facts["stages"][stage].get("seconds", 0.0))
 
 
+def distances_by_setting(
+    results: Mapping[str, Measured], material: Material
+) -> dict[str, Mapping[str, float]]:
+    """Distances of all densities, and of decoded training codes.
+
+    Args:
+        results: Of all stages.
+        material: Of the run.
+
+    Returns:
+        Setting of the decoder, that of the paper first, to these.
+    """
+    facts = results[NAME].facts
+    own = {key: row["distance"] for key, row in facts["rows"].items()}
+    own[DECODED] = facts["references"][DECODED]
+    return by_setting(results, material, own, "distances")
+
+
 def show_samples(
     page: ReproductionPage, results: Mapping[str, Measured], material: Material
 ) -> None:
     """Add the section of the paper’s figure of samples."""
     measured = results[NAME]
     facts, how = measured.facts, material.measure
-    cards = []
-    for key, row in facts["rows"].items():
-        images = measured.tensors[key]
-        alt = f"{len(images)} images decoded from samples of the density {key}"
-        words = f"{how.title} {number(row['distance'], 1)}"
-        if key in PAPER_DENSITIES:
-            words = f"{'abc'[PAPER_DENSITIES.index(key)]}) in the paper; {words}"
-        else:
-            words = f"not in the paper; {words}"
-        grid = page.grid(images, 8, alt, side=28 if images.shape[-1] < 56 else 64)
-        cards.append(tag("div", tag("h3", key), grid, tag("p", words), class_="density"))
-    caption = (
-        f"The first {_SHOWN} samples drawn from each density, none left out, through one decoder."
-    )
-    figure = page.page.figure(
-        tag("div", *cards, class_="densities"), caption, material.paper.figure
-    )
+    distances = distances_by_setting(results, material)
+    pictures = by_setting(results, material, measured.tensors, "pictures")
+    figures = [
+        page.page.figure(
+            tag(
+                "div",
+                *(
+                    _card(page, key, pictures[setting][key], found[key], how.title)
+                    for key in facts["rows"]
+                ),
+                class_="densities",
+            ),
+            f"The first {SHOWN} samples drawn from each density, none left out, through the "
+            f"decoder of {setting}.",
+            material.paper.figure,
+        )
+        for setting, found in distances.items()
+    ]
     n = facts["n"]
-    rows = [
-        [f"{name} (reference)", number(value, 2), "–"]
+    rows: list[list[object]] = [
+        [
+            f"{name} (reference)",
+            *(number(found.get(name, value), 2) for found in distances.values()),
+        ]
         for name, value in facts["references"].items()
     ]
-    for key, row in facts["rows"].items():
-        rescaled = "–" if row["rescaled"] is None else number(row["rescaled"], 2)
-        rows.append([key, number(row["distance"], 2), rescaled])
-    distances = table(
-        ["", how.title, "all at the mean norm"],
+    rows += [
+        [key, *(number(found[key], 2) for found in distances.values())] for key in facts["rows"]
+    ]
+    scores = table(
+        [how.title, *distances],
         rows,
         caption=f"Between {sample_size(n)} images and as many test images, {how.words} Decoded "
-        "training codes are what a perfect density would score through this decoder. “At the mean "
-        "norm”: samples of the paper’s densities scaled to the mean norm of codes, which is what a "
-        "normalisation of samples to unit norm amounts to.",
+        "training codes are what a perfect density would score through this decoder.",
     )
+    content: list[Html] = [*figures, scores]
+    sources = [measured]
+    if OTHER in results:
+        content.append(tag("p", _settings(results[OTHER].facts)))
+        sources.append(results[OTHER])
     page.section(
         "Samples",
-        _finding(facts, material.paper),
-        [figure, distances],
-        [measured],
+        _finding(facts, distances, material.paper),
+        content,
+        sources,
         f"{sample_size(n)} samples",
         wide=True,
     )
 
 
-def _finding(facts: Mapping[str, Any], theirs: paper.Results = paper.MNIST) -> Finding:
-    distances = {key: facts["rows"][key]["distance"] for key in PAPER_DENSITIES}
-    base = distances["gaussian"]
-    words = ", ".join(f"{key} {number(distances[key], 1)}" for key in PAPER_DENSITIES)
-    better = [key for key in ("vae", "gan") if distances[key] < base]
-    because = f"The paper finds its VAE and GAN better than Gaussian noise, by eye. Here: {words}. "
-    if len(better) == 2:
-        because += "Both are."
-        return Finding(theirs.figure, "agrees", because)
-    if "vae" not in better:
-        because += "Why the VAE is not is the question of the next section. "
-    if better:
-        because += f"Only the {better[0].upper()} is better by this distance."
-    else:
-        because += "Neither is better by this distance."
-    others = {k: r["distance"] for k, r in facts["rows"].items() if k not in PAPER_DENSITIES}
+def _card(page: ReproductionPage, key: str, images: Tensor, distance: float, how: str) -> Html:
+    grid = page.grid(
+        images,
+        8,
+        f"{len(images)} images decoded from samples of the density {key}",
+        side=28 if images.shape[-1] < 56 else 64,
+    )
+    where = f"{'abc'[PAPER_DENSITIES.index(key)]}) in" if key in PAPER_DENSITIES else "not in"
+    words = f"{where} the paper; {how} {number(distance, 1)}"
+    return tag("div", tag("h3", key), grid, tag("p", words), class_="density")
+
+
+def _settings(other: Mapping[str, Any]) -> str:
+    """Where the two decoders come from."""
+    own, theirs = name_of(not other["unit_norm"]), name_of(other["unit_norm"])
+    return (
+        "Angles and Mallat divided codes by their norms in 2018; the paper, which says that it "
+        "follows them faithfully, does not mention norms. So codes of unit norm are taken as its "
+        f"setting. The run’s decoder is one of {own} (test images at "
+        f"{number(other['run_psnr'], 2)} dB"
+        + (f" after {other['run_epochs']} epochs" if other["run_epochs"] else "")
+        + f"); that of {theirs} was trained for this page ({number(other['psnr'], 2)} dB after "
+        f"{other['epochs']} epoch{'s' if other['epochs'] != 1 else ''})."
+    )
+
+
+def _finding(
+    facts: Mapping[str, Any],
+    distances: Mapping[str, Mapping[str, float]],
+    theirs: paper.Results = paper.MNIST,
+) -> Finding:
+    setting, found = next(iter(distances.items()))
+    base = found["gaussian"]
+    words = ", ".join(f"{key} {number(found[key], 1)}" for key in PAPER_DENSITIES)
+    better = [key for key in ("vae", "gan") if found[key] < base]
+    because = (
+        "The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with "
+        f"{setting}: {words}. "
+    )
+    others = {key: found[key] for key in facts["rows"] if key not in PAPER_DENSITIES}
     best = min(others, key=lambda key: others[key], default=None)
     if theirs is not paper.MNIST:
-        because += " Its features see colours and textures, not faces, so the pictures decide."
+        because += "These features see colours and textures, not faces, so the pictures decide."
         if best is not None:
             because += f" The density {best}, not in the paper, scores {number(others[best], 1)}."
         return Finding(theirs.figure, "cannot be compared", because)
+    if len(better) == 2:
+        because += "Both are."
+    elif better:
+        because += f"Only the {better[0].upper()} is better by this distance."
+    else:
+        because += "Neither is better by this distance."
+    for name, scores in list(distances.items())[1:]:
+        because += f" With {name}: " + ", ".join(
+            f"{key} {number(scores[key], 1)}" for key in PAPER_DENSITIES
+        )
+        because += "."
     if best is not None and others[best] < base:
         because += (
-            f" That dependencies are worth modelling is beyond doubt, though: the density {best}, "
-            f"which is not in the paper, scores {number(others[best], 1)}."
+            f" The density {best}, which is not in the paper, scores {number(others[best], 1)}."
         )
+    if len(better) == 2:
+        return Finding(theirs.figure, "agrees", because)
     return Finding(theirs.figure, "agrees in part" if better else "disagrees", because)
 
 

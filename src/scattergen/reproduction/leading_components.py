@@ -1,17 +1,19 @@
 """Figure 1: what the two leading components do to an image, and whether they are independent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from scattergen.diagnostics import component_grid
 from scattergen.report.draft import number, sample_size
-from scattergen.report.html import table, tag
+from scattergen.report.html import Html, table, tag
 from scattergen.report.panels import visualisation_matrix
+from scattergen.reproduction.decoder_settings import OTHER, PLAIN, UNIT, by_setting
 from scattergen.reproduction.material import Material
 from scattergen.reproduction.page import Finding, ReproductionPage, panels, titled
 from scattergen.reproduction.stage_cache import Measured
@@ -38,7 +40,8 @@ def measure(material: Material, work: Path) -> Measured:
     codes, of = (tests, "test") if len(tests) >= min(_ENOUGH, len(train)) else (train, "training")
     variances = model.encoder.whitening.explained_variance_
     sigma = variances[:2].sqrt()
-    reached = material.training_codes[:, :2].abs().amax(0) * sigma
+    reached = train[:, :2].abs().amax(0) * sigma
+    share = train[:, :2].square().sum(1) / train.square().sum(1)
     first, second = codes[:, :2].double().numpy().T
     dependence = {
         name: _permutation_test(statistic, first, second, material.seed)
@@ -47,9 +50,8 @@ def measure(material: Material, work: Path) -> Measured:
     facts = {
         "sigma": sigma.tolist(),
         "reached": reached.tolist(),
+        "share": share.max().item(),
         "n_train": len(material.training_codes),
-        "norm": material.training_codes.norm(dim=1).mean().item(),
-        "paper_norms": component_grid(variances, PAPER_VALUES).norm(dim=1).tolist(),
         "n": len(codes),
         "of": of,
         "correlation": float(np.corrcoef(first, second)[0, 1]),
@@ -121,25 +123,26 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
     """Add the section."""
     measured = results[NAME]
     facts, sigma = measured.facts, measured.facts["sigma"]
-    matrices = []
-    for title, key, values in (
-        ("The paper’s values", "paper", [PAPER_VALUES, PAPER_VALUES]),
-        (
-            "One and two standard deviations",
-            "sigma",
-            [[v * s for v in SIGMA_VALUES] for s in sigma],
-        ),
-    ):
-        draw = partial(
-            visualisation_matrix, measured.tensors[key], values[0], values[1], (sigma[0], sigma[1])
+    settings = by_setting(results, material, measured.tensors, "pictures")
+    figures = []
+    for setting, tensors in settings.items():
+        matrices = [
+            _matrix(page, title, tensors[key], values, sigma)
+            for title, key, values in (
+                ("The paper’s values", "paper", (PAPER_VALUES, PAPER_VALUES)),
+                (
+                    "One and two standard deviations",
+                    "sigma",
+                    [[v * s for v in SIGMA_VALUES] for s in sigma],
+                ),
+            )
+        ]
+        caption = (
+            f"Decoder of {setting}: decoded codes in which only the two leading components differ "
+            "from 0; large numbers are values before whitening, small ones the same in standard "
+            "deviations."
         )
-        alt = f"{title}: 16 decoded images; the first component grows from top to bottom, the "
-        alt += "second from left to right"
-        matrices.append(titled(title, page.themed(alt, draw)))
-    caption = (
-        "Decoded codes in which only the two leading components differ from 0; large numbers are "
-        "values before whitening, small ones the same in standard deviations."
-    )
+        figures.append(page.page.figure(panels(*matrices), caption, "Figure 1"))
     rows = [
         [name, number(entry["value"], 3), f"{entry['p']:.3f}"]
         for name, entry in facts["dependence"].items()
@@ -150,55 +153,55 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         caption="Dependence of the two components over "
         f"{sample_size(facts['n'])} {facts['of']} images.",
     )
-    content = [
-        page.page.figure(panels(*matrices), caption, "Figure 1"),
-        dependence,
-        tag("p", _scale(facts)),
-    ]
-    page.section(
-        "Leading components", _finding(facts), content, [measured], sample_size(facts["n"])
-    )
+    content = [*figures, dependence, tag("p", _scale(facts, list(settings)))]
+    sources = [measured, *([results[OTHER]] if OTHER in results else [])]
+    page.section("Leading components", _finding(facts), content, sources, sample_size(facts["n"]))
+
+
+def _matrix(
+    page: ReproductionPage,
+    title: str,
+    images: Tensor,
+    values: Sequence[Sequence[float]],
+    sigma: Sequence[float],
+) -> Html:
+    draw = partial(visualisation_matrix, images, values[0], values[1], (sigma[0], sigma[1]))
+    alt = f"{title}: 16 decoded images; the first component grows from top to bottom, the "
+    alt += "second from left to right"
+    return titled(title, page.themed(alt, draw))
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:
     dependent = [name for name, row in facts["dependence"].items() if row["p"] <= _LEVEL]
-    outside = PAPER_VALUES[-1] > max(facts["reached"])
     if dependent:
         because = (
             f"The two components are uncorrelated but not independent ({' and '.join(dependent)}, "
             f"p ≤ {_LEVEL:g}), as the paper concludes by eye."
         )
-    else:
-        because = "A dependence of the two components could not be shown on these images."
-    if PAPER_VALUES[-2] > max(facts["reached"]):
-        because += (
-            " No training image comes near its values of ±5 and ±10 on our codes, though, so the "
-            "pictures there show the decoder outside its data."
-        )
-    elif outside:
-        because += (
-            " No training image has its values of ±10 on our codes, though, and few have ±5, so "
-            "most pictures there show the decoder outside its data."
-        )
-    if not dependent:
-        return Finding("Figure 1", "cannot be compared", because)
-    return Finding("Figure 1", "agrees in part" if outside else "agrees", because)
+        return Finding("Figure 1", "agrees", because)
+    because = "A dependence of the two components could not be shown on these images."
+    return Finding("Figure 1", "cannot be compared", because)
 
 
-def _scale(facts: Mapping[str, Any]) -> str:
+def _scale(facts: Mapping[str, Any], settings: Sequence[str]) -> str:
     sigma, reached = facts["sigma"], facts["reached"]
-    largest = max(abs(value) / s for value in PAPER_VALUES for s in sigma)
-    of_bytes = max(abs(value) / (255 * s) for value in PAPER_VALUES for s in sigma)
-    shortest, longest = min(facts["paper_norms"]), max(facts["paper_norms"])
-    as_long = "as long as codes are" if longest > 0.8 * facts["norm"] else "shorter than codes are"
-    return (
-        f"Of images in [0, 1] the two components have the standard deviations {sigma[0]:.3f} and "
-        f"{sigma[1]:.3f} before whitening, and no one of the {facts['n_train']:,} training images "
-        f"exceeds {reached[0]:.2f} and {reached[1]:.2f}; the paper’s ±10 is up to {largest:.0f} "
-        f"standard deviations. Of images in [0, 255] it would be at most {of_bytes:.2f}, so that "
-        f"all 16 images would look alike. But after whitening its 16 vectors are {shortest:.0f} to "
-        f"{longest:.0f} long, and codes of training images {facts['norm']:.0f} on average: they "
-        f"are {as_long}, with all of the length in two components. If codes were "
-        "normalised to unit norm, as by Angles and Mallat in 2018, their scale would not matter at "
-        "all."
-    )
+    words = ""
+    if UNIT in settings:
+        words = (
+            "For a decoder of codes of unit norm the 16 vectors are directions: (5, 5) and (10, "
+            "10) are the same, so that the paper’s 16 images are 12. All of their length is in two "
+            "components, which in no code of a training image have more than "
+            f"{number(100 * facts['share'])} % of the squared length: the pictures show what the "
+            "decoder makes of directions that it has never seen, and some are no digits or faces "
+            "for that reason alone. "
+        )
+    if PLAIN in settings:
+        largest = max(abs(value) / s for value in PAPER_VALUES for s in sigma)
+        words += (
+            "For a decoder of codes as they are the paper’s scale is not ours: of images in [0, "
+            f"1] the two components have the standard deviations {sigma[0]:.3f} and "
+            f"{sigma[1]:.3f}, and no one of the {facts['n_train']:,} training images exceeds "
+            f"{reached[0]:.2f} and {reached[1]:.2f}; ±10 is up to {largest:.0f} standard "
+            "deviations."
+        )
+    return words.strip()

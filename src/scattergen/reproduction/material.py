@@ -1,5 +1,6 @@
 """What the stages of a reproduction work on, each part made when it is first asked for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from scattergen.evaluation.tables import Estimate
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
 from scattergen.report import paper
+from scattergen.reproduction import sources
 from scattergen.reproduction.distances import Distance, distance_for
 from scattergen.runs import RunFolder
 
@@ -22,6 +24,9 @@ PAPER_DENSITIES = ("gaussian", "vae", "gan")
 
 _SHOWN = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
 _PIECE = 1024  # images that are decoded and turned into features at a time
+
+Decode = Callable[[Tensor], Tensor]
+"""Codes (n, d) to images in [0, 1], (n, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Effort:
         raw_epochs: Passes over these.
         n_inverted: Generated coefficients that are inverted.
         trials: Of the stability of training.
+        decoder_epochs: Of the decoder in the setting that is not the run's; None: as the run's.
     """
 
     name: Literal["full", "quick"]
@@ -78,6 +84,7 @@ class Effort:
     raw_epochs: int
     n_inverted: int
     trials: Trials
+    decoder_epochs: int | None = None
 
 
 FULL = Effort(
@@ -86,7 +93,7 @@ FULL = Effort(
 )  # fmt: skip
 QUICK = Effort(
     "quick", 15, (4, 8), 2000, 3, 6, 1000, (1, 2, 3), 1000, 32, 19,
-    3000, 2, 32, Trials(1.0, (0.1, 1, 10), 1, 1000),
+    3000, 2, 32, Trials(1.0, (0.1, 1, 10), 1, 1000), 1,
 )  # fmt: skip
 
 
@@ -170,11 +177,10 @@ class Material:
         if not self.measure.to_decoded:
             return self._real
         codes = self.test_codes[self.numbers(len(self.test), self.n_images)]
-        return self._features_of_decoded(codes)
+        return self._features_of_decoded(codes, self.model.decode)
 
-    def _features_of_decoded(self, codes: Tensor) -> Tensor:
-        pieces = codes.split(_PIECE)
-        return torch.cat([self.measure.extract(self.model.decode(piece)) for piece in pieces])
+    def _features_of_decoded(self, codes: Tensor, decode: Decode) -> Tensor:
+        return torch.cat([self.measure.extract(decode(piece)) for piece in codes.split(_PIECE)])
 
     def numbers(self, N: int, n: int, stream: int = 0) -> Tensor:
         """A random choice of n of the numbers below N, the same for the same seed and stream."""
@@ -193,9 +199,13 @@ class Material:
         parts = [extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
         return self.measure.between(self._real, torch.cat(parts))
 
-    def distance_of_codes(self, codes: Tensor) -> float:
-        """Distance of decoded codes to test images, or to decoded ones if so the measure wants."""
-        return self.measure.between(self._decoded_test, self._features_of_decoded(codes))
+    def distance_of_codes(self, codes: Tensor, decode: Decode | None = None) -> float:
+        """Distance of decoded codes to test images, or to decoded ones if so the measure wants.
+
+        They are decoded by the run's model, or as is said.
+        """
+        features = self._features_of_decoded(codes, decode or self.model.decode)
+        return self.measure.between(self._decoded_test, features)
 
     def kernel_distance(self, images: Tensor, decoded: bool = False) -> Estimate:
         """Kernel distance of images, decoded or not, to what these are compared with.
@@ -210,8 +220,11 @@ class Material:
         return self.measure.between(self._real, self._decoded_test)
 
     def depends_on_model(self, *parts: str) -> dict[str, Any]:
-        """Digests of parts of the run, the test images and the seed, for a stage's key."""
-        digests = {part: self.run.digest(part) for part in parts}
+        """Parts of the run and their code, the test images and the seed, for a stage's key."""
+        digests = {
+            part: [self.run.digest(part), sources.digest(sources.modules_of_part(part))]
+            for part in parts
+        }
         return {**digests, "test": self.test.fingerprint, "seed": self.seed}
 
     def depends_on_distances(self) -> dict[str, Any]:

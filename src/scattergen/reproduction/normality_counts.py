@@ -21,7 +21,12 @@ from scattergen.report.draft import number, sample_size
 from scattergen.report.html import Html, table, tag
 from scattergen.report.number_sections import TEST_NAMES
 from scattergen.report.plots import rejections_by_n
-from scattergen.reproduction.count_search import AS_DESCRIBED, count_search_content, reproducing
+from scattergen.reproduction.count_search import (
+    AS_DESCRIBED,
+    UNIT_NORM,
+    count_search_content,
+    reproducing,
+)
 from scattergen.reproduction.count_search import NAME as SEARCH
 from scattergen.reproduction.material import Material
 from scattergen.reproduction.page import Finding, ReproductionPage, panels
@@ -174,9 +179,14 @@ def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
         because += (
             f"Of {len(search.facts['rows'])} combinations of preprocessing and n that were tried "
             f"afterwards, these give all four of them, also with fresh samples: {names}. The paper "
-            "states neither, so "
-            + ("nothing decides between them." if len(found) > 1 else "this is a candidate only.")
+            "states neither"
         )
+        if UNIT_NORM in found:
+            because += "; Angles and Mallat, whom it follows, divide codes by their norms."
+        elif len(found) > 1:
+            because += ", so nothing decides between them."
+        else:
+            because += ", so this is a candidate only."
     else:
         because += (
             "The counts themselves do not come out: its n is not stated, and neither an n nor a "
@@ -184,7 +194,7 @@ def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
         )
     if not kept:
         return Finding("Table 1", "disagrees", because)
-    return Finding("Table 1", "agrees in part", because)
+    return Finding("Table 1", "agrees" if UNIT_NORM in found else "agrees in part", because)
 
 
 def _span(sizes: list[int]) -> str:

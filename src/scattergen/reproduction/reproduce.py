@@ -1,7 +1,5 @@
 """The founding paper beside a run: every stage in turn, then one page that says what agrees."""
 
-import hashlib
-import inspect
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from scattergen import __version__, diagnostics, evaluation
+from scattergen import __version__
 from scattergen.datasets import Dataset
 from scattergen.errors import InputError, RunFolderError
+from scattergen.fitting import fit_density_run
 from scattergen.keywords import check_seed
+from scattergen.presets import preset
 from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
 from scattergen.report.draft import duration
@@ -22,15 +22,16 @@ from scattergen.reproduction import (
     codes_in_use,
     count_search,
     density_samples,
-    distances,
     gaussian_marginals,
     latent_prior,
     leading_components,
     nonlinear_dependence,
     normality_counts,
+    other_decoder,
     paper_setting,
     pixel_baselines,
     raw_coefficients,
+    sources,
     stability,
     stability_trials,
     training_time,
@@ -42,9 +43,6 @@ from scattergen.runs import RunFolder
 from scattergen.storage import atomic_path
 
 FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
-_SHARED = (diagnostics, evaluation, distances)
-"""What all stages measure with: another text of these may measure something else."""
-
 _SHAPES = {"mnist": ((1, 28, 28),), "celeba": ((3, 128, 128), (3, 64, 64))}
 _RESULTS = {results.name: results for results in (paper.MNIST, paper.CELEBA)}
 
@@ -54,8 +52,9 @@ class Stage:
     """One computation whose result is kept.
 
     Attributes:
-        module: Where it is written; another text of it may measure something else.
-        depends: What else its result depends on, apart from what all stages do.
+        module: Where it is written; another text of it, or of what it imports, may measure
+            something else.
+        depends: What else its result depends on.
         measure: Computes it; the folder is for what it needs to be resumed.
     """
 
@@ -65,18 +64,8 @@ class Stage:
 
     def key(self, material: Material) -> dict[str, Any]:
         """All that its result depends on."""
-        return {**self.depends(material), "source": _digest(self.module, *_SHARED)}
-
-
-def _digest(*modules: ModuleType) -> str:
-    """Of the source of modules, and of all modules of those that are packages."""
-    digest = hashlib.sha256()
-    for module in modules:
-        path = Path(inspect.getfile(module))
-        files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
-        for file in files:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+        code = sources.digest(sources.modules_of_stage(self.module.__name__))
+        return {**self.depends(material), "code": code}
 
 
 STAGES: dict[str, Stage] = {
@@ -88,6 +77,7 @@ STAGES: dict[str, Stage] = {
         nonlinear_dependence,
         density_samples,
         latent_prior,
+        other_decoder,
         codes_in_use,
         gaussian_marginals,
         central_limit,
@@ -175,6 +165,7 @@ def reproduce_run(
 ) -> Reproduction:
     """Measure everything that the paper shows on a run, and write it as one HTML page.
 
+    Those of the paper's densities that the run lacks are fitted first, and become part of it.
     Every stage is kept in the run's folder "reproduction" as soon as it is computed, and found
     again while what it depends on (the run's parts, the images, the options) is the same.
     Interrupted at any moment, the same call continues.
@@ -195,7 +186,8 @@ def reproduce_run(
 
     Raises:
         InputError: If the data are not those of the run, or not such images.
-        RunFolderError: If the run is unfinished or damaged, or lacks one of the paper's densities.
+        RunFolderError: If the run is unfinished or damaged, or has another density in the place of
+            one of the paper's.
 
     References:
         Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
@@ -204,6 +196,7 @@ def reproduce_run(
     seed = check_seed(seed)
     run = RunFolder.open(path)
     _check(run, data, name)
+    _fit_missing(run, data, name, device, progress)
     material = Material(run, data, effort, seed, device, progress, _RESULTS[name])
     stages = STAGES if name == "mnist" else {stage: STAGES[stage] for stage in CELEBA_STAGES}
     with run.locked():
@@ -279,22 +272,27 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
         )
     for part in ("encoder", "codes", "decoder"):
         run.require(part)
-    missing = [key for key in PAPER_DENSITIES if not run.has(f"densities/{key}")]
-    if missing:
-        commands = " and ".join(
-            f"`{shlex.join(['scattergen', 'density', str(run.path), key])}`" for key in missing
-        )
-        raise RunFolderError(
-            f"{run.path} lacks densities that the paper compares ({', '.join(missing)}): fit them "
-            f"by {commands}."
-        )
     for key in PAPER_DENSITIES:
+        if not run.has(f"densities/{key}"):
+            continue
         kind = run.metadata(f"densities/{key}")["name"]
         if kind != key:
             raise RunFolderError(
                 f'The density "{key}" of {run.path} is of the kind {kind}: store it under another '
                 f"name and fit the paper's by `scattergen density RUN {key}`."
             )
+
+
+def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress: Progress) -> None:
+    """Fit the paper's densities that the run does not have, with the paper's keywords."""
+    keywords = preset(name, data.train.shape, len(data.train))["densities"]
+    for key in PAPER_DENSITIES:
+        if not run.has(f"densities/{key}"):
+            seed = run.options.get("seed", 0)
+            fit_density_run(
+                run.path, key, keywords=keywords.get(key), seed=seed, device=device,
+                progress=progress,
+            )  # fmt: skip
 
 
 def _render(

@@ -110,7 +110,8 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
             "over the best of all rates, and the worst seed over the best at one rate (median over "
             "rates; lower is steadier, and infinite if one diverged). “Agrees”: the decoder is "
             "steadier by all, and none of its trainings failed. “Agrees in part”: by more than "
-            "half of the comparisons. “Disagrees”: by no more. What a training keeps was added to "
+            "half of the comparisons. “Cannot be compared”: by no more, since trainings of seconds "
+            "cannot settle it. What a training keeps was added to "
             "the rule after the two ratios of an earlier run were seen, and “more than half” later "
             "still; with “by any”, two of six comparisons would have been agreement in part.",
         ),
@@ -230,9 +231,10 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
             "comparisons with a GAN."
         )
     else:
-        verdict = "disagrees"
+        verdict = "cannot be compared"
         because += (
             f"Regression is the steadier training by {sum(steadier)} of {len(steadier)} "
-            "comparisons with a GAN, no more than half, at so small a budget."
+            "comparisons with a GAN, no more than half: trainings of seconds cannot settle what "
+            "the paper says of trainings of hours."
         )
     return Finding("Section 6, stability", verdict, because)

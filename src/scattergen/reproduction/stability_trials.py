@@ -131,7 +131,10 @@ def _train_decoder(material: Material, factor: float, seed: int) -> tuple[Tensor
     with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
         torch.default_generator.manual_seed(seed)
         decoder = Decoder(
-            model.decoder.n_components, model.decoder.image_shape, **_NETWORKS["decoder"]
+            model.decoder.n_components,
+            model.decoder.image_shape,
+            unit_norm=model.decoder.unit_norm,
+            **_NETWORKS["decoder"],
         )
     chosen, epochs, steps = _budget(material, "decoder", _HELD_OUT)
     history = fit_decoder(
