@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from scattergen.densities import GaussianMixture
-from scattergen.densities.clustering import k_means, seed_means
+from scattergen.densities.clustering import lloyd, seed_means
 from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.expectation_maximization import (
     Components,
@@ -192,16 +192,16 @@ def test_identity_shrinkage_is_the_published_formula():
 
 def clusters_of_one_covariance(z, K):
     """Components at the means of k-means, all with the pooled covariance."""
-    means, labels = k_means(z, seed_means(z, K, np.random.default_rng(0)))
+    means, labels = lloyd(z, seed_means(z, K, np.random.default_rng(0)))
     pooled = (z - means[labels]).T.cov(correction=0)
     weights = torch.bincount(labels, minlength=K) / len(z)
     return Components(weights, means, pooled.expand(K, *pooled.shape), pooled)
 
 
-def test_k_means_is_lloyds():
+def test_lloyds_iterations_are_those_of_scikit_learn():
     z, _ = clusters(500, 3, 6, 2.0)
     first = seed_means(z.double(), 6, np.random.default_rng(0))
-    means, labels = k_means(z.double(), first, 7)
+    means, labels = lloyd(z.double(), first, 7)
     theirs = KMeans(6, init=first.numpy(), n_init=1, max_iter=7, tol=0.0, algorithm="lloyd")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # seven iterations may not be enough
@@ -213,14 +213,14 @@ def test_k_means_is_lloyds():
 
 def test_a_mean_without_codes_stays_where_it_is():
     z = torch.tensor([[0.0], [1.0], [10.0]])
-    means, labels = k_means(z, torch.tensor([[0.0], [10.0], [99.0]]))
+    means, labels = lloyd(z, torch.tensor([[0.0], [10.0], [99.0]]))
     assert means.flatten().tolist() == [0.5, 10.0, 99.0]
     assert labels.tolist() == [0, 0, 1]
 
 
 def test_the_first_components_are_those_of_the_clusters():
     z, _ = clusters(300, 3, 2, 8.0)
-    means, labels = k_means(z, seed_means(z, 2, np.random.default_rng(0)))
+    means, labels = lloyd(z, seed_means(z, 2, np.random.default_rng(0)))
     found = first_components(z, means, labels, [(3, 0.0)], 0.0)
     for k in range(2):
         own = z[labels == k]

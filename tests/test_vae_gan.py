@@ -30,9 +30,9 @@ def normal(n, std, seed=0):
 
 
 def test_latent_variables_in_use_are_those_of_the_theory():
-    # For normal codes the optimum is probabilistic PCA with noise σ² = βd/2: a direction of variance
-    # λ is coded if λ > σ², with divergence ½ log(λ/σ²). Here σ² = 0.25 with d = 16, and four
-    # directions of 16 have λ = 4, the others 0.01.
+    # For normal codes the optimum is probabilistic PCA with noise σ² = βd/2: a direction of
+    # variance λ is coded if λ > σ², with divergence ½ log(λ/σ²). Here σ² = 0.25 with d = 16, and
+    # four directions of 16 have λ = 4, the others 0.01.
     z = normal(3000, [2.0] * 4 + [0.1] * 12)
     vae = VariationalAutoencoder(
         n_latent=8, beta=2 * 0.25 / 16, widths=(64,), **QUICK | {"epochs": 25}

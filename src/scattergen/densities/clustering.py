@@ -41,7 +41,7 @@ def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
     return x[torch.tensor(chosen, device=x.device)]
 
 
-def k_means(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Tensor]:
+def lloyd(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Tensor]:
     """Lloyd's iterations: each code joins its nearest mean, which moves to the mean of its codes.
 
     Args:
@@ -58,7 +58,7 @@ def k_means(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Ten
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
-        >>> k_means(x, x[:2])
+        >>> lloyd(x, x[:2])
         (tensor([[ 0.5000],
                 [11.0000]]), tensor([0, 0, 1, 1]))
     """

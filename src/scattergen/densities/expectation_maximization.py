@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.clustering import k_means, seed_means
+from scattergen.densities.clustering import lloyd, seed_means
 from scattergen.densities.covariances import (
     log_joint,
     precision_factor,
@@ -309,7 +309,7 @@ def climb(
     Returns:
         The components, and candidates of every code, (N, T).
     """
-    means, labels = k_means(x, seed_means(x, K, generator))
+    means, labels = lloyd(x, seed_means(x, K, generator))
     shrinkage = weights_of(x, labels)
     components = first_components(x, means, labels, shrinkage, ridge)
     T = min(K, _MOST_CANDIDATES)

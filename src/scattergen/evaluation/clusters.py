@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scattergen.densities import clustering
+from scattergen.densities.clustering import lloyd, seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
 
@@ -40,9 +40,8 @@ def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
         raise InputError(f"n_bins={n_bins}: give at least 1.")
     check_tables(n_bins, features=x)
     x = x.double()
-    centres, bins = clustering.k_means(
-        x, clustering.seed_means(x, n_bins, np.random.default_rng(seed)), _ITERATIONS
-    )
+    first = seed_means(x, n_bins, np.random.default_rng(seed))
+    centres, bins = lloyd(x, first, _ITERATIONS)
     return centres[torch.bincount(bins, minlength=n_bins) > 0]
 
 
