@@ -290,6 +290,13 @@ def test_the_page_says_the_numbers_and_the_papers_beside_them(facts, folder):
         assert words in text
 
 
+def test_to_a_decoder_of_unit_norm_the_papers_values_are_directions(facts, tmp_path):
+    directions = dataclasses.replace(facts, config={"decoder": {"unit_norm": True}})
+    text = Checker(written(directions, tmp_path)).text
+    assert "(5, 5) is the same as (10, 10)" in text
+    assert "standard deviations out on our codes" not in text
+
+
 def test_the_papers_numbers_stand_only_beside_mnist(facts, tmp_path):
     text = Checker(written(dataclasses.replace(facts, dataset="digits.npz"), tmp_path)).text
     assert "paper" not in text

@@ -1,6 +1,6 @@
 """The sections that are mostly pictures. Each adds itself to the page, or nothing without facts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from scattergen.evaluation import psnr, ssim
 from scattergen.image_quality import WINDOW_SIZE
 from scattergen.report.draft import Draft, duration, number, sample_size, setting
-from scattergen.report.facts import DensityEntry
+from scattergen.report.facts import DensityEntry, VisualisationMatrix
 from scattergen.report.html import Html, image, joined, table, tag
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
 from scattergen.report.pictures import image_grid, png
@@ -177,17 +177,7 @@ def add_visualisation(draft: Draft) -> None:
     ]
     chosen = [matrix for matrix in matrices if matrix.paper]
     if chosen and draft.facts.beside_paper:
-        distances = [
-            abs(value / matrix.sigma[axis])
-            for matrix in chosen
-            for axis, values in enumerate((matrix.first, matrix.second))
-            for value in values
-        ]
-        caption.append(
-            f" The paper’s values lie {min(distances):.0f} to {max(distances):.0f} standard "
-            "deviations out on our codes of images in [0, 1], where there is no data: its "
-            "coefficients must have been on another scale."
-        )
+        caption.append(_scale(draft, chosen))
         if len(chosen) < len(matrices):
             caption.append(" The other matrix stays where the data are.")
     figure = draft.page.figure(
@@ -195,6 +185,28 @@ def add_visualisation(draft: Draft) -> None:
     )
     note = "What the two components of greatest variance do to an image."
     draft.page.section("Leading components", figure, note=note)
+
+
+def _scale(draft: Draft, chosen: Sequence[VisualisationMatrix]) -> str:
+    """What the paper's values are to this decoder."""
+    decoder = draft.facts.config.get("decoder")
+    if isinstance(decoder, Mapping) and decoder.get("unit_norm"):
+        return (
+            " This decoder divides codes by their norms, so that the paper’s values are "
+            "directions, and (5, 5) is the same as (10, 10). No image has all of its length in two "
+            "components, though."
+        )
+    distances = [
+        abs(value / matrix.sigma[axis])
+        for matrix in chosen
+        for axis, values in enumerate((matrix.first, matrix.second))
+        for value in values
+    ]
+    return (
+        f" The paper’s values lie {min(distances):.0f} to {max(distances):.0f} standard deviations "
+        "out on our codes of images in [0, 1], where there is no data: its coefficients must have "
+        "been on another scale, or its codes divided by their norms."
+    )
 
 
 def _enlargement(images: Tensor, side: int) -> int:
