@@ -15,7 +15,7 @@ from scattergen.densities import (
     hyperparameters,
     make,
 )
-from scattergen.densities.networks import AverageNetwork, fully_connected
+from scattergen.densities.networks import AverageNetwork, Dropout, fully_connected
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.training import train
 
@@ -132,6 +132,25 @@ def test_networks_have_the_described_layers():
             # Of 200 and more uniform numbers the largest is below 0.95 with probability 4e-5.
             assert parameter.abs().max() > 0.95 * fan_in**-0.5
         assert layer.weight.std().item() == pytest.approx((1 / 3 / fan_in) ** 0.5, rel=0.01)
+
+
+def test_dropout_is_that_of_its_generator_and_keeps_the_mean():
+    layer, x = Dropout(0.25), torch.ones(400, 100)
+    layer.generator = torch.Generator().manual_seed(0)
+    y = layer(x)
+    assert set(y.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    # 40,000 draws: the mean errs by sqrt(1/3/40,000) = 0.003; five of it.
+    assert y.mean().item() == pytest.approx(1, abs=0.015)
+    layer.generator.manual_seed(0)
+    assert torch.equal(layer(x), y)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_a_fitted_gan_keeps_no_source_of_randomness():
+    gan = GenerativeAdversarialNetwork(n_latent=2, widths=(8,), epochs=1).fit(normal(50, [1.0] * 3))
+    dropouts = [m for m in gan.discriminator_.modules() if isinstance(m, Dropout)]
+    assert len(dropouts) == 2
+    assert all(layer.generator is None for layer in dropouts)
 
 
 def test_diagonal_noise_restores_the_variances_that_the_decoder_leaves_out():
@@ -321,6 +340,8 @@ def test_the_generated_components_carry_the_rest_with_them():
         ("gan", {"gradient_penalty": -1.0}, "cannot be negative"),
         ("gan", {"decay": 1.0}, "below 1"),
         ("gan", {"leading": 0}, "at least 1"),
+        ("gan", {"dropout": 1.0}, "at least 0 and below 1"),
+        ("gan", {"initialization": "zero"}, 'choose "uniform" or "he"'),
         ("gan", {"betas": [0.9]}, "two decay rates"),
         ("gan", {"schedule": "cosine"}, "choose one of"),
     ],

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.networks import (
     AverageNetwork,
+    Dropout,
     check_widths,
     count_parameters,
     fully_connected,
@@ -42,8 +43,8 @@ class GenerativeAdversarialNetwork:
 
     The paper gives H and the number of epochs, but its layer widths only in a figure that is not
     available; those here are ours. Nothing is added to the plain recipe but what keeps it stable:
-    batch normalisation in the generator, leaky ReLUs in the discriminator, Adam with β₁ = 0.5 (all
-    three from DCGAN), and gradients shortened to `clip_norm`.
+    leaky ReLUs, dropout in the discriminator, Adam with β₁ = 0.5, and gradients shortened to
+    `clip_norm`. Of the readings that were tried this one alone beats independent Gaussians.
 
     Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all.
 
@@ -69,6 +70,8 @@ class GenerativeAdversarialNetwork:
         loss: "non_saturating" or "relativistic".
         gradient_penalty: Its weight γ.
         batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
+        dropout: Part of the discriminator's hidden features that is set to 0 in a step.
+        initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
         decay: Of the average of the generator, per step: below 1; 0 takes the last step.
         leading: Number m of leading components that are generated; None generates all d.
         n_components: Of the mixture behind the regressions of the others; None takes one per 275
@@ -114,12 +117,14 @@ class GenerativeAdversarialNetwork:
         discriminator_widths: Sequence[int] = (256, 128),
         epochs: int = 30,
         batch_size: int = 256,
-        learning_rate: float = 2e-4,
+        learning_rate: float = 5e-4,
         clip_norm: float = 1.0,
         betas: Sequence[float] = (0.5, 0.999),
         loss: Literal["non_saturating", "relativistic"] = "non_saturating",
         gradient_penalty: float = 0.0,
-        batch_norm: bool = True,
+        batch_norm: bool = False,
+        dropout: float = 0.3,
+        initialization: Literal["uniform", "he"] = "uniform",
         decay: float = 0.0,
         leading: int | None = None,
         n_components: int | None = None,
@@ -133,10 +138,15 @@ class GenerativeAdversarialNetwork:
             raise InputError(f"gradient_penalty={gradient_penalty}: a weight cannot be negative.")
         if not 0 <= decay < 1:
             raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout={dropout}: give a part of at least 0 and below 1.")
+        if initialization not in ("uniform", "he"):
+            raise InputError(f'initialization="{initialization}": choose "uniform" or "he".')
         if len(betas) != 2:
             raise InputError(f"betas={list(betas)}: give Adam's two decay rates.")
         check_leading(leading, n_components)
-        self.loss, self.gradient_penalty, self.batch_norm = loss, gradient_penalty, batch_norm
+        self.loss, self.gradient_penalty = loss, gradient_penalty
+        self.batch_norm, self.dropout, self.initialization = batch_norm, dropout, initialization
         self.decay, self.leading, self.n_components = decay, leading, n_components
         self.schedule, self.betas = schedule, (betas[0], betas[1])
         if batch_norm and batch_size < 2:
@@ -230,6 +240,9 @@ class GenerativeAdversarialNetwork:
             description="gan",
         )
         self.generator_ = (average.average if self.decay > 0 else generator).cpu()
+        for layer in discriminator.modules():
+            if isinstance(layer, Dropout):
+                layer.generator = None
         self.discriminator_, self.leading_ = discriminator.cpu(), leading
         self.n_features_ = z.shape[1]
         return self
@@ -240,9 +253,14 @@ class GenerativeAdversarialNetwork:
             seed=2 * seed,
             batch_norm=self.batch_norm,
             slope=0.0 if self.batch_norm else 0.2,
+            initialization=self.initialization,
         )
         discriminator = fully_connected(
-            [m, *self.discriminator_widths, 1], seed=2 * seed + 1, slope=0.2
+            [m, *self.discriminator_widths, 1],
+            seed=2 * seed + 1,
+            slope=0.2,
+            dropout=self.dropout,
+            initialization=self.initialization,
         )
         return generator, discriminator
 
@@ -251,6 +269,16 @@ class GenerativeAdversarialNetwork:
     ) -> Tensor:
         return modules["generator"](torch.randn(len(z), self.n_latent, generator=generator).to(z))
 
+    def _logits(
+        self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        discriminator = modules["discriminator"]
+        for layer in discriminator.modules():
+            if isinstance(layer, Dropout):
+                layer.generator = generator
+        logits: Tensor = discriminator(z)
+        return logits
+
     def _discriminator_loss(
         self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
     ) -> Tensor:
@@ -258,7 +286,7 @@ class GenerativeAdversarialNetwork:
         with torch.no_grad():
             fake = self._fake(modules, z, generator)
         both = torch.cat([z, fake]).requires_grad_(self.gradient_penalty > 0)
-        logits = modules["discriminator"](both)
+        logits = self._logits(modules, both, generator)
         real_logit, fake_logit = logits.chunk(2)
         # -log s(x) = softplus(-x)
         if self.loss == "relativistic":
@@ -275,10 +303,10 @@ class GenerativeAdversarialNetwork:
     def _generator_loss(
         self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
     ) -> Tensor:
-        fake_logit = modules["discriminator"](self._fake(modules, batch[0], generator))
+        fake_logit = self._logits(modules, self._fake(modules, batch[0], generator), generator)
         if self.loss == "relativistic":
             with torch.no_grad():
-                real_logit = modules["discriminator"](batch[0])
+                real_logit = self._logits(modules, batch[0], generator)
             return F.softplus(real_logit - fake_logit).mean()
         return F.softplus(-fake_logit).mean()
 
@@ -335,6 +363,6 @@ class GenerativeAdversarialNetwork:
 IMPROVED_GAN: dict[str, Any] = {
     "widths": [512, 512], "discriminator_widths": [256, 256], "learning_rate": 4e-3,
     "schedule": "one_cycle", "betas": [0.0, 0.99], "clip_norm": 100.0, "loss": "relativistic",
-    "gradient_penalty": 0.3, "batch_norm": False, "decay": 0.999, "leading": 32,
+    "gradient_penalty": 0.3, "dropout": 0.0, "initialization": "he", "decay": 0.999, "leading": 32,
 }  # fmt: skip
 """Keywords of `GenerativeAdversarialNetwork` for good samples: chosen on held-out MNIST codes."""

@@ -21,6 +21,7 @@ def fully_connected(
     seed: int,
     slope: float = 0.0,
     batch_norm: bool = False,
+    dropout: float = 0.0,
     initialization: Literal["he", "uniform"] = "he",
 ) -> nn.Sequential:
     """Linear layers with leaky ReLUs between them.
@@ -32,6 +33,7 @@ def fully_connected(
         seed: Of the initial weights.
         slope: Of the leaky ReLU for negative inputs; 0 is the ReLU.
         batch_norm: Normalise batches after every hidden layer.
+        dropout: Part of every hidden layer's features that is set to 0 in training.
         initialization: "he" draws weights from N(0, 2/fan_in), those of the last layer from N(0,
             1/fan_in), and sets biases to 0, so that features keep their size from layer to layer;
             "uniform" draws both from U(-b, b) with b = fan_in^-1/2, PyTorch's default, with which
@@ -66,7 +68,36 @@ def fully_connected(
             if batch_norm:
                 layers.append(nn.BatchNorm1d(fan_out))
             layers.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
+            if dropout > 0:
+                layers.append(Dropout(dropout))
     return nn.Sequential(*layers)
+
+
+class Dropout(nn.Module):
+    """Sets random features to 0 in training, with randomness that a resumed training has again.
+
+    Args:
+        part: Of the features, below 1; the others are multiplied by 1/(1 - part).
+
+    Attributes:
+        generator: Source of randomness, set by whoever trains; None is PyTorch's own.
+
+    References:
+        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+            2014.
+    """
+
+    def __init__(self, part: float) -> None:
+        super().__init__()
+        self.part = part
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same shape."""
+        if not self.training:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator) >= self.part
+        return x * kept.to(x) / (1 - self.part)
 
 
 def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
