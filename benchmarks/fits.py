@@ -35,6 +35,7 @@ from scattergen.image_quality import psnr
 from scattergen.presets import preset
 from scattergen.progress import Progress
 from scattergen.report.run_report import machine
+from scattergen.reproduction import sources
 from scattergen.storage import read_tensors_if_whole, write_tensors
 
 N = 10_000
@@ -47,6 +48,11 @@ DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as they are, 6 epochs": ({"unit_norm": False}, {"epochs": LONG}),
 }
 PERFECT = "decoded training codes"
+# Another text of what computes a result may give another one.
+CODE = {
+    "samples": sources.digest(["scattergen.densities"]),
+    "decoder": sources.digest(["scattergen.decoder", "scattergen.decoder_fit"]),
+}
 
 
 class Bench:
@@ -74,14 +80,14 @@ class Bench:
         write_tensors(self.folder / f"{name}.safetensors", tensors, {"facts": facts})
 
     def found(self, name: str) -> tuple[dict[str, Tensor], Any] | None:
-        """What was kept; None if it is missing and there is no time to make it."""
+        """What was kept; None if it is missing."""
         kept = read_tensors_if_whole(self.folder / f"{name}.safetensors")
         return None if kept is None else (kept[0], kept[1]["facts"])
 
     def samples(self, key: str, seed: int) -> tuple[Tensor, float] | None:
-        """Samples of a density, and the seconds of its fit."""
+        """Samples of a density, and the seconds of its fit; None if there is no time left."""
         choice = choice_of_key(key, PRESET["densities"][key])
-        name = f"samples-{key}-{seed}-{digest([choice.name, choice.keywords])}"
+        name = f"samples-{key}-{seed}-{digest([choice.name, choice.keywords, CODE['samples']])}"
         if self.found(name) is None and time.monotonic() < self.stop_at:
             start = time.monotonic()
             density = make(choice.name, **choice.keywords)
@@ -92,10 +98,10 @@ class Bench:
         return None if found is None else (found[0]["codes"], found[1])
 
     def decoder(self, label: str, seed: int) -> tuple[Decoder, dict[str, float]] | None:
-        """A decoder, its PSNR on test images and the seconds of its training."""
+        """A decoder, its PSNR and the seconds of its training; None if there is no time left."""
         keywords = PRESET["decoder"] | DECODERS[label][0]
         training = PRESET["training"] | DECODERS[label][1]
-        name = f"decoder-{seed}-{digest([keywords, training])}"
+        name = f"decoder-{seed}-{digest([keywords, training, CODE['decoder']])}"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # as a fit does
             decoder = Decoder(self.codes["train"].shape[1], (1, 28, 28), **keywords)
@@ -176,7 +182,7 @@ def main() -> None:
                 print(f"{label}, seed {seed}, {key}: {scores}", flush=True)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     print("Fréchet distance (kernel distance × 1,000) of 10,000 samples to 10,000 test images")
-    print(" | ".join(["decoder", "fits", "PSNR, dB", "seconds", *keys]))
+    print(" | ".join(["decoder", "seeds", "PSNR, dB", "seconds", *keys]))
     for label, columns in table.items():
         cells = [label, str(len(columns["psnr"])), spread(columns["psnr"])]
         cells.append(spread(columns["seconds"], 0))

@@ -414,6 +414,16 @@ def test_options_are_refused_before_anything_is_done(
     assert contents(tmp_path).keys() == {"images.npy"}
 
 
+@mistake('has no option "annealing"', "another version of scattergen stored it, fit it again by")
+def density_of_another_version(at, run, **_):
+    copy = RunFolder.open(shutil.copytree(run, at / "copy"))
+    tensors, metadata = copy.read("densities/vae")
+    old = {**metadata["hyperparameters"], "annealing": 0.0}
+    with copy.locked():
+        copy.write("densities/vae", tensors, {**metadata, "hyperparameters": old})
+    return ["sample", copy.path, "--density", "vae", "--out", at / "out.png"]
+
+
 @mistake('"diffusion"', "choose one of gaussian")
 def unknown_density_to_fit(at, grey, **_):
     return fit(at, save(at, grey), "--densities", "gaussian,diffusion")

@@ -1,5 +1,6 @@
 """A model as the named tensors of a run folder, and back."""
 
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -92,7 +93,9 @@ def read_parts(
             densities[key] = make(metadata["name"], **metadata["hyperparameters"])
         except InputError as error:
             raise RunFolderError(
-                f"The density {key} of {run.path} cannot be loaded: {error}"
+                f"The density {key} of {run.path} cannot be loaded ({str(error).rstrip('.')}): if "
+                "another version of scattergen stored it, fit it again by `"
+                f"{shlex.join(['scattergen', 'density', str(run.path), key, '--overwrite'])}`."
             ) from error
         densities[key].load_state_dict(tensors)
     return encoder, decoder.to(device), densities

@@ -52,8 +52,8 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
 
 
 # The paper's representation and generator; codes divided by their norms, as Angles & Mallat, 2018,
-# did. More epochs make better reconstructions and worse samples (docs/decoder.md). The paper's GAN,
-# no better than noise here, is fitted by whoever reproduces the paper.
+# did. More epochs make better reconstructions and worse samples (docs/decoder.md). Its GAN, which
+# takes longest and is least good, is fitted by `scattergen reproduce`.
 _MNIST: Options = {
     "encoder": {"J": 2, "L": 8, "max_order": 2, "n_components": 512},
     "decoder": {"channels": [128, 64, 32], "kernel_size": 3, "unit_norm": True},
@@ -87,7 +87,7 @@ _CELEBA: Options = {
 # paper's.
 _CELEBA_HALF: Options = {
     "encoder": {"J": 3, "L": 8, "max_order": 2, "n_components": 512},
-    "decoder": {"channels": [192, 128, 64, 32, 16], "kernel_size": 3},
+    "decoder": {"channels": [192, 128, 64, 32, 16], "kernel_size": 3, "unit_norm": True},
     "training": {"epochs": 26, "batch_size": 16, "learning_rate": 2e-2, "flips": True},
     "densities": {**_CELEBA["densities"], "vae-improved": {}},
 }
@@ -96,7 +96,7 @@ _CELEBA_HALF: Options = {
 _CELEBA_LIGHT: Options = {
     **_CELEBA_HALF,
     "encoder": _CELEBA["encoder"],
-    "decoder": {"channels": [192, 128, 64, 32, 16, 8], "kernel_size": 3},
+    "decoder": {"channels": [192, 128, 64, 32, 16, 8], "kernel_size": 3, "unit_norm": True},
 }
 
 # The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are.  Its
@@ -161,7 +161,11 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
             "n_components": min(512, n - 2, n_coefficients),
             "allow_fewer": True,
         },
-        "decoder": {"channels": [min(32 * 2**j, 256) for j in range(J, -1, -1)], "kernel_size": 3},
+        "decoder": {
+            "channels": [min(32 * 2**j, 256) for j in range(J, -1, -1)],
+            "kernel_size": 3,
+            "unit_norm": True,
+        },
         "training": {
             "epochs": max(8, min(100, _IMAGES_SEEN // n)),
             "batch_size": min(32, max(2, n // 4)),

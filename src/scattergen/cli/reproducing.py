@@ -43,7 +43,7 @@ def reproduce(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer images and shorter trainings: 3 minutes.")
+        bool, typer.Option("--quick", help="Fewer images and shorter trainings: 5 minutes.")
     ] = False,
     seed: Seed = 0,
     strict: Strict = True,
@@ -54,10 +54,11 @@ def reproduce(
 ) -> None:
     """Measure the founding paper's tables and figures again, and write them beside its own.
 
-    Needs a finished run of `scattergen fit mnist`, for which two models of pixels are trained for 4
-    minutes each, or of `scattergen fit DIR --preset celeba`.  Images of half the resolution
-    (89×109) stand in for CelebA as a proxy, and the page says so.  Interrupted, the same command
-    continues where it stopped.
+    Needs a finished run of `scattergen fit mnist` or of `scattergen fit DIR --preset celeba`.  What
+    it lacks of the paper's densities, such as the GAN, is fitted and added to it.  For MNIST a
+    second decoder and two models of pixels are trained, too, for minutes each.  CelebA's images of
+    half the resolution (89×109) stand in for it as a proxy, and the page says so.  Interrupted, the
+    same command continues where it stopped.
 
     [bold]Examples[/bold]
 

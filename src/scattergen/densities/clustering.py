@@ -62,18 +62,18 @@ def lloyd(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Tenso
         (tensor([[ 0.5000],
                 [11.0000]]), tensor([0, 0, 1, 1]))
     """
-    labels = nearest_mean(x, means)
+    labels = _nearest(x, means)
     for _ in range(iterations):
         counts = torch.bincount(labels, minlength=len(means))[:, None]
         sums = torch.zeros_like(means).index_add_(0, labels, x)
         means = torch.where(counts > 0, sums / counts.clamp(min=1), means)
-        before, labels = labels, nearest_mean(x, means)
+        before, labels = labels, _nearest(x, means)
         if torch.equal(before, labels):
             break
     return means, labels
 
 
-def nearest_mean(x: Tensor, means: Tensor) -> Tensor:
+def _nearest(x: Tensor, means: Tensor) -> Tensor:
     """Number of the nearest mean (K, d) to every code (N, d), (N,)."""
     offset = 0.5 * means.square().sum(1)
     return torch.cat([(part @ means.T - offset).argmax(1) for part in x.split(_ROWS)])

@@ -67,9 +67,9 @@ def fully_connected(
         if not is_last:
             if batch_norm:
                 layers.append(nn.BatchNorm1d(fan_out))
-            layers.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
-            if dropout > 0:
-                layers.append(Dropout(dropout))
+            activation = nn.LeakyReLU(slope) if slope else nn.ReLU()
+            # As one layer, so that the numbers of the others, by which they are stored, stay.
+            layers.append(nn.Sequential(activation, Dropout(dropout)) if dropout else activation)
     return nn.Sequential(*layers)
 
 

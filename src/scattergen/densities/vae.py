@@ -59,9 +59,9 @@ class VariationalAutoencoder:
     that are decoded to no code.)
 
     As in the paper, samples are g(h) with h from the prior N(0, I): the decoder's mean, without its
-    noise. They are therefore shorter than codes, by a factor of about three, and good only through
-    an image decoder that looks at the direction of a code (`unit_norm`), as that of Angles and
-    Mallat does. The paper gives H, β and the number of epochs, but its layer widths only in a
+    noise. They are therefore shorter than codes, on MNIST by a factor of three, and good only
+    through an image decoder that looks at the direction of a code (`unit_norm`), as that of Angles
+    and Mallat does. The paper gives H, β and the number of epochs, but its layer widths only in a
     figure that is not available; those here are ours. One code in twelve, evenly spaced, is held
     out for early stopping.
 

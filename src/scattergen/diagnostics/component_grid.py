@@ -7,6 +7,12 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 
+PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)
+"""Values of the two leading components in the paper's Figure 1."""
+
+SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)
+"""Values within the data, in standard deviations."""
+
 
 def component_grid(
     explained_variance: Tensor,

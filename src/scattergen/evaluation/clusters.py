@@ -11,8 +11,6 @@ from scattergen.densities.clustering import lloyd, seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
 
-_ITERATIONS = 20
-
 
 def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
     """Centres of clusters, by k-means++ and Lloyd's iterations.
@@ -41,7 +39,7 @@ def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
     check_tables(n_bins, features=x)
     x = x.double()
     first = seed_means(x, n_bins, np.random.default_rng(seed))
-    centres, bins = lloyd(x, first, _ITERATIONS)
+    centres, bins = lloyd(x, first)
     return centres[torch.bincount(bins, minlength=n_bins) > 0]
 
 

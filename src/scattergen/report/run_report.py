@@ -8,12 +8,8 @@ import torch
 
 from scattergen.datasets import Dataset
 from scattergen.densities import hyperparameters
-from scattergen.diagnostics import (
-    component_grid,
-    count_rejections,
-    effect_sizes,
-    rejections_by_sample_size,
-)
+from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
+from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
@@ -21,8 +17,6 @@ from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
 from scattergen.runs import RunFolder
 
-_PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)
-_SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)
 _N_SAMPLES, _N_PAIRS = 64, 12
 MEASURES = ("psnr", "ssim")
 """What a report measures on test images, in the order of its table."""
@@ -150,8 +144,8 @@ def _matrices(
     sigma = (variances[0].sqrt().item(), variances[1].sqrt().item())
     matrices = []
     for title, values, in_sigma in (
-        ("One and two standard deviations", _SIGMA_VALUES, True),
-        ("The paper's values", _PAPER_VALUES, False),
+        ("One and two standard deviations", SIGMA_VALUES, True),
+        ("The paper's values", PAPER_VALUES, False),
     )[: 2 if beside_paper else 1]:
         units = sigma if in_sigma else (1.0, 1.0)
         matrices.append(

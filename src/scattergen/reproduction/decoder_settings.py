@@ -12,6 +12,8 @@ from typing import Any
 from scattergen.reproduction.material import Material
 from scattergen.reproduction.stage_cache import Measured
 
+DECODED = "decoded training codes"
+SHOWN = 64  # samples of each density
 UNIT, PLAIN = "codes of unit norm", "codes as they are"
 OTHER = "other_decoder"
 """Stage in which the decoder that is not the run's is trained."""

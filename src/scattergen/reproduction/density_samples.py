@@ -9,14 +9,12 @@ from torch import Tensor
 from scattergen.report import paper
 from scattergen.report.draft import duration, number, sample_size, setting
 from scattergen.report.html import Html, table, tag
-from scattergen.reproduction.decoder_settings import OTHER, by_setting, name_of
+from scattergen.reproduction.decoder_settings import DECODED, OTHER, SHOWN, by_setting, name_of
 from scattergen.reproduction.material import PAPER_DENSITIES, Material
 from scattergen.reproduction.page import Finding, ReproductionPage
 from scattergen.reproduction.stage_cache import Measured
 
 NAME = "density_samples"
-SHOWN = 64
-DECODED = "decoded training codes"
 REAL = "training images"
 RECONSTRUCTED = "reconstructed test images, against test images"
 

@@ -5,28 +5,23 @@ draws q(h|z) of all codes z, and nothing but β makes the one resemble the other
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from scattergen.densities import GaussianMixture, VariationalAutoencoder
-from scattergen.densities.networks import posterior
+from scattergen.densities import VariationalAutoencoder
 from scattergen.report.draft import number, sample_size
 from scattergen.report.html import table, tag
-from scattergen.reproduction.decoder_settings import OTHER, by_setting
-from scattergen.reproduction.density_samples import DECODED, distances_by_setting
+from scattergen.reproduction.decoder_settings import DECODED, OTHER, by_setting
 from scattergen.reproduction.density_samples import NAME as SAMPLES
+from scattergen.reproduction.density_samples import distances_by_setting
+from scattergen.reproduction.latent_variables import MIXTURE, POSTERIOR, latent_variables
 from scattergen.reproduction.material import Material
 from scattergen.reproduction.page import Finding, ReproductionPage
 from scattergen.reproduction.stage_cache import Measured
 
 NAME = "latent_prior"
-_COMPONENTS = 100
-_FITTED = 20_000  # draws of h that the mixture is fitted to
-POSTERIOR, MIXTURE = "posterior", "mixture"
 
 
 def depends(material: Material) -> dict[str, Any]:
@@ -35,55 +30,6 @@ def depends(material: Material) -> dict[str, Any]:
         **material.depends_on_model("codes", "decoder", "densities/vae"),
         **material.depends_on_distances(),
     }
-
-
-@dataclass(frozen=True)
-class LatentVariables:
-    """Latent variables from elsewhere than N(0, I).
-
-    Attributes:
-        decoded: Codes g(h) of draws of q(h|z), and of draws of a mixture fitted to these.
-        norms: Mean and standard deviation of the lengths of draws of q(h|z).
-        deviation: Mean standard deviation of q(h|z).
-        components: Of the mixture.
-    """
-
-    decoded: dict[str, Tensor]
-    norms: tuple[float, float]
-    deviation: float
-    components: int
-
-
-@torch.no_grad()
-def latent_variables(material: Material) -> LatentVariables:
-    """Draw latent variables of the run's VAE and decode them.
-
-    Args:
-        material: Of the run.
-
-    Returns:
-        As many of each as a set of images has.
-    """
-    vae = material.model.densities["vae"]
-    assert isinstance(vae, VariationalAutoencoder)
-    codes, seed, n = material.training_codes, material.seed, material.n_images
-    mean, log_variance = posterior(vae.encoder_, codes)
-    generator = torch.Generator().manual_seed(seed)
-    deviation = (log_variance / 2).exp()
-    h = mean + deviation * torch.randn(mean.shape, generator=generator)
-    fitted = h[material.numbers(len(h), _FITTED, stream=9)]
-    mixture = GaussianMixture(n_components=min(_COMPONENTS, max(1, len(fitted) // 20)))
-    drawn = {
-        POSTERIOR: h[material.numbers(len(h), n, stream=10)],
-        MIXTURE: mixture.fit(fitted, seed=seed).sample(n, seed=seed),
-    }
-    norms = h.norm(dim=1)
-    return LatentVariables(
-        decoded={name: vae.decoder_(latent) for name, latent in drawn.items()},
-        norms=(norms.mean().item(), norms.std().item()),
-        deviation=deviation.mean().item(),
-        components=len(mixture.means_),
-    )
 
 
 def measure(material: Material, work: Path) -> Measured:
@@ -154,16 +100,15 @@ def _reading(facts: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
         f"{number(expected, 1)} ± {number((H - expected**2) ** 0.5, 1)}. The mean standard "
         f"deviation of q(h|z) is {number(facts['deviation'], 2)}, between 0 of an autoencoder and "
         f"1 of latent variables that say nothing. Here β = {vae['beta']:g} multiplies the "
-        "divergence summed over the latent variables, beside the mean squared error; the paper "
-        "does not say what it multiplies."
+        "divergence summed over the latent variables, beside an error averaged over the "
+        "components; the paper does not say what it multiplies."
     )
 
 
 def _expected_norm(H: int) -> float:
     """Mean length of a standard normal vector."""
     half = torch.tensor(H / 2, dtype=torch.float64)
-    ratio: Tensor = torch.lgamma(half + 0.5) - torch.lgamma(half)
-    return float(2**0.5 * ratio.exp())
+    return 2**0.5 * (torch.lgamma(half + 0.5) - torch.lgamma(half)).exp().item()
 
 
 def _finding(setting: str, distances: Mapping[str, float], vae: float, gaussian: float) -> Finding:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.diagnostics import component_grid
+from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.report.draft import number, sample_size
 from scattergen.report.html import Html, table, tag
 from scattergen.report.panels import visualisation_matrix
@@ -19,8 +19,6 @@ from scattergen.reproduction.page import Finding, ReproductionPage, panels, titl
 from scattergen.reproduction.stage_cache import Measured
 
 NAME = "leading_components"
-PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)
-SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)
 _PERMUTATIONS = 999
 _BINS = 10
 _LEVEL = 0.01
@@ -192,8 +190,8 @@ def _scale(facts: Mapping[str, Any], settings: Sequence[str]) -> str:
             "10) are the same, so that the paper’s 16 images are 12. All of their length is in two "
             "components, which in no code of a training image have more than "
             f"{number(100 * facts['share'])} % of the squared length: the pictures show what the "
-            "decoder makes of directions that it has never seen, and some are no digits or faces "
-            "for that reason alone. "
+            "decoder makes of directions that it has never seen, and some look like none of the "
+            "images for that reason alone. "
         )
     if PLAIN in settings:
         largest = max(abs(value) / s for value in PAPER_VALUES for s in sigma)

@@ -66,7 +66,8 @@ class Effort:
         raw_epochs: Passes over these.
         n_inverted: Generated coefficients that are inverted.
         trials: Of the stability of training.
-        decoder_epochs: Of the decoder in the setting that is not the run's; None: as the run's.
+        decoder_epochs: Of the decoder in the setting that is not the run's; None: as many
+            as the run's has.
     """
 
     name: Literal["full", "quick"]

@@ -3,6 +3,7 @@
 It is trained by the run's own options, and the run's densities are scored and shown through it.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,10 @@ from torch import Tensor
 
 from scattergen.decoder import Decoder
 from scattergen.decoder_fit import fit_decoder
-from scattergen.diagnostics import component_grid
+from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.image_quality import psnr
-from scattergen.reproduction.decoder_settings import OTHER, name_of
-from scattergen.reproduction.density_samples import DECODED, SHOWN
-from scattergen.reproduction.latent_prior import latent_variables
-from scattergen.reproduction.leading_components import PAPER_VALUES, SIGMA_VALUES
+from scattergen.reproduction.decoder_settings import DECODED, OTHER, SHOWN, name_of
+from scattergen.reproduction.latent_variables import latent_variables
 from scattergen.reproduction.material import Decode, Material
 from scattergen.reproduction.stage_cache import Measured
 
@@ -39,7 +38,9 @@ def _training(material: Material) -> dict[str, Any]:
     """Keywords of the run's `fit_decoder`, with fewer epochs if little effort is to be spent."""
     training = dict(material.run.options.get("training", {}))
     most = material.effort.decoder_epochs
-    return training if most is None else {**training, "epochs": most}
+    if most is not None:
+        training["epochs"] = min(most, training.get("epochs", most))
+    return training
 
 
 def measure(material: Material, work: Path) -> Measured:
@@ -61,6 +62,7 @@ def measure(material: Material, work: Path) -> Measured:
         progress=material.progress,
         **_training(material),
     )
+    trained = time.monotonic()
 
     def decode(codes: Tensor) -> Tensor:
         pieces = codes.float().split(_QUALITY)
@@ -90,10 +92,10 @@ def measure(material: Material, work: Path) -> Measured:
         "run_psnr": _psnr(material, model.decode),
         "epochs": len(history),
         "run_epochs": material.run.options.get("training", {}).get("epochs"),
-        "seconds": history[-1]["seconds"],
-        "n": n,
     }
-    return Measured(facts, pictures)
+    # Of the training before an interruption, too.
+    seconds = history[-1]["seconds"] + time.monotonic() - trained
+    return Measured(facts, pictures, seconds=seconds)
 
 
 def _psnr(material: Material, decode: Decode) -> float:

@@ -13,6 +13,7 @@ from scattergen.datasets import Dataset
 from scattergen.errors import InputError, RunFolderError
 from scattergen.fitting import fit_density_run
 from scattergen.keywords import check_seed
+from scattergen.model import GenerativeScatteringNetwork
 from scattergen.presets import preset
 from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
@@ -272,6 +273,11 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
         )
     for part in ("encoder", "codes", "decoder"):
         run.require(part)
+    if run.options.get("preset") is not None and not run.finished:
+        raise RunFolderError(
+            f"{run.path} is an unfinished fit: run the `scattergen fit` command that made it "
+            "again, to its end."
+        )
     for key in PAPER_DENSITIES:
         if not run.has(f"densities/{key}"):
             continue
@@ -284,10 +290,12 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
 
 
 def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress: Progress) -> None:
-    """Fit the paper's densities that the run does not have, with the paper's keywords."""
+    """Fit the paper's densities that the run lacks: by its preset or else by their defaults."""
     keywords = preset(name, data.train.shape, len(data.train))["densities"]
+    there = [key for key in PAPER_DENSITIES if run.has(f"densities/{key}")]
+    GenerativeScatteringNetwork.load(run, device, there)  # refused before anything is fitted
     for key in PAPER_DENSITIES:
-        if not run.has(f"densities/{key}"):
+        if key not in there:
             seed = run.options.get("seed", 0)
             fit_density_run(
                 run.path, key, keywords=keywords.get(key), seed=seed, device=device,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import scattergen
 
-_ROOT = scattergen.__name__
+_ROOT, _FOLDER = scattergen.__name__, Path(scattergen.__file__).parent
 
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
@@ -74,7 +74,8 @@ def digest(modules: Iterable[str]) -> str:
     text = hashlib.sha256()
     for path in sources(modules):
         content = path.read_bytes()
-        text.update(f"{path.name} {len(content)} ".encode() + content)
+        name = path.relative_to(_FOLDER).as_posix()
+        text.update(f"{name} {len(content)} ".encode() + content)
     return text.hexdigest()
 
 
@@ -121,7 +122,7 @@ def _path(module: str) -> Path | None:
     if module.partition(".")[0] != _ROOT or module == _ROOT:
         return None
     try:
-        spec = find_spec(module)
+        spec = find_spec(module)  # imports the packages that it is in, and not itself
     except ModuleNotFoundError:  # a name that a module defines, not a module
         return None
     return None if spec is None or spec.origin is None else Path(spec.origin)

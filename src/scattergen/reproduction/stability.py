@@ -235,6 +235,6 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         because += (
             f"Regression is the steadier training by {sum(steadier)} of {len(steadier)} "
             "comparisons with a GAN, no more than half: trainings of seconds cannot settle what "
-            "the paper says of trainings of hours."
+            "the paper says of trainings of minutes and hours."
         )
     return Finding("Section 6, stability", verdict, because)
