@@ -395,7 +395,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(
         ("densities.vae.beta=-1", "beta=-1", "cannot be negative"),
         ("densities.vae.epochs=0", "epochs=0", "at least 1"),
         ("densities.vae.name=x", '"name"', "its options are n_latent"),
-        ("densities.gan.batch_size=1", "batch_size=1", "2 or more"),
+        ("densities.gan.dropout=1.0", "dropout=1.0", "below 1"),
         ("densities.vae=5", '"densities.vae"', "densities.vae.beta=0.01"),
         ("densities.diffusion.steps=5", '"diffusion"', "--densities"),
         ("epochs=5", '"epochs"', "SECTION.NAME"),
