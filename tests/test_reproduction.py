@@ -703,14 +703,21 @@ def test_latent_variables_from_elsewhere_are_scored(material):
 
 
 @pytest.mark.parametrize(
-    ("mixture", "verdict", "said"),
-    [(5.0, "disagrees", "are not “close to independent"), (70.0, "agrees", "matters little")],
+    ("vae", "mixture", "verdict", "said"),
+    [
+        (77.0, 5.0, "disagrees", "are not “close to independent"),
+        (5.0, 2.0, "agrees", "keeps 92 % of what the best source of h gains"),
+        (20.0, 3.0, "agrees in part", "keeps 54 % of"),
+        (20.0, 41.0, "cannot be compared", "is not what these samples lack"),
+    ],
 )
-def test_the_verdict_on_the_prior_follows_the_distances(mixture, verdict, said):
-    distances = {"posterior": 2.0, "mixture": mixture}
-    found = latent_prior._finding(UNIT, distances, 77.0, 41.0)
+def test_the_verdict_on_the_prior_follows_the_distances(vae, mixture, verdict, said):
+    # The draws of q(h|z) score 2: of 41 - 2 there are (41 - 5)/39 = 92 % and (41 - 20)/39 = 54 %.
+    found = latent_prior._finding(UNIT, {"posterior": 2.0, "mixture": mixture}, vae, 41.0)
     assert found.verdict == verdict
-    assert "With codes of unit norm and h from N(0, I) the paper’s VAE scores 77.0" in found.because
+    assert said in found.because
+    words = f"With codes of unit norm and h from N(0, I) the paper’s VAE scores {vae:.1f}"
+    assert words in found.because
     assert said in found.because
 
 
