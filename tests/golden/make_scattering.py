@@ -20,11 +20,18 @@ with warnings.catch_warnings():
 # Shape, J, L, max_order: the paper's; odd sides and L; padding as wide as the image; order 1.
 CASES = [((28, 28), 2, 8, 2), ((20, 33), 3, 5, 2), ((32, 32), 5, 4, 2), ((17, 16), 1, 6, 1)]
 
-arrays = {}
-for number, (shape, J, L, max_order) in enumerate(CASES):
-    x = np.random.default_rng(number).random(shape, dtype=np.float32)
-    transform = Scattering2D(J=J, shape=shape, L=L, max_order=max_order)
-    arrays[f"{number}/arguments"] = np.array([*shape, J, L, max_order])
-    arrays[f"{number}/x"] = x
-    arrays[f"{number}/s"] = transform(torch.from_numpy(x)).numpy()
-np.savez_compressed(Path(__file__).with_name("scattering.npz"), **arrays)
+
+def main() -> None:
+    """Write the values beside this file."""
+    arrays = {}
+    for number, (shape, J, L, max_order) in enumerate(CASES):
+        x = np.random.default_rng(number).random(shape, dtype=np.float32)
+        transform = Scattering2D(J=J, shape=shape, L=L, max_order=max_order)
+        arrays[f"{number}/arguments"] = np.array([*shape, J, L, max_order])
+        arrays[f"{number}/x"] = x
+        arrays[f"{number}/s"] = transform(torch.from_numpy(x)).numpy()
+    np.savez_compressed(Path(__file__).with_name("scattering.npz"), **arrays)
+
+
+if __name__ == "__main__":  # not where pytest imports it to look for doctests
+    main()
