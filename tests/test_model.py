@@ -490,7 +490,7 @@ def test_the_mnist_preset_is_the_papers():
     options = preset("mnist", (1, 28, 28), 60_000)
     assert options["encoder"] == {"J": 2, "L": 8, "max_order": 2, "n_components": 512}
     assert options["decoder"]["channels"] == [128, 64, 32]
-    assert list(options["densities"]) == ["gaussian", "mixture", "vae", "gan", "vae-improved"]
+    assert list(options["densities"]) == ["gaussian", "mixture", "vae", "vae-improved"]
     options["encoder"]["J"] = 9
     assert preset("mnist", (1, 28, 28), 60_000)["encoder"]["J"] == 2  # a copy
 

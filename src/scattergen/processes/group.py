@@ -128,7 +128,9 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
         accelerator=torch.device(device).type,
         devices=layout.devices,
         num_nodes=layout.nodes,
-        strategy=DDPStrategy(timeout=_TIMEOUT),
+        # Which no network has. But without it gradients are put into another order after the first
+        # step, and so summed in another, so that a resumed training would end with other bits.
+        strategy=DDPStrategy(timeout=_TIMEOUT, find_unused_parameters=True),
         # Named, since Fabric would take a single process inside a Slurm job for one that Slurm
         # started as a rank.
         plugins=[LightningEnvironment()],
