@@ -43,7 +43,7 @@ def reproduce(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer images and shorter trainings: 5 minutes.")
+        bool, typer.Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")
     ] = False,
     seed: Seed = 0,
     strict: Strict = True,
