@@ -54,9 +54,8 @@ class VariationalAutoencoder:
 
     At this β a training that starts badly ends with every q(h|z) equal to the prior, and g(h) = 0.
     What starts well is small and nearly without noise: PyTorch's own initial weights, and v = e⁻⁴,
-    so that the decoder sees codes before it sees noise. (Averaged over the latent variables
-    instead, β would be 64 times weaker: then nothing makes h resemble the prior, and draws from
-    that are decoded to no code.)
+    so that the decoder sees codes before it sees noise. (Averaged over the latent variables, the
+    same β is 64 times weaker: then nothing makes h resemble the prior.)
 
     As in the paper, samples are g(h) with h from the prior N(0, I): the decoder's mean, without its
     noise. They are therefore shorter than codes, on MNIST by a factor of three, and good only

@@ -45,3 +45,8 @@ def by_setting(
             other.tensors if kind == "pictures" else other.facts[kind]
         )
     return {name: found[name] for name in (UNIT, PLAIN) if name in found}
+
+
+def with_other(measured: Measured, results: Mapping[str, Measured]) -> list[Measured]:
+    """What a section that shows both settings was measured by."""
+    return [measured, *([results[OTHER]] if OTHER in results else [])]

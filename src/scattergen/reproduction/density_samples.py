@@ -9,7 +9,14 @@ from torch import Tensor
 from scattergen.report import paper
 from scattergen.report.draft import duration, number, sample_size, setting
 from scattergen.report.html import Html, table, tag
-from scattergen.reproduction.decoder_settings import DECODED, OTHER, SHOWN, by_setting, name_of
+from scattergen.reproduction.decoder_settings import (
+    DECODED,
+    OTHER,
+    SHOWN,
+    by_setting,
+    name_of,
+    with_other,
+)
 from scattergen.reproduction.material import PAPER_DENSITIES, Material
 from scattergen.reproduction.page import Finding, ReproductionPage
 from scattergen.reproduction.stage_cache import Measured
@@ -142,15 +149,13 @@ def show_samples(
         "training codes are what a perfect density would score through this decoder.",
     )
     content: list[Html] = [*figures, scores]
-    sources = [measured]
     if OTHER in results:
         content.append(tag("p", _settings(results[OTHER].facts)))
-        sources.append(results[OTHER])
     page.section(
         "Samples",
         _finding(facts, distances, material.paper),
         content,
-        sources,
+        with_other(measured, results),
         f"{sample_size(n)} samples",
         wide=True,
     )

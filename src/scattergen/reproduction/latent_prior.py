@@ -13,7 +13,7 @@ import torch
 from scattergen.densities import VariationalAutoencoder
 from scattergen.report.draft import number, sample_size
 from scattergen.report.html import table, tag
-from scattergen.reproduction.decoder_settings import DECODED, OTHER, by_setting
+from scattergen.reproduction.decoder_settings import DECODED, by_setting, with_other
 from scattergen.reproduction.density_samples import NAME as SAMPLES
 from scattergen.reproduction.density_samples import distances_by_setting
 from scattergen.reproduction.latent_variables import MIXTURE, POSTERIOR, latent_variables
@@ -87,7 +87,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         "The VAE’s prior",
         _finding(setting, scores, vae, gaussian),
         content,
-        [measured, *([results[OTHER]] if OTHER in results else [])],
+        with_other(measured, results),
         sample_size(facts["n"]),
     )
 

@@ -13,7 +13,7 @@ from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, co
 from scattergen.report.draft import number, sample_size
 from scattergen.report.html import Html, table, tag
 from scattergen.report.panels import visualisation_matrix
-from scattergen.reproduction.decoder_settings import OTHER, PLAIN, UNIT, by_setting
+from scattergen.reproduction.decoder_settings import PLAIN, UNIT, by_setting, with_other
 from scattergen.reproduction.material import Material
 from scattergen.reproduction.page import Finding, ReproductionPage, panels, titled
 from scattergen.reproduction.stage_cache import Measured
@@ -152,7 +152,7 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         f"{sample_size(facts['n'])} {facts['of']} images.",
     )
     content = [*figures, dependence, tag("p", _scale(facts, list(settings)))]
-    sources = [measured, *([results[OTHER]] if OTHER in results else [])]
+    sources = with_other(measured, results)
     page.section("Leading components", _finding(facts), content, sources, sample_size(facts["n"]))
 
 
