@@ -120,12 +120,6 @@ def mixed_sizes(at, grey, **_):
     return fit(at, at / "folder")
 
 
-@mistake("09.png", "--mode RGB")
-def mixed_modes(at, grey, **_):
-    Image.new("RGB", (16, 16)).save(folder_of(at, grey) / "09.png")
-    return fit(at, at / "folder")
-
-
 @mistake("05.png", "give the folder")
 def single_image(at, grey, **_):
     return fit(at, folder_of(at, grey) / "05.png")

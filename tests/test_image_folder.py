@@ -433,13 +433,15 @@ def test_size_comparison_is_after_rotation(tmp_path):
 
 
 @pytest.mark.parametrize("first_is_grey", [True, False])
-def test_mixed_modes_name_both_and_convert_only_when_asked(tmp_path, first_is_grey):
+def test_grey_images_among_colour_ones_become_rgb_with_a_note(tmp_path, first_is_grey):
     save(tmp_path / "a.png", levels(channels=1 if first_is_grey else 3))
     save(tmp_path / "b.png", levels(channels=3 if first_is_grey else 1))
-    grey, colour = ("a", "b") if first_is_grey else ("b", "a")
-    with pytest.raises(InputError, match=rf"{grey}\.png is grey but .*{colour}\.png .*--mode RGB"):
-        ImageFolder(tmp_path)
-    assert ImageFolder(tmp_path, mode="RGB")[:].shape == (2, 3, 6, 8)
+    grey = "a" if first_is_grey else "b"
+    with pytest.warns(UserWarning, match=rf"1 of 2 images are grey, such as .*{grey}\.png: .*RGB"):
+        mixed = ImageFolder(tmp_path)
+    asked = ImageFolder(tmp_path, mode="RGB")
+    assert mixed[:].equal(asked[:])
+    assert mixed.fingerprint == asked.fingerprint
     assert ImageFolder(tmp_path, mode="L")[:].shape == (2, 1, 6, 8)
 
 

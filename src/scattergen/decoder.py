@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         if not 0 < momentum <= 1:
             raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
         image_channels, *size = image_shape
-        sizes = _grids((size[0], size[1]), len(channels), start_grid)
+        sizes = grids((size[0], size[1]), len(channels), start_grid)
         smallest = min(min(grid) for grid in [*sizes[1:], sizes[-1]])
         if smallest <= kernel_size // 2:
             raise InputError(
@@ -90,9 +90,9 @@ class Decoder(nn.Module):
         # (d, features), not nn.Linear's transpose: a bfloat16 gradient would be copied by columns.
         n_features = sizes[0][0] * sizes[0][1] * channels[0]
         self.linear = nn.Parameter(torch.empty(n_components, n_features))
-        widths, grids = (*channels, image_channels), (*sizes, sizes[-1])
+        widths, ends = (*channels, image_channels), (*sizes, sizes[-1])
         self.convolutions = nn.ModuleList(
-            UpsampledConv2d(widths[i], widths[i + 1], kernel_size, grids[i], grids[i + 1])
+            UpsampledConv2d(widths[i], widths[i + 1], kernel_size, ends[i], ends[i + 1])
             for i in range(len(channels))
         )
         self.norms = nn.ModuleList(
@@ -137,6 +137,11 @@ class Decoder(nn.Module):
             features = convolution(normalized.permute(0, 2, 3, 1))
         return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.linear.device
+
     def decode(self, z: Tensor) -> Tensor:
         """Images in [0, 1], without gradients and without changing or using batch statistics.
 
@@ -155,15 +160,31 @@ class Decoder(nn.Module):
             self.train(was_training)
 
 
-def _grids(
+def grids(
     size: tuple[int, int], n_grids: int, start: Sequence[int] | None
 ) -> list[tuple[int, int]]:
-    """Sizes of the grids, from the start grid to the image."""
+    """Sizes of the grids of a decoder, from its first to the image.
+
+    Args:
+        size: (H, W) of the images.
+        n_grids: How many.
+        start: Size of the first one; by default the image size halved, rounding up, once per block.
+
+    Returns:
+        (h, w) of each.
+
+    Raises:
+        InputError: If the start grid does not lead to the image.
+
+    Example:
+        >>> grids((28, 28), 3, None)
+        [(7, 7), (14, 14), (28, 28)]
+    """
     if start is None:
-        grids = [size]
+        sizes = [size]
         for _ in range(n_grids - 1):
-            grids.insert(0, ((grids[0][0] + 1) // 2, (grids[0][1] + 1) // 2))
-        return grids
+            sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
+        return sizes
     if len(start) != 2 or not all(
         1 <= side <= full for side, full in zip(start, size, strict=True)
     ):

@@ -15,11 +15,17 @@ from scattergen.decoder import Decoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
+from scattergen.local_decoder import LocalDecoder
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
+from scattergen.scattering_loss import ScatteringLoss
 from scattergen.storage import read_tensors_if_whole, write_tensors
 from scattergen.training import Batch, check_settings, check_shares, train
 from scattergen.training_state import History, Metrics
+
+LOSSES = ("pixels", "scattering")
+
+_SCALE_IMAGES = 512  # that the scattering loss takes the size of its paths from
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
 _GROWING_ROUNDS, _LARGE_GAP = 3, 2.0
@@ -99,10 +105,11 @@ def augment(
 
 
 def fit_decoder(
-    decoder: Decoder,
+    decoder: Decoder | LocalDecoder,
     codes: Tensor,
     images: ImageSource | Tensor,
     *,
+    loss: str = "pixels",
     epochs: int = 6,
     batch_size: int = 32,
     learning_rate: float = 2e-2,
@@ -112,6 +119,7 @@ def fit_decoder(
     flips: bool = False,
     shifts: int = 0,
     encoder: ScatteringEncoder | None = None,
+    mirrored: Tensor | None = None,
     precision: str = "auto",
     seed: int = 0,
     device: str = "cpu",
@@ -120,25 +128,28 @@ def fit_decoder(
     on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
 ) -> History:
-    r"""Train a decoder to invert codes, by the mean absolute error of pixels.
+    r"""Train a decoder to invert codes, by the error of pixels or also of local scattering.
 
     $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle
-    schedule.
+    schedule; with `loss="scattering"` the mean over pixels plus that of `ScatteringLoss`.
 
     Args:
         decoder: Trained in place.
         codes: (N, d).
         images: The N images of the codes.
+        loss: "pixels", or "scattering", which makes sharper images.
         epochs: Passes over the data.
         batch_size: Images per step.
         learning_rate: Peak of the schedule.
         betas: Adam's decay rates.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
-        patience: Stop after so many epochs without a lower validation loss.
+        patience: Stop after so many epochs without a lower validation loss, and go back to the best
+            epoch, or to the decoder as it was given if none was better.
         flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every
             step); needs `encoder`.
         shifts: Augment by moves of up to so many pixels, encoded in every step; needs `encoder`.
         encoder: Computes the codes of augmented images.
+        mirrored: Codes of the N mirrored images, if they are known already.
         precision: "float32", "bfloat16" or "auto".
         seed: Of the order of the data and the augmentation.
         device: Where to train.
@@ -148,7 +159,7 @@ def fit_decoder(
         progress: Where to report.
 
     Returns:
-        One dictionary per epoch with "loss", "validation/loss" (mean absolute error in [-1, 1]),
+        One dictionary per epoch with "loss", "validation/loss" (the same over validation images),
         "validation/psnr" and "validation/train_psnr" (dB; mean over validation images and over as
         many training images).
 
@@ -171,12 +182,25 @@ def fit_decoder(
     """
     if len(codes) != len(images):
         raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
-    if (flips or shifts > 0) and encoder is None:
+    if loss not in LOSSES:
+        raise InputError(f'loss="{loss}" is unknown: choose one of {", ".join(LOSSES)}.')
+    if encoder is None and (shifts > 0 or (flips and mirrored is None)):
         raise InputError("Augmented images must be encoded again: pass the encoder too.")
     n_validation = _count_held_out(len(codes), n_validation)
     n = len(codes) - n_validation
 
-    def loss(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
+    by_scattering = None
+    if loss == "scattering":
+        some = torch.linspace(0, n - 1, min(n, _SCALE_IMAGES)).round().long()
+        by_scattering = ScatteringLoss(decoder.image_shape).fit(2 * images[some] - 1)
+
+    def error(output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        pixels = (output - wanted).abs().mean()
+        if by_scattering is None:
+            return pixels
+        return pixels + by_scattering(output.float(), wanted, generator)
+
+    def step(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         z, x, *rest = batch
         if rest:
             swapped = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
@@ -186,35 +210,37 @@ def fit_decoder(
             x = augment(x.cpu(), generator, flips=flips, shifts=shifts)
             z = encoder.whitening.transform(encoder.features(x))
             z, x = z.to(device), x.to(device)
-        return (modules["decoder"](z) - (2 * x - 1)).abs().mean()
+        return error(modules["decoder"](z), 2 * x - 1, generator)
 
     def part(start: int, stop: int) -> tuple[float, float]:
-        """Mean absolute error and PSNR of decoded images; `decoder` is in evaluation mode."""
-        error, decibels = 0.0, 0.0
+        """Loss and PSNR of decoded images; `decoder` is in evaluation mode."""
+        total, decibels = 0.0, 0.0
+        generator = torch.Generator().manual_seed(seed)  # the same directions in every epoch
         for i in range(start, stop, 256):
             j = min(i + 256, stop)
             x, y = images[i:j], decoder(codes[i:j].to(device)).cpu()
-            error += (y - (2 * x - 1)).abs().mean().item() * (j - i)
+            total += error(y, 2 * x - 1, generator).item() * (j - i)
             decibels += psnr(x, (y + 1) / 2).clamp(max=100).sum().item()
-        return error / (stop - start), decibels / (stop - start)
+        return total / (stop - start), decibels / (stop - start)
 
     def validate() -> Metrics:
-        error, decibels = part(n, n + n_validation)
+        lost, decibels = part(n, n + n_validation)
         seen = part(0, min(n, n_validation, 1000))[1]
         progress.message(f"  validation: {decibels:.2f} dB PSNR, training images {seen:.2f} dB")
-        return {"loss": error, "psnr": decibels, "train_psnr": seen}
+        return {"loss": lost, "psnr": decibels, "train_psnr": seen}
 
     def after_epoch(history: History) -> None:
         _warn_of_overfitting(history)
         if on_epoch is not None:
             on_epoch(history)
 
-    mirrored = None
-    if flips and shifts == 0 and encoder is not None:
+    if not flips or shifts > 0:
+        mirrored = None
+    elif mirrored is None and encoder is not None:
         mirrored = _mirrored_codes(encoder, _Mirrored(images, n), processes, checkpoint, progress)
     return train(
         {"decoder": decoder},
-        {"decoder": loss},
+        {"decoder": step},
         _Pairs(codes, images, n, mirrored),
         epochs=epochs,
         batch_size=batch_size,
@@ -222,6 +248,7 @@ def fit_decoder(
         betas=betas,
         validate=validate,
         patience=patience,
+        from_start=isinstance(decoder, LocalDecoder),  # which starts as least squares
         seed=seed,
         precision=precision,
         device=device,
@@ -294,6 +321,8 @@ def check_training(n: int, options: Mapping[str, Any], n_processes: int = 1) -> 
     parameters = inspect.signature(fit_decoder).parameters
     chosen = {name: parameter.default for name, parameter in parameters.items()} | dict(options)
     n_validation = _count_held_out(n, chosen["n_validation"])
+    if chosen["loss"] not in LOSSES:
+        raise InputError(f'loss="{chosen["loss"]}" is unknown: choose one of {", ".join(LOSSES)}.')
     if chosen["shifts"] < 0:
         raise InputError(f"shifts={chosen['shifts']}: give 0 or more pixels.")
     names = ("epochs", "batch_size", "learning_rate", "betas", "patience", "precision")

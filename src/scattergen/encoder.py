@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from scattergen.datasets import ImageSource, fingerprint_of
+from scattergen.component_choice import FirstSamples, best_number_of_components
+from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
 from scattergen.errors import InputError, RunFolderError
 from scattergen.feature_store import FeatureStore, Keep, Precision
 from scattergen.processes import ALONE, Processes
@@ -34,6 +35,10 @@ class ScatteringEncoder:
         n_components: Dimension d of the codes.
         allow_fewer: Let the codes have fewer components, with a warning, if the images vary in
             fewer ways.
+        flips: Fit the components to the mirrored images, too, which makes up for few images.
+        held_out: Part of the images, the last ones, that components are not fitted to; if it is not
+            0, those are kept, of `n_components` at most, from which least squares restore the
+            held-out images best.
         device: Where scattering, components and codes are computed.
         store: Where the coefficients of training images are kept between the passes of the fit:
             "memory", "disk" (the run folder), nowhere ("recompute"), or "auto": in memory up to
@@ -66,11 +71,16 @@ class ScatteringEncoder:
         max_order: int = 2,
         n_components: int = 512,
         allow_fewer: bool = False,
+        flips: bool = False,
+        held_out: float = 0.0,
         device: str = "cpu",
         store: Keep = "auto",
         store_dtype: Precision = "float16",
     ) -> None:
+        if not 0 <= held_out <= 0.5:
+            raise InputError(f"held_out={held_out}: hold out at most half of the images, as 0.1.")
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
+        self.flips, self.held_out = flips, held_out
         self.scattering = Scattering2D(J, self.image_shape[1:], L, max_order)
         self.whitening = PCAWhitening(n_components, allow_fewer=allow_fewer)
         self.device = device
@@ -163,6 +173,7 @@ class ScatteringEncoder:
         images: ImageSource | Tensor | FeatureStore,
         progress: Progress = SILENT,
         *,
+        features: FeatureStore | None = None,
         processes: Processes = ALONE,
         checkpoint: Path | None = None,
     ) -> Self:
@@ -171,6 +182,7 @@ class ScatteringEncoder:
         Args:
             images: Source of N images, a tensor (N, C, H, W), or what `open_features` made of them.
             progress: Where to report.
+            features: What `open_features` made of `arrange(images)`, so that they are kept.
             processes: Those that share the work; all call this together and get the same encoder.
             checkpoint: File to save progress in and to continue from; removed by whoever owns it.
 
@@ -184,19 +196,49 @@ class ScatteringEncoder:
         Warns:
             UserWarning: If they do not vary enough and `allow_fewer` is set.
         """
+        arranged = None
         if not isinstance(images, FeatureStore):
-            images = self.open_features(images, processes=processes)
-        self.check_count(images.n_samples)
+            arranged = self.arrange(images)
+            features = features or self.open_features(arranged, processes=processes)
+        elif self.flips or self.held_out > 0:
+            raise InputError("Components are chosen by images: pass these, and the features too.")
+        else:
+            features = images
+        n_fit = features.n_samples if arranged is None else arranged.n_fit
+        self.check_count(n_fit)
         try:
             self.whitening.fit_samples(
-                images, checkpoint=checkpoint, device=self._products_device, progress=progress
+                FirstSamples(features, n_fit),
+                checkpoint=checkpoint,
+                device=self._products_device,
+                progress=progress,
             )
         except InputError:  # these images will never do
-            images.remove()
-            if checkpoint is not None and images.processes.rank == 0:
+            features.remove()
+            if checkpoint is not None and features.processes.rank == 0:
                 checkpoint.unlink(missing_ok=True)
             raise
+        if arranged is not None and n_fit < features.n_samples:
+            best = 0
+            if features.processes.rank == 0:
+                best = best_number_of_components(self.whitening, features, arranged, progress)
+            self.whitening.keep(features.processes.broadcast(best))
         return self
+
+    def arrange(self, images: ImageSource | Tensor) -> WithMirrored:
+        """Images in the order in which `fit` looks at them, with mirrored ones if it has `flips`.
+
+        Args:
+            images: Source of N images, or a tensor (N, C, H, W).
+
+        Returns:
+            Those that components are fitted to, then those that are held out.
+        """
+        n = len(images)
+        n_held_out = 0
+        if self.held_out > 0:  # a hair more, for products like 0.29 · 100
+            n_held_out = min(max(1, int(self.held_out * n + 1e-6)), max(n - 2, 0))
+        return WithMirrored(images, n_held_out, self.flips)
 
     def check_count(self, n: int) -> None:
         """Refuse to fit to fewer images than the components need.
@@ -266,7 +308,7 @@ class ScatteringEncoder:
             RunFolderError: If a tensor is missing or does not have the shape of this encoder.
         """
         whitening = self.whitening
-        if whitening.allow_fewer and "components" in tensors:
+        if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
             whitening.n_components = min(whitening.n_components, len(tensors["components"]))
         d, D = whitening.n_components, self.n_features
         shapes: dict[str, tuple[int, ...]] = {

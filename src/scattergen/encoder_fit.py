@@ -1,4 +1,4 @@
-"""The first two stages of a fit: the encoder, and the codes of its training images."""
+"""The first stages of a fit: the encoder, the codes of its training images, and least squares."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource, class_labels, fingerprint_of
 from scattergen.encoder import ScatteringEncoder
+from scattergen.linear_decoder import LinearDecoder
 from scattergen.options import build
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
@@ -21,7 +22,7 @@ def fit_encoder(
     device: str = "cpu",
     processes: Processes = ALONE,
     progress: Progress = SILENT,
-) -> tuple[ScatteringEncoder, Tensor]:
+) -> tuple[ScatteringEncoder, Tensor, Tensor | None]:
     """Fit an encoder and encode the images it is fitted to, scattering each of them once.
 
     The coefficients that the fit keeps, in memory or in the run folder, serve the codes too, and
@@ -36,7 +37,7 @@ def fit_encoder(
         progress: Where to report.
 
     Returns:
-        The encoder, and the codes (N, d).
+        The encoder, the codes (N, d), and those of the mirrored images if the encoder has `flips`.
 
     Raises:
         InputError: If the images or options cannot be used.
@@ -45,26 +46,72 @@ def fit_encoder(
     Example:
         >>> import torch
         >>> images = torch.rand(20, 1, 8, 8)
-        >>> encoder, codes = fit_encoder(images, {"J": 1, "n_components": 4}, Stages(None, SILENT))
-        >>> codes.shape
-        torch.Size([20, 4])
+        >>> options = {"J": 1, "n_components": 4}
+        >>> encoder, codes, mirrored = fit_encoder(images, options, Stages(None, SILENT))
+        >>> codes.shape, mirrored
+        (torch.Size([20, 4]), None)
     """
     channels, height, width = images.shape[-3:]
     encoder = build("encoder", ScatteringEncoder, options, (channels, height, width), device=device)
     identity = {}
     if stages.run is not None:
         identity = {**encoder.hyperparameters, "images": fingerprint_of(images), "n": len(images)}
-    features = encoder.open_features(images, stages.folder("codes", identity), processes)
+        if encoder.flips or encoder.held_out > 0:
+            identity |= {"flips": encoder.flips, "held_out": encoder.held_out}
+    arranged = encoder.arrange(images)
+    features = encoder.open_features(arranged, stages.folder("codes", identity), processes)
     if not stages.restore("encoder", encoder.load_state_dict):
         with stages.timed("encoder") as done:
-            encoder.fit(features, progress, checkpoint=stages.checkpoint("encoder", identity))
+            checkpoint = stages.checkpoint("encoder", identity)
+            encoder.fit(images, progress, features=features, checkpoint=checkpoint)
             done(encoder.state_dict(), encoder.hyperparameters, {"n": len(images)})
     stored: dict[str, Tensor] = {}
     if not stages.restore("codes", stored.update):
         with stages.timed("codes") as done:
-            stored["codes"] = encoder.transform(features, progress)
+            codes, mirrored = arranged.split(encoder.transform(features, progress))
+            stored["codes"] = codes.contiguous()
+            if mirrored is not None:
+                stored["mirrored"] = mirrored.contiguous()
             classes, metadata = class_labels(images), {}
             if classes is not None:
                 stored["labels"], metadata = classes.labels, {"classes": classes.classes}
-            done(stored, metadata, {"n": len(images)})
-    return encoder, stored["codes"]
+            facts: dict[str, Any] = {"n": len(images)}
+            if encoder.held_out > 0:
+                unseen = stored["codes"][arranged.n_fit // arranged.times :]
+                facts["held_out_rms"] = unseen.square().mean().sqrt().item()
+            done(stored, metadata, facts)
+    return encoder, stored["codes"], stored.get("mirrored")
+
+
+def fit_linear(
+    encoder: ScatteringEncoder,
+    codes: Tensor,
+    mirrored: Tensor | None,
+    images: ImageSource | Tensor,
+    stages: Stages,
+    processes: Processes = ALONE,
+    progress: Progress = SILENT,
+) -> LinearDecoder:
+    """Fit least squares from codes to images, or find them in `stages`.
+
+    Args:
+        encoder: Fitted.
+        codes: Of the images, (N, d).
+        mirrored: Codes of the mirrored images, which then count as much.
+        images: The N images.
+        stages: Keep the result.
+        processes: Of which the first computes; all call this together.
+        progress: Where to report.
+
+    Returns:
+        The fitted map, the same in all processes.
+    """
+    linear = LinearDecoder.of(encoder)
+    if not stages.restore("linear", linear.load_state_dict):
+        with stages.timed("linear") as done:
+            if processes.rank == 0:
+                n_fit = encoder.arrange(images).n_fit // (1 if mirrored is None else 2)
+                linear.fit(codes, images, mirrored, n=n_fit, progress=progress)
+            linear.load_state_dict(processes.broadcast(linear.state_dict()))
+            done(linear.state_dict(), linear.hyperparameters, {})
+    return linear

@@ -27,11 +27,13 @@ from scattergen.density_choice import (
 )
 from scattergen.density_fit import fit_density_stage
 from scattergen.encoder import ScatteringEncoder
-from scattergen.encoder_fit import fit_encoder
+from scattergen.encoder_fit import fit_encoder, fit_linear
 from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
-from scattergen.model_files import model_content, read_parts
-from scattergen.options import build, check_options
+from scattergen.linear_decoder import LinearDecoder
+from scattergen.local_decoder import LocalDecoder
+from scattergen.model_files import decoder_metadata, model_content, read_parts
+from scattergen.options import build, check_options, make_decoder
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
 from scattergen.processes import ALONE, Processes
@@ -51,11 +53,14 @@ class GenerativeScatteringNetwork:
         encoder: Fitted; maps images to codes.
         decoder: Trained; maps codes to images.
         densities: Name to fitted density; add more at any time.
+        linear: Least squares from codes to images, to compare with; that of a local decoder by
+            default.
 
     Attributes:
         encoder: As given.
         decoder: As given, in evaluation mode.
         densities: As given, a dictionary to add to.
+        linear: Least squares, or None.
         options: What the model was fitted with, if it was made by `fit` or `load`.
 
     References:
@@ -80,11 +85,13 @@ class GenerativeScatteringNetwork:
     def __init__(
         self,
         encoder: ScatteringEncoder,
-        decoder: Decoder,
+        decoder: Decoder | LocalDecoder,
         densities: Mapping[str, Density] | None = None,
+        linear: LinearDecoder | None = None,
     ) -> None:
         self.encoder = encoder
-        self.decoder = decoder.eval()
+        self.decoder: Decoder | LocalDecoder = decoder.eval()
+        self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
         self.densities: dict[str, Density] = dict(densities or {})
         self.options: Options = {}
 
@@ -128,7 +135,7 @@ class GenerativeScatteringNetwork:
         classes = class_labels(images)
         check_options(options, shape, len(images), classes, processes.world_size)
         stages = Stages(run, progress, processes)
-        encoder, codes = fit_encoder(
+        encoder, codes, mirrored = fit_encoder(
             images,
             options["encoder"],
             stages,
@@ -136,11 +143,8 @@ class GenerativeScatteringNetwork:
             processes=processes,
             progress=progress,
         )
-        d = encoder.whitening.n_components
-        with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-            torch.default_generator.manual_seed(seed)
-            decoder = build("decoder", Decoder, options["decoder"], d, shape)
-        decoder.to(device)
+        linear = fit_linear(encoder, codes, mirrored, images, stages, processes, progress)
+        decoder = make_decoder(options["decoder"], linear, seed).to(device)
         if not stages.restore("decoder", decoder.load_state_dict):
             with stages.timed("decoder") as done:
                 history = build(
@@ -151,6 +155,7 @@ class GenerativeScatteringNetwork:
                     codes,
                     images,
                     encoder=encoder,
+                    mirrored=mirrored,
                     seed=seed,
                     device=device,
                     processes=processes,
@@ -161,9 +166,9 @@ class GenerativeScatteringNetwork:
                     progress=progress,
                 )
                 facts = {"history": history, "seconds": history[-1]["seconds"]}
-                done(decoder.state_dict(), decoder.hyperparameters, facts)
+                done(decoder.state_dict(), decoder_metadata(decoder), facts)
         processes.leave()
-        model = cls(encoder, decoder)
+        model = cls(encoder, decoder, linear=linear)
         model.options = options
         if processes.rank > 0:
             return model
@@ -277,7 +282,7 @@ class GenerativeScatteringNetwork:
             )
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
-        device = self.decoder.linear.device
+        device = self.decoder.device
         images = torch.empty(len(z), *self.decoder.image_shape)
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
@@ -429,7 +434,7 @@ class GenerativeScatteringNetwork:
             RunFolderError: If the folder holds something else, or another model.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
-        content = model_content(self.encoder, self.decoder, self.densities)
+        content = model_content(self.encoder, self.decoder, self.densities, self.linear)
         save_run(path, self.options, content, overwrite=overwrite)
 
     @classmethod

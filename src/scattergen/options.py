@@ -14,6 +14,8 @@ from scattergen.density_choice import choice_of_key
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
+from scattergen.linear_decoder import LinearDecoder
+from scattergen.local_decoder import LocalDecoder
 
 Built = TypeVar("Built")
 
@@ -52,9 +54,7 @@ def check_options(
             )
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape, device="cpu")
     encoder.check_count(n)
-    with torch.random.fork_rng(devices=[]):  # the decoder draws its weights
-        d = encoder.whitening.n_components
-        build("decoder", Decoder, options["decoder"], d, image_shape)
+    make_decoder(options["decoder"], LinearDecoder.shaped(encoder))
     check_keywords("the training", fit_decoder, options["training"], TRAINING_ARGUMENTS)
     check_training(n, options["training"], n_processes)
     for name, keywords in options["densities"].items():
@@ -95,11 +95,46 @@ def bytes_of_run(options: Mapping[str, Any], image_shape: tuple[int, int, int], 
     """
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape)
     d = encoder.whitening.n_components
-    with torch.random.fork_rng(devices=[]):
-        decoder = build("decoder", Decoder, options["decoder"], d, image_shape)
+    linear = LinearDecoder.shaped(encoder)
+    decoder = make_decoder(options["decoder"], linear)
     weights = sum(parameter.numel() for parameter in decoder.parameters())
+    maps = sum(tensor.numel() for tensor in linear.state_dict().values())
     # A checkpoint has the weights and two moments of each, and is written beside the last one.
-    return 4 * (d * encoder.n_features + n * d + 6 * weights)
+    return 4 * (d * encoder.n_features + (1 + encoder.flips) * n * d + maps + 6 * weights)
+
+
+def make_decoder(
+    options: Mapping[str, Any], linear: LinearDecoder, seed: int = 0
+) -> Decoder | LocalDecoder:
+    """A decoder that is yet to be trained.
+
+    Args:
+        options: "kind" ("generator", the default, or "local"), and keywords of `Decoder` or
+            `LocalDecoder`.
+        linear: Least squares from the codes.
+        seed: Of its weights; the caller's generator is left as it was.
+
+    Returns:
+        The decoder.
+
+    Raises:
+        InputError: If the kind, a keyword or a value cannot be used.
+
+    Example:
+        >>> encoder = ScatteringEncoder((1, 16, 16), n_components=8)
+        >>> make_decoder({"channels": [8, 4]}, LinearDecoder.shaped(encoder)).start_grid
+        (8, 8)
+    """
+    keywords = dict(options)
+    kind = keywords.pop("kind", "generator")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if kind == "local":
+            return build("decoder", LocalDecoder, keywords, linear)
+        if kind == "generator":
+            shape = linear.image_shape
+            return build("decoder", Decoder, keywords, linear.n_components, shape)
+    raise InputError(f'decoder.kind="{kind}" is unknown: choose "local" or "generator".')
 
 
 def _of_class(label: str, density: Density, count: int) -> None:
@@ -129,8 +164,8 @@ def stage_of(option: str) -> str | None:
 
 
 TRAINING_ARGUMENTS = (
-    "decoder", "codes", "images", "encoder", "seed", "device", "processes", "checkpoint",
-    "on_epoch", "progress",
+    "decoder", "codes", "images", "encoder", "mirrored", "seed", "device", "processes",
+    "checkpoint", "on_epoch", "progress",
 )  # fmt: skip
 """Parameters of `fit_decoder` that `GenerativeScatteringNetwork.fit` sets itself."""
 

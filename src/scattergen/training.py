@@ -72,6 +72,7 @@ def train(
     clip_norm: float | None = None,
     validate: Callable[[], Metrics] | None = None,
     patience: int | None = None,
+    from_start: bool = False,
     max_seconds: float | None = None,
     seed: int = 0,
     precision: str = "float32",
@@ -110,6 +111,7 @@ def train(
             early stopping watches.
         patience: Stop after so many epochs without a lower validation loss; the best parameters are
             restored.  None never stops early and keeps the last ones.
+        from_start: Whether the parameters as given may be the best ones, too.
         max_seconds: Stop at the first step after so many seconds of training, interruptions not
             counted, if that is before the last epoch.  The schedule then follows whichever is
             further, the steps or the seconds, so that what is trained depends on the machine's
@@ -188,6 +190,15 @@ def train(
     state.resume()
     processes.barrier()  # none writes a checkpoint before all have read it
 
+    def validated() -> Metrics:
+        for module in wrapped.values():
+            module.eval()
+        with torch.no_grad():
+            return processes.broadcast(validate() if rank == 0 and validate is not None else {})
+
+    if from_start and patience is not None and state.step == 0:
+        state.watch(validated()["loss"], patience)
+
     start = last_saved = time.monotonic()
     before = seconds = state.seconds
     total = epochs * steps_per_epoch
@@ -254,11 +265,7 @@ def train(
             state.seconds = before + time.monotonic() - start
             metrics = state.end_epoch(epoch + 1, rate)
             if validate is not None:
-                for module in wrapped.values():
-                    module.eval()
-                with torch.no_grad():
-                    found = processes.broadcast(validate() if rank == 0 else {})
-                metrics |= {f"validation/{name}": value for name, value in found.items()}
+                metrics |= {f"validation/{name}": value for name, value in validated().items()}
                 if patience is not None:
                     state.watch(metrics["validation/loss"], patience)
             if rank == 0:

@@ -175,6 +175,24 @@ class PCAWhitening:
             f"at most {rank} (--set encoder.n_components={rank})."
         )
 
+    def keep(self, n_components: int) -> None:
+        """Leave out all but the leading components.
+
+        Args:
+            n_components: How many to keep.
+
+        Raises:
+            InputError: If there are not so many.
+        """
+        if not 1 <= n_components <= len(self.components_):
+            raise InputError(
+                f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted."
+            )
+        self.n_components = n_components
+        self.components_ = self.components_[:n_components].clone()
+        self.explained_variance_ = self.explained_variance_[:n_components].clone()
+        self.explained_variance_ratio_ = self.explained_variance_ratio_[:n_components].clone()
+
     def transform(self, s: Tensor) -> Tensor:
         """Whitened codes of features.
 

@@ -6,6 +6,7 @@ from scattergen.datasets.cifar import cifar
 from scattergen.datasets.classes import ClassLabels, class_labels
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import HuggingFaceImages
+from scattergen.datasets.mirroring import WithMirrored
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.opening import open_dataset
 from scattergen.datasets.prefetching import prefetched
@@ -19,6 +20,7 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "Subset",
+    "WithMirrored",
     "as_images",
     "celeba",
     "cifar",

@@ -33,7 +33,8 @@ class ImageFolder:
         root: the folder.
         size: resize the shorter side to this many pixels and keep the central square; by default
             all images must have one size already, or a `crop`.
-        mode: "L" (grey) or "RGB"; by default that of the first image, which all must share.
+        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if
+            some are grey.
         strict: whether an unreadable file is an error. Otherwise every file is decoded once at
             the start, and unreadable ones are left out and listed in `skipped`.
         classes: names of the classes in label order, to label a test folder like its training

@@ -93,7 +93,8 @@ class HuggingFaceImages:
         label: the column of classes; by default the only one with the feature `ClassLabel`, or of
             several the one called "label", if there is one.
         size: resize the shorter side to this many pixels and keep the central square.
-        mode: "L" (grey) or "RGB"; by default that of the first image, which all must share.
+        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if
+            some are grey.
         crop: cut the central square of this many pixels first.
         strict: whether an unreadable image is an error. Otherwise it is left out and listed in
             `skipped`.

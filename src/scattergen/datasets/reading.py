@@ -1,6 +1,7 @@
 """Numbered image files to batches of one size and mode, decoded in parallel on access."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,7 +37,8 @@ class ImageReader:
     Args:
         files: the files of some numbers, in their order.
         headers: of every file, by anything that messages call it.
-        mode: "L" (grey) or "RGB"; by default that of the first image, which all must share.
+        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if
+            some are grey.
         size: resize the shorter side to this many pixels and keep the central square; by default
             all images must have one size already, or a `crop`.
         crop: cut the central square of this many pixels first.
@@ -48,7 +50,7 @@ class ImageReader:
         mode: "L" or "RGB".
 
     Raises:
-        InputError: if images differ in size or mode, or are smaller than the crop.
+        InputError: if images differ in size, or are smaller than the crop.
     """
 
     def __init__(
@@ -215,15 +217,18 @@ def readable(
 
 
 def _common_mode(headers: Headers) -> Mode:
-    (first, header), *rest = headers.items()
-    for file, other in rest:
-        if other.mode != header.mode:
-            grey, colour = (first, file) if header.mode == "L" else (file, first)
-            raise InputError(
-                f"{grey} is grey but {colour} is in colour: convert all images by mode='RGB' or "
-                "mode='L' (--mode RGB or --mode L)."
-            )
-    return header.mode
+    """The mode in which no image loses anything: colour if any image has it."""
+    grey = sum(header.mode == "L" for header in headers.values())
+    if grey == len(headers):
+        return "L"
+    if grey:
+        first = next(key for key, header in headers.items() if header.mode == "L")
+        warnings.warn(
+            f"{grey:,} of {len(headers):,} images are grey, such as {first}: all are taken as RGB "
+            "(--mode L makes all of them grey).",
+            stacklevel=2,
+        )
+    return "RGB"
 
 
 def _common_size(headers: Headers) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def by_setting(
     Returns:
         Name of a setting to its mapping, with one or two entries.
     """
-    found = {name_of(material.model.decoder.unit_norm): own}
+    found = {name_of(material.model.decoder.hyperparameters["unit_norm"]): own}
     if OTHER in results:
         other = results[OTHER]
         found[name_of(other.facts["unit_norm"])] = (

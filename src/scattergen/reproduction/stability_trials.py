@@ -133,7 +133,7 @@ def _train_decoder(material: Material, factor: float, seed: int) -> tuple[Tensor
         decoder = Decoder(
             model.decoder.n_components,
             model.decoder.image_shape,
-            unit_norm=model.decoder.unit_norm,
+            unit_norm=model.decoder.hyperparameters["unit_norm"],
             **_NETWORKS["decoder"],
         )
     chosen, epochs, steps = _budget(material, "decoder", _HELD_OUT)

