@@ -230,7 +230,8 @@ def fit_decoder(
         return {"loss": lost, "psnr": decibels, "train_psnr": seen}
 
     def after_epoch(history: History) -> None:
-        _warn_of_overfitting(history)
+        if patience is None:  # else the best epoch is kept, whatever comes after it
+            _warn_of_overfitting(history)
         if on_epoch is not None:
             on_epoch(history)
 

@@ -10,14 +10,15 @@ from scattergen.errors import InputError
 from scattergen.runs import RunFolder
 
 
-def default_density(keys: Sequence[str]) -> str:
+def default_density(keys: Sequence[str], best: str | None = None) -> str:
     """The density that is sampled if none is named.
 
     Args:
         keys: Keys of those there are.
+        best: That of the least distance to test images, where this was measured.
 
     Returns:
-        "mixture" if it is there, or else the last one.
+        The best if it is there, else "mixture", else the last one.
 
     Raises:
         InputError: If there is none.
@@ -25,9 +26,13 @@ def default_density(keys: Sequence[str]) -> str:
     Example:
         >>> default_density(["gaussian", "mixture", "vae"])
         'mixture'
+        >>> default_density(["gaussian", "mixture", "vae"], best="vae")
+        'vae'
     """
     if not keys:
         raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
+    if best is not None and best in keys:
+        return best
     return "mixture" if "mixture" in keys else keys[-1]
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +20,13 @@ from scattergen.evaluation import (
     Evaluation,
     FeatureExtractor,
     InceptionFeatures,
+    PerceptualFeatures,
     ScatteringFeatures,
     evaluate,
     frechet_distance,
+    sharpness,
 )
+from scattergen.judging import choose, numbers
 from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
@@ -33,7 +35,7 @@ from scattergen.report.run_report import machine
 from scattergen.runs import RunFolder
 from scattergen.storage import atomic_path, write_json
 
-FeatureName = Literal["digits", "scattering", "inception"]
+FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 
 TRAINING, DECODED_TRAINING, DECODED_TEST = (
     "training images", "decoded training codes", "decoded test codes",
@@ -54,6 +56,7 @@ class RunEvaluation:
         log_likelihood: Density with an exact likelihood to its mean logarithm over codes of test
             images, in nats per code; only if there are at least 20.
         training_log_likelihood: The same over codes of training images.
+        sharpness: Row to the share that its images have of the reference images' fine detail.
         repeats: Density to the Fréchet distances of its sets of samples, drawn with seeds
             `seed`, `seed` + 1, …
         features: Name and version of the feature extractor.
@@ -67,6 +70,7 @@ class RunEvaluation:
     images_per_second: dict[str, float]
     log_likelihood: dict[str, Estimate]
     training_log_likelihood: dict[str, Estimate]
+    sharpness: dict[str, float]
     repeats: dict[str, list[float]]
     features: tuple[str, str]
     against: str
@@ -89,6 +93,7 @@ class RunEvaluation:
                     "log_likelihood": _for_json(self.log_likelihood.get(name)),
                     "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
                     "frechet_by_seed": self.repeats.get(name),
+                    "sharpness": self.sharpness.get(name),
                 }
                 for name, row in self.rows.items()
             },
@@ -120,8 +125,8 @@ def evaluate_run(
         n: Images in every row; fewer where a set of real images is smaller.
         repeats: Sets of n samples that a density draws, with seeds `seed`, `seed` + 1, …; all
             scores are of the first, the Fréchet distance is of each.
-        features: "digits" (28 × 28 grey images only), "scattering" or "inception"; digits for the
-            embedded MNIST and scattering for everything else by default.
+        features: "digits" (28 × 28 grey images only), "scattering", "perceptual" or "inception";
+            digits for the embedded MNIST and scattering for everything else by default.
         seed: Of samples and choices of images.
         device: Where to compute.
         progress: Where to report.
@@ -155,35 +160,39 @@ def evaluate_run(
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     extract = _extractor(features, model.decoder.image_shape, data.name, device)
     n_reference = min(n, len(against))
-    real = extract(_choose(against, n_reference, seed), progress)
+    compared = choose(against, n_reference, seed)
+    real, real_detail = extract(compared, progress), _detail(compared)
     train = extract(data.train, progress)
-    tables, speed = {}, {}
+    tables, speed, detail = {}, {}, {}
     # Not the images whose codes are decoded below: a perfect model would not know them either.
     others = torch.arange(len(data.train))
     if against.fingerprint == data.train.fingerprint:  # nor is any image compared with itself
         used = torch.zeros(len(others), dtype=torch.bool)
-        used[_numbers(len(others), n_reference, seed)] = True
+        used[numbers(len(others), n_reference, seed)] = True
         others = others[~used]
     if len(others) >= FEWEST:
-        tables[TRAINING] = train[others[_numbers(len(others), n, seed)]]
+        chosen = others[numbers(len(others), n, seed)]
+        tables[TRAINING] = train[chosen]
+        detail[TRAINING] = _detail(Subset(data.train, chosen))
     codes = {}
     for name, source in (
-        (DECODED_TRAINING, Subset(data.train, _numbers(len(data.train), n, seed + 1))),
-        (DECODED_TEST, None if data.test is None else _choose(data.test, n, seed)),
+        (DECODED_TRAINING, Subset(data.train, numbers(len(data.train), n, seed + 1))),
+        (DECODED_TEST, None if data.test is None else choose(data.test, n, seed)),
     ):
         if source is not None and len(source) >= FEWEST:
             codes[name] = model.encode(source, progress)
-            tables[name] = _decoded(model, codes[name], extract, progress, name)[0]
+            tables[name], _, detail[name] = _decoded(model, codes[name], extract, progress, name)
     by_seed: dict[str, list[float]] = {}
     for key in keys:
         for k in range(repeats):
             start = time.monotonic()
             drawn = model.sample_codes(n, key, seed + k)
             drawing = time.monotonic() - start
-            table, decoding = _decoded(model, drawn, extract, progress, key)
+            table, decoding, fine = _decoded(model, drawn, extract, progress, key)
             by_seed.setdefault(key, []).append(frechet_distance(real, table))
             if k == 0:
                 tables[key], speed[key] = table, n / (drawing + decoding)
+                detail[key] = fine
     # Whoever is compared with training images cannot learn whether samples are nearer to these.
     unseen = against.fingerprint != data.train.fingerprint
     rows = evaluate(tables, real, train=train if unseen else None, seed=seed, progress=progress)
@@ -202,6 +211,7 @@ def evaluate_run(
         images_per_second=speed,
         log_likelihood=likelihoods.get(DECODED_TEST, {}),
         training_log_likelihood=likelihoods.get(DECODED_TRAINING, {}),
+        sharpness={name: value / max(real_detail, 1e-12) for name, value in detail.items()},
         repeats=by_seed,
         features=(extract.name, extract.version),
         against=f"{data.name}, test" if reference is None else reference.name,
@@ -219,18 +229,9 @@ def _extractor(
         name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
     if name == "digits":
         return DigitFeatures()
+    if name == "perceptual":
+        return PerceptualFeatures(device)
     return ScatteringFeatures(shape) if name == "scattering" else InceptionFeatures(device)
-
-
-def _numbers(N: int, n: int, seed: int) -> Tensor:
-    """Numbers of n of N images, all if there are fewer; without order, neighbours being alike."""
-    if n >= N:
-        return torch.arange(N)
-    return torch.from_numpy(np.random.default_rng(seed).choice(N, n, replace=False)).sort().values
-
-
-def _choose(source: ImageSource, n: int, seed: int) -> ImageSource:
-    return source if n >= len(source) else Subset(source, _numbers(len(source), n, seed))
 
 
 def _decoded(
@@ -239,17 +240,24 @@ def _decoded(
     extract: FeatureExtractor,
     progress: Progress,
     name: str,
-) -> tuple[Tensor, float]:
-    """Features of decoded codes, a piece at a time, and the seconds that decoding took."""
-    parts, seconds = [], 0.0
+) -> tuple[Tensor, float, float]:
+    """Features of decoded codes, the seconds that decoding took, and the images' sharpness."""
+    parts, seconds, detail = [], 0.0, 0.0
     with progress.task(f"decode {name}", len(codes)) as task:
         for piece in codes.split(_PIECE):
             start = time.monotonic()
             images = model.decode(piece)
             seconds += time.monotonic() - start
             parts.append(extract(images))
+            detail += sharpness(images).sum().item()
             task.advance(len(piece))
-    return torch.cat(parts), seconds
+    return torch.cat(parts), seconds, detail / len(codes)
+
+
+def _detail(images: ImageSource) -> float:
+    """Mean sharpness of real images."""
+    pieces = (sharpness(images[i : i + _PIECE]).sum() for i in range(0, len(images), _PIECE))
+    return float(sum(pieces)) / len(images)
 
 
 @torch.no_grad()

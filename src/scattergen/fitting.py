@@ -20,6 +20,7 @@ from scattergen.densities import (
 )
 from scattergen.density_choice import choice_of_key, density_key
 from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.judging import Judgement, in_words, judge
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.model_files import density_metadata
 from scattergen.options import bytes_of_run, check_options, stage_of
@@ -48,6 +49,14 @@ class FittedRun:
     run: RunFolder
     finished_before: bool
     measurements: dict[str, float]
+
+    @property
+    def expectation(self) -> str | None:
+        """How good the model is, in plain words, if there were test images to tell."""
+        stage = self.run.stages.get(LAST_STAGE, {})
+        if "judgement" not in stage:
+            return None
+        return in_words(Judgement.of(stage["judgement"]), self.run.options["data"]["n"])
 
     @property
     def report(self) -> Path:
@@ -140,10 +149,15 @@ def fit_run(
         if processes.rank > 0:
             return FittedRun(run, False, {})
         start = time.monotonic()
+        digits = data.name == "mnist"
+        judgement = judge(model, data.train, data.test, digits=digits, seed=seed, progress=progress)
         _, quality = write_run_report(
-            run, model, data, seed=seed, command=command, progress=progress
+            run, model, data, judgement=judgement, seed=seed, command=command, progress=progress
         )
-        facts = {"seconds": time.monotonic() - start, **quality, "tested_on": tested_on}
+        facts: dict[str, Any] = {"seconds": time.monotonic() - start, **quality}
+        if judgement is not None:
+            facts |= {"best": judgement.best, "judgement": judgement.summary()}
+        facts["tested_on"] = tested_on
         run.finish_stage(LAST_STAGE, facts)
         run.log({"stage": LAST_STAGE, **facts})
         run.take_place()

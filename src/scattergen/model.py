@@ -38,7 +38,7 @@ from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder, Stages, save_run
+from scattergen.runs import LAST_STAGE, RunFolder, Stages, save_run
 
 DECODING_BATCH = 256
 
@@ -62,6 +62,7 @@ class GenerativeScatteringNetwork:
         densities: As given, a dictionary to add to.
         linear: Least squares, or None.
         options: What the model was fitted with, if it was made by `fit` or `load`.
+        best: Key of the density whose samples were found to be best, if that was measured.
 
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
@@ -94,6 +95,7 @@ class GenerativeScatteringNetwork:
         self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
         self.densities: dict[str, Density] = dict(densities or {})
         self.options: Options = {}
+        self.best: str | None = None
 
     @classmethod
     def fit(
@@ -307,8 +309,8 @@ class GenerativeScatteringNetwork:
 
         Args:
             n: How many.
-            density: Key in `densities`; by default "mixture" or else the last one, and with labels
-                the first class-conditional one.
+            density: Key in `densities`; by default the best that was measured, else "mixture", else
+                the last one, and with labels the first class-conditional one.
             seed: Of the draw.
             temperature: Factor of the density's noise, 0 or more: below 1 samples are smoother
                 and more alike.
@@ -324,7 +326,9 @@ class GenerativeScatteringNetwork:
         if density is None:
             densities = self.densities
             density = (
-                default_density([*densities]) if labels is None else default_by_class(densities)
+                default_density([*densities], self.best)
+                if labels is None
+                else default_by_class(densities)
             )
         if density not in self.densities:
             raise InputError(
@@ -460,7 +464,7 @@ class GenerativeScatteringNetwork:
         """
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
         model = cls(*read_parts(run, device, densities))
-        model.options = run.options
+        model.options, model.best = run.options, run.stages.get(LAST_STAGE, {}).get("best")
         return model
 
 

@@ -148,13 +148,16 @@ def _say_fitted(out: Path, fitted: FittedRun, as_json: bool) -> None:
         "pictures": str(out / "pictures"),
         "finished_before": fitted.finished_before,
         **fitted.measurements,
+        "expectation": fitted.expectation,
     }
     if as_json:
         print(json.dumps(result))
         return
     if fitted.finished_before:
         print(f"{out} was finished before with the same options: nothing to do.")
-    if "psnr" in result:
+    if fitted.expectation is not None:
+        print(fitted.expectation)
+    elif "psnr" in result:
         print(f"Test reconstruction: {result['psnr']:.2f} dB PSNR.")
     print(f"Pictures: {out / 'pictures'}\nReport:   {fitted.report}")
 

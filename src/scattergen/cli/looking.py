@@ -95,7 +95,7 @@ def evaluate(
     ] = 1,
     features: Annotated[
         FeatureName | None,
-        typer.Option(help="Features of images; digits for MNIST, scattering for others."),
+        typer.Option(help="Features of images; by default digits or scattering."),
     ] = None,
     seed: Seed = 0,
     size: Size = None,
@@ -112,7 +112,8 @@ def evaluate(
     Beside the densities stand what training images score, decoded training codes (perfect codes
     through this decoder), and decoded test codes.  ± is one standard error; behind a Fréchet
     distance over seeds (--repeats) it is the standard deviation.  log p is the mean log-likelihood
-    of codes, in nats; only some densities have one.
+    of codes, in nats; only some densities have one.  Sharpness is the share of real images' fine
+    detail that a row has.
 
     [bold]Examples[/bold]
 
@@ -164,7 +165,7 @@ def _print_scores(result: RunEvaluation) -> None:
     )
     columns = (
         "", "Fréchet", "kernel·1000", "precision", "recall", "density", "coverage", "classifier",
-        "bins",
+        "bins", "sharpness",
     )  # fmt: skip
     table = _table(*columns)
     for key, row in result.rows.items():
@@ -181,6 +182,7 @@ def _print_scores(result: RunEvaluation) -> None:
             ),
             f"{row.two_sample.accuracy:.3f}",
             f"{row.bins.different}/{row.bins.n_bins}",
+            f"{result.sharpness[key]:.2f}",
         )  # fmt: skip
     console = Console(width=150)
     console.print(table)

@@ -43,7 +43,7 @@ from scattergen.image_files import (
 )
 from scattergen.image_quality import psnr
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.runs import RunFolder
+from scattergen.runs import LAST_STAGE, RunFolder
 
 
 def sample(
@@ -99,7 +99,9 @@ def sample(
     if density is not None:
         chosen = density
     else:
-        chosen = default_by_class(density_classes(opened)) if labels else default_density(there)
+        best = opened.stages.get(LAST_STAGE, {}).get("best")
+        by_class = default_by_class(density_classes(opened)) if labels else None
+        chosen = by_class or default_density(there, best)
     if chosen not in there:
         raise InputError(f'{run} has no density "{chosen}": it has {", ".join(there) or "none"}.')
     model = GenerativeScatteringNetwork.load(opened, device, densities=[chosen])

@@ -9,10 +9,11 @@ from scattergen.evaluation.inception import InceptionFeatures
 from scattergen.evaluation.kernel_distance import kernel_distance
 from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
 from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
+from scattergen.evaluation.perceptual import PerceptualFeatures
 from scattergen.evaluation.scattering_features import ScatteringFeatures
 from scattergen.evaluation.tables import Estimate, jackknife, nearest
 from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sample_test
-from scattergen.image_quality import psnr, ssim
+from scattergen.image_quality import psnr, sharpness, ssim
 
 __all__ = [
     "FEWEST",
@@ -25,6 +26,7 @@ __all__ = [
     "InceptionFeatures",
     "Manifolds",
     "Memorisation",
+    "PerceptualFeatures",
     "ScatteringFeatures",
     "TwoSampleTest",
     "classifier_two_sample_test",
@@ -39,5 +41,6 @@ __all__ = [
     "memorisation",
     "nearest",
     "psnr",
+    "sharpness",
     "ssim",
 ]

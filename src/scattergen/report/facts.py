@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from scattergen.diagnostics import NormalityTable, RejectionRate
+from scattergen.judging import Judgement
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class FitReport:
         psnr: of every test image, shape (n_test,), dB.
         ssim: of every test image, shape (n_test,).
         densities: in the order of the page.
+        judgement: scores of decoder, least squares and densities against test images.
         featured: name of the density at the top of the page; "mixture", else the last, by default.
         visualisation: matrices of the two leading components.
         normality: rejections at the full sample size.
@@ -103,6 +105,7 @@ class FitReport:
     psnr: Tensor | None = None
     ssim: Tensor | None = None
     densities: Sequence[DensityEntry] = ()
+    judgement: Judgement | None = None
     featured: str | None = None
     visualisation: Sequence[VisualisationMatrix] = ()
     normality: NormalityTable | None = None

@@ -37,6 +37,7 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
     draft = Draft(facts, Page(facts.title, eyebrow=eyebrow))
     for add in (
         picture_sections.add_header,
+        number_sections.add_quality,
         picture_sections.add_reconstructions,
         picture_sections.add_samples,
         picture_sections.add_visualisation,

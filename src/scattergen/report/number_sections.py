@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from scattergen.diagnostics import NormalityTable
+from scattergen.judging import in_words
 from scattergen.report import paper
 from scattergen.report.draft import Draft, duration, number, sample_size, setting
 from scattergen.report.facts import FitReport
@@ -18,6 +19,36 @@ from scattergen.report.plots import (
 )
 
 TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}
+
+
+def add_quality(draft: Draft) -> None:
+    """What to expect of the model, in words and as a table."""
+    facts = draft.facts
+    if facts.judgement is None:
+        return
+    judgement = facts.judgement
+    name, version = judgement.features
+    rows = [
+        [
+            f"{key} (best)" if key == judgement.best else key,
+            "" if row.psnr is None else number(row.psnr, 2),
+            f"{number(row.kernel, 1)} ± {number(row.standard_error, 1)}",
+            number(row.sharpness, 2),
+        ]
+        for key, row in judgement.rows.items()
+    ]
+    header = ["against test images", "PSNR, dB", "kernel distance · 1000", "sharpness"]
+    caption = (
+        f"{sample_size(judgement.n_test)} test images, at most {number(judgement.n)} a row; {name} "
+        f"features {version}; ± is one standard error. Training images show what perfect samples "
+        "would score; sharpness is the share of the test images’ fine detail"
+    )
+    draft.page.section(
+        "What to expect",
+        tag("p", in_words(judgement, facts.n_train)),
+        table(header, rows, caption=caption),
+        note="How far reconstructions and samples are from images that no stage has seen.",
+    )
 
 
 def add_spectrum(draft: Draft) -> None:

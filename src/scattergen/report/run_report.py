@@ -11,6 +11,7 @@ from scattergen.densities import hyperparameters
 from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
+from scattergen.judging import Judgement
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
@@ -29,6 +30,7 @@ def write_run_report(
     model: GenerativeScatteringNetwork,
     data: Dataset,
     *,
+    judgement: Judgement | None = None,
     seed: int = 0,
     command: str = "",
     progress: Progress = SILENT,
@@ -39,6 +41,7 @@ def write_run_report(
         run: The run.
         model: Its model.
         data: The data that it was fitted to; the test images are what is measured on.
+        judgement: How good the model is; the best density is then shown first.
         seed: Of the samples shown.
         command: The command line that made the run, to be shown.
         progress: Where to report.
@@ -100,6 +103,8 @@ def write_run_report(
             eigenvalues=variances,
             explained_variance=model.encoder.whitening.explained_variance_ratio_.sum().item(),
             densities=densities,
+            judgement=judgement,
+            featured=None if judgement is None else judgement.best,
             visualisation=_matrices(model, beside_paper=data.name == "mnist"),
             history=[
                 {
