@@ -13,6 +13,7 @@ import torch
 
 from scattergen import cli
 from scattergen.datasets import mnist
+from scattergen.evaluation import PerceptualFeatures
 from scattergen.runs import RunFolder
 
 # 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
@@ -51,6 +52,14 @@ def _run_cli(*arguments, code=0, showing_warnings=False):
     return result
 
 
+@pytest.fixture(autouse=True, scope="session")
+def without_photographs():
+    """Judges small fits by scattering features: those of photographs take seconds for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PerceptualFeatures, "installed", staticmethod(lambda: False))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_threads():
     """Sets the number of threads back, which `--threads` changes for the whole process.
@@ -71,7 +80,8 @@ def scattergen():
 @pytest.fixture(scope="session")
 def tiny():
     """Options of the small fit as arguments of the command line."""
-    return [word for name, value in TINY_OPTIONS.items() for word in ("--set", f"{name}={value}")]
+    options = [w for name, value in TINY_OPTIONS.items() for w in ("--set", f"{name}={value}")]
+    return ["--densities", "gaussian,mixture,vae,gan", *options]
 
 
 @pytest.fixture(scope="session")

@@ -239,7 +239,7 @@ def constant_images(at, grey, **_):
     return fit(at, save(at, np.full_like(grey, 7)))
 
 
-@mistake("vary in 8 ways only", "--set encoder.n_components=8")
+@mistake("vary in 17 ways only", "--set encoder.n_components=17")
 def repeated_images(at, grey, **_):
     images = save(at, np.repeat(grey[:10], 6, axis=0))
     return fit(at, images, "--set", "encoder.allow_fewer=false")
@@ -369,7 +369,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(
         ("decoder.kernel_size=4", "kernel_size=4", "choose an odd number"),
         ("decoder.channels=64", "channels=64", "give a list"),
         ("decoder.channels=[]", "channels=()", "one positive width"),
-        ("decoder.initialization=zeros", '"zeros"', 'choose "kaiming"'),
+        ("decoder.kind=odd", '"odd"', 'choose "local"'),
         ("training.epochs=0", "epochs=0", "at least 1"),
         ("training.epochs=99999999999999999999", "epochs=99999999999999999999", "a whole number"),
         ("training.shifts=99999999999999999999", "shifts=99999999999999999999", "a whole number"),
@@ -385,12 +385,12 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(
         ("training.n_validation=39", "36 images with 39", "leave at least 2"),
         ("training.shifts=-1", "shifts=-1", "0 or more"),
         ("training.flips=1", "flips=1", "true or false"),
-        ("training.seed=3", '"seed"', "its options are epochs"),
-        ("densities.vae.beta=-1", "beta=-1", "cannot be negative"),
-        ("densities.vae.epochs=0", "epochs=0", "at least 1"),
-        ("densities.vae.name=x", '"name"', "its options are n_latent"),
-        ("densities.gan.dropout=1.0", "dropout=1.0", "below 1"),
-        ("densities.vae=5", '"densities.vae"', "densities.vae.beta=0.01"),
+        ("training.seed=3", '"seed"', "its options are loss"),
+        ("densities.vae-improved.beta=-1", "beta=-1", "cannot be negative"),
+        ("densities.vae-improved.epochs=0", "epochs=0", "at least 1"),
+        ("densities.vae-improved.name=x", '"name"', "its options are n_latent"),
+        ("sampling.n_components=0", "n_components=0", "from 1 to"),
+        ("densities.mixture=5", '"densities.mixture"', "densities.vae.beta=0.01"),
         ("densities.diffusion.steps=5", '"diffusion"', "--densities"),
         ("epochs=5", '"epochs"', "SECTION.NAME"),
         ("model.epochs=5", '"model.epochs"', "SECTION.NAME"),

@@ -491,7 +491,7 @@ def test_info(scattergen, fitted):
     assert facts["complete"] is True
     assert facts["densities"] == ["gaussian", "mixture", "vae", "gan"]
     assert facts["options"]["encoder"]["n_components"] == 16
-    assert list(facts["stages"])[:3] == ["encoder", "codes", "decoder"]
+    assert list(facts["stages"])[:3] == ["encoder", "codes", "linear"]
 
 
 def test_info_of_a_model_saved_from_python(scattergen, fitted, tmp_path):

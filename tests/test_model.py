@@ -444,11 +444,13 @@ def test_tensors_of_another_model_are_refused(model, tmp_path):
 
 
 def test_nothing_is_ever_unpickled():
+    """But weights of a package whose hash is known, by a reader that knows tensors only."""
     forbidden = re.compile(
-        r"import pickle|torch\.(load|save)\(|allow_pickle=True|\beval\(.|\bexec\("
+        r"import pickle|torch\.load\((?!.*weights_only=True)|torch\.save\(|allow_pickle=True|"
+        r"(?<![.\w])(?:eval|exec)\("
     )
     for path in Path(sg.__file__).parent.rglob("*.py"):
-        found = [m for m in forbidden.findall(path.read_text()) if m]
+        found = forbidden.findall(path.read_text())
         assert not found, f"{path}: {found}"
 
 
@@ -475,7 +477,7 @@ def test_auto_fits_every_shape(shape, n, J, n_components):
     assert options["encoder"]["J"] == J
     assert options["encoder"]["n_components"] == n_components
     assert len(options["decoder"]["channels"]) == J + 1
-    assert ("vae" in options["densities"]) == (n >= 24)
+    assert ("vae-improved" in options["densities"]) == (n >= 24)
 
 
 def test_auto_works_with_very_few_images(images):
@@ -483,7 +485,7 @@ def test_auto_works_with_very_few_images(images):
         images[:4], options=override(preset("auto", (1, 16, 16), 4), {"training.epochs": 2})
     )
     assert few.sample(3).shape == (3, 1, 16, 16)
-    assert list(few.densities) == ["gaussian", "mixture", "gan"]
+    assert list(few.densities) == ["gaussian", "mixture"]
 
 
 def test_the_mnist_preset_is_the_papers():

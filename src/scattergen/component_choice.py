@@ -14,9 +14,8 @@ from scattergen.whitening import PCAWhitening
 # Images that least squares are fitted to and tested on: more would not change the choice.
 _MOST_FITTED, _MOST_HELD_OUT = 8192, 2048
 
-# Fewer components are taken for an error larger by this part (0.4 dB): densities are so much better
-# on them that samples are, too (docs/own-images.md).
-_INDIFFERENCE = 0.1
+# Fewer components are taken for an error larger by this part.
+_INDIFFERENCE = 0.01
 
 
 class FirstSamples:
@@ -64,8 +63,8 @@ def best_number_of_components(
         progress: Where to report.
 
     Returns:
-        The smallest number, on a grid of two per octave, whose error is within a tenth of the
-        least.
+        The smallest number, on a grid of two per octave, whose error is within a hundredth of
+        the least.
     """
     most = whitening.n_components
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]

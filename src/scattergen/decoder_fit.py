@@ -118,6 +118,7 @@ def fit_decoder(
     patience: int | None = None,
     flips: bool = False,
     shifts: int = 0,
+    shortened: float = 0.0,
     encoder: ScatteringEncoder | None = None,
     mirrored: Tensor | None = None,
     precision: str = "auto",
@@ -148,6 +149,8 @@ def fit_decoder(
         flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every
             step); needs `encoder`.
         shifts: Augment by moves of up to so many pixels, encoded in every step; needs `encoder`.
+        shortened: Share of codes, in every step, that lose their components from a random one on:
+            the decoder then makes images of any number of leading components.
         encoder: Computes the codes of augmented images.
         mirrored: Codes of the N mirrored images, if they are known already.
         precision: "float32", "bfloat16" or "auto".
@@ -210,6 +213,8 @@ def fit_decoder(
             x = augment(x.cpu(), generator, flips=flips, shifts=shifts)
             z = encoder.whitening.transform(encoder.features(x))
             z, x = z.to(device), x.to(device)
+        if shortened > 0:
+            z = z * _shortening(len(z), z.shape[1], shortened, generator).to(z)
         return error(modules["decoder"](z), 2 * x - 1, generator)
 
     def part(start: int, stop: int) -> tuple[float, float]:
@@ -260,6 +265,30 @@ def fit_decoder(
         progress=progress,
         description="decoder",
     )
+
+
+def _shortening(n: int, d: int, share: float, generator: torch.Generator) -> Tensor:
+    """Ones for the components that each of n codes keeps, (n, d)."""
+    fewest = fewest_leading(d)
+    kept = fewest * (d / fewest) ** torch.rand(n, generator=generator)  # as often in every octave
+    chosen = torch.rand(n, generator=generator) < share
+    return torch.arange(d) < torch.where(chosen, kept.ceil(), torch.tensor(float(d)))[:, None]
+
+
+def fewest_leading(d: int) -> int:
+    """The least number of leading components that shortened codes keep.
+
+    Args:
+        d: Components of the codes.
+
+    Returns:
+        A thirty-second of them, and at least 4 if there are so many.
+
+    Example:
+        >>> fewest_leading(512), fewest_leading(50), fewest_leading(3)
+        (16, 4, 3)
+    """
+    return min(d, max(4, d // 32))
 
 
 def _mirrored_codes(
@@ -324,6 +353,8 @@ def check_training(n: int, options: Mapping[str, Any], n_processes: int = 1) -> 
     n_validation = _count_held_out(n, chosen["n_validation"])
     if chosen["loss"] not in LOSSES:
         raise InputError(f'loss="{chosen["loss"]}" is unknown: choose one of {", ".join(LOSSES)}.')
+    if not 0 <= chosen["shortened"] <= 1:
+        raise InputError(f"shortened={chosen['shortened']} is no share: give 0 to 1.")
     if chosen["shifts"] < 0:
         raise InputError(f"shifts={chosen['shifts']}: give 0 or more pixels.")
     names = ("epochs", "batch_size", "learning_rate", "betas", "patience", "precision")

@@ -119,6 +119,9 @@ def diagnose_run(
         codes = every[_chosen(len(every), n, seed)]
     else:
         name, codes = "test codes", _test_codes(run, model, data, n, seed, progress)
+    if density is not None:  # which may model the leading components only
+        modelled = getattr(model.densities[density], "n_features_", components)
+        components = min(components, modelled)
     tables = {name: codes[:, :components]}
     if density is not None:
         tables[density] = model.sample_codes(len(codes), density, seed)[:, :components]

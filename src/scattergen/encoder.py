@@ -206,6 +206,9 @@ class ScatteringEncoder:
             features = images
         n_fit = features.n_samples if arranged is None else arranged.n_fit
         self.check_count(n_fit)
+        if self.held_out > 0:
+            most = min(self.whitening.n_components, n_fit - 1, self.n_features)
+            self.whitening.n_components = most
         try:
             self.whitening.fit_samples(
                 FirstSamples(features, n_fit),
@@ -243,6 +246,8 @@ class ScatteringEncoder:
     def check_count(self, n: int) -> None:
         """Refuse to fit to fewer images than the components need.
 
+        Where their number is chosen by held-out images, two are enough.
+
         Args:
             n: Number of images.
 
@@ -252,6 +257,8 @@ class ScatteringEncoder:
         d, most = self.whitening.n_components, min(n - 1, self.n_features)
         if n < 2:
             raise InputError(f"{n} training image(s) have no components: give at least 2.")
+        if self.held_out > 0:  # the number is but a limit
+            return
         if n <= d or d > self.n_features:
             raise InputError(
                 f"{d} components were asked of {n} training images (those held out for tests do "

@@ -265,7 +265,9 @@ def _mean_log_prob(density: Density, codes: Tensor) -> Estimate | None:
     """Mean log-likelihood of codes in nats; None if the density has no exact one."""
     if not isinstance(density, LikelihoodDensity):
         return None
-    values = torch.cat([density.log_prob(piece) for piece in codes.split(_PIECE)]).double()
+    # Perhaps the leading components only.
+    modelled = codes[:, : getattr(density, "n_features_", codes.shape[1])]
+    values = torch.cat([density.log_prob(piece) for piece in modelled.split(_PIECE)]).double()
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from scattergen.densities import (
 )
 from scattergen.density_choice import choice_of_key, density_key
 from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.estimating import epochs_within
 from scattergen.judging import Judgement, in_words, judge
-from scattergen.model import GenerativeScatteringNetwork
+from scattergen.model import PREVIEW, GenerativeScatteringNetwork
 from scattergen.model_files import density_metadata
 from scattergen.options import bytes_of_run, check_options, stage_of
 from scattergen.presets import override
@@ -72,6 +73,7 @@ def fit_run(
     changes: Mapping[str, Any] | None = None,
     densities: list[str] | None = None,
     seed: int = 0,
+    max_seconds: float | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     command: str = "",
@@ -84,11 +86,13 @@ def fit_run(
         data: Training and test images.
         out: The run folder.
         preset: "mnist", "celeba", "celeba-light", "celeba-2019" or "auto"; by default "mnist" for
-            MNIST and "auto" for everything else.
+            all of MNIST and "auto" for everything else.
         changes: "section.keyword" to value, over the preset.
         densities: Keys of the densities to fit, such as "mixture", "vae-improved" or
             "mixture-by-class"; the preset's by default.
         seed: Of everything random.
+        max_seconds: Train the decoder for fewer epochs, if need be, so that the fit ends in about
+            so many seconds; continued, it keeps the number that it began with.
         device: Where to compute.
         overwrite: Replace a run that is there, once the new one is finished.
         command: The command line, for the report.
@@ -103,22 +107,22 @@ def fit_run(
         InputError: If the data or options cannot be used, or differ between processes.
         RunFolderError: If the folder holds something else.
     """
-    preset = preset or ("mnist" if data.name == "mnist" else "auto")
+    preset, options = options_of_fit(data, preset, changes, densities)
     shape, n = data.train.shape, len(data.train)
-    options = preset_options(preset, shape, n)
-    if densities is not None:
-        options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
-    options = override(options, changes or {})
     # Before anything is stored:
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
-    # How files were cropped, so that later commands do the same.
-    cropped = {} if data.crop is None else {"crop": data.crop}
+    # How files were cropped and how many were taken, so that later commands do the same.
+    taken = {"crop": data.crop, "limit": data.limit}
+    taken = {name: value for name, value in taken.items() if value is not None}
     identity = {
-        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n, **cropped},
+        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n, **taken},
         "preset": preset,
         "seed": seed,
         **options,
     }
+    if max_seconds is not None:
+        options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, device, processes)
+        identity |= {"training": options["training"], "max_seconds": max_seconds}
     _check_agreement(identity, processes)
     with _locked_run(out, identity, overwrite, processes) as run:
         tested_on = None if data.test is None else data.test.fingerprint
@@ -158,10 +162,63 @@ def fit_run(
         if judgement is not None:
             facts |= {"best": judgement.best, "judgement": judgement.summary()}
         facts["tested_on"] = tested_on
+        (run.path / PREVIEW).unlink(missing_ok=True)  # the report's pictures say more
         run.finish_stage(LAST_STAGE, facts)
         run.log({"stage": LAST_STAGE, **facts})
         run.take_place()
     return FittedRun(run, False, _measurements(run))
+
+
+def options_of_fit(
+    data: Dataset,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    densities: list[str] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """The options that `fit_run` fits a dataset with.
+
+    Args:
+        data: Training and test images.
+        preset: As for `fit_run`.
+        changes: Likewise.
+        densities: Likewise.
+
+    Returns:
+        The preset's name, and complete options.
+
+    Raises:
+        InputError: If the preset does not fit the images, or there is no such option.
+    """
+    # The preset of MNIST is for all of its images.
+    preset = preset or ("mnist" if data.name == "mnist" and data.limit is None else "auto")
+    options = preset_options(preset, data.train.shape, len(data.train))
+    if densities is not None:
+        options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
+    options = override(options, changes or {})
+    if "encoder.n_components" in (changes or {}) and "encoder.held_out" not in (changes or {}):
+        options["encoder"].pop("held_out", None)  # a number that was asked for is not changed
+    return preset, options
+
+
+def _epochs(
+    out: Path | str,
+    identity: Mapping[str, Any],
+    max_seconds: float,
+    data: Dataset,
+    device: str,
+    processes: Processes,
+) -> int:
+    """Epochs that fit the time; those of a run that was begun with the same limit."""
+    begun = None
+    with suppress(RunFolderError):
+        begun = RunFolder.open(out).options
+    if begun is not None and begun.get("max_seconds") == max_seconds:
+        epochs: int = begun["training"]["epochs"]
+        return epochs
+    found = 0
+    if processes.rank == 0:
+        found = epochs_within(max_seconds, data, identity, device)
+    return processes.broadcast(found)
 
 
 def _read_test_images(data: Dataset, progress: Progress) -> None:

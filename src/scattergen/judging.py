@@ -9,18 +9,12 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, Subset
-from scattergen.evaluation import (
-    DigitFeatures,
-    FeatureExtractor,
-    PerceptualFeatures,
-    ScatteringFeatures,
-    kernel_distance,
-)
+from scattergen.evaluation import default_features, kernel_distance
 from scattergen.image_quality import psnr, sharpness
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 
-_MOST = 1000  # images in a row
+_MOST, _LEAST = 1000, 100  # images in a row
 FEWEST_TEST_IMAGES = 20
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
@@ -126,7 +120,7 @@ def judge(
             rows[name] = row(images, restores=True)
             task.advance()
         for key in model.densities:
-            rows[key] = row(model.sample(min(_MOST, max(200, len(real))), key, seed))
+            rows[key] = row(model.sample(min(_MOST, max(_LEAST, len(real))), key, seed))
             task.advance(1, key)
     best = best_of({key: rows[key] for key in model.densities})
     return Judgement((extract.name, extract.version), _MOST, len(real), rows, best)
@@ -154,24 +148,6 @@ def best_of(rows: Mapping[str, Row]) -> str | None:
         if ahead < max(rows["mixture"].standard_error, rows[best].standard_error):
             return "mixture"
     return best
-
-
-def default_features(image_shape: tuple[int, int, int], *, digits: bool) -> FeatureExtractor:
-    """The best features there are for images of a shape.
-
-    Args:
-        image_shape: (C, H, W).
-        digits: Whether the images are the embedded MNIST.
-
-    Returns:
-        Features of digits for these, of photographs if their weights are installed, else scattering
-        features.
-    """
-    if digits and image_shape == (1, 28, 28):
-        return DigitFeatures()
-    if PerceptualFeatures.installed() and image_shape[0] in (1, 3):
-        return PerceptualFeatures()
-    return ScatteringFeatures(image_shape)
 
 
 def choose(source: ImageSource, n: int, seed: int) -> ImageSource:

@@ -28,6 +28,7 @@ class LocalDecoder(nn.Module):
         linear: Fitted.
         channels: Width of each grid, from the coarsest to the image's.
         kernel_size: Side of the filters.
+        momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
 
     Attributes:
         linear: As given.
@@ -57,17 +58,21 @@ class LocalDecoder(nn.Module):
         linear: LinearDecoder,
         channels: Sequence[int] = (128, 64, 32, 16),
         kernel_size: int = 3,
+        momentum: float = 0.1,
     ) -> None:
         super().__init__()
         if len(channels) < 1 or min(channels) < 1:
             raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3 or 5.")
+        if not 0 < momentum <= 1:
+            raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
         self.linear = linear
         self.n_components, self.image_shape = linear.n_components, linear.image_shape
         self.hyperparameters: dict[str, Any] = {
             "channels": list(channels),
             "kernel_size": kernel_size,
+            "momentum": momentum,
         }
         C, H, W = linear.image_shape
         sizes = grids((H, W), len(channels), None)
@@ -90,7 +95,9 @@ class LocalDecoder(nn.Module):
             UpsampledConv2d(channels[i], channels[i + 1], kernel_size, sizes[i], sizes[i + 1])
             for i in range(len(channels) - 1)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3) for width in channels)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in channels
+        )
         self.last = UpsampledConv2d(channels[-1], C, kernel_size, (H, W), (H, W))
         nn.init.zeros_(self.last.weight)
         self.bias = nn.Parameter(torch.zeros(C))

@@ -1,5 +1,6 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from scattergen.datasets import ImageSource, as_images, class_labels
 from scattergen.decoder import Decoder
@@ -29,18 +31,24 @@ from scattergen.density_fit import fit_density_stage
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder_fit import fit_encoder, fit_linear
 from scattergen.errors import InputError
+from scattergen.evaluation import default_features
 from scattergen.keywords import check_seed, whole_number
+from scattergen.leading_choice import choose_leading
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.local_decoder import LocalDecoder
 from scattergen.model_files import decoder_metadata, model_content, read_parts
 from scattergen.options import build, check_options, make_decoder
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
+from scattergen.previewing import Preview
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, save_run
+from scattergen.training_state import History
 
 DECODING_BATCH = 256
+PREVIEW = Path("pictures", "preview.png")
+"""Where a fit shows its decoder after each epoch, in the run folder."""
 
 Images = ImageSource | Tensor | NDArray[Any]
 """Images as `scattergen.datasets.as_images` takes them."""
@@ -63,6 +71,8 @@ class GenerativeScatteringNetwork:
         linear: Least squares, or None.
         options: What the model was fitted with, if it was made by `fit` or `load`.
         best: Key of the density whose samples were found to be best, if that was measured.
+        n_leading: Number of leading components that new densities are fitted to, or None for all;
+            in their samples the others are zero.
 
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
@@ -96,6 +106,7 @@ class GenerativeScatteringNetwork:
         self.densities: dict[str, Density] = dict(densities or {})
         self.options: Options = {}
         self.best: str | None = None
+        self.n_leading: int | None = None
 
     @classmethod
     def fit(
@@ -149,6 +160,19 @@ class GenerativeScatteringNetwork:
         decoder = make_decoder(options["decoder"], linear, seed).to(device)
         if not stages.restore("decoder", decoder.load_state_dict):
             with stages.timed("decoder") as done:
+                preview = None
+                if run is not None and processes.rank == 0:
+                    preview = Preview(run.path / PREVIEW, images, codes, linear, device)
+                    preview(decoder)
+                    progress.message(f"  first pictures, after each epoch: {preview.path}")
+                log = stages.log_epoch("decoder")
+
+                def after_epoch(history: History) -> None:
+                    if log is not None:
+                        log(history)
+                    if preview is not None:
+                        preview(decoder)
+
                 history = build(
                     "training",
                     fit_decoder,
@@ -164,7 +188,7 @@ class GenerativeScatteringNetwork:
                     checkpoint=stages.checkpoint(
                         "decoder", {name: options[name] for name in ("decoder", "training")}
                     ),
-                    on_epoch=stages.log_epoch("decoder"),
+                    on_epoch=after_epoch,
                     progress=progress,
                 )
                 facts = {"history": history, "seconds": history[-1]["seconds"]}
@@ -174,6 +198,7 @@ class GenerativeScatteringNetwork:
         model.options = options
         if processes.rank > 0:
             return model
+        model.n_leading = model._choose_leading(codes, images, stages, seed, device, progress)
         for key, keywords in options["densities"].items():
             choice = choice_of_key(key, keywords)
             model.fit_density(
@@ -188,6 +213,37 @@ class GenerativeScatteringNetwork:
                 progress=progress,
             )
         return model
+
+    def _choose_leading(
+        self,
+        codes: Tensor,
+        images: ImageSource | Tensor,
+        stages: Stages,
+        seed: int,
+        device: str,
+        progress: Progress,
+    ) -> int | None:
+        """Number of leading components that densities are fitted to, kept as a stage."""
+        wanted = self.options.get("sampling", {}).get("n_components")
+        if wanted != "auto":
+            return None if wanted is None else min(int(wanted), codes.shape[1])
+        run = stages.run
+        if run is not None and "sampling" in run.stages:
+            known: int = run.stages["sampling"]["n_components"]
+            return known
+        start = time.monotonic()
+        progress.message("sampling")
+        extract = default_features(self.decoder.image_shape)
+        choice = choose_leading(
+            self.decoder, codes, images, extract, device=device, seed=seed, progress=progress
+        )
+        if run is not None:
+            kernel = {str(m): value for m, value in choice.kernel.items()}  # as JSON has keys
+            facts: dict[str, Any] = {"n_components": choice.n_components, "kernel": kernel}
+            facts["seconds"] = time.monotonic() - start
+            run.finish_stage("sampling", facts)
+            run.log({"stage": "sampling", **facts})
+        return choice.n_components
 
     def fit_density(
         self,
@@ -205,6 +261,8 @@ class GenerativeScatteringNetwork:
         progress: Progress = SILENT,
     ) -> Density:
         """Fit one density to codes, or one per class, and add it to the model.
+
+        Of codes only the `n_leading` first components are modelled, if that is set.
 
         Args:
             name: In the registry of densities.
@@ -229,6 +287,7 @@ class GenerativeScatteringNetwork:
                 cannot be used.
             RunFolderError: If the folder holds this density with other hyper-parameters.
         """
+        codes = codes[:, : self.n_leading]
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         seed = check_seed(seed)
         density = (
@@ -335,9 +394,10 @@ class GenerativeScatteringNetwork:
                 f'This model has no density "{density}": it has {", ".join(self.densities)}; fit '
                 "another with `scattergen density RUN NAME`."
             )
-        return sample_density(
+        drawn = sample_density(
             self.densities[density], n, seed=seed, temperature=temperature, labels=labels
         )
+        return functional.pad(drawn, (0, self.decoder.n_components - drawn.shape[1]))
 
     def sample(
         self,
@@ -465,6 +525,9 @@ class GenerativeScatteringNetwork:
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
         model = cls(*read_parts(run, device, densities))
         model.options, model.best = run.options, run.stages.get(LAST_STAGE, {}).get("best")
+        asked = run.options.get("sampling", {}).get("n_components")
+        chosen = run.stages.get("sampling", {}).get("n_components")
+        model.n_leading = chosen if asked == "auto" else asked
         return model
 
 

@@ -47,7 +47,7 @@ def model_content(
         stage = f"densities/{key}"
         check_name(stage)
         d = getattr(density, "n_features_", decoder.n_components)
-        if d != decoder.n_components:
+        if d > decoder.n_components:  # fewer are the leading ones
             raise InputError(
                 f"The density {key} is of codes with {d} components, those of this model have "
                 f"{decoder.n_components}: fit it to encode(images) of this model."

@@ -14,6 +14,7 @@ from scattergen.density_choice import choice_of_key
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
+from scattergen.leading_choice import check_leading_option
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.local_decoder import LocalDecoder
 
@@ -32,8 +33,9 @@ def check_options(
     """Refuse options that a fit could not use, before anything is computed or stored.
 
     Args:
-        options: Keywords of `ScatteringEncoder`, `Decoder`, `fit_decoder` and the densities, in the
-            sections "encoder", "decoder", "training" and "densities".
+        options: Keywords of `ScatteringEncoder`, the decoder, `fit_decoder` and the densities, in
+            the sections "encoder", "decoder", "training" and "densities"; and perhaps "sampling",
+            with the number "n_components" of leading components that densities model.
         image_shape: (C, H, W).
         n: Number of training images.
         classes: Of the images, if they have labels.
@@ -55,6 +57,7 @@ def check_options(
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape, device="cpu")
     encoder.check_count(n)
     make_decoder(options["decoder"], LinearDecoder.shaped(encoder))
+    check_leading_option(options.get("sampling", {}), encoder.whitening.n_components)
     check_keywords("the training", fit_decoder, options["training"], TRAINING_ARGUMENTS)
     check_training(n, options["training"], n_processes)
     for name, keywords in options["densities"].items():
@@ -160,7 +163,8 @@ def stage_of(option: str) -> str | None:
     section, *rest = option.split(".")
     if section == "densities" and rest:
         return f"densities/{rest[0]}"
-    return {"encoder": "encoder", "decoder": "decoder", "training": "decoder"}.get(section)
+    stages = {"encoder": "encoder", "decoder": "decoder", "training": "decoder"}
+    return {**stages, "sampling": "sampling"}.get(section)
 
 
 TRAINING_ARGUMENTS = (

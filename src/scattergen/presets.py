@@ -11,7 +11,8 @@ Options = dict[str, Any]
 
 # For people's own images: those that won on all kinds of them (docs/own-images.md), and the
 # baseline that every nonlinear density must beat.
-_DENSITIES = ("gaussian", "mixture", "vae-improved")
+_VAE = "vae-improved"
+_DENSITIES = ("gaussian", "mixture", _VAE)
 
 _FEWEST_FOR_VAE = 24  # with one code in twelve held out
 
@@ -36,8 +37,8 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
 
     Returns:
         {"encoder": …, "decoder": …, "training": …, "densities": {key: …}}: keywords of
-        `ScatteringEncoder`, `Decoder`, `fit_decoder` and the densities, with a key per density as
-        `density_choice.choice_of_key` takes it.
+        `ScatteringEncoder`, the decoder, `fit_decoder` and the densities, with a key per density as
+        `density_choice.choice_of_key` takes it; "auto" has a section "sampling", too.
 
     Raises:
         InputError: If the preset is unknown or not for such images, or these are too few or too
@@ -181,11 +182,11 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
             "learning_rate": 1e-2,
             "loss": "scattering",
             "flips": few,
+            "shortened": 0.5,
             "patience": max(5, epochs // 3),
         },
-        "densities": {
-            name: {} for name in _DENSITIES if name == "gaussian" or n >= _FEWEST_FOR_VAE
-        },
+        "sampling": {"n_components": "auto"},
+        "densities": {name: {} for name in _DENSITIES if name != _VAE or n >= _FEWEST_FOR_VAE},
     }
 
 

@@ -88,8 +88,8 @@ class ScatteringLoss:
         Returns:
             A scalar.
         """
-        directions = self._directions(len(images), generator).to(output.device)
-        scale = self.scale.to(output.device)
+        directions = self._directions(len(images), generator).to(output)
+        scale = self.scale.to(output)
         with torch.no_grad():
             wanted = self.scattering(_mixed(images, directions))
         found = self.scattering(_mixed(output, directions))

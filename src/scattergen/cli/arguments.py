@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from scattergen.datasets import Dataset, celeba, open_dataset
+from scattergen.datasets import Dataset, celeba, limit, open_dataset
 from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
@@ -193,9 +193,12 @@ def open_of_run(
 ) -> Dataset:
     """The images that a run was fitted to, in its split; cropped as there by default."""
     if RunFolder.open(run).options.get("preset") in CELEBA_PRESETS:
-        return open_celeba(source, size, crop, mode, strict)
-    crop = _crop_of(run, source, size, crop)
-    return open_source(source, size=size, crop=crop, mode=mode, strict=strict)
+        data = open_celeba(source, size, crop, mode, strict)
+    else:
+        crop = _crop_of(run, source, size, crop)
+        data = open_source(source, size=size, crop=crop, mode=mode, strict=strict)
+    taken = RunFolder.open(run).options.get("data", {}).get("limit")
+    return data if taken is None else limit(data, taken)
 
 
 def open_like(

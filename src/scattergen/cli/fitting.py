@@ -5,12 +5,16 @@ import os
 import shlex
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from scattergen import datasets
 from scattergen.cli.arguments import (
     Crop,
     Device,
@@ -35,9 +39,13 @@ from scattergen.cli.arguments import (
 )
 from scattergen.cli.failures import sentence_of
 from scattergen.errors import InputError
-from scattergen.fitting import FittedRun, fit_density_run, fit_run
+from scattergen.estimating import estimate_fit, parse_time
+from scattergen.fitting import FittedRun, fit_density_run, fit_run, options_of_fit
+from scattergen.options import check_options
 from scattergen.presets import CELEBA_PRESETS
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
+from scattergen.report.draft import duration
+from scattergen.storage import gigabytes
 
 
 def fit(
@@ -57,6 +65,20 @@ def fit(
     crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
+    limit: Annotated[
+        int | None, typer.Option(min=3, metavar="N", help="Use at most N training images.")
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h.",
+        ),
+    ] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Tell how long each stage will take; write nothing."),
+    ] = False,
     workers: Workers = 0,
     overwrite: Annotated[
         bool,
@@ -88,6 +110,10 @@ def fit(
 
       scattergen fit images.npz --out runs/mine --densities mixture,vae-improved --set encoder.J=3
 
+      scattergen fit faces/ --size 64 --out runs/faces --estimate
+
+      scattergen fit faces/ --size 64 --out runs/quick --limit 2000 --max-time 5m
+
       scattergen fit faces/ --out runs/faces --device cuda --devices 4
     """
     layout = Layout.asked_for(devices, nodes, device)
@@ -109,6 +135,21 @@ def fit(
             else:
                 how = {"size": size, "crop": crop, "mode": mode, "strict": strict}
                 data = open_source(images, **how, workers=workers, progress=progress)
+            if limit is not None:
+                data = datasets.limit(data, limit)
+        if estimate:
+            _say_estimate(
+                data,
+                options_of_fit(
+                    data,
+                    preset,
+                    parse_options(options),
+                    None if densities is None else parse_names(densities),
+                )[1],
+                device,
+                as_json,
+            )
+            return
         processes: Processes = ALONE
         if layout.world_size > 1:
             # Rank 0 has the machine for itself once the others have left.
@@ -121,6 +162,7 @@ def fit(
             changes=parse_options(options),
             densities=None if densities is None else parse_names(densities),
             seed=seed,
+            max_seconds=None if max_time is None else parse_time(max_time),
             device=device,
             overwrite=overwrite,
             command=shlex.join(["scattergen", *sys.argv[1:]]),
@@ -129,6 +171,27 @@ def fit(
         )
     if layout.rank == 0:
         _say_fitted(out, fitted, as_json)
+
+
+def _say_estimate(
+    data: datasets.Dataset, options: dict[str, Any], device: str, as_json: bool
+) -> None:
+    """Print what each stage will take."""
+    n = len(data.train)
+    check_options(options, data.train.shape, n, datasets.class_labels(data.train))
+    stages = estimate_fit(data, options, device)
+    total = sum(stage.seconds for stage in stages)
+    most = max(stage.bytes for stage in stages)
+    if as_json:
+        rows = [asdict(stage) for stage in stages]
+        print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": rows}))
+        return
+    table = Table("stage", "time", "memory", box=None, padding=(0, 3, 0, 0))
+    for stage in stages:
+        table.add_row(stage.name, duration(stage.seconds), gigabytes(stage.bytes))
+    table.add_row("all", duration(total), gigabytes(most))
+    print(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
+    Console().print(table)
 
 
 def _refuse_inside(out: Path, images: str) -> None:

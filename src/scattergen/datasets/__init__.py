@@ -8,7 +8,7 @@ from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import HuggingFaceImages
 from scattergen.datasets.mirroring import WithMirrored
 from scattergen.datasets.mnist import mnist
-from scattergen.datasets.opening import open_dataset
+from scattergen.datasets.opening import limit, open_dataset
 from scattergen.datasets.prefetching import prefetched
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 
@@ -26,6 +26,7 @@ __all__ = [
     "cifar",
     "class_labels",
     "fingerprint_of",
+    "limit",
     "mnist",
     "open_dataset",
     "prefetched",

@@ -124,6 +124,42 @@ def open_dataset(
     return dataset
 
 
+def limit(dataset: Dataset, n: int) -> Dataset:
+    """A dataset of at most n training images, and a tenth as many test images.
+
+    Args:
+        dataset: the whole.
+        n: how many training images; which is decided by their number and n alone.
+
+    Returns:
+        The dataset itself if it has no more.
+
+    Raises:
+        InputError: if n is below 3.
+
+    Example:
+        >>> from scattergen.datasets import mnist
+        >>> small = limit(mnist(), 500)
+        >>> len(small.train), len(small.test)
+        (500, 50)
+    """
+    if n < 3:
+        raise InputError(f"limit={n}: take at least 3 images (--limit).")
+    if len(dataset.train) <= n:
+        return dataset
+    train = _some(dataset.train, n)
+    test = None if dataset.test is None else _some(dataset.test, max(1, n // 10))
+    return replace(dataset, train=train, test=test, limit=n)
+
+
+def _some(images: ImageSource, n: int) -> ImageSource:
+    if len(images) <= n:
+        return images
+    # Evenly spread would miss classes of a sorted array; the first ones of a permutation do not.
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return Subset(images, order[:n].sort().values)
+
+
 def holds_files(source: str) -> bool:
     """Whether a source is of image files, which can be cropped, resized and converted.
 

@@ -59,6 +59,7 @@ class Dataset:
         test: images held out for evaluation, or None.
         skipped: one sentence for every file that was left out because it could not be read.
         crop: side of the central square that was cut from every file of a folder, or None.
+        limit: number of training images that were chosen of more, or None.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Dataset:
     test: ImageSource | None = None
     skipped: tuple[str, ...] = ()
     crop: int | None = None
+    limit: int | None = None
 
 
 def positions(index: Index, n: int) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Measures of what a model produces: single images, and their distribution against real ones."""
 
 from scattergen.evaluation.clusters import BinTest, different_bins, k_means
+from scattergen.evaluation.default_features import default_features
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.evaluate import FEWEST, Evaluation, Evaluator, evaluate
 from scattergen.evaluation.features import FeatureExtractor
@@ -30,6 +31,7 @@ __all__ = [
     "ScatteringFeatures",
     "TwoSampleTest",
     "classifier_two_sample_test",
+    "default_features",
     "different_bins",
     "evaluate",
     "frechet_distance",

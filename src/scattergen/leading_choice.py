@@ -1,0 +1,117 @@
+"""From how many leading components new images are made."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scattergen.datasets import ImageSource
+from scattergen.decoder import Decoder
+from scattergen.decoder_fit import fewest_leading
+from scattergen.densities import make
+from scattergen.errors import InputError
+from scattergen.evaluation import FeatureExtractor, kernel_distance
+from scattergen.local_decoder import LocalDecoder
+from scattergen.progress import SILENT, Progress
+
+_MOST_SAMPLES, _LEAST_SAMPLES = 400, 100
+_MOST_IMAGES = 1000
+_MOST_CODES = 10_000  # that the trial densities are fitted to
+FEWEST_CODES = 100
+
+
+@dataclass(frozen=True)
+class LeadingChoice:
+    """How many leading components densities are fitted to.
+
+    Attributes:
+        n_components: The number.
+        kernel: Number to the kernel distance (times 1,000) of new images from held-out ones.
+    """
+
+    n_components: int
+    kernel: Mapping[int, float]
+
+
+def choose_leading(
+    decoder: Decoder | LocalDecoder,
+    codes: Tensor,
+    images: ImageSource | Tensor,
+    extract: FeatureExtractor,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> LeadingChoice:
+    """The number of leading components from which a quickly fitted density makes the best images.
+
+    A density is the better the fewer components it has to model, and an image the better the more
+    its decoder is told: the best number lies between.  Mixtures are fitted to 4, 8, 16 … d
+    components, as the decoder's training with `shortened` codes allows, and their decoded samples
+    compared with the last tenth of the images, which the decoder was not trained on.
+
+    Args:
+        decoder: Trained.
+        codes: (N, d).
+        images: The N images.
+        extract: Features that distances are between.
+        device: Where the decoder is.
+        seed: Of the trials.
+        progress: Where to report.
+
+    Returns:
+        The choice; all components where there are fewer than 100 codes to judge by.
+    """
+    n, d = codes.shape
+    if n < FEWEST_CODES:
+        return LeadingChoice(d, {})
+    start = n - max(1, n // 10)
+    held_out = torch.linspace(start, n - 1, min(n - start, _MOST_IMAGES)).long()
+    real = extract(images[held_out])
+    n_samples = min(_MOST_SAMPLES, max(_LEAST_SAMPLES, len(held_out)))
+    some = codes[torch.linspace(0, n - 1, min(n, _MOST_CODES)).long()]
+    numbers = sorted({min(fewest_leading(d) * 2**k, d) for k in range(12)})
+    found: dict[int, tuple[float, float]] = {}
+    with progress.task("choose leading components", len(numbers)) as task:
+        for m in numbers:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of trials
+                drawn = make("mixture").fit(some[:, :m], seed=seed).sample(n_samples, seed=seed)
+            z = torch.nn.functional.pad(drawn, (0, d - m))
+            made = [decoder.decode(part.to(device)).cpu() for part in z.split(100)]
+            distance = kernel_distance(real, extract(torch.cat(made)))
+            found[m] = (1000 * distance.value, 1000 * distance.standard_error)
+            task.advance(1, f"{m}: {1000 * distance.value:.0f}")
+    best = min(found, key=lambda m: found[m][0])
+    within = found[best][0] + found[best][1] / 2
+    chosen = min(m for m, (value, _) in found.items() if value <= within)
+    progress.message(f"  densities are fitted to the {chosen} leading components of {d}")
+    return LeadingChoice(chosen, {m: value for m, (value, _) in found.items()})
+
+
+def check_leading_option(options: Mapping[str, Any], d: int) -> None:
+    """Refuse a number of leading components that there cannot be.
+
+    Args:
+        options: The section "sampling": "n_components" is a number, "auto", or null for all.
+        d: Most components that codes can have.
+
+    Raises:
+        InputError: If it is none of these.
+
+    Example:
+        >>> check_leading_option({"n_components": "auto"}, 64)
+    """
+    unknown = [name for name in options if name != "n_components"]
+    if unknown:
+        raise InputError(f'There is no option "sampling.{unknown[0]}": it has n_components only.')
+    value = options.get("n_components")
+    if value is None or value == "auto":
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= d:
+        raise InputError(
+            f'sampling.n_components={value!r}: give a number from 1 to {d}, "auto" or null.'
+        )

@@ -1,0 +1,71 @@
+"""The scattering loss: its gradient, what it forgives and what it does not."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scattergen.errors import InputError
+from scattergen.scattering_loss import ScatteringLoss
+
+
+def textures(n: int, channels: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def blurred(x: torch.Tensor) -> torch.Tensor:
+    return functional.avg_pool2d(functional.pad(x, (2, 2, 2, 2), mode="reflect"), 5, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_moved_detail_costs_less_than_a_missing_one(channels):
+    """By pixels it is the other way round, which is why they make blurs."""
+    x = textures(40, channels)
+    loss = ScatteringLoss(x.shape[1:]).fit(x)
+    moved, missing = x.roll((1, 1), (2, 3)), blurred(x)
+    generators = (torch.Generator().manual_seed(1) for _ in range(2))
+    assert loss(moved, x, next(generators)) < 0.7 * loss(missing, x, next(generators))
+    assert (moved - x).abs().mean() > (missing - x).abs().mean()
+
+
+def test_colours_that_come_apart_are_noticed():
+    """Moduli of each channel by itself would be the same."""
+    x = textures(40, 1).expand(-1, 3, -1, -1).contiguous()
+    apart = torch.stack([x[:, 0], x[:, 1].roll(2, 1), x[:, 2].roll(-2, 1)], 1)
+    loss = ScatteringLoss(x.shape[1:]).fit(x)
+    together = x.roll(2, 3)
+    a = loss(apart, x, torch.Generator().manual_seed(0))
+    b = loss(together, x, torch.Generator().manual_seed(0))
+    assert a > 1.5 * b
+
+
+def test_its_gradient_is_that_of_finite_differences():
+    x = textures(2, 2, 8).double()
+    loss = ScatteringLoss((2, 8, 8), J=1, L=2).fit(textures(8, 2, 8))
+    y = textures(2, 2, 8, seed=1).double().requires_grad_()
+    # Absolute values and moduli have kinks, which these values do not touch.
+    assert torch.autograd.gradcheck(lambda y: loss(y, x, torch.Generator().manual_seed(0)), y)
+
+
+def test_directions_are_drawn_from_the_generator_alone():
+    x, y = textures(4), textures(4, seed=1)
+    loss = ScatteringLoss(x.shape[1:]).fit(x)
+    values = [loss(y, x, torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+
+
+def test_relative_errors_are_of_order_one():
+    """Independent images of one kind are about as far apart as their coefficients are large."""
+    x = textures(60)
+    loss = ScatteringLoss(x.shape[1:]).fit(x)
+    value = loss(x[:30], x[30:], torch.Generator().manual_seed(0)).item()
+    assert 0.1 < value < 1.2
+
+
+def test_tiny_images_have_a_smaller_scale():
+    x = textures(8, 1, 3)
+    assert ScatteringLoss((1, 3, 3)).fit(x)(x, x, torch.Generator()).item() == 0
+
+
+def test_black_images_are_refused():
+    with pytest.raises(InputError, match="All images are black"):
+        ScatteringLoss((1, 8, 8)).fit(torch.zeros(4, 1, 8, 8))
