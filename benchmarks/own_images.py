@@ -105,7 +105,7 @@ def unpacked(name: str, folder: Path) -> Path:
         with tarfile.open(DATA / f"{name}.tar") as archive:
             archive.extractall(place, filter="data")
         (place / "done").touch()
-    return next(path for path in place.iterdir() if path.is_dir())
+    return next((path for path in place.iterdir() if path.is_dir()), place)
 
 
 def emoji(folder: Path, n: int | None) -> Dataset:

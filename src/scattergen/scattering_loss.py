@@ -2,22 +2,26 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scattergen.errors import InputError
 from scattergen.scattering import Scattering2D
 
+_REGION = 4  # positions along each side of a region
+
 
 class ScatteringLoss:
-    r"""Mean relative error of local scattering coefficients, of one random colour per image.
+    r"""Relative error of local scattering coefficients, of one random colour per image.
 
-    $\mathbb E_u \operatorname{mean}_p\, |S_p(u^\top y) - S_p(u^\top x)| / \sigma_p$ with S a
-    scattering transform of small scale, u a direction of colour, uniform on the sphere (±1 for grey
-    images), and $\sigma_p$ the root mean square of path p over real images and directions.
+    $\sum_r \mathbb E_u \operatorname{mean}_p\, |\langle S_p(u^\top y) - S_p(u^\top x)\rangle_r| /
+    \sigma_p$ with S a scattering transform of small scale, u a direction of colour, uniform on the
+    sphere (±1 for grey images), $\sigma_p$ the root mean square of path p over real images and
+    directions, and $\langle\cdot\rangle_r$ a mean over one position, over 4 × 4 and over all.
 
     Pixels that cannot be known have a blur as their least absolute error.  The coefficients forgive
-    a detail that is moved by less than 2^J pixels but not one that is missing, so that the least
-    error has it.  A random direction ties the colours together, whose phases no sum over channels
-    would compare, at a third of the cost.
+    a detail that is moved by less than 2^J pixels, and their means one that is moved further, but
+    neither one that is missing, so that the least error has it.  A random direction ties the
+    colours together, whose phases no sum over channels would compare, at a third of the cost.
 
     Args:
         image_shape: (C, H, W).
@@ -93,7 +97,14 @@ class ScatteringLoss:
         with torch.no_grad():
             wanted = self.scattering(_mixed(images, directions))
         found = self.scattering(_mixed(output, directions))
-        return ((found - wanted).abs() / scale).mean()
+        difference = (found - wanted) / scale
+        # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small;
+        # how much of it there is in a region, or in all of the image, is known better.
+        whole = difference.mean((2, 3))
+        total = difference.abs().mean() + whole.abs().mean()
+        if min(difference.shape[2:]) >= _REGION:
+            total = total + functional.avg_pool2d(difference, _REGION).abs().mean()
+        return total
 
     def _directions(self, n: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(n, self.n_channels, generator=generator)
