@@ -36,6 +36,7 @@ from scattergen.presets import override, preset
 from scattergen.progress import Progress
 from scattergen.report import save_image_grid
 from scattergen.report.run_report import machine
+from scattergen.runs import RunFolder
 from scattergen.storage import write_json
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -148,7 +149,8 @@ def measure(data: Dataset, options: dict[str, Any] | None, picture: Path) -> dic
     chosen = options or preset("auto", data.train.shape, len(data.train))
     estimate = sum(stage.seconds for stage in estimate_fit(data, chosen))
     start = time.monotonic()
-    model = GenerativeScatteringNetwork.fit(data.train, options=chosen, progress=progress)
+    run = RunFolder.start(picture.with_suffix("").parent.parent / "models" / picture.stem, chosen)
+    model = GenerativeScatteringNetwork.fit(data.train, options=chosen, run=run, progress=progress)
     fitted = time.monotonic() - start
     judgement = judge(model, data.train, data.test, progress=progress)
     seconds = time.monotonic() - start

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scattergen import component_choice
 from scattergen.datasets import WithMirrored
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder_fit import fit_encoder
@@ -44,6 +45,19 @@ def test_more_images_allow_more_components():
         for n in (30, 600)
     ]
     assert chosen[0] < chosen[1]
+
+
+def test_a_part_of_many_images_chooses_as_all_of_them_do(monkeypatch):
+    """Codes of a part have means, which must not count as what images share."""
+    x = scenes(1200, ways=20, noise=0.1)
+    chosen = []
+    for most in (8192, 500):
+        monkeypatch.setattr(component_choice, "_MOST_FITTED", most)
+        encoder = ScatteringEncoder((1, 16, 16), J=2, L=4, n_components=60, held_out=0.1)
+        monkeypatch.setattr(ScatteringEncoder, "batch_size", 100)
+        chosen.append(encoder.fit(x).whitening.n_components)
+    # Least squares of fewer images overfit more: they choose half as many at the least.
+    assert chosen[0] / 2 <= chosen[1] <= chosen[0]
 
 
 def test_held_out_images_have_no_part_in_the_components():

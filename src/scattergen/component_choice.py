@@ -76,23 +76,28 @@ def best_number_of_components(
     held_out = _spread(rest, _MOST_HELD_OUT, step)
     size = images[:1].numel()
     products, total, count = torch.zeros(most, size), torch.zeros(size, dtype=torch.float64), 0
-    gram, errors = torch.zeros(most, most), torch.zeros(len(grid), dtype=torch.float64)
+    gram, codes = torch.zeros(most, most), torch.zeros(most)
+    errors = torch.zeros(len(grid), dtype=torch.float64)
     with progress.task("choose components", len(fitted) + len(held_out)) as task:
         for i in fitted:
             start, stop = chunks[i].start, min(chunks[i].stop, n_fit)
             z = whitening.transform(features.chunk(i)[: stop - start])
             x = images[start:stop].flatten(1)
             gram += z.T @ z
+            codes += z.sum(0)
             products += z.T @ x
             total += x.sum(0, dtype=torch.float64)
             count += len(x)
             task.advance()
-        mean = (total / count).float()
-        # Codes have mean zero over all images of the fit, and nearly so over these.
+        mean, z_mean = (total / count).float(), codes / count
+        # Codes are white over all images of the fit, and nearly so over some of them: yet the
+        # products with images, which are far from zero, need their means.
+        products -= torch.outer(codes, mean)
+        gram -= torch.outer(codes, z_mean)
         weights = [torch.linalg.solve(gram[:d, :d], products[:d]) for d in grid]
         for i in held_out:
             start, stop = max(chunks[i].start, n_fit), chunks[i].stop
-            z = whitening.transform(features.chunk(i)[start - chunks[i].start :])
+            z = whitening.transform(features.chunk(i)[start - chunks[i].start :]) - z_mean
             x = images[start:stop].flatten(1) - mean
             for k, d in enumerate(grid):
                 errors[k] += (x - z[:, :d] @ weights[k]).square().sum(dtype=torch.float64)

@@ -20,6 +20,7 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.judging import FEWEST_TEST_IMAGES
+from scattergen.leading_choice import trial_sizes
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.model import DECODING_BATCH
 from scattergen.options import build, make_decoder
@@ -150,15 +151,19 @@ def estimate_fit(
     stages.append(StageEstimate("linear", watch.seconds(), cached + 3 * maps))
     decoder = make_decoder(options["decoder"], linear).to(device)
     stages.append(_decoder(decoder, options["training"], codes, images, encoder, mirrored, maps))
+    some = codes[:_SOME].to(device)
+    decoding = _seconds(lambda: decoder.decode(some)) / len(some)
+    extract = default_features(shape, digits=data.name == "mnist")
+    seeing = _seconds(lambda: extract(images[:_SOME])) / min(_SOME, n)
+    if options.get("sampling", {}).get("n_components") == "auto":
+        decoded, seen = trial_sizes(n, d)
+        trials = decoded * (decoding + seeing) + seen * seeing
+        stages.append(StageEstimate("sampling", trials + 2.0, 4 * _JUDGED * size * 2))
     for key, keywords in options["densities"].items():
         choice = choice_of_key(key, keywords)
         stages.append(_density(f"densities/{key}", choice.name, choice.keywords, codes, device))
-    some = codes[:_SOME].to(device)
-    decoding = _seconds(lambda: decoder.decode(some)) / len(some)
     seconds = (n_test + 64 * len(options["densities"])) * decoding
     if n_test >= FEWEST_TEST_IMAGES:
-        extract = default_features(shape, digits=data.name == "mnist")
-        seeing = _seconds(lambda: extract(images[:_SOME])) / min(_SOME, n)
         judged, sampled = (
             min(_JUDGED, n_test),
             len(options["densities"]) * min(_JUDGED, max(100, n_test)),

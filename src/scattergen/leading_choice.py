@@ -68,12 +68,11 @@ def choose_leading(
     n, d = codes.shape
     if n < FEWEST_CODES:
         return LeadingChoice(d, {})
-    start = n - max(1, n // 10)
-    held_out = torch.linspace(start, n - 1, min(n - start, _MOST_IMAGES)).long()
+    n_held_out, n_samples = _sizes(n)
+    held_out = torch.linspace(n - max(1, n // 10), n - 1, n_held_out).long()
     real = extract(images[held_out])
-    n_samples = min(_MOST_SAMPLES, max(_LEAST_SAMPLES, len(held_out)))
     some = codes[torch.linspace(0, n - 1, min(n, _MOST_CODES)).long()]
-    numbers = sorted({min(fewest_leading(d) * 2**k, d) for k in range(12)})
+    numbers = _numbers(d)
     found: dict[int, tuple[float, float]] = {}
     with progress.task("choose leading components", len(numbers)) as task:
         for m in numbers:
@@ -90,6 +89,37 @@ def choose_leading(
     chosen = min(m for m, (value, _) in found.items() if value <= within)
     progress.message(f"  densities are fitted to the {chosen} leading components of {d}")
     return LeadingChoice(chosen, {m: value for m, (value, _) in found.items()})
+
+
+def _sizes(n: int) -> tuple[int, int]:
+    """Held-out images and samples that are compared."""
+    n_held_out = min(max(1, n // 10), _MOST_IMAGES)
+    return n_held_out, min(_MOST_SAMPLES, max(_LEAST_SAMPLES, n_held_out))
+
+
+def _numbers(d: int) -> list[int]:
+    """Numbers of leading components that are tried."""
+    return sorted({min(fewest_leading(d) * 2**k, d) for k in range(12)})
+
+
+def trial_sizes(n: int, d: int) -> tuple[int, int]:
+    """How many images a choice decodes, and how many real ones it looks at.
+
+    Args:
+        n: Number of codes.
+        d: Their components.
+
+    Returns:
+        Both numbers.
+
+    Example:
+        >>> trial_sizes(7000, 512)
+        (2400, 700)
+    """
+    if n < FEWEST_CODES:
+        return 0, 0
+    n_held_out, n_samples = _sizes(n)
+    return n_samples * len(_numbers(d)), n_held_out
 
 
 def check_leading_option(options: Mapping[str, Any], d: int) -> None:

@@ -499,7 +499,10 @@ class GenerativeScatteringNetwork:
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
         content = model_content(self.encoder, self.decoder, self.densities, self.linear)
-        save_run(path, self.options, content, overwrite=overwrite)
+        options = self.options
+        if self.n_leading is not None:  # which was chosen perhaps, and there is no stage to tell
+            options = {**options, "sampling": {"n_components": self.n_leading}}
+        save_run(path, options, content, overwrite=overwrite)
 
     @classmethod
     def load(
