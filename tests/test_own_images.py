@@ -116,6 +116,23 @@ def test_perceptual_features_and_sharpness_are_evaluated(fitted, archive, scatte
     assert rows["mixture"]["kernel"]["value"] > rows["training images"]["kernel"]["value"]
 
 
+@pytest.mark.slow
+def test_a_saved_copy_samples_the_same(fitted, tmp_path):
+    model = sg.load(fitted[0])
+    model.best = "gaussian"  # whichever was found
+    model.save(tmp_path / "copy")
+    copy = sg.load(tmp_path / "copy")
+    assert (copy.best, copy.n_leading) == ("gaussian", model.n_leading)
+    assert torch.equal(copy.sample_codes(3), model.sample_codes(3, "gaussian"))
+
+
+def test_a_training_that_diverges_blames_the_learning_rate():
+    options = preset("auto", (3, 16, 16), 120)
+    options["training"] |= {"learning_rate": 1e30, "patience": None}
+    with pytest.raises(sg.ScattergenError, match="diverged.*lower the learning rate"):
+        sg.GenerativeScatteringNetwork.fit(ImageArray(shapes(120)), options=options)
+
+
 # What a fit will take
 
 
@@ -208,7 +225,7 @@ def test_a_limit_chooses_the_same_images_again_and_spares_small_sets():
     data = mnist()
     a, b = limit(data, 200), limit(data, 200)
     assert a.train.fingerprint == b.train.fingerprint
-    assert len(a.test) == 20
+    assert len(a.test) == 100
     assert len(torch.unique(a.train.labels)) == 10
     assert limit(a, 500) is a
     with pytest.raises(InputError, match="limit=2"):
@@ -234,7 +251,7 @@ def test_a_judgement_survives_json(fitted):
 
 
 def test_too_few_test_images_tell_nothing(fitted):
-    model, images = sg.load(fitted[0]), ImageArray(shapes(19))
+    model, images = sg.load(fitted[0]), ImageArray(shapes(2))
     assert judge(model, images, images) is None
     assert judge(model, images, None) is None
 

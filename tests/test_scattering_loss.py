@@ -69,11 +69,25 @@ def test_means_over_regions_forgive_a_texture_that_is_elsewhere():
     assert loss(y, x, next(generators)) < 0.7 * loss(blurred(x), x, next(generators))
 
 
+def test_every_corner_counts_as_much():
+    """28×28 images have 7×7 positions, which 4×4 regions do not divide."""
+    x = torch.full((1, 1, 28, 28), 0.5)
+    loss = ScatteringLoss((1, 28, 28)).fit(textures(40, 1, 28))
+    values = []
+    for corner in ((slice(2, 6), slice(2, 6)), (slice(22, 26), slice(22, 26))):
+        y = x.clone()
+        y[0, 0][corner] = 1
+        values.append(loss(y, x, torch.Generator().manual_seed(0)).item())
+    # The last region of each axis has three positions, not four, and so more weight for each.
+    assert values[0] < 1.5 * values[1]
+    assert values[1] < 1.5 * values[0]
+
+
 def test_tiny_images_have_a_smaller_scale():
     x = textures(8, 1, 3)
     assert ScatteringLoss((1, 3, 3)).fit(x)(x, x, torch.Generator()).item() == 0
 
 
-def test_black_images_are_refused():
-    with pytest.raises(InputError, match="All images are black"):
+def test_images_of_zeros_are_refused():
+    with pytest.raises(InputError, match="All images are zero"):
         ScatteringLoss((1, 8, 8)).fit(torch.zeros(4, 1, 8, 8))

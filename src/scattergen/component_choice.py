@@ -94,6 +94,7 @@ def best_number_of_components(
         # products with images, which are far from zero, need their means.
         products -= torch.outer(codes, mean)
         gram -= torch.outer(codes, z_mean)
+        gram.diagonal().add_(1e-6 * count)  # fewer images than components have many solutions
         weights = [torch.linalg.solve(gram[:d, :d], products[:d]) for d in grid]
         for i in held_out:
             start, stop = max(chunks[i].start, n_fit), chunks[i].stop

@@ -145,7 +145,7 @@ def fit_decoder(
         betas: Adam's decay rates.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
         patience: Stop after so many epochs without a lower validation loss, and go back to the best
-            epoch, or to the decoder as it was given if none was better.
+            epoch, or to a `LocalDecoder` as it was given if none was better.
         flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every
             step); needs `encoder`.
         shifts: Augment by moves of up to so many pixels, encoded in every step; needs `encoder`.
@@ -199,7 +199,7 @@ def fit_decoder(
 
     def error(output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         pixels = (output - wanted).abs().mean()
-        if by_scattering is None:
+        if by_scattering is None or not torch.isfinite(pixels):  # the training has diverged
             return pixels
         return pixels + by_scattering(output.float(), wanted, generator)
 

@@ -7,7 +7,7 @@ from typing import Any
 from scattergen.densities import Density, density_class, improved_keywords, names, needs_labels
 from scattergen.densities.sampling import takes
 from scattergen.errors import InputError
-from scattergen.runs import RunFolder
+from scattergen.runs import LAST_STAGE, RunFolder
 
 
 def default_density(keys: Sequence[str], best: str | None = None) -> str:
@@ -34,6 +34,19 @@ def default_density(keys: Sequence[str], best: str | None = None) -> str:
     if best is not None and best in keys:
         return best
     return "mixture" if "mixture" in keys else keys[-1]
+
+
+def best_density(run: RunFolder) -> str | None:
+    """The density that is sampled from a run by default, if one was found or asked for.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The option "sampling.density", or else the best that the end of the fit found.
+    """
+    asked: str | None = run.options.get("sampling", {}).get("density")
+    return asked or run.stages.get(LAST_STAGE, {}).get("best")
 
 
 def density_key(name: str, *, improved: bool = False, by_class: bool = False) -> str:

@@ -121,7 +121,7 @@ def diagnose_run(
         name, codes = "test codes", _test_codes(run, model, data, n, seed, progress)
     if density is not None:  # which may model the leading components only
         modelled = getattr(model.densities[density], "n_features_", components)
-        components = min(components, modelled)
+        components = whole_number("components", min(components, modelled), least=2)
     tables = {name: codes[:, :components]}
     if density is not None:
         tables[density] = model.sample_codes(len(codes), density, seed)[:, :components]

@@ -112,6 +112,7 @@ def fit_linear(
             if processes.rank == 0:
                 n_fit = encoder.arrange(images).n_fit // (1 if mirrored is None else 2)
                 linear.fit(codes, images, mirrored, n=n_fit, progress=progress)
-            linear.load_state_dict(processes.broadcast(linear.state_dict()))
+            fitted = linear.state_dict() if processes.rank == 0 else {}
+            linear.load_state_dict(processes.broadcast(fitted))
             done(linear.state_dict(), linear.hyperparameters, {})
     return linear

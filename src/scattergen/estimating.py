@@ -24,10 +24,12 @@ from scattergen.leading_choice import trial_sizes
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.model import DECODING_BATCH
 from scattergen.options import build, make_decoder
+from scattergen.principal_components import passes_and_order
 from scattergen.progress import Progress, Task
 
 _SECONDS = 4.0  # of each stage that are tried
 _SOME = 64  # images
+_ORDER = 512  # of the matrix whose decomposition is timed
 _JUDGED = 1000  # images in a row of the judgement
 _EARLY = 0.5  # part of its epochs after which a density with early stopping ends, as a rule
 
@@ -56,7 +58,7 @@ class _Watch(Progress):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(show=False)
-        self.limit = seconds
+        self.limit, self.elapsed, self.stopped = seconds, 0.0, False
         self.tasks: dict[str, _WatchedTask] = {}
 
     @contextmanager
@@ -68,6 +70,8 @@ class _Watch(Progress):
 
     def seconds(self) -> float:
         """Of all that was watched, had it not been stopped."""
+        if not self.stopped:
+            return self.elapsed
         return sum(task.expected() for task in self.tasks.values())
 
 
@@ -98,10 +102,14 @@ class _WatchedTask(Task):
 
 
 def _watched(stage: Callable[[Progress], Any], seconds: float = _SECONDS) -> _Watch:
-    watch = _Watch(seconds)
-    with suppress(_EnoughSeenError), warnings.catch_warnings():
+    watch, start = _Watch(seconds), time.monotonic()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stage(watch)
+        try:
+            stage(watch)
+        except _EnoughSeenError:
+            watch.stopped = True
+    watch.elapsed = time.monotonic() - start
     return watch
 
 
@@ -133,16 +141,19 @@ def estimate_fit(
     arranged = encoder.arrange(images)
     per_image = _seconds(lambda: encoder.features(images[:_SOME])) / min(_SOME, n)
     watch = _watched(lambda progress: encoder.fit(images, progress, features=None))
-    found = hasattr(encoder.whitening, "components_")
     d = encoder.whitening.n_components
-    seconds = watch.seconds() if found else _components(watch, per_image)
+    seconds = watch.seconds()
+    if watch.stopped:
+        seconds = _components(watch, per_image, encoder, arranged.n_fit)
+        _fill(encoder)
     kept = min(4 * len(arranged) * encoder.n_features, encoder.whitening.cache_bytes)
     stages = [StageEstimate("encoder", seconds, kept + 12 * d * encoder.n_features)]
     cached = min(n * size, 1 << 30)
     codes = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-    again = 0.0 if kept < encoder.whitening.cache_bytes else per_image
+    # Coefficients are kept, in memory or on the disk, but for those of held-out images.
     product = 2 * d * encoder.n_features / _products_per_second()
-    stages.append(StageEstimate("codes", len(arranged) * (again + product), kept + 4 * n * d))
+    seconds = len(arranged) * product + (len(arranged) - arranged.n_fit) * per_image
+    stages.append(StageEstimate("codes", seconds, kept + 4 * n * d))
     linear = _any_linear(encoder, codes)
     trial = LinearDecoder(d, shape, linear.grid, linear.n_channels)
     mirrored = codes if encoder.flips else None
@@ -164,16 +175,12 @@ def estimate_fit(
         stages.append(_density(f"densities/{key}", choice.name, choice.keywords, codes, device))
     seconds = (n_test + 64 * len(options["densities"])) * decoding
     if n_test >= FEWEST_TEST_IMAGES:
-        judged, sampled = (
-            min(_JUDGED, n_test),
-            len(options["densities"]) * min(_JUDGED, max(100, n_test)),
-        )
-        seconds += (3 * judged + min(_JUDGED, n) + sampled) * (seeing + decoding)
+        judged, sampled = min(_JUDGED, n_test), min(_JUDGED, max(100, n_test))
+        rows = 3 * judged + min(_JUDGED, n) + len(options["densities"]) * sampled
+        seconds += rows * (seeing + decoding)
     tested = codes[: min(max(n_test, 20), 1000, n)]
     if len(tested) >= FEWEST_TEST_IMAGES:
-        testing = _seconds(
-            lambda: (count_rejections(tested), rejections_by_sample_size(tested, repeats=5))
-        )
+        testing = _seconds(lambda: _normality(tested))
         seconds += testing * max(1.0, n_test / len(tested))
     stages.append(StageEstimate("report", seconds + 3.0, 4 * _JUDGED * size * 6))
     return stages
@@ -196,7 +203,9 @@ def epochs_within(
     Raises:
         InputError: If even one epoch would take longer.
     """
+    start = time.monotonic()
     stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device)}
+    stages["estimate"] = time.monotonic() - start
     epochs = options["training"].get("epochs", 6)
     decoder = stages.pop("decoder")
     left = seconds - sum(stages.values())
@@ -237,19 +246,29 @@ def parse_time(text: str) -> float:
     return seconds
 
 
-def _components(watch: _Watch, per_image: float) -> float:
+def _components(watch: _Watch, per_image: float, encoder: ScatteringEncoder, n_fit: int) -> float:
     """Seconds of the encoder's fit that was stopped: only its first pass scatters images."""
-    task = watch.tasks["principal components"]
-    elapsed, done = task.seen[-1]
-    each = elapsed / done
-    first = task.total
-    passes = 1
-    for count in (2, 4):  # of the Gram matrix and of subspace iteration
-        if task.total % count == 0:
-            passes = count
-    first = task.total // passes
+    task = watch.tasks.get("principal components")
+    passes, order = passes_and_order(n_fit, encoder.n_features, encoder.whitening.n_passes)
+    elapsed, done = task.seen[-1] if task is not None and task.seen else (watch.elapsed, n_fit)
+    each = elapsed / max(done, 1)
     later = max(each - per_image, 0.1 * each)
-    return each * first + later * (task.total - first)
+    decomposition = 0.0
+    if order:
+        matrix = torch.eye(_ORDER, dtype=torch.float64)
+        decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3
+    return n_fit * (each + (passes - 1) * later) + decomposition
+
+
+def _fill(encoder: ScatteringEncoder) -> None:
+    """Components of the right shapes, whose values do not matter."""
+    whitening, D = encoder.whitening, encoder.n_features
+    d = whitening.n_components
+    whitening.mean_ = torch.zeros(D)
+    whitening.components_ = torch.eye(d, D)
+    whitening.explained_variance_ = torch.ones(d, dtype=torch.float64)
+    whitening.explained_variance_ratio_ = torch.ones(d, dtype=torch.float64) / d
+    whitening.n_samples_ = d + 1
 
 
 def _decoder(
@@ -277,7 +296,8 @@ def _decoder(
     step = task.expected() / max(task.total, 1) / min(training.get("batch_size", 32), n)
     epochs = training.get("epochs", 6)
     # A validation image is decoded and compared, without gradients; training images are, too.
-    checks = epochs * (n_validation + min(n_validation, 1000)) * 0.4 * step
+    seen = task.completed * epochs >= task.total  # at least one epoch, with its validation
+    checks = 0.0 if seen else epochs * (n_validation + min(n_validation, 1000)) * 0.4 * step
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     shapes = math.prod(decoder.image_shape)
     memory = 4 * n * codes.shape[1] * (1 if mirrored is None else 2) + min(n * shapes, 1 << 30)
@@ -297,12 +317,9 @@ def _density(
         with suppress(ScattergenError):  # random codes may be no good to it
             density.fit(codes, device=device, progress=progress)
 
-    start = time.monotonic()
     watch = _watched(fit)
-    elapsed = time.monotonic() - start
-    seconds = max(watch.seconds(), elapsed)
-    stops_early = getattr(density, "patience", None) is not None
-    if stops_early and seconds > elapsed:
+    seconds = max(watch.seconds(), watch.elapsed)
+    if watch.stopped and getattr(density, "patience", None) is not None:
         seconds *= _EARLY
     return StageEstimate(name, seconds, 4 * codes.numel() * 4)
 

@@ -1,5 +1,6 @@
 """Fitting in a run folder: from a named source of images to a model with its report, resumable."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -31,6 +32,7 @@ from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.report import MEASURES, save_image_grid, write_run_report
 from scattergen.runs import LAST_STAGE, RunFolder, check_name, differences, refuse_differences
+from scattergen.runs.place import REPLACEMENT
 from scattergen.storage import check_space
 
 _AT_ONCE = 256  # test images
@@ -121,7 +123,9 @@ def fit_run(
         **options,
     }
     if max_seconds is not None:
-        options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, device, processes)
+        options["training"]["epochs"] = _epochs(
+            out, identity, max_seconds, data, overwrite, device, processes
+        )
         identity |= {"training": options["training"], "max_seconds": max_seconds}
     _check_agreement(identity, processes)
     with _locked_run(out, identity, overwrite, processes) as run:
@@ -205,16 +209,19 @@ def _epochs(
     identity: Mapping[str, Any],
     max_seconds: float,
     data: Dataset,
+    overwrite: bool,
     device: str,
     processes: Processes,
 ) -> int:
     """Epochs that fit the time; those of a run that was begun with the same limit."""
-    begun = None
+    # The run that will be continued: a replacement, if one was begun.
+    place = Path(out) / REPLACEMENT if overwrite else Path(out)
     with suppress(RunFolderError):
-        begun = RunFolder.open(out).options
-    if begun is not None and begun.get("max_seconds") == max_seconds:
-        epochs: int = begun["training"]["epochs"]
-        return epochs
+        begun = RunFolder.open(place).options
+        wanted = json.loads(json.dumps({**identity, "max_seconds": max_seconds}))
+        if differences(begun, wanted) in ([], ["training.epochs"]):
+            epochs: int = begun["training"]["epochs"]
+            return epochs
     found = 0
     if processes.rank == 0:
         found = epochs_within(max_seconds, data, identity, device)

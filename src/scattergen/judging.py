@@ -15,7 +15,7 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 
 _MOST, _LEAST = 1000, 100  # images in a row
-FEWEST_TEST_IMAGES = 20
+FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
 
@@ -90,7 +90,7 @@ def judge(
         progress: Where to report.
 
     Returns:
-        The scores; None with fewer than 20 test images.
+        The scores; None with fewer than 3 test images.
     """
     if test is None or len(test) < FEWEST_TEST_IMAGES:
         return None

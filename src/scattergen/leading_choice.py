@@ -51,7 +51,7 @@ def choose_leading(
     A density is the better the fewer components it has to model, and an image the better the more
     its decoder is told: the best number lies between.  Mixtures are fitted to 4, 8, 16 … d
     components, as the decoder's training with `shortened` codes allows, and their decoded samples
-    compared with the last tenth of the images, which the decoder was not trained on.
+    compared with the last tenth of the images, which decoders are not trained on by default.
 
     Args:
         decoder: Trained.
@@ -126,7 +126,8 @@ def check_leading_option(options: Mapping[str, Any], d: int) -> None:
     """Refuse a number of leading components that there cannot be.
 
     Args:
-        options: The section "sampling": "n_components" is a number, "auto", or null for all.
+        options: The section "sampling": "n_components" is a number, "auto", or null for all;
+            "density" the key of the one that is sampled by default.
         d: Most components that codes can have.
 
     Raises:
@@ -135,9 +136,11 @@ def check_leading_option(options: Mapping[str, Any], d: int) -> None:
     Example:
         >>> check_leading_option({"n_components": "auto"}, 64)
     """
-    unknown = [name for name in options if name != "n_components"]
+    unknown = [name for name in options if name not in ("n_components", "density")]
     if unknown:
-        raise InputError(f'There is no option "sampling.{unknown[0]}": it has n_components only.')
+        raise InputError(
+            f'There is no option "sampling.{unknown[0]}": there are n_components and density.'
+        )
     value = options.get("n_components")
     if value is None or value == "auto":
         return

@@ -22,6 +22,7 @@ from scattergen.densities import (
 )
 from scattergen.densities.labels import Labels
 from scattergen.density_choice import (
+    best_density,
     choice_of_key,
     default_by_class,
     default_density,
@@ -43,7 +44,7 @@ from scattergen.presets import preset as preset_options
 from scattergen.previewing import Preview
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import LAST_STAGE, RunFolder, Stages, save_run
+from scattergen.runs import RunFolder, Stages, save_run
 from scattergen.training_state import History
 
 DECODING_BATCH = 256
@@ -163,7 +164,8 @@ class GenerativeScatteringNetwork:
                 preview = None
                 if run is not None and processes.rank == 0:
                     preview = Preview(run.path / PREVIEW, images, codes, linear, device)
-                    preview(decoder)
+                    if not preview.path.exists():  # else that of the training to be resumed
+                        preview(decoder)
                     progress.message(f"  first pictures, after each epoch: {preview.path}")
                 log = stages.log_epoch("decoder")
 
@@ -224,26 +226,30 @@ class GenerativeScatteringNetwork:
         progress: Progress,
     ) -> int | None:
         """Number of leading components that densities are fitted to, kept as a stage."""
-        wanted = self.options.get("sampling", {}).get("n_components")
-        if wanted != "auto":
-            return None if wanted is None else min(int(wanted), codes.shape[1])
+        if "sampling" not in self.options:
+            return None
         run = stages.run
         if run is not None and "sampling" in run.stages:
             known: int = run.stages["sampling"]["n_components"]
             return known
         start = time.monotonic()
         progress.message("sampling")
-        extract = default_features(self.decoder.image_shape)
-        choice = choose_leading(
-            self.decoder, codes, images, extract, device=device, seed=seed, progress=progress
-        )
+        wanted, facts = self.options["sampling"].get("n_components"), dict[str, Any]()
+        if wanted == "auto":
+            extract = default_features(self.decoder.image_shape)
+            choice = choose_leading(
+                self.decoder, codes, images, extract, device=device, seed=seed, progress=progress
+            )
+            chosen = choice.n_components
+            facts["features"] = [extract.name, extract.version]
+            facts["kernel"] = {str(m): value for m, value in choice.kernel.items()}
+        else:
+            chosen = codes.shape[1] if wanted is None else min(int(wanted), codes.shape[1])
         if run is not None:
-            kernel = {str(m): value for m, value in choice.kernel.items()}  # as JSON has keys
-            facts: dict[str, Any] = {"n_components": choice.n_components, "kernel": kernel}
-            facts["seconds"] = time.monotonic() - start
+            facts |= {"n_components": chosen, "seconds": time.monotonic() - start}
             run.finish_stage("sampling", facts)
             run.log({"stage": "sampling", **facts})
-        return choice.n_components
+        return chosen
 
     def fit_density(
         self,
@@ -500,8 +506,9 @@ class GenerativeScatteringNetwork:
         # Everything that can fail for the model's sake comes before anything is replaced.
         content = model_content(self.encoder, self.decoder, self.densities, self.linear)
         options = self.options
-        if self.n_leading is not None:  # which was chosen perhaps, and there is no stage to tell
-            options = {**options, "sampling": {"n_components": self.n_leading}}
+        if self.n_leading is not None or self.best is not None:  # there will be no stage to tell
+            chosen = {"n_components": self.n_leading, "density": self.best}
+            options = {**options, "sampling": chosen}
         save_run(path, options, content, overwrite=overwrite)
 
     @classmethod
@@ -527,10 +534,12 @@ class GenerativeScatteringNetwork:
         """
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
         model = cls(*read_parts(run, device, densities))
-        model.options, model.best = run.options, run.stages.get(LAST_STAGE, {}).get("best")
-        asked = run.options.get("sampling", {}).get("n_components")
-        chosen = run.stages.get("sampling", {}).get("n_components")
-        model.n_leading = chosen if asked == "auto" else asked
+        model.options = run.options
+        asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
+        model.best = best_density(run)
+        model.n_leading = found.get("n_components", asked.get("n_components"))
+        if model.n_leading == "auto":  # an unfinished fit
+            model.n_leading = None
         return model
 
 

@@ -50,6 +50,9 @@ class Samples(Protocol):
         ...
 
 
+_PASSES = {"_from_gram": 2, "_from_covariance": 1}
+
+
 @dataclass
 class PrincipalComponents:
     """Leading eigenvectors of a covariance.
@@ -102,7 +105,7 @@ def principal_components(
     n, D = samples.n_samples, samples.n_features
     method = _method(n, D)
     name = method.__name__
-    total_passes = {"_from_gram": 2, "_from_covariance": 1}.get(name, n_passes)
+    total_passes = _PASSES.get(name, n_passes)
     settings = {"method": name, "n": n, "D": D, "d": n_components, "passes": total_passes}
     with progress.task("principal components", total_passes * n) as task:
         passes = _Passes(samples, settings, task, checkpoint, checkpoint_seconds, device)
@@ -116,6 +119,27 @@ def principal_components(
         variances=broadcast(variances.cpu()),
         total_variance=passes.squares.item() / n - offset.square().sum().item(),
     )
+
+
+def passes_and_order(n: int, D: int, n_passes: int) -> tuple[int, int]:
+    """What the components of some samples will take.
+
+    Args:
+        n: Number of samples.
+        D: Features of each.
+        n_passes: Of subspace iteration.
+
+    Returns:
+        Passes over the samples, and the order of the matrix whose eigenvectors are found at the
+        end; 0 where that is small.
+
+    Example:
+        >>> passes_and_order(60_000, 3969, 4)
+        (1, 3969)
+    """
+    name = _method(n, D).__name__
+    orders = {"_from_gram": n, "_from_covariance": D}
+    return _PASSES.get(name, n_passes), orders.get(name, 0)
 
 
 def _method(n: int, D: int) -> "_Method":

@@ -64,7 +64,7 @@ class ScatteringLoss:
             This object.
 
         Raises:
-            InputError: If they are constant.
+            InputError: If they are zero everywhere.
         """
         with torch.no_grad():
             directions = self._directions(len(images), torch.Generator().manual_seed(0))
@@ -72,7 +72,7 @@ class ScatteringLoss:
             power = torch.stack([self._power(_mixed(x, u)) for x, u in parts]).sum(0)
             scale = (power / len(images)).sqrt()
         if not scale.max() > 0:
-            raise InputError("All images are black: there is nothing to compare them by.")
+            raise InputError("All images are zero: there is nothing to compare them by.")
         # A path that no image uses is not magnified.
         self.scale = scale.clamp(min=1e-3 * scale.max().item())[:, None, None]
         return self
@@ -102,8 +102,11 @@ class ScatteringLoss:
         # how much of it there is in a region, or in all of the image, is known better.
         whole = difference.mean((2, 3))
         total = difference.abs().mean() + whole.abs().mean()
-        if min(difference.shape[2:]) >= _REGION:
-            total = total + functional.avg_pool2d(difference, _REGION).abs().mean()
+        if max(difference.shape[2:]) > _REGION:
+            regions = functional.avg_pool2d(
+                difference, _REGION, ceil_mode=True, count_include_pad=False
+            )
+            total = total + regions.abs().mean()
         return total
 
     def _directions(self, n: int, generator: torch.Generator) -> Tensor:

@@ -117,7 +117,7 @@ def fit(
       scattergen fit faces/ --out runs/faces --device cuda --devices 4
     """
     layout = Layout.asked_for(devices, nodes, device)
-    if layout.world_size > 1 and layout.local_rank is None:
+    if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(device, threads, quiet)  # which checks the device
         command = [sys.executable, "-m", "scattergen", *sys.argv[1:]]
         supervise(command, layout, threads or torch.get_num_threads())

@@ -32,7 +32,12 @@ from scattergen.datasets import ClassLabels
 from scattergen.densities import Density
 from scattergen.densities.labels import label_numbers
 from scattergen.densities.sampling import check_temperature
-from scattergen.density_choice import default_by_class, default_density, density_classes
+from scattergen.density_choice import (
+    best_density,
+    default_by_class,
+    default_density,
+    density_classes,
+)
 from scattergen.errors import InputError
 from scattergen.image_files import (
     check_codes_path,
@@ -43,14 +48,14 @@ from scattergen.image_files import (
 )
 from scattergen.image_quality import psnr
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.runs import LAST_STAGE, RunFolder
+from scattergen.runs import RunFolder
 
 
 def sample(
     run: Run,
     out: ImagesOut,
     density: Annotated[
-        str | None, typer.Option(help="Which density; mixture if there is one.")
+        str | None, typer.Option(help="Which density; the best by measurement.")
     ] = None,
     n: Annotated[
         int | None,
@@ -99,9 +104,8 @@ def sample(
     if density is not None:
         chosen = density
     else:
-        best = opened.stages.get(LAST_STAGE, {}).get("best")
         by_class = default_by_class(density_classes(opened)) if labels else None
-        chosen = by_class or default_density(there, best)
+        chosen = by_class or default_density(there, best_density(opened))
     if chosen not in there:
         raise InputError(f'{run} has no density "{chosen}": it has {", ".join(there) or "none"}.')
     model = GenerativeScatteringNetwork.load(opened, device, densities=[chosen])

@@ -27,6 +27,7 @@ from scattergen.progress import SILENT, Progress
 
 TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 10_000
+_FEWEST_TEST_IMAGES = 100  # of a limited dataset
 
 # Splits of Hugging Face datasets that serve as test images, by preference.
 _TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -125,7 +126,7 @@ def open_dataset(
 
 
 def limit(dataset: Dataset, n: int) -> Dataset:
-    """A dataset of at most n training images, and a tenth as many test images.
+    """A dataset of at most n training images, and of a tenth as many test images or 100.
 
     Args:
         dataset: the whole.
@@ -141,14 +142,14 @@ def limit(dataset: Dataset, n: int) -> Dataset:
         >>> from scattergen.datasets import mnist
         >>> small = limit(mnist(), 500)
         >>> len(small.train), len(small.test)
-        (500, 50)
+        (500, 100)
     """
     if n < 3:
         raise InputError(f"limit={n}: take at least 3 images (--limit).")
     if len(dataset.train) <= n:
         return dataset
     train = _some(dataset.train, n)
-    test = None if dataset.test is None else _some(dataset.test, max(1, n // 10))
+    test = None if dataset.test is None else _some(dataset.test, max(_FEWEST_TEST_IMAGES, n // 10))
     return replace(dataset, train=train, test=test, limit=n)
 
 
