@@ -17,8 +17,17 @@ from scattergen.evaluation import PerceptualFeatures
 from scattergen.runs import RunFolder
 
 # 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
+# The paper's kind of decoder and densities; the preset auto has tests of its own.
 TINY_OPTIONS = {
     "encoder.n_components": "16",
+    "encoder.flips": "false",
+    "decoder.kind": "generator",
+    "decoder.unit_norm": "true",
+    "training.loss": "pixels",
+    "training.flips": "false",
+    "training.shortened": "0",
+    "training.patience": "null",
+    "sampling.n_components": "null",
     "decoder.channels": "[16,8,4]",
     "decoder.momentum": "0.5",
     "training.epochs": "3",
@@ -111,7 +120,13 @@ def run_copy(fitted, tmp_path):
 
 def _tensors(path):
     run = RunFolder.open(path)
-    names = ["encoder", "codes", "decoder", *(f"densities/{n}" for n in run.names("densities"))]
+    names = [
+        "encoder",
+        "codes",
+        "linear",
+        "decoder",
+        *(f"densities/{n}" for n in run.names("densities")),
+    ]
     return {f"{name}: {k}": t for name in names for k, t in run.read(name)[0].items()}
 
 

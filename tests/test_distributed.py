@@ -244,7 +244,7 @@ def test_a_killed_rank_ends_the_fit_and_the_same_command_continues(
         assert stage not in RunFolder.open(run).stages
     out, err = finish(start(*fit, "--out", run, "--devices", "2"))
     assert "encoder: done before" in err
-    assert "Test reconstruction" in out
+    assert "Unseen images come back" in out
     assert_same_model(run, uninterrupted[0])
     again = finish(start(*fit, "--out", run, "--devices", "2", "-q"))[0]
     assert "nothing to do" in again

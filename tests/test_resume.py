@@ -71,8 +71,8 @@ def test_a_fit_killed_at_its_files_ends_with_the_same_model(
     run = tmp_path / "run"
     for number, when, there in [
         (3, "before", "encoder"),  # which run.json does not know yet
-        (7, "after", "codes"),  # in the decoder, after the second epoch
-        (16, "after", "densities/gan"),  # in the report
+        (11, "after", "linear"),  # in the decoder, after the second epoch
+        (19, "after", "densities/gan"),  # in the report
     ]:
         process = start(DYING_COMMAND, str(number), when, *fit)
         output = process.communicate(timeout=120)[0].decode()
@@ -80,9 +80,39 @@ def test_a_fit_killed_at_its_files_ends_with_the_same_model(
         assert (run / f"{there}.safetensors").exists()
         assert "report" not in RunFolder.open(run).stages
     process = start(COMMAND, *fit)
-    assert "Test reconstruction" in process.communicate(timeout=120)[0].decode()
+    assert "Unseen images come back" in process.communicate(timeout=120)[0].decode()
     assert_complete(run)
     assert_same_model(run, fitted)
+
+
+@pytest.mark.slow
+def test_the_preset_auto_killed_at_its_files_ends_with_the_same_model(
+    digits, assert_same_model, tmp_path
+):
+    threads = ["--threads", str(torch.get_num_threads())]
+    auto = ["--quiet", *threads, "--densities", "mixture", "--set", "training.epochs=2"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    process = start(COMMAND, "fit", str(digits), "--out", str(whole), *auto)
+    assert process.communicate(timeout=200)[0] is not None
+    assert process.returncode == 0
+    fit = ["fit", str(digits), "--out", str(run), *auto]
+    for number, stages in [
+        (6, ["encoder", "codes"]),  # least squares, which run.json does not know yet
+        (5, ["encoder", "codes", "linear"]),  # in the decoder, after its first epoch
+        (6, ["encoder", "codes", "linear", "decoder", "sampling"]),  # the number is chosen
+    ]:
+        process = start(DYING_COMMAND, str(number), "after", *fit)
+        output = process.communicate(timeout=200)[0].decode()
+        assert process.returncode == -signal.SIGKILL, output
+        assert list(RunFolder.open(run).stages)[: len(stages)] == stages
+    process = start(COMMAND, *fit)
+    output = process.communicate(timeout=200)[0].decode()
+    assert process.returncode == 0, output
+    assert_complete(run)
+    assert_same_model(run, whole)
+    chosen = [RunFolder.open(path).stages["sampling"] for path in (run, whole)]
+    assert chosen[0]["n_components"] == chosen[1]["n_components"]
+    assert chosen[0]["kernel"] == chosen[1]["kernel"]
 
 
 @pytest.mark.slow

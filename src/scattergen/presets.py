@@ -17,7 +17,7 @@ _DENSITIES = ("gaussian", "mixture", _VAE)
 _FEWEST_FOR_VAE = 24  # with one code in twelve held out
 
 # Images that the decoder sees in training; more epochs for fewer images.
-_IMAGES_SEEN = 150_000
+_IMAGES_SEEN = 60_000
 
 # Mirrored images improve components, least squares and decoder by up to 0.6 dB where images are
 # few, and by nothing where they are many.

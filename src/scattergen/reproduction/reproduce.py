@@ -273,6 +273,11 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
         )
     for part in ("encoder", "codes", "decoder"):
         run.require(part)
+    if run.metadata("decoder").get("kind", "generator") != "generator":
+        raise InputError(
+            f"{run.path} has a local decoder, which is not the paper's: name another run (--run), "
+            f"or fit one by `{fit_command(name)}`."
+        )
     if run.options.get("preset") is not None and not run.finished:
         raise RunFolderError(
             f"{run.path} is an unfinished fit: run the `scattergen fit` command that made it "
