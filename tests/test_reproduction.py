@@ -616,14 +616,15 @@ def test_less_effort_trains_the_other_decoder_for_fewer_epochs(fitted, digits, t
     assert orchestration.STAGES[OTHER].measure(quick, tmp_path).facts["epochs"] == 1
 
 
-def test_without_the_other_decoder_the_runs_setting_is_shown(material):
+def test_without_the_other_decoder_the_runs_setting_is_shown(material, monkeypatch):
     own = {"vae": 3.0}
     assert by_setting({}, material, own, "distances") == {UNIT: own}
     other = Measured({"unit_norm": False, "distances": {"vae": 2.0}}, {"vae": torch.zeros(1)})
     found = by_setting({OTHER: other}, material, own, "distances")
     assert list(found.items()) == [(UNIT, own), (PLAIN, {"vae": 2.0})]
     assert by_setting({OTHER: other}, material, {}, "pictures")[PLAIN] is other.tensors
-    material.model.decoder.unit_norm = False  # then the other is the paper's, and first
+    # Then the other is the paper's, and first.
+    monkeypatch.setitem(material.model.decoder.hyperparameters, "unit_norm", False)
     other.facts["unit_norm"] = True
     found = by_setting({OTHER: other}, material, own, "distances")
     assert list(found.items()) == [(UNIT, {"vae": 2.0}), (PLAIN, own)]
