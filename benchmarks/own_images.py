@@ -1,6 +1,7 @@
 """What people's own images become: `auto` from 300 images to 7,000, beside least squares and L1.
 
-    python benchmarks/own_images.py [--folder runs/own-images] [--seconds 3600] [--only LABEL …]
+    python benchmarks/own_images.py [--faces DIR] [--emoji DIR] [--folder runs/own-images]
+        [--seconds 3600] [--only LABEL …]
 
 A row is a fit by the preset `auto` (or one of the generator of Angles & Mallat by the error of
 pixels, to compare with), scored on test images that it has not seen, in perceptual features: PSNR,
@@ -10,14 +11,13 @@ seconds of the fit, and those that were estimated before.  Each row is kept in t
 it is made, with a picture (test images; least squares; the decoder; samples): the benchmark can be
 stopped, or told by --seconds to start nothing more, and continues.
 
-Images: colour shapes made here; 32×32 pieces of the two photographs of scikit-learn; emoji and
-faces, read from ../shared/data where they are.
+Images: colour shapes made here; 32×32 pieces of the two photographs of scikit-learn; a folder of
+CelebA's aligned faces and one of emoji in sub-folders, where they are given.
 """
 
 import argparse
 import colorsys
 import json
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,6 @@ from scattergen.report import save_image_grid
 from scattergen.report.run_report import machine
 from scattergen.storage import write_json
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 COLUMNS = 10
 
 # The generator of Angles & Mallat by the error of pixels, as preset celeba has it, for 8 epochs.
@@ -95,27 +94,22 @@ def _bytes(colour: tuple[float, float, float]) -> tuple[int, ...]:
     return tuple(int(255 * value) for value in colour)
 
 
-def unpacked(name: str, folder: Path) -> Path:
-    """The folder of an archive of ../shared/data; FileNotFoundError if that is not there."""
-    if not (DATA / f"{name}.tar").exists():
-        raise FileNotFoundError(f"{DATA / name}.tar is not there")
-    place = folder / name
-    if not (place / "done").exists():
-        with tarfile.open(DATA / f"{name}.tar") as archive:
-            archive.extractall(place, filter="data")
-        (place / "done").touch()
-    return next((path for path in place.iterdir() if path.is_dir()), place)
+def given(folder: Path | None, option: str) -> Path:
+    """A folder that was named; FileNotFoundError if none was."""
+    if folder is None:
+        raise FileNotFoundError(f"name its folder by {option}")
+    return folder
 
 
-def emoji(folder: Path, n: int | None) -> Dataset:
+def emoji(folder: Path | None, n: int | None) -> Dataset:
     """Emoji in nine classes; a tenth is for tests whatever n is."""
-    data = open_dataset(unpacked("emoji", folder), mode="RGB")
+    data = open_dataset(given(folder, "--emoji"), mode="RGB")
     return Dataset("emoji", first(data.train, n), data.test)
 
 
-def faces(folder: Path, n: int | None) -> Dataset:
+def faces(folder: Path | None, n: int | None) -> Dataset:
     """Faces of 64×64."""
-    data = celeba(unpacked("celeba-half", folder), size=64)
+    data = celeba(given(folder, "--faces"), size=64)
     return Dataset("faces", first(data.train, n), data.test)
 
 
@@ -127,17 +121,19 @@ def first(images: ImageSource, n: int | None) -> ImageSource:
     return Subset(images, order[:n].sort().values)
 
 
-def rows(folder: Path) -> dict[str, tuple[Callable[[], Dataset], dict[str, Any]]]:
+def rows(
+    face_folder: Path | None, emoji_folder: Path | None
+) -> dict[str, tuple[Callable[[], Dataset], dict[str, Any]]]:
     """Label to the images, and keywords of `fit_run`; none for `auto`."""
     made: dict[str, tuple[Callable[[], Dataset], dict[str, Any]]] = {}
     for n in (300, 1000):
         made[f"shapes {n}"] = (lambda n=n: Dataset("shapes", shapes(n, 0), shapes(500, 1)), {})
         made[f"photos {n}"] = (lambda n=n: Dataset("photos", photos(n, 0), photos(500, 1)), {})
-        made[f"faces {n}"] = (lambda n=n: faces(folder, n), {})
-        made[f"emoji {n}"] = (lambda n=n: emoji(folder, n), {})
-    made["emoji"] = (lambda: emoji(folder, None), {})
-    made["faces"] = (lambda: faces(folder, None), {})
-    made["faces, generator by pixels"] = (lambda: faces(folder, None), GENERATOR)
+        made[f"faces {n}"] = (lambda n=n: faces(face_folder, n), {})
+        made[f"emoji {n}"] = (lambda n=n: emoji(emoji_folder, n), {})
+    made["emoji"] = (lambda: emoji(emoji_folder, None), {})
+    made["faces"] = (lambda: faces(face_folder, None), {})
+    made["faces, generator by pixels"] = (lambda: faces(face_folder, None), GENERATOR)
     return made
 
 
@@ -195,6 +191,8 @@ def table(kept: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     """Measure what is missing, and print all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faces", type=Path, help="folder of CelebA's aligned images")
+    parser.add_argument("--emoji", type=Path, help="folder of emoji, a sub-folder for each class")
     parser.add_argument("--folder", type=Path, default=Path("runs/own-images"))
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--only", nargs="*", help="labels of rows")
@@ -206,7 +204,7 @@ def main() -> None:
     path = arguments.folder / "rows.json"
     arguments.folder.mkdir(parents=True, exist_ok=True)
     kept: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-    for label, (images, how) in rows(arguments.folder).items():
+    for label, (images, how) in rows(arguments.faces, arguments.emoji).items():
         if (arguments.only and label not in arguments.only) or label + suffix in kept:
             continue
         if time.monotonic() > stop_at:

@@ -122,11 +122,7 @@ class Decoder(nn.Module):
         Raises:
             InputError: If d is not that of the decoder.
         """
-        if z.ndim != 2 or z.shape[1] != self.n_components:
-            raise InputError(
-                f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}: use "
-                "codes of the model that this decoder belongs to."
-            )
+        check_codes(z, self.n_components)
         if self.unit_norm:
             z = F.normalize(z, dim=1)
         features = z @ self.linear
@@ -151,13 +147,44 @@ class Decoder(nn.Module):
         Returns:
             Images, (N, C, H, W), in the precision of z.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                return self(z).add_(1).mul_(0.5)
-        finally:
-            self.train(was_training)
+        return decode_in_evaluation(self, z)
+
+
+def check_codes(z: Tensor, n_components: int) -> None:
+    """Refuse codes that are not of a decoder.
+
+    Args:
+        z: Codes.
+        n_components: Dimension d of the decoder's.
+
+    Raises:
+        InputError: If they are not (N, d).
+    """
+    if z.ndim != 2 or z.shape[1] != n_components:
+        raise InputError(
+            f"Expected codes of shape (N, {n_components}) but got {tuple(z.shape)}: use codes of "
+            "the model that this decoder belongs to."
+        )
+
+
+def decode_in_evaluation(decoder: nn.Module, z: Tensor) -> Tensor:
+    """Images in [0, 1], without gradients and without changing or using batch statistics.
+
+    Args:
+        decoder: Of codes to images in [-1, 1].
+        z: Codes, (N, d).
+
+    Returns:
+        Images, (N, C, H, W), in the precision of z.
+    """
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            images: Tensor = decoder(z)
+            return images.add_(1).mul_(0.5).clamp_(0, 1)
+    finally:
+        decoder.train(was_training)
 
 
 def grids(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder import grids
+from scattergen.decoder import check_codes, decode_in_evaluation, grids
 from scattergen.errors import InputError
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.upsampled_convolution import UpsampledConv2d
@@ -136,11 +136,7 @@ class LocalDecoder(nn.Module):
         Raises:
             InputError: If d is not that of the decoder.
         """
-        if z.ndim != 2 or z.shape[1] != self.n_components:
-            raise InputError(
-                f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}: use "
-                "codes of the model that this decoder belongs to."
-            )
+        check_codes(z, self.n_components)
         n, (C, H, W) = len(z), self.image_shape
         estimate = (self._product(z, "to_image") + self.mean_image).view(n, C, H, W)
         h, w = self._sizes[0]
@@ -165,13 +161,7 @@ class LocalDecoder(nn.Module):
         Returns:
             Images, (N, C, H, W), in the precision of z.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                return self(z).add_(1).mul_(0.5).clamp_(0, 1)
-        finally:
-            self.train(was_training)
+        return decode_in_evaluation(self, z)
 
     def _product(self, z: Tensor, name: str) -> Tensor:
         """Product with a fixed map, in z's precision; under autocast of rounded factors."""
