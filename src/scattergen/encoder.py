@@ -10,11 +10,12 @@ from torch import Tensor
 
 from scattergen.component_choice import FirstSamples, best_number_of_components
 from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
-from scattergen.errors import InputError, RunFolderError
+from scattergen.errors import InputError
 from scattergen.feature_store import FeatureStore, Keep, Precision
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
+from scattergen.storage import check_shapes
 from scattergen.whitening import PCAWhitening
 
 # Floats of scattering coefficients that one batch may hold (128 MiB).
@@ -325,13 +326,7 @@ class ScatteringEncoder:
             "explained_variance_ratio": (d,),
             "n_samples": (),
         }
-        for name, shape in shapes.items():
-            if name not in tensors or tuple(tensors[name].shape) != shape:
-                found = tuple(tensors[name].shape) if name in tensors else "missing"
-                raise RunFolderError(
-                    f'The stored encoder does not fit its options: "{name}" is {found} where '
-                    f"{shape} is expected; fit the run again with --overwrite."
-                )
+        check_shapes("encoder", tensors, shapes)
         whitening.mean_, whitening.components_ = tensors["mean"], tensors["components"]
         whitening.explained_variance_ = tensors["explained_variance"]
         whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"]

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource
 from scattergen.encoder import ScatteringEncoder
-from scattergen.errors import InputError, RunFolderError
+from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
+from scattergen.storage import check_shapes
 
 # More images than these change least squares of at most a few hundred components no more.
 _MOST_IMAGES = 20_000
@@ -210,12 +211,6 @@ class LinearDecoder:
             "weight": (d, C * H * W),
             "coefficients": (d, self.n_channels, *self.grid),
         }
-        for name, shape in shapes.items():
-            if name not in tensors or tuple(tensors[name].shape) != shape:
-                found = tuple(tensors[name].shape) if name in tensors else "missing"
-                raise RunFolderError(
-                    f'The stored least squares do not fit the codes: "{name}" is {found} where '
-                    f"{shape} is expected; fit the run again with --overwrite."
-                )
+        check_shapes("linear decoder", tensors, shapes)
         self.mean, self.weight = tensors["mean"], tensors["weight"]
         self.coefficients = tensors["coefficients"]

@@ -303,6 +303,32 @@ def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
     return flat
 
 
+def check_shapes(
+    what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse stored tensors that are not those of what they are loaded into.
+
+    Args:
+        what: It is, for the message.
+        tensors: Name to tensor.
+        shapes: Name to the shape that is needed.
+
+    Raises:
+        RunFolderError: If a tensor is missing or has another shape.
+
+    Example:
+        >>> import torch
+        >>> check_shapes("line", {"slope": torch.zeros(2)}, {"slope": (2,)})
+    """
+    for name, shape in shapes.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            found = tuple(tensors[name].shape) if name in tensors else "missing"
+            raise RunFolderError(
+                f'The stored {what} does not fit its options: "{name}" is {found} where {shape} is '
+                "expected; fit the run again with --overwrite."
+            )
+
+
 def take_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The part of a flat mapping below `prefix`, with the prefix removed.
 
