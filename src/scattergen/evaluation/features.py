@@ -66,6 +66,25 @@ def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int]) -> N
         )
 
 
+def check_grey_or_colour(images: ImageSource | Tensor, who: str) -> None:
+    """Refuse images that a network of photographs cannot look at, whatever their size.
+
+    Args:
+        images: Source of images, or a tensor (N, C, H, W).
+        who: Looks at them, for the message.
+
+    Raises:
+        InputError: If they have neither one channel nor three, or not floats in [0, 1].
+
+    Example:
+        >>> check_grey_or_colour(torch.rand(2, 1, 20, 30), "Inception")
+    """
+    shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(f"{who} looks at images (1 or 3, H, W), not at {shape}.")
+    check_images(images, (shape[0], shape[1], shape[2]))
+
+
 @torch.no_grad()
 def in_batches(
     images: ImageSource | Tensor,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource
 from scattergen.errors import InputError
-from scattergen.evaluation.features import check_images, in_batches
+from scattergen.evaluation.features import check_grey_or_colour, in_batches
 from scattergen.progress import SILENT, Progress
 
 _BATCH = 64
@@ -74,10 +74,7 @@ class InceptionFeatures:
         Raises:
             InputError: If the images have another shape or range.
         """
-        shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise InputError(f"Inception looks at images (1 or 3, H, W), not at {shape}.")
-        check_images(images, (shape[0], shape[1], shape[2]))
+        check_grey_or_colour(images, "Inception")
         return in_batches(images, self._features, 2048, _BATCH, progress)
 
     def _features(self, batch: Tensor) -> Tensor:

