@@ -1,6 +1,5 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch.nn import functional
 
 from scattergen.datasets import ImageSource, as_images, class_labels
 from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder_stages import choose_leading_stage, fit_decoder_stage
 from scattergen.densities import (
     Density,
     draw_in_chunks,
@@ -32,24 +31,19 @@ from scattergen.density_fit import fit_density_stage
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder_fit import fit_encoder, fit_linear
 from scattergen.errors import InputError
-from scattergen.evaluation import default_features
 from scattergen.keywords import check_seed, whole_number
-from scattergen.leading_choice import choose_leading
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.local_decoder import LocalDecoder
-from scattergen.model_files import decoder_metadata, model_content, read_parts
-from scattergen.options import build, check_options, make_decoder
+from scattergen.model_files import model_content, read_parts
+from scattergen.options import check_options, make_decoder
 from scattergen.presets import Options
 from scattergen.presets import preset as preset_options
-from scattergen.previewing import Preview
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages, save_run
-from scattergen.training_state import History
 
 DECODING_BATCH = 256
-PREVIEW = Path("pictures", "preview.png")
-"""Where a fit shows its decoder after each epoch, in the run folder."""
+
 
 Images = ImageSource | Tensor | NDArray[Any]
 """Images as `scattergen.datasets.as_images` takes them."""
@@ -159,48 +153,18 @@ class GenerativeScatteringNetwork:
         )
         linear = fit_linear(encoder, codes, mirrored, images, stages, processes, progress)
         decoder = make_decoder(options["decoder"], linear, seed).to(device)
-        if not stages.restore("decoder", decoder.load_state_dict):
-            with stages.timed("decoder") as done:
-                preview = None
-                if run is not None and processes.rank == 0:
-                    preview = Preview(run.path / PREVIEW, images, codes, linear, device)
-                    if not preview.path.exists():  # else that of the training to be resumed
-                        preview(decoder)
-                    progress.message(f"  first pictures, after each epoch: {preview.path}")
-                log = stages.log_epoch("decoder")
-
-                def after_epoch(history: History) -> None:
-                    if log is not None:
-                        log(history)
-                    if preview is not None:
-                        preview(decoder)
-
-                history = build(
-                    "training",
-                    fit_decoder,
-                    options["training"],
-                    decoder,
-                    codes,
-                    images,
-                    encoder=encoder,
-                    mirrored=mirrored,
-                    seed=seed,
-                    device=device,
-                    processes=processes,
-                    checkpoint=stages.checkpoint(
-                        "decoder", {name: options[name] for name in ("decoder", "training")}
-                    ),
-                    on_epoch=after_epoch,
-                    progress=progress,
-                )
-                facts = {"history": history, "seconds": history[-1]["seconds"]}
-                done(decoder.state_dict(), decoder_metadata(decoder), facts)
+        fit_decoder_stage(
+            decoder, options, codes, images, stages, encoder=encoder, mirrored=mirrored,
+            linear=linear, seed=seed, device=device, processes=processes, progress=progress,
+        )  # fmt: skip
         processes.leave()
         model = cls(encoder, decoder, linear=linear)
         model.options = options
         if processes.rank > 0:
             return model
-        model.n_leading = model._choose_leading(codes, images, stages, seed, device, progress)
+        model.n_leading = choose_leading_stage(
+            decoder, options, codes, images, stages, seed=seed, device=device, progress=progress
+        )
         for key, keywords in options["densities"].items():
             choice = choice_of_key(key, keywords)
             model.fit_density(
@@ -215,41 +179,6 @@ class GenerativeScatteringNetwork:
                 progress=progress,
             )
         return model
-
-    def _choose_leading(
-        self,
-        codes: Tensor,
-        images: ImageSource | Tensor,
-        stages: Stages,
-        seed: int,
-        device: str,
-        progress: Progress,
-    ) -> int | None:
-        """Number of leading components that densities are fitted to, kept as a stage."""
-        if "sampling" not in self.options:
-            return None
-        run = stages.run
-        if run is not None and "sampling" in run.stages:
-            known: int = run.stages["sampling"]["n_components"]
-            return known
-        start = time.monotonic()
-        progress.message("sampling")
-        wanted, facts = self.options["sampling"].get("n_components"), dict[str, Any]()
-        if wanted == "auto":
-            extract = default_features(self.decoder.image_shape)
-            choice = choose_leading(
-                self.decoder, codes, images, extract, device=device, seed=seed, progress=progress
-            )
-            chosen = choice.n_components
-            facts["features"] = [extract.name, extract.version]
-            facts["kernel"] = {str(m): value for m, value in choice.kernel.items()}
-        else:
-            chosen = codes.shape[1] if wanted is None else min(int(wanted), codes.shape[1])
-        if run is not None:
-            facts |= {"n_components": chosen, "seconds": time.monotonic() - start}
-            run.finish_stage("sampling", facts)
-            run.log({"stage": "sampling", **facts})
-        return chosen
 
     def fit_density(
         self,

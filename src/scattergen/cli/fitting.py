@@ -38,9 +38,10 @@ from scattergen.cli.arguments import (
     prepare,
 )
 from scattergen.cli.failures import sentence_of
+from scattergen.density_run import fit_density_run
 from scattergen.errors import InputError
 from scattergen.estimating import estimate_fit, parse_time
-from scattergen.fitting import FittedRun, fit_density_run, fit_run, options_of_fit
+from scattergen.fitting import FittedRun, fit_run, options_of_fit
 from scattergen.options import check_options
 from scattergen.presets import CELEBA_PRESETS
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise

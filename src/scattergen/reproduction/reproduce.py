@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from scattergen import __version__
 from scattergen.datasets import Dataset
+from scattergen.density_run import fit_density_run
 from scattergen.errors import InputError, RunFolderError
-from scattergen.fitting import fit_density_run
 from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.presets import preset
