@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import scattergen as sg
-from scattergen import ScattergenError, fitting
+from scattergen import ScattergenError, decoder_stages, density_run, fitting
 from scattergen.cli import app
 from scattergen.datasets import mnist
 
@@ -146,7 +146,7 @@ def test_a_run_stays_until_its_replacement_is_finished(
     assert {path: path.read_bytes() for path in before} == before
     scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
     with monkeypatch.context() as patch:
-        patch.setattr(sg.model, "fit_decoder", fail)  # as it is trained already
+        patch.setattr(decoder_stages, "fit_decoder", fail)  # as it is trained already
         scattergen(*fit)
     assert sg.load(run_copy).decoder.image_shape == (1, 16, 16)
     assert not (run_copy / ".replacement").exists()
@@ -231,7 +231,7 @@ def test_a_killed_replacement_of_a_density_leaves_no_old_picture(scattergen, run
         raise Kill
 
     with monkeypatch.context() as patch, pytest.raises(Kill):  # noqa: PT012
-        patch.setattr(fitting, "save_image_grid", kill)
+        patch.setattr(density_run, "save_image_grid", kill)
         scattergen(*args, "n_components=9", "--overwrite")
     scattergen(*args, "n_components=9")
     assert picture.read_bytes() != old
