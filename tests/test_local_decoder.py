@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from PIL import Image
 
+from scattergen import decoder_fit
 from scattergen.decoder_fit import fit_decoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.local_decoder import LocalDecoder
+from scattergen.previewing import Preview
 
 
 def discs(n: int, size: tuple[int, int] = (16, 16), seed: int = 0) -> torch.Tensor:
@@ -116,3 +119,46 @@ def test_codes_of_another_model_are_refused():
     decoder = made(60)[3]
     with pytest.raises(InputError, match=r"\(N, 40\) but got \(2, 7\)"):
         decoder(torch.zeros(2, 7))
+
+
+def test_shortened_codes_keep_leading_components_only():
+    generator = torch.Generator().manual_seed(0)
+    kept = decoder_fit._shortening(4000, 64, 0.5, generator)
+    counts = kept.sum(1)
+    assert torch.equal(kept, torch.arange(64) < counts[:, None])  # ones, then zeros
+    assert counts.min() == decoder_fit.fewest_leading(64)
+    # Half are shortened, but for the one in hundreds that keeps all 64 by chance: five deviations.
+    assert (counts < 64).float().mean() == pytest.approx(0.5, abs=5 * (0.25 / 4000) ** 0.5 + 0.01)
+    # As often in each of the octaves from 4 to 64.
+    octaves = torch.histc(counts[counts < 64].float().log2(), 4, 2, 6)
+    assert octaves.min() > 0.7 * octaves.max()
+
+
+def test_a_decoder_of_shortened_codes_is_better_on_few_components():
+    x, encoder, z, plain = made()
+    shortened = LocalDecoder(plain.linear, (16, 8, 8))
+    shortened.load_state_dict(plain.state_dict())
+    for decoder, share in ((plain, 0.0), (shortened, 0.7)):
+        fit_decoder(
+            decoder, z, x, epochs=15, batch_size=16, learning_rate=1e-2, loss="scattering",
+            shortened=share, precision="float32",
+        )  # fmt: skip
+    unseen = discs(100, seed=1)
+    few = encoder.transform(unseen) * (torch.arange(40) < 6)
+    errors = [(unseen - decoder.decode(few)).abs().mean() for decoder in (plain, shortened)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_a_preview_shows_the_decoder_as_far_as_it_is_trained(tmp_path):
+    x, _, z, decoder = made(60)
+    preview = Preview(tmp_path / "preview.png", x, z, decoder.linear)
+    preview(decoder)
+    before = (tmp_path / "preview.png").read_bytes()
+    fit_decoder(decoder, z, x, epochs=1, batch_size=16, precision="float32")
+    preview(decoder)
+    assert (tmp_path / "preview.png").read_bytes() != before
+    with Image.open(tmp_path / "preview.png") as picture:
+        width, height = picture.size
+    # Held-out images, least squares, the decoder, and two rows of new images, eight in each; the
+    # space around them is what makes the sides differ from 8 to 5 by some pixels.
+    assert width / 8 == pytest.approx(height / 5, rel=0.05)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen import estimating
+from scattergen import estimating, leading_choice
 from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.errors import InputError
 from scattergen.estimating import epochs_within, estimate_fit, parse_time
+from scattergen.evaluation.tables import Estimate
 from scattergen.judging import Judgement, Row, best_of, in_words, judge
 from scattergen.leading_choice import choose_leading
 from scattergen.presets import preset
@@ -253,6 +254,27 @@ def test_too_few_test_images_tell_nothing(fitted):
     model, images = sg.load(fitted[0]), ImageArray(shapes(2))
     assert judge(model, images, images) is None
     assert judge(model, images, None) is None
+
+
+def test_the_number_of_the_best_samples_is_chosen_and_a_smaller_one_if_as_good(monkeypatch):
+    class Decoder:
+        """Images that are the codes."""
+
+        def decode(self, z):
+            return z[:, None, None, :]
+
+    tried = []
+
+    def distance(real, made):
+        m = int((made != 0).any(0).sum())
+        tried.append(m)
+        return Estimate({4: 0.5, 8: 0.31, 16: 0.3, 32: 0.4, 64: 0.6}[m], 0.03)
+
+    monkeypatch.setattr(leading_choice, "kernel_distance", distance)
+    codes = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
+    choice = choose_leading(Decoder(), codes, torch.rand(300, 1, 8, 8), lambda x: x.flatten(1))
+    assert tried == [4, 8, 16, 32, 64]
+    assert choice.n_components == 8  # within half a standard error of the best
 
 
 def test_few_codes_are_modelled_whole():

@@ -272,7 +272,7 @@ def _shortening(n: int, d: int, share: float, generator: torch.Generator) -> Ten
     fewest = fewest_leading(d)
     kept = fewest * (d / fewest) ** torch.rand(n, generator=generator)  # as often in every octave
     chosen = torch.rand(n, generator=generator) < share
-    return torch.arange(d) < torch.where(chosen, kept.ceil(), torch.tensor(float(d)))[:, None]
+    return torch.arange(d) < torch.where(chosen, kept.floor(), torch.tensor(float(d)))[:, None]
 
 
 def fewest_leading(d: int) -> int:
