@@ -25,6 +25,7 @@ from scattergen.training_state import History, Metrics
 
 LOSSES = ("pixels", "scattering")
 
+_WEIGHT = 0.25  # of the scattering loss; few images restore worse by more of it (docs/log.md)
 _SCALE_IMAGES = 512  # that the scattering loss takes the size of its paths from
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
@@ -132,7 +133,7 @@ def fit_decoder(
     r"""Train a decoder to invert codes, by the error of pixels or also of local scattering.
 
     $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle
-    schedule; with `loss="scattering"` the mean over pixels plus that of `ScatteringLoss`.
+    schedule; with `loss="scattering"` the mean over pixels plus a quarter of `ScatteringLoss`.
 
     Args:
         decoder: Trained in place.
@@ -201,7 +202,7 @@ def fit_decoder(
         pixels = (output - wanted).abs().mean()
         if by_scattering is None or not torch.isfinite(pixels):  # the training has diverged
             return pixels
-        return pixels + by_scattering(output.float(), wanted, generator)
+        return pixels + _WEIGHT * by_scattering(output.float(), wanted, generator)
 
     def step(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         z, x, *rest = batch

@@ -13,10 +13,11 @@ _REGION = 4  # positions along each side of a region
 class ScatteringLoss:
     r"""Relative error of local scattering coefficients, of one random colour per image.
 
-    $\sum_r \mathbb E_u \operatorname{mean}_p\, |\langle S_p(u^\top y) - S_p(u^\top x)\rangle_r| /
-    \sigma_p$ with S a scattering transform of small scale, u a direction of colour, uniform on the
-    sphere (±1 for grey images), $\sigma_p$ the root mean square of path p over real images and
-    directions, and $\langle\cdot\rangle_r$ a mean over one position, over 4 × 4 and over all.
+    $\mathbb E_u \sum_r \sqrt{\operatorname{mean}_p\, \langle S_p(u^\top y) - S_p(u^\top x)
+    \rangle_r^2 / \sigma_p^2}$ with S a scattering transform of small scale, u a direction of
+    colour, uniform on the sphere (±1 for grey images), $\sigma_p$ the root mean square of path p
+    over real images and directions, and $\langle\cdot\rangle_r$ a mean over one position, over
+    4 × 4 and over all.  The sum is one of these three, each a mean over its positions.
 
     Pixels that cannot be known have a blur as their least absolute error.  The coefficients forgive
     a detail that is moved by less than 2^J pixels, and their means one that is moved further, but
@@ -100,18 +101,21 @@ class ScatteringLoss:
         difference = (found - wanted) / scale
         # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small;
         # how much of it there is in a region, or in all of the image, is known better.
-        whole = difference.mean((2, 3))
-        total = difference.abs().mean() + whole.abs().mean()
+        total = _size(difference) + _size(difference.mean((2, 3), keepdim=True))
         if max(difference.shape[2:]) > _REGION:
-            regions = functional.avg_pool2d(
-                difference, _REGION, ceil_mode=True, count_include_pad=False
+            total = total + _size(
+                functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False)
             )
-            total = total + regions.abs().mean()
         return total
 
     def _directions(self, n: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(n, self.n_channels, generator=generator)
         return normal / normal.norm(dim=1, keepdim=True)
+
+
+def _size(difference: Tensor) -> Tensor:
+    """Mean over positions of the root mean square over paths; its gradient is bounded, 0 at 0."""
+    return torch.linalg.vector_norm(difference, dim=1).mean() / difference.shape[1] ** 0.5
 
 
 def _mixed(images: Tensor, directions: Tensor) -> Tensor:
