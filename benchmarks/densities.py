@@ -47,15 +47,12 @@ ENTRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian": ("gaussian", {}),
     "mixture": ("mixture", {}),
     "mixture_400": ("mixture", {"n_components": 400}),
-    "mixture_low_rank": ("mixture", {"covariance": "low_rank"}),
     "mixture_by_class": ("class_conditional", {"density": "mixture"}),
     "vae": ("vae", {}),
     "vae_improved": ("vae", IMPROVED["vae"]),
     "gan": ("gan", {}),
     "gan_improved": ("gan", IMPROVED["gan"]),
     "flow": ("flow", {}),
-    "flow_matching": ("flow_matching", {}),
-    "sliced": ("sliced", {}),
 }
 
 

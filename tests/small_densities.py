@@ -12,11 +12,9 @@ SMALL = {
     "gan": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
     # Three of the five components are modelled, the other two follow by regressions.
     "flow": {"leading": 3, "layers": 2, "widths": (16,), "bins": 4, "epochs": 2, "batch_size": 64},
-    "flow_matching": {"leading": 3, "width": 16, "blocks": 1, "epochs": 2, "batch_size": 64},
-    "sliced": {"leading": 3, "layers": 6, "knots": 8},
     "class_conditional": {"density": "gaussian", "classes": ["low", "high"]},
 }
-GRADIENT = ["vae", "gan", "flow", "flow_matching"]
+GRADIENT = ["vae", "gan", "flow"]
 
 
 def codes():

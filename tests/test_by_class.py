@@ -250,8 +250,8 @@ def test_improved_keywords_under_the_users(scattergen, run_copy, monkeypatch):
     assert both.classes_ == DIGITS
     assert both.keywords["loss"] == "relativistic"
     assert both.keywords["widths"] == [16]
-    error = scattergen("density", run_copy, "sliced", "--improved", code=2).err
-    assert '"sliced" has no improved variant' in error
+    error = scattergen("density", run_copy, "mixture", "--improved", code=2).err
+    assert '"mixture" has no improved variant' in error
     assert "no density" in scattergen("density", run_copy, "best", "--improved", code=2).err
 
 

@@ -68,7 +68,7 @@ def test_each_class_has_the_density_of_its_codes_alone(kind, fitted, z, labels):
     assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "mixture", "flow", "flow_matching", "sliced"])
+@pytest.mark.parametrize("kind", ["gaussian", "mixture", "flow"])
 def test_samples_lie_in_their_class(kind, fitted):
     drawn = [fitted[kind].sample(300, labels=c, seed=1).mean(1) for c in range(2)]
     assert (drawn[0] < FAR / 2).all()
@@ -134,7 +134,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["mixture", "vae", "flow_matching"])
+@pytest.mark.parametrize("kind", ["mixture", "vae", "flow"])
 def test_an_interrupted_fit_goes_on_with_the_class_it_was_in(
     kind, fitted, z, labels, tmp_path, monkeypatch
 ):
@@ -232,8 +232,6 @@ def test_a_class_with_too_few_codes_is_named_before_the_fit(z, monkeypatch):
         ("gan", {"leading": 2, "n_components": 20}, 39),
         ("vae", {}, 23),
         ("flow", {"n_components": 20}, 42),
-        ("flow_matching", {"n_components": 20}, 42),
-        ("sliced", {"n_components": 20}, 42),
     ],
 )
 def test_every_kind_counts_before_any_class_is_fitted(z, monkeypatch, kind, keywords, count):

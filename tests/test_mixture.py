@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.covariance import OAS
-from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
@@ -25,7 +24,6 @@ from scattergen.densities.expectation_maximization import (
     propose,
     unite,
 )
-from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
 from scattergen.densities.mixture_selection import choose_shrinkage
 from scattergen.errors import InputError
 
@@ -276,7 +274,7 @@ def test_repeated_codes_do_not_break_it():
     mixture = GaussianMixture(n_components=20).fit(z)
     assert torch.isfinite(mixture.sample(100)).all()
     fewer = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(60, 1)
-    for options in ({}, {"covariance": "low_rank"}, {"batch_size": 30}, {"leading": 1}):
+    for options in ({}, {"batch_size": 30}, {"leading": 1}):
         assert torch.isfinite(GaussianMixture(5, **options).fit(fewer).sample(100)).all()
 
 
@@ -355,8 +353,6 @@ def test_all_components_as_leading_ones_are_none():
         ({"shrinkage": "much"}, 'a number or "auto"'),
         ({"n_components": "many"}, 'a number, "auto" or null'),
         ({"n_components": 0}, "at least 1"),
-        ({"covariance": "diagonal"}, '"full" or "low_rank"'),
-        ({"rank": 0}, "at least 1"),
         ({"batch_size": 1}, "at least 2"),
     ],
 )
@@ -472,68 +468,3 @@ def test_batches_reach_the_likelihood_of_all_codes_together():
     # parameters fitted to so many are worth 120 / 2 / 2500 = 0.02 nats, and the optimum may be
     # another.
     assert likelihoods[1] == pytest.approx(likelihoods[0], abs=0.1)
-
-
-# Factor analysers
-
-
-def test_factor_analysis_reaches_the_likelihood_of_scikit_learn():
-    generator = torch.Generator().manual_seed(0)
-    loadings = torch.randn(12, 3, generator=generator, dtype=torch.float64)
-    noise = torch.rand(12, generator=generator, dtype=torch.float64) + 0.1
-    x = torch.randn(2000, 3, generator=generator, dtype=torch.float64) @ loadings.T
-    x += torch.randn(2000, 12, generator=generator, dtype=torch.float64) * noise.sqrt()
-    x -= x.mean(0)
-    theirs = FactorAnalysis(3, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x.numpy())
-    S = x.T.cov(correction=0)
-    likelihoods = []
-    for iterations in (0, 1, 5, 15, 200):
-        found = factor_analysis(S, 3, iterations)
-        likelihoods.append(log_density_of_factors(x, *found).mean().item())
-    assert (np.diff(likelihoods) > -1e-9).all()  # EM climbs
-    # Both stop next to the maximum, where the likelihood is flat.
-    assert likelihoods[-1] == pytest.approx(theirs.score(x.numpy()), abs=1e-4)
-    assert likelihoods[3] > likelihoods[-1] - 0.01
-
-
-def test_likelihood_of_factors_is_that_of_the_full_covariance():
-    generator = torch.Generator().manual_seed(0)
-    loadings = torch.randn(6, 2, generator=generator, dtype=torch.float64)
-    noise = torch.rand(6, generator=generator, dtype=torch.float64) + 0.1
-    x = torch.randn(20, 6, generator=generator, dtype=torch.float64)
-    oracle = torch.distributions.LowRankMultivariateNormal(x[0] * 0, loadings, noise)
-    torch.testing.assert_close(
-        log_density_of_factors(x, loadings, noise), oracle.log_prob(x), rtol=1e-10, atol=1e-10
-    )
-
-
-@pytest.mark.parametrize("leading", [2, None])
-def test_low_rank_components_model_low_rank_clusters(leading):
-    generator = torch.Generator().manual_seed(1)
-    parts = []
-    for centre in (-40.0, 0.0, 40.0):
-        factors = torch.randn(800, 2, generator=generator) @ torch.randn(2, 9, generator=generator)
-        part = factors + 0.3 * torch.randn(800, 9, generator=generator)
-        part[:, 0] += centre
-        parts.append(part)
-    z = torch.cat(parts)
-    options = {"n_components": 3, "shrinkage": 0.0, "leading": leading}
-    low = GaussianMixture(covariance="low_rank", rank=2, **options).fit(z)
-    full = GaussianMixture(**options).fit(z)
-    assert low.cholesky_ is None
-    assert low.factors_[0].shape == (3, 9, 2)
-    # 9 * 10 / 2 - (9 * 3 - 1) = 19 parameters fewer in each of 3: the full ones gain half a nat
-    # per 800 codes for each; the rest is what 15 iterations leave.
-    gain = full.log_prob(z).mean() - low.log_prob(z).mean()
-    assert -0.05 < gain < 0.1
-    codes = low.sample(20_000, seed=0)
-    for part in parts:
-        near = codes[(codes[:, 0] - part[:, 0].mean()).abs() < 20]
-        expected, found = part.T.cov(), near.T.cov()
-        # Standard errors: covariances by (2 / 800) ** 0.5 each, four of them.
-        assert (expected - found).abs().max() < 4 * expected.diagonal().max() * (2 / 800) ** 0.5
-    again = GaussianMixture(covariance="low_rank", rank=2, **options)
-    again.load_state_dict(low.state_dict())
-    assert torch.equal(again.sample(5), low.sample(5))
-    assert torch.equal(again.log_prob(z[:9]), low.log_prob(z[:9]))
-    assert again.description == low.description

@@ -230,9 +230,7 @@ def density(
     run: Run,
     name: Annotated[
         str,
-        typer.Argument(
-            help="gaussian, mixture, vae, gan, flow, flow_matching, sliced, or of a plugin."
-        ),
+        typer.Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin."),
     ],
     stored_as: Annotated[
         str | None,

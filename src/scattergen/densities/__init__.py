@@ -2,7 +2,6 @@
 
 from scattergen.densities.class_conditional import ClassConditional, make_for_classes, needs_labels
 from scattergen.densities.flow import Flow
-from scattergen.densities.flow_matching import FlowMatching
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
@@ -22,7 +21,6 @@ from scattergen.densities.registry import (
     registered_name,
 )
 from scattergen.densities.sampling import Noise, draw_in_chunks, sample_density
-from scattergen.densities.sliced import SlicedTransport
 from scattergen.densities.vae import VariationalAutoencoder
 
 __all__ = [
@@ -31,13 +29,11 @@ __all__ = [
     "ClassConditional",
     "Density",
     "Flow",
-    "FlowMatching",
     "Gaussian",
     "GaussianMixture",
     "GenerativeAdversarialNetwork",
     "LikelihoodDensity",
     "Noise",
-    "SlicedTransport",
     "VariationalAutoencoder",
     "check_count",
     "density_class",

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from scattergen.densities.covariances import inverse_of_lower, shrink_to_identity
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.mixture_quantile import mixture_quantile, normal_score
 from scattergen.densities.protocol import take_tensor
 from scattergen.densities.sampling import Noise
 from scattergen.errors import InputError
@@ -22,7 +21,6 @@ _LEADING_SHRINKAGE = 16.0  # of the mixture of the leading components, in codes
 _TOLERANCE = 0.5  # of the EM for it, in nats
 _SLOPE_SHRINKAGE = 32.0  # of the regressions, in codes
 _RIDGE = 1e-5  # of a standardized variance
-_QUANTILE_ROWS = 128  # the same for Rosenblatt's transform, to stay in the cache
 _ROWS = 1024  # codes per array (rows, K, m), to bound memory
 
 
@@ -134,7 +132,6 @@ class LeadingComponents:
             found = GaussianMixture(
                 K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE
             ).fit(x, seed=seed)
-            assert found.cholesky_ is not None  # of full covariances
             weights, means, cholesky = found.weights_, found.means_, found.cholesky_
         else:
             weights, means, cholesky = torch.ones(1), torch.zeros(1, m), torch.eye(m)[None]
@@ -217,53 +214,11 @@ class LeadingComponents:
         white = noise.normal(size, len(self.shift))
         return self._from_white(self.cholesky, self.means, chosen, white)
 
-    def to_normal(self, x: Tensor) -> Tensor:
-        r"""Rosenblatt's transform of the mixture, which carries it to N(0, I).
-
-        $y_i = \Phi^{-1}(F(x_i \mid x_1 \ldots x_{i-1}))$, where the conditional distributions of
-        a Gaussian mixture are mixtures, too. Its Jacobian follows from the densities.
-
-        Args:
-            x: Leading components, (N, m).
-
-        Returns:
-            (N, m), with the type and device of `x`.
-
-        References:
-            Rosenblatt, "Remarks on a multivariate transformation", 1952.
-        """
-        parts = []
-        for part in x.double().cpu().split(_QUANTILE_ROWS):
-            white = self._white(part)
-            weights = self._conditional_weights(white).exp()
-            parts.append(normal_score(white, weights))
-        return torch.cat(parts).to(x)
-
-    def from_normal(self, y: Tensor) -> Tensor:
-        """Inverse of `to_normal`: (N, m), float64, on the CPU -> (N, m)."""
-        means, lower = self.means.double(), self.cholesky.double()
-        x = torch.zeros_like(y)
-        white = torch.zeros(len(y), *means.shape, dtype=y.dtype)
-        logs = self.weights.double().log().expand(len(y), -1)
-        for i in range(y.shape[1]):
-            scale = lower[:, i, i]
-            centres = means[:, i] + (white[:, :, :i] * lower[:, i, :i]).sum(2)
-            x[:, i] = mixture_quantile(y[:, i], logs.softmax(1), centres, scale)
-            white[:, :, i] = (x[:, i, None] - centres) / scale
-            logs = logs - 0.5 * white[:, :, i].square() - scale.log()
-        return x
-
     def _white(self, x: Tensor) -> Tensor:
         """White coordinates of every component: (N, m) -> (N, K, m)."""
         factors = self._precision_factors.to(x)
         offsets = torch.einsum("kij,kj->ki", factors, self.means.to(x))
         return (x @ factors.flatten(0, 1).T).unflatten(1, offsets.shape) - offsets
-
-    def _conditional_weights(self, white: Tensor) -> Tensor:
-        """Logarithms of p(k | x_1 ... x_{i-1}) for every i: (N, K, m) -> (N, K, m)."""
-        steps = -0.5 * white.square() - self.cholesky.double().diagonal(dim1=1, dim2=2).log()
-        before = torch.cat([torch.zeros_like(steps[:, :, :1]), steps[:, :, :-1].cumsum(2)], dim=2)
-        return (self.weights.double().log()[:, None] + before).log_softmax(1)
 
     @staticmethod
     def _from_white(lower: Tensor, offset: Tensor, chosen: Tensor, white: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gaussian mixture with full or low-rank covariances, fitted by expectation–maximisation."""
+"""Gaussian mixture with full covariances, fitted by expectation–maximisation."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,6 @@ from scattergen.densities.expectation_maximization import (
     expectation,
     maximization,
 )
-from scattergen.densities.factor_analysis import factor_analysis, log_density_of_factors
 from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
 from scattergen.densities.protocol import (
     History,
@@ -65,11 +64,6 @@ class GaussianMixture:
     covariance. This truncation is a variational EM; with up to eight components it is exact. A
     component left with less than one code restarts from a random code.
 
-    With `covariance="low_rank"` the components are factor analysers, $\Sigma_k = \Lambda_k
-    \Lambda_k^T + \mathrm{diag}\, \psi_k$ with `rank` columns in $\Lambda_k$, fitted to the
-    covariances above after the last iteration: far fewer numbers to store, and faster samples and
-    likelihoods.
-
     With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those
     of all before with weight $t^{-0.6}$, so that one pass makes many steps.
 
@@ -79,8 +73,6 @@ class GaussianMixture:
             components, if EM sees these only), for two or three times the time.
         shrinkage: Weight κ of the pooled covariance, in codes, or "auto".
         leading: Number of components of the codes that EM sees; None lets it see all.
-        covariance: "full" or "low_rank".
-        rank: Number of factors of low-rank covariances.
         batch_size: Codes per step of EM; None takes all.
         max_iterations: Of EM, or passes over the batches.
         tolerance: EM stops when the mean log-likelihood per code gains less than this, in nats.
@@ -88,8 +80,7 @@ class GaussianMixture:
     Attributes:
         weights_: (K,) float32.
         means_: (K, d) float32.
-        cholesky_: Lower triangular factors of full covariances, (K, d, d), float32; else None.
-        factors_: Λ (K, d, rank) and ψ (K, d) of low-rank covariances, float32; else None.
+        cholesky_: Lower triangular factors of the covariances, (K, d, d), float32.
         n_features_: d.
         history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per
             code, before the update, in nats; of the leading components if EM sees only these),
@@ -101,7 +92,6 @@ class GaussianMixture:
     References:
         Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm",
             1977.
-        Ghahramani, Hinton, "The EM algorithm for mixtures of factor analyzers", 1996.
         Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
         Cappé, Moulines, "On-line expectation-maximization algorithm for latent data models", 2009.
         Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
@@ -117,8 +107,7 @@ class GaussianMixture:
 
     weights_: Tensor
     means_: Tensor
-    cholesky_: Tensor | None
-    factors_: tuple[Tensor, Tensor] | None
+    cholesky_: Tensor
     n_features_: int
     history_: History
 
@@ -127,8 +116,6 @@ class GaussianMixture:
         n_components: int | Literal["auto"] | None = None,
         shrinkage: float | Literal["auto"] = "auto",
         leading: int | None = 32,
-        covariance: Literal["full", "low_rank"] = "full",
-        rank: int = 32,
         batch_size: int | None = None,
         max_iterations: int = 15,
         tolerance: float = 0.1,
@@ -145,31 +132,23 @@ class GaussianMixture:
             raise InputError(f"shrinkage={shrinkage}: a weight cannot be negative.")
         if leading is not None and leading < 1:
             raise InputError(f"leading={leading}: use at least 1 component, or None for all.")
-        if covariance not in ("full", "low_rank"):
-            raise InputError(f'covariance="{covariance}" is unknown: choose "full" or "low_rank".')
-        for name, count in {"rank": rank, "max_iterations": max_iterations}.items():
-            if count < 1:
-                raise InputError(f"{name}={count}: at least 1 is needed.")
+        if max_iterations < 1:
+            raise InputError(f"max_iterations={max_iterations}: at least 1 is needed.")
         if batch_size is not None and batch_size < 2:
             raise InputError(f"batch_size={batch_size}: use at least 2 codes, or None for all.")
         self.n_components, self.shrinkage, self.leading = n_components, shrinkage, leading
-        self.covariance, self.rank, self.batch_size = covariance, rank, batch_size
-        self.max_iterations, self.tolerance = max_iterations, tolerance
+        self.batch_size, self.max_iterations, self.tolerance = batch_size, max_iterations, tolerance
 
     @property
     def description(self) -> str:
         """One line for reports."""
-        low = self.covariance == "low_rank"
         kappa = self.shrinkage if isinstance(self.shrinkage, str) else f"{self.shrinkage:g}"
-        kind = f"rank-{self.rank} plus diagonal" if low else "full"
         if not hasattr(self, "n_features_"):
-            return f"Gaussian mixture, {kind} covariances, κ = {kappa}"
+            return f"Gaussian mixture, κ = {kappa}"
         K, d = self.means_.shape
-        numbers = K - 1 + K * d
-        numbers += K * d * (self.factors_[0].shape[2] + 1) if self.factors_ else 0
-        numbers += 0 if low else K * d * (d + 1) // 2
+        numbers = K - 1 + K * d + K * d * (d + 1) // 2
         return (
-            f"{K} {'Gaussian' if K == 1 else 'Gaussians'} with {kind} {d} × {d} covariances, "
+            f"{K} {'Gaussian' if K == 1 else 'Gaussians'} with {d} × {d} covariances, "
             f"κ = {kappa}, {len(self.history_)} iterations; {numbers:,} parameters"
         )
 
@@ -255,13 +234,7 @@ class GaussianMixture:
                 weights = self._weights(codes, labels, K, ridge, generator)
                 components = maximization(statistics, weights, ridge)
         self.weights_, self.means_ = components.weights.cpu(), (components.means + centre).cpu()
-        self.cholesky_, self.factors_ = None, None
-        if self.covariance == "full":
-            self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
-        else:
-            factors = [factor_analysis(c, self.rank) for c in components.covariances]
-            loadings, noise = (torch.stack(part).cpu() for part in zip(*factors, strict=True))
-            self.factors_ = loadings, noise
+        self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
         history[-1]["seconds"] = time.monotonic() - start  # with the M-step over all components
         self.n_features_, self.history_ = d, history
         return self
@@ -319,16 +292,9 @@ class GaussianMixture:
             chosen = noise.choice(self.weights_, size)
             white = noise.normal(size, self.n_features_)
             codes = means[chosen]
-            if self.factors_ is not None:
-                loadings, variances = self.factors_
-                codes += variances.double().sqrt()[chosen] * white
-                common = noise.normal(size, loadings.shape[2])
             for k in chosen.unique().tolist():
                 rows = (chosen == k).nonzero()[:, 0]
-                if self.factors_ is not None:
-                    codes[rows] += common[rows] @ loadings[k].double().T
-                elif self.cholesky_ is not None:
-                    codes[rows] += white[rows] @ self.cholesky_[k].double().T
+                codes[rows] += white[rows] @ self.cholesky_[k].double().T
             return codes
 
         return draw_in_chunks(n, seed, draw, temperature)
@@ -350,24 +316,17 @@ class GaussianMixture:
         total = torch.full_like(z[:, 0], -torch.inf)
         weights = self.weights_.double() / self.weights_.double().sum()
         for k, (weight, mean) in enumerate(zip(weights, self.means_, strict=True)):
-            if self.factors_ is not None:
-                loadings, noise = (part[k].to(z) for part in self.factors_)
-                joint = weight.log().to(z) + log_density_of_factors(z - mean.to(z), loadings, noise)
-            elif self.cholesky_ is not None:
-                factor = inverse_of_lower(self.cholesky_[k].double()).to(z)
-                joint = log_joint(z, weight.to(z), mean.to(z), factor)
+            factor = inverse_of_lower(self.cholesky_[k].double()).to(z)
+            joint = log_joint(z, weight.to(z), mean.to(z), factor)
             total = torch.logaddexp(total, joint)
         return total
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; of the triangular factors only the lower halves."""
         check_fitted(self)
+        rows, columns = torch.tril_indices(self.n_features_, self.n_features_)
         tensors = {"weights": self.weights_, "means": self.means_}
-        if self.factors_ is not None:
-            tensors["loadings"], tensors["noise"] = self.factors_
-        elif self.cholesky_ is not None:
-            rows, columns = torch.tril_indices(self.n_features_, self.n_features_)
-            tensors["cholesky"] = self.cholesky_[:, rows, columns]
+        tensors["cholesky"] = self.cholesky_[:, rows, columns]
         return tensors | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -376,15 +335,10 @@ class GaussianMixture:
         K = len(self.weights_)
         self.means_ = take_tensor(tensors, "means", (K, None))
         d = self.means_.shape[1]
-        self.cholesky_, self.factors_ = None, None
-        if self.covariance == "low_rank":
-            loadings = take_tensor(tensors, "loadings", (K, d, None))
-            self.factors_ = loadings, take_tensor(tensors, "noise", (K, d))
-        else:
-            rows, columns = torch.tril_indices(d, d)
-            self.cholesky_ = torch.zeros(K, d, d)
-            stored = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
-            self.cholesky_[:, rows, columns] = stored
+        rows, columns = torch.tril_indices(d, d)
+        self.cholesky_ = torch.zeros(K, d, d)
+        stored = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
+        self.cholesky_[:, rows, columns] = stored
         self.n_features_, self.history_ = d, take_history(tensors)
 
 

@@ -4,12 +4,10 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from scattergen.densities.flow import Flow
-from scattergen.densities.flow_matching import FlowMatching
 from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import Density
-from scattergen.densities.sliced import SlicedTransport
 from scattergen.densities.vae import IMPROVED_VAE, VariationalAutoencoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
@@ -20,8 +18,6 @@ DENSITIES: dict[str, type[Density]] = {
     "vae": VariationalAutoencoder,
     "gan": GenerativeAdversarialNetwork,
     "flow": Flow,
-    "flow_matching": FlowMatching,
-    "sliced": SlicedTransport,
 }
 """Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares
 it in the entry-point group "scattergen.densities". "class_conditional", which is made of others,
