@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import scattergen as sg
-from scattergen.cli.arguments import open_of_run
+from scattergen.cli.opening import open_of_run
 from scattergen.image_quality import psnr
 from scattergen.report.run_report import machine
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from scattergen.cli import reproducing
-from scattergen.cli.arguments import open_of_run
+from scattergen.cli.opening import open_of_run
 from scattergen.datasets import ImageFolder, celeba, open_dataset
 from scattergen.datasets.decoding import decode
 from scattergen.errors import InputError

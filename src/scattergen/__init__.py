@@ -1,17 +1,21 @@
 """Generative models from wavelet scattering: images to codes, codes to new images."""
 
-from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
-from scattergen.decoder import Decoder
-from scattergen.encoder import ScatteringEncoder
-from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import Progress
-from scattergen.scattering import Scattering2D
-from scattergen.whitening import PCAWhitening
+from collections.abc import Collection
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
+    from scattergen.decoder import Decoder
+    from scattergen.encoder import ScatteringEncoder
+    from scattergen.errors import InputError, RunFolderError, ScattergenError
+    from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.progress import Progress
+    from scattergen.scattering import Scattering2D
+    from scattergen.whitening import PCAWhitening
 
 __version__ = "0.1.0"
-
-load = GenerativeScatteringNetwork.load
 
 __all__ = [
     "Decoder",
@@ -31,3 +35,56 @@ __all__ = [
     "report",
     "scattering",
 ]
+
+# Imported when first used, so that `import scattergen` and `scattergen --help` wait for nothing.
+_HOMES = {
+    "Decoder": "decoder",
+    "GenerativeScatteringNetwork": "model",
+    "InputError": "errors",
+    "PCAWhitening": "whitening",
+    "Progress": "progress",
+    "RunFolderError": "errors",
+    "ScattergenError": "errors",
+    "Scattering2D": "scattering",
+    "ScatteringEncoder": "encoder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"scattergen.{_HOMES[name]}"), name)
+    if name in __all__:
+        return import_module(f"scattergen.{name}")
+    raise AttributeError(f"module 'scattergen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def load(
+    path: Path | str, device: str = "cpu", densities: Collection[str] | None = None
+) -> "GenerativeScatteringNetwork":
+    """The model of a run folder; executes nothing that the folder holds.
+
+    Args:
+        path: A folder that `scattergen fit` or `GenerativeScatteringNetwork.save` made.
+        device: Where to compute.
+        densities: Keys of those to load; all by default.
+
+    Returns:
+        The model.
+
+    Raises:
+        RunFolderError: If the folder is incomplete, damaged, changed or of a newer format, or holds
+            a density of a kind that is not known here.
+
+    Example:
+        >>> load("nowhere")
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.RunFolderError: There is no run folder nowhere: ...
+    """
+    from scattergen.model import GenerativeScatteringNetwork
+
+    return GenerativeScatteringNetwork.load(path, device, densities)

@@ -15,10 +15,10 @@ from scattergen.densities import (
 )
 from scattergen.density_choice import choice_of_key, density_key
 from scattergen.errors import RunFolderError
+from scattergen.image_grid import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.model_files import density_metadata
 from scattergen.progress import SILENT, Progress
-from scattergen.report import save_image_grid
 from scattergen.runs import RunFolder, check_name, differences, refuse_differences
 
 _ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density

@@ -11,7 +11,7 @@ from torch import Tensor
 from scattergen.datasets.arrays import load_npy, load_npz
 from scattergen.datasets.classes import ClassLabels
 from scattergen.errors import InputError
-from scattergen.report.pictures import save_image_grid
+from scattergen.image_grid import save_image_grid
 from scattergen.storage import atomic_path
 
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"

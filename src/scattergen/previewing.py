@@ -9,9 +9,9 @@ from torch import Tensor
 from scattergen.datasets import ImageSource
 from scattergen.decoder import Decoder
 from scattergen.densities import make
+from scattergen.image_grid import save_image_grid
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.local_decoder import LocalDecoder
-from scattergen.report.pictures import save_image_grid
 
 _COLUMNS = 8
 _MOST_CODES = 4000  # of the density, so that it takes a second

@@ -1,25 +1,15 @@
-"""Arguments that commands share, and what every command does with them."""
+"""Arguments that commands share, and reading them.
+
+Nothing here, nor at the head of a command's module, imports PyTorch: help and typos answer at once.
+"""
 
 import json
-import math
-import os
-import re
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
 
-from scattergen.datasets import Dataset, celeba, limit, open_dataset
-from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
-from scattergen.model import GenerativeScatteringNetwork
-from scattergen.presets import CELEBA_PRESETS
-from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder
-
-_SHOWN = 5  # of the files that were left out
 
 
 def path(text: str) -> Path:
@@ -64,6 +54,10 @@ Preset = Annotated[
     Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None,
     typer.Option(help="Options to start from."),
 ]
+Features = Annotated[
+    Literal["digits", "scattering", "perceptual", "inception"] | None,
+    typer.Option(help="Features of images; by default digits or scattering."),
+]
 Part = Annotated[
     Literal["train", "test"] | None,
     typer.Option(help="Which images of data that have a test set, such as MNIST; test by default."),
@@ -85,24 +79,6 @@ Quiet = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Common")
 ]
-
-
-def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
-    """Check the device, set the number of threads, and say where to report."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
-    try:
-        usable = re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) is not None
-        if usable:
-            torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        usable, reason = False, str(error).splitlines()[0].rstrip(".")
-    if not usable:
-        raise InputError(
-            f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".'
-        )
-    return Progress(show=not quiet)
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:
@@ -140,112 +116,6 @@ def parse_labels(options: list[str] | None) -> list[str]:
             "--label 3,5."
         )
     return labels
-
-
-def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
-    """Refuse to make more images than memory holds, with their codes while these are drawn."""
-    floats = math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 4 * n * floats > there:
-        raise InputError(
-            f"{n:,} images take {4 * n * floats / 2**30:,.0f} GiB of memory and this machine has "
-            f"{there / 2**30:,.0f}: make them in parts, each with another --seed."
-        )
-
-
-def open_source(source: str, **how: Any) -> Dataset:
-    """Open a dataset and say which files were left out."""
-    return _saying_what_is_left_out(source, open_dataset(source, **how))
-
-
-def open_celeba(
-    source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Literal["L", "RGB"] | None,
-    strict: bool,
-    workers: int = 0,
-    progress: Progress = SILENT,
-) -> Dataset:
-    """Open a folder in CelebA's layout and say which files were left out."""
-    if crop is not None or mode == "L":
-        raise InputError(
-            "The presets of CelebA cut their own square from CelebA's images, in colour: leave out "
-            "--crop and --mode."
-        )
-    if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
-        raise InputError(
-            f"The presets of CelebA are for a folder of its aligned images, not for {source}: name "
-            "the folder img_align_celeba."
-        )
-    return _saying_what_is_left_out(
-        source, celeba(source, size=size, strict=strict, workers=workers, progress=progress)
-    )
-
-
-def open_of_run(
-    run: Path,
-    source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Literal["L", "RGB"] | None,
-    strict: bool,
-) -> Dataset:
-    """The images that a run was fitted to, in its split; cropped as there by default."""
-    if RunFolder.open(run).options.get("preset") in CELEBA_PRESETS:
-        data = open_celeba(source, size, crop, mode, strict)
-    else:
-        crop = _crop_of(run, source, size, crop)
-        data = open_source(source, size=size, crop=crop, mode=mode, strict=strict)
-    taken = RunFolder.open(run).options.get("data", {}).get("limit")
-    return data if taken is None else limit(data, taken)
-
-
-def open_like(
-    run: Path,
-    source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Literal["L", "RGB"] | None,
-    strict: bool,
-    part: Literal["train", "test"] | None = None,
-) -> Dataset:
-    """All images of a source as the training part; of one with a test set, one of both parts.
-
-    The images of a folder are brought to the crop, size and mode of those that a run has.
-    """
-    crop = _crop_of(run, source, size, crop)
-    if holds_files(source):
-        channels, height, width = image_shape_of(run)
-        mode = mode or ("L" if channels == 1 else "RGB")
-        if size is None and height == width and crop != height:
-            size = height
-    data = open_source(source, size=size, crop=crop, mode=mode, strict=strict, test_fraction=0)
-    if data.test is None and part == "test":
-        raise InputError(f"{source} has no test set of its own: leave out --part.")
-    return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
-
-
-def image_shape_of(run: Path) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a run was fitted to."""
-    channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
-    return channels, height, width
-
-
-def _crop_of(run: Path, source: str, size: int | None, crop: int | None) -> int | None:
-    """The crop asked for; that of the run if neither it nor a size is, and it is a folder."""
-    if crop is None and size is None and holds_files(source):
-        recorded: int | None = RunFolder.open(run).options.get("data", {}).get("crop")
-        return recorded
-    return crop
-
-
-def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:
-    for sentence in data.skipped[:_SHOWN]:
-        warnings.warn(sentence, stacklevel=3)
-    if data.skipped:
-        warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=3)
-    return data
 
 
 def say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:

@@ -1,9 +1,6 @@
 """What a user is told of an error."""
 
-import torch
-
 from scattergen.errors import ScattergenError
-from scattergen.processes import is_lost_connection
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -20,6 +17,10 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         # Of places where no better sentence was found, such as a network drive that went away.
         return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
+    import torch
+
+    from scattergen.processes import is_lost_connection
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     ):

@@ -5,16 +5,11 @@ import os
 import shlex
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from scattergen import datasets
 from scattergen.cli.arguments import (
     Crop,
     Device,
@@ -30,23 +25,14 @@ from scattergen.cli.arguments import (
     Strict,
     Threads,
     Workers,
-    open_celeba,
-    open_source,
     parse_names,
     parse_options,
     path,
-    prepare,
 )
-from scattergen.cli.failures import sentence_of
-from scattergen.density_run import fit_density_run
 from scattergen.errors import InputError
-from scattergen.estimating import estimate_fit, parse_time
-from scattergen.fitting import FittedRun, fit_run, options_of_fit
-from scattergen.options import check_options
-from scattergen.presets import CELEBA_PRESETS
-from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
-from scattergen.report.draft import duration
-from scattergen.storage import gigabytes
+
+if TYPE_CHECKING:
+    from scattergen.fitting import FittedRun
 
 
 def fit(
@@ -117,6 +103,19 @@ def fit(
 
       scattergen fit faces/ --out runs/faces --device cuda --devices 4
     """
+    import torch
+
+    from scattergen import datasets
+    from scattergen.cli.failures import sentence_of
+    from scattergen.cli.opening import open_celeba, open_source, prepare
+    from scattergen.cli.printing import print_estimate
+    from scattergen.estimating import parse_time
+    from scattergen.fitting import fit_run, options_of_fit
+    from scattergen.presets import CELEBA_PRESETS
+    from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
+
+    changes = parse_options(options)
+    keys = None if densities is None else parse_names(densities)
     layout = Layout.asked_for(devices, nodes, device)
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(device, threads, quiet)  # which checks the device
@@ -139,17 +138,7 @@ def fit(
             if limit is not None:
                 data = datasets.limit(data, limit)
         if estimate:
-            _say_estimate(
-                data,
-                options_of_fit(
-                    data,
-                    preset,
-                    parse_options(options),
-                    None if densities is None else parse_names(densities),
-                )[1],
-                device,
-                as_json,
-            )
+            print_estimate(data, options_of_fit(data, preset, changes, keys)[1], device, as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:
@@ -160,8 +149,8 @@ def fit(
             data,
             out,
             preset=preset,
-            changes=parse_options(options),
-            densities=None if densities is None else parse_names(densities),
+            changes=changes,
+            densities=keys,
             seed=seed,
             max_seconds=None if max_time is None else parse_time(max_time),
             device=device,
@@ -174,27 +163,6 @@ def fit(
         _say_fitted(out, fitted, as_json)
 
 
-def _say_estimate(
-    data: datasets.Dataset, options: dict[str, Any], device: str, as_json: bool
-) -> None:
-    """Print what each stage will take."""
-    n = len(data.train)
-    check_options(options, data.train.shape, n, datasets.class_labels(data.train))
-    stages = estimate_fit(data, options, device)
-    total = sum(stage.seconds for stage in stages)
-    most = max(stage.bytes for stage in stages)
-    if as_json:
-        rows = [asdict(stage) for stage in stages]
-        print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": rows}))
-        return
-    table = Table("stage", "time", "memory", box=None, padding=(0, 3, 0, 0))
-    for stage in stages:
-        table.add_row(stage.name, duration(stage.seconds), gigabytes(stage.bytes))
-    table.add_row("all", duration(total), gigabytes(most))
-    print(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
-    Console().print(table)
-
-
 def _refuse_inside(out: Path, images: str) -> None:
     """Refuse a run among the images, which would then include the run's pictures."""
     is_folder = images != "mnist" and os.path.isdir(images)
@@ -205,7 +173,7 @@ def _refuse_inside(out: Path, images: str) -> None:
         )
 
 
-def _say_fitted(out: Path, fitted: FittedRun, as_json: bool) -> None:
+def _say_fitted(out: Path, fitted: "FittedRun", as_json: bool) -> None:
     result = {
         "run": str(out),
         "report": str(fitted.report),
@@ -267,6 +235,9 @@ def density(
 
       scattergen density runs/mnist mixture --by-class
     """
+    from scattergen.cli.opening import prepare
+    from scattergen.density_run import fit_density_run
+
     progress = prepare(device, threads, quiet)
     fitted = fit_density_run(
         run,

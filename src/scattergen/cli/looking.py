@@ -1,16 +1,14 @@
 """The commands that tell about a run."""
 
 import json
-import statistics
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from scattergen.cli.arguments import (
     Crop,
     Device,
+    Features,
     Json,
     Mode,
     Quiet,
@@ -19,16 +17,9 @@ from scattergen.cli.arguments import (
     Size,
     Strict,
     Threads,
-    open_like,
-    open_of_run,
     parse_names,
-    prepare,
 )
-from scattergen.datasets import Dataset
 from scattergen.errors import InputError
-from scattergen.evaluating import FeatureName, RunEvaluation, evaluate_run
-from scattergen.runs import RunFolder
-from scattergen.runs.place import REPLACEMENT
 
 
 def info(
@@ -44,6 +35,11 @@ def info(
 
       scattergen info runs/mnist
     """
+    from scattergen.cli.opening import prepare
+    from scattergen.cli.printing import print_stages
+    from scattergen.runs import RunFolder
+    from scattergen.runs.place import REPLACEMENT
+
     prepare(device, threads, quiet)
     opened = RunFolder.open(run)
     opened.check()
@@ -62,10 +58,7 @@ def info(
     print(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if (opened.path / REPLACEMENT).is_dir():
         print("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
-    table = Table("stage", "seconds", box=None, padding=(0, 3, 0, 0))
-    for name, stage in opened.stages.items():
-        table.add_row(name, f"{stage['seconds']:.1f}" if "seconds" in stage else "")
-    Console().print(table)
+    print_stages(opened.stages)
     quality = opened.stages.get("report", {})
     if "psnr" in quality:
         print(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
@@ -93,10 +86,7 @@ def evaluate(
             metavar="R", min=1, help="Sets of samples of a density, to see how its score varies."
         ),
     ] = 1,
-    features: Annotated[
-        FeatureName | None,
-        typer.Option(help="Features of images; by default digits or scattering."),
-    ] = None,
+    features: Features = None,
     seed: Seed = 0,
     size: Size = None,
     crop: Crop = None,
@@ -123,6 +113,12 @@ def evaluate(
 
       scattergen evaluate runs/faces --images faces/ --size 64 --against other-faces/
     """
+    from scattergen.cli.opening import open_like, open_of_run, prepare
+    from scattergen.cli.printing import print_scores
+    from scattergen.datasets import Dataset
+    from scattergen.evaluating import evaluate_run
+    from scattergen.runs import RunFolder
+
     progress = prepare(device, threads, quiet)
     opened = RunFolder.open(run)
     if images is None:
@@ -153,80 +149,5 @@ def evaluate(
     if as_json:
         print(json.dumps(result.summary()))
         return
-    _print_scores(result)
+    print_scores(result)
     print(f"Scores:  {run / 'evaluation.json'}\nPicture: {run / 'pictures' / 'evaluation.png'}")
-
-
-def _print_scores(result: RunEvaluation) -> None:
-    name, version = result.features
-    print(
-        f"{result.n:,} images in a row against {result.against}; features {name} {version}; "
-        f"seed {result.seed}."
-    )
-    columns = (
-        "", "Fréchet", "kernel·1000", "precision", "recall", "density", "coverage", "classifier",
-        "bins", "sharpness",
-    )  # fmt: skip
-    table = _table(*columns)
-    for key, row in result.rows.items():
-        kernel, manifolds = row.kernel, row.manifolds
-        table.add_row(
-            key,
-            f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
-            f"{1000 * kernel.value:.1f} ± {1000 * kernel.standard_error:.1f}",
-            *(
-                f"{estimate.value:.3f}"
-                for estimate in (
-                    manifolds.precision, manifolds.recall, manifolds.density, manifolds.coverage
-                )
-            ),
-            f"{row.two_sample.accuracy:.3f}",
-            f"{row.bins.different}/{row.bins.n_bins}",
-            f"{result.sharpness[key]:.2f}",
-        )  # fmt: skip
-    console = Console(width=150)
-    console.print(table)
-    if result.images_per_second:
-        print()
-        console.print(_densities(result))
-    for key in result.images_per_second:
-        found = result.rows[key].memorisation
-        if found and found.copies:
-            print(
-                f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): "
-                f"{found.train_share:.1%} of its samples are nearest to one, "
-                f"{found.expected_share:.1%} would be by chance."
-            )
-
-
-def _densities(result: RunEvaluation) -> Table:
-    """What only densities have."""
-    repeats = max(map(len, result.repeats.values()))
-    over_seeds = [f"Fréchet, {repeats} seeds"] if repeats > 1 else []
-    table = _table(
-        "", *over_seeds, "log p, test", "log p, training", "nearest is training", "copying, p",
-        "fit, s", "images/s",
-    )  # fmt: skip
-    for key, speed in result.images_per_second.items():
-        values, found = result.repeats[key], result.rows[key].memorisation
-        likelihoods = (
-            part.get(key) for part in (result.log_likelihood, result.training_log_likelihood)
-        )
-        seconds = result.training_seconds.get(key)
-        table.add_row(
-            key,
-            *(
-                f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-                for _ in over_seeds
-            ),
-            *("-" if x is None else f"{x.value:.1f} ± {x.standard_error:.1f}" for x in likelihoods),
-            "-" if found is None else f"{found.train_share:.3f} ({found.expected_share:.3f})",
-            "-" if found is None else f"{found.copying_pvalue:.4f}",
-            "-" if seconds is None else f"{seconds:.1f}",
-            f"{speed:,.0f}",
-        )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, padding=(0, 2, 0, 0))

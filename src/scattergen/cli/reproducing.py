@@ -4,26 +4,15 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from scattergen.cli.arguments import (
-    Device,
-    Json,
-    Quiet,
-    Seed,
-    Strict,
-    Threads,
-    image_shape_of,
-    open_celeba,
-    path,
-    prepare,
-)
-from scattergen.datasets import Dataset, mnist
-from scattergen.datasets.celeba import CROPS
+from scattergen.cli.arguments import Device, Json, Quiet, Seed, Strict, Threads, path
 from scattergen.errors import InputError
-from scattergen.reproduction import FULL, QUICK, fit_command, reproduce_run
+
+if TYPE_CHECKING:
+    from scattergen.datasets import Dataset
 
 
 def reproduce(
@@ -68,6 +57,9 @@ def reproduce(
 
       scattergen reproduce celeba --images img_align_celeba/
     """
+    from scattergen.cli.opening import prepare
+    from scattergen.reproduction import FULL, QUICK, reproduce_run
+
     progress = prepare(device, threads, quiet)
     run = run or Path("runs", name)
     result = reproduce_run(
@@ -95,8 +87,13 @@ def reproduce(
     print(f"Page: {result.page}")
 
 
-def _open(name: str, run: Path, images: str | None, strict: bool) -> Dataset:
+def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":
     """The images of the paper's data set that a run was fitted to."""
+    from scattergen.cli.opening import image_shape_of, open_celeba
+    from scattergen.datasets import mnist
+    from scattergen.datasets.celeba import CROPS
+    from scattergen.reproduction import fit_command
+
     if name == "mnist":
         if images is not None:
             raise InputError("The digits of MNIST are part of scattergen: leave out --images.")

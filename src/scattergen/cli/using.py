@@ -1,9 +1,8 @@
 """The commands that use a model: sample, encode, decode, reconstruct, interpolate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from scattergen.cli.arguments import (
@@ -21,34 +20,17 @@ from scattergen.cli.arguments import (
     Source,
     Strict,
     Threads,
-    check_memory,
-    open_like,
     parse_labels,
     path,
-    prepare,
     say_written,
 )
-from scattergen.datasets import ClassLabels
-from scattergen.densities import Density
-from scattergen.densities.labels import label_numbers
-from scattergen.densities.sampling import check_temperature
-from scattergen.density_choice import (
-    best_density,
-    default_by_class,
-    default_density,
-    density_classes,
-)
 from scattergen.errors import InputError
-from scattergen.image_files import (
-    check_codes_path,
-    check_output,
-    read_codes,
-    write_codes,
-    write_images,
-)
-from scattergen.image_quality import psnr
-from scattergen.model import GenerativeScatteringNetwork
-from scattergen.runs import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scattergen.datasets import ClassLabels
+    from scattergen.densities import Density
 
 
 def sample(
@@ -90,6 +72,18 @@ def sample(
 
       scattergen sample runs/mnist --label 3,5 --out threes-and-fives.png
     """
+    from scattergen.cli.opening import check_memory, prepare
+    from scattergen.densities.sampling import check_temperature
+    from scattergen.density_choice import (
+        best_density,
+        default_by_class,
+        default_density,
+        density_classes,
+    )
+    from scattergen.image_files import check_output, write_images
+    from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.runs import RunFolder
+
     progress = prepare(device, threads, quiet)
     check_output(out)
     check_temperature(temperature)
@@ -122,8 +116,11 @@ def sample(
     say_written(out, n, as_json)
 
 
-def _class_labels(density: Density, labels: list[str]) -> ClassLabels:
+def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
     """Classes of a class-conditional density, by numbers and names."""
+    from scattergen.datasets import ClassLabels
+    from scattergen.densities.labels import label_numbers
+
     names = getattr(density, "classes_", None)
     if names is None:
         raise InputError(
@@ -155,6 +152,10 @@ def encode(
 
       scattergen encode runs/mnist mnist --part train --out training-codes.npz
     """
+    from scattergen.cli.opening import open_like, prepare
+    from scattergen.image_files import check_codes_path, write_codes
+    from scattergen.model import GenerativeScatteringNetwork
+
     progress = prepare(device, threads, quiet)
     check_codes_path(out)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
@@ -181,6 +182,10 @@ def decode(
 
       scattergen decode runs/mnist codes.npz --out images/
     """
+    from scattergen.cli.opening import prepare
+    from scattergen.image_files import check_output, read_codes, write_images
+    from scattergen.model import GenerativeScatteringNetwork
+
     progress = prepare(device, threads, quiet)
     check_output(out)
     z = read_codes(codes)
@@ -214,6 +219,11 @@ def reconstruct(
 
       scattergen reconstruct runs/mnist mnist -n 32 --out pairs.png
     """
+    from scattergen.cli.opening import open_like, prepare
+    from scattergen.image_files import check_output, write_images
+    from scattergen.image_quality import psnr
+    from scattergen.model import GenerativeScatteringNetwork
+
     progress = prepare(device, threads, quiet)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
@@ -252,6 +262,12 @@ def interpolate(
 
       scattergen interpolate runs/mnist mnist --from 3 --to 9 --steps 10 --out morph.png
     """
+    import torch
+
+    from scattergen.cli.opening import open_like, prepare
+    from scattergen.image_files import check_output, write_images
+    from scattergen.model import GenerativeScatteringNetwork
+
     prepare(device, threads, quiet)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
@@ -266,8 +282,10 @@ def interpolate(
     say_written(out, steps, as_json)
 
 
-def _rows_in_turn(above: torch.Tensor, below: torch.Tensor, columns: int) -> torch.Tensor:
+def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
     """Images for a grid in which each row of some stands above the same row of others."""
+    import torch
+
     missing = -len(above) % columns
     blank = torch.ones(missing, *above.shape[1:])
     pairs = zip(*(torch.cat([x, blank]).split(columns) for x in (above, below)), strict=True)

@@ -1,8 +1,8 @@
 """Pictures, plots and the HTML report of a fitted model."""
 
+from scattergen.image_grid import image_grid, save_image_grid
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
-from scattergen.report.pictures import image_grid, save_image_grid
 from scattergen.report.run_report import MEASURES, write_run_report
 
 __all__ = [

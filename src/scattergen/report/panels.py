@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from scattergen.errors import InputError
-from scattergen.report.pictures import image_grid
+from scattergen.image_grid import image_grid
 from scattergen.report.plots import DPI, LIGHT, Theme, new_figure
 
 MARGIN = 48

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from scattergen.evaluation import psnr, ssim
+from scattergen.image_grid import image_grid, png
 from scattergen.image_quality import WINDOW_SIZE
 from scattergen.report.draft import Draft, duration, number, sample_size, setting
 from scattergen.report.facts import DensityEntry, VisualisationMatrix
 from scattergen.report.html import Html, image, joined, table, tag
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
-from scattergen.report.pictures import image_grid, png
 from scattergen.report.plots import figure_png
 
 HERO_COLUMNS = 16

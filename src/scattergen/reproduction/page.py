@@ -11,9 +11,9 @@ from typing import Literal
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from scattergen.image_grid import image_grid, png
 from scattergen.report.draft import duration
 from scattergen.report.html import Html, Page, image, joined, table, tag
-from scattergen.report.pictures import image_grid, png
 from scattergen.report.plots import DARK, LIGHT, Theme, figure_png
 from scattergen.reproduction.stage_cache import Measured
 

@@ -1,0 +1,164 @@
+"""Tables on the console."""
+
+import json
+import statistics
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from scattergen.datasets import Dataset, class_labels
+from scattergen.diagnosing import RunDiagnosis
+from scattergen.estimating import estimate_fit
+from scattergen.evaluating import RunEvaluation
+from scattergen.options import check_options
+from scattergen.report.draft import duration
+from scattergen.storage import gigabytes
+
+
+def print_stages(stages: dict[str, dict[str, Any]]) -> None:
+    """Print the finished stages of a run with their seconds."""
+    table = _table("stage", "seconds")
+    for name, stage in stages.items():
+        table.add_row(name, f"{stage['seconds']:.1f}" if "seconds" in stage else "")
+    Console().print(table)
+
+
+def print_estimate(data: Dataset, options: dict[str, Any], device: str, as_json: bool) -> None:
+    """Print what each stage will take."""
+    n = len(data.train)
+    check_options(options, data.train.shape, n, class_labels(data.train))
+    stages = estimate_fit(data, options, device)
+    total = sum(stage.seconds for stage in stages)
+    most = max(stage.bytes for stage in stages)
+    if as_json:
+        rows = [asdict(stage) for stage in stages]
+        print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": rows}))
+        return
+    table = _table("stage", "time", "memory")
+    for stage in stages:
+        table.add_row(stage.name, duration(stage.seconds), gigabytes(stage.bytes))
+    table.add_row("all", duration(total), gigabytes(most))
+    print(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
+    Console().print(table)
+
+
+def print_scores(result: RunEvaluation) -> None:
+    """Print what `evaluate` found."""
+    name, version = result.features
+    print(
+        f"{result.n:,} images in a row against {result.against}; features {name} {version}; "
+        f"seed {result.seed}."
+    )
+    columns = (
+        "", "Fréchet", "kernel·1000", "precision", "recall", "density", "coverage", "classifier",
+        "bins", "sharpness",
+    )  # fmt: skip
+    table = _table(*columns)
+    for key, row in result.rows.items():
+        kernel, manifolds = row.kernel, row.manifolds
+        table.add_row(
+            key,
+            f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
+            f"{1000 * kernel.value:.1f} ± {1000 * kernel.standard_error:.1f}",
+            *(
+                f"{estimate.value:.3f}"
+                for estimate in (
+                    manifolds.precision, manifolds.recall, manifolds.density, manifolds.coverage
+                )
+            ),
+            f"{row.two_sample.accuracy:.3f}",
+            f"{row.bins.different}/{row.bins.n_bins}",
+            f"{result.sharpness[key]:.2f}",
+        )  # fmt: skip
+    console = Console(width=150)
+    console.print(table)
+    if result.images_per_second:
+        print()
+        console.print(_densities(result))
+    for key in result.images_per_second:
+        found = result.rows[key].memorisation
+        if found and found.copies:
+            print(
+                f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): "
+                f"{found.train_share:.1%} of its samples are nearest to one, "
+                f"{found.expected_share:.1%} would be by chance."
+            )
+
+
+def _densities(result: RunEvaluation) -> Table:
+    """What only densities have."""
+    repeats = max(map(len, result.repeats.values()))
+    over_seeds = [f"Fréchet, {repeats} seeds"] if repeats > 1 else []
+    table = _table(
+        "", *over_seeds, "log p, test", "log p, training", "nearest is training", "copying, p",
+        "fit, s", "images/s",
+    )  # fmt: skip
+    for key, speed in result.images_per_second.items():
+        values, found = result.repeats[key], result.rows[key].memorisation
+        likelihoods = (
+            part.get(key) for part in (result.log_likelihood, result.training_log_likelihood)
+        )
+        seconds = result.training_seconds.get(key)
+        table.add_row(
+            key,
+            *(
+                f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+                for _ in over_seeds
+            ),
+            *("-" if x is None else f"{x.value:.1f} ± {x.standard_error:.1f}" for x in likelihoods),
+            "-" if found is None else f"{found.train_share:.3f} ({found.expected_share:.3f})",
+            "-" if found is None else f"{found.copying_pvalue:.4f}",
+            "-" if seconds is None else f"{seconds:.1f}",
+            f"{speed:,.0f}",
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, padding=(0, 2, 0, 0))
+
+
+def print_tests(result: RunDiagnosis) -> None:
+    """Print what `diagnose` found."""
+    batteries = result.tables
+    first = next(iter(batteries.values()))
+    print(f"{first.n:,} codes, the leading {first.d} components; seed {result.seed}.")
+    table = _table("null hypothesis", "test")
+    for name in batteries:
+        table.add_column(name, justify="right")
+        table.add_column("p", justify="right")
+        table.add_column("effect", justify="right")
+    table.add_column("what the effect is")
+    for k, test in enumerate(first.tests):
+        cells = []
+        for battery in batteries.values():
+            found = battery.tests[k]
+            cells += [
+                f"{found.statistic:.3g}",
+                f"{_probability(found.pvalue)}",
+                f"{found.effect:.3f}",
+            ]
+        table.add_row(test.null, test.name, *cells, test.effect_name)
+    Console(width=150).print(table)
+    pairs = first.d * (first.d - 1) // 2
+    for name, battery in batteries.items():
+        print(
+            f"{name}: K² rejects {result.rejections[name]} of {battery.d} components at 0.05, "
+            f"uncorrected; {len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at "
+            "0.05, corrected for all pairs."
+        )
+    if result.told_apart is not None:
+        p = _probability(result.told_apart.pvalue)
+        print(
+            f"A classifier tells these samples from codes with accuracy "
+            f"{result.told_apart.accuracy:.3f} (chance 0.5; p: {p})."
+        )
+    print(f"Scores:   {result.scores}")
+    print(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+
+
+def _probability(p: float) -> str:
+    """A p-value; one that is too small for a float is told from an impossible 0."""
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
