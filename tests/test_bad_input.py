@@ -808,7 +808,7 @@ def test_a_density_survives_a_full_disk_while_it_is_replaced(
     args = ["density", run_copy, "gaussian", "-q", "--as", "mine"]
     scattergen(*args)
     disk = FullDisk(monkeypatch)
-    for more in range(6):  # three files of two fsyncs each
+    for more in range(7):  # three files of two fsyncs each, and one of a new name
         disk.left = more
         error = scattergen(*args, "--seed", 1 + more, "--overwrite", code=2).err
         assert "Cannot write" in error

@@ -294,7 +294,10 @@ def test_processes_that_cannot_be_are_refused(
 
 
 def test_the_launcher_and_the_options_must_agree(monkeypatch):
-    variables = {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "LOCAL_RANK": "2", "GROUP_RANK": "1"}
+    variables = {
+        "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "LOCAL_RANK": "2", "GROUP_RANK": "1",
+        "MASTER_ADDR": "node0", "MASTER_PORT": "29500",
+    }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     layout = Layout.asked_for(3, None, "cpu")

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from scattergen import storage
 from scattergen.errors import RunFolderError, ScattergenError
@@ -16,6 +17,7 @@ from scattergen.storage import (
     atomic_path,
     flatten_state,
     read_tensors,
+    read_tensors_if_whole,
     sha256,
     take_state,
     write_json,
@@ -209,6 +211,34 @@ def test_damage_to_the_header_or_the_metadata(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(RunFolderError, match="is damaged"):
             read_tensors(path)
+
+
+def test_every_byte_is_under_the_checksum(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.randn(5), "b": torch.tensor([3, 4]), "c": torch.tensor(True)}
+    write_tensors(path, tensors, {"step": 7})
+    whole = path.read_bytes()
+    noticed = 0
+    for i in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[i] ^= 1
+        path.write_bytes(damaged)
+        found = read_tensors_if_whole(path)
+        noticed += found is None
+        if found is not None:  # the name of the checksum, or a space that fills up the header
+            assert found[1] == {"step": 7}
+            assert found[0].keys() == tensors.keys()
+            assert all(torch.equal(found[0][name], tensors[name]) for name in tensors)
+    assert len(whole) - noticed < 20
+    path.write_bytes(whole[: len(whole) - 8] + bytes(8))
+    with pytest.raises(RunFolderError, match="does not match its checksum"):
+        read_tensors(path)
+
+
+def test_files_of_version_0_1_have_no_checksum(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2)}, path, metadata={"json": '{"step": 7}'})
+    assert read_tensors_if_whole(path)[1] == {"step": 7}
 
 
 def test_no_pickle_is_executed(tmp_path):

@@ -1,5 +1,7 @@
 """Interruptions of the training loop: a resumed training ends like one that never stopped."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -167,6 +169,44 @@ def test_a_damaged_checkpoint_is_made_anew(tmp_path, kept):
     with pytest.warns(UserWarning, match="checkpoint is damaged: this training starts anew"):
         again = train(modules, losses, data(), checkpoint=path, **SETTINGS)
     assert without_seconds(again) == without_seconds(history)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "half of it"])
+def test_a_damaged_checkpoint_never_ends_in_another_model(tmp_path, damage):
+    """Whatever was damaged, the training ends as one that was never stopped."""
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    train(modules, losses, data(), checkpoint=None, **SETTINGS)
+    expected = parameters(modules)
+    with pytest.raises(KeyboardInterrupt):
+        train(one_module()[0], stop_after(losses, 5), data(), checkpoint=path, **SETTINGS)
+    whole = path.read_bytes()
+    half = [whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)]
+    flipped = (
+        whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :] for i in range(9, len(whole), 97)
+    )
+    for content in half if damage == "half of it" else flipped:
+        path.write_bytes(content)
+        modules, losses = one_module()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            train(modules, losses, data(), checkpoint=path, **SETTINGS)
+        assert_same_bits(parameters(modules), expected)
+        assert [str(one.message) for one in found] in (
+            [], [f"{path} is damaged: this training starts anew."]
+        )  # fmt: skip
+        assert found or damage == "a bit"
+
+
+@pytest.mark.parametrize("name", ["generator", "modules/net/0.weight", "optimizers/net/0/step"])
+def test_a_checkpoint_without_a_tensor_is_refused(tmp_path, name):
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    train(modules, losses, data(), checkpoint=path, **SETTINGS)
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, {key: t for key, t in tensors.items() if key != name}, metadata)
+    with pytest.raises(RunFolderError, match="is not a whole checkpoint"):
+        train(modules, losses, data(), checkpoint=path, **SETTINGS)
 
 
 @pytest.mark.parametrize("step", [9, 12, 14])

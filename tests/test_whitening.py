@@ -374,13 +374,19 @@ def test_short_fits_write_no_checkpoint(method, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other settings"])
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "half zeros", "other settings"])
 def test_a_checkpoint_that_cannot_be_used(method, saving_always, damage, tmp_path):
     checkpoint = tmp_path / "state.safetensors"
     whole = fit_chunks(Chunks(features()), checkpoint)
     assert checkpoint.exists()
+    content = checkpoint.read_bytes()
     if damage == "truncated":
-        checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+        checkpoint.write_bytes(content[:-9])
+    elif damage == "one bit":  # in the last of the numbers
+        checkpoint.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    elif damage == "half zeros":
+        half = len(content) // 2
+        checkpoint.write_bytes(content[:half] + bytes(len(content) - half))
     else:
         fit_chunks(Chunks(features()[:300]), tmp_path / "other.safetensors")
         (tmp_path / "other.safetensors").rename(checkpoint)

@@ -1,6 +1,6 @@
 """The decoder: Angles & Mallat's convolutional generator, which maps whitened codes to images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scattergen.errors import InputError
+from scattergen.storage import check_shapes
 from scattergen.upsampled_convolution import UpsampledConv2d
 
 
@@ -148,6 +149,30 @@ class Decoder(nn.Module):
             Images, (N, C, H, W), in the precision of z.
         """
         return decode_in_evaluation(self, z)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of every module, but a state of another decoder is a `RunFolderError`."""
+        check_state(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+def check_state(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse stored tensors that are not those of a decoder.
+
+    Args:
+        decoder: They are loaded into it.
+        tensors: Name to tensor.
+
+    Raises:
+        RunFolderError: If a tensor is missing, unknown or has another shape.
+
+    Example:
+        >>> check_state(nn.Linear(2, 1), nn.Linear(2, 1).state_dict())
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    check_shapes("decoder", tensors, shapes)
 
 
 def check_codes(z: Tensor, n_components: int) -> None:

@@ -304,6 +304,8 @@ def _mirrored_codes(
     found = None
     if processes.rank == 0 and path is not None:
         found = read_tensors_if_whole(path)
+        if found is None and path.exists():
+            warnings.warn(f"{path} is damaged: it is made again.", stacklevel=2)
     stored = torch.empty(0) if found is None else found[0].get("codes", torch.empty(0))
     if processes.broadcast(len(stored) == len(images)):
         return processes.broadcast(stored)

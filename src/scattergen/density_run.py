@@ -156,7 +156,7 @@ def _refuse_change(
     """Refuse another density in the place of one that the run's options and report describe."""
     choice = choice_of_key(key, run.options["densities"][key])
     fitted = _make(choice.name, choice.keywords, classes if choice.by_class else None)
-    changed = differences(density_metadata(fitted, run.options["seed"]), wanted)
+    changed = differences(density_metadata(fitted, run.options.get("seed")), wanted)
     if changed:
         raise RunFolderError(
             f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would "

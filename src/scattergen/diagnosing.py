@@ -26,7 +26,7 @@ from scattergen.report.diagnostic_plots import (
 )
 from scattergen.report.plots import eigenvalue_spectrum, figure_png
 from scattergen.report.run_report import machine
-from scattergen.runs import RunFolder
+from scattergen.runs import RunFolder, check_name
 from scattergen.storage import atomic_path, write_json
 
 COMPONENTS, CODES = 64, 5_000
@@ -132,6 +132,7 @@ def diagnose_run(
         for key, z in tables.items()
     }
     stem = "diagnosis" if density is None else f"diagnosis-{density}"
+    check_name(stem)
     found = RunDiagnosis(
         tables=batteries,
         told_apart=None

@@ -313,7 +313,7 @@ class ScatteringEncoder:
             tensors: Name to tensor.
 
         Raises:
-            RunFolderError: If a tensor is missing or does not have the shape of this encoder.
+            RunFolderError: If a tensor is missing or does not fit this encoder.
         """
         whitening = self.whitening
         if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
@@ -327,7 +327,8 @@ class ScatteringEncoder:
             "n_samples": (),
         }
         check_shapes("encoder", tensors, shapes)
-        whitening.mean_, whitening.components_ = tensors["mean"], tensors["components"]
-        whitening.explained_variance_ = tensors["explained_variance"]
-        whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"]
+        whitening.mean_ = tensors["mean"].float()
+        whitening.components_ = tensors["components"].float()
+        whitening.explained_variance_ = tensors["explained_variance"].double()
+        whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"].double()
         whitening.n_samples_ = int(tensors["n_samples"])

@@ -1,6 +1,10 @@
 """Images and codes as files: one picture of a grid, a folder of pictures, or arrays."""
 
+import fcntl
+import hashlib
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,8 @@ from torch import Tensor
 from scattergen.datasets.arrays import load_npy, load_npz
 from scattergen.datasets.classes import ClassLabels
 from scattergen.errors import InputError
-from scattergen.image_grid import save_image_grid
-from scattergen.storage import atomic_path
+from scattergen.image_grid import image_grid, png
+from scattergen.storage import atomic_path, is_temporary, temporary_path
 
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 
@@ -69,11 +73,13 @@ def write_images(
     """
     check_output(path)
     if path.suffix.lower() == ".png":
-        save_image_grid(images, path, columns=columns)
+        content = png(image_grid(images, columns=columns))
+        with _replacing(path) as temporary:
+            temporary.write_bytes(content)
     elif path.suffix == "":
         _write_folder(path, images)
     elif path.suffix.lower() == ".npy":
-        with atomic_path(path) as temporary:
+        with _replacing(path) as temporary:
             np.save(temporary, images.numpy())
     else:
         arrays = {"images": images.numpy()}
@@ -81,7 +87,7 @@ def write_images(
             arrays["codes"] = codes.numpy()
         if classes is not None:
             arrays |= {"labels": classes.labels.numpy(), "classes": np.array(classes.classes)}
-        with atomic_path(path) as temporary:
+        with _replacing(path) as temporary:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
@@ -89,7 +95,8 @@ def _write_folder(path: Path, images: Tensor) -> None:
     digits = len(str(max(len(images) - 1, 0)))
     names = [f"{i:0{digits}d}.png" for i in range(len(images))]
     if path.is_dir():
-        others = sorted({file.name for file in path.iterdir()} - set(names))
+        there = {file.name for file in path.iterdir() if not _is_left_over_picture(file)}
+        others = sorted(there - set(names))
         if others:
             raise InputError(
                 f"{path} holds {others[0]} and so on, with which the images would be mixed: name a "
@@ -97,9 +104,63 @@ def _write_folder(path: Path, images: Tensor) -> None:
             )
     path.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
-    for name, image in zip(names, pixels, strict=True):
-        with atomic_path(path / name) as temporary:
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary)
+    with _locked(path) as alone:
+        if alone:  # so that what is half written there belongs to nobody any more
+            for file in filter(_is_left_over_picture, path.iterdir()):
+                file.unlink(missing_ok=True)
+        for name, image in zip(names, pixels, strict=True):
+            with atomic_path(path / name) as temporary:
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                    temporary
+                )
+
+
+def _is_left_over_picture(file: Path) -> bool:
+    return is_temporary(file) and file.suffix == ".png"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, but what a killed process left is deleted when its output is written again.
+
+    The name of the temporary file says which output it is for, its lock that its writer lives.
+    """
+    mark = temporary_path(Path(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])).name
+    _remove_left_over(path.parent.glob(f"{mark}*"))
+    with atomic_path(path) as unmarked, _locked(unmarked):
+        temporary = unmarked.with_name(mark + unmarked.name)
+        unmarked.rename(temporary)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:  # which may take long, and so a kill come meanwhile
+                os.fsync(file.fileno())
+            temporary.rename(unmarked)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _remove_left_over(files: Iterable[Path]) -> None:
+    """Delete temporary files that no process holds the lock of."""
+    for file in files:
+        with suppress(OSError), _locked(file) as free:
+            if free:
+                file.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Try to lock a file or folder until the block or this process ends; whether it worked."""
+    # Network drives lock only what is open for writing, and so no folders.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # of another process, or of a file system without locks
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def write_codes(path: Path, codes: Tensor) -> None:
@@ -114,7 +175,7 @@ def write_codes(path: Path, codes: Tensor) -> None:
         ScattergenError: If the file cannot be written.
     """
     check_codes_path(path)
-    with atomic_path(path) as temporary:
+    with _replacing(path) as temporary:
         if path.suffix.lower() == ".npy":
             np.save(temporary, codes.numpy())
         else:

@@ -202,7 +202,7 @@ class LinearDecoder:
             tensors: Name to tensor.
 
         Raises:
-            RunFolderError: If a tensor is missing or has another shape.
+            RunFolderError: If a tensor is missing or does not fit this decoder.
         """
         C, H, W = self.image_shape
         d = self.n_components
@@ -212,5 +212,5 @@ class LinearDecoder:
             "coefficients": (d, self.n_channels, *self.grid),
         }
         check_shapes("linear decoder", tensors, shapes)
-        self.mean, self.weight = tensors["mean"], tensors["weight"]
-        self.coefficients = tensors["coefficients"]
+        self.mean, self.weight = tensors["mean"].float(), tensors["weight"].float()
+        self.coefficients = tensors["coefficients"].float()

@@ -1,13 +1,13 @@
 """The local decoder: least squares from the code, corrected place by place by a small network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder import check_codes, decode_in_evaluation, grids
+from scattergen.decoder import check_codes, check_state, decode_in_evaluation, grids
 from scattergen.errors import InputError
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.upsampled_convolution import UpsampledConv2d
@@ -162,6 +162,13 @@ class LocalDecoder(nn.Module):
             Images, (N, C, H, W), in the precision of z.
         """
         return decode_in_evaluation(self, z)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of every module, but a state of another decoder is a `RunFolderError`."""
+        check_state(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _product(self, z: Tensor, name: str) -> Tensor:
         """Product with a fixed map, in z's precision; under autocast of rounded factors."""

@@ -1,17 +1,24 @@
 """A model as the named tensors of a run folder, and back."""
 
 import shlex
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
 
-from scattergen.decoder import Decoder
+import torch
+from torch import Tensor
+
+from scattergen.decoder import Decoder, check_state
 from scattergen.densities import Density, hyperparameters, make, registered_name
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
+from scattergen.keywords import check_keywords
 from scattergen.linear_decoder import LinearDecoder
 from scattergen.local_decoder import LocalDecoder
 from scattergen.runs import RunFolder, check_name
 from scattergen.runs.saving import Content
+
+Part = TypeVar("Part")
 
 
 def model_content(
@@ -103,40 +110,143 @@ def read_parts(
     Raises:
         RunFolderError: If a part is missing or damaged, or a density of an unknown kind.
     """
-    tensors, keywords = run.read("encoder")
-    encoder = ScatteringEncoder(**keywords, device=device)
-    encoder.load_state_dict(tensors)
+    encoder_tensors, encoder_keywords = run.read("encoder")
+    J, L, order = (encoder_keywords[name] for name in ("J", "L", "max_order"))
+    paths = (order > 0) * J * L + (order > 1) * L * L * J * (J - 1) // 2
+    _check_size("encoder", [paths], encoder_tensors)
+    encoder = _made(run, "encoder", ScatteringEncoder, encoder_keywords, device=device)
+    encoder.load_state_dict(encoder_tensors)
+    same = {name: encoder_keywords[name] for name in ("n_components", "image_shape")}
     linear = None
     if run.has("linear"):
-        tensors, shapes = run.read("linear")
-        linear = LinearDecoder(**{name: _tuples(value) for name, value in shapes.items()})
+        tensors, keywords = run.read("linear")
+        _check_same(run, "linear decoder", keywords, same)
+        shapes = {name: _tuples(value) for name, value in keywords.items()}
+        linear = _made(run, "linear decoder", LinearDecoder, shapes)
         linear.load_state_dict(tensors)
     tensors, keywords = run.read("decoder")
+    kind = keywords.pop("kind", "generator")
     decoder: Decoder | LocalDecoder
-    if keywords.pop("kind", "generator") == "local":
+    if kind == "local":
         if linear is None:
             raise RunFolderError(
                 f"{run.path} lacks the least squares that its decoder starts from "
                 "(linear.safetensors): run the `scattergen fit` command that made it again, with "
                 "--overwrite."
             )
-        decoder = LocalDecoder(linear, **keywords)
+        decoder = _decoder(run, LocalDecoder, {"linear": linear, **keywords}, tensors)
     else:
-        decoder = Decoder(**keywords)
-    decoder.load_state_dict(tensors)
+        _check_same(run, "decoder", keywords, same)
+        decoder = _decoder(run, Decoder, keywords, tensors)
     densities = {}
     for key in run.names("densities") if keys is None else keys:
         tensors, metadata = run.read(f"densities/{key}")
-        try:
-            densities[key] = make(metadata["name"], **metadata["hyperparameters"])
-        except InputError as error:
+        densities[key] = _density(run, key, tensors, metadata)
+        d = getattr(densities[key], "n_features_", 0)
+        if d > decoder.n_components:
             raise RunFolderError(
-                f"The density {key} of {run.path} cannot be loaded ({str(error).rstrip('.')}): if "
-                "another version of scattergen stored it, fit it again by `"
-                f"{shlex.join(['scattergen', 'density', str(run.path), key, '--overwrite'])}`."
-            ) from error
-        densities[key].load_state_dict(tensors)
+                f"The density {key} of {run.path} is of codes with {d} components, those of this "
+                f"model have {decoder.n_components}: copy the run folder again as a whole."
+            )
     return encoder, decoder.to(device), densities, linear
+
+
+def _made(
+    run: RunFolder, what: str, make: Callable[..., Part], keywords: Mapping[str, Any], **fixed: Any
+) -> Part:
+    """A part of a model, not loaded yet, from its stored keywords."""
+    try:
+        check_keywords(f"the {what}", make, keywords, tuple(fixed))
+        return make(**keywords, **fixed)
+    # As of a keyword that is missing, or sizes that no tensor can have.
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise RunFolderError(
+            f"The {what} of {run.path} cannot be made ({_reason(error)}): copy the run folder "
+            "again as a whole, or fit it again with --overwrite."
+        ) from error
+
+
+def _decoder(
+    run: RunFolder,
+    kind: Callable[..., Decoder | LocalDecoder],
+    keywords: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> Decoder | LocalDecoder:
+    """A stored decoder."""
+    _check_size("decoder", [], tensors, layers=len(keywords.get("channels", [])))
+    with torch.device("meta"):  # its shapes, before its weights take memory and time
+        check_state(_made(run, "decoder", kind, keywords), tensors)
+    decoder = _made(run, "decoder", kind, keywords)
+    decoder.load_state_dict(tensors)
+    return decoder
+
+
+def _check_same(
+    run: RunFolder, what: str, keywords: Mapping[str, Any], same: Mapping[str, Any]
+) -> None:
+    for name, value in same.items():
+        if keywords.get(name) != value:
+            raise RunFolderError(
+                f"The {what} of {run.path} does not belong to its encoder, which has "
+                f"{name}={value}: copy the run folder again as a whole."
+            )
+
+
+def _density(
+    run: RunFolder, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> Density:
+    """A stored density."""
+    try:
+        density = make(metadata["name"], **metadata["hyperparameters"])
+        _check_density_size(metadata["name"], hyperparameters(density), tensors)
+        density.load_state_dict(tensors)
+        return density
+    except RunFolderError:
+        raise
+    except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise RunFolderError(
+            f"The density {key} of {run.path} cannot be loaded ({_reason(error)}): if another "
+            "version of scattergen stored it, fit it again by `"
+            f"{shlex.join(['scattergen', 'density', str(run.path), key, '--overwrite'])}`."
+        ) from error
+
+
+def _check_size(
+    what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0
+) -> None:
+    """Refuse a network with larger or more layers than its tensors, before it is made.
+
+    Every pair of neighbours among the widths of its hidden layers has a weight; `layers` come
+    besides.
+    """
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    weights = sum(a * b for a, b in pairwise(widths))
+    if max(weights, *widths, 0) > stored or len(widths) + layers > len(tensors):
+        raise RunFolderError(
+            f"The stored {what} does not fit its options: these have larger or more layers than "
+            "its tensors are; fit the run again with --overwrite."
+        )
+
+
+def _check_density_size(
+    name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    if name == "class_conditional":
+        n_classes = tensors["weights"].numel()  # each has tensors of its own
+        _check_size("density", [], tensors, layers=n_classes)
+        _check_density_size(keywords["density"], keywords["keywords"], tensors)
+    elif name in ("vae", "gan", "flow"):
+        layers = keywords.get("layers", 0)
+        for widths in (keywords["widths"], keywords.get("discriminator_widths", [])):
+            _check_size("density", widths, tensors, layers)
+        for width in (keywords.get("n_latent", 0), keywords.get("bins", 0)):
+            _check_size("density", [width], tensors)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without what a tampered file makes of it."""
+    line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return line if len(line) <= 300 else line[:300] + " …"
 
 
 def _tuples(value: Any) -> Any:

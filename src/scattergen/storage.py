@@ -3,13 +3,16 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +22,70 @@ from torch import Tensor
 from scattergen.errors import RunFolderError, ScattergenError
 
 _TEMPORARY = ".writing-"
+_LONGEST_TEXT = 1 << 24  # of JSON in one file; that of real runs has some thousand letters
+_DEEPEST = 50  # objects and lists within each other
+
+
+def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
+    """Open a file, but not what it links to, nor a device or pipe, which might never end.
+
+    Args:
+        path: The file; folders above it may be links.
+        mode: As of `open`.
+
+    Returns:
+        The open file.
+
+    Raises:
+        RunFolderError: If it is a link, a device or a pipe.
+
+    Example:
+        >>> open_regular(Path("/dev/zero"))
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.RunFolderError: /dev/zero is a link, a device or a pipe where a file ...
+    """
+    refusal = RunFolderError(
+        f"{path} is a link, a device or a pipe where a file is needed: put the file itself there, "
+        "or delete it and copy the run folder again as a whole."
+    )
+
+    def opener(name: str, flags: int) -> int:
+        # Without waiting for the other end of a pipe.
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        kind = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # of a folder `open` tells
+            os.close(descriptor)
+            raise refusal
+        return descriptor
+
+    try:
+        return open(path, mode, opener=opener)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe or socket without reader
+            raise refusal from error
+        raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in a sentence why a file cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and "I/O" not in str(error):
+            raise
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = (
+            "Free some space or choose another place, then run the same command again"
+            if full
+            else "Change its permissions or choose another place"
+        )
+        raise ScattergenError(
+            f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been "
+            "changed."
+        ) from error
 
 
 @contextmanager
@@ -47,35 +114,37 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays, since some writers choose the format by it; they know small letters.
-        suffix = path.suffix.lower()
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, SafetensorError) and "I/O" not in str(error):
-            raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = (
-            "Free some space or choose another place, then run the same command again"
-            if full
-            else "Change its permissions or choose another place"
-        )
-        raise ScattergenError(
-            f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been "
-            "changed."
-        ) from error
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The suffix stays, since some writers choose the format by it; they know small letters.
+            suffix = path.suffix.lower()
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def move_file(source: Path, path: Path) -> None:
+    """Give a file another name, perhaps that of another one, for good: a power cut leaves it.
+
+    Args:
+        source: The file, whose content has reached the disk.
+        path: Its new name, in an existing folder.
+
+    Raises:
+        ScattergenError: If the folder cannot be written or the disk is full.
+    """
+    with _writing(path):
+        os.replace(source, path)
+        sync_folder(path.parent)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -167,7 +236,12 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk.
+
+    Args:
+        folder: The folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -186,8 +260,56 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Content of a JSON file of at most 16 MiB, whoever wrote it.
+
+    Args:
+        path: A file.
+
+    Returns:
+        The content.
+
+    Raises:
+        OSError: If it is missing or cannot be read.
+        ValueError: If it is not JSON, too long, or nested too deeply.
+        RunFolderError: If it is a link, a device or a pipe.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "file.json"
+        >>> write_json(path, {"a": [1]})
+        >>> read_json(path)
+        {'a': [1]}
+    """
+    with open_regular(path) as file:
+        text: bytes = file.read(_LONGEST_TEXT + 1)
+    return _parse(text.decode())
+
+
+def _parse(text: str) -> Any:
+    """JSON that is neither too long nor nested so deeply that nobody could go through it."""
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError("it is too long")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for one in level
+            if isinstance(one, dict | list)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return content
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
     """Write named tensors and JSON metadata as one safetensors file, atomically.
+
+    A checksum of all of it is kept too, by which `read_tensors` finds damage.
 
     Args:
         path: Destination.
@@ -199,8 +321,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = Non
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
+    text = json.dumps(metadata)
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"json": json.dumps(metadata)})
+        save_file(plain, temporary, metadata={"json": text, "crc32": _checksum(plain, text)})
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    # CRC-32 finds damage as well as a cryptographic hash does, at the speed of the disk.
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def read_metadata(path: Path) -> Any:
@@ -215,8 +348,8 @@ def read_metadata(path: Path) -> Any:
     Raises:
         RunFolderError: If the file is missing, truncated or not a safetensors file.
     """
-    with _opened(path) as file:
-        return json.loads((file.metadata() or {}).get("json", "null"))
+    with _opened(path) as (_, kept):
+        return _parse(kept.get("json", "null"))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -229,11 +362,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         Name to tensor (on the CPU), and the metadata.
 
     Raises:
-        RunFolderError: If the file is missing, truncated or not a safetensors file.
+        RunFolderError: If the file is missing, damaged or not a safetensors file.
     """
-    with _opened(path) as file:
-        metadata = json.loads((file.metadata() or {}).get("json", "null"))
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    with _opened(path) as (file, kept):
+        text = kept.get("json", "null")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Version 0.1 kept no checksum.
+        if kept.get("crc32") not in (None, _checksum(tensors, text)):
+            raise ValueError("its content does not match its checksum")
+        return tensors, _parse(text)
 
 
 def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
@@ -252,15 +389,23 @@ def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A safetensors file, and the texts in its header."""
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt") as file:
-            yield file
+            yield file, file.metadata() or {}
     except FileNotFoundError as error:
         raise RunFolderError(
             f"{path} is missing: copy the run folder again as a whole, or fit it again."
         ) from error
-    except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or "
+            "copy the run folder again as a whole."
+        ) from error
+    # PyTorch raises a RuntimeError for sizes that no tensor can have.
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise RunFolderError(
             f"{path} is damaged ({error}): copy the run folder again as a whole, or fit it again."
         ) from error
@@ -275,8 +420,8 @@ def sha256(path: Path) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -314,19 +459,32 @@ def check_shapes(
         shapes: Name to the shape that is needed.
 
     Raises:
-        RunFolderError: If a tensor is missing or has another shape.
+        RunFolderError: If a tensor is missing, unknown, has another shape, does not hold real
+            numbers, or is no variance where one is needed.
 
     Example:
         >>> import torch
         >>> check_shapes("line", {"slope": torch.zeros(2)}, {"slope": (2,)})
     """
-    for name, shape in shapes.items():
-        if name not in tensors or tuple(tensors[name].shape) != shape:
-            found = tuple(tensors[name].shape) if name in tensors else "missing"
-            raise RunFolderError(
-                f'The stored {what} does not fit its options: "{name}" is {found} where {shape} is '
-                "expected; fit the run again with --overwrite."
-            )
+    for name in [*shapes, *(tensors.keys() - shapes)]:
+        wanted, tensor = shapes.get(name, "nothing"), tensors.get(name)
+        found: Any = "missing" if tensor is None else tuple(tensor.shape)
+        if tensor is not None and found == wanted:
+            count = found == () and not tensor.is_complex()
+            if not (count or tensor.is_floating_point()):
+                found = tensor.dtype
+            elif (tensor < _LEAST.get(name.rpartition(".")[2], -math.inf)).any():
+                found = "too small"
+            else:
+                continue
+        raise RunFolderError(
+            f'The stored {what} does not fit its options: "{name}" is {found} where {wanted} is '
+            "expected; fit the run again with --overwrite."
+        )
+
+
+# Of variances; a component that images vary in less is never kept.
+_LEAST = {"running_var": 0.0, "explained_variance": 1e-30}
 
 
 def take_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -140,6 +140,16 @@ class TrainingState:
                 f"{self.path} is the checkpoint of a training with other settings or another "
                 "network: use those again, or start over with --overwrite."
             )
+        try:
+            self._adopt(tensors, metadata["progress"])
+        # Whole, but no checkpoint that this version writes.
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise RunFolderError(
+                f"{self.path} is not a whole checkpoint ({type(error).__name__}): delete it and "
+                "run the same command again."
+            ) from error
+
+    def _adopt(self, tensors: Mapping[str, Tensor], progress: dict[str, Any]) -> None:
         self._load_parameters(tensors)
         self.generator.set_state(tensors["generator"])
         for name, optimizer in self.optimizers.items():
@@ -151,7 +161,6 @@ class TrainingState:
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.best = take_state(tensors, "best")
-        progress = metadata["progress"]
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.stopped, self.history = progress["stopped"], progress["history"]
         self.sums, self.count = progress["sums"], progress["count"]

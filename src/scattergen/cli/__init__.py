@@ -2,17 +2,46 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import scattergen
 from scattergen.cli import diagnosing, fitting, looking, reproducing, using
 from scattergen.cli.failures import sentence_of
+from scattergen.cli.terminal import say, visible
 
 _INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
+
+class _Commands(TyperGroup):
+    """The commands; a mistaken argument is shown harmlessly, where it might be a file's name."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _harmless_mistakes():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _harmless_mistakes():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _harmless_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        mistake: Any = error
+        if hasattr(mistake, "format_message"):  # one that typer prints; its class is not public
+            mistake.message = visible(mistake.message)
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Generative models from wavelet scattering: images to codes, codes to new images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -26,7 +55,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        print(f"scattergen {scattergen.__version__}")
+        say(f"scattergen {scattergen.__version__}")
         raise typer.Exit
 
 
@@ -55,15 +84,15 @@ def main() -> None:
         sentence = sentence_of(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        say(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
             continues = sys.argv[1:2] in (["fit"], ["density"], ["reproduce"])
             remedy = "the same command continues where it stopped" if continues else "run it again"
-            print(f"interrupted: {remedy}.", file=sys.stderr)
+            say(f"interrupted: {remedy}.", file=sys.stderr)
         raise
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    say(f"warning: {message}", file=sys.stderr)

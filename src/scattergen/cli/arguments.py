@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from scattergen.cli.terminal import say
 from scattergen.errors import InputError
 
 
@@ -123,6 +124,6 @@ def say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
     if as_json:
         print(json.dumps({"out": str(path), "n": n, **measured}))
         return
-    print(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
+    say(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
     for name, value in measured.items():
-        print(f"{name.upper()}: {value:.2f} dB")
+        say(f"{name.upper()}: {value:.2f} dB")

@@ -29,6 +29,7 @@ from scattergen.cli.arguments import (
     parse_options,
     path,
 )
+from scattergen.cli.terminal import say
 from scattergen.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,14 +113,22 @@ def fit(
     from scattergen.estimating import parse_time
     from scattergen.fitting import fit_run, options_of_fit
     from scattergen.presets import CELEBA_PRESETS
-    from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
+    from scattergen.processes import (
+        ALONE,
+        Layout,
+        Processes,
+        errors_reported,
+        join,
+        supervise,
+        this_program,
+    )
 
     changes = parse_options(options)
     keys = None if densities is None else parse_names(densities)
     layout = Layout.asked_for(devices, nodes, device)
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(device, threads, quiet)  # which checks the device
-        command = [sys.executable, "-m", "scattergen", *sys.argv[1:]]
+        command = [*this_program(), *sys.argv[1:]]
         supervise(command, layout, threads or torch.get_num_threads())
         return
     with errors_reported(layout, sentence_of):
@@ -164,12 +173,20 @@ def fit(
 
 
 def _refuse_inside(out: Path, images: str) -> None:
-    """Refuse a run among the images, which would then include the run's pictures."""
-    is_folder = images != "mnist" and os.path.isdir(images)
-    if is_folder and out.resolve().is_relative_to(Path(images).resolve()):
+    """Refuse a run among the images, and images in the run, where a fit replaces pictures."""
+    named = images.removeprefix("hf:").partition(",")[0] if images.startswith("hf:") else images
+    if images == "mnist" or not os.path.exists(named):
+        return
+    source, run = Path(named).resolve(), out.resolve()
+    if os.path.isdir(named) and run.is_relative_to(source):
         raise InputError(
             f"{out} lies inside {images}, so that the run's pictures would be taken for images of "
             "it: choose a place outside (--out)."
+        )
+    if source != run and source.is_relative_to(run):
+        raise InputError(
+            f"{images} lies inside {out}, whose pictures a fit replaces: copy the images to a "
+            "place outside, or choose another one for the run (--out)."
         )
 
 
@@ -186,12 +203,12 @@ def _say_fitted(out: Path, fitted: "FittedRun", as_json: bool) -> None:
         print(json.dumps(result))
         return
     if fitted.finished_before:
-        print(f"{out} was finished before with the same options: nothing to do.")
+        say(f"{out} was finished before with the same options: nothing to do.")
     if fitted.expectation is not None:
-        print(fitted.expectation)
+        say(fitted.expectation)
     elif "psnr" in result:
-        print(f"Test reconstruction: {result['psnr']:.2f} dB PSNR.")
-    print(f"Pictures: {out / 'pictures'}\nReport:   {fitted.report}")
+        say(f"Test reconstruction: {result['psnr']:.2f} dB PSNR.")
+    say(f"Pictures: {out / 'pictures'}", f"Report:   {fitted.report}")
 
 
 def density(
@@ -257,7 +274,7 @@ def density(
         print(json.dumps({**facts, **rows, "finished_before": fitted.finished_before}))
         return
     if fitted.finished_before:
-        print("It was fitted before with the same options: nothing to do.")
-    print(f"Samples: {fitted.picture}")
+        say("It was fitted before with the same options: nothing to do.")
+    say(f"Samples: {fitted.picture}")
     if fitted.classes:
-        print(f"Its rows: {', '.join(fitted.classes)}")
+        say(f"Its rows: {', '.join(fitted.classes)}")

@@ -19,6 +19,7 @@ from scattergen.cli.arguments import (
     Threads,
     parse_names,
 )
+from scattergen.cli.terminal import say
 from scattergen.errors import InputError
 
 
@@ -55,14 +56,14 @@ def info(
         print(json.dumps(facts))
         return
     state = "complete" if facts["complete"] else "unfinished: run the same fit command again"
-    print(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
+    say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if (opened.path / REPLACEMENT).is_dir():
-        print("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
+        say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
     print_stages(opened.stages)
     quality = opened.stages.get("report", {})
     if "psnr" in quality:
-        print(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
-    print(json.dumps(opened.options, indent=2))
+        say(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
+    say(*json.dumps(opened.options, indent=2).split("\n"))
 
 
 def evaluate(
@@ -150,4 +151,4 @@ def evaluate(
         print(json.dumps(result.summary()))
         return
     print_scores(result)
-    print(f"Scores:  {run / 'evaluation.json'}\nPicture: {run / 'pictures' / 'evaluation.png'}")
+    say(f"Scores:  {run / 'evaluation.json'}", f"Picture: {run / 'pictures' / 'evaluation.png'}")

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from scattergen.cli.terminal import say, visible
 from scattergen.datasets import Dataset, class_labels
 from scattergen.diagnosing import RunDiagnosis
 from scattergen.estimating import estimate_fit
@@ -16,13 +17,15 @@ from scattergen.options import check_options
 from scattergen.report.draft import duration
 from scattergen.storage import gigabytes
 
+_WIDE = 150  # columns of tables that are wider than a terminal may be
+
 
 def print_stages(stages: dict[str, dict[str, Any]]) -> None:
     """Print the finished stages of a run with their seconds."""
     table = _table("stage", "seconds")
     for name, stage in stages.items():
-        table.add_row(name, f"{stage['seconds']:.1f}" if "seconds" in stage else "")
-    Console().print(table)
+        _add(table, name, f"{stage['seconds']:.1f}" if "seconds" in stage else "")
+    _show(table)
 
 
 def print_estimate(data: Dataset, options: dict[str, Any], device: str, as_json: bool) -> None:
@@ -38,16 +41,16 @@ def print_estimate(data: Dataset, options: dict[str, Any], device: str, as_json:
         return
     table = _table("stage", "time", "memory")
     for stage in stages:
-        table.add_row(stage.name, duration(stage.seconds), gigabytes(stage.bytes))
-    table.add_row("all", duration(total), gigabytes(most))
-    print(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
-    Console().print(table)
+        _add(table, stage.name, duration(stage.seconds), gigabytes(stage.bytes))
+    _add(table, "all", duration(total), gigabytes(most))
+    say(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
+    _show(table)
 
 
 def print_scores(result: RunEvaluation) -> None:
     """Print what `evaluate` found."""
     name, version = result.features
-    print(
+    say(
         f"{result.n:,} images in a row against {result.against}; features {name} {version}; "
         f"seed {result.seed}."
     )
@@ -58,7 +61,8 @@ def print_scores(result: RunEvaluation) -> None:
     table = _table(*columns)
     for key, row in result.rows.items():
         kernel, manifolds = row.kernel, row.manifolds
-        table.add_row(
+        _add(
+            table,
             key,
             f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
             f"{1000 * kernel.value:.1f} ± {1000 * kernel.standard_error:.1f}",
@@ -72,15 +76,14 @@ def print_scores(result: RunEvaluation) -> None:
             f"{row.bins.different}/{row.bins.n_bins}",
             f"{result.sharpness[key]:.2f}",
         )  # fmt: skip
-    console = Console(width=150)
-    console.print(table)
+    _show(table, _WIDE)
     if result.images_per_second:
-        print()
-        console.print(_densities(result))
+        say("")
+        _show(_densities(result), _WIDE)
     for key in result.images_per_second:
         found = result.rows[key].memorisation
         if found and found.copies:
-            print(
+            say(
                 f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): "
                 f"{found.train_share:.1%} of its samples are nearest to one, "
                 f"{found.expected_share:.1%} would be by chance."
@@ -101,7 +104,8 @@ def _densities(result: RunEvaluation) -> Table:
             part.get(key) for part in (result.log_likelihood, result.training_log_likelihood)
         )
         seconds = result.training_seconds.get(key)
-        table.add_row(
+        _add(
+            table,
             key,
             *(
                 f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
@@ -120,14 +124,23 @@ def _table(*columns: str) -> Table:
     return Table(*columns, box=None, padding=(0, 2, 0, 0))
 
 
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(visible, cells))
+
+
+def _show(table: Table, width: int | None = None) -> None:
+    # Names in it are no markup and no emoji.
+    Console(width=width, markup=False, emoji=False).print(table)
+
+
 def print_tests(result: RunDiagnosis) -> None:
     """Print what `diagnose` found."""
     batteries = result.tables
     first = next(iter(batteries.values()))
-    print(f"{first.n:,} codes, the leading {first.d} components; seed {result.seed}.")
+    say(f"{first.n:,} codes, the leading {first.d} components; seed {result.seed}.")
     table = _table("null hypothesis", "test")
     for name in batteries:
-        table.add_column(name, justify="right")
+        table.add_column(visible(name), justify="right")
         table.add_column("p", justify="right")
         table.add_column("effect", justify="right")
     table.add_column("what the effect is")
@@ -140,23 +153,23 @@ def print_tests(result: RunDiagnosis) -> None:
                 f"{_probability(found.pvalue)}",
                 f"{found.effect:.3f}",
             ]
-        table.add_row(test.null, test.name, *cells, test.effect_name)
-    Console(width=150).print(table)
+        _add(table, test.null, test.name, *cells, test.effect_name)
+    _show(table, _WIDE)
     pairs = first.d * (first.d - 1) // 2
     for name, battery in batteries.items():
-        print(
+        say(
             f"{name}: K² rejects {result.rejections[name]} of {battery.d} components at 0.05, "
             f"uncorrected; {len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at "
             "0.05, corrected for all pairs."
         )
     if result.told_apart is not None:
         p = _probability(result.told_apart.pvalue)
-        print(
+        say(
             f"A classifier tells these samples from codes with accuracy "
             f"{result.told_apart.accuracy:.3f} (chance 0.5; p: {p})."
         )
-    print(f"Scores:   {result.scores}")
-    print(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+    say(f"Scores:   {result.scores}")
+    say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
 
 
 def _probability(p: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from scattergen.cli.arguments import Device, Json, Quiet, Seed, Strict, Threads, path
+from scattergen.cli.terminal import say
 from scattergen.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,10 +82,10 @@ def reproduce(
         print(json.dumps({**facts, "finished_before": result.finished_before}))
         return
     if result.finished_before:
-        print("Everything was measured before with the same options: nothing to do.")
+        say("Everything was measured before with the same options: nothing to do.")
     for found in result.findings:
-        print(f"{found.item}: {found.verdict}.")
-    print(f"Page: {result.page}")
+        say(f"{found.item}: {found.verdict}.")
+    say(f"Page: {result.page}")
 
 
 def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":

@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from scattergen.errors import ScattergenError
@@ -73,9 +75,31 @@ class WorkerProcesses:
                 context = multiprocessing.get_context("forkserver")
                 # Their common parent imports PyTorch, which takes seconds, once for all of them.
                 context.set_forkserver_preload(["scattergen.datasets.reading"])
+                with _safe_path():
+                    resource_tracker.ensure_running()
+                    forkserver.ensure_running()
                 self._pool = ProcessPoolExecutor(self.count, context, _serve)
                 weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
             return self._pool
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let programs of Python that start now look for no modules in the current folder.
+
+    A file torch.py there would be run in place of PyTorch: unlike that of this process, the first
+    place where they look is the current folder.
+    """
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _serve() -> None:

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT, Progress
+from scattergen.storage import take_state
 
 History = list[dict[str, float]]
+
+_LONGEST_HISTORY = 1_000_000  # rows; far more than anybody trains epochs
 
 
 @runtime_checkable
@@ -228,7 +231,8 @@ def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | 
         The tensor.
 
     Raises:
-        RunFolderError: If it is missing or has another shape.
+        RunFolderError: If it is missing or has another shape, or holds weights of a mixture that
+            are none.
 
     Example:
         >>> take_tensor({"mean": torch.zeros(3)}, "mean", (None,)).shape
@@ -247,6 +251,13 @@ def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | 
         raise RunFolderError(
             f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}: it '
             "does not belong to these hyper-parameters; fit the density again."
+        )
+    if name.rpartition("/")[2] == "weights" and not (
+        (tensors[name] >= 0).all() and tensors[name].sum() > 0
+    ):
+        raise RunFolderError(
+            f'The tensor "{name}" of the stored density holds weights below 0, or none above: fit '
+            "the density again."
         )
     return tensors[name]
 
@@ -280,15 +291,27 @@ def take_history(tensors: Mapping[str, Tensor]) -> History:
     Returns:
         The rows; counts are whole numbers again.
 
+    Raises:
+        RunFolderError: If the columns are not of one length, or do not say which epoch it was.
+
     Example:
         >>> take_history(history_state([{"epoch": 1, "loss": 0.5}]))
         [{'epoch': 1, 'loss': 0.5}]
     """
-    columns = {
-        name.removeprefix("history/"): tensor.tolist()
-        for name, tensor in tensors.items()
-        if name.startswith("history/")
-    }
+    stored = take_state(tensors, "history")
+    if stored:
+        epochs = stored.get("epoch", torch.empty(()))
+        if (
+            any(c.shape != epochs.shape or c.dtype != torch.float64 for c in stored.values())
+            or epochs.ndim != 1
+            or len(epochs) > _LONGEST_HISTORY
+            or not torch.isfinite(epochs).all()
+        ):
+            raise RunFolderError(
+                "The history of the stored density is no table with a column of epochs: fit the "
+                "density again."
+            )
+    columns = {name: column.tolist() for name, column in stored.items()}
     rows = zip(*columns.values(), strict=True)
     history = [dict(zip(columns, row, strict=True)) for row in rows]
     for row in history:

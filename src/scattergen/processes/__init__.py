@@ -4,7 +4,7 @@ from scattergen.processes.group import ProcessGroup, is_lost_connection, join, m
 from scattergen.processes.layout import Layout
 from scattergen.processes.protocol import ALONE, Processes
 from scattergen.processes.reporting import errors_reported
-from scattergen.processes.supervisor import supervise
+from scattergen.processes.supervisor import supervise, this_program
 
 __all__ = [
     "ALONE",
@@ -16,4 +16,5 @@ __all__ = [
     "join",
     "make_fabric",
     "supervise",
+    "this_program",
 ]

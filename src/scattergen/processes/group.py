@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from scattergen.processes.layout import Layout
+from scattergen.processes.layout import Layout, check_ranks
 from scattergen.processes.protocol import ALONE, Processes
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> An
         layout = Layout.of_environment()
         assert layout is not None, "a group is made from the environment"
         return _launched(layout, device, precision)
+    check_ranks()  # which Fabric reads while it is imported
     # Imported here: it takes a second, which sampling and encoding need not wait for.
     from lightning_fabric import Fabric
 
@@ -124,6 +126,8 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
 
     _quiet()
     os.environ["NODE_RANK"] = str(layout.node_rank)  # which torchrun calls GROUP_RANK
+    if layout.nodes == 1:
+        _stay_on_this_machine()
     fabric = Fabric(
         accelerator=torch.device(device).type,
         devices=layout.devices,
@@ -141,6 +145,14 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
     )
     fabric.launch()
     return fabric
+
+
+def _stay_on_this_machine() -> None:
+    """Let gloo and NCCL listen where other machines do not come, unless a user chose a network."""
+    loopback = {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex())
+    for name in loopback:  # Linux and macOS have one of the two
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # else of all that begin so
 
 
 def _quiet() -> None:

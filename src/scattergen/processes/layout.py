@@ -7,6 +7,11 @@ import torch
 
 from scattergen.errors import InputError
 
+# What every launcher sets, and where some put the number of the machine.
+_BY_LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_MACHINE = ("GROUP_RANK", "NODE_RANK")
+_REMEDY = "unset LOCAL_RANK, or start all processes by torchrun"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -42,13 +47,36 @@ class Layout:
     def of_environment(cls) -> "Layout | None":
         """Where the launcher that started this process put it; None without a launcher.
 
-        `torchrun` sets these variables, and so does our own supervisor.
+        `torchrun` sets LOCAL_RANK and others, and so does our own supervisor.  Without LOCAL_RANK
+        the others say nothing of this process: some clusters set them for what will be launched.
+
+        Raises:
+            InputError: If the environment is none that a launcher makes.
         """
-        names = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        if not all(name in os.environ for name in names):
+        check_ranks()
+        if "LOCAL_RANK" not in os.environ:
             return None
-        local_rank, world_size, devices = (int(os.environ[name]) for name in names)
-        node_rank = int(os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", "0")))
+        missing = [name for name in _BY_LAUNCHER if not os.environ.get(name)]
+        if missing:
+            raise InputError(
+                f"LOCAL_RANK={os.environ['LOCAL_RANK']} in the environment says that a launcher "
+                f"started this process, but {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not set: {_REMEDY}."
+            )
+        _number("MASTER_PORT")
+        local_rank, world_size, devices = (_number(name) for name in _BY_LAUNCHER[:3])
+        node_rank = next((_number(name) for name in _MACHINE if name in os.environ), 0)
+        if devices < 1 or world_size % devices or local_rank >= devices:
+            raise InputError(
+                f"The environment contradicts itself: WORLD_SIZE={world_size} processes are not "
+                f"LOCAL_WORLD_SIZE={devices} on each machine, or LOCAL_RANK={local_rank} is not "
+                f"the number of one: {_REMEDY}."
+            )
+        if node_rank * devices >= world_size:
+            raise InputError(
+                f"The environment contradicts itself: there is no machine of number {node_rank} "
+                f"(GROUP_RANK or NODE_RANK) among {world_size // devices}: {_REMEDY}."
+            )
         return cls(devices, world_size // devices, local_rank, node_rank)
 
     @classmethod
@@ -98,6 +126,30 @@ class Layout:
         if device == "cuda" and self.local_rank is not None and self.world_size > 1:
             return f"cuda:{self.local_rank}"
         return device
+
+
+def check_ranks() -> None:
+    """Refuse an environment in which the number of this process is no number.
+
+    Raises:
+        InputError: If it is something else.
+
+    Example:
+        >>> check_ranks()
+    """
+    for name in ("RANK", "LOCAL_RANK"):
+        if name in os.environ:
+            _number(name)
+
+
+def _number(name: str) -> int:
+    value = os.environ[name]
+    if not value.isdecimal():
+        raise InputError(
+            f'{name}="{value}" in the environment is no number: unset it, or start all processes '
+            "by torchrun."
+        )
+    return int(value)
 
 
 def _check_device(device: str, devices: int) -> None:

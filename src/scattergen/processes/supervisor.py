@@ -14,8 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+import scattergen
 from scattergen.errors import InputError, ScattergenError
 from scattergen.processes.layout import Layout
 from scattergen.processes.reporting import KINDS, LINK
@@ -24,6 +28,7 @@ _POLL = 0.05  # seconds between two looks at the ranks
 _AFTER_FAILURE = 1.0  # seconds in which other ranks may say what they know of a failure
 _AFTER_SIGNAL = 5.0  # seconds in which ranks may end by themselves after Ctrl-C or SIGTERM
 _MEETING_PLACE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+_STORE_IS_THERE = "TORCHELASTIC_USE_AGENT_STORE"  # by which torchrun tells PyTorch that it made one
 
 
 class _Stopped(BaseException):
@@ -52,6 +57,22 @@ class _Rank:
         return kind, text
 
 
+def this_program() -> list[str]:
+    """The beginning of a command that starts the command line of this package once more.
+
+    Returns:
+        Program and arguments; Python then looks for modules where they are installed, not in the
+        current folder, where a file torch.py would be run in place of PyTorch.
+
+    Example:
+        >>> this_program()[-2:]
+        ['-m', 'scattergen']
+    """
+    # A checkout that is not installed is found in the current folder only.
+    here = Path(scattergen.__file__).parents[1] == Path.cwd()
+    return [sys.executable, *([] if here else ["-P"]), "-m", "scattergen"]
+
+
 def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
     """Run a command in several processes, until all have ended.
 
@@ -69,7 +90,16 @@ def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
         ScattergenError: If a process failed or was killed; the others are ended.
         KeyboardInterrupt: On Ctrl-C, when all are ended.
     """
-    environment = {**os.environ, **_meeting_place(layout)}
+    with _meeting_place(layout) as where:
+        reports = _run(command, layout, {**os.environ, **where}, threads)
+    if reports:
+        _raise(reports, layout.world_size)
+
+
+def _run(
+    command: Sequence[str], layout: Layout, environment: dict[str, str], threads: int
+) -> dict[int, tuple[str, str]]:
+    """Reports of the ranks that failed, when all have ended."""
     environment["WORLD_SIZE"] = str(layout.world_size)
     environment["LOCAL_WORLD_SIZE"] = str(layout.devices)
     environment["OMP_NUM_THREADS"] = str(max(1, threads // layout.devices))
@@ -92,8 +122,7 @@ def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
             os.kill(os.getpid(), stop.number)
         finally:
             _end(ranks)
-    if reports:
-        _raise(reports, layout.world_size)
+    return reports
 
 
 def _start(number: int, command: Sequence[str], environment: dict[str, str]) -> _Rank:
@@ -110,13 +139,20 @@ def _start(number: int, command: Sequence[str], environment: dict[str, str]) -> 
     return _Rank(number, process, ours)
 
 
-def _meeting_place(layout: Layout) -> dict[str, str]:
+@contextmanager
+def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
     """Where the ranks meet, as variables of the environment."""
     if layout.nodes == 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        return dict(zip(_MEETING_PLACE, ("0", "127.0.0.1", str(port)), strict=True))
+        # Made here, since that of rank 0 would listen to other machines too, whatever its address.
+        listening = socket.create_server(("127.0.0.1", 0))
+        host, port = listening.getsockname()
+        store = TCPStore(  # which closes the socket
+            host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )
+        where = dict(zip(_MEETING_PLACE, ("0", host, str(port)), strict=True))
+        yield {**where, _STORE_IS_THERE: "True"}
+        del store
+        return
     missing = [name for name in _MEETING_PLACE if not os.environ.get(name)]
     if missing:
         raise InputError(
@@ -130,7 +166,7 @@ def _meeting_place(layout: Layout) -> dict[str, str]:
             f"NODE_RANK={node} is not the number of one of {layout.nodes} machines: give each a "
             f"number from 0 to {layout.nodes - 1}."
         )
-    return {}
+    yield {_STORE_IS_THERE: "False"}
 
 
 def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from scattergen.errors import InputError
-from scattergen.report.plots import LIGHT, Theme, new_figure
+from scattergen.report.plots import LIGHT, Theme, new_figure, without_formulas
 
 Floats = NDArray[np.float64]
 
@@ -257,17 +257,18 @@ def _style(axes: Axes, theme: Theme) -> None:
 
 
 def _legend(figure: Figure, theme: Theme, name: str | None, *, normal: bool) -> None:
-    lines = {"codes": (theme.accent, "-")}
+    lines = [("codes", theme.accent, "-")]
     if name is not None:
-        lines[name.replace("$", r"\$")] = (theme.contrast, "-")  # no formula
+        lines.append((name, theme.contrast, "-"))
     if normal:
-        lines["N(0, 1)"] = (theme.ink, "--")
-    figure.legend(
-        [Line2D([], [], color=color, ls=style, lw=2) for color, style in lines.values()],
-        list(lines),
+        lines.append(("N(0, 1)", theme.ink, "--"))
+    legend = figure.legend(
+        [Line2D([], [], color=color, ls=style, lw=2) for _, color, style in lines],
+        [label for label, _, _ in lines],
         loc="outside upper left",
         ncols=len(lines),
         frameon=False,
         fontsize=8,
         labelcolor=theme.ink,
     )
+    without_formulas(legend)

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
@@ -166,7 +167,8 @@ def training_curve(
     axes.set_xlim(left=0)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     if len(axes.lines) > 1:
-        axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
+        legend = axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
+        without_formulas(legend)
     return figure
 
 
@@ -199,7 +201,7 @@ def quality_by_time(
         axes.plot(seconds, distance, "o", color=theme.accent, markersize=5)
         axes.annotate(
             name, (seconds, distance), xytext=(5, 4), textcoords="offset points", fontsize=7.5,
-            color=theme.ink,
+            color=theme.ink, parse_math=False,
         )  # fmt: skip
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
@@ -209,7 +211,8 @@ def quality_by_time(
     axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
     axes.margins(x=0.18, y=0.08)
     if references:
-        axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
+        legend = axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
+        without_formulas(legend)
     return figure
 
 
@@ -266,7 +269,7 @@ def rejections_by_n(
         axis.set_major_formatter(FuncFormatter(axis_number))
     axes.set_xlabel("n, codes tested")
     # One column of the legend for each level; below the panel, because lines fill all of it.
-    figure.legend(
+    legend = figure.legend(
         loc="outside lower left",
         ncols=len(levels),
         frameon=False,
@@ -274,6 +277,7 @@ def rejections_by_n(
         labelcolor=theme.ink,
         handlelength=2.6,
     )
+    without_formulas(legend)
     return figure
 
 
@@ -302,7 +306,7 @@ def panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, Ax
     figure = new_figure(PANEL_INCHES[0], PANEL_INCHES[1] + extra_height, theme)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
-    axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9)
+    axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9, parse_math=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(theme.muted)
@@ -311,6 +315,23 @@ def panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, Ax
     axes.grid(axis="y", color=theme.rule, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def without_formulas(legend: Legend) -> None:
+    """Draw the labels of a legend as they are: in a name, "$" begins no formula.
+
+    Args:
+        legend: of a figure.
+
+    Example:
+        >>> axes = panel("loss", LIGHT)[1]
+        >>> _ = axes.plot([1, 2], label="$b$")
+        >>> without_formulas(axes.legend())
+        >>> axes.get_legend().get_texts()[0].get_parse_math()
+        False
+    """
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def axis_number(value: float, position: object = None) -> str:

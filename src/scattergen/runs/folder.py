@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from torch import Tensor
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.runs import place
 from scattergen.runs.options import check_name, differences, refuse_differences
+from scattergen.runs.schema import check_index, check_metadata, check_tensors
 from scattergen.storage import (
+    move_file,
+    open_regular,
     read_metadata,
     read_tensors,
     remove_temporaries,
@@ -189,26 +192,27 @@ class RunFolder:
             The run; its files are checked when they are read.
 
         Raises:
-            RunFolderError: If the folder is missing, is not a run, is damaged, or is of a newer
-                format.
+            RunFolderError: If the folder is missing, is not a run, is damaged, cannot be read, or
+                is of a newer format.
         """
         path = Path(path).expanduser()
         index = path / place.INDEX
         if not path.is_dir():
             raise RunFolderError(f"There is no run folder {path}: fit one with `scattergen fit`.")
+        place.refuse_links(path)
         if place.has_finished_replacement(path):  # of a process that was killed
             with place.exclusive(path):
                 place.promote(path)
-        if not index.is_file():
+        if not os.path.lexists(index):
             raise RunFolderError(
                 f"{path} is not a run folder, since run.json is missing: name one that "
                 "`scattergen fit` made, or copy that one again as a whole."
             )
         try:
-            content = json.loads(index.read_text())
+            content = place.read_index(path)
             digest = content.pop("digest")
             version = content.pop("format")
-        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise RunFolderError(
                 f"{index} is damaged: copy the run folder again as a whole, or delete it and fit "
                 "again."
@@ -220,6 +224,7 @@ class RunFolder:
             )
         if digest != _digest(content):
             raise RunFolderError(f"{index} was changed after it was written: {_REMEDY}.")
+        check_index(index, content)
         return cls(path, content)
 
     def discard_if_empty(self) -> None:
@@ -232,8 +237,8 @@ class RunFolder:
     def take_place(self) -> None:
         """Let this run, made to replace another, take its place; the other one is deleted.
 
-        Files beside those of the run stay; its sub-folders are replaced as a whole.  A kill in
-        between loses nothing: the rest is done when the folder is next opened.
+        Files that scattergen did not make stay.  A kill in between loses nothing: the rest is done
+        when the folder is next opened.
         """
         if self.path != self.place:
             place.mark_ready(self.place)
@@ -314,9 +319,8 @@ class RunFolder:
             InputError: If the name cannot be that of a file.
             ScattergenError: If the file cannot be written.
         """
-        check_name(name)
+        path = self._path(name)
         file = f"{name}.safetensors"
-        path = self.path / file
         files = self._content["files"]
         if file in files:
             # Both are listed while one takes the other's place: a kill in between leaves either.
@@ -325,7 +329,7 @@ class RunFolder:
             digest = sha256(new)
             files[file] = [self._hashes(file)[0], digest]
             self._write_content()
-            os.replace(new, path)
+            move_file(new, path)
         else:
             try:
                 write_tensors(path, tensors, metadata)
@@ -342,10 +346,11 @@ class RunFolder:
 
     def forget(self, name: str) -> None:
         """Drop stored tensors, their stage and their checkpoint."""
+        path = self._path(name)
         self._content["files"].pop(f"{name}.safetensors", None)
         self._content["stages"].pop(name, None)
         self._write_content()
-        (self.path / f"{name}.safetensors").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         self.remove_checkpoints(name)
 
     def finish_stage(self, name: str, facts: Mapping[str, Any]) -> None:
@@ -363,10 +368,17 @@ class RunFolder:
             Name to tensor, and the metadata.
 
         Raises:
-            RunFolderError: If the file is missing or is not the one that was written.
+            RunFolderError: If the file is missing, is not the one that was written, or holds what
+                cannot be used, such as NaN.
         """
         self.require(name)
-        return read_tensors(self._check_file(f"{name}.safetensors"))
+        path = self._check_file(f"{name}.safetensors")
+        tensors, metadata = read_tensors(path)
+        check_metadata(path, name, metadata)
+        known = name == "codes" and self.has("encoder")
+        width = self.metadata("encoder")["n_components"] if known else None
+        check_tensors(path, name, tensors, metadata, width)
+        return tensors, metadata
 
     def metadata(self, name: str) -> Any:
         """Metadata alone, which is fast, since the hash of the tensors is not checked.
@@ -381,7 +393,14 @@ class RunFolder:
             RunFolderError: If the file is missing or damaged.
         """
         self.require(name)
-        return read_metadata(self.path / f"{name}.safetensors")
+        path = self._path(name)
+        metadata = read_metadata(path)
+        check_metadata(path, name, metadata)
+        return metadata
+
+    def _path(self, name: str) -> Path:
+        check_name(name)
+        return self.path / f"{name}.safetensors"
 
     def _check_file(self, file: str) -> Path:
         path = self.path / file
@@ -390,7 +409,10 @@ class RunFolder:
         except FileNotFoundError as error:
             raise RunFolderError(f"{path} is missing: {_REMEDY}.") from error
         except OSError as error:
-            raise RunFolderError(f"{path} cannot be read ({error.strerror}): {_REMEDY}.") from error
+            raise RunFolderError(
+                f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or "
+                "copy the run folder again as a whole."
+            ) from error
         if found not in self._hashes(file):
             raise RunFolderError(
                 f"{path} is not the file that was written there (truncated or changed): {_REMEDY}."
@@ -407,16 +429,18 @@ class RunFolder:
 
         Returns:
             A path, whether there is a checkpoint or not.
+
+        Raises:
+            InputError: If the name cannot be that of a file.
         """
+        check_name(name)
         return self.path / "checkpoints" / name / f"{_digest(metadata)[:16]}.safetensors"
 
     def remove_checkpoints(self, name: str) -> None:
         """Delete the checkpoints of a finished training."""
-        folder = self.path / "checkpoints" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in (folder.parent, self.path / "checkpoints"):
-            with suppress(OSError):  # it holds those of other trainings
-                parent.rmdir()
+        check_name(name)
+        folder = f"checkpoints/{name}"
+        place.remove(self.path, place.own_files(self.path, folder), folder)
 
     def has_kept(self, name: str) -> bool:
         """Whether files of an unfinished stage are there, as `Stages.folder` keeps them."""
@@ -425,7 +449,7 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics to metrics.jsonl."""
         try:
-            with (self.path / "metrics.jsonl").open("a") as file:
+            with open_regular(self.path / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(dict(record)) + "\n")
         except OSError as error:
             raise ScattergenError(
@@ -436,12 +460,10 @@ class RunFolder:
     def _end_last_line(self) -> None:
         """Cut off a line of the metrics that a full disk left incomplete."""
         path = self.path / "metrics.jsonl"
-        if path.exists():
-            whole = path.read_bytes()
-            complete = whole.rfind(b"\n") + 1
-            if complete < len(whole):
-                with path.open("rb+") as file:
-                    file.truncate(complete)
+        if os.path.lexists(path):
+            with open_regular(path, "rb+") as file:
+                whole = file.read()
+                file.truncate(whole.rfind(b"\n") + 1)
 
     def _write_content(self) -> None:
         content = {"format": FORMAT, **self._content, "digest": _digest(self._content)}

@@ -1,6 +1,5 @@
 """Stages of a fit, kept in a run folder as soon as they are finished and found there again."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
+from scattergen.runs import place
 from scattergen.runs.folder import RunFolder
 from scattergen.training_state import History
 
@@ -74,10 +74,11 @@ class Stages:
         if self.run is None:
             return None
         folder = self.run.checkpoint(name, metadata).with_suffix("")
-        if self.writes and folder.parent.is_dir():
-            for other in folder.parent.iterdir():  # what the stage made with other options
-                if other != folder and other.is_dir():
-                    shutil.rmtree(other, ignore_errors=True)
+        if self.writes:  # what the stage made with other options
+            names = place.own_files(self.run.path, f"checkpoints/{name}")
+            kept = (folder, folder.parent)
+            others = [one for one in names if (self.run.path / one).parent not in kept]
+            place.remove(self.run.path, others)
         return folder
 
     def log_epoch(self, name: str) -> Callable[[History], None] | None:
