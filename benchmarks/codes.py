@@ -34,7 +34,7 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource, mnist
 from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
 from scattergen.densities import Density, hyperparameters, make
 from scattergen.diagnostics import (
     correlation_of_squares,
@@ -42,13 +42,13 @@ from scattergen.diagnostics import (
     pairwise_dependence,
     radial,
 )
+from scattergen.encoder import PCAWhitening
 from scattergen.evaluation import DigitFeatures, frechet_distance
 from scattergen.image_quality import psnr, ssim
 from scattergen.progress import Progress
 from scattergen.report.run_report import machine
 from scattergen.scattering import Scattering2D
 from scattergen.storage import read_tensors, write_tensors
-from scattergen.whitening import PCAWhitening
 
 SHAPE = (28, 28)
 SAMPLES = 10_000

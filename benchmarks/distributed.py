@@ -22,7 +22,7 @@ import torch
 
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
 from scattergen.presets import preset
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
 from scattergen.report.run_report import machine

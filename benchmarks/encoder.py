@@ -23,12 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen import feature_store, principal_components
 from scattergen.datasets import ImageSource, open_dataset
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder import PCAWhitening, ScatteringEncoder, feature_store, principal_components
 from scattergen.progress import Progress
 from scattergen.report.run_report import machine
-from scattergen.whitening import PCAWhitening
 
 EXACT = 2000  # images whose exact components are found
 

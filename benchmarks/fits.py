@@ -26,16 +26,16 @@ from torch import Tensor
 
 from scattergen.datasets import mnist
 from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
 from scattergen.densities import make
 from scattergen.density_choice import choice_of_key
 from scattergen.encoder import ScatteringEncoder
 from scattergen.evaluation import DigitFeatures, frechet_distance, kernel_distance
 from scattergen.image_quality import psnr
+from scattergen.paper import sources
 from scattergen.presets import preset
 from scattergen.progress import Progress
 from scattergen.report.run_report import machine
-from scattergen.reproduction import sources
 from scattergen.storage import read_tensors_if_whole, write_tensors
 
 N = 10_000
@@ -51,7 +51,7 @@ PERFECT = "decoded training codes"
 # Another text of what computes a result may give another one.
 CODE = {
     "samples": sources.digest(["scattergen.densities"]),
-    "decoder": sources.digest(["scattergen.decoder", "scattergen.decoder_fit"]),
+    "decoder": sources.digest(["scattergen.decoder.generator", "scattergen.decoder.fit"]),
 }
 
 

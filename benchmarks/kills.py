@@ -35,7 +35,8 @@ from scattergen.runs import RunFolder
 # Chunks of some 70 images and subspace iteration, as for large sets, so that there are chunks and
 # passes to be killed in.
 LAUNCHER = """
-from scattergen import encoder, principal_components
+from scattergen.encoder import scattering_encoder as encoder
+from scattergen.encoder import principal_components
 encoder._BATCH_FLOATS = 2**20
 principal_components._MOST_FOR_GRAM = principal_components._MOST_FOR_COVARIANCE = 0
 from scattergen.cli import main

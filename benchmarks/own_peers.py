@@ -28,10 +28,10 @@ from own_images import emoji, faces
 from torch import Tensor
 
 from scattergen import load
-from scattergen.baselines import DCGAN, PixelVAE
 from scattergen.datasets import Dataset, ImageSource
 from scattergen.evaluation import PerceptualFeatures, kernel_distance
 from scattergen.image_quality import sharpness
+from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.progress import Progress
 from scattergen.report import save_image_grid
 from scattergen.storage import atomic_path

@@ -29,12 +29,10 @@ from encoder import Textures
 from sklearn.decomposition import PCA, IncrementalPCA
 from torch import Tensor
 
-from scattergen import principal_components
 from scattergen.datasets import mnist
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder import PCAWhitening, ScatteringEncoder, principal_components
 from scattergen.image_quality import psnr
 from scattergen.report.run_report import machine
-from scattergen.whitening import PCAWhitening
 
 D_CODES = 512
 N_TEST = 500  # images at the end that nothing is fitted to

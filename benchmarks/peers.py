@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scattergen.baselines import DCGAN, PixelVAE
 from scattergen.datasets import mnist
+from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.progress import Progress
 from scattergen.storage import atomic_path
 

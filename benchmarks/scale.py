@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
 from scattergen.presets import preset
 from scattergen.report.run_report import machine
 

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from scattergen import encoder as encoder_module
-from scattergen import principal_components
 from scattergen.datasets import Dataset, ImageArray
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder import ScatteringEncoder, principal_components
+from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError, ScattergenError
 from scattergen.fitting import fit_run
 from scattergen.processes import Layout, errors_reported, join

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from scattergen.baselines import DCGAN, PixelVAE
-from scattergen.baselines.networks import convolutions, transposed_convolutions
 from scattergen.datasets import ImageArray, mnist
 from scattergen.errors import InputError, RunFolderError
+from scattergen.paper.pixel_models import DCGAN, PixelVAE
+from scattergen.paper.pixel_models.networks import convolutions, transposed_convolutions
 from scattergen.storage import read_tensors, write_tensors
 
 SMALL = {

@@ -9,17 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.cli import reproducing
 from scattergen.cli.opening import open_of_run
 from scattergen.datasets import ImageFolder, celeba, open_dataset
 from scattergen.datasets.decoding import decode
 from scattergen.errors import InputError
 from scattergen.options import check_options
+from scattergen.paper import fit_command, reproduce_run
+from scattergen.paper import reproduce as orchestration
+from scattergen.paper.density_samples import DECODED, REAL, RECONSTRUCTED
 from scattergen.presets import preset
 from scattergen.report import paper
-from scattergen.reproduction import fit_command, reproduce_run
-from scattergen.reproduction import reproduce as orchestration
-from scattergen.reproduction.density_samples import DECODED, REAL, RECONSTRUCTED
 from scattergen.runs import RunFolder
 from scattergen.storage import read_tensors
 from test_report import Checker
@@ -250,7 +249,7 @@ def test_decoded_samples_are_compared_with_decoded_test_images(reproduced):
 
 
 def test_again_nothing_is_computed(reproduced, fitted_faces, faces, scattergen, monkeypatch):
-    monkeypatch.setattr(reproducing, "QUICK", TINY)
+    monkeypatch.setattr("scattergen.paper.QUICK", TINY)
     command = ["reproduce", "celeba", "--images", faces, "--run", fitted_faces, "--quick", "-q"]
     before = {p: p.stat().st_mtime_ns for p in (fitted_faces / "reproduction").rglob("*.safe*")}
     assert {path.stem for path in before} == set(orchestration.CELEBA_STAGES)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
 from scattergen.errors import InputError
 from scattergen.presets import CELEBA_PRESETS, preset
 

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from scattergen import encoder as encoder_module
-from scattergen import principal_components
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder import ScatteringEncoder, principal_components
+from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D
@@ -284,7 +283,9 @@ def test_several_processes_find_the_encoder_of_one(
 FIT = """
 import os, signal, sys
 import torch
-from scattergen import encoder as encoder_module, principal_components, storage
+from scattergen import storage
+from scattergen.encoder import scattering_encoder as encoder_module
+from scattergen.encoder import principal_components
 from scattergen.encoder import ScatteringEncoder
 folder, last = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)

@@ -7,9 +7,10 @@ from collections import namedtuple
 import pytest
 import torch
 
-from scattergen import feature_store, storage
+from scattergen import storage
+from scattergen.encoder import feature_store
+from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import ScattergenError
-from scattergen.feature_store import FeatureStore
 from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages
 from scattergen.scattering.filters import filter_bank

@@ -5,8 +5,8 @@ import torch
 
 from scattergen.densities import Gaussian
 from scattergen.densities.covariances import shrink_to_identity
+from scattergen.encoder import PCAWhitening
 from scattergen.errors import InputError
-from scattergen.whitening import PCAWhitening
 
 
 def coloured(n=2000, d=6):

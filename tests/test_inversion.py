@@ -5,8 +5,8 @@ import torch
 
 from scattergen.datasets import mnist
 from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder.inversion import reconstruct_codes
 from scattergen.errors import InputError
-from scattergen.inversion import reconstruct_codes
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D, reconstruct
 from scattergen.scattering.box_lbfgs import minimize_in_box

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression
 
+from scattergen.decoder.linear import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
-from scattergen.linear_decoder import LinearDecoder
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen import decoder_fit
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder import fit as decoder_fit
+from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
-from scattergen.linear_decoder import LinearDecoder
-from scattergen.local_decoder import LocalDecoder
 from scattergen.previewing import Preview
 
 

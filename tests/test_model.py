@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen import InputError, RunFolderError, ScattergenError, decoder_fit
+from scattergen import InputError, RunFolderError, ScattergenError
 from scattergen.datasets import Dataset, ImageArray, mnist
 from scattergen.decoder import Decoder
-from scattergen.decoder_fit import (
+from scattergen.decoder import fit as decoder_fit
+from scattergen.decoder.fit import (
     OverfittingWarning,
     _warn_of_overfitting,
     augment,

@@ -11,17 +11,14 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen.cli import reproducing
 from scattergen.datasets import Dataset, Subset, mnist, open_dataset
 from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
 from scattergen.densities import hyperparameters, make
 from scattergen.densities.networks import posterior
 from scattergen.diagnostics import count_rejections
 from scattergen.errors import InputError, RunFolderError
-from scattergen.progress import SILENT
-from scattergen.report.draft import number
-from scattergen.reproduction import (
+from scattergen.paper import (
     Effort,
     codes_in_use,
     count_search,
@@ -29,24 +26,26 @@ from scattergen.reproduction import (
     reproduce_run,
     sources,
 )
-from scattergen.reproduction import reproduce as orchestration
-from scattergen.reproduction.central_limit import _finding as averaging_finding
-from scattergen.reproduction.count_search import _counts, _whitened
-from scattergen.reproduction.decoder_settings import OTHER, PLAIN, UNIT, by_setting
-from scattergen.reproduction.density_samples import _finding as samples_finding
-from scattergen.reproduction.gaussian_marginals import counter_examples
-from scattergen.reproduction.leading_components import (
+from scattergen.paper import reproduce as orchestration
+from scattergen.paper.central_limit import _finding as averaging_finding
+from scattergen.paper.count_search import _counts, _whitened
+from scattergen.paper.decoder_settings import OTHER, PLAIN, UNIT, by_setting
+from scattergen.paper.density_samples import _finding as samples_finding
+from scattergen.paper.gaussian_marginals import counter_examples
+from scattergen.paper.leading_components import (
     _permutation_test,
     correlation_of_squares,
     correlation_ratio,
 )
-from scattergen.reproduction.material import Material, Trials
-from scattergen.reproduction.nonlinear_dependence import _finding as dependence_finding
-from scattergen.reproduction.normality_counts import _finding as normality_finding
-from scattergen.reproduction.pixel_baselines import measure as train_pixels
-from scattergen.reproduction.stage_cache import Measured, StageCache
-from scattergen.reproduction.training_time import _finding as training_finding
-from scattergen.reproduction.training_time import refits_to_win, time_to_reach
+from scattergen.paper.material import Material, Trials
+from scattergen.paper.nonlinear_dependence import _finding as dependence_finding
+from scattergen.paper.normality_counts import _finding as normality_finding
+from scattergen.paper.pixel_baselines import measure as train_pixels
+from scattergen.paper.stage_cache import Measured, StageCache
+from scattergen.paper.training_time import _finding as training_finding
+from scattergen.paper.training_time import refits_to_win, time_to_reach
+from scattergen.progress import SILENT
+from scattergen.report.draft import number
 from scattergen.runs import LAST_STAGE, RunFolder
 from scattergen.storage import read_tensors
 from test_report import Checker
@@ -57,7 +56,7 @@ TINY = Effort(
 PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
 NO_NUMBERS = ("runs/", "processes/", "progress.py", "storage.py", "keywords.py", "errors.py",
-              "report/run_report.py", "reproduction/stage_cache.py")  # fmt: skip
+              "report/run_report.py", "paper/stage_cache.py")  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
     "gaussian_marginals", "central_limit", "pixel_vae", "pixel_gan", "nonlinear_dependence",
@@ -263,8 +262,8 @@ def test_a_pixel_model_continues_after_a_kill(material, tmp_path, monkeypatch):
 
 
 def test_the_command(scattergen, reproduced_copy, digits, monkeypatch):
-    monkeypatch.setattr(reproducing, "mnist", lambda: open_dataset(digits))
-    monkeypatch.setattr(reproducing, "QUICK", TINY)
+    monkeypatch.setattr("scattergen.datasets.mnist", lambda: open_dataset(digits))
+    monkeypatch.setattr("scattergen.paper.QUICK", TINY)
     command = ["reproduce", "mnist", "--run", reproduced_copy, "--quick", "-q"]
     lines = scattergen(*command).out.splitlines()
     assert lines[0].startswith("Figure 1: ")
@@ -527,15 +526,15 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
     ("name", "file", "depends"),
     [
         ("latent_prior", "densities/networks.py", True),
-        ("latent_prior", "upsampled_convolution.py", True),
-        ("latent_prior", "baselines/dcgan.py", False),
+        ("latent_prior", "decoder/upsampled_convolution.py", True),
+        ("latent_prior", "paper/pixel_models/dcgan.py", False),
         ("density_samples", "densities/gan.py", True),
-        ("density_samples", "decoder.py", True),
-        ("pixel_gan", "baselines/dcgan.py", True),
+        ("density_samples", "decoder/generator.py", True),
+        ("pixel_gan", "paper/pixel_models/dcgan.py", True),
         ("pixel_gan", "training.py", True),
-        ("pixel_gan", "decoder.py", False),
+        ("pixel_gan", "decoder/generator.py", False),
         ("raw_coefficients", "scattering/inversion.py", True),
-        ("stability", "decoder_fit.py", True),
+        ("stability", "decoder/fit.py", True),
         ("count_search", "report/paper.py", True),
         ("count_search", "report/html.py", False),
         ("gaussian_marginals", "densities/gan.py", False),

@@ -10,15 +10,15 @@ import torch
 
 from scattergen.datasets import open_dataset
 from scattergen.errors import InputError, ScattergenError
+from scattergen.paper import Effort, raw_coefficients, stability, stability_trials
+from scattergen.paper import reproduce as orchestration
+from scattergen.paper.material import Material, Trials
+from scattergen.paper.page import ReproductionPage
+from scattergen.paper.plots import rate_curves
+from scattergen.paper.raw_coefficients import _finding as raw_finding
+from scattergen.paper.stability import _finding as stability_finding
+from scattergen.paper.stability import sensitivity
 from scattergen.progress import SILENT
-from scattergen.reproduction import Effort, raw_coefficients, stability, stability_trials
-from scattergen.reproduction import reproduce as orchestration
-from scattergen.reproduction.material import Material, Trials
-from scattergen.reproduction.page import ReproductionPage
-from scattergen.reproduction.plots import rate_curves
-from scattergen.reproduction.raw_coefficients import _finding as raw_finding
-from scattergen.reproduction.stability import _finding as stability_finding
-from scattergen.reproduction.stability import sensitivity
 from scattergen.runs import RunFolder
 from test_report import Checker
 

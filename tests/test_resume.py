@@ -345,7 +345,7 @@ def test_stored_coefficients_are_not_lost_to_other_options(scattergen, fit, monk
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("scattergen.encoder.ScatteringEncoder.state_dict", stop)
+        patch.setattr("scattergen.encoder.scattering_encoder.ScatteringEncoder.state_dict", stop)
         with pytest.raises(Stop):
             scattergen(*disk)
     run = Path(fit[fit.index("--out") + 1])

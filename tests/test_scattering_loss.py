@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scattergen.decoder.scattering_loss import ScatteringLoss
 from scattergen.errors import InputError
-from scattergen.scattering_loss import ScatteringLoss
 
 
 def textures(n: int, channels: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from scattergen import principal_components
+from scattergen.encoder import PCAWhitening, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
 from scattergen.progress import Progress
-from scattergen.whitening import PCAWhitening
 
 N, D = 400, 30
 

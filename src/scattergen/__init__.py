@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
-    from scattergen.decoder import Decoder
-    from scattergen.encoder import ScatteringEncoder
+    from scattergen.decoder.generator import Decoder
+    from scattergen.encoder.scattering_encoder import ScatteringEncoder
+    from scattergen.encoder.whitening import PCAWhitening
     from scattergen.errors import InputError, RunFolderError, ScattergenError
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.progress import Progress
     from scattergen.scattering import Scattering2D
-    from scattergen.whitening import PCAWhitening
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOMES = {
     "Decoder": "decoder",
     "GenerativeScatteringNetwork": "model",
     "InputError": "errors",
-    "PCAWhitening": "whitening",
+    "PCAWhitening": "encoder",
     "Progress": "progress",
     "RunFolderError": "errors",
     "ScattergenError": "errors",

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from scattergen.datasets import ImageSource
-from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fit_decoder
-from scattergen.encoder import ScatteringEncoder
+from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.evaluation import default_features
 from scattergen.leading_choice import choose_leading
-from scattergen.linear_decoder import LinearDecoder
-from scattergen.local_decoder import LocalDecoder
 from scattergen.model_files import decoder_metadata
 from scattergen.options import build
 from scattergen.previewing import Preview

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, class_labels, fingerprint_of
-from scattergen.encoder import ScatteringEncoder
-from scattergen.linear_decoder import LinearDecoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.options import build
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource
-from scattergen.decoder_fit import fit_decoder
+from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.linear import LinearDecoder
 from scattergen.densities import make
 from scattergen.density_choice import choice_of_key
 from scattergen.diagnostics import count_rejections, rejections_by_sample_size
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder.principal_components import passes_and_order
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.judging import FEWEST_TEST_IMAGES
 from scattergen.leading_choice import trial_sizes
-from scattergen.linear_decoder import LinearDecoder
 from scattergen.model import DECODING_BATCH
 from scattergen.options import build, make_decoder
-from scattergen.principal_components import passes_and_order
 from scattergen.progress import Progress, Task
 
 _SECONDS = 4.0  # of each stage that are tried

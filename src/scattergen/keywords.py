@@ -26,7 +26,7 @@ def check_keywords(
         InputError: If a keyword is unknown or a value does not suit its annotation.
 
     Example:
-        >>> from scattergen.decoder import Decoder
+        >>> from scattergen.decoder.generator import Decoder
         >>> check_keywords("the decoder", Decoder, {"kernel_size": "large"})
         Traceback (most recent call last):
         ...

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource
-from scattergen.decoder import Decoder
-from scattergen.decoder_fit import fewest_leading
+from scattergen.decoder.fit import fewest_leading
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import make
 from scattergen.errors import InputError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
-from scattergen.local_decoder import LocalDecoder
 from scattergen.progress import SILENT, Progress
 
 _MOST_SAMPLES, _LEAST_SAMPLES = 400, 100

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from scattergen.datasets import ImageSource, as_images, class_labels
-from scattergen.decoder import Decoder
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder_stages import choose_leading_stage, fit_decoder_stage
 from scattergen.densities import (
     Density,
@@ -28,12 +30,10 @@ from scattergen.density_choice import (
     density_key,
 )
 from scattergen.density_fit import fit_density_stage
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.encoder_fit import fit_encoder, fit_linear
 from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
-from scattergen.linear_decoder import LinearDecoder
-from scattergen.local_decoder import LocalDecoder
 from scattergen.model_files import model_content, read_parts
 from scattergen.options import check_options, make_decoder
 from scattergen.presets import Options

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scattergen.decoder import Decoder, check_state
+from scattergen.decoder.generator import Decoder, check_state
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import Density, hyperparameters, make, registered_name
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_keywords
-from scattergen.linear_decoder import LinearDecoder
-from scattergen.local_decoder import LocalDecoder
 from scattergen.runs import RunFolder, check_name
 from scattergen.runs.saving import Content
 

@@ -7,16 +7,16 @@ from typing import Any, TypeVar
 import torch
 
 from scattergen.datasets import ClassLabels
-from scattergen.decoder import Decoder
-from scattergen.decoder_fit import check_training, fit_decoder
+from scattergen.decoder.fit import check_training, fit_decoder
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import Density, check_count, make
 from scattergen.density_choice import choice_of_key
-from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
 from scattergen.leading_choice import check_leading_option
-from scattergen.linear_decoder import LinearDecoder
-from scattergen.local_decoder import LocalDecoder
 
 Built = TypeVar("Built")
 

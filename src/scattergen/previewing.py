@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource
-from scattergen.decoder import Decoder
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import make
 from scattergen.image_grid import save_image_grid
-from scattergen.linear_decoder import LinearDecoder
-from scattergen.local_decoder import LocalDecoder
 
 _COLUMNS = 8
 _MOST_CODES = 4000  # of the density, so that it takes a second

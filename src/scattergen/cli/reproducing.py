@@ -59,7 +59,7 @@ def reproduce(
       scattergen reproduce celeba --images img_align_celeba/
     """
     from scattergen.cli.opening import prepare
-    from scattergen.reproduction import FULL, QUICK, reproduce_run
+    from scattergen.paper import FULL, QUICK, reproduce_run
 
     progress = prepare(device, threads, quiet)
     run = run or Path("runs", name)
@@ -93,7 +93,7 @@ def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":
     from scattergen.cli.opening import image_shape_of, open_celeba
     from scattergen.datasets import mnist
     from scattergen.datasets.celeba import CROPS
-    from scattergen.reproduction import fit_command
+    from scattergen.paper import fit_command
 
     if name == "mnist":
         if images is not None:

@@ -164,8 +164,7 @@ def clear(path: Path) -> None:
     if not path.is_dir():
         return
     remove_temporaries(path)
-    folders = (str(one.relative_to(path)) for one in _below(path, *_FOLDERS) if one.is_dir())
-    remove(path, own_files(path), *folders)
+    remove(path, own_files(path), *_folders(path))
     (path / INDEX).unlink(missing_ok=True)
     if {file.name for file in path.iterdir()} <= {_LOCK}:
         (path / _LOCK).unlink(missing_ok=True)
@@ -197,6 +196,7 @@ def promote(path: Path) -> bool:
             for name in own_files(path)
             if replacing.isdisjoint([name, *map(str, Path(name).parents)])
         ],
+        *_folders(path),
     )
     # What has been moved is no longer in `new`.  The index goes last, when the names of all others
     # have reached the disk: until then the same steps are found and done again.
@@ -269,6 +269,11 @@ def own_files(path: Path, folder: str = "") -> list[str]:
     found = _below(path, folder) if folder else chain(path.iterdir(), _below(path, *_FOLDERS))
     names = (file.relative_to(path).as_posix() for file in found if not file.is_dir())
     return sorted(name for name in names if name in listed or _PRODUCTS.fullmatch(name))
+
+
+def _folders(path: Path) -> list[str]:
+    """Folders in the place of a run, which go with it if they are empty."""
+    return [str(one.relative_to(path)) for one in _below(path, *_FOLDERS) if one.is_dir()]
 
 
 def remove(path: Path, names: Iterable[str], *folders: str) -> None:

@@ -1,0 +1,255 @@
+"""The decoder: Angles & Mallat's convolutional generator, which maps whitened codes to images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scattergen.decoder.upsampled_convolution import UpsampledConv2d
+from scattergen.errors import InputError
+from scattergen.storage import check_shapes
+
+
+class Decoder(nn.Module):
+    r"""Generator of Angles & Mallat, from a code to an image.
+
+    A linear layer without bias makes a small grid of `channels[0]` features; each block upsamples
+    the grid bilinearly by two, pads it by reflection and convolves it; a last convolution makes the
+    image. Batch normalisation follows every layer, then a ReLU, or tanh after the last one.
+
+    Args:
+        n_components: Dimension d of the codes.
+        image_shape: (C, H, W).
+        channels: Features of the start grid and of each upsampling block, e.g. (128, 64, 32).
+        kernel_size: Side of the filters: 3 (the founding paper's MNIST), 5 (Angles & Mallat 2019)
+            or 7 (Angles & Mallat 2018).
+        start_grid: Size (h, w) of the first grid; by default the image size halved, rounding up,
+            once per block, which makes every block double it. From another one the grids double
+            until the last, which is the image's whatever the factor.
+        unit_norm: Divide codes by their Euclidean norm first, as in the 2018 generator.
+        initialization: "kaiming" filters and N(0, 0.01) in the first layer, which trains fastest,
+            or "normal", the original N(0, 0.02) everywhere.
+        momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
+
+    Attributes:
+        start_grid: Size of the first grid.
+
+    Raises:
+        InputError: If an argument is out of range or the grid becomes too small for the filters.
+
+    References:
+        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+
+    Example:
+        >>> decoder = Decoder(512, (1, 28, 28), channels=(128, 64, 32))
+        >>> decoder.start_grid, decoder(torch.randn(2, 512)).shape
+        ((7, 7), torch.Size([2, 1, 28, 28]))
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        image_shape: tuple[int, int, int],
+        channels: Sequence[int] = (128, 64, 32),
+        kernel_size: int = 3,
+        start_grid: Sequence[int] | None = None,
+        unit_norm: bool = False,
+        initialization: str = "kaiming",
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 1 or min(channels) < 1:
+            raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3, 5 or 7.")
+        if initialization not in ("kaiming", "normal"):
+            raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
+        if not 0 < momentum <= 1:
+            raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
+        image_channels, *size = image_shape
+        sizes = grids((size[0], size[1]), len(channels), start_grid)
+        smallest = min(min(grid) for grid in [*sizes[1:], sizes[-1]])
+        if smallest <= kernel_size // 2:
+            raise InputError(
+                f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels: use fewer "
+                f"channels (blocks) than {len(channels)}, smaller filters or larger images."
+            )
+        self.n_components, self.image_shape = n_components, (image_channels, size[0], size[1])
+        self.start_grid, self.unit_norm = sizes[0], unit_norm
+        self.hyperparameters: dict[str, Any] = {
+            "n_components": n_components,
+            "image_shape": list(self.image_shape),
+            "channels": list(channels),
+            "kernel_size": kernel_size,
+            "start_grid": list(sizes[0]),
+            "unit_norm": unit_norm,
+            "initialization": initialization,
+            "momentum": momentum,
+        }
+        # (d, features), not nn.Linear's transpose: a bfloat16 gradient would be copied by columns.
+        n_features = sizes[0][0] * sizes[0][1] * channels[0]
+        self.linear = nn.Parameter(torch.empty(n_components, n_features))
+        widths, ends = (*channels, image_channels), (*sizes, sizes[-1])
+        self.convolutions = nn.ModuleList(
+            UpsampledConv2d(widths[i], widths[i + 1], kernel_size, ends[i], ends[i + 1])
+            for i in range(len(channels))
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in widths
+        )
+        self._initialize(initialization)
+
+    def _initialize(self, initialization: str) -> None:
+        # Batch normalisation makes the scale of these weights irrelevant to the images, not to the
+        # training: the smaller they are, the sooner Adam's steps, of a fixed size, turn them.
+        nn.init.normal_(self.linear, 0.0, 0.02 if initialization == "normal" else 0.01)
+        if initialization == "normal":
+            for convolution in self.convolutions:
+                nn.init.normal_(convolution.weight, 0.0, 0.02)  # type: ignore[arg-type]
+            for norm in self.norms:
+                nn.init.normal_(norm.weight, 1.0, 0.02)  # type: ignore[arg-type]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images in the tanh's range.
+
+        Args:
+            z: Codes, (N, d).
+
+        Returns:
+            Images in [-1, 1], (N, C, H, W), in the precision of z.
+
+        Raises:
+            InputError: If d is not that of the decoder.
+        """
+        check_codes(z, self.n_components)
+        if self.unit_norm:
+            z = F.normalize(z, dim=1)
+        features = z @ self.linear
+        features = features.unflatten(1, (*self.start_grid, -1))  # channels last
+        for norm, convolution in zip(self.norms, self.convolutions, strict=False):
+            # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
+            normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
+            features = convolution(normalized.permute(0, 2, 3, 1))
+        return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.linear.device
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images in [0, 1], without gradients and without changing or using batch statistics.
+
+        Args:
+            z: Codes, (N, d).
+
+        Returns:
+            Images, (N, C, H, W), in the precision of z.
+        """
+        return decode_in_evaluation(self, z)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of every module, but a state of another decoder is a `RunFolderError`."""
+        check_state(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+def check_state(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse stored tensors that are not those of a decoder.
+
+    Args:
+        decoder: They are loaded into it.
+        tensors: Name to tensor.
+
+    Raises:
+        RunFolderError: If a tensor is missing, unknown or has another shape.
+
+    Example:
+        >>> check_state(nn.Linear(2, 1), nn.Linear(2, 1).state_dict())
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    check_shapes("decoder", tensors, shapes)
+
+
+def check_codes(z: Tensor, n_components: int) -> None:
+    """Refuse codes that are not of a decoder.
+
+    Args:
+        z: Codes.
+        n_components: Dimension d of the decoder's.
+
+    Raises:
+        InputError: If they are not (N, d).
+    """
+    if z.ndim != 2 or z.shape[1] != n_components:
+        raise InputError(
+            f"Expected codes of shape (N, {n_components}) but got {tuple(z.shape)}: use codes of "
+            "the model that this decoder belongs to."
+        )
+
+
+def decode_in_evaluation(decoder: nn.Module, z: Tensor) -> Tensor:
+    """Images in [0, 1], without gradients and without changing or using batch statistics.
+
+    Args:
+        decoder: Of codes to images in [-1, 1].
+        z: Codes, (N, d).
+
+    Returns:
+        Images, (N, C, H, W), in the precision of z.
+    """
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            images: Tensor = decoder(z)
+            return images.add_(1).mul_(0.5).clamp_(0, 1)
+    finally:
+        decoder.train(was_training)
+
+
+def grids(
+    size: tuple[int, int], n_grids: int, start: Sequence[int] | None
+) -> list[tuple[int, int]]:
+    """Sizes of the grids of a decoder, from its first to the image.
+
+    Args:
+        size: (H, W) of the images.
+        n_grids: How many.
+        start: Size of the first one; by default the image size halved, rounding up, once per block.
+
+    Returns:
+        (h, w) of each.
+
+    Raises:
+        InputError: If the start grid does not lead to the image.
+
+    Example:
+        >>> grids((28, 28), 3, None)
+        [(7, 7), (14, 14), (28, 28)]
+    """
+    if start is None:
+        sizes = [size]
+        for _ in range(n_grids - 1):
+            sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
+        return sizes
+    if len(start) != 2 or not all(
+        1 <= side <= full for side, full in zip(start, size, strict=True)
+    ):
+        raise InputError(
+            f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the "
+            f"image's {size[0]}x{size[1]}."
+        )
+    if n_grids == 1 and tuple(start) != size:
+        raise InputError(
+            f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach "
+            f"{size[0]}x{size[1]} pixels: give more channels."
+        )
+    doubled = [
+        (min(start[0] << i, size[0]), min(start[1] << i, size[1])) for i in range(n_grids - 1)
+    ]
+    return [*doubled, size]

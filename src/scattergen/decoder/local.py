@@ -1,0 +1,196 @@
+"""The local decoder: least squares from the code, corrected place by place by a small network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scattergen.decoder.generator import check_codes, check_state, decode_in_evaluation, grids
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.upsampled_convolution import UpsampledConv2d
+from scattergen.errors import InputError
+
+
+class LocalDecoder(nn.Module):
+    r"""Images from codes: least squares, and a convolutional correction.
+
+    $G(z) = \hat x(z) + R(\hat s(z), \hat x(z))$: a code is first mapped linearly to the image
+    $\hat x$ and to scattering coefficients $\hat s$ on their grid (see `LinearDecoder`).  The
+    network R starts from the coefficients, whose channels it mixes at every position; each block
+    upsamples its grid bilinearly by two, convolves it and adds the pixels of $\hat x$ that lie
+    under each position.  What is learned is the same everywhere in the image, and so is learned
+    from every position of every image; a generator that maps the whole code to the whole image must
+    see many more images to come to the same quality.  An untrained network is least squares.
+
+    Args:
+        linear: Fitted.
+        channels: Width of each grid, from the coarsest to the image's.
+        kernel_size: Side of the filters.
+        momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
+
+    Attributes:
+        linear: As given.
+
+    Raises:
+        InputError: If an argument is out of range or the grid becomes too small for the filters.
+
+    References:
+        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+        Dong, Loy, He, Tang, "Image super-resolution using deep convolutional networks", 2016.
+
+    Example:
+        >>> from scattergen.encoder.scattering_encoder import ScatteringEncoder
+        >>> x = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> encoder = ScatteringEncoder((1, 16, 16), J=1, L=4, n_components=20).fit(x)
+        >>> codes = encoder.transform(x)
+        >>> linear = LinearDecoder.of(encoder).fit(codes, x)
+        >>> decoder = LocalDecoder(linear, channels=(16, 8))
+        >>> torch.allclose(decoder.decode(codes), linear.decode(codes), atol=1e-6)
+        True
+    """
+
+    mean_image: Tensor
+
+    def __init__(
+        self,
+        linear: LinearDecoder,
+        channels: Sequence[int] = (128, 64, 32, 16),
+        kernel_size: int = 3,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 1 or min(channels) < 1:
+            raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3 or 5.")
+        if not 0 < momentum <= 1:
+            raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
+        self.linear = linear
+        self.n_components, self.image_shape = linear.n_components, linear.image_shape
+        self.hyperparameters: dict[str, Any] = {
+            "channels": list(channels),
+            "kernel_size": kernel_size,
+            "momentum": momentum,
+        }
+        C, H, W = linear.image_shape
+        sizes = grids((H, W), len(channels), None)
+        if min(sizes[0]) <= kernel_size // 2:
+            raise InputError(
+                f"Filters of side {kernel_size} do not fit a grid of {min(sizes[0])} pixels: use "
+                f"fewer channels (blocks) than {len(channels)}, smaller filters or larger images."
+            )
+        self._sizes = sizes
+        # Pixels of a position of the grid along each axis, from the coarsest grid on.
+        self._factors = [2 ** (len(channels) - 1 - i) for i in range(len(channels))]
+        self.mixing = nn.Parameter(torch.empty(linear.n_channels, channels[0]))
+        nn.init.kaiming_normal_(self.mixing.T, nonlinearity="relu")
+        # The estimate of the image enters every grid, by a product at each position.
+        self.sides = nn.ParameterList()
+        for factor, width in zip(self._factors, channels, strict=True):
+            side = torch.empty(C * factor**2, width)
+            self.sides.append(nn.Parameter(side.normal_(0, (C * factor**2) ** -0.5)))
+        self.convolutions = nn.ModuleList(
+            UpsampledConv2d(channels[i], channels[i + 1], kernel_size, sizes[i], sizes[i + 1])
+            for i in range(len(channels) - 1)
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in channels
+        )
+        self.last = UpsampledConv2d(channels[-1], C, kernel_size, (H, W), (H, W))
+        nn.init.zeros_(self.last.weight)
+        self.bias = nn.Parameter(torch.zeros(C))
+        self._set_maps()
+
+    def _set_maps(self) -> None:
+        """Make the linear maps products with matrices, in the range of the images, [-1, 1]."""
+        linear, (h, w) = self.linear, self._sizes[0]
+        maps = linear.coefficients
+        if linear.grid != (h, w):  # sizes that 2^J does not divide
+            maps = F.interpolate(maps, size=(h, w), mode="bilinear", align_corners=False)
+        d = linear.n_components
+        fixed = {
+            "to_coefficients": maps.permute(0, 2, 3, 1).reshape(d, -1),
+            "to_image": 2 * linear.weight,
+            "mean_image": 2 * linear.mean.flatten() - 1,
+        }
+        for name, value in fixed.items():  # stored with the least squares, not with the network
+            self.register_buffer(name, value.contiguous(), persistent=False)
+        self._half: dict[str, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.bias.device
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images, in or near the range [-1, 1].
+
+        Args:
+            z: Codes, (N, d).
+
+        Returns:
+            (N, C, H, W), in the precision of z.
+
+        Raises:
+            InputError: If d is not that of the decoder.
+        """
+        check_codes(z, self.n_components)
+        n, (C, H, W) = len(z), self.image_shape
+        estimate = (self._product(z, "to_image") + self.mean_image).view(n, C, H, W)
+        h, w = self._sizes[0]
+        features = self._product(z, "to_coefficients").view(n, h, w, -1) @ self.mixing
+        for i, norm in enumerate(self.norms):
+            if i > 0:
+                features = self.convolutions[i - 1](features)
+            side = _pixels_under(estimate, self._sizes[i], self._factors[i])
+            features = features + side.to(features.dtype) @ self.sides[i]
+            # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
+            normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
+            features = normalized.permute(0, 2, 3, 1)
+        correction = self.last(features).to(z.dtype) + self.bias
+        return estimate + correction.permute(0, 3, 1, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images in [0, 1], without gradients and without changing or using batch statistics.
+
+        Args:
+            z: Codes, (N, d).
+
+        Returns:
+            Images, (N, C, H, W), in the precision of z.
+        """
+        return decode_in_evaluation(self, z)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of every module, but a state of another decoder is a `RunFolderError`."""
+        check_state(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _product(self, z: Tensor, name: str) -> Tensor:
+        """Product with a fixed map, in z's precision; under autocast of rounded factors."""
+        matrix: Tensor = getattr(self, name)
+        kind = z.device.type
+        if not torch.is_autocast_enabled(kind):
+            return z @ matrix.to(z.dtype)
+        # Autocast would round the map, which never changes, in every step.
+        dtype = torch.get_autocast_dtype(kind)
+        rounded = self._half.get(name)
+        if rounded is None or rounded.device != matrix.device or rounded.dtype != dtype:
+            rounded = self._half[name] = matrix.to(dtype)
+        return (z.to(dtype) @ rounded).to(z.dtype)
+
+
+def _pixels_under(images: Tensor, size: tuple[int, int], factor: int) -> Tensor:
+    """Pixels of each position of a grid, (N, h, w, C·factor²), of images (N, C, H, W)."""
+    n, C, H, W = images.shape
+    h, w = size
+    if factor == 1:
+        return images.permute(0, 2, 3, 1)
+    if (h * factor, w * factor) != (H, W):  # the grid reaches past the image
+        images = F.pad(images, (0, w * factor - W, 0, h * factor - H), mode="replicate")
+    blocks = images.view(n, C, h, factor, w, factor)
+    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(n, h, w, C * factor**2)

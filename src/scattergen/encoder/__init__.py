@@ -1,0 +1,7 @@
+"""Images to codes: scattering, and whitened principal components of its coefficients."""
+
+from scattergen.encoder.inversion import reconstruct_codes
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.encoder.whitening import PCAWhitening
+
+__all__ = ["PCAWhitening", "ScatteringEncoder", "reconstruct_codes"]

@@ -1,0 +1,276 @@
+"""Whitened principal components, fitted on batches that need not fit in memory together."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from scattergen.encoder.principal_components import (
+    PrincipalComponents,
+    Samples,
+    principal_components,
+)
+from scattergen.errors import InputError
+from scattergen.processes import ALONE
+from scattergen.progress import SILENT, Progress
+
+Batches = Callable[[], Iterable[Tensor]]
+"""Starts a pass over the data; yields batches of features, (n, D)."""
+
+
+class PCAWhitening:
+    r"""Projection on the leading principal components, scaled to unit variance.
+
+    $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$
+    and $\Lambda$ their eigenvalues, in decreasing order.
+
+    Of at most 4,096 samples (800 MB in all) with more features, the components come from the Gram
+    matrix, and of up to 10,000 features from the covariance, both exactly; of more of both, from
+    block subspace iteration, `n_passes` passes in memory proportional to D·n_components.  The sign
+    of each component is fixed so that its entry of largest magnitude is positive, which makes fits
+    reproducible.
+
+    Args:
+        n_components: Number d of components kept.
+        n_passes: Passes over the data of the subspace iteration.
+        cache_bytes: Largest size of data that are kept in memory between passes.
+        allow_fewer: Keep fewer components, with a warning, if the data vary in fewer ways.
+
+    Attributes:
+        n_components: As given; after a fit the number of components kept.
+        mean_: (D,) float32.
+        components_: Rows are eigenvectors, (d, D), float32.
+        explained_variance_: Eigenvalues, (d,), float64.
+        explained_variance_ratio_: The same as parts of the total variance, (d,), float64.
+        n_samples_: Number of samples fitted on.
+
+    References:
+        Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018.
+        Halko, Martinsson, Tropp, "Finding structure with randomness", 2011.
+
+    Example:
+        >>> s = torch.randn(1000, 20) @ torch.randn(20, 20)
+        >>> whitening = PCAWhitening(n_components=5).fit(lambda: s.split(100))
+        >>> z = whitening.transform(s)
+        >>> torch.allclose(z.T @ z / 1000, torch.eye(5), atol=1e-3)
+        True
+    """
+
+    mean_: Tensor
+    components_: Tensor
+    explained_variance_: Tensor
+    explained_variance_ratio_: Tensor
+    n_samples_: int
+
+    def __init__(
+        self,
+        n_components: int = 512,
+        n_passes: int = 4,
+        cache_bytes: int = 1 << 31,
+        allow_fewer: bool = False,
+    ) -> None:
+        if n_components < 1:
+            raise InputError(f"n_components={n_components}: keep at least 1 component.")
+        self.n_components, self.n_passes = n_components, n_passes
+        self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
+
+    def fit(self, batches: Batches) -> Self:
+        """Fit mean, components and variances.
+
+        Args:
+            batches: Returns an iterable over all features in batches (n, D), the same at every
+                call.  It is called once, and once more per pass if they do not fit in
+                `cache_bytes`.
+
+        Returns:
+            This object.
+
+        Raises:
+            InputError: If there are too few samples or features for `n_components`, if they do not
+                vary enough, or if a value is NaN or infinite.
+        """
+        samples = _BatchesAsSamples(batches, self.cache_bytes)
+        if samples.n_samples == 0:
+            raise InputError("There are no samples to find principal components of.")
+        return self.fit_samples(samples)
+
+    def fit_samples(
+        self,
+        samples: Samples,
+        *,
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 20.0,
+        device: str = "cpu",
+        progress: Progress = SILENT,
+    ) -> Self:
+        """Fit to samples in numbered chunks, such as a `FeatureStore`, by all their processes.
+
+        With a checkpoint, a fit that was stopped at any moment continues from it and ends, on the
+        same machine with the same number of threads, with the same bits as one that was never
+        stopped.
+
+        Args:
+            samples: Chunks, shared out to processes that all call this together.
+            checkpoint: File to save progress in and to continue from; removed by whoever owns it.
+            checkpoint_seconds: Time between two checkpoints within a pass.
+            device: Where sums and products are computed; it needs float64.
+            progress: Where to report.
+
+        Returns:
+            This object.
+
+        Raises:
+            InputError: As for `fit`.
+        """
+        found = principal_components(
+            samples,
+            self.n_components,
+            self.n_passes,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            device=device,
+            progress=progress,
+        )
+        d = self.n_components = self._check_rank(found, samples)
+        components, variances = found.components[:d], found.variances[:d]
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        self.components_ = components.mul_(largest.sign())
+        self.mean_ = found.mean.float()
+        self.explained_variance_ = variances
+        self.explained_variance_ratio_ = variances / found.total_variance
+        self.n_samples_ = samples.n_samples
+        return self
+
+    def _check_rank(self, found: PrincipalComponents, samples: Samples) -> int:
+        """Number of components to keep."""
+        n = samples.n_samples
+        d, D, values = self.n_components, len(found.mean), found.variances
+        # Features of equal images differ by rounding, which depends on their place in a batch.
+        eps = torch.finfo(torch.float32).eps
+        if found.total_variance <= (8 * eps * found.mean.norm().item()) ** 2:
+            raise InputError(
+                f"All {n} images give the same features, so they have no principal components: "
+                "give images that differ."
+            )
+        if d > n - 1 or d > D:
+            raise InputError(
+                f"{d} components were asked of {n} images with {D} features each: use more images "
+                f"or set n_components to at most {min(n - 1, D)} "
+                f"(--set encoder.n_components={min(n - 1, D)})."
+            )
+        # float32 features leave rounding noise of about eps times the largest variance.
+        rank = int((values > eps * values[0]).sum())
+        if rank == d:
+            return d
+        ways = f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only"
+        if self.allow_fewer:
+            if samples.processes.rank == 0:
+                warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
+            return rank
+        raise InputError(
+            f"{ways}, but {d} components were asked: use more varied images or set n_components to "
+            f"at most {rank} (--set encoder.n_components={rank})."
+        )
+
+    def keep(self, n_components: int) -> None:
+        """Leave out all but the leading components.
+
+        Args:
+            n_components: How many to keep.
+
+        Raises:
+            InputError: If there are not so many.
+        """
+        if not 1 <= n_components <= len(self.components_):
+            raise InputError(
+                f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted."
+            )
+        self.n_components = n_components
+        self.components_ = self.components_[:n_components].clone()
+        self.explained_variance_ = self.explained_variance_[:n_components].clone()
+        self.explained_variance_ratio_ = self.explained_variance_ratio_[:n_components].clone()
+
+    def transform(self, s: Tensor) -> Tensor:
+        """Whitened codes of features.
+
+        Args:
+            s: Features, (N, D), on any device.
+
+        Returns:
+            Codes, (N, d), unit variance on the data of the fit, on the same device.
+
+        Raises:
+            InputError: If D is not that of the fit.
+        """
+        self._check(s, "features", 1)
+        mean, components = self.mean_.to(s.device), self.components_.to(s.device)
+        return (s - mean) @ components.T / self._scale().to(s.device)
+
+    def inverse_transform(self, z: Tensor) -> Tensor:
+        """Features whose codes are z, the least-squares inverse of `transform`.
+
+        Args:
+            z: Codes, (N, d).
+
+        Returns:
+            Features, (N, D), in the span of the kept components.
+
+        Raises:
+            InputError: If d is not that of the fit.
+        """
+        self._check(z, "codes", 0)
+        return self.mean_ + z @ (self.components_ * self._scale()[:, None])
+
+    def _check(self, rows: Tensor, what: str, axis: int) -> None:
+        if not hasattr(self, "components_"):
+            raise InputError("The principal components are not known yet: call fit first.")
+        width = self.components_.shape[axis]
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise InputError(
+                f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those "
+                "of the model that these components belong to."
+            )
+
+    def _scale(self) -> Tensor:
+        return self.explained_variance_.sqrt().to(self.components_)
+
+
+class _BatchesAsSamples:
+    """Batches of an unknown number of samples, counted by reading them once.
+
+    Args:
+        batches: Starts a pass over them.
+        cache_bytes: Largest size of batches that are kept after the first pass.
+    """
+
+    processes = ALONE
+
+    def __init__(self, batches: Batches, cache_bytes: int) -> None:
+        self._batches: Batches = batches
+        self.n_samples, self.n_features = 0, 0
+        kept: list[Tensor] = []
+        size = 0
+        for batch in batches():
+            if self.n_samples == 0 and len(batch):
+                self.n_features = batch.shape[1]
+                self._shift = batch.double().mean(0).float()
+            self.n_samples += len(batch)
+            size += batch.nbytes
+            kept.append(batch)
+            if size > cache_bytes:
+                kept.clear()
+        if size <= cache_bytes:
+            self._batches = lambda: kept
+
+    def shift(self) -> Tensor:
+        return self._shift
+
+    def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        row = 0
+        for number, batch in enumerate(self._batches()):
+            if number >= start:
+                yield row, (batch - self._shift).float()
+            row += len(batch)

@@ -1,0 +1,238 @@
+"""What the stages of a reproduction work on, each part made when it is first asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.evaluation import kernel_distance
+from scattergen.evaluation.tables import Estimate
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.paper import sources
+from scattergen.paper.distances import Distance, distance_for
+from scattergen.progress import Progress
+from scattergen.report import paper
+from scattergen.runs import RunFolder
+
+PAPER_DENSITIES = ("gaussian", "vae", "gan")
+"""Those of the paper's Figure 2, in its order."""
+
+_SHOWN = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
+_PIECE = 1024  # images that are decoded and turned into features at a time
+
+Decode = Callable[[Tensor], Tensor]
+"""Codes (n, d) to images in [0, 1], (n, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Short trainings of one method after another, at several learning rates.
+
+    Attributes:
+        seconds: Nominal training time of each, which sets its number of steps.
+        factors: Of each method's own learning rate.
+        seeds: Trainings at each of these.
+        n_images: Images that each is scored by.
+    """
+
+    seconds: float
+    factors: tuple[float, ...]
+    seeds: int
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on a reproduction.
+
+    Attributes:
+        name: Of the folder that its results are kept in.
+        pixel_seconds: Training time of each pixel baseline.
+        snapshots: Seconds of training at which their samples are scored, before the last.
+        n_images: Images in every set between which a distance is measured.
+        repeats: Random samples of codes at each sample size of the normality tests.
+        draws: The same in the search for the paper's counts.
+        n_scattered: Images whose scattering coefficients are decomposed anew.
+        scales: Of the scattering transform, in the test of the central-limit argument.
+        n_diagnosed: Codes, and samples of each density, in the tests of dependence.
+        components_diagnosed: Leading components in these.
+        simulations: Simulations or shuffles of each of these.
+        n_raw: Images whose raw scattering coefficients a network learns to generate.
+        raw_epochs: Passes over these.
+        n_inverted: Generated coefficients that are inverted.
+        trials: Of the stability of training.
+        decoder_epochs: Of the decoder in the setting that is not the run's; None: as many
+            as the run's has.
+    """
+
+    name: Literal["full", "quick"]
+    pixel_seconds: float
+    snapshots: tuple[float, ...]
+    n_images: int
+    repeats: int
+    draws: int
+    n_scattered: int
+    scales: tuple[int, ...]
+    n_diagnosed: int
+    components_diagnosed: int
+    simulations: int
+    n_raw: int
+    raw_epochs: int
+    n_inverted: int
+    trials: Trials
+    decoder_epochs: int | None = None
+
+
+FULL = Effort(
+    "full", 240, (15, 30, 60, 120), 10_000, 8, 15, 3000, (1, 2, 3, 4), 2500, 64, 39,
+    10_000, 3, 48, Trials(1.5, (0.1, 1 / 3, 1, 3, 10), 2, 2000),
+)  # fmt: skip
+QUICK = Effort(
+    "quick", 15, (4, 8), 2000, 3, 6, 1000, (1, 2, 3), 1000, 32, 19,
+    3000, 2, 32, Trials(1.0, (0.1, 1, 10), 1, 1000), 1,
+)  # fmt: skip
+
+
+class Material:
+    """A finished run, its data, and what several stages compute from them.
+
+    Args:
+        run: The run.
+        data: The data that it was fitted to, with test images.
+        effort: How much to spend.
+        seed: Of everything random.
+        device: Where encoder and decoder compute.
+        progress: Where to report.
+        results: What the paper reports of this data set.
+
+    Attributes:
+        run: As given.
+        paper: The results as given.
+        train: Training images.
+        test: Test images.
+        effort: As given.
+        seed: As given.
+        device: As given.
+        progress: As given.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        data: Dataset,
+        effort: Effort,
+        seed: int,
+        device: str,
+        progress: Progress,
+        results: paper.Results = paper.MNIST,
+    ) -> None:
+        assert data.test is not None
+        self.paper = results
+        self.run, self.effort, self.seed, self.device = run, effort, seed, device
+        self.train, self.test = data.train, data.test
+        self.progress = progress
+
+    @property
+    def densities(self) -> list[str]:
+        """Keys of the densities that are shown."""
+        there = self.run.names("densities")
+        return [key for key in _SHOWN if key in there]
+
+    @cached_property
+    def model(self) -> GenerativeScatteringNetwork:
+        """The run's model with these densities."""
+        return GenerativeScatteringNetwork.load(self.run, self.device, self.densities)
+
+    @cached_property
+    def training_codes(self) -> Tensor:
+        """Codes that the densities were fitted to, (N, d)."""
+        return self.run.read("codes")[0]["codes"]
+
+    @cached_property
+    def test_codes(self) -> Tensor:
+        """Codes of all test images, (n, d)."""
+        return self.model.encode(self.test, self.progress)
+
+    @cached_property
+    def measure(self) -> Distance:
+        """How distances to test images are measured."""
+        return distance_for(self.paper, self.train.shape)
+
+    @cached_property
+    def n_images(self) -> int:
+        """Images in every set: fewer than asked for if there are fewer test images."""
+        return min(self.effort.n_images, len(self.test))
+
+    @cached_property
+    def _real(self) -> Tensor:
+        return self.measure.extract(self.some(self.test, self.n_images), self.progress)
+
+    @cached_property
+    def _decoded_test(self) -> Tensor:
+        """Features that decoded codes are compared with."""
+        if not self.measure.to_decoded:
+            return self._real
+        codes = self.test_codes[self.numbers(len(self.test), self.n_images)]
+        return self._features_of_decoded(codes, self.model.decode)
+
+    def _features_of_decoded(self, codes: Tensor, decode: Decode) -> Tensor:
+        return torch.cat([self.measure.extract(decode(piece)) for piece in codes.split(_PIECE)])
+
+    def numbers(self, N: int, n: int, stream: int = 0) -> Tensor:
+        """A random choice of n of the numbers below N, the same for the same seed and stream."""
+        if n >= N:
+            return torch.arange(N)
+        random = np.random.default_rng([self.seed, stream])
+        return torch.from_numpy(np.sort(random.choice(N, n, replace=False)))
+
+    def some(self, source: ImageSource, n: int, stream: int = 0) -> ImageSource:
+        """The images of such a choice."""
+        return Subset(source, self.numbers(len(source), n, stream))
+
+    def distance(self, images: ImageSource | Tensor) -> float:
+        """Distance of images to test images."""
+        extract = self.measure.extract
+        parts = [extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
+        return self.measure.between(self._real, torch.cat(parts))
+
+    def distance_of_codes(self, codes: Tensor, decode: Decode | None = None) -> float:
+        """Distance of decoded codes to test images, or to decoded ones if so the measure wants.
+
+        They are decoded by the run's model, or as is said.
+        """
+        features = self._features_of_decoded(codes, decode or self.model.decode)
+        return self.measure.between(self._decoded_test, features)
+
+    def kernel_distance(self, images: Tensor, decoded: bool = False) -> Estimate:
+        """Kernel distance of images, decoded or not, to what these are compared with.
+
+        In the same features; few images do not bias it.
+        """
+        real = self._decoded_test if decoded else self._real
+        return kernel_distance(real, self.measure.extract(images))
+
+    def distance_of_reconstructions(self) -> float:
+        """Distance of reconstructed test images to test images: what the decoder alone costs."""
+        return self.measure.between(self._real, self._decoded_test)
+
+    def depends_on_model(self, *parts: str) -> dict[str, Any]:
+        """Parts of the run and their code, the test images and the seed, for a stage's key."""
+        digests = {
+            part: [self.run.digest(part), sources.digest(sources.modules_of_part(part))]
+            for part in parts
+        }
+        return {**digests, "test": self.test.fingerprint, "seed": self.seed}
+
+    def depends_on_distances(self) -> dict[str, Any]:
+        """What measured distances depend on, for a stage's key."""
+        extract = self.measure.extract
+        return {
+            "n": self.n_images,
+            "features": [extract.name, extract.version],
+            "measure": self.measure.title,
+        }

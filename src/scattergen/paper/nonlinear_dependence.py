@@ -1,0 +1,190 @@
+"""The paper's thesis: components of codes depend on each other, and which densities have that.
+
+The battery of `scattergen.diagnostics`, on codes and on samples of every density. Codes divided by
+their norms show how much of the dependence is one scale that all components of an image share.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scattergen.diagnostics import run_battery
+from scattergen.evaluation import classifier_two_sample_test
+from scattergen.paper.material import PAPER_DENSITIES, Material
+from scattergen.paper.page import Finding, ReproductionPage, Verdict, panels, titled
+from scattergen.paper.stage_cache import Measured
+from scattergen.report.diagnostic_plots import dependence_heat_map
+from scattergen.report.draft import number, sample_size
+from scattergen.report.html import Html, table, tag
+
+NAME = "nonlinear_dependence"
+CODES, DIRECTIONS = "codes", "codes of equal norm"
+# Codes, and as many samples: a network that learns from fewer misses much of what it sees here.
+_TOLD_APART = 10_000
+_INDEPENDENT = "independent"
+_LEVEL = 0.05
+
+
+def depends(material: Material) -> dict[str, Any]:
+    """What the stage depends on."""
+    parts = [f"densities/{key}" for key in material.densities]
+    effort = material.effort
+    return {
+        **material.depends_on_model("encoder", "codes", *parts),
+        "n": effort.n_diagnosed,
+        "components": effort.components_diagnosed,
+        "simulations": effort.simulations,
+    }
+
+
+def measure(material: Material, work: Path) -> Measured:
+    """Run the battery on the leading components of codes and of every density's samples."""
+    effort, every = material.effort, material.training_codes
+    many = every[material.numbers(len(every), _TOLD_APART, stream=7)]
+    chosen = every[material.numbers(len(every), effort.n_diagnosed, stream=6)]
+    mean_norm = every.norm(dim=1).mean()
+    tables = {
+        CODES: chosen,
+        DIRECTIONS: chosen * (mean_norm / chosen.norm(dim=1, keepdim=True)),
+    }
+    told_apart = {}
+    leading = slice(0, effort.components_diagnosed)
+    for key in material.densities:
+        samples = material.model.sample_codes(len(many), key, material.seed)
+        found = classifier_two_sample_test(many[:, leading], samples[:, leading])
+        told_apart[key] = found.accuracy
+        tables[key] = samples[: len(chosen)]
+    rows, heat_maps = {}, {}
+    for name, codes in tables.items():
+        battery = run_battery(
+            codes[:, leading],
+            n_simulations=effort.simulations,
+            seed=material.seed,
+            progress=material.progress,
+            description=name,
+        )
+        rows[name] = {
+            "tests": [test.summary() for test in battery.tests],
+            "told_apart": told_apart.get(name),
+        }
+        heat_maps[name] = torch.from_numpy(battery.pairs.correlation)
+    facts = {
+        "rows": rows,
+        "n": len(chosen),
+        "n_told_apart": len(many),
+        "d": min(effort.components_diagnosed, every.shape[1]),
+        "simulations": effort.simulations,
+    }
+    return Measured(facts, heat_maps)
+
+
+def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
+    """Add the section."""
+    measured = results[NAME]
+    facts = measured.facts
+    pictures = []
+    for key in ("gaussian", _best(facts)):
+        draw = partial(
+            dependence_heat_map, measured.tensors[CODES].numpy(), measured.tensors[key].numpy(),
+            key,
+        )  # fmt: skip
+        alt = f"dependence of every pair of components, of codes and of samples of {key}"
+        pictures.append(titled(f"Codes and {key}", page.themed(alt, draw)))
+    content = [
+        _table(facts),
+        page.page.figure(
+            panels(*pictures),
+            "Distance correlation of the ranks of every pair of components: codes above the "
+            "diagonal, samples below it.",
+        ),
+        tag(
+            "p",
+            "Codes of equal norm are what a normalisation to unit norm leaves: what is lost there "
+            "is a scale that all components of an image share, and the rest is dependence of "
+            "another kind. The column gaussian is the control: its components are independent and "
+            "normal by construction, so nothing but chance can differ from the null hypothesis "
+            "there.",
+        ),
+    ]
+    sizes = f"{sample_size(facts['n'])}, {facts['d']} leading components"
+    page.section(
+        "Do components depend on each other?",
+        _finding(facts),
+        content,
+        [measured],
+        sizes,
+        wide=True,
+    )
+
+
+def _table(facts: Mapping[str, Any]) -> Html:
+    rows: list[list[object]] = []
+    tests = facts["rows"][CODES]["tests"]
+    for k, test in enumerate(tests):
+        effects = [_effect(row["tests"][k]) for row in facts["rows"].values()]
+        rows.append([f"{test['name']}: {test['effect_name']}", *effects])
+    told = [
+        "–" if row["told_apart"] is None else number(row["told_apart"], 2)
+        for row in facts["rows"].values()
+    ]
+    rows.append(["told apart from codes by a classifier: share right, 0.5 by chance", *told])
+    caption = (
+        "Effects, which do not grow with n (the largest and the strongest are maxima, and a little "
+        f"larger for few codes), of {sample_size(facts['n'])} codes or samples. An "
+        f"asterisk marks p ≤ {_LEVEL:g} for the null hypothesis (by {facts['simulations']} "
+        "simulations or shuffles, not adjusted for the number of tests). The last row is of "
+        f"{facts['n_told_apart']:,} codes and as many samples, half of them to learn from."
+    )
+    return table(["", *facts["rows"]], rows, caption=caption)
+
+
+def _effect(test: Mapping[str, Any]) -> str:
+    mark = "*" if test["pvalue"] <= _LEVEL else ""
+    return f"{number(test['effect'], 3)}{mark}"
+
+
+def _best(facts: Mapping[str, Any]) -> str:
+    """The density whose samples are hardest to tell from codes, other than white noise."""
+    told = {
+        key: row["told_apart"]
+        for key, row in facts["rows"].items()
+        if row["told_apart"] is not None and key != "gaussian"
+    }
+    return min(told, key=lambda key: told[key])
+
+
+def _rejected(facts: Mapping[str, Any], name: str) -> list[str]:
+    return [
+        test["name"]
+        for test in facts["rows"][name]["tests"]
+        if test["null"] == _INDEPENDENT and test["pvalue"] <= _LEVEL
+    ]
+
+
+def _finding(facts: Mapping[str, Any]) -> Finding:
+    item = "The thesis: nonlinear dependencies"
+    tests = [test for test in facts["rows"][CODES]["tests"] if test["null"] == _INDEPENDENT]
+    rejected, left = _rejected(facts, CODES), _rejected(facts, DIRECTIONS)
+    if not rejected:
+        return Finding(
+            item, "disagrees", "No test finds a dependence between the components of codes."
+        )
+    because = (
+        f"{len(rejected)} of {len(tests)} tests of independence reject it for the codes, "
+        f"{len(left)} of {len(tests)} once codes have equal norms"
+    )
+    because += (
+        ", so a scale that all components of an image share is not all of it. "
+        if left
+        else ": a scale that all components of an image share is all that they find. "
+    )
+    best, told = _best(facts), {k: row["told_apart"] for k, row in facts["rows"].items()}
+    paper = ", ".join(f"{number(told[key], 2)} of {key}" for key in PAPER_DENSITIES)
+    because += f"A classifier tells samples from codes with accuracy {paper}"
+    if best not in PAPER_DENSITIES:
+        because += f"; {number(told[best], 2)} of {best}, which is not in the paper"
+    verdict: Verdict = "agrees" if len(rejected) == len(tests) else "agrees in part"
+    return Finding(item, verdict, because + ".")
