@@ -712,3 +712,23 @@ def test_component_grid():
     for components in ((0, 3), (-1, 0)):
         with pytest.raises(InputError, match="do not exist among 0 … 2"):
             component_grid(variance, [1.0], components)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_mixtures_of_earlier_runs_are_read(model, images, tmp_path, by_class):
+    """They had covariances of two kinds, of which one is left."""
+    z = model.encode(images)
+    labels = torch.arange(len(z)) % 2 if by_class else None
+    expected = model.fit_density("mixture", z, labels, stored_as="old").sample(5)
+    model.save(tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    tensors, metadata = run.read("densities/old")
+    keywords = metadata["hyperparameters"]
+    (keywords["keywords"] if by_class else keywords).update(covariance="full", rank=32)
+    run.write("densities/old", tensors, metadata)
+    assert torch.equal(sg.load(tmp_path / "run").densities["old"].sample(5), expected)
+    (keywords["keywords"] if by_class else keywords).update(covariance="low_rank")
+    run.write("densities/old", tensors, metadata)
+    with pytest.raises(RunFolderError, match=r'no option "covariance".*scattergen density'):
+        sg.load(tmp_path / "run")
+    del model.densities["old"]

@@ -197,7 +197,8 @@ def _density(
 ) -> Density:
     """A stored density."""
     try:
-        density = make(metadata["name"], **metadata["hyperparameters"])
+        keywords = _without_retired(metadata["name"], metadata["hyperparameters"])
+        density = make(metadata["name"], **keywords)
         _check_density_size(metadata["name"], hyperparameters(density), tensors)
         density.load_state_dict(tensors)
         return density
@@ -209,6 +210,16 @@ def _density(
             "version of scattergen stored it, fit it again by `"
             f"{shlex.join(['scattergen', 'density', str(run.path), key, '--overwrite'])}`."
         ) from error
+
+
+def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a density, without those of mixtures until 2026-11-28 that change nothing now."""
+    kept = dict(keywords)
+    if name == "mixture" and kept.get("covariance") == "full":
+        kept = {key: value for key, value in kept.items() if key not in ("covariance", "rank")}
+    if name == "class_conditional" and isinstance(kept.get("keywords"), Mapping):
+        kept["keywords"] = _without_retired(kept.get("density", ""), kept["keywords"])
+    return kept
 
 
 def _check_size(
