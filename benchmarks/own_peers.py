@@ -122,7 +122,10 @@ def compare(data: Dataset, label: str, models: Path | None, out: Path) -> None:
     for folder in sorted(models.glob(f"{label}*")) if models else []:
         if folder.name in (label, f"{label}--generator-by-pixels"):
             model = load(folder)
-            made[f"scattergen, {folder.name}"] = (model.sample(N), f"best: {model.best_density}")
+            made[f"scattergen, {folder.name}"] = (
+                model.sample(N),
+                f"its best density: {model.best}",
+            )
     for name in NAMES:
         if (out / f"{name}.npz").exists():
             with np.load(out / f"{name}.npz") as found:
