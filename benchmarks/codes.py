@@ -48,7 +48,7 @@ from scattergen.image_quality import psnr, ssim
 from scattergen.progress import Progress
 from scattergen.report.run_report import machine
 from scattergen.scattering import Scattering2D
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.tensor_files import read_tensors, write_tensors
 
 SHAPE = (28, 28)
 SAMPLES = 10_000

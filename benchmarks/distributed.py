@@ -26,7 +26,7 @@ from scattergen.decoder.fit import fit_decoder
 from scattergen.presets import preset
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
 from scattergen.report.run_report import machine
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.tensor_files import read_tensors, write_tensors
 
 SHAPE = (3, 32, 32)
 STEPS = 40  # of the decoder

@@ -36,7 +36,7 @@ from scattergen.paper import sources
 from scattergen.presets import preset
 from scattergen.progress import Progress
 from scattergen.report.run_report import machine
-from scattergen.storage import read_tensors_if_whole, write_tensors
+from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 N = 10_000
 PRESET = preset("mnist", (1, 28, 28), 60_000)

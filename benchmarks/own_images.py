@@ -31,12 +31,12 @@ from scattergen import load
 from scattergen.datasets import Dataset, ImageArray, ImageSource, Subset, celeba, open_dataset
 from scattergen.estimating import estimate_fit
 from scattergen.evaluation import PerceptualFeatures, evaluate
+from scattergen.files import write_json
 from scattergen.fitting import fit_run, options_of_fit
 from scattergen.judging import Judgement
 from scattergen.progress import Progress
 from scattergen.report import save_image_grid
 from scattergen.report.run_report import machine
-from scattergen.storage import write_json
 
 COLUMNS = 10
 

@@ -16,7 +16,6 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,19 +23,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from _environment import ROOT, python_of
 from own_images import emoji, faces
 from torch import Tensor
 
 from scattergen import load
 from scattergen.datasets import Dataset, ImageSource
 from scattergen.evaluation import PerceptualFeatures, kernel_distance
+from scattergen.files import atomic_path
 from scattergen.image_quality import sharpness
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.progress import Progress
 from scattergen.report import save_image_grid
-from scattergen.storage import atomic_path
 
-ROOT = Path(__file__).resolve().parent.parent
 DATA: dict[str, Callable[[Path | None, int | None], Dataset]] = {"faces": faces, "emoji": emoji}
 N, SHOWN = 1000, 10
 SAMPLING_SHARE = 0.03  # of the budget, for the prior of the VAE and for sampling
@@ -78,22 +77,6 @@ def train_pixels(
             seconds=last["seconds"] + time.monotonic() - start,
             description=f"{model.description}, stopped in epoch {last['epoch']:.0f}",
         )
-
-
-def torchcfm_python(folder: Path) -> Path:
-    """The interpreter of torchcfm's environment, which is made if it is missing or outdated."""
-    requirements = ROOT / "benchmarks/torchcfm-requirements.txt"
-    python, installed = folder / "bin" / "python", folder / "installed"
-    wanted = requirements.read_text()
-    if not installed.exists() or installed.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run(
-            [python, *install, "-c", ROOT / "constraints.txt", "-r", requirements], check=True
-        )
-        installed.write_text(wanted)  # last, so that an interrupted installation is repeated
-    return python
 
 
 def train_flow(
@@ -162,7 +145,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         budget = (data.train, arguments.seconds, arguments.seed, work, result)
         if name == "flow_matching":
-            train_flow(torchcfm_python(arguments.out / "env"), *budget)
+            train_flow(python_of(arguments.out / "env", "torchcfm-requirements.txt"), *budget)
         else:
             train_pixels(name, *budget)
         shutil.rmtree(work)

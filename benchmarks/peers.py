@@ -13,9 +13,7 @@ missing.
 
 import argparse
 import os
-import shutil
 import subprocess
-import sys
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -23,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from _environment import ROOT, python_of
 from numpy.typing import NDArray
 
 from scattergen.datasets import mnist
+from scattergen.files import atomic_path
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.progress import Progress
-from scattergen.storage import atomic_path
 
-ROOT = Path(__file__).resolve().parent.parent
 N = 10_000
 SNAPSHOTS = (30, 60, 120, 240, 480)  # seconds
 SAMPLING_SHARE = 0.03  # of the budget, kept for the prior of the VAE and for sampling
@@ -94,27 +92,12 @@ def train_pixels(name: str, seconds: float, seed: int, work: Path, result: Path)
     )
 
 
-def pythae_python() -> Path:
-    """The interpreter of pythae's environment, which is made if it is missing or outdated."""
-    folder, requirements = ROOT / "runs" / "pythae-env", ROOT / "benchmarks/pythae-requirements.txt"
-    python, installed = folder / "bin" / "python", folder / "installed"
-    wanted = requirements.read_text()
-    if not installed.exists() or installed.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run(
-            [python, *install, "-c", ROOT / "constraints.txt", "-r", requirements], check=True
-        )
-        installed.write_text(wanted)  # last, so that an interrupted installation is repeated
-    return python
-
-
 def train_rae(seconds: float, seed: int, work: Path, result: Path) -> None:
     with atomic_path(result) as temporary:
         subprocess.run(
             [
-                pythae_python(), ROOT / "benchmarks" / "_pythae_rae.py",
+                python_of(ROOT / "runs" / "pythae-env", "pythae-requirements.txt"),
+                ROOT / "benchmarks" / "_pythae_rae.py",
                 str(files("scattergen.datasets") / "data" / "mnist.npz"), temporary,
                 "--work", work, "--seconds", str(seconds), "--seed", str(seed),
                 "--snapshots", *map(str, SNAPSHOTS),

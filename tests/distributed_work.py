@@ -20,7 +20,7 @@ from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError, ScattergenError
 from scattergen.fitting import fit_run
 from scattergen.processes import Layout, errors_reported, join
-from scattergen.storage import write_tensors
+from scattergen.tensor_files import write_tensors
 from scattergen.training import train
 from small_trainings import data, one_module, parameters, two_modules
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import scattergen as sg
-from scattergen import storage
+from scattergen import files
 from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages
 
@@ -765,8 +765,8 @@ class FullDisk:
     """Lets some files be written; then there is no space left until more is given."""
 
     def __init__(self, monkeypatch):
-        self.left, self.fsync = 0, storage.os.fsync
-        monkeypatch.setattr(storage.os, "fsync", self.write)
+        self.left, self.fsync = 0, files.os.fsync
+        monkeypatch.setattr(files.os, "fsync", self.write)
 
     def write(self, descriptor):
         if self.left == 0:

@@ -20,7 +20,7 @@ from scattergen.paper.density_samples import DECODED, REAL, RECONSTRUCTED
 from scattergen.presets import preset
 from scattergen.report import paper
 from scattergen.runs import RunFolder
-from scattergen.storage import read_tensors
+from scattergen.tensor_files import read_tensors
 from test_report import Checker
 from test_reproduction import TINY
 

@@ -25,7 +25,7 @@ from scattergen.densities import (
     sample_density,
 )
 from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.tensor_files import read_tensors, write_tensors
 from scattergen.training import train
 from small_densities import GRADIENT, SMALL, D, fit
 from small_densities import codes as small_codes

@@ -16,7 +16,7 @@ import distributed_work
 from scattergen.errors import InputError, ScattergenError
 from scattergen.processes import ALONE, Layout, supervise
 from scattergen.runs import RunFolder
-from scattergen.storage import read_tensors
+from scattergen.tensor_files import read_tensors
 from scattergen.training import train
 from small_trainings import assert_same_bits, data, one_module
 

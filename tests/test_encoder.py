@@ -15,7 +15,7 @@ from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D
-from scattergen.storage import read_tensors
+from scattergen.tensor_files import read_tensors
 
 
 def images(n, C=1, H=12, W=16, seed=0):
@@ -283,7 +283,7 @@ def test_several_processes_find_the_encoder_of_one(
 FIT = """
 import os, signal, sys
 import torch
-from scattergen import storage
+from scattergen import tensor_files
 from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.encoder import principal_components
 from scattergen.encoder import ScatteringEncoder
@@ -307,7 +307,7 @@ features = encoder.open_features(x, Path(folder, "codes"))
 encoder.whitening.fit_samples(
     features, checkpoint=Path(folder, "state.safetensors"), checkpoint_seconds=0
 )
-storage.write_tensors(
+tensor_files.write_tensors(
     Path(folder, "result.safetensors"),
     encoder.state_dict() | {"codes": encoder.transform(features)},
 )

@@ -7,7 +7,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from scattergen import storage
+from scattergen import tensor_files
 from scattergen.encoder import feature_store
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import ScattergenError
@@ -143,7 +143,7 @@ DAMAGES = {
     "a truncated file": lambda file: file.write_bytes(file.read_bytes()[:-5]),
     "an empty file": lambda file: file.write_bytes(b""),
     "another file": lambda file: file.write_text("hello"),
-    "other tensors": lambda file: storage.write_tensors(file, {"values": torch.zeros(3)}),
+    "other tensors": lambda file: tensor_files.write_tensors(file, {"values": torch.zeros(3)}),
 }
 
 
@@ -243,14 +243,14 @@ def test_chunks_that_are_there_need_no_more_space(folder, monkeypatch):
 
 
 def test_a_disk_that_fills_up_loses_nothing(folder, monkeypatch):
-    save = storage.save_file
+    save = tensor_files.save_file
 
     def full(tensors, file, metadata):
         if len([*folder.glob("0*")]) == 4:
             raise OSError(errno.ENOSPC, "no space")
         save(tensors, file, metadata)
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(ScattergenError, match=r"is full.*need 0.00 GB more.*same command") as error:
         everything(on_disk(folder))
     assert str(folder) in str(error.value)

@@ -47,7 +47,7 @@ from scattergen.paper.training_time import refits_to_win, time_to_reach
 from scattergen.progress import SILENT
 from scattergen.report.draft import number
 from scattergen.runs import LAST_STAGE, RunFolder
-from scattergen.storage import read_tensors
+from scattergen.tensor_files import read_tensors
 from test_report import Checker
 
 TINY = Effort(
@@ -55,8 +55,10 @@ TINY = Effort(
 )
 PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
-NO_NUMBERS = ("runs/", "processes/", "progress.py", "storage.py", "keywords.py", "errors.py",
-              "report/run_report.py", "paper/stage_cache.py")  # fmt: skip
+NO_NUMBERS = (
+    "runs/", "processes/", "files.py", "tensor_files.py", "progress.py", "terminal.py",
+    "keywords.py", "errors.py", "report/run_report.py", "paper/stage_cache.py",
+)  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
     "gaussian_marginals", "central_limit", "pixel_vae", "pixel_gan", "nonlinear_dependence",

@@ -19,12 +19,12 @@ from scattergen import cli
 from scattergen.cli import opening
 from scattergen.datasets import mnist
 from scattergen.errors import InputError, ScattergenError
+from scattergen.files import temporary_path
 from scattergen.image_files import write_codes, write_images
 from scattergen.processes import Layout, make_fabric, supervise
 from scattergen.report.diagnostic_plots import dependence_heat_map, marginal_histograms
 from scattergen.report.plots import figure_png, quality_by_time, training_curve
 from scattergen.runs import RunFolder
-from scattergen.storage import temporary_path
 
 # The current folder ------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ def harmless(text):
 
 
 def test_text_is_shown_and_does_nothing():
-    from scattergen.cli.terminal import visible
+    from scattergen.terminal import visible
 
     assert visible(HOSTILE) == SHOWN
     assert visible(SHOWN) == SHOWN

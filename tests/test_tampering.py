@@ -20,12 +20,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import scattergen as sg
-from scattergen import storage
+from scattergen import files
 from scattergen.densities import Gaussian
 from scattergen.errors import InputError, RunFolderError
+from scattergen.files import sha256
 from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages, place, schema
-from scattergen.storage import read_tensors, sha256, write_tensors
+from scattergen.tensor_files import read_tensors, write_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 pytestmark = pytest.mark.timeout(60)  # what hangs shall not hang for long
@@ -533,7 +534,7 @@ def test_an_index_that_cannot_be_read_is_not_called_damaged(run, monkeypatch, nu
         return opening(name, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "open", failing)
+        patch.setattr(files.os, "open", failing)
         for use in uses:
             with pytest.raises(RunFolderError) as error:
                 use()
@@ -554,8 +555,8 @@ def test_a_new_name_reaches_the_disk_before_the_index_forgets_the_old_file(run, 
         steps.append(f"replace {Path(target).name}")
         replace(source, target)
 
-    monkeypatch.setattr(storage.os, "fsync", synced)
-    monkeypatch.setattr(storage.os, "replace", replaced)
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.os, "replace", replaced)
     opened.write("densities/gaussian", *opened.read("densities/gaussian"))
     moved = steps.index("replace gaussian.safetensors")
     assert "sync densities" in steps[moved : steps.index("replace run.json", moved)]

@@ -10,7 +10,7 @@ from torch import nn
 
 from scattergen import training
 from scattergen.errors import InputError, ScattergenError
-from scattergen.storage import read_tensors
+from scattergen.tensor_files import read_tensors
 from scattergen.training import SCHEDULES, constant, one_cycle, train
 from small_trainings import (
     assert_same_bits,

@@ -8,7 +8,7 @@ import pytest
 from scattergen import training
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import Progress
-from scattergen.storage import read_tensors
+from scattergen.tensor_files import read_tensors
 from scattergen.training import one_cycle, train
 from small_trainings import assert_same_bits, data, one_module, parameters
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from scattergen.errors import RunFolderError
 from scattergen.progress import Progress
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.tensor_files import read_tensors, write_tensors
 from scattergen.training import train
 from small_trainings import assert_same_bits, data, network, one_module, parameters, two_modules
 

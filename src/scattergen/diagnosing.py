@@ -15,6 +15,7 @@ from scattergen.diagnostics import Battery, count_rejections, run_battery
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS, pairs_of
 from scattergen.errors import InputError
 from scattergen.evaluation import TwoSampleTest, classifier_two_sample_test
+from scattergen.files import atomic_path, write_json
 from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
@@ -27,7 +28,6 @@ from scattergen.report.diagnostic_plots import (
 from scattergen.report.plots import eigenvalue_spectrum, figure_png
 from scattergen.report.run_report import machine
 from scattergen.runs import RunFolder, check_name
-from scattergen.storage import atomic_path, write_json
 
 COMPONENTS, CODES = 64, 5_000
 _PAIRS = 6  # panels of scatter plots

@@ -26,6 +26,7 @@ from scattergen.evaluation import (
     frechet_distance,
     sharpness,
 )
+from scattergen.files import atomic_path, write_json
 from scattergen.judging import choose, numbers
 from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
@@ -33,7 +34,6 @@ from scattergen.progress import SILENT, Progress
 from scattergen.report.plots import figure_png, quality_by_time
 from scattergen.report.run_report import machine
 from scattergen.runs import RunFolder
-from scattergen.storage import atomic_path, write_json
 
 FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 

@@ -14,6 +14,7 @@ from scattergen.datasets import Dataset, class_labels
 from scattergen.decoder_stages import PREVIEW
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.estimating import epochs_within
+from scattergen.files import check_space
 from scattergen.judging import Judgement, in_words, judge
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.options import bytes_of_run, check_options, stage_of
@@ -24,7 +25,6 @@ from scattergen.progress import SILENT, Progress
 from scattergen.report import MEASURES, write_run_report
 from scattergen.runs import LAST_STAGE, RunFolder, differences
 from scattergen.runs.place import REPLACEMENT
-from scattergen.storage import check_space
 
 _AT_ONCE = 256  # test images
 

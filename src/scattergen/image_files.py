@@ -15,8 +15,8 @@ from torch import Tensor
 from scattergen.datasets.arrays import load_npy, load_npz
 from scattergen.datasets.classes import ClassLabels
 from scattergen.errors import InputError
+from scattergen.files import atomic_path, is_temporary, temporary_path
 from scattergen.image_grid import image_grid, png
-from scattergen.storage import atomic_path, is_temporary, temporary_path
 
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 

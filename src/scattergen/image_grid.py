@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from scattergen.errors import InputError
-from scattergen.storage import atomic_path
+from scattergen.files import atomic_path
 
 # Images whose longer side is below this are enlarged by default, so that 28 x 28 digits can be
 # looked at without a magnifying glass.

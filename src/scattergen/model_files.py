@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scattergen.decoder.generator import Decoder, check_state
+from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import Density, hyperparameters, make, registered_name
@@ -175,7 +175,7 @@ def _decoder(
     """A stored decoder."""
     _check_size("decoder", [], tensors, layers=len(keywords.get("channels", [])))
     with torch.device("meta"):  # its shapes, before its weights take memory and time
-        check_state(_made(run, "decoder", kind, keywords), tensors)
+        _made(run, "decoder", kind, keywords).check_state(tensors)
     decoder = _made(run, "decoder", kind, keywords)
     decoder.load_state_dict(tensors)
     return decoder

@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from scattergen.terminal import visible
+
 _LOG_EVERY = 15.0  # seconds between two lines when the output is not a terminal
 
 
@@ -28,7 +30,7 @@ class Task:
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count `steps` more steps done and show `note`, such as the current loss."""
         self.completed += steps
-        self.note = self.note if note is None else note
+        self.note = self.note if note is None else visible(note)
 
 
 class _BarTask(Task):
@@ -62,6 +64,7 @@ class _LogTask(Task):
                 f"  {self.description}: {self.completed:,}/{self.total:,}, {eta} left  {self.note}",
                 highlight=False,
                 markup=False,
+                emoji=False,
             )
             self._next = now + _LOG_EVERY
 
@@ -85,13 +88,13 @@ class Progress:
         self.console = Console(file=sys.stderr, quiet=not show, soft_wrap=True)
 
     def message(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text, highlight=False, markup=False)
+        """Print one line, whatever names in it hold."""
+        self.console.print(visible(text), highlight=False, markup=False, emoji=False)
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:
         """A stage of `total` steps."""
-        start = time.monotonic()
+        start, description = time.monotonic(), visible(description)
         if not self.show:
             task = Task(description, total)
             yield task

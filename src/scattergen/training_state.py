@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.storage import flatten_state, read_tensors_if_whole, take_state, write_tensors
+from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
 
 Metrics = dict[str, float]
 History = list[Metrics]

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 import scattergen
 from scattergen.cli import diagnosing, fitting, looking, reproducing, using
 from scattergen.cli.failures import sentence_of
-from scattergen.cli.terminal import say, visible
+from scattergen.terminal import say, visible
 
 _INTERRUPTED = 130  # what typer exits with after Ctrl-C
 

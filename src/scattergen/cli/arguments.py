@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from scattergen.cli.terminal import say
 from scattergen.errors import InputError
 
 
@@ -117,13 +116,3 @@ def parse_labels(options: list[str] | None) -> list[str]:
             "--label 3,5."
         )
     return labels
-
-
-def say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
-    """Print where results are and what was measured on them."""
-    if as_json:
-        print(json.dumps({"out": str(path), "n": n, **measured}))
-        return
-    say(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
-    for name, value in measured.items():
-        say(f"{name.upper()}: {value:.2f} dB")

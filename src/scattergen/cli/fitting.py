@@ -29,8 +29,8 @@ from scattergen.cli.arguments import (
     parse_options,
     path,
 )
-from scattergen.cli.terminal import say
 from scattergen.errors import InputError
+from scattergen.terminal import say
 
 if TYPE_CHECKING:
     from scattergen.fitting import FittedRun
@@ -110,8 +110,9 @@ def fit(
     from scattergen.cli.failures import sentence_of
     from scattergen.cli.opening import open_celeba, open_source, prepare
     from scattergen.cli.printing import print_estimate
-    from scattergen.estimating import parse_time
+    from scattergen.estimating import estimate_fit, parse_time
     from scattergen.fitting import fit_run, options_of_fit
+    from scattergen.options import check_options
     from scattergen.presets import CELEBA_PRESETS
     from scattergen.processes import (
         ALONE,
@@ -147,7 +148,9 @@ def fit(
             if limit is not None:
                 data = datasets.limit(data, limit)
         if estimate:
-            print_estimate(data, options_of_fit(data, preset, changes, keys)[1], device, as_json)
+            wanted, n = options_of_fit(data, preset, changes, keys)[1], len(data.train)
+            check_options(wanted, data.train.shape, n, datasets.class_labels(data.train))
+            print_estimate(estimate_fit(data, wanted, device), n, as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:

@@ -19,8 +19,8 @@ from scattergen.cli.arguments import (
     Threads,
     parse_names,
 )
-from scattergen.cli.terminal import say
 from scattergen.errors import InputError
+from scattergen.terminal import say
 
 
 def info(

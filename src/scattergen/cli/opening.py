@@ -4,35 +4,20 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from scattergen.cli.terminal import visible
 from scattergen.datasets import Dataset, celeba, limit, open_dataset
 from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.presets import CELEBA_PRESETS
-from scattergen.progress import SILENT, Progress, Task
+from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 
 _SHOWN = 5  # of the files that were left out
-
-
-class _Progress(Progress):
-    """Progress that shows the names in it harmlessly."""
-
-    def message(self, text: str) -> None:
-        super().message(visible(text))
-
-    @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Task]:
-        with super().task(visible(description), total) as task:
-            yield task
 
 
 def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
@@ -50,7 +35,7 @@ def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
         raise InputError(
             f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".'
         )
-    return _Progress(show=not quiet)
+    return Progress(show=not quiet)
 
 
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:

@@ -2,20 +2,19 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from scattergen.cli.terminal import say, visible
-from scattergen.datasets import Dataset, class_labels
 from scattergen.diagnosing import RunDiagnosis
-from scattergen.estimating import estimate_fit
+from scattergen.estimating import StageEstimate
 from scattergen.evaluating import RunEvaluation
-from scattergen.options import check_options
+from scattergen.files import gigabytes
 from scattergen.report.draft import duration
-from scattergen.storage import gigabytes
+from scattergen.terminal import say, visible
 
 _WIDE = 150  # columns of tables that are wider than a terminal may be
 
@@ -28,11 +27,8 @@ def print_stages(stages: dict[str, dict[str, Any]]) -> None:
     _show(table)
 
 
-def print_estimate(data: Dataset, options: dict[str, Any], device: str, as_json: bool) -> None:
-    """Print what each stage will take."""
-    n = len(data.train)
-    check_options(options, data.train.shape, n, class_labels(data.train))
-    stages = estimate_fit(data, options, device)
+def print_estimate(stages: Sequence[StageEstimate], n: int, as_json: bool) -> None:
+    """Print what each stage of a fit to n images will take."""
     total = sum(stage.seconds for stage in stages)
     most = max(stage.bytes for stage in stages)
     if as_json:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from scattergen.cli.arguments import Device, Json, Quiet, Seed, Strict, Threads, path
-from scattergen.cli.terminal import say
 from scattergen.errors import InputError
+from scattergen.terminal import say
 
 if TYPE_CHECKING:
     from scattergen.datasets import Dataset

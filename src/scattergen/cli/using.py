@@ -1,5 +1,6 @@
 """The commands that use a model: sample, encode, decode, reconstruct, interpolate."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,9 @@ from scattergen.cli.arguments import (
     Threads,
     parse_labels,
     path,
-    say_written,
 )
 from scattergen.errors import InputError
+from scattergen.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +114,7 @@ def sample(
     )
     images = model.decode(codes, batch_size, progress)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
-    say_written(out, n, as_json)
+    _say_written(out, n, as_json)
 
 
 def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
@@ -161,7 +162,7 @@ def encode(
     model = GenerativeScatteringNetwork.load(run, device, densities=())
     data = open_like(run, images, size, crop, mode, strict, part)
     write_codes(out, model.encode(data.train, progress))
-    say_written(out, len(data.train), as_json)
+    _say_written(out, len(data.train), as_json)
 
 
 def decode(
@@ -191,7 +192,7 @@ def decode(
     z = read_codes(codes)
     model = GenerativeScatteringNetwork.load(run, device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
-    say_written(out, len(z), as_json)
+    _say_written(out, len(z), as_json)
 
 
 def reconstruct(
@@ -236,7 +237,7 @@ def reconstruct(
         shown = _rows_in_turn(originals, results, columns)
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
-    say_written(out, len(results), as_json, psnr=mean)
+    _say_written(out, len(results), as_json, psnr=mean)
 
 
 def interpolate(
@@ -279,7 +280,7 @@ def interpolate(
             )
     ends = source[torch.tensor([start, stop])]
     write_images(out, model.interpolate(ends[0], ends[1], steps), columns=steps)
-    say_written(out, steps, as_json)
+    _say_written(out, steps, as_json)
 
 
 def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
@@ -291,3 +292,13 @@ def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
     pairs = zip(*(torch.cat([x, blank]).split(columns) for x in (above, below)), strict=True)
     rows = torch.cat([row for pair in pairs for row in pair])
     return rows[: len(rows) - missing]
+
+
+def _say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
+    """Print where results are and what was measured on them."""
+    if as_json:
+        print(json.dumps({"out": str(path), "n": n, **measured}))
+        return
+    say(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
+    for name, value in measured.items():
+        say(f"{name.upper()}: {value:.2f} dB")

@@ -19,7 +19,7 @@ from scattergen.errors import InputError
 from scattergen.image_quality import psnr
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import read_tensors_if_whole, write_tensors
+from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 from scattergen.training import Batch, check_settings, check_shares, train
 from scattergen.training_state import History, Metrics
 

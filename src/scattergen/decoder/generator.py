@@ -1,18 +1,18 @@
 """The decoder: Angles & Mallat's convolutional generator, which maps whitened codes to images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scattergen.decoder.code_decoder import CodeDecoder
 from scattergen.decoder.upsampled_convolution import UpsampledConv2d
 from scattergen.errors import InputError
-from scattergen.storage import check_shapes
 
 
-class Decoder(nn.Module):
+class Decoder(CodeDecoder):
     r"""Generator of Angles & Mallat, from a code to an image.
 
     A linear layer without bias makes a small grid of `channels[0]` features; each block upsamples
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
         Raises:
             InputError: If d is not that of the decoder.
         """
-        check_codes(z, self.n_components)
+        self.check_codes(z)
         if self.unit_norm:
             z = F.normalize(z, dim=1)
         features = z @ self.linear
@@ -133,83 +133,6 @@ class Decoder(nn.Module):
             normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
             features = convolution(normalized.permute(0, 2, 3, 1))
         return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.linear.device
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Images in [0, 1], without gradients and without changing or using batch statistics.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            Images, (N, C, H, W), in the precision of z.
-        """
-        return decode_in_evaluation(self, z)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """As of every module, but a state of another decoder is a `RunFolderError`."""
-        check_state(self, state_dict)
-        return super().load_state_dict(state_dict, strict, assign)
-
-
-def check_state(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse stored tensors that are not those of a decoder.
-
-    Args:
-        decoder: They are loaded into it.
-        tensors: Name to tensor.
-
-    Raises:
-        RunFolderError: If a tensor is missing, unknown or has another shape.
-
-    Example:
-        >>> check_state(nn.Linear(2, 1), nn.Linear(2, 1).state_dict())
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
-    check_shapes("decoder", tensors, shapes)
-
-
-def check_codes(z: Tensor, n_components: int) -> None:
-    """Refuse codes that are not of a decoder.
-
-    Args:
-        z: Codes.
-        n_components: Dimension d of the decoder's.
-
-    Raises:
-        InputError: If they are not (N, d).
-    """
-    if z.ndim != 2 or z.shape[1] != n_components:
-        raise InputError(
-            f"Expected codes of shape (N, {n_components}) but got {tuple(z.shape)}: use codes of "
-            "the model that this decoder belongs to."
-        )
-
-
-def decode_in_evaluation(decoder: nn.Module, z: Tensor) -> Tensor:
-    """Images in [0, 1], without gradients and without changing or using batch statistics.
-
-    Args:
-        decoder: Of codes to images in [-1, 1].
-        z: Codes, (N, d).
-
-    Returns:
-        Images, (N, C, H, W), in the precision of z.
-    """
-    was_training = decoder.training
-    decoder.eval()
-    try:
-        with torch.no_grad():
-            images: Tensor = decoder(z)
-            return images.add_(1).mul_(0.5).clamp_(0, 1)
-    finally:
-        decoder.train(was_training)
 
 
 def grids(

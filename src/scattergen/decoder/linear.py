@@ -10,7 +10,7 @@ from scattergen.datasets import ImageSource
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import check_shapes
+from scattergen.tensor_files import check_shapes
 
 # More images than these change least squares of at most a few hundred components no more.
 _MOST_IMAGES = 20_000

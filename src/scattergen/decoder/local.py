@@ -1,19 +1,20 @@
 """The local decoder: least squares from the code, corrected place by place by a small network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder.generator import check_codes, check_state, decode_in_evaluation, grids
+from scattergen.decoder.code_decoder import CodeDecoder
+from scattergen.decoder.generator import grids
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.upsampled_convolution import UpsampledConv2d
 from scattergen.errors import InputError
 
 
-class LocalDecoder(nn.Module):
+class LocalDecoder(CodeDecoder):
     r"""Images from codes: least squares, and a convolutional correction.
 
     $G(z) = \hat x(z) + R(\hat s(z), \hat x(z))$: a code is first mapped linearly to the image
@@ -119,11 +120,6 @@ class LocalDecoder(nn.Module):
             self.register_buffer(name, value.contiguous(), persistent=False)
         self._half: dict[str, Tensor] = {}
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.bias.device
-
     def forward(self, z: Tensor) -> Tensor:
         """Images, in or near the range [-1, 1].
 
@@ -136,7 +132,7 @@ class LocalDecoder(nn.Module):
         Raises:
             InputError: If d is not that of the decoder.
         """
-        check_codes(z, self.n_components)
+        self.check_codes(z)
         n, (C, H, W) = len(z), self.image_shape
         estimate = (self._product(z, "to_image") + self.mean_image).view(n, C, H, W)
         h, w = self._sizes[0]
@@ -151,24 +147,6 @@ class LocalDecoder(nn.Module):
             features = normalized.permute(0, 2, 3, 1)
         correction = self.last(features).to(z.dtype) + self.bias
         return estimate + correction.permute(0, 3, 1, 2)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Images in [0, 1], without gradients and without changing or using batch statistics.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            Images, (N, C, H, W), in the precision of z.
-        """
-        return decode_in_evaluation(self, z)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """As of every module, but a state of another decoder is a `RunFolderError`."""
-        check_state(self, state_dict)
-        return super().load_state_dict(state_dict, strict, assign)
 
     def _product(self, z: Tensor, name: str) -> Tensor:
         """Product with a fixed map, in z's precision; under autocast of rounded factors."""

@@ -28,7 +28,7 @@ from scattergen.densities.sampling import draw_in_chunks, sample_density, takes
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_seed, whole_number
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import flatten_state, read_tensors, take_state, write_tensors
+from scattergen.tensor_files import flatten_state, read_tensors, take_state, write_tensors
 
 NAME = "class_conditional"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scattergen.errors import InputError, RunFolderError
-from scattergen.storage import take_state
+from scattergen.tensor_files import take_state
 
 _BOUND = 20.0  # of log-variances
 

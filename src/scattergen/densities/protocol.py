@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import take_state
+from scattergen.tensor_files import take_state
 
 History = list[dict[str, float]]
 

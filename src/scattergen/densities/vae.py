@@ -29,7 +29,7 @@ from scattergen.densities.protocol import (
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import flatten_state
+from scattergen.tensor_files import flatten_state
 from scattergen.training import Batch, check_settings, train
 from scattergen.training_state import Metrics
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from scattergen.errors import ScattergenError
+from scattergen.files import free_bytes, gigabytes
 from scattergen.processes import ALONE, Processes
-from scattergen.storage import free_bytes, gigabytes, read_tensors_if_whole, write_tensors
+from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 Keep = Literal["auto", "memory", "disk", "recompute"]
 Precision = Literal["float16", "float32"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from scattergen.errors import InputError
 from scattergen.processes import Processes
 from scattergen.progress import SILENT, Progress, Task
-from scattergen.storage import read_tensors_if_whole, write_tensors
+from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 # Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace
 # iteration.

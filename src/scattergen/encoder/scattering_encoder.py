@@ -16,7 +16,7 @@ from scattergen.errors import InputError
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
-from scattergen.storage import check_shapes
+from scattergen.tensor_files import check_shapes
 
 # Floats of scattering coefficients that one batch may hold (128 MiB).
 _BATCH_FLOATS = 2**25

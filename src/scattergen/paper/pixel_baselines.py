@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scattergen.files import write_json
 from scattergen.paper.material import Material
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.paper.stage_cache import Measured
 from scattergen.report.run_report import machine
-from scattergen.storage import write_json
 
 NAMES = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
 _MODELS: dict[str, tuple[type[PixelVAE] | type[DCGAN], dict[str, Any]]] = {

@@ -12,6 +12,7 @@ from scattergen import __version__
 from scattergen.datasets import Dataset
 from scattergen.density_run import fit_density_run
 from scattergen.errors import InputError, RunFolderError
+from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.paper import (
@@ -41,7 +42,6 @@ from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
 from scattergen.report.draft import duration
 from scattergen.runs import RunFolder
-from scattergen.storage import atomic_path
 
 FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
 _SHAPES = {"mnist": ((1, 28, 28),), "celeba": ((3, 128, 128), (3, 64, 64))}

@@ -19,7 +19,8 @@ _ROOT, _FOLDER = scattergen.__name__, Path(scattergen.__file__).parent
 _NO_NUMBERS = (
     "report", "cli",  # how results are shown, but for what the paper reports
     "paper.page", "paper.plots", "paper.stage_cache",
-    "runs", "storage", "processes", "progress", "errors", "keywords",  # where they are kept
+    # where they are kept
+    "runs", "files", "tensor_files", "processes", "progress", "terminal", "errors", "keywords",
 )  # fmt: skip
 
 _NUMBERS = ("report.paper",)

@@ -15,7 +15,7 @@ import scattergen
 from scattergen.errors import RunFolderError
 from scattergen.progress import SILENT, Progress
 from scattergen.report.run_report import machine
-from scattergen.storage import read_tensors, write_tensors
+from scattergen.tensor_files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from scattergen.files import atomic_path
 from scattergen.report import number_sections, picture_sections
 from scattergen.report.draft import Draft
 from scattergen.report.facts import FitReport
 from scattergen.report.html import Page
-from scattergen.storage import atomic_path
 
 
 def write_fit_report(facts: FitReport, folder: str | Path) -> Path:

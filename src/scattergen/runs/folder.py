@@ -17,20 +17,18 @@ from typing import Any
 from torch import Tensor
 
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.runs import place
-from scattergen.runs.options import check_name, differences, refuse_differences
-from scattergen.runs.schema import check_index, check_metadata, check_tensors
-from scattergen.storage import (
+from scattergen.files import (
     move_file,
     open_regular,
-    read_metadata,
-    read_tensors,
     remove_temporaries,
     sha256,
     temporary_path,
     write_json,
-    write_tensors,
 )
+from scattergen.runs import place
+from scattergen.runs.options import check_name, differences, refuse_differences
+from scattergen.runs.schema import check_index, check_metadata, check_tensors
+from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
 FORMAT = 1
 """Version of the layout; raised when older software could not read a newer folder."""

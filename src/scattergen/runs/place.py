@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.errors import RunFolderError
-from scattergen.runs.options import is_name
-from scattergen.runs.schema import DENSITIES, is_file
-from scattergen.storage import (
+from scattergen.files import (
     is_temporary,
     move_file,
     open_regular,
@@ -26,6 +24,8 @@ from scattergen.storage import (
     sync_folder,
     write_json,
 )
+from scattergen.runs.options import is_name
+from scattergen.runs.schema import DENSITIES, is_file
 
 INDEX = "run.json"
 REPLACEMENT = ".replacement"

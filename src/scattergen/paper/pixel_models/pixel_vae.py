@@ -30,7 +30,7 @@ from scattergen.paper.pixel_models.networks import (
     transposed_convolutions,
 )
 from scattergen.progress import SILENT, Progress
-from scattergen.storage import flatten_state, take_state
+from scattergen.tensor_files import flatten_state, take_state
 from scattergen.training import Batch, check_settings, train
 
 _BOUND = 10.0  # of log-variances

@@ -11,16 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scattergen import storage
+from scattergen import files
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.storage import (
-    atomic_path,
+from scattergen.files import atomic_path, sha256, write_json
+from scattergen.tensor_files import (
     flatten_state,
     read_tensors,
     read_tensors_if_whole,
-    sha256,
     take_state,
-    write_json,
     write_tensors,
 )
 
@@ -80,7 +78,7 @@ def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_return(
             calls.append(name)
             return function(*arguments)
 
-        monkeypatch.setattr(storage.os, name, watched)
+        monkeypatch.setattr(files.os, name, watched)
 
     watch("fsync")
     watch("replace")

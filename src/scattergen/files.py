@@ -1,23 +1,18 @@
-"""Files that are complete or absent: atomic writes of bytes, JSON and tensors (safetensors)."""
+"""Files that are complete or absent: atomic writes, and reading what anybody may have put there."""
 
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import stat
 import tempfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
 
 from scattergen.errors import RunFolderError, ScattergenError
 
@@ -282,11 +277,27 @@ def read_json(path: Path) -> Any:
     """
     with open_regular(path) as file:
         text: bytes = file.read(_LONGEST_TEXT + 1)
-    return _parse(text.decode())
+    return parse_json(text.decode())
 
 
-def _parse(text: str) -> Any:
-    """JSON that is neither too long nor nested so deeply that nobody could go through it."""
+def parse_json(text: str) -> Any:
+    """JSON that is neither too long nor nested so deeply that nobody could go through it.
+
+    Args:
+        text: The JSON.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Example:
+        >>> parse_json("[" * 60 + "]" * 60)
+        Traceback (most recent call last):
+        ...
+        ValueError: it is nested too deeply
+    """
     if len(text) > _LONGEST_TEXT:
         raise ValueError("it is too long")
     try:
@@ -306,111 +317,6 @@ def _parse(text: str) -> Any:
     return content
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
-    """Write named tensors and JSON metadata as one safetensors file, atomically.
-
-    A checksum of all of it is kept too, by which `read_tensors` finds damage.
-
-    Args:
-        path: Destination.
-        tensors: Name to tensor, on any device.
-        metadata: Anything that `json` can write.
-    """
-    # Copies, because safetensors refuses tensors that share memory, such as tied weights.
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    text = json.dumps(metadata)
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"json": text, "crc32": _checksum(plain, text)})
-
-
-def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    # CRC-32 finds damage as well as a cryptographic hash does, at the speed of the disk.
-    crc = zlib.crc32(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
-    return f"{crc:08x}"
-
-
-def read_metadata(path: Path) -> Any:
-    """Metadata of a file made by `write_tensors`, without its tensors.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        The metadata.
-
-    Raises:
-        RunFolderError: If the file is missing, truncated or not a safetensors file.
-    """
-    with _opened(path) as (_, kept):
-        return _parse(kept.get("json", "null"))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Tensors and metadata of a file made by `write_tensors`; no code is executed.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        Name to tensor (on the CPU), and the metadata.
-
-    Raises:
-        RunFolderError: If the file is missing, damaged or not a safetensors file.
-    """
-    with _opened(path) as (file, kept):
-        text = kept.get("json", "null")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        # Version 0.1 kept no checksum.
-        if kept.get("crc32") not in (None, _checksum(tensors, text)):
-            raise ValueError("its content does not match its checksum")
-        return tensors, _parse(text)
-
-
-def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
-    """As `read_tensors`, of a file that can be made again.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        Name to tensor, and the metadata; None if the file is missing or damaged.
-    """
-    try:
-        return read_tensors(path)
-    except RunFolderError:
-        return None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A safetensors file, and the texts in its header."""
-    try:
-        open_regular(path).close()
-        with safe_open(path, framework="pt") as file:
-            yield file, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise RunFolderError(
-            f"{path} is missing: copy the run folder again as a whole, or fit it again."
-        ) from error
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or "
-            "copy the run folder again as a whole."
-        ) from error
-    # PyTorch raises a RuntimeError for sizes that no tensor can have.
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise RunFolderError(
-            f"{path} is damaged ({error}): copy the run folder again as a whole, or fit it again."
-        ) from error
-
-
 def sha256(path: Path) -> str:
     """Hash of a file's content.
 
@@ -422,80 +328,3 @@ def sha256(path: Path) -> str:
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a nested state as one flat mapping with "/" between the names.
-
-    Args:
-        prefix: Put before every name.
-        state: Nested mappings whose leaves are tensors or numbers.
-
-    Returns:
-        Flat name to tensor.
-
-    Example:
-        >>> flatten_state("a", {"b": {"c": torch.zeros(2)}})
-        {'a/b/c': tensor([0., 0.])}
-    """
-    flat: dict[str, Tensor] = {}
-    for name, value in state.items():
-        key = f"{prefix}/{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten_state(key, value)
-        else:
-            flat[key] = torch.as_tensor(value)
-    return flat
-
-
-def check_shapes(
-    what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Refuse stored tensors that are not those of what they are loaded into.
-
-    Args:
-        what: It is, for the message.
-        tensors: Name to tensor.
-        shapes: Name to the shape that is needed.
-
-    Raises:
-        RunFolderError: If a tensor is missing, unknown, has another shape, does not hold real
-            numbers, or is no variance where one is needed.
-
-    Example:
-        >>> import torch
-        >>> check_shapes("line", {"slope": torch.zeros(2)}, {"slope": (2,)})
-    """
-    for name in [*shapes, *(tensors.keys() - shapes)]:
-        wanted, tensor = shapes.get(name, "nothing"), tensors.get(name)
-        found: Any = "missing" if tensor is None else tuple(tensor.shape)
-        if tensor is not None and found == wanted:
-            count = found == () and not tensor.is_complex()
-            if not (count or tensor.is_floating_point()):
-                found = tensor.dtype
-            elif (tensor < _LEAST.get(name.rpartition(".")[2], -math.inf)).any():
-                found = "too small"
-            else:
-                continue
-        raise RunFolderError(
-            f'The stored {what} does not fit its options: "{name}" is {found} where {wanted} is '
-            "expected; fit the run again with --overwrite."
-        )
-
-
-# Of variances; a component that images vary in less is never kept.
-_LEAST = {"running_var": 0.0, "explained_variance": 1e-30}
-
-
-def take_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a flat mapping below `prefix`, with the prefix removed.
-
-    Args:
-        tensors: Made by `flatten_state`.
-        prefix: Its prefix.
-
-    Returns:
-        Remaining name to tensor.
-    """
-    start = prefix + "/"
-    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
