@@ -103,6 +103,35 @@ def test_the_rest_of_an_interrupted_pass_is_computed(folder):
     assert compute.computed == [3, 4, 5, 6, 7]
 
 
+class Rank:
+    """One of two processes: rank 0 notes what it tells the other one, which is told the same."""
+
+    world_size = 2
+
+    def __init__(self, rank, said):
+        self.rank, self.said, self.heard = rank, said, 0
+
+    def broadcast(self, value):
+        if self.rank == 0:
+            self.said.append(value)
+        self.heard += 1
+        return self.said[self.heard - 1]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_processes_wait_for_each_other_equally_often_whoever_lacks_chunks(folder, missing):
+    """A rank that was killed later than the other one has all of its chunks on the disk."""
+    list(on_disk(folder).deviations())
+    for file in folder.glob("0*.safetensors"):
+        if int(file.name[:8]) % 2 == missing and int(file.name[:8]) > 1:
+            file.unlink()
+    said = []
+    ranks = [Rank(0, said), Rank(1, said)]
+    for rank in ranks:  # one after the other: nothing but `broadcast` is between them
+        list(on_disk(folder, processes=rank).deviations())
+    assert ranks[0].heard == ranks[1].heard == len(said) > 0
+
+
 def test_float32_on_disk_loses_nothing(folder):
     chunks = on_disk(folder, precision="float32")
     in_memory = everything(store(keep="memory"))

@@ -46,7 +46,7 @@ from scattergen.paper.training_time import _finding as training_finding
 from scattergen.paper.training_time import refits_to_win, time_to_reach
 from scattergen.progress import SILENT
 from scattergen.report.draft import number
-from scattergen.runs import LAST_STAGE, RunFolder
+from scattergen.runs import LAST_STAGE, RunFolder, place
 from scattergen.tensor_files import read_tensors
 from test_report import Checker
 
@@ -308,6 +308,24 @@ class Wide(Subset):
     @property
     def shape(self):
         return (3, *self.source.shape[1:])
+
+
+def test_every_file_of_a_run_is_known_as_scattergens_own(
+    scattergen, reproduced_copy, digits, tmp_path
+):
+    """Others are never deleted, so that one which is not known would outlive its run."""
+    scattergen("evaluate", reproduced_copy, "--images", digits, "-n", 30, "-q")
+    scattergen("diagnose", reproduced_copy, "--density", "mixture", "-n", 60, "-q",
+               "--components", 4, "--simulations", 19)  # fmt: skip
+    scattergen("density", reproduced_copy, "gaussian", "--as", "another-1.5", "-q")
+    there = {str(p.relative_to(reproduced_copy)) for p in reproduced_copy.rglob("*") if p.is_file()}
+    others = {place.INDEX, ".scattergen-lock"}
+    assert there - set(place.own_files(reproduced_copy)) == others
+    assert {
+        "evaluation.json",
+        "reproduction-quick.html",
+        "densities/another-1.5.safetensors",
+    } < there
 
 
 def test_overwriting_a_run_removes_its_reproduction(scattergen, reproduced_copy, digits, tiny):

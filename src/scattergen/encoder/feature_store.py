@@ -88,7 +88,7 @@ class FeatureStore:
     def place(self) -> str:
         """Where chunks are kept: "memory", "disk" or "recompute" for nowhere.
 
-        Decided by the first process, for all of them, when all first ask.
+        Decided by the first process, for all of them, when all first ask for the `shift`.
 
         Raises:
             ScattergenError: If `keep` is "disk" and there is no folder, or too little space.
@@ -103,8 +103,9 @@ class FeatureStore:
     def shift(self) -> Tensor:
         """Mean of the first chunk, (D,) float32; all processes ask for it together."""
         self.reopen()
+        in_place = self.place  # asked for by all here; later only by those whose chunks are missing
         if self._shift is None:
-            features, in_place = torch.zeros(1, self.n_features), self.place
+            features = torch.zeros(1, self.n_features)
             if self.processes.rank == 0:
                 features = self._compute(0)
             shift = features.mean(0, dtype=torch.float64).float()
