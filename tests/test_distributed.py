@@ -156,7 +156,7 @@ def start(*arguments, launcher=("-m", "scattergen"), **environment):
 
 def finish(process, code=0):
     """Both outputs of a process that ends with an exit code."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
     return out, err
 
