@@ -19,7 +19,8 @@ from torch.utils.data import TensorDataset
 
 from scattergen.datasets import mnist
 from scattergen.evaluation.digit_classifier import DigitClassifier
-from scattergen.storage import sha256, write_tensors
+from scattergen.files import sha256
+from scattergen.tensor_files import write_tensors
 from scattergen.training import train
 
 N_VALIDATION = 5000
