@@ -34,7 +34,7 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource, mnist
 from scattergen.decoder import Decoder
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import Density, hyperparameters, make
 from scattergen.diagnostics import (
     correlation_of_squares,
@@ -45,8 +45,8 @@ from scattergen.diagnostics import (
 from scattergen.encoder import PCAWhitening
 from scattergen.evaluation import DigitFeatures, frechet_distance
 from scattergen.image_quality import psnr, ssim
+from scattergen.machine import machine
 from scattergen.progress import Progress
-from scattergen.report.run_report import machine
 from scattergen.scattering import Scattering2D
 from scattergen.tensor_files import read_tensors, write_tensors
 
@@ -213,9 +213,10 @@ class Bench:
         self, decoder: Decoder, codes: dict[str, Tensor], seed: int, checkpoint: Path
     ) -> Row:
         """Train it in place; what test images and training codes look like through it."""
-        history = fit_decoder(
-            decoder, codes["train"], self.train, epochs=self.epochs, seed=seed,
-            n_validation=self.n_validation, checkpoint=checkpoint, progress=self.progress,
+        training = DecoderTraining(epochs=self.epochs, n_validation=self.n_validation)
+        history = training.fit(
+            decoder, codes["train"], self.train,
+            seed=seed, checkpoint=checkpoint, progress=self.progress,
         )  # fmt: skip
         seen = torch.randperm(
             len(self.train) - self.n_validation, generator=torch.Generator().manual_seed(seed)

@@ -33,9 +33,9 @@ from torch import Tensor
 from scattergen.datasets import mnist
 from scattergen.densities import IMPROVED, LikelihoodDensity, hyperparameters, make, needs_labels
 from scattergen.evaluation import DigitFeatures, Evaluator, frechet_distance
+from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
-from scattergen.report.run_report import machine
 from scattergen.runs import RunFolder
 
 N = 10_000

@@ -22,10 +22,10 @@ import torch
 
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
-from scattergen.decoder.fit import fit_decoder
-from scattergen.presets import preset
+from scattergen.decoder.fit import DecoderTraining
+from scattergen.machine import machine
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
-from scattergen.report.run_report import machine
+from scattergen.stages.presets import preset
 from scattergen.tensor_files import read_tensors, write_tensors
 
 SHAPE = (3, 32, 32)
@@ -75,18 +75,9 @@ def work(processes: Processes, n: int, folder: Path) -> None:
     batch_size = options["training"]["batch_size"]
     used = STEPS * batch_size + 1
     shown = ImageArray(data[:used].mul(255).byte())
+    training = DecoderTraining(epochs=1, batch_size=batch_size, n_validation=1, precision="float32")
     _, seconds, sent = measured(
-        processes,
-        lambda: fit_decoder(
-            decoder,
-            codes[:used],
-            shown,
-            epochs=1,
-            batch_size=batch_size,
-            n_validation=1,
-            precision="float32",
-            processes=processes,
-        ),
+        processes, lambda: training.fit(decoder, codes[:used], shown, processes=processes)
     )
     facts["decoder step, ms"] = seconds / STEPS * 1e3
     facts["sent per step, MB"] = sent / STEPS / 1e6

@@ -26,16 +26,16 @@ from torch import Tensor
 
 from scattergen.datasets import mnist
 from scattergen.decoder import Decoder
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import make
-from scattergen.density_choice import choice_of_key
 from scattergen.encoder import ScatteringEncoder
 from scattergen.evaluation import DigitFeatures, frechet_distance, kernel_distance
 from scattergen.image_quality import psnr
+from scattergen.machine import machine
 from scattergen.paper import sources
-from scattergen.presets import preset
 from scattergen.progress import Progress
-from scattergen.report.run_report import machine
+from scattergen.stages.density_keys import choice_of_key
+from scattergen.stages.presets import preset
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 N = 10_000
@@ -108,10 +108,9 @@ class Bench:
         found = self.found(name)
         if found is None and time.monotonic() < self.stop_at:
             start = time.monotonic()
-            fit_decoder(
-                decoder, self.codes["train"], self.data.train, seed=seed, progress=self.progress,
-                **training,
-            )  # fmt: skip
+            DecoderTraining(**training).fit(
+                decoder, self.codes["train"], self.data.train, seed=seed, progress=self.progress
+            )
             facts = {"seconds": time.monotonic() - start, "psnr": self.psnr(decoder)}
             self.keep(name, decoder.state_dict(), facts)
             found = self.found(name)

@@ -18,7 +18,7 @@ from scattergen import GenerativeScatteringNetwork, RunFolderError, Scattering2D
 from scattergen.datasets import mnist
 from scattergen.encoder.inversion import reconstruct_codes
 from scattergen.image_quality import psnr
-from scattergen.report.run_report import machine
+from scattergen.machine import machine
 from scattergen.scattering import reconstruct
 
 

@@ -1,11 +1,13 @@
 """Kill `scattergen fit` at random moments, again and again, and compare what it ends with.
 
     python benchmarks/kills.py [--trials 20] [--kills 5] [--seed 0] [--store disk|memory|recompute]
+        [--overwrite]
 
 A folder of generated images is fitted once without interruption. Then each trial fits it anew and
 is ended by SIGKILL: in a stage drawn from the next three, when a random part of the time has gone
 by that the stage takes. The same command then goes on until it is killed again,
-`--kills` times or to the end of the fit.
+`--kills` times or to the end of the fit. With --overwrite, each trial replaces a finished run that
+was fitted with other options, which must be whole as long as it is there.
 Printed are the moments and stages of the kills; at the end of a trial every file of the run must
 have the hash that was recorded, nothing may be left over, and everything fitted must be equal, bit
 by bit, to that of the fit which was never interrupted. Exit code 1 if any trial fails.
@@ -23,13 +25,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from scattergen.errors import ScattergenError
-from scattergen.report.run_report import machine
+from scattergen.machine import machine
 from scattergen.runs import RunFolder
 
 # Chunks of some 70 images and subspace iteration, as for large sets, so that there are chunks and
@@ -47,9 +50,10 @@ SMALL = {
     "encoder.n_components": "48",
     "decoder.channels": "[32,16,8]",
     "training.epochs": "6",
-    "densities.vae.epochs": "8",
+    "densities.vae-improved.epochs": "8",
     "densities.gan.epochs": "4",
 }
+OTHER = {"encoder.n_components": "40"}  # of the run that is replaced
 
 
 def draw_images(folder: Path, n: int, seed: int) -> None:
@@ -69,16 +73,29 @@ def draw_images(folder: Path, n: int, seed: int) -> None:
 
 def command(images: Path, out: Path, options: list[str]) -> list[str]:
     return [sys.executable, "-c", LAUNCHER, "fit", str(images), "--out", str(out),
-            "--threads", "1", *options]  # fmt: skip
+            "--densities", "gaussian,mixture,vae-improved,gan", "--threads", "1",
+            *options]  # fmt: skip
 
 
-def finished(out: Path) -> dict[str, float]:
-    """Seconds of the stages that a run folder holds."""
+def words_of(options: dict[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+
+
+def record(out: Path, replacing: bool) -> dict[str, Any] | None:
+    """What run.json says of the fit; None before it has begun."""
     try:
-        stages = json.loads((out / "run.json").read_text())["stages"]
+        content: dict[str, Any] = json.loads((out / "run.json").read_text())
     except FileNotFoundError:
-        return {}
-    return {name: facts["seconds"] for name, facts in stages.items()}
+        return None
+    old = content["options"]["encoder"]["n_components"] == int(OTHER["encoder.n_components"])
+    return content.get("next") if replacing and old else content
+
+
+def finished(out: Path, replacing: bool = False) -> dict[str, float]:
+    """Seconds of the stages that a run folder holds."""
+    found = record(out, replacing)
+    stages = {} if found is None else found["stages"]
+    return {name: entry["facts"]["seconds"] for name, entry in stages.items()}
 
 
 def fit(arguments: list[str], kill: Callable[[], bool] = lambda: False) -> tuple[int, str]:
@@ -96,13 +113,18 @@ def fit(arguments: list[str], kill: Callable[[], bool] = lambda: False) -> tuple
         return process.returncode, said.read()
 
 
-def within(out: Path, stage: str, after: float, stages: list[str]) -> Callable[[], bool]:
+def within(
+    out: Path, stage: str, after: float, stages: list[str], replacing: bool
+) -> Callable[[], bool]:
     """Whether a stage began so many seconds ago; the first begins with the run folder."""
     begun: list[float] = []
     before = stages[stages.index(stage) - 1] if stages.index(stage) else None
 
     def kill() -> bool:
-        there = (out / "run.json").is_file() if before is None else before in finished(out)
+        if before is None:
+            there = record(out, replacing) is not None
+        else:
+            there = before in finished(out, replacing)
         if there and not begun:
             begun.append(time.monotonic())
         return bool(begun) and time.monotonic() - begun[0] >= after
@@ -110,12 +132,23 @@ def within(out: Path, stage: str, after: float, stages: list[str]) -> Callable[[
     return kill
 
 
-def place_of_kill(out: Path, stages: list[str]) -> str:
+def place_of_kill(out: Path, stages: list[str], replacing: bool) -> str:
     """The stage that was being made, and what it had put by for its next life."""
-    done = finished(out)
+    done = finished(out, replacing)
     stage = next((name for name in stages if name not in done), "the end")
-    names = [path.name for path in (out / "checkpoints").glob("**/*") if path.is_file()]
+    files = [path for path in (out / "work").glob("*/**/*") if path.is_file()]
+    names = [path.name for path in files if path.name != "lock"]
     return f"{stage}, {len(names)} files put by" if names else stage
+
+
+def broken(out: Path) -> list[str]:
+    """Why a finished run cannot be used, if so."""
+    try:
+        run = RunFolder.open(out)
+        run.check()
+        return [] if run.finished else ["it is not finished"]
+    except ScattergenError as error:
+        return [str(error)]
 
 
 def fitted(out: Path) -> dict[str, torch.Tensor]:
@@ -128,11 +161,7 @@ def fitted(out: Path) -> dict[str, torch.Tensor]:
 
 def faults(out: Path, expected: Path) -> list[str]:
     """What is wrong with a finished run."""
-    found = []
-    try:
-        RunFolder.open(out).check()
-    except ScattergenError as error:
-        found.append(str(error))
+    found = broken(out)
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     wanted = {p.relative_to(expected).as_posix() for p in expected.rglob("*") if p.is_file()}
     found += [f"left over: {name}" for name in sorted(names - wanted)]
@@ -149,41 +178,53 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", default="disk", help="where the encoder keeps coefficients")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished run")
     arguments = parser.parse_args()
-    options = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-    options += ["--set", f"encoder.store={arguments.store}"]
+    options = words_of(SMALL | {"encoder.store": arguments.store})
+    replacing = arguments.overwrite
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     moments = random.Random(arguments.seed)
     failed = killed = 0
     with tempfile.TemporaryDirectory() as place:
-        images, whole = Path(place, "images"), Path(place, "whole")
+        images, whole, old = Path(place, "images"), Path(place, "whole"), Path(place, "old")
         draw_images(images, arguments.images, arguments.seed)
         start = time.monotonic()
         code, said = fit(command(images, whole, options))
         if code:
             sys.exit(f"The fit that nobody interrupts ended with code {code}:\n{said}")
+        seconds = time.monotonic() - start
+        if replacing:
+            code, said = fit(command(images, old, words_of(SMALL | OTHER)))
+            if code:
+                sys.exit(f"The fit of the run to be replaced ended with code {code}:\n{said}")
+            options.append("--overwrite")
         took = finished(whole)
         stages = list(took)
         print(f"{arguments.images} images of 3x32x32, coefficients kept: {arguments.store}")
-        print(f"uninterrupted fit: {time.monotonic() - start:.1f} s; its stages: ", end="")
-        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items()) + "\n")
+        print(f"uninterrupted fit: {seconds:.1f} s; its stages: ", end="")
+        print(", ".join(f"{name} {s:.1f} s" for name, s in took.items()) + "\n")
         for trial in range(arguments.trials):
             out = Path(place, f"trial-{trial}")
             print(f"trial {trial + 1}")
             problems: list[str] = []
+            if replacing:
+                shutil.copytree(old, out)
             for _ in range(arguments.kills):
-                left = [name for name in stages if name not in finished(out)]
+                left = [name for name in stages if name not in finished(out, replacing)]
                 if not left:
                     break
                 stage = moments.choice(left[:3])
                 after = moments.uniform(0, took[stage])
-                code, said = fit(command(images, out, options), within(out, stage, after, stages))
+                kill = within(out, stage, after, stages, replacing)
+                code, said = fit(command(images, out, options), kill)
+                problems += broken(out) if replacing else []
                 if code != -signal.SIGKILL:
                     problems += [] if code == 0 else [f"exit code {code}: {said}"]
                     print(f"  ended before {after:.2f} s of {stage}")
                     continue
                 killed += 1
-                print(f"  killed {after:5.2f} s into {stage}: {place_of_kill(out, stages)}")
+                where = place_of_kill(out, stages, replacing)
+                print(f"  killed {after:5.2f} s into {stage}: {where}")
             code, said = fit(command(images, out, options))
             problems += [f"exit code {code}: {said}"] if code else faults(out, whole)
             failed += bool(problems)

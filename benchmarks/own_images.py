@@ -29,14 +29,14 @@ from PIL import Image, ImageDraw
 
 from scattergen import load
 from scattergen.datasets import Dataset, ImageArray, ImageSource, Subset, celeba, open_dataset
-from scattergen.estimating import estimate_fit
 from scattergen.evaluation import PerceptualFeatures, evaluate
+from scattergen.evaluation.judgement import Judgement
 from scattergen.files import write_json
-from scattergen.fitting import fit_run, options_of_fit
-from scattergen.judging import Judgement
+from scattergen.machine import machine
+from scattergen.pipeline.estimate import estimate_fit
+from scattergen.pipeline.fit import fit_run, options_of_fit
 from scattergen.progress import Progress
 from scattergen.report import save_image_grid
-from scattergen.report.run_report import machine
 
 COLUMNS = 10
 

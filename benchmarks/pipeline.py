@@ -24,9 +24,9 @@ from torch import Tensor
 from scattergen import Decoder
 from scattergen.datasets import ImageFolder, prefetched
 from scattergen.encoder import ScatteringEncoder
-from scattergen.presets import preset
-from scattergen.report.run_report import machine
-from scattergen.training import bfloat16_is_fast
+from scattergen.machine import machine
+from scattergen.stages.presets import preset
+from scattergen.training.loop import bfloat16_is_fast
 
 # Channels, side, (width, height) of files, central crop, preset on the CPU and on CUDA.
 SETTINGS = {

@@ -23,9 +23,9 @@ import torch.multiprocessing as mp
 
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
-from scattergen.decoder.fit import fit_decoder
-from scattergen.presets import preset
-from scattergen.report.run_report import machine
+from scattergen.decoder.fit import DecoderTraining
+from scattergen.machine import machine
+from scattergen.stages.presets import preset
 
 N_COMPONENTS, OVERSAMPLING = 512, 64
 IMAGES = (200_000, 10_000_000, 1_000_000_000)
@@ -99,7 +99,7 @@ def decoder_images_per_second(size: int) -> tuple[float, int]:
     settings = options["training"] | {"epochs": 2, "n_validation": 2, "batch_size": 32}
     n = 2 + 2 * settings["batch_size"]
     images = ImageArray(torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8))
-    history = fit_decoder(decoder, torch.randn(n, N_COMPONENTS), images, **settings)
+    history = DecoderTraining(**settings).fit(decoder, torch.randn(n, N_COMPONENTS), images)
     seconds = history[1]["seconds"] - history[0]["seconds"]  # the first epoch warms up
     return (n - 2) / seconds, sum(p.numel() for p in decoder.parameters())
 

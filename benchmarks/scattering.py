@@ -31,7 +31,7 @@ if not hasattr(scipy.special, "sph_harm"):
 from kymatio.torch import Scattering2D as Kymatio
 
 from scattergen.datasets import mnist
-from scattergen.report.run_report import machine
+from scattergen.machine import machine
 from scattergen.scattering import (
     Scattering2D,
     filter_bank,

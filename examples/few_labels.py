@@ -20,9 +20,10 @@ from torch.utils.data import TensorDataset
 
 from scattergen import PCAWhitening, Scattering2D
 from scattergen.datasets import mnist
+from scattergen.machine import machine
 from scattergen.progress import Progress
-from scattergen.report.run_report import machine
-from scattergen.training import train
+from scattergen.training.loop import train
+from scattergen.training.settings import TrainingSettings
 
 N_CLASSES = 10
 # Coefficients of strokes lie between 0.001 and 1; the logarithm evens out thick and thin ones.
@@ -160,11 +161,12 @@ def cnn_classifier(
             return F.cross_entropy(modules["cnn"](batch[0]), batch[1])
 
         epochs, batch_size = cnn_epochs(len(y)), 32 if len(y) < 5000 else 64
-        train(
-            {"cnn": network}, {"cnn": cross_entropy}, TensorDataset(x, y), epochs=epochs,
-            batch_size=batch_size, learning_rate=3e-3, seed=seed, progress=progress,
+        settings = TrainingSettings(
+            epochs=epochs, batch_size=batch_size, learning_rate=3e-3, seed=seed,
             description=f"CNN on {len(y):,} labels",
         )  # fmt: skip
+        data = TensorDataset(x, y)
+        train({"cnn": network}, {"cnn": cross_entropy}, data, settings, progress=progress)
     with torch.no_grad():
         predicted = torch.cat([network(part).argmax(1) for part in x_test.split(1000)])
     return Result(_error(predicted, y_test), time.perf_counter() - start, f"{epochs} epochs")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import sys
 import warnings
@@ -116,6 +117,23 @@ def fitted(scattergen, digits, tiny, tmp_path_factory):
 def run_copy(fitted, tmp_path):
     """A finished run to be changed or damaged."""
     return shutil.copytree(fitted, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def assert_nothing_left():
+    """Tells that a run has nothing in it that is only needed while something is being made."""
+
+    def check(run):
+        index = json.loads((run / "run.json").read_text())
+        assert "next" not in index
+        stages = index["stages"].items()
+        named = {f"{name}-{one['key']}.safetensors" for name, one in stages if one["sha256"]}
+        found = {path.relative_to(run).as_posix() for path in run.rglob("*.safetensors")}
+        assert found == named
+        assert not (run / "work").exists()
+        assert not list(run.rglob(".writing-*"))
+
+    return check
 
 
 def _tensors(path):

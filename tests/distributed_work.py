@@ -7,6 +7,7 @@ writes the results of each process to a file of its own.
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,12 @@ from scattergen.datasets import Dataset, ImageArray
 from scattergen.encoder import ScatteringEncoder, principal_components
 from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError, ScattergenError
-from scattergen.fitting import fit_run
+from scattergen.pipeline.fit import fit_run
 from scattergen.processes import Layout, errors_reported, join
+from scattergen.progress import SILENT
+from scattergen.runs import Result, RunFolder, Stages
 from scattergen.tensor_files import write_tensors
-from scattergen.training import train
-from small_trainings import data, one_module, parameters, two_modules
+from small_trainings import data, one_module, parameters, train, two_modules
 
 N_COMPONENTS, CHUNK = 6, 32
 
@@ -192,6 +194,35 @@ def refusals(processes, folder):
     return {name: torch.tensor([*text.encode()]) for name, text in messages.items()}
 
 
+def stages(processes, folder):
+    """Results of a stage that is made, found, or damaged: how often it had been made by then."""
+    rank = processes.rank
+    run = RunFolder.start(folder / "stages", {}) if rank == 0 else None
+    run, made, found = processes.broadcast(run), [], []
+
+    def make(work):
+        made.append(work)
+        return Result({"calls": torch.tensor(len(made))}, {"pair": (1, 2)})
+
+    def get(question):
+        result = Stages(run, SILENT, processes).get("answer", {"question": question}, make)
+        assert result.metadata == {"pair": [1, 2]}
+        found.append(torch.stack([result.tensors["calls"], torch.tensor(result.found)]))
+        processes.barrier()  # none reads any more
+
+    for question in (6, 6, 7, 6):  # the last of a file that run.json does not name any more
+        get(question)
+    if rank == 0:
+        file = run.file("answer")
+        file.write_bytes(file.read_bytes()[:-1])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        get(6)
+    assert [str(one.message)[-11:] for one in said] == ["made again."] * (rank == 0)
+    get(6)
+    return {"calls": torch.stack(found)}
+
+
 def messages_between(processes, folder):
     """Sums and broadcasts of what other ranks do not know the form of."""
     rank = processes.rank
@@ -206,7 +237,7 @@ def messages_between(processes, folder):
 SAME_ALONE = (encoders, shared_gradients, early_stopping)
 """What one process alone does with the same results."""
 
-PARTS = (*SAME_ALONE, noisy_training, refusals, messages_between)
+PARTS = (*SAME_ALONE, noisy_training, refusals, stages, messages_between)
 
 
 def results(parts, processes, folder):

@@ -1,8 +1,13 @@
 """Small networks, losses and data that the tests of the training loop share."""
 
+import dataclasses
+
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
+
+from scattergen.training import loop as training
+from scattergen.training.settings import TrainingSettings
 
 
 class Recorded(TensorDataset):
@@ -58,6 +63,13 @@ def two_modules(seed=0):
         critic = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
     modules = {"critic": critic, "generator": network(seed)}
     return modules, {"critic": critic_loss, "generator": generator_loss}
+
+
+def train(modules, losses, examples, **keywords):
+    """The training loop, with its settings among the keywords."""
+    names = {field.name for field in dataclasses.fields(TrainingSettings)} & keywords.keys()
+    settings = TrainingSettings(**{name: keywords.pop(name) for name in names})
+    return training.train(modules, losses, examples, settings, **keywords)
 
 
 def parameters(modules):

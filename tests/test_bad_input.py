@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,7 @@ from PIL import Image
 
 import scattergen as sg
 from scattergen import files
-from scattergen.progress import SILENT
-from scattergen.runs import RunFolder, Stages
+from scattergen.runs import RunFolder
 
 MISTAKES = []
 DAMAGES = []
@@ -315,11 +315,10 @@ def test_images_that_vary_in_few_ways_are_fitted_with_fewer_components(scatterge
     d = len(sg.load(run).encoder.whitening.components_)
     assert d < 10
     assert f"vary in {d} ways only: codes have {d} components, not 52" in err
-    content = RunFolder.open(run)
-    for stage in ("report", "densities/gaussian", "decoder", "codes"):
-        content.forget(stage)
-    (run / "report.html").unlink()
-    scattergen(*fit_it)  # without a warning, which would be an error here
+    for stage in ("densities/gaussian", "decoder", "codes"):
+        RunFolder.open(run).file(stage).unlink()
+    err = scattergen(*fit_it, showing_warnings=True).err
+    assert err.count("warning: ") == err.count("is made again") == 3  # and no other one
     assert sg.load(run).encode(images[:3]).shape == (3, d)
 
 
@@ -413,8 +412,7 @@ def density_of_another_version(at, run, **_):
     copy = RunFolder.open(shutil.copytree(run, at / "copy"))
     tensors, metadata = copy.read("densities/vae")
     old = {**metadata["hyperparameters"], "annealing": 0.0}
-    with copy.locked():
-        copy.write("densities/vae", tensors, {**metadata, "hyperparameters": old})
+    copy.write("densities/vae", "0" * 16, tensors, {**metadata, "hyperparameters": old})
     return ["sample", copy.path, "--density", "vae", "--out", at / "out.png"]
 
 
@@ -647,21 +645,9 @@ def missing_index(run):
     (run / "run.json").unlink()
 
 
-@damage("decoder.safetensors is missing")
-def missing_file(run):
-    (run / "decoder.safetensors").unlink()
-
-
-@damage("encoder.safetensors is not the file")
-def truncated_file(run):
-    whole = (run / "encoder.safetensors").read_bytes()
-    (run / "encoder.safetensors").write_bytes(whole[:-100])
-
-
-@damage("decoder.safetensors cannot be read")
-def folder_in_place_of_a_file_of_the_run(run):
-    (run / "decoder.safetensors").unlink()
-    (run / "decoder.safetensors").mkdir()
+def file_of(run, name):
+    """The file of a part of a run."""
+    return RunFolder.open(run).file(name)
 
 
 @damage("run.json was changed")
@@ -672,7 +658,7 @@ def edited_option(run):
 
 @damage("run.json was changed")
 def edited_hash(run):
-    path = run / "decoder.safetensors"
+    path = file_of(run, "decoder")
     old = hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes() + b"0")
     new = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -699,10 +685,10 @@ def index_that_is_not_text(run):
     (run / "run.json").write_bytes(b"\xff\xfe\x00")
 
 
-@damage("run format 2", "update scattergen")
+@damage("run format 3", "update scattergen")
 def newer_version(run):
     content = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**content, "format": 2, "digest": "of format 2"}))
+    (run / "run.json").write_text(json.dumps({**content, "format": 3, "digest": "of format 3"}))
 
 
 @damage("run format None", "update scattergen")
@@ -730,32 +716,98 @@ def test_a_damaged_run_is_refused(
     assert contents(tmp_path) == before
 
 
-def test_a_damaged_density_is_in_the_way_of_no_other(scattergen, run_copy, digits, tiny, tmp_path):
-    path = run_copy / "densities" / "mixture.safetensors"
-    before = path.read_bytes()
-    whole = bytearray(before)
+def test_a_run_with_a_changed_index_is_overwritten_by_one_that_uses_what_is_whole(
+    scattergen, run_copy, digits, tiny, fitted, assert_same_model, assert_nothing_left, monkeypatch
+):
+    edited_option(run_copy)
+    monkeypatch.setattr(sg.encoder.ScatteringEncoder, "fit", None)  # as it is there
+    scattergen("fit", digits, "--out", run_copy, "-q", "--overwrite", *tiny)
+    assert_same_model(run_copy, fitted)
+    assert_nothing_left(run_copy)
+
+
+def test_a_folder_whose_index_may_be_of_another_program_is_not_overwritten(
+    scattergen, run_copy, digits, tiny
+):
+    truncated_index(run_copy)
+    before = contents(run_copy)
+    error = scattergen("fit", digits, "--out", run_copy, "--overwrite", *tiny, code=2).err
+    assert_one_sentence(error, "run.json is damaged or not one that scattergen wrote", "name anoth")
+    assert contents(run_copy) == before
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def changed(path):
+    whole = bytearray(path.read_bytes())
     whole[-1] ^= 1
     path.write_bytes(whole)
-    sample = ["sample", run_copy, "-q", "--out", tmp_path / "out.npz", "--density"]
-    for arguments in (
-        [*sample, "mixture"],
-        ["info", run_copy],
-        ["fit", digits, "--out", run_copy, *tiny],
-    ):
+
+
+SPOILT = {
+    "encoder": (truncated, "is not the file that was written there"),
+    "codes": (Path.unlink, "is missing"),
+    "decoder": (changed, "is not the file that was written there"),
+    "densities/vae": (truncated, "is not the file that was written there"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_damaged_stage_is_refused_by_readers_and_made_again_by_a_fit(
+    scattergen, run_copy, digits, tiny, fitted, assert_same_model, assert_nothing_left, tmp_path,
+    name,
+):  # fmt: skip
+    path, (spoil, culprit) = file_of(run_copy, name), SPOILT[name]
+    spoil(path)
+    before = contents(tmp_path)
+    sample = ["sample", run_copy, "--out", tmp_path / "out.npz", "--density", "vae"]
+    commands = [["info", run_copy], sample]
+    if name == "encoder":
+        commands.append(["encode", run_copy, digits, "--out", tmp_path / "out.npz"])
+    if name == "codes":  # of which samples are not made
+        commands[1] = ["density", run_copy, "gaussian", "--as", "new"]
+    for arguments in commands:
         error = scattergen(*arguments, code=2).err
-        assert_one_sentence(error, "mixture.safetensors is not the file", "copy the run folder")
+        assert_one_sentence(error, f"{path} {culprit}", "copy the run folder again as a whole")
+    assert contents(tmp_path) == before
+    fit_it = ["fit", digits, "--out", run_copy, *tiny]
+    err = scattergen(*fit_it, "-q", showing_warnings=True).err
+    assert err == f"warning: {path} is missing or damaged: it is made again.\n"
+    assert_same_model(run_copy, fitted)
+    assert_nothing_left(run_copy)
+    assert "nothing to do" in scattergen(*fit_it).out
+
+
+def test_a_folder_in_place_of_a_stage_is_refused(scattergen, run_copy, digits, tiny):
+    path = file_of(run_copy, "decoder")
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    for command in (
+        ["info", run_copy],
+        ["sample", run_copy, "--out", run_copy / "a.png"],
+        ["fit", digits, "--out", run_copy, "-q", *tiny],  # rather than after hours of training
+    ):
+        error = scattergen(*command, code=2).err
+        assert_one_sentence(error, f"{path} cannot be read", "copy the run folder again")
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_density_is_in_the_way_of_no_other(scattergen, run_copy, digits, tmp_path):
+    changed(file_of(run_copy, "densities/mixture"))
+    sample = ["sample", run_copy, "-q", "--out", tmp_path / "out.npz", "--density"]
+    for arguments in ([*sample, "mixture"], ["info", run_copy]):
+        error = scattergen(*arguments, code=2).err
+        assert_one_sentence(error, "is not the file", "copy the run folder")
+        assert "densities/mixture-" in error
     scattergen(*sample, "gaussian")
     scattergen("encode", run_copy, digits, "-q", "--out", tmp_path / "out.npz")
-    scattergen("density", run_copy, "mixture", "-q", "--overwrite")
+    err = scattergen("density", run_copy, "mixture", "-q", "--overwrite", showing_warnings=True).err
+    assert "it is made again" in err
     scattergen("info", run_copy)
-
-
-def test_codes_are_checked_too(scattergen, run_copy):
-    (run_copy / "codes.safetensors").unlink()
-    for arguments in (["info", run_copy], ["density", run_copy, "gaussian", "--as", "new"]):
-        assert_one_sentence(
-            scattergen(*arguments, code=2).err, "codes.safetensors is missing", "copy the run"
-        )
+    scattergen(*sample, "mixture")
 
 
 # A full disk
@@ -777,7 +829,7 @@ class FullDisk:
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_again_and_again(
-    scattergen, digits, tiny, fitted, assert_same_model, tmp_path, monkeypatch
+    scattergen, digits, tiny, fitted, assert_same_model, assert_nothing_left, tmp_path, monkeypatch
 ):
     """At every file something was there before, and the same command goes on from it."""
     run, disk = tmp_path / "run", FullDisk(monkeypatch)
@@ -798,24 +850,43 @@ def test_a_disk_that_is_full_again_and_again(
     disk.left = 1000
     scattergen(*fit)
     assert_same_model(run, fitted)
+    assert_nothing_left(run)
     assert unfinished == {"nothing", "decoder", "density"}  # the failures were spread over the fit
 
 
+def test_a_finished_run_survives_a_full_disk(scattergen, digits, tiny, run_copy, monkeypatch):
+    before = contents(run_copy)
+    del before["run.json"]
+    disk = FullDisk(monkeypatch)
+    for more in (0, 1, 2, 5, 12):
+        disk.left = more
+        other = ["fit", digits, "--out", run_copy, "-q", "--overwrite", "--seed", 1, *tiny]
+        assert "Cannot write" in scattergen(*other, code=2).err
+        disk.left = 0
+        scattergen("info", run_copy)
+        assert "nothing to do" in scattergen("fit", digits, "--out", run_copy, *tiny).out
+        assert contents(run_copy).items() >= before.items()
+
+
 def test_a_density_survives_a_full_disk_while_it_is_replaced(
-    scattergen, run_copy, tmp_path, monkeypatch
+    scattergen, run_copy, assert_nothing_left, tmp_path, monkeypatch
 ):
-    """Whichever of its two writes fails, the run can be used and the command repeated."""
+    """Whichever of its writes fails, the run can be used and the command repeated."""
     args = ["density", run_copy, "gaussian", "-q", "--as", "mine"]
     scattergen(*args)
     disk = FullDisk(monkeypatch)
-    for more in range(7):  # three files of two fsyncs each, and one of a new name
+    # The density, its picture, and run.json with each: every file takes one fsync for its content
+    # and one for its name, another one if that changes.
+    for more in range(10):
         disk.left = more
         error = scattergen(*args, "--seed", 1 + more, "--overwrite", code=2).err
         assert "Cannot write" in error
         disk.left = 1000
         scattergen("info", run_copy)
         scattergen("sample", run_copy, "-q", "--density", "mine", "--out", tmp_path / "a.png")
-    scattergen(*args, "--seed", 9, "--overwrite")
+    disk.left = 10
+    scattergen(*args, "--seed", 11, "--overwrite")
+    assert_nothing_left(run_copy)
 
 
 def test_an_old_output_survives_a_full_disk(scattergen, fitted, tmp_path, monkeypatch):
@@ -826,15 +897,3 @@ def test_an_old_output_survives_a_full_disk(scattergen, fitted, tmp_path, monkey
         error = scattergen("sample", fitted, "--out", tmp_path / name, "-q", code=2).err
         assert_one_sentence(error, f"Cannot write {tmp_path / name}: No space left", "Free some")
     assert contents(tmp_path) == {name: b"old" for name in ("a.npy", "a.npz", "a.png")}
-
-
-def test_checkpoints_that_a_kill_left_of_a_finished_stage_are_deleted(tmp_path):
-    run = RunFolder.start(tmp_path / "run", {"seed": 0})
-    run.write("weights", {"w": torch.ones(2)}, {}, {"seconds": 1.0})
-    checkpoint = run.checkpoint("weights", {"width": 2})
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_bytes(b"of a training that ended")
-    restored = {}
-    assert Stages(run, SILENT).restore("weights", restored.update)
-    assert restored["w"].tolist() == [1, 1]
-    assert not checkpoint.exists()

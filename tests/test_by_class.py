@@ -10,7 +10,7 @@ from PIL import Image
 
 import scattergen as sg
 from scattergen import densities
-from scattergen.datasets import ImageArray, Subset, class_labels, mnist, open_dataset
+from scattergen.datasets import ClassLabels, ImageArray, Subset, class_labels, mnist, open_dataset
 from scattergen.densities import ClassConditional
 from scattergen.errors import InputError
 from scattergen.runs import RunFolder
@@ -207,7 +207,7 @@ def test_models_sample_classes(by_class):
 def test_models_fit_classes(fitted, tmp_path):
     model = sg.load(fitted)
     stored = RunFolder.open(fitted).read("codes")[0]
-    density = model.fit_density("gaussian", stored["codes"], stored["labels"], DIGITS)
+    density = model.fit_density("gaussian", stored["codes"], ClassLabels(stored["labels"], DIGITS))
     assert model.densities["gaussian-by-class"] is density
     model.save(tmp_path / "saved")
     loaded = sg.load(tmp_path / "saved")
@@ -220,8 +220,9 @@ def test_models_fit_classes(fitted, tmp_path):
 def test_runs_without_labels_load_and_say_what_to_do(scattergen, run_copy, tmp_path):
     run = RunFolder.open(run_copy)
     codes = run.read("codes")[0]["codes"]
-    with run.locked():  # as before labels were kept
-        run.write("codes", {"codes": codes}, {}, run.stages["codes"])
+    # As before labels were kept.
+    after = {"encoder": run.key("encoder")}
+    run.write("codes", run.key("codes"), {"codes": codes}, {}, run.stages["codes"], after)
     scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
     scattergen("density", run_copy, "gaussian", "--as", "more", "-q")
     for name in ("mixture", "class_conditional"):
@@ -255,7 +256,9 @@ def test_improved_keywords_under_the_users(scattergen, run_copy, monkeypatch):
     assert "no density" in scattergen("density", run_copy, "best", "--improved", code=2).err
 
 
-def test_a_killed_density_by_class_keeps_its_finished_classes(scattergen, run_copy, monkeypatch):
+def test_a_killed_density_by_class_keeps_its_finished_classes(
+    scattergen, run_copy, monkeypatch, assert_nothing_left
+):
     gaussian = densities.Gaussian
     fit, fits = gaussian.fit, []
 
@@ -274,7 +277,7 @@ def test_a_killed_density_by_class_keeps_its_finished_classes(scattergen, run_co
         scattergen(*args)
     scattergen(*args)
     assert len(fits) == 11  # the fourth of ten twice
-    assert not list((run_copy / "checkpoints").rglob("*.safetensors"))
+    assert_nothing_left(run_copy)
 
 
 def test_a_class_with_too_few_codes_is_named(scattergen, run_copy):

@@ -13,14 +13,13 @@ from scattergen.cli.opening import open_of_run
 from scattergen.datasets import ImageFolder, celeba, open_dataset
 from scattergen.datasets.decoding import decode
 from scattergen.errors import InputError
-from scattergen.options import check_options
 from scattergen.paper import fit_command, reproduce_run
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.density_samples import DECODED, REAL, RECONSTRUCTED
-from scattergen.presets import preset
 from scattergen.report import paper
 from scattergen.runs import RunFolder
-from scattergen.tensor_files import read_tensors
+from scattergen.stages.options import check_options
+from scattergen.stages.presets import preset
 from test_report import Checker
 from test_reproduction import TINY
 
@@ -241,8 +240,8 @@ def test_celebas_numbers_stand_beside_ours(reproduced):
 
 
 def test_decoded_samples_are_compared_with_decoded_test_images(reproduced):
-    file = reproduced.page.parent / "reproduction" / "quick" / "density_samples.safetensors"
-    references = read_tensors(file)[1]["facts"]["references"]
+    run = RunFolder.open(reproduced.page.parent)
+    references = run.read("paper/quick-density_samples")[1]["facts"]["references"]
     assert references.keys() == {REAL, DECODED, RECONSTRUCTED}
     # One epoch of eight channels makes no images: only what is decoded too is anywhere near.
     assert abs(references[DECODED]) < 0.1 * references[RECONSTRUCTED]
@@ -251,8 +250,10 @@ def test_decoded_samples_are_compared_with_decoded_test_images(reproduced):
 def test_again_nothing_is_computed(reproduced, fitted_faces, faces, scattergen, monkeypatch):
     monkeypatch.setattr("scattergen.paper.QUICK", TINY)
     command = ["reproduce", "celeba", "--images", faces, "--run", fitted_faces, "--quick", "-q"]
-    before = {p: p.stat().st_mtime_ns for p in (fitted_faces / "reproduction").rglob("*.safe*")}
-    assert {path.stem for path in before} == set(orchestration.CELEBA_STAGES)
+    before = {p: p.stat().st_mtime_ns for p in (fitted_faces / "paper").iterdir()}
+    stages = RunFolder.open(fitted_faces).names("paper")
+    assert {*stages} == {f"quick-{name}" for name in orchestration.CELEBA_STAGES}
+    assert len(before) == len(stages)
     found = scattergen(*command).out
     assert "Figure 3: " in found
     assert {p: p.stat().st_mtime_ns for p in before} == before

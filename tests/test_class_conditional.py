@@ -174,7 +174,7 @@ def test_an_interrupted_fit_goes_on_with_the_class_it_was_in(
 
 def test_a_killed_training_of_a_class_continues_within_it(z, labels, tmp_path, monkeypatch, fitted):
     from scattergen.densities import vae
-    from scattergen.training import train
+    from scattergen.training.loop import train
 
     starts = []
 

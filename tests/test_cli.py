@@ -10,9 +10,15 @@ import torch
 from PIL import Image
 
 import scattergen as sg
-from scattergen import ScattergenError, decoder_stages, density_run, fitting
+from scattergen import ScattergenError
 from scattergen.cli import app
 from scattergen.datasets import mnist
+from scattergen.decoder import LinearDecoder
+from scattergen.encoder import ScatteringEncoder
+from scattergen.pipeline import density as density_run
+from scattergen.pipeline import fit as fitting
+from scattergen.runs import RunFolder
+from scattergen.stages import decoder as decoder_stages
 
 COMMANDS = [
     "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
@@ -26,6 +32,11 @@ REORDERED = 4e-5
 def arrays(path):
     with np.load(path) as archive:
         return dict(archive)
+
+
+def stored(run, name):
+    """The file of a part of a run."""
+    return RunFolder.open(run).file(name)
 
 
 def size(path):
@@ -68,17 +79,19 @@ def test_version_and_no_arguments(scattergen):
 # Fit
 
 
-def test_fit_writes_a_run_a_report_and_pictures(fitted):
+def test_fit_writes_a_run_a_report_and_pictures(fitted, assert_nothing_left):
     files = {path.relative_to(fitted).as_posix() for path in fitted.rglob("*") if path.is_file()}
     densities = ["gaussian", "mixture", "vae", "gan"]
     assert files > {
-        "run.json", "metrics.jsonl", "report.html", "encoder.safetensors", "codes.safetensors",
-        "decoder.safetensors", "pictures/reconstructions.png",
-        "pictures/densities.png",
-        *(f"densities/{name}.safetensors" for name in densities),
+        "run.json", "metrics.jsonl", "report.html",
+        "pictures/reconstructions.png", "pictures/densities.png",
         *(f"pictures/samples-{name}.png" for name in densities),
     }  # fmt: skip
-    assert not [name for name in files if "checkpoint" in name or ".writing-" in name]
+    for name in ("encoder", "codes", "decoder", *(f"densities/{name}" for name in densities)):
+        file = stored(fitted, name).relative_to(fitted).as_posix()
+        assert file in files
+        assert re.fullmatch(rf"{name}-[0-9a-f]{{16}}\.safetensors", file)
+    assert_nothing_left(fitted)
     assert all(size(path) for path in (fitted / "pictures").glob("*.png"))
     page = (fitted / "report.html").read_text()
     assert "scattergen fit " in page
@@ -113,7 +126,9 @@ def test_fit_with_other_options_names_them(scattergen, digits, tiny, run_copy):
     assert sg.load(run_copy).encoder.hyperparameters["L"] == 8
 
 
-def test_overwrite_replaces_a_run(scattergen, small_images, run_copy, tmp_path):
+def test_overwrite_replaces_a_run(
+    scattergen, small_images, run_copy, assert_nothing_left, tmp_path
+):
     np.save(tmp_path / "small.npy", small_images)
     (run_copy / "notes.txt").write_text("mine")
     fit = ["fit", tmp_path / "small.npy", "--out", run_copy, *SMALL]
@@ -122,20 +137,50 @@ def test_overwrite_replaces_a_run(scattergen, small_images, run_copy, tmp_path):
     model = sg.load(run_copy)
     assert model.decoder.image_shape == (1, 16, 16)
     assert list(model.densities) == ["gaussian"]
-    assert {path.name for path in (run_copy / "densities").iterdir()} == {"gaussian.safetensors"}
+    assert [*(run_copy / "densities").iterdir()] == [stored(run_copy, "densities/gaussian")]
     assert not (run_copy / "pictures" / "samples-vae.png").exists()
     assert (run_copy / "notes.txt").read_text() == "mine"
-    assert not (run_copy / ".replacement").exists()
+    assert_nothing_left(run_copy)
+    records = [json.loads(line) for line in (run_copy / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if "validation/psnr" in record] == [1]
     assert "nothing to do" in scattergen(*fit).out
 
 
+def test_overwrite_makes_again_only_what_depends_on_other_options(
+    scattergen, digits, tiny, run_copy, assert_nothing_left, monkeypatch
+):
+    kept = ["encoder", "codes", "linear", *(f"densities/{name}" for name in ("vae", "gan"))]
+    before = {name: (stored(run_copy, name), stored(run_copy, name).read_bytes()) for name in kept}
+    decoder = stored(run_copy, "decoder")
+    fit = ["fit", digits, "--out", run_copy, "-q", *tiny, "--set", "training.epochs=1"]
+    for made in (ScatteringEncoder, LinearDecoder):
+        monkeypatch.setattr(made, "fit", None)
+    for density in ("vae", "gan"):
+        monkeypatch.setattr(f"scattergen.densities.{density}.train", None)
+    scattergen(*fit, "--overwrite")
+    for name, (path, content) in before.items():
+        assert stored(run_copy, name) == path
+        assert path.read_bytes() == content
+    assert stored(run_copy, "decoder") != decoder
+    assert len(RunFolder.open(run_copy).stages["decoder"]["history"]) == 1
+    assert_nothing_left(run_copy)
+
+
+def test_overwrite_with_the_same_options_has_nothing_to_do(scattergen, digits, tiny, run_copy):
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    shown = scattergen("fit", digits, "--out", run_copy, *tiny, "--overwrite").out
+    assert "nothing to do" in shown
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+
+
 def test_a_run_stays_until_its_replacement_is_finished(
-    scattergen, small_images, run_copy, tmp_path, monkeypatch
+    scattergen, small_images, run_copy, assert_nothing_left, tmp_path, monkeypatch
 ):
     """A fit that fails late leaves the old run as it was; the same command then continues."""
     np.save(tmp_path / "small.npy", small_images)
     fit = ["fit", tmp_path / "small.npy", "--out", run_copy, "--overwrite", "-q", *SMALL]
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    index = json.loads(before.pop(run_copy / "run.json"))
 
     def fail(*_, **__):
         raise ScattergenError("It failed late.")
@@ -144,12 +189,17 @@ def test_a_run_stays_until_its_replacement_is_finished(
         patch.setattr(fitting, "write_run_report", fail)
         assert scattergen(*fit, code=2).err == "error: It failed late.\n"
     assert {path: path.read_bytes() for path in before} == before
+    now = json.loads((run_copy / "run.json").read_text())
+    assert {name: now[name] for name in index if name != "digest"} == {
+        name: value for name, value in index.items() if name != "digest"
+    }
     scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
+    assert "A run to replace it is unfinished" in scattergen("info", run_copy).out
     with monkeypatch.context() as patch:
         patch.setattr(decoder_stages, "fit_decoder", fail)  # as it is trained already
         scattergen(*fit)
     assert sg.load(run_copy).decoder.image_shape == (1, 16, 16)
-    assert not (run_copy / ".replacement").exists()
+    assert_nothing_left(run_copy)
 
 
 def test_images_that_fail_late_leave_the_old_run(scattergen, run_copy, tmp_path):
@@ -168,17 +218,44 @@ def test_images_that_fail_late_leave_the_old_run(scattergen, run_copy, tmp_path)
     assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
 
 
-def test_a_fit_begun_with_overwrite_continues(scattergen, small_images, tmp_path, monkeypatch):
+def test_a_fit_begun_with_overwrite_continues(
+    scattergen, small_images, assert_nothing_left, tmp_path, monkeypatch
+):
     np.save(tmp_path / "small.npy", small_images)
     fit = ["fit", tmp_path / "small.npy", "--out", tmp_path / "run", "--overwrite", *SMALL]
     for _ in range(2):  # the first run of the folder, then one that replaces it
         diverging = [*fit, "--set", "training.learning_rate=1e30"]
         assert "run the command again" in scattergen(*diverging, code=2).err
         with monkeypatch.context() as patch:
-            patch.setattr(sg.encoder.ScatteringEncoder, "fit", None)  # it is there
+            patch.setattr(ScatteringEncoder, "fit", None)  # it is there
             scattergen(*fit)
         assert "training.learning_rate=1e30" not in scattergen("info", tmp_path / "run").out
-        assert not (tmp_path / "run" / ".replacement").exists()
+        assert_nothing_left(tmp_path / "run")
+
+
+def test_an_unfinished_run_is_overwritten_by_one_that_keeps_what_fits(
+    scattergen, small_images, assert_nothing_left, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "small.npy", small_images)
+    run = tmp_path / "run"
+    fit = ["fit", tmp_path / "small.npy", "--out", run, "-q", *SMALL]
+
+    def fail(*_, **__):
+        raise ScattergenError("It failed late.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "write_run_report", fail)
+        scattergen(*fit, "--densities", "gaussian,mixture", code=2)
+    encoder, decoder = stored(run, "encoder"), stored(run, "decoder")
+    other = [*fit, "--set", "training.learning_rate=1e-4"]
+    assert "training.learning_rate=" in scattergen(*other, code=2).err
+    assert stored(run, "decoder") == decoder
+    monkeypatch.setattr(ScatteringEncoder, "fit", None)  # it is there
+    scattergen(*other, "--overwrite")
+    assert stored(run, "encoder") == encoder
+    assert stored(run, "decoder") != decoder
+    assert sg.load(run).densities.keys() == {"gaussian"}  # which alone was asked for
+    assert_nothing_left(run)
 
 
 def test_a_changed_test_set_is_reported_anew(scattergen, tmp_path, small_images):
@@ -245,7 +322,7 @@ def test_options_of_stages_that_are_not_reached_may_change(
     diverging = [*fit, "--set", "training.learning_rate=1e30"]
     assert "lower the learning rate" in scattergen(*diverging, code=2).err
     with monkeypatch.context() as patch:  # the encoder is there
-        patch.setattr(sg.encoder.ScatteringEncoder, "fit", None)
+        patch.setattr(ScatteringEncoder, "fit", None)
         scattergen(*fit)
     assert sg.load(tmp_path / "run").densities.keys() == {"gaussian"}
     assert "learning_rate" in scattergen(*diverging, code=2).err
@@ -327,7 +404,8 @@ def test_density(scattergen, run_copy):
     assert first.out == f"Samples: {picture}\n"
     assert size(picture) == (8 * 84 + 7 * 2,) * 2  # 64 digits, enlarged three times
     assert sg.load(run_copy).densities["mixture-3"].n_components == 3
-    before = (run_copy / "densities" / "mixture-3.safetensors").read_bytes()
+    file = stored(run_copy, "densities/mixture-3")
+    before = file.read_bytes()
     again = scattergen(*args)
     assert "nothing to do" in again.out
     assert json.loads(scattergen(*args, "--json").out) == {
@@ -336,18 +414,20 @@ def test_density(scattergen, run_copy):
     error = scattergen(*args, "--set", "shrinkage=1", "--seed", 4, code=2).err
     assert 'hyperparameters.shrinkage="auto" there, 1 now' in error
     assert "seed=0 there, 4 now" in error
-    assert (run_copy / "densities" / "mixture-3.safetensors").read_bytes() == before
+    assert file.read_bytes() == before
     scattergen(*args, "--set", "shrinkage=1", "--overwrite")
     assert sg.load(run_copy).densities["mixture-3"].shrinkage == 1
+    assert not file.exists()
 
 
 def test_a_density_that_the_report_shows_is_not_replaced_by_another(scattergen, run_copy):
     replace = ["density", run_copy, "vae", "-q", "--overwrite", "--set", "beta=0.5"]
-    before = (run_copy / "densities" / "vae.safetensors").read_bytes()
+    file = stored(run_copy, "densities/vae")
+    before = file.read_bytes()
     error = scattergen(*replace, code=2).err
     assert "whose report shows it" in error
     assert "--as NAME" in error
-    assert (run_copy / "densities" / "vae.safetensors").read_bytes() == before
+    assert file.read_bytes() == before
     scattergen("density", run_copy, "gaussian", "-q", "--overwrite")  # the same again
 
 
@@ -355,7 +435,7 @@ def test_a_refused_density_leaves_the_old_one_and_blocks_nothing(scattergen, run
     args = ["density", run_copy, "mixture", "-q", "--as", "fine", "--set"]
     assert "use at most 150" in scattergen(*args, "n_components=200", code=2).err
     scattergen(*args, "n_components=2")
-    file = run_copy / "densities" / "fine.safetensors"
+    file = stored(run_copy, "densities/fine")
     before = file.read_bytes()
     assert "use at most 150" in scattergen(*args, "n_components=200", "--overwrite", code=2).err
     assert file.read_bytes() == before
@@ -528,7 +608,7 @@ def test_ctrl_c_says_whether_work_is_kept(scattergen, digits, tiny, fitted, run_
     result = scattergen("sample", fitted, "--out", run_copy / "a.npz", "-q", code=130)
     assert result.err == "interrupted: run it again.\n"
     monkeypatch.setattr(sg.GenerativeScatteringNetwork, "fit", interrupted)
-    fit = ["fit", digits, "--out", run_copy, "-q", "--overwrite", *tiny]
+    fit = ["fit", digits, "--out", run_copy, "-q", "--overwrite", "--seed", 1, *tiny]
     assert "the same command continues where it stopped" in scattergen(*fit, code=130).err
 
 

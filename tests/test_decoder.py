@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from scattergen.decoder import Decoder
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.errors import InputError
-from scattergen.presets import CELEBA_PRESETS, preset
+from scattergen.stages.presets import CELEBA_PRESETS, preset
 
 
 class Generator(nn.Module):
@@ -336,12 +336,13 @@ def test_presets_train_and_resume(name, side, tmp_path):
         raise StopError
 
     whole = new()
-    history = fit_decoder(whole, z, x, **how)
+    training = DecoderTraining(**how)
+    history = training.fit(whole, z, x)
     assert history[-1]["loss"] < history[0]["loss"]
     with pytest.raises(StopError):
-        fit_decoder(new(), z, x, **how, checkpoint=tmp_path / "c", on_epoch=stop)
+        training.fit(new(), z, x, checkpoint=tmp_path / "c", on_epoch=stop)
     resumed = new()
-    fit_decoder(resumed, z, x, **how, checkpoint=tmp_path / "c")
+    training.fit(resumed, z, x, checkpoint=tmp_path / "c")
     for key, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[key]), key
     images = whole.decode(z[:2])

@@ -10,7 +10,6 @@ from scipy import stats
 from scipy.spatial.distance import pdist, squareform
 
 import scattergen as sg
-from scattergen.diagnosing import diagnose_run
 from scattergen.diagnostics import (
     classifier_dependence,
     classifier_normality,
@@ -24,6 +23,7 @@ from scattergen.diagnostics import (
 from scattergen.diagnostics.joint_normality import epps_pulley
 from scattergen.diagnostics.monte_carlo import monte_carlo_pvalues
 from scattergen.errors import InputError
+from scattergen.pipeline.diagnose import diagnose_run
 from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map
 from scattergen.runs import RunFolder
 

@@ -16,9 +16,10 @@ import distributed_work
 from scattergen.errors import InputError, ScattergenError
 from scattergen.processes import ALONE, Layout, supervise
 from scattergen.runs import RunFolder
+from scattergen.runs.index import read_index
+from scattergen.runs.locks import is_free
 from scattergen.tensor_files import read_tensors
-from scattergen.training import train
-from small_trainings import assert_same_bits, data, one_module
+from small_trainings import assert_same_bits, data, one_module, train
 
 WORK = Path(distributed_work.__file__)
 
@@ -125,6 +126,12 @@ def test_what_one_rank_cannot_do_stops_all_with_one_message(shared):
     assert "do not all see the same images" in messages["other images"]
 
 
+def test_what_rank_0_finds_all_find(shared):
+    # Made twice, found twice, made again for damage, found: the same in all, as is tested above.
+    found = part(shared[0], "stages")["calls"].tolist()
+    assert found == [[1, 0], [1, 1], [2, 0], [1, 1], [3, 0], [3, 1]]
+
+
 def test_sums_and_broadcasts(shared):
     found, w = part(shared[0], "messages_between"), len(shared)
     assert found["sum"].tolist() == [0.0, w * (w + 1) / 2, w * (w + 1.0)]
@@ -178,6 +185,17 @@ def ranks_of(process):
         for pid, environment in environments.items()
     }
     return [ranks[i] for i in range(len(ranks))]
+
+
+def wait_for_ranks(process, n, within=60.0):
+    """Process numbers of the ranks, as soon as all are there."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if len(pids := children.read_text().split()) == n:
+            return [int(pid) for pid in pids]
+        time.sleep(0.02)
+    raise AssertionError(f"there are not {n} processes")
 
 
 def assert_gone(pids, within=5.0):
@@ -266,8 +284,50 @@ def test_a_stopped_fit_leaves_no_process(fit, tmp_path, number, code):
     assert_gone(pids)
     assert "Traceback" not in err
     assert ("interrupted: the same command continues" in err) == (number == signal.SIGINT)
-    with RunFolder.open(run).locked():  # nobody holds it any more
-        pass
+    locks = [*run.glob("work/*/lock"), run / ".scattergen-lock"]
+    assert len(locks) > 1
+    assert all(is_free(lock) for lock in locks)
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("stage", ["codes", "decoder"])
+def test_a_stage_that_another_fit_makes_stops_all_processes(uninterrupted, fit, tmp_path, stage):
+    whole, run = RunFolder.open(uninterrupted[0]), tmp_path / "run"
+    other = RunFolder.start(run, whole.options)
+    with other.working(stage, whole.key(stage)):
+        process = start(*fit, "--out", run, "--devices", "2")
+        pids = wait_for_ranks(process, 2)
+        err = finish(process, 2)[1]
+        assert_gone(pids)
+        assert err.splitlines()[-1] == (
+            f"error: Another process is writing to {run} (it makes {stage}): wait for it to "
+            "finish, or stop it."
+        )
+        assert err.count("error:") == 1
+        assert "Traceback" not in err
+        # What the other one needs is still there, and so is what was finished before.
+        other.write("made", "0" * 16, {}, None)
+    expected = ["encoder", "codes", "linear"] if stage == "decoder" else []
+    assert [*RunFolder.open(run).stages] == expected
+
+
+@pytest.mark.slow
+@needs_proc
+def test_stages_that_run_json_does_not_name_are_found_for_all(uninterrupted, fit, tmp_path):
+    run = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    index = read_index(run)
+    index.current.stages.clear()
+    index.write(run)
+    process = start(*fit, "--out", run, "--devices", "2")
+    for name in ("encoder", "codes", "linear", "decoder"):
+        wait_for(process, f"{name}: done before")
+    wait_for(process, "sampling")  # which rank 0 begins when the others have left
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)
+    found, before = RunFolder.open(run), RunFolder.open(uninterrupted[0])
+    assert [*found.stages] == ["encoder", "codes", "linear", "decoder"]
+    assert all(found.digest(name) == before.digest(name) for name in found.stages)
 
 
 def test_an_error_of_all_ranks_is_printed_once(tmp_path):

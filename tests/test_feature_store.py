@@ -12,7 +12,7 @@ from scattergen.encoder import feature_store
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import ScattergenError
 from scattergen.progress import SILENT
-from scattergen.runs import RunFolder, Stages
+from scattergen.runs import Result, RunFolder, Stages
 from scattergen.scattering.filters import filter_bank
 
 N, D, CHUNK = 50, 8, 7
@@ -231,13 +231,23 @@ def test_only_chunks_are_ever_deleted(folder):
     assert beside.read_text() == "mine"
 
 
-def test_what_a_stage_kept_with_other_options_is_deleted(tmp_path):
-    stages = Stages(RunFolder.start(tmp_path / "run", {}), SILENT)
-    old, new = (stages.folder("codes", {"J": J}) for J in (1, 2))
-    everything(on_disk(old))
-    everything(on_disk(new))
-    assert stages.folder("codes", {"J": 2}) == new
-    assert [file.name for file in new.parent.iterdir()] == [new.name]
+def test_what_a_stage_kept_is_deleted_once_it_is_made_or_no_longer_of_use(tmp_path):
+    run = RunFolder.start(tmp_path / "run", {})
+    stages = Stages(run, SILENT)
+    first, second, third = (stages.key("codes", {"J": J}) for J in (1, 2, 3))
+    for key in (first, second):
+        with stages.working("codes", key) as folder:
+            everything(on_disk(folder))
+    with stages.working("codes", first) as folder:
+        compute = Counting()
+        everything(on_disk(folder, compute))
+        assert compute.computed == []
+    stages.get("codes", {"J": 2}, lambda _: Result({}))
+    assert [one.name for one in (run.path / "work").iterdir()] == [first]
+    with stages.working("codes", third) as folder:
+        everything(on_disk(folder))
+        run.note("report", "0" * 16, {}, ["codes"])  # which ends a fit
+        assert [one.name for one in (run.path / "work").iterdir()] == [third]  # it is in use
 
 
 def test_where_features_are_kept_by_themselves(folder):

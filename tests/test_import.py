@@ -10,11 +10,13 @@ import pytest
 
 import scattergen
 from scattergen.cli import diagnosing, looking
-from scattergen.diagnosing import CODES, COMPONENTS
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
-from scattergen.evaluating import FeatureName
+from scattergen.pipeline.diagnose import CODES, COMPONENTS
+from scattergen.pipeline.evaluate import FeatureName
 
-SLOW = {"torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "safetensors"}
+SLOW = {
+    "torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "safetensors", "jinja2",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,11 @@ def test_nothing_slow_is_imported_before_it_is_needed(code):
     modules = json.loads(done.stdout.splitlines()[-1])
     assert "scattergen" in modules
     assert not SLOW.intersection(modules)
+
+
+def test_templates_are_for_those_who_make_a_page():
+    code = "import sys, scattergen.paper, scattergen.report\nassert 'jinja2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_public_name_is_there():

@@ -4,14 +4,14 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.decoder import fit as decoder_fit
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder import augmentation
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
-from scattergen.previewing import Preview
+from scattergen.stages.preview import Preview
 
 
 def discs(n: int, size: tuple[int, int] = (16, 16), seed: int = 0) -> torch.Tensor:
@@ -46,10 +46,11 @@ def test_untrained_it_is_least_squares_at_any_size(size):
 @pytest.mark.parametrize("loss", ["pixels", "scattering"])
 def test_training_beats_least_squares_on_images_that_it_has_not_seen(loss):
     x, encoder, z, decoder = made()
-    history = fit_decoder(
-        decoder, z, x, epochs=20, batch_size=16, learning_rate=1e-2, loss=loss, flips=True,
-        encoder=encoder, patience=20, precision="float32",
+    training = DecoderTraining(
+        epochs=20, batch_size=16, learning_rate=1e-2, loss=loss, flips=True, patience=20,
+        precision="float32",
     )  # fmt: skip
+    history = training.fit(decoder, z, x, encoder=encoder)
     unseen = discs(100, seed=1)
     codes = encoder.transform(unseen)
     ours = psnr(unseen, decoder.decode(codes)).mean()
@@ -60,16 +61,16 @@ def test_training_beats_least_squares_on_images_that_it_has_not_seen(loss):
 def test_it_ends_no_worse_than_it_began():
     """A learning rate that ruins it leaves least squares."""
     x, _, z, decoder = made(60)
-    fit_decoder(
-        decoder, z, x, epochs=2, batch_size=16, learning_rate=30.0, patience=2,
-        precision="float32",
-    )  # fmt: skip
+    training = DecoderTraining(
+        epochs=2, batch_size=16, learning_rate=30.0, patience=2, precision="float32"
+    )
+    training.fit(decoder, z, x)
     assert torch.allclose(decoder.decode(z), decoder.linear.decode(z), atol=1e-6)
 
 
 def test_an_image_does_not_depend_on_the_others_of_its_batch():
     x, _, z, decoder = made(60)
-    fit_decoder(decoder, z, x, epochs=1, batch_size=16, precision="float32")
+    DecoderTraining(epochs=1, batch_size=16, precision="float32").fit(decoder, z, x)
     alone = torch.cat([decoder.decode(z[i : i + 1]) for i in range(5)])
     # Products of other sizes round otherwise.
     assert torch.allclose(decoder.decode(z)[:5], alone, atol=1e-5)
@@ -123,10 +124,10 @@ def test_codes_of_another_model_are_refused():
 
 def test_shortened_codes_keep_leading_components_only():
     generator = torch.Generator().manual_seed(0)
-    kept = decoder_fit._shortening(4000, 64, 0.5, generator)
+    kept = augmentation.shortening(4000, 64, 0.5, generator)
     counts = kept.sum(1)
     assert torch.equal(kept, torch.arange(64) < counts[:, None])  # ones, then zeros
-    assert counts.min() == decoder_fit.fewest_leading(64)
+    assert counts.min() == augmentation.fewest_leading(64)
     # Half are shortened, but for the one in hundreds that keeps all 64 by chance: five deviations.
     assert (counts < 64).float().mean() == pytest.approx(0.5, abs=5 * (0.25 / 4000) ** 0.5 + 0.01)
     # As often in each of the octaves from 4 to 64.
@@ -139,10 +140,11 @@ def test_a_decoder_of_shortened_codes_is_better_on_few_components():
     shortened = LocalDecoder(plain.linear, (16, 8, 8))
     shortened.load_state_dict(plain.state_dict())
     for decoder, share in ((plain, 0.0), (shortened, 0.7)):
-        fit_decoder(
-            decoder, z, x, epochs=15, batch_size=16, learning_rate=1e-2, loss="scattering",
-            shortened=share, precision="float32",
+        training = DecoderTraining(
+            epochs=15, batch_size=16, learning_rate=1e-2, loss="scattering", shortened=share,
+            precision="float32",
         )  # fmt: skip
+        training.fit(decoder, z, x)
     unseen = discs(100, seed=1)
     few = encoder.transform(unseen) * (torch.arange(40) < 6)
     errors = [(unseen - decoder.decode(few)).abs().mean() for decoder in (plain, shortened)]
@@ -154,7 +156,7 @@ def test_a_preview_shows_the_decoder_as_far_as_it_is_trained(tmp_path):
     preview = Preview(tmp_path / "preview.png", x, z, decoder.linear)
     preview(decoder)
     before = (tmp_path / "preview.png").read_bytes()
-    fit_decoder(decoder, z, x, epochs=1, batch_size=16, precision="float32")
+    DecoderTraining(epochs=1, batch_size=16, precision="float32").fit(decoder, z, x)
     preview(decoder)
     assert (tmp_path / "preview.png").read_bytes() != before
     with Image.open(tmp_path / "preview.png") as picture:

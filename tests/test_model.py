@@ -14,16 +14,11 @@ import torch
 
 import scattergen as sg
 from scattergen import InputError, RunFolderError, ScattergenError
-from scattergen.datasets import Dataset, ImageArray, mnist
+from scattergen.datasets import ClassLabels, Dataset, ImageArray, mnist
 from scattergen.decoder import Decoder
 from scattergen.decoder import fit as decoder_fit
-from scattergen.decoder.fit import (
-    OverfittingWarning,
-    _warn_of_overfitting,
-    augment,
-    check_training,
-    fit_decoder,
-)
+from scattergen.decoder.augmentation import augment
+from scattergen.decoder.fit import DecoderTraining, OverfittingWarning, _warn_of_overfitting
 from scattergen.densities import (
     DENSITIES,
     Gaussian,
@@ -34,10 +29,11 @@ from scattergen.densities import (
 from scattergen.diagnostics import component_grid
 from scattergen.encoder import ScatteringEncoder
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.options import build, check_options
-from scattergen.presets import override, preset
 from scattergen.runs import RunFolder
+from scattergen.stages.options import build, check_options
+from scattergen.stages.presets import override, preset
 
+KEY = "0123456789abcdef"
 OPTIONS = {
     "encoder": {"J": 1, "n_components": 8},
     "decoder": {"channels": [8, 4], "momentum": 0.5},
@@ -339,9 +335,10 @@ def _with_another_decoder(model):
 
 def test_saving_anew_does_not_continue_an_unfinished_replacement(model, tmp_path):
     model.save(tmp_path / "run")
-    begun = RunFolder.start(tmp_path / "run", model.options, overwrite=True)
-    begun.write("decoder", {"wrong": torch.ones(2)}, {})
-    begun.write("codes", {"codes": torch.ones(2)}, {})
+    other = {**model.options, "seed": 1}
+    begun = RunFolder.start(tmp_path / "run", other, overwrite=True)
+    begun.write("decoder", KEY, {"wrong": torch.ones(2)}, {})
+    begun.write("codes", KEY, {"codes": torch.ones(2)}, {})
     model.save(tmp_path / "run", overwrite=True)
     assert same_model(sg.load(tmp_path / "run"), model)
     assert not RunFolder.open(tmp_path / "run").has("codes")
@@ -424,13 +421,38 @@ def test_seeds_that_are_no_whole_numbers(model, images, seed):
 def test_a_fit_in_a_folder_continues(images, model, tmp_path):
     run = RunFolder.start(tmp_path / "run", OPTIONS)
     GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
-    run.forget("decoder")
+    run.file("decoder").unlink()
     shutil.rmtree(tmp_path / "run" / "densities")
-    for name in ("gaussian", "mixture"):
-        run.forget(f"densities/{name}")
-    again = GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+    with pytest.warns(UserWarning, match="is missing or damaged: it is made again") as warned:
+        again = GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+    assert len(warned) == 3
     assert same_model(again, model)
     assert same_model(sg.load(tmp_path / "run"), model)
+
+
+@pytest.mark.parametrize("with_codes", [False, True])
+def test_a_density_kept_in_a_run_is_that_of_the_codes_it_is_given(
+    model, images, tmp_path, with_codes
+):
+    own = GenerativeScatteringNetwork(model.encoder, model.decoder)
+    z, labels = model.encode(images), torch.arange(len(images)) % 2
+    run = RunFolder.start(tmp_path / "run", OPTIONS)
+    if with_codes:
+        GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+    else:
+        own.save(tmp_path / "run", overwrite=True)
+        run = RunFolder.open(tmp_path / "run")
+    keep = {"stored_as": "mine", "run": run}
+    for some in ((z[:60],), (z[60:],), (z, labels), (z, ClassLabels(1 - labels, ("1", "0")))):
+        own.fit_density("gaussian", *some, **keep, overwrite=True)
+        assert torch.equal(
+            own.sample_codes(5, "mine"), own.fit_density("gaussian", *some).sample(5)
+        )
+        assert torch.equal(
+            sg.load(tmp_path / "run").sample_codes(5, "mine"), own.sample_codes(5, "mine")
+        )
+        again = own.fit_density("gaussian", *some, **keep)
+        assert torch.equal(again.sample(5), own.sample_codes(5, "mine"))
 
 
 def test_tensors_of_another_model_are_refused(model, tmp_path):
@@ -438,7 +460,7 @@ def test_tensors_of_another_model_are_refused(model, tmp_path):
     model.save(tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
     tensors, keywords = run.read("encoder")
-    run.write("encoder", tensors, {**keywords, "n_components": 9})
+    run.write("encoder", run.key("encoder"), tensors, {**keywords, "n_components": 9})
     with pytest.raises(RunFolderError, match=r"does not fit its options.*--overwrite"):
         sg.load(tmp_path / "run")
 
@@ -578,7 +600,7 @@ def test_augmented_training_needs_the_encoder_and_is_reproducible(model, images)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             decoder = Decoder(8, (1, 16, 16), channels=(8, 4))
-        fit_decoder(decoder, z, images, epochs=1, encoder=encoder, **how)
+        DecoderTraining(epochs=1, **how).fit(decoder, z, images, encoder=encoder)
         return decoder
 
     with pytest.raises(InputError, match="pass the encoder too"):
@@ -600,7 +622,7 @@ def test_training_on_mirrored_images_draws_one_of_each_pair(model, images, monke
         shares.append(far.any(1).float().mean().item())
         return 2 * (near.float() @ images.flatten(1) + far.float() @ images.flip(3).flatten(1)) - 1
 
-    def look(modules, losses, data, **how):
+    def look(modules, losses, data, *_, **__):
         batch = data[torch.arange(len(data))]
         decoder = {"decoder": lambda z: exact(z).view(-1, *images.shape[1:])}
         error = losses["decoder"](decoder, batch, torch.Generator().manual_seed(0))
@@ -609,7 +631,7 @@ def test_training_on_mirrored_images_draws_one_of_each_pair(model, images, monke
 
     monkeypatch.setattr(decoder_fit, "train", look)
     decoder = Decoder(8, (1, 16, 16), channels=(8, 4))
-    fit_decoder(decoder, plain, images, encoder=model.encoder, flips=True)
+    DecoderTraining(flips=True).fit(decoder, plain, images, encoder=model.encoder)
     assert 0.2 < shares[0] < 0.8  # of some fifty fair coins
 
 
@@ -630,8 +652,9 @@ def test_mirrored_images_are_encoded_once(model, images, tmp_path, monkeypatch):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             decoder = Decoder(8, (1, 16, 16), channels=(8, 4))
-        how = {"epochs": 2, "n_validation": 3, "encoder": model.encoder, "on_epoch": stop} | how
-        fit_decoder(decoder, codes, images, checkpoint=checkpoint, **how)
+        training = DecoderTraining(epochs=2, n_validation=3, **how)
+        keep = {"checkpoint": checkpoint, "on_epoch": stop}
+        training.fit(decoder, codes, images, encoder=model.encoder, **keep)
         return decoder
 
     whole = fitted(flips=True)
@@ -653,7 +676,7 @@ def test_a_growing_gap_is_warned_about_once(images):
     with pytest.warns(
         OverfittingWarning, match=r"dB better than validation images.*shifts"
     ) as found:
-        fit_decoder(decoder, codes, images[:40], epochs=40, batch_size=8)
+        DecoderTraining(epochs=40, batch_size=8).fit(decoder, codes, images[:40])
     assert len(found) == 1
 
 
@@ -677,7 +700,7 @@ def test_a_decoder_that_generalises_is_not_warned_about():
     decoder = Decoder(2, (1, 16, 16), channels=(8, 4), momentum=0.5)
     codes = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
     brightness = codes[:, :1].sigmoid()[:, :, None, None].expand(-1, 1, 16, 16).contiguous()
-    fit_decoder(decoder, codes, brightness, epochs=6, batch_size=16)
+    DecoderTraining(epochs=6, batch_size=16).fit(decoder, codes, brightness)
 
 
 @pytest.mark.parametrize(
@@ -691,12 +714,12 @@ def test_a_decoder_that_generalises_is_not_warned_about():
 )
 def test_training_options_out_of_range(options, message):
     with pytest.raises(InputError, match=message):
-        check_training(10, options)
+        DecoderTraining(**options).check(10)
 
 
 def test_as_many_codes_as_images(model, images):
     with pytest.raises(InputError, match="119 codes"):
-        fit_decoder(model.decoder, torch.zeros(119, 8), images)
+        DecoderTraining().fit(model.decoder, torch.zeros(119, 8), images)
 
 
 # The visualisation matrix
@@ -725,10 +748,11 @@ def test_mixtures_of_earlier_runs_are_read(model, images, tmp_path, by_class):
     tensors, metadata = run.read("densities/old")
     keywords = metadata["hyperparameters"]
     (keywords["keywords"] if by_class else keywords).update(covariance="full", rank=32)
-    run.write("densities/old", tensors, metadata)
+    key = run.key("densities/old")
+    run.write("densities/old", key, tensors, metadata)
     assert torch.equal(sg.load(tmp_path / "run").densities["old"].sample(5), expected)
     (keywords["keywords"] if by_class else keywords).update(covariance="low_rank")
-    run.write("densities/old", tensors, metadata)
+    run.write("densities/old", key, tensors, metadata)
     with pytest.raises(RunFolderError, match=r'no option "covariance".*scattergen density'):
         sg.load(tmp_path / "run")
     del model.densities["old"]

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen import estimating, leading_choice
 from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.errors import InputError
-from scattergen.estimating import epochs_within, estimate_fit, parse_time
+from scattergen.evaluation.judgement import Judgement, Row, best_of, in_words
 from scattergen.evaluation.tables import Estimate
-from scattergen.judging import Judgement, Row, best_of, in_words, judge
-from scattergen.leading_choice import choose_leading
-from scattergen.presets import preset
+from scattergen.pipeline import estimate as estimating
+from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
+from scattergen.pipeline.judge import judge
 from scattergen.runs import RunFolder
+from scattergen.stages import leading as leading_choice
+from scattergen.stages.leading import choose_leading
+from scattergen.stages.presets import preset
 
 
 def shapes(n: int, seed: int = 0) -> np.ndarray:
@@ -180,7 +182,7 @@ def test_less_time_makes_fewer_epochs(monkeypatch):
 
 
 def test_a_run_keeps_the_epochs_that_it_began_with(archive, scattergen, tmp_path, monkeypatch):
-    from scattergen import fitting
+    from scattergen.pipeline import fit as fitting
 
     monkeypatch.setattr(fitting, "epochs_within", lambda *_: 2)
     small = ["--densities", "gaussian", "--set", "encoder.n_components=8", "--max-time", "5m"]

@@ -16,8 +16,7 @@ from PIL import Image
 from scattergen.datasets import ImageFolder, open_dataset, prefetched
 from scattergen.datasets.worker_processes import WorkerProcesses
 from scattergen.errors import InputError, ScattergenError
-from scattergen.training import train
-from small_trainings import assert_same_bits, data, one_module, parameters
+from small_trainings import assert_same_bits, data, one_module, parameters, train
 
 
 def readers():

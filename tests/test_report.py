@@ -27,7 +27,6 @@ from scattergen.report import (
     save_image_grid,
     write_fit_report,
 )
-from scattergen.report.html import Page, table, tag
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
 from scattergen.report.plots import DARK, cumulative_variance, figure_png, rejections_by_n
 
@@ -242,13 +241,18 @@ def test_curves_survive_degenerate_facts():
     np.testing.assert_allclose(line.get_ydata(), [60, 80], rtol=1e-12)
 
 
-def test_everything_from_outside_is_escaped():
+def test_everything_from_outside_is_escaped(tmp_path):
     attack = "<script>alert('x')</script>\"&"
-    page = Page(attack, eyebrow=attack)
-    page.section(attack, tag("p", attack, title=attack), page.figure(attack, attack), note=attack)
-    text = page.render()
+    facts = FitReport(
+        attack, (1, 28, 28), n_train=9, version=attack, command=attack, config={attack: attack},
+        machine={attack: attack}, stages=[(attack, 1.0)],
+        densities=[DensityEntry(attack, {attack: attack}, 1.0, images(4), layers=attack)],
+    )  # fmt: skip
+    text = written(facts, tmp_path)
     assert "<script" not in text
-    assert Checker(text).text.count(attack) == 8  # tab, eyebrow, h1, h2, note, p, figure, caption
+    # Tab, heading and eyebrow; the density above all, with its samples (name, option, value,
+    # layers) and in the table; command and stage; data set, option and value, machine (2), version.
+    assert Checker(text).text.count(attack) == 3 + 1 + 4 + 1 + 2 + 6
 
 
 def test_the_page_is_well_formed_and_loads_nothing(folder):
@@ -364,10 +368,3 @@ def test_names_of_densities_cannot_leave_the_folder(tmp_path):
 
 def test_the_same_facts_make_the_same_page(facts, folder, tmp_path):
     assert written(facts, tmp_path) == (folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_columns_of_text_are_aligned_as_such() -> None:
-    made = table(["", "count", "remedy"], [["a", 3, "use more"], ["b", "-1.5", "all of them"]])
-    assert '<td class="text">use more</td>' in made
-    assert "<td>3</td>" in made
-    assert '<th scope="col" class="text">remedy</th>' in made

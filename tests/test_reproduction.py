@@ -38,16 +38,16 @@ from scattergen.paper.leading_components import (
     correlation_ratio,
 )
 from scattergen.paper.material import Material, Trials
+from scattergen.paper.measured import Measured, measured
 from scattergen.paper.nonlinear_dependence import _finding as dependence_finding
 from scattergen.paper.normality_counts import _finding as normality_finding
 from scattergen.paper.pixel_baselines import measure as train_pixels
-from scattergen.paper.stage_cache import Measured, StageCache
 from scattergen.paper.training_time import _finding as training_finding
 from scattergen.paper.training_time import refits_to_win, time_to_reach
 from scattergen.progress import SILENT
-from scattergen.report.draft import number
-from scattergen.runs import LAST_STAGE, RunFolder, place
-from scattergen.tensor_files import read_tensors
+from scattergen.runs import LAST_STAGE, RunFolder, Stages, layout
+from scattergen.runs.index import read_index
+from scattergen.wording import number
 from test_report import Checker
 
 TINY = Effort(
@@ -57,7 +57,7 @@ PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
 NO_NUMBERS = (
     "runs/", "processes/", "files.py", "tensor_files.py", "progress.py", "terminal.py",
-    "keywords.py", "errors.py", "report/run_report.py", "paper/stage_cache.py",
+    "keywords.py", "errors.py", "machine.py", "paper/measured.py",
 )  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
@@ -88,10 +88,31 @@ def material(fitted, digits):
     return Material(RunFolder.open(fitted), open_dataset(digits), TINY, 0, "cpu", SILENT)
 
 
-def cached(run):
-    return {
-        path.stem: path for path in (Path(run) / "reproduction" / "quick").glob("*.safetensors")
-    }
+def cached(path):
+    """Stage to its file, of those that a run folder names."""
+    run = RunFolder.open(path)
+    return {key.removeprefix("quick-"): run.file(f"paper/{key}") for key in run.names("paper")}
+
+
+def facts_of(path, stage):
+    return RunFolder.open(path).read(f"paper/quick-{stage}")[1]["facts"]
+
+
+def forget(path, *stages):
+    """Make a run as it was before stages were finished."""
+    index, run = read_index(path), RunFolder.open(path)
+    for stage in stages:
+        if run.has(stage):
+            run.file(stage).unlink()
+        del index.current.stages[stage]
+    index.write(path)
+
+
+def rewrite(path, stage, **tensors):
+    """Give a stage of a run other tensors, as if another run had been fitted."""
+    run = RunFolder.open(path)
+    before, metadata = run.read(stage)
+    run.write(stage, run.key(stage), {**before, **tensors}, metadata, run.stages[stage])
 
 
 def test_the_page_is_whole_and_loads_nothing(reproduced):
@@ -122,7 +143,7 @@ def test_the_papers_numbers_stand_beside_ours(reproduced):
     page = Checker(reproduced.page.read_text(encoding="utf-8")).text
     for words in ("the paper ? 41 12 35 16", "31 0.", "27 h 45 min", "73 h", "vae (Table 2) 0.001"):
         assert words in page
-    facts = read_tensors(cached(reproduced.page.parent)["normality_counts"])[1]["facts"]
+    facts = facts_of(reproduced.page.parent, "normality_counts")
     for test, name in (("K2", "D’Agostino K²"), ("JB", "Jarque–Bera")):
         plain, corrected = (facts[kind]["test"][test] for kind in ("counts", "corrected"))
         theirs = {"K2": "41 12", "JB": "35 16"}[test]
@@ -155,8 +176,8 @@ def test_killed_between_stages_it_continues(reproduced_copy, digits, monkeypatch
     files = cached(reproduced_copy)
     assert files.keys() == STAGES
     kept = {name: path.stat().st_mtime_ns for name, path in files.items()}
-    for name in ("gaussian_marginals", "central_limit"):
-        files[name].unlink()
+    last_two = ("gaussian_marginals", "central_limit")
+    forget(reproduced_copy, *(f"paper/quick-{name}" for name in last_two))
     stages = dict(orchestration.STAGES)
 
     def killed(*arguments):
@@ -172,7 +193,7 @@ def test_killed_between_stages_it_continues(reproduced_copy, digits, monkeypatch
     reproduce_run(reproduced_copy, data, effort=TINY)
     now = {name: path.stat().st_mtime_ns for name, path in cached(reproduced_copy).items()}
     changed = {name for name in STAGES if now[name] != kept[name]}
-    assert changed == {"gaussian_marginals", "central_limit"}
+    assert changed == {*last_two}
 
 
 def test_stages_depend_on_what_they_use(run_copy, digits):
@@ -184,17 +205,13 @@ def test_stages_depend_on_what_they_use(run_copy, digits):
     def changed(before):
         return {name for name, value in depends().items() if value != before[name]}
 
-    before, run = depends(), RunFolder.open(run_copy)
-    tensors, metadata = run.read("densities/gan")
-    with run.locked():
-        name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
-        run.write("densities/gan", {**tensors, name: tensors[name] + 1}, metadata)
+    before, tensors = depends(), RunFolder.open(run_copy).read("densities/gan")[0]
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    rewrite(run_copy, "densities/gan", **{name: tensors[name] + 1})
     using_densities = {"density_samples", "nonlinear_dependence", "raw_coefficients", OTHER}
     assert changed(before) == using_densities
-    before, run = depends(), RunFolder.open(run_copy)
-    tensors, metadata = run.read("codes")
-    with run.locked():
-        run.write("codes", {**tensors, "codes": -tensors["codes"]}, metadata)
+    before = depends()
+    rewrite(run_copy, "codes", codes=-RunFolder.open(run_copy).read("codes")[0]["codes"])
     using_codes = {
         "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
         "nonlinear_dependence", "raw_coefficients", "stability", "latent_prior", OTHER,
@@ -202,37 +219,154 @@ def test_stages_depend_on_what_they_use(run_copy, digits):
     assert changed(before) == using_codes
 
 
-def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(tmp_path):
+@pytest.fixture
+def stages(tmp_path):
+    """Those of a run that holds nothing yet."""
+    return Stages(RunFolder.start(tmp_path / "run", {"seed": 0}), SILENT)
+
+
+def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stages, monkeypatch):
     calls = []
 
     def measure(work):
         calls.append(work)
-        work.mkdir(parents=True)
         (work / "progress").touch()
         return Measured({"calls": len(calls), "pair": (1, 2)}, {"x": torch.ones(2)})
 
-    cache = StageCache(tmp_path)
-    first = cache.get("stage", {"n": 1}, measure)
+    def get(n):
+        return measured(stages, "stage", {"n": n}, measure)
+
+    first, found = get(1)
+    assert not found
     assert first.facts == {"calls": 1, "pair": [1, 2]}  # as from the file
     assert first.seconds > 0
     assert first.machine["torch"] == torch.__version__
-    assert not (tmp_path / "unfinished" / "stage").exists()
-    assert cache.get("stage", {"n": 1}, measure).facts == first.facts
-    assert cache.get("stage", {"n": 2}, measure).facts["calls"] == 2
-    file = tmp_path / "stage.safetensors"
+    assert not (stages.run.path / "work").exists()
+    again, found = get(1)
+    assert found
+    for name in ("facts", "seconds", "machine"):
+        assert getattr(again, name) == getattr(first, name)
+    assert torch.equal(again.tensors["x"], torch.ones(2))
+    assert get(2)[0].facts["calls"] == 2
+    file = stages.run.file("paper/stage")
     file.write_bytes(file.read_bytes()[:-1])
-    assert cache.get("stage", {"n": 2}, measure).facts["calls"] == 3
-    assert cache.computed == ["stage"] * 3
+    with pytest.warns(UserWarning, match=rf"{file.name} is missing or damaged: it is made again"):
+        assert get(2)[0].facts["calls"] == 3
+    file.unlink()
+    with pytest.warns(UserWarning, match=rf"{file.name} is missing or damaged: it is made again"):
+        assert get(2)[0].facts["calls"] == 4
+    assert get(2)[1]
+    monkeypatch.setattr(sg, "__version__", "another")
+    assert get(2)[0].facts["calls"] == 5
+
+
+def test_a_stage_that_was_killed_finds_its_progress_again(stages):
+    found = []
+
+    def measure(work):
+        found.append((work / "progress").exists())
+        (work / "progress").touch()
+        if len(found) < 4:
+            raise KeyboardInterrupt
+        return Measured({})
+
     # Progress of a stage that depended on something else is of no use.
-    stale = tmp_path / "unfinished" / "stage" / "other"
-    stale.mkdir(parents=True)
+    for n, there in ((1, False), (1, True), (2, False), (1, True)):
+        if len(found) < 3:
+            with pytest.raises(KeyboardInterrupt):
+                measured(stages, "stage", {"n": n}, measure)
+        else:
+            measured(stages, "stage", {"n": n}, measure)
+        assert found[-1] == there
 
-    def failing(work):
-        raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011
-        cache.get("stage", {"n": 4}, failing)
-    assert not stale.exists()
+def test_progress_that_nobody_will_need_is_deleted_with_the_next_stage(run_copy):
+    stages = Stages(RunFolder.open(run_copy), SILENT)
+
+    def killed(work):
+        (work / "progress").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(stages, "stage", {"n": 1}, killed)
+    assert [*run_copy.glob("work/*/progress")]
+    measured(stages, "stage", {"n": 2}, lambda work: Measured({}))
+    assert not (run_copy / "work").exists()
+
+
+def test_what_a_kill_left_of_a_finished_stage_is_deleted_when_it_is_found(stages):
+    measured(stages, "stage", {}, lambda work: Measured({}))
+    left = stages.run.work(stages.run.key("paper/stage"))
+    left.mkdir(parents=True)
+    (left / "progress").touch()
+    assert measured(stages, "stage", {}, lambda work: Measured({}))[1]
+    assert not left.exists()
+
+
+def other_codes(path, *_):
+    rewrite(path, "codes", codes=-RunFolder.open(path).read("codes")[0]["codes"])
+
+
+def other_images(path, monkeypatch, arguments):
+    data = arguments["data"]
+    arguments["data"] = Dataset(data.name, data.train, Subset(data.test, slice(0, 30)))
+
+
+def other_effort(path, monkeypatch, arguments):
+    arguments["effort"] = dataclasses.replace(TINY, n_images=25)
+
+
+def other_seed(path, monkeypatch, arguments):
+    arguments["seed"] = 1
+
+
+def other_version(path, monkeypatch, arguments):
+    monkeypatch.setattr(sg, "__version__", "another")
+
+
+def other_code(path, monkeypatch, arguments):
+    read = Path.read_bytes
+    changed = PACKAGE / "paper" / "distances.py"
+    monkeypatch.setattr(Path, "read_bytes", lambda p: read(p) + (b"#" if p == changed else b""))
+
+
+def nothing_else(path, monkeypatch, arguments):
+    pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        nothing_else, other_codes, other_images, other_effort, other_seed, other_version,
+        other_code,
+    ],
+)  # fmt: skip
+def test_a_reproduction_computes_again_what_depends_on_what_changed(
+    run_copy, digits, monkeypatch, change
+):
+    calls = []
+
+    def measure(material, work):
+        calls.append(work)
+        return Measured({"calls": len(calls)})
+
+    stage = dataclasses.replace(orchestration.STAGES["codes_in_use"], measure=measure)
+    monkeypatch.setattr(orchestration, "STAGES", {"codes_in_use": stage})
+    monkeypatch.setattr(orchestration, "SECTIONS", ())
+    arguments = {"data": open_dataset(digits), "effort": TINY, "seed": 0}
+    reproduce_run(run_copy, **arguments)
+    before = cached(run_copy)["codes_in_use"]
+    page = run_copy / "reproduction-quick.html"
+    change(run_copy, monkeypatch, arguments)
+    again = reproduce_run(run_copy, **arguments)
+    same = change is nothing_else
+    assert len(calls) == (1 if same else 2)
+    assert again.finished_before == same
+    assert facts_of(run_copy, "codes_in_use") == {"calls": len(calls)}
+    # What was computed before is gone, and the page is there.
+    assert before.exists() == same
+    assert page.is_file()
+    assert RunFolder.open(run_copy).finished
 
 
 def test_a_pixel_model_continues_after_a_kill(material, tmp_path, monkeypatch):
@@ -289,14 +423,16 @@ def test_runs_and_data_that_cannot_be_reproduced(scattergen, fitted, run_copy, d
     with pytest.raises(InputError, match="faces has images of 3 × 28 × 28"):
         reproduce_run(fitted, colour, effort=TINY)
     run = RunFolder.open(run_copy)
-    run.write("densities/vae", *run.read("densities/gaussian"))
-    run.write("densities/gan", *run.read("densities/gaussian"))
+    for key in ("vae", "gan"):
+        name = f"densities/{key}"
+        run.write(name, run.key(name), *run.read("densities/gaussian"))
     with pytest.raises(RunFolderError, match=r'"vae" of .* is of the kind gaussian'):
         reproduce_run(run_copy, data, effort=TINY)
-    run.forget("decoder")
+    forget(run_copy, "decoder")
     with pytest.raises(RunFolderError, match="has no decoder"):
         reproduce_run(run_copy, data, effort=TINY)
-    assert not (run_copy / "reproduction").exists()
+    assert not RunFolder.open(run_copy).names("paper")
+    assert not (run_copy / "paper").exists()
 
 
 class Wide(Subset):
@@ -319,19 +455,19 @@ def test_every_file_of_a_run_is_known_as_scattergens_own(
                "--components", 4, "--simulations", 19)  # fmt: skip
     scattergen("density", reproduced_copy, "gaussian", "--as", "another-1.5", "-q")
     there = {str(p.relative_to(reproduced_copy)) for p in reproduced_copy.rglob("*") if p.is_file()}
-    others = {place.INDEX, ".scattergen-lock"}
-    assert there - set(place.own_files(reproduced_copy)) == others
-    assert {
-        "evaluation.json",
-        "reproduction-quick.html",
-        "densities/another-1.5.safetensors",
-    } < there
+    run = RunFolder.open(reproduced_copy)
+    others = {layout.INDEX, layout.LOCK}
+    assert there - set(layout.own_files(reproduced_copy)) == others
+    named = read_index(reproduced_copy).current.named()
+    assert there == others | {layout.METRICS} | named  # so that each goes with its run
+    added = f"densities/another-1.5-{run.key('densities/another-1.5')}.safetensors"
+    assert {"evaluation.json", "reproduction-quick.html", added} < there
 
 
 def test_overwriting_a_run_removes_its_reproduction(scattergen, reproduced_copy, digits, tiny):
     fit = ["fit", digits, "--out", reproduced_copy, "-q", "--overwrite", *tiny]
     scattergen(*fit, "--set", "training.epochs=1")
-    assert not (reproduced_copy / "reproduction").exists()
+    assert not (reproduced_copy / "paper").exists()
     assert not (reproduced_copy / "reproduction-quick.html").exists()
 
 
@@ -593,7 +729,7 @@ def test_a_count_that_comes_near_by_luck_is_measured_again(material, monkeypatch
 
 
 def test_both_settings_of_the_decoder_are_shown(reproduced, material):
-    facts = read_tensors(cached(reproduced.page.parent)[OTHER])[1]["facts"]
+    facts = facts_of(reproduced.page.parent, OTHER)
     # The run of the tests has a decoder of codes of unit norm.
     assert (facts["unit_norm"], material.model.decoder.unit_norm) == (False, True)
     densities = ["gaussian", "vae", "gan", "mixture"]  # the paper’s first
@@ -603,7 +739,7 @@ def test_both_settings_of_the_decoder_are_shown(reproduced, material):
     for setting in (UNIT, PLAIN):
         assert f"none left out, through the decoder of {setting}." in page
         assert f"Decoder of {setting}: decoded codes in which only" in page
-    own = read_tensors(cached(reproduced.page.parent)["density_samples"])[1]["facts"]["rows"]
+    own = facts_of(reproduced.page.parent, "density_samples")["rows"]
     scores = [own["vae"]["distance"], facts["distances"]["vae"]]  # the paper's setting is first
     row = page.index(f"vae {number(scores[0], 2)} {number(scores[1], 2)} ")
     assert page.index("Fréchet distance codes of unit norm codes as they are") < row
@@ -651,7 +787,7 @@ def test_without_the_other_decoder_the_runs_setting_is_shown(material, monkeypat
 
 def test_the_papers_densities_that_a_run_lacks_are_fitted(run_copy, digits, monkeypatch):
     run = RunFolder.open(run_copy)
-    run.forget("densities/gan")
+    forget(run_copy, "densities/gan")
     monkeypatch.setattr(orchestration, "STAGES", {})
     monkeypatch.setattr(orchestration, "SECTIONS", ())
     reproduce_run(run_copy, open_dataset(digits), effort=TINY)
@@ -661,9 +797,7 @@ def test_the_papers_densities_that_a_run_lacks_are_fitted(run_copy, digits, monk
 
 
 def test_an_unfinished_fit_is_not_reproduced(run_copy, digits):
-    run = RunFolder.open(run_copy)
-    run.forget("densities/gan")
-    run.forget(LAST_STAGE)
+    forget(run_copy, "densities/gan", LAST_STAGE)
     with pytest.raises(RunFolderError, match="is an unfinished fit: run the `scattergen fit`"):
         reproduce_run(run_copy, open_dataset(digits), effort=TINY)
     assert not RunFolder.open(run_copy).has("densities/gan")

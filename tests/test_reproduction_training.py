@@ -13,7 +13,7 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.paper import Effort, raw_coefficients, stability, stability_trials
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.page import ReproductionPage
+from scattergen.paper.page import render_page
 from scattergen.paper.plots import rate_curves
 from scattergen.paper.raw_coefficients import _finding as raw_finding
 from scattergen.paper.stability import _finding as stability_finding
@@ -33,9 +33,8 @@ def material(fitted, digits):
 
 
 def text_of(show, name, measured, material):
-    page = ReproductionPage("a page", "command", 0, "0")
-    show(page, {name: measured}, material)
-    return page.findings[0], Checker(page.render("", [])).text
+    section = show({name: measured}, material)
+    return section.finding, Checker(render_page([section], material, "command", 0)).text
 
 
 def changed_by(material, name, **effort):

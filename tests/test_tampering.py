@@ -1,8 +1,9 @@
 """Run folders that somebody tampered with: one sentence, and nothing outside is read or changed.
 
-The run in `golden/run` was fitted before files had checksums, by `scattergen fit` to 50 random 8x8
-images of two classes (J=1, L=2, 4 components, two epochs); its report and pictures are left out.
-Hashes are made to fit, as somebody who tampers would.
+The run in `golden/run` was fitted by version 0.1, before files had checksums, by `scattergen fit`
+to 50 random 8x8 images of two classes (J=1, L=2, 4 components, two epochs); its report and pictures
+are left out.  It is attacked as it is, and as this version stores the same.  Hashes are made to
+fit, as somebody who tampers would.
 """
 
 import errno
@@ -21,21 +22,56 @@ from safetensors.torch import save_file
 
 import scattergen as sg
 from scattergen import files
-from scattergen.densities import Gaussian
+from scattergen.densities import Gaussian, make
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import sha256
+from scattergen.pipeline.diagnose import diagnose_run
 from scattergen.progress import SILENT
-from scattergen.runs import RunFolder, Stages, place, schema
+from scattergen.runs import Result, RunFolder, Stages, layout, schema
 from scattergen.tensor_files import read_tensors, write_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
+KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
 pytestmark = pytest.mark.timeout(60)  # what hangs shall not hang for long
 
 
+def made_from(name):
+    """What a stage of the run was made from."""
+    return {"encoder": [], "codes": ["encoder"]}.get(name, ["codes"])
+
+
+@pytest.fixture(scope="session")
+def stored_anew(tmp_path_factory):
+    """The run of version 0.1 as this version stores it, not to be changed."""
+    old = RunFolder.open(GOLDEN)
+    run = RunFolder.start(tmp_path_factory.mktemp("format-2") / "run", old.options)
+    for name, facts in old.stages.items():
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        if name == "report":
+            run.note(name, key, facts, [*run.stages])
+        else:
+            stored = old.read(name) if old.has(name) else ({}, None)
+            run.write(name, key, *stored, facts, {one: run.key(one) for one in made_from(name)})
+    shutil.copy(GOLDEN / "metrics.jsonl", run.path)
+    return run.path
+
+
 @pytest.fixture
-def run(tmp_path):
-    """A finished run, to be tampered with."""
+def old(tmp_path):
+    """A finished run of version 0.1, to be tampered with."""
     return shutil.copytree(GOLDEN, tmp_path / "above" / "run")
+
+
+@pytest.fixture
+def new(stored_anew, tmp_path):
+    """A finished run of this version, to be tampered with."""
+    return shutil.copytree(stored_anew, tmp_path / "above" / "run")
+
+
+@pytest.fixture(params=["old", "new"])
+def run(request):
+    """A finished run, to be tampered with."""
+    return request.getfixturevalue(request.param)
 
 
 def index(run):
@@ -44,21 +80,41 @@ def index(run):
 
 
 def seal(run, content):
+    version = json.loads((run / "run.json").read_text())["format"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (run / "run.json").write_text(json.dumps({"format": 1, **content, "digest": digest}))
+    (run / "run.json").write_text(json.dumps({"format": version, **content, "digest": digest}))
+
+
+def change(content, at, value):
+    """Change what is at a place, such as "options data limit"."""
+    *names, last = at.split(" ")
+    for name in names:
+        content = content[name]
+    content[last] = value
+
+
+def file_of(run, name):
+    return RunFolder.open(run).file(name)
 
 
 def rewrite(run, name, tensors=None, metadata=...):
     """Other tensors or metadata, with hashes that fit."""
-    path = run / f"{name}.safetensors"
+    path = file_of(run, name)
     old, kept = read_tensors(path)
-    write_tensors(path, old if tensors is None else tensors, kept if metadata is ... else metadata)
+    if metadata is not ...:
+        kept = {**kept, "content": metadata} if RunFolder.open(run).key(name) else metadata
+    write_tensors(path, old if tensors is None else tensors, kept)
     rehash(run)
 
 
 def rehash(run):
     content = index(run)
-    content["files"] = {file: sha256(run / file) for file in content["files"]}
+    if "files" in content:
+        content["files"] = {file: sha256(run / file) for file in content["files"]}
+    else:
+        for name, entry in content["stages"].items():
+            if entry["sha256"] is not None:
+                entry["sha256"] = sha256(run / layout.file_of(name, entry["key"]))
     seal(run, content)
 
 
@@ -93,141 +149,314 @@ def use_all(run):
         model.sample(1, key)
 
 
-def test_a_run_of_version_0_1_opens_and_is_as_it_was(run):
-    before = contents(run)
-    use_all(run)
-    with RunFolder.open(run).locked():
-        pass
-    assert contents(run) == before
-    model = sg.load(run)
+def write(run):
+    """Change a run."""
+    RunFolder.open(run).note("diagnosis", KEY, {}, ["codes"])
+
+
+def test_a_run_of_version_0_1_opens_and_is_as_it_was(old):
+    before = contents(old)
+    use_all(old)
+    assert contents(old) == before
+    assert not (old / ".scattergen-lock").exists()
+    model = sg.load(old)
     assert list(model.densities) == ["gaussian", "mixture", "vae", "gan", "gaussian-by-class"]
     assert torch.isfinite(model.encode(torch.rand(3, 1, 8, 8))).all()
-    opened = RunFolder.open(run)
-    opened.write("densities/gaussian", *opened.read("densities/gaussian"))
-    use_all(run)
+
+
+def test_a_run_of_version_0_1_is_changed_as_one_of_this(old):
+    before, opened = contents(old), RunFolder.open(old)
+    tensors, metadata = opened.read("densities/gaussian")
+    opened.write("densities/gaussian", KEY, tensors, metadata, after={"codes": ""})
+    after = contents(old)
+    changed = [f"densities/gaussian{end}.safetensors" for end in ("", f"-{KEY}")]
+    assert [name in after for name in changed] == [False, True]
+    for name in ("run.json", *changed):
+        before.pop(name, None)
+        after.pop(name, None)
+    assert after == before
+    use_all(old)
+    RunFolder.open(old).write("encoder", KEY, *RunFolder.open(old).read("encoder"))
+    # Nobody knows whether they were made from the same.
+    assert not RunFolder.open(old).has("codes")
+
+
+def test_a_diagnosis_of_a_run_of_version_0_1_goes_with_its_density(old):
+    found = diagnose_run(old, density="gaussian", components=2, n=50, n_simulations=19)
+    others = diagnose_run(old, components=2, n=50, n_simulations=19)
+    assert found.scores.is_file()
+    opened = RunFolder.open(old)
+    stored = opened.read("densities/gaussian")
+    opened.write("densities/gaussian", KEY, *stored, after={"codes": ""})
+    assert not any(path.exists() for path in (found.scores, *found.pictures))
+    assert all(path.is_file() for path in (others.scores, *others.pictures))
+
+
+def test_a_run_of_version_0_1_can_be_gone_on_with(old):
+    """What it had finished is found, whatever the key, but for a file that is damaged."""
+    content = index(old)
+    del content["stages"]["report"]
+    seal(old, content)
+    run = RunFolder.start(old, RunFolder.open(old).options)
+    stages = Stages(run, SILENT)
+
+    def make(_):
+        raise AssertionError
+
+    for name in ("encoder", "codes", "linear", "decoder", "sampling"):
+        found = stages.get(name, {"anything": 1}, make, made_from(name))
+        assert found.found
+        assert found.facts == run.stages[name]
+    (old / "linear.safetensors").write_bytes(b"damaged")
+    again = Result({"weight": torch.ones(2)}, {})
+    with pytest.warns(UserWarning, match=r"linear.safetensors is missing or damaged"):
+        assert not stages.get("linear", {}, lambda _: again, ["codes"]).found
+    assert not (old / "linear.safetensors").exists()
+    # With other options nobody knows what they depend on.
+    assert not RunFolder.start(old, {"seed": 1}, overwrite=True).has("encoder")
+    assert RunFolder.open(old).has("encoder")
 
 
 # Links, devices and pipes
 
 
 @pytest.fixture
-def victim(tmp_path):
-    """A folder of somebody's, in the form of a finished replacement."""
-    folder = shutil.copytree(GOLDEN, tmp_path / "victim")
-    (folder / ".ready").write_text('["run.json", "encoder.safetensors"]')
-    (folder / "thesis.txt").write_text("years of work")
+def victim(run, tmp_path):
+    """A folder of somebody's, in the form of a run."""
+    folder = shutil.copytree(run, tmp_path / "victim")
+    for name in (f"work/{KEY}/checkpoint.safetensors", f"{KEY}/lock", "thesis.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work")
     return folder
 
 
-def tries(run):
-    """Everything that opens or changes a run."""
+def writers(run):
+    """Everything that changes a run."""
     options = RunFolder.open(GOLDEN).options
 
-    def write():
-        with RunFolder.open(run).locked():
+    def work():
+        with RunFolder.open(run).working("evaluation", KEY):
             pass
 
     return (
-        lambda: RunFolder.open(run), lambda: sg.load(run), write,
-        lambda: RunFolder.start(run, options),
+        lambda: write(run), work, lambda: RunFolder.open(run).tidy(),
+        lambda: RunFolder.open(run).finish(), lambda: RunFolder.start(run, options),
         lambda: RunFolder.start(run, {**options, "seed": 1}, overwrite=True),
     )  # fmt: skip
 
 
-def test_a_replacement_that_is_a_link_moves_nothing(run, victim):
-    before = contents(victim), contents(run)
-    (run / ".replacement").symlink_to(victim)
-    for use in tries(run):
-        refused(use, ".replacement is a link", "delete the link")
-    assert (contents(victim), contents(run)) == before
+def readers(run):
+    return (lambda: RunFolder.open(run), lambda: RunFolder.begun(run), lambda: sg.load(run))
 
 
-@pytest.mark.parametrize("folder", ["densities", "pictures", "checkpoints", "checkpoints/decoder"])
+KINDS = ("pipe", "device", "link")
+
+
+def put(path, kind, target):
+    """Something that is no file in the place of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else target)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "work", f"work/{KEY}", "densities", "pictures", "paper", "checkpoints",
+        "checkpoints/decoder", "reproduction",
+    ],
+)  # fmt: skip
 def test_a_sub_folder_that_is_a_link_is_not_entered(run, victim, folder):
     if (run / folder).exists():
         shutil.rmtree(run / folder)
     (run / folder).parent.mkdir(exist_ok=True)
     (run / folder).symlink_to(victim)
     before = contents(victim)
-    for use in tries(run):
-        refused(use, f"{folder} is a link")
+    for use in (*readers(run), *writers(run)):
+        refused(use, f"{folder} is a link", "delete the link")
     assert contents(victim) == before
 
 
-def test_a_lock_that_is_a_link_empties_no_file(run, victim, scattergen, tmp_path):
-    new = shutil.copytree(GOLDEN, run / ".replacement")  # so that `open` takes the lock, too
-    (new / ".ready").write_text(json.dumps(sorted(os.listdir(new))))
-    (run / ".scattergen-lock").unlink(missing_ok=True)
-    (run / ".scattergen-lock").symlink_to(victim / "thesis.txt")
-    for use in tries(run):
-        refused(use, ".scattergen-lock is a link")
-    for command in (["info", run], ["sample", run, "--out", tmp_path / "a.npz"]):
-        assert ".scattergen-lock is a link" in scattergen(*command, code=2).err
+def test_a_folder_that_becomes_a_link_is_not_written_to(run, victim):
+    opened = RunFolder.open(run)
+    with opened.working("evaluation", KEY) as folder:
+        (folder / "evaluation.png").write_text("a picture")
+        (run / "pictures").symlink_to(victim)
+        before = contents(victim)
+        products = {"pictures/evaluation.png": folder / "evaluation.png"}
+        refused(lambda: opened.note("evaluation", KEY, {}, [], products), "pictures is a link")
+    assert contents(victim) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lock_that_is_no_file_is_not_opened(run, victim, scattergen, tmp_path, kind):
+    put(run / ".scattergen-lock", kind, victim / "thesis.txt")
+    for use in writers(run):
+        refused(use, ".scattergen-lock is a link, a device or a pipe")
+    error = scattergen("density", run, "gaussian", "--as", "new", "-q", code=2).err
+    assert ".scattergen-lock is a link" in error
+    use_all(run)  # reading needs no lock
+    scattergen("sample", run, "--out", tmp_path / "a.npz", "-q")
     assert (victim / "thesis.txt").read_text() == "years of work"
 
 
-def test_metrics_that_are_a_link_cut_off_nothing(run, victim):
-    (run / "metrics.jsonl").unlink()
-    (run / "metrics.jsonl").symlink_to(victim / "thesis.txt")
-    opened = RunFolder.open(run)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lock_of_work_that_is_no_file_is_not_opened(run, victim, kind):
+    lock = run / "work" / OTHER / "lock"
+    put(lock, kind, victim / "thesis.txt")
 
-    def lock():
-        with opened.locked():
+    def work():
+        with RunFolder.open(run).working("evaluation", OTHER):
             pass
 
-    refused(lock, "metrics.jsonl is a link")
-    refused(lambda: opened.log({"epoch": 1}), "metrics.jsonl is a link")
+    refused(work, "lock is a link, a device or a pipe")
+    write(run)
+    RunFolder.open(run).tidy()
+    assert os.path.lexists(lock)  # nobody knows whether somebody works there
     assert (victim / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("file", ["run.json", "decoder.safetensors", "densities/vae.safetensors"])
-@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
-def test_no_file_of_a_run_is_a_link_a_device_or_a_pipe(run, victim, file, kind):
-    path = run / file
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("/dev/zero" if kind == "device" else victim / file)
-    refused(lambda: use_all(run), f"{path} is a link, a device or a pipe", "copy the run folder")
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_that_are_no_file_are_not_written_to(run, victim, kind):
+    put(run / "metrics.jsonl", kind, victim / "thesis.txt")
+    refused(lambda: RunFolder.open(run).log({"epoch": 1}), "metrics.jsonl is a link, a device or")
+    begun = RunFolder.start(run, {"seed": 1}, overwrite=True)
+    put(run / "work" / "metrics.jsonl", kind, victim / "thesis.txt")
+    refused(lambda: begun.log({"epoch": 1}), "metrics.jsonl is a link, a device or a pipe")
+    begun.write("weights", KEY, {"w": torch.ones(2)}, None)
+    begun.finish()
+    assert (victim / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("file", [".scattergen-lock", "metrics.jsonl"])
-def test_pipes_that_would_be_written_to(run, file):
-    (run / file).unlink(missing_ok=True)
-    os.mkfifo(run / file)
-    refused(tries(run)[2], f"{file} is a link, a device or a pipe")
+@pytest.mark.parametrize("name", ["run.json", "decoder", "densities/vae"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_file_of_a_run_is_a_link_a_device_or_a_pipe(run, victim, name, kind):
+    path = run / name if name == "run.json" else file_of(run, name)
+    put(path, kind, victim / path.relative_to(run))
+    before = contents(victim)
+    words = f"{path} is a link, a device or a pipe", "copy the run folder"
+    refused(lambda: use_all(run), *words)
+    if name == "run.json":
+        for use in (*readers(run), *writers(run)):
+            refused(use, *words)
+    assert contents(victim) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unfinished_work_that_is_no_file_is_not_gone_on_with(run, victim, kind):
+    opened, before = RunFolder.open(run), contents(victim)
+    with opened.working("densities/new", OTHER) as folder:
+        checkpoint = folder / "checkpoint.safetensors"
+        put(checkpoint, kind, victim / "work" / KEY / "checkpoint.safetensors")
+        density = make("vae", epochs=2, widths=[8], n_latent=2)
+        with pytest.warns(UserWarning, match=r"checkpoint.safetensors is damaged"):
+            density.fit(opened.read("codes")[0]["codes"], checkpoint=checkpoint)
+        assert checkpoint.is_file()
+        assert not checkpoint.is_symlink()
+    assert contents(victim) == before
+
+
+def test_a_link_in_the_place_of_a_result_is_replaced_and_not_written_through(new, tmp_path):
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    opened = RunFolder.open(new)
+    stored = opened.read("densities/vae")
+    for target in (f"densities/vae-{KEY}.safetensors", "pictures/density-vae.png"):
+        put(new / target, "link", thesis)
+    opened.write("densities/vae", KEY, *stored, after={"codes": opened.key("codes")})
+    with opened.drawing("densities/vae") as folder:
+        (folder / "picture.png").write_text("a picture")
+        opened.illustrate("densities/vae", {"pictures/density-vae.png": folder / "picture.png"})
+    use_all(new)
+    assert (new / "pictures" / "density-vae.png").read_text() == "a picture"
+    assert thesis.read_text() == "years of work"
 
 
 def test_the_run_folder_may_be_a_link(run, tmp_path):
     (tmp_path / "link").symlink_to(run)
     use_all(tmp_path / "link")
-    with RunFolder.open(tmp_path / "link").locked():
-        pass
+    write(tmp_path / "link")
+    assert "diagnosis" in index(run)["stages"]
 
 
 # Paths
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "densities/../../y.safetensors", "../y.safetensors", "/y.safetensors", "a/b.safetensors",
-        "densities/a/b.safetensors", "thesis.txt", ".safetensors", "densities/-x.safetensors",
-        "a\nb.safetensors", "x" * 10**5,
-    ],
+NAMES = (
+    "densities/../../y", "../y", "/y", "a/b", "densities/a/b", "", "densities/-x", "a\nb",
+    "pictures/y", "work/y", ".y", "x" * 10**5, "densities/" + "x" * 240,
 )  # fmt: skip
-def test_names_of_files_that_are_none_are_refused(run, name):
-    content = index(run)
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.safetensors" for name in NAMES[:-2]), "thesis.txt"])
+def test_names_of_files_that_are_none_are_refused(old, name):
+    content = index(old)
     content["files"][name] = "0" * 64
+    seal(old, content)
+    refused(lambda: RunFolder.open(old), "run.json is damaged", "copy the run folder again")
+
+
+def entry(**changes):
+    """A stage in run.json."""
+    return {"key": KEY, "sha256": "0" * 64, "after": {}, "products": [], "facts": {}, **changes}
+
+
+RECORDS = ("", "next ")  # the run, and the one that shall take its place
+
+
+def tampered(run, at, value):
+    """Change run.json at a place in one of its records."""
+    content = index(run)
+    content["next"] = index(run)
+    change(content, at, value)
     seal(run, content)
-    refused(lambda: RunFolder.open(run), "run.json is damaged", "copy the run folder again")
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:20])
+def test_names_of_stages_that_are_none_are_refused(new, record, name):
+    content = index(new)
+    content["next"] = index(new)
+    (content["next"] if record else content)["stages"][name] = entry()
+    seal(new, content)
+    refused(lambda: RunFolder.open(new), "run.json is damaged", "copy the run folder again")
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("key", ["../y", "0" * 15, "0" * 17, KEY.upper(), f"{KEY}\n", "/" * 16])
+def test_keys_that_are_none_are_refused(new, record, key):
+    for at, value in (("key", key), ("after", {"encoder": key})):
+        tampered(new, f"{record}stages decoder {at}", value)
+        refused(lambda: RunFolder.open(new), "run.json is damaged", "copy the run folder again")
+        seal(new, {name: part for name, part in index(new).items() if name != "next"})
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize(
+    "product",
+    [
+        "../x", "/etc/passwd", "data/thesis.txt", "thesis.txt", "run.json", ".scattergen-lock",
+        "pictures/../../x.png", "pictures/holiday.png", "pictures/samples-vae.png/..", "pictures",
+        f"work/{KEY}/lock", f"encoder-{KEY}.safetensors", "", f"pictures/density-{'x' * 250}.png",
+    ],
+    ids=lambda product: product[:20],
+)  # fmt: skip
+def test_products_that_are_none_are_refused(new, record, product):
+    tampered(new, f"{record}stages report products", ["report.html", product])
+    refused(lambda: RunFolder.open(new), "run.json is damaged", "copy the run folder again")
 
 
 def test_a_diagnosis_is_written_nowhere_else(run, scattergen, tmp_path):
-    shutil.copy(run / "densities" / "gaussian.safetensors", tmp_path / "y.safetensors")
-    content = index(run)
-    content["files"]["densities/../../../y.safetensors"] = sha256(tmp_path / "y.safetensors")
+    shutil.copy(file_of(run, "densities/gaussian"), tmp_path / "y.safetensors")
+    shutil.copy(file_of(run, "densities/gaussian"), tmp_path / f"y-{KEY}.safetensors")
+    content, digest = index(run), sha256(tmp_path / "y.safetensors")
+    if "files" in content:
+        content["files"]["densities/../../../y.safetensors"] = digest
+    else:
+        content["stages"]["densities/../../../y"] = entry(sha256=digest)
     seal(run, content)
     before = contents(tmp_path)
     command = ["diagnose", run, "--density", "../../../y", "--components", 2, "--simulations", 19]
@@ -235,13 +464,22 @@ def test_a_diagnosis_is_written_nowhere_else(run, scattergen, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_names_are_checked_where_they_become_paths(run):
-    opened = RunFolder.open(run)
-    for use in (opened.checkpoint, opened.remove_checkpoints, opened.forget):
+def test_names_are_checked_where_they_become_paths(run, tmp_path):
+    opened, before = RunFolder.open(run), contents(tmp_path)
+    (run / "x").write_text("a product")
+    for use in (
+        lambda: opened.write("../y", KEY, {}, {}),
+        lambda: opened.write("densities/../../y", KEY, {}, {}),
+        lambda: opened.write("y", "../y", {}, {}),
+        lambda: opened.write("y", "", {}, {}),
+        lambda: opened.note("../y", KEY, {}, []),
+        lambda: opened.note("y", KEY, {}, [], {"../y": run / "x"}),
+        lambda: opened.illustrate("encoder", {"pictures/../../y": run / "x"}),
+    ):
         with pytest.raises(InputError, match="cannot be the name of a file"):
-            use("densities/../../y")
-    with pytest.raises(InputError, match="cannot be the name of a file"):
-        opened.write("../y", {}, {})
+            use()
+    (run / "x").unlink()
+    assert contents(tmp_path) == before
 
 
 OURS = (
@@ -252,18 +490,27 @@ OURS = (
     "checkpoints/codes/0123456789abcdef/00000000-float16.safetensors", "report.html",
     "reproduction/quick/latent_prior.safetensors", "pictures/densities-2.png",
     "reproduction/full/unfinished/pixel_vae/0123456789abcdef/snapshot-000300.0.json",
+    "codes-0123456789abcdef.safetensors", "densities/mine-0123456789abcdef.safetensors",
+    "paper/latent_prior-0123456789abcdef.safetensors",
+)  # fmt: skip
+OUR_WORK = (
+    "work/0123456789abcdef/lock", "work/0123456789abcdef/checkpoint.safetensors",
+    "work/0123456789abcdef/parts/00000000-float16.safetensors", "work/preview.png",
 )  # fmt: skip
 THEIRS = (
     "pictures/holiday.png", "pictures/2026/beach.png", "densities/mine.safetensors",
     "checkpoints/weights.pt", "checkpoints/decoder/best.safetensors", "data/thesis.txt",
-    "notes.txt", "reproduction/notes.txt", "pictures/samples-vae.jpg",
+    "notes.txt", "reproduction/notes.txt", "pictures/samples-vae.jpg", "paper/draft.txt",
+    "paper/mine.safetensors", "weights.safetensors", "codes-0123.safetensors",
+    "densities/mine-0123456789ABCDEF.safetensors", "data/codes-0123456789abcdef.safetensors",
+    "work/notes.txt", "work/mine/thesis.txt", "work/codes-0123456789abcdef.safetensors",
 )  # fmt: skip
 
 
 @pytest.fixture
 def lived_in(run):
     """A run beside whose files are those of a person."""
-    for name in OURS + THEIRS:
+    for name in OURS + OUR_WORK + THEIRS:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
     return run
@@ -274,60 +521,94 @@ def assert_theirs_are_left(run):
         assert (run / name).read_text() == name
 
 
-@pytest.mark.parametrize("tampered", [False, True])
-def test_a_replaced_run_takes_no_files_of_the_user_with_it(lived_in, tampered):
-    if tampered:
-        content = index(lived_in)
-        content["files"] |= {name: "0" * 64 for name in ("data/thesis.txt", "notes.txt")}
-        seal(lived_in, content)
-    new = RunFolder.start(lived_in, {"seed": 1}, overwrite=True, afresh=True)
-    new.write("weights", {"w": torch.ones(2)}, None)
-    (new.path / "pictures").mkdir()
-    (new.path / "pictures" / "preview.png").write_text("new")
-    new.take_place()
+def replace(run, **keywords):
+    """Another run in the place of one."""
+    new = RunFolder.start(run, {"seed": 1}, overwrite=True, **keywords)
+    new.write("model", KEY, {"w": torch.ones(2)}, None)
+    with new.drawing("model") as folder:
+        (folder / "a.png").write_text("new")
+        new.illustrate("model", {"pictures/preview.png": folder / "a.png"})
+    new.finish()
+
+
+@pytest.mark.parametrize("afresh", [False, True])
+def test_a_replaced_run_takes_no_files_of_the_user_with_it(lived_in, afresh):
+    replace(lived_in, afresh=afresh)
     assert_theirs_are_left(lived_in)
     left = contents(lived_in).keys() - THEIRS
-    assert left == {"run.json", "weights.safetensors", "pictures/preview.png"}
+    assert left == {"run.json", f"model-{KEY}.safetensors", "pictures/preview.png"}
     assert RunFolder.open(lived_in).options == {"seed": 1}
+    assert not (lived_in / "work" / KEY).exists()
 
 
-def test_a_replacement_that_version_0_1_was_moving_is_completed(run):
-    """It listed folders; some of them had been moved."""
-    old = index(run)
-    new = shutil.copytree(run, run / ".replacement")
-    content = index(new) | {"options": {**old["options"], "seed": 1}}
-    seal(new, content)
-    (run / "pictures").mkdir()
-    (run / "pictures" / "samples-vae.png").write_text("old")
-    listed = ["codes.safetensors", "decoder.safetensors", "densities", "encoder.safetensors"]
-    (new / ".ready").write_text(json.dumps([*listed, "linear.safetensors", "run.json"]))
-    shutil.rmtree(run / "densities")
-    os.replace(new / "densities", run / "densities")
-    use_all(run)
-    assert RunFolder.open(run).options["seed"] == 1
-    assert not (run / ".replacement").exists()
-    assert not (run / "pictures").exists()
+@pytest.mark.parametrize("how", ["sealed", "changed"])
+@pytest.mark.parametrize("afresh", [False, True])
+def test_neither_does_one_whose_index_is_damaged(lived_in, afresh, how):
+    content = index(lived_in)
+    if "files" in content:
+        content["files"] |= {name: "0" * 64 for name in ("data/thesis.txt", "notes.txt")}
+        kept = {f"{name}.safetensors" for name in RunFolder.open(lived_in)._record.files()}
+    else:
+        content["stages"]["report"]["products"] = ["data/thesis.txt", "notes.txt"]
+        kept = set()
+    if how == "sealed":
+        seal(lived_in, content)
+    else:
+        path = lived_in / "run.json"
+        path.write_text(path.read_text().replace('"seed": 0', '"seed": 7'))
+    refused(lambda: RunFolder.start(lived_in, {"seed": 1}), "run.json", "fit")
+    replace(lived_in, afresh=afresh)
+    assert_theirs_are_left(lived_in)
+    left = contents(lived_in).keys() - THEIRS
+    # Without run.json nobody knows whose the files are that have names of version 0.1.
+    assert left == {"run.json", f"model-{KEY}.safetensors", "pictures/preview.png", *kept}
 
 
 def test_an_abandoned_run_takes_no_files_of_the_user_with_it(tmp_path):
     run = RunFolder.start(tmp_path / "run", {"seed": 0})
-    for name in OURS[:4] + THEIRS[:3]:
+    kept, theirs = OURS[-3:], THEIRS[:-3]
+    for name in (*OURS, OUR_WORK[0], *theirs):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).write_text(name)
+    before = contents(run.path)
+    run.discard_if_empty()  # no, since there are files of stages
+    assert contents(run.path) == before
+    for name in kept:
+        (run.path / name).unlink()
     run.discard_if_empty()
-    assert contents(run.path).keys() == set(THEIRS[:3])
+    assert contents(run.path).keys() == {*theirs}
 
 
-def test_finished_stages_delete_their_own_checkpoints_only(lived_in):
-    run = RunFolder.open(lived_in)
-    stages = Stages(run, SILENT)
-    kept = stages.folder("codes", "other options")
-    assert not (lived_in / "checkpoints" / "codes").exists()
-    run.remove_checkpoints("decoder")
-    run.remove_checkpoints("densities/vae")
+def test_an_abandoned_replacement_leaves_the_run_as_it_was(lived_in):
+    shutil.rmtree(lived_in / "work")
+    options, before = RunFolder.open(lived_in).options, contents(lived_in)
+    new = RunFolder.start(lived_in, {"seed": 1}, overwrite=True)
+    with pytest.raises(ValueError, match="refused"), new.working("encoder", KEY):
+        raise ValueError("refused")
+    new.discard_if_empty()
+    assert contents(lived_in).keys() == before.keys()
+    opened = RunFolder.open(lived_in)
+    assert opened.options == options
+    assert not opened.being_replaced()
+    opened.check()
+
+
+def test_a_change_deletes_what_is_no_longer_named_and_nothing_else(lived_in):
+    for name in OUR_WORK[:3]:  # of another one that is being made, and of one that is not
+        (lived_in / name.replace(KEY, OTHER)).parent.mkdir(parents=True, exist_ok=True)
+        (lived_in / name.replace(KEY, OTHER)).write_text(name)
+    opened = RunFolder.open(lived_in)
+    with RunFolder.open(lived_in).working("densities/other", OTHER):
+        stored = opened.read("densities/vae")
+        opened.write("densities/more", KEY, *stored, after={"codes": opened.key("codes")})
+        assert (lived_in / "work" / OTHER / "checkpoint.safetensors").exists()
+    assert not (lived_in / "work" / KEY).exists()
+    assert not (lived_in / f"codes-{KEY}.safetensors").exists()
     assert_theirs_are_left(lived_in)
-    assert kept.parent == lived_in / "checkpoints" / "codes"
-    assert set(contents(lived_in / "checkpoints")) == {"weights.pt", "decoder/best.safetensors"}
+    use_all(lived_in)
+    # Pages and pictures that no stage names may be those of a version before 0.2.
+    assert (lived_in / "report.html").exists()
+    assert (lived_in / "pictures" / "samples-vae.png").exists()
 
 
 def test_a_fit_to_pictures_of_the_run_that_it_replaces_is_refused(run, scattergen):
@@ -379,14 +660,53 @@ def test_an_index_without_end(run):
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_an_index_of_another_form(run, at, value):
-    content = index(run)
-    part, names = content, at.split(" ")
-    for name in names[:-1]:
-        part = part[name]
-    part[names[-1]] = value
-    seal(run, content)
-    refused(lambda: RunFolder.open(run), "run.json is damaged", "copy the run folder again")
+def test_an_index_of_another_form(old, at, value):
+    content = index(old)
+    change(content, at, value)
+    seal(old, content)
+    refused(lambda: RunFolder.open(old), "run.json is damaged", "copy the run folder again")
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        ("scattergen", None), ("options", None), ("options", []), ("options data", "digits"),
+        ("options data limit", "all"), ("options training", 3), ("options densities", ["vae"]),
+        ("options densities vae", None), ("options sampling", []), ("options encoder", DEEP),
+        ("options preset", []), ("stages", None), ("stages", []), ("stages decoder", 3),
+        ("stages decoder", {"key": KEY}), ("stages decoder more", 3), ("stages decoder key", None),
+        ("stages decoder sha256", 3), ("stages decoder sha256", ["0", "1"]),
+        ("stages decoder after", []), ("stages decoder after codes", None),
+        ("stages decoder products", {}), ("stages decoder products", [3]),
+        ("stages decoder facts", None), ("stages encoder facts seconds", "long"),
+        ("stages encoder facts seconds", 10**400), ("stages decoder facts history", [{"epoch": 1}]),
+        ("stages sampling facts", {}), ("stages report facts judgement", {}),
+        ("stages report facts judgement rows decoder", None),
+        ("stages report facts judgement best", "none"), ("stages report facts best", 3),
+        ("stages report facts psnr", True), ("next", {}),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_an_index_of_another_form_of_this_version(new, record, at, value):
+    tampered(new, record + at, value)
+    refused(lambda: RunFolder.open(new), "run.json is damaged", "copy the run folder again")
+
+
+@pytest.mark.parametrize("value", [None, [], {}, 3, "next", {"stages": {}}])
+def test_a_next_run_that_is_none(run, value):
+    seal(run, {**index(run), "next": value})
+    before = contents(run)
+    for use in (*readers(run), *writers(run)[:-1]):
+        refused(use, "run.json is damaged", "copy the run folder again")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("version", [0, 3, True, "2", None, 2.5, [2]])
+def test_an_index_of_another_format(run, version):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**content, "format": version}))
+    refused(lambda: RunFolder.open(run), "run format", "reads formats 1 and 2: update scattergen")
 
 
 @pytest.mark.parametrize(
@@ -407,7 +727,7 @@ def test_an_index_of_another_form(run, at, value):
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_metadata_of_another_form(run, name, change):
-    kept = read_tensors(run / f"{name}.safetensors")[1]
+    kept = RunFolder.open(run).read(name)[1]
     rewrite(run, name, metadata={**kept, **change} if isinstance(change, dict) else change)
     start = time.monotonic()
     refused(lambda: use_all(run))
@@ -426,7 +746,7 @@ def test_metadata_of_another_form(run, name, change):
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_hyperparameters_that_the_tensors_do_not_have(run, key, change):
-    kept = read_tensors(run / "densities" / f"{key}.safetensors")[1]
+    kept = RunFolder.open(run).read(f"densities/{key}")[1]
     kept["hyperparameters"] |= change
     rewrite(run, f"densities/{key}", metadata=kept)
     start = time.monotonic()
@@ -435,11 +755,55 @@ def test_hyperparameters_that_the_tensors_do_not_have(run, key, change):
 
 
 def test_metadata_that_are_nested_deeply(run):
-    path = run / "encoder.safetensors"
+    path = file_of(run, "encoder")
     save_file(read_tensors(path)[0], path, metadata={"json": NESTED})
     rehash(run)
-    refused(lambda: sg.load(run), "encoder.safetensors is damaged", "nested too deeply")
+    refused(lambda: sg.load(run), f"{path} is damaged", "nested too deeply")
     refused(lambda: RunFolder.open(run).metadata("encoder"), "nested too deeply")
+    shutil.copy(path, run / f"model-{KEY}.safetensors")
+    assert RunFolder.open(run).find("model", KEY) is None
+
+
+OTHERS = {
+    "another stage": {"stage": "linear"}, "another key": {"key": OTHER}, "no name": {"stage": 3},
+    "more": {"more": 3}, "no facts": {"facts": None}, "odd facts": {"facts": {"seconds": "long"}},
+    "odd stages": {"after": ["codes"]}, "odd keys": {"after": {"codes": "../codes"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [*OTHERS, "none", "those of version 0.1"])
+def test_a_file_of_another_stage_is_neither_read_nor_found(new, how):
+    opened = RunFolder.open(new)
+    key, path = opened.key("decoder"), opened.file("decoder")
+    tensors, kept = read_tensors(path)
+    others = {"none": None, "those of version 0.1": kept["content"]}
+    write_tensors(path, tensors, others[how] if how in others else {**kept, **OTHERS[how]})
+    rehash(new)
+    opened = RunFolder.open(new)
+    for use in (lambda: opened.read("decoder"), lambda: opened.metadata("decoder")):
+        refused(use, f"{path} is damaged", "is not what scattergen writes")
+    # As one that a fit which was given up has left.
+    content = index(new)
+    del content["stages"]["decoder"]
+    seal(new, content)
+    assert RunFolder.open(new).find("decoder", key) is None
+    write_tensors(path, tensors, kept)
+    assert RunFolder.open(new).find("decoder", key).sha256 == sha256(path)
+    use_all(new)
+
+
+def test_a_stage_that_was_made_from_others_is_not_found(new):
+    opened = RunFolder.open(new)
+    path = opened.file("decoder")
+    tensors, kept = read_tensors(path)
+    content = index(new)
+    del content["stages"]["decoder"]
+    seal(new, content)
+    before = (new / "run.json").read_text()
+    for after in ({"codes": OTHER}, {"gone": OTHER}, {"codes": ""}):
+        write_tensors(path, tensors, {**kept, "after": after})
+        refused(lambda: RunFolder.open(new).find("decoder", kept["key"]), "has replaced")
+    assert (new / "run.json").read_text() == before
 
 
 PARTS = ("encoder", "linear", "decoder", "codes", "densities/mixture", "densities/gan")
@@ -448,16 +812,16 @@ PARTS = ("encoder", "linear", "decoder", "codes", "densities/mixture", "densitie
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_tensors_with_nan_are_refused(run, name, bad):
-    tensors = read_tensors(run / f"{name}.safetensors")[0]
+    tensors = read_tensors(file_of(run, name))[0]
     key = next(key for key, t in tensors.items() if t.is_floating_point() and "history" not in key)
     tensors[key].view(-1)[0] = bad
     rewrite(run, name, tensors)
-    refused(lambda: use_all(run), f"{name}.safetensors holds NaN", key)
+    refused(lambda: use_all(run), f"{file_of(run, name)} holds NaN", key)
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_tensors_that_are_missing_or_of_another_shape(run, name):
-    whole = read_tensors(run / f"{name}.safetensors")[0]
+    whole = read_tensors(file_of(run, name))[0]
     # A history may lack columns, and codes of mirrored images may not be there.
     for key in [key for key in whole if not key.startswith(("history/", "mirrored"))]:
         tensor = whole[key]
@@ -472,7 +836,7 @@ def test_variances_and_weights_that_are_none(run):
         ("encoder", "explained_variance"), ("decoder", "norms.0.running_var"),
         ("densities/mixture", "weights"), ("densities/gaussian-by-class", "weights"),
     ):  # fmt: skip
-        whole = read_tensors(run / f"{name}.safetensors")[0]
+        whole = read_tensors(file_of(run, name))[0]
         rewrite(run, name, whole | {key: -whole[key]})
         refused(lambda: use_all(run), key)
         rewrite(run, name, whole)
@@ -496,20 +860,20 @@ def test_a_density_of_wider_codes_is_refused(run):
     ids=["longer", "single precision", "NaN", "matrix", "numbers", "endless"],
 )  # fmt: skip
 def test_a_history_that_is_no_table(run, change):
-    tensors = read_tensors(run / "densities" / "gaussian.safetensors")[0]
+    tensors = read_tensors(file_of(run, "densities/gaussian"))[0]
     rewrite(run, "densities/gaussian", tensors | change)
     refused(lambda: use_all(run), "history", "fit the density again")
 
 
 def test_labels_that_name_no_class(run):
-    tensors = read_tensors(run / "codes.safetensors")[0]
+    tensors, path = read_tensors(file_of(run, "codes"))[0], file_of(run, "codes")
     for labels in (tensors["labels"] + 1, tensors["labels"][1:], tensors["labels"].float()):
         rewrite(run, "codes", {**tensors, "labels": labels})
-        refused(lambda: RunFolder.open(run).read("codes"), "codes.safetensors is damaged")
+        refused(lambda: RunFolder.open(run).read("codes"), f"{path} is damaged")
 
 
 def test_a_tampered_run_ends_a_command_with_a_sentence(run, scattergen, tmp_path):
-    tensors = read_tensors(run / "decoder.safetensors")[0]
+    tensors = read_tensors(file_of(run, "decoder"))[0]
     rewrite(run, "decoder", {name: t * math.nan for name, t in tensors.items()})
     for command in (
         ["sample", run, "--out", tmp_path / "a.npz"],
@@ -526,7 +890,7 @@ def test_a_tampered_run_ends_a_command_with_a_sentence(run, scattergen, tmp_path
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_an_index_that_cannot_be_read_is_not_called_damaged(run, monkeypatch, number):
-    before, opening, uses = contents(run), os.open, [*tries(run)[:2], *tries(run)[3:]]
+    before, opening, uses = contents(run), os.open, [*readers(run), *writers(run)]
 
     def failing(name, *arguments, **keywords):
         if str(name).endswith("run.json"):
@@ -545,6 +909,7 @@ def test_an_index_that_cannot_be_read_is_not_called_damaged(run, monkeypatch, nu
 
 def test_a_new_name_reaches_the_disk_before_the_index_forgets_the_old_file(run, monkeypatch):
     opened, steps = RunFolder.open(run), []
+    stored = opened.read("densities/gaussian")
     fsync, replace = os.fsync, os.replace
 
     def synced(descriptor):
@@ -557,17 +922,28 @@ def test_a_new_name_reaches_the_disk_before_the_index_forgets_the_old_file(run, 
 
     monkeypatch.setattr(files.os, "fsync", synced)
     monkeypatch.setattr(files.os, "replace", replaced)
-    opened.write("densities/gaussian", *opened.read("densities/gaussian"))
-    moved = steps.index("replace gaussian.safetensors")
+    opened.write("densities/more", KEY, *stored, after={"codes": opened.key("codes")})
+    assert steps[0].startswith("sync .writing-")  # the content
+    moved = steps.index(f"replace more-{KEY}.safetensors")
     assert "sync densities" in steps[moved : steps.index("replace run.json", moved)]
+    begun = RunFolder.start(run, {"seed": 1}, overwrite=True)
+    begun.write("model", KEY, {"w": torch.ones(2)}, None)
+    begun.log({"epoch": 1})
     steps.clear()
-    new = RunFolder.start(run, {"seed": 1}, overwrite=True, afresh=True)
-    new.write("densities/gaussian", *opened.read("densities/gaussian"))
-    place.mark_ready(run)
-    steps.clear()
-    new.take_place()
-    moved = steps.index("replace gaussian.safetensors")
-    assert "sync densities" in steps[moved : steps.index("replace run.json", moved)]
+    remove = layout.remove
+
+    def removing(path, names):
+        names = [*names]
+        steps.extend(f"remove {name}" for name in names if name.endswith("safetensors"))
+        remove(path, names)
+
+    monkeypatch.setattr(layout, "remove", removing)
+    begun.finish()
+    # The files of the old run are there until the new one has taken its place for good.
+    done = steps.index("replace run.json")
+    assert steps[done + 1] == f"sync {run.name}"
+    assert not [step for step in steps[:done] if step.startswith("remove")]
+    assert len([step for step in steps[done:] if step.startswith("remove")]) >= 9
 
 
 def test_forms():

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from scattergen import training
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import Progress
 from scattergen.tensor_files import read_tensors
-from scattergen.training import one_cycle, train
-from small_trainings import assert_same_bits, data, one_module, parameters
+from scattergen.training import loop as training
+from scattergen.training.settings import one_cycle
+from small_trainings import assert_same_bits, data, one_module, parameters, train
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}  # 4 steps per epoch of 35 examples
 

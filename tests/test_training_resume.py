@@ -9,8 +9,15 @@ from torch import nn
 from scattergen.errors import RunFolderError
 from scattergen.progress import Progress
 from scattergen.tensor_files import read_tensors, write_tensors
-from scattergen.training import train
-from small_trainings import assert_same_bits, data, network, one_module, parameters, two_modules
+from small_trainings import (
+    assert_same_bits,
+    data,
+    network,
+    one_module,
+    parameters,
+    train,
+    two_modules,
+)
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}  # 4 steps per epoch of 35 examples
 
@@ -143,6 +150,18 @@ def test_a_checkpoint_of_other_settings(tmp_path, other):
     assert "--overwrite" in str(error.value)
     assert path.read_bytes() == content
     assert_same_bits(parameters(modules), before)
+
+
+def test_what_a_checkpoint_says_of_its_settings(tmp_path):
+    """As versions before wrote it, whose checkpoints are continued."""
+    train(*one_module(), data(), checkpoint=tmp_path / "c", prefetch=True, **SETTINGS)
+    written = read_tensors(tmp_path / "c")[1]["settings"]
+    assert written.pop("shapes")["modules/net/0.weight"] == [4, 3]
+    assert written == {
+        "epochs": 3, "batch_size": 8, "learning_rate": 0.05, "schedule": "one_cycle",
+        "betas": [0.9, 0.999], "clip_norm": None, "patience": None, "seed": 0, "n": 35,
+        "parts": ["net"],
+    }  # fmt: skip
 
 
 def test_a_checkpoint_of_other_data_another_network_or_nothing_of_ours(tmp_path):

@@ -17,7 +17,7 @@ from scattergen.densities import (
 )
 from scattergen.densities.networks import AverageNetwork, Dropout, fully_connected, posterior
 from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.training import train
+from scattergen.training.loop import train
 
 # A short training that ends at the optimum.
 QUICK = {"epochs": 20, "batch_size": 50, "learning_rate": 1e-2, "schedule": "one_cycle",

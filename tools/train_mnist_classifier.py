@@ -21,7 +21,9 @@ from scattergen.datasets import mnist
 from scattergen.evaluation.digit_classifier import DigitClassifier
 from scattergen.files import sha256
 from scattergen.tensor_files import write_tensors
-from scattergen.training import train
+from scattergen.training.loop import train
+from scattergen.training.settings import TrainingSettings
+from scattergen.training.state import History
 
 N_VALIDATION = 5000
 LARGEST_SHIFT = 2
@@ -56,6 +58,16 @@ def score(classifier: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     }
 
 
+def show(history: History) -> None:
+    """Print the metrics of the last epoch."""
+    row = history[-1]
+    print(
+        f"epoch {row['epoch']}: {row['seconds']:.0f} s, loss {row['loss']:.4f}, held out "
+        f"{row['validation/loss']:.4f}, {row['validation/accuracy']:.2%}",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Train, test and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -77,14 +89,10 @@ def main() -> None:
         {"classifier": classifier},
         {"classifier": loss},
         TensorDataset(x[:-N_VALIDATION], y[:-N_VALIDATION]),
+        # So patient that it never stops early, but keeps the best epoch.
+        TrainingSettings(**settings, patience=arguments.epochs),
         validate=lambda: score(classifier, *held_out),
-        patience=arguments.epochs,  # never stops early, but keeps the best epoch
-        on_epoch=lambda row: print(
-            f"epoch {row['epoch']}: {row['seconds']:.0f} s, loss {row['loss']:.4f}, held out "
-            f"{row['validation/loss']:.4f}, {row['validation/accuracy']:.2%}",
-            flush=True,
-        ),
-        **settings,
+        on_epoch=show,
     )
     facts = {
         "trained_on": f"{digits.name}[train][:-{N_VALIDATION}]",

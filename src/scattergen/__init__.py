@@ -5,6 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scattergen.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
     from scattergen.decoder.generator import Decoder
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.progress import Progress
     from scattergen.scattering import Scattering2D
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Decoder",

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scattergen.datasets import ImageSource, as_images, class_labels
+from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
-from scattergen.decoder_stages import choose_leading_stage, fit_decoder_stage
+from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import (
     Density,
     draw_in_chunks,
@@ -22,25 +22,26 @@ from scattergen.densities import (
     sample_density,
 )
 from scattergen.densities.labels import Labels
-from scattergen.density_choice import (
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.errors import InputError, RunFolderError
+from scattergen.keywords import check_seed, whole_number
+from scattergen.processes import ALONE, Processes
+from scattergen.progress import SILENT, Progress
+from scattergen.runs import RunFolder, Stages, save_run
+from scattergen.stages.decoder import fit_decoder_stage, sampling_stage
+from scattergen.stages.density import fit_density_stage
+from scattergen.stages.density_keys import (
     best_density,
     choice_of_key,
     default_by_class,
     default_density,
     density_key,
 )
-from scattergen.density_fit import fit_density_stage
-from scattergen.encoder.scattering_encoder import ScatteringEncoder
-from scattergen.encoder_fit import fit_encoder, fit_linear
-from scattergen.errors import InputError
-from scattergen.keywords import check_seed, whole_number
-from scattergen.model_files import model_content, read_parts
-from scattergen.options import check_options, make_decoder
-from scattergen.presets import Options
-from scattergen.presets import preset as preset_options
-from scattergen.processes import ALONE, Processes
-from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder, Stages, save_run
+from scattergen.stages.encoder import fit_encoder, fit_linear
+from scattergen.stages.model_parts import model_content, read_parts, read_sharpening
+from scattergen.stages.options import check_options, make_decoder
+from scattergen.stages.presets import Options
+from scattergen.stages.presets import preset as preset_options
 
 DECODING_BATCH = 256
 
@@ -68,6 +69,8 @@ class GenerativeScatteringNetwork:
         best: Key of the density whose samples were found to be best, if that was measured.
         n_leading: Number of leading components that new densities are fitted to, or None for all;
             in their samples the others are zero.
+        sharpening: Gives new images the power of real ones at each frequency, or None.
+        sharpen: Its strength in `sample`, from 0 (none) to 1.
 
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
@@ -102,6 +105,8 @@ class GenerativeScatteringNetwork:
         self.options: Options = {}
         self.best: str | None = None
         self.n_leading: int | None = None
+        self.sharpening: Sharpening | None = None
+        self.sharpen = 0.0
 
     @classmethod
     def fit(
@@ -120,8 +125,8 @@ class GenerativeScatteringNetwork:
 
         Args:
             images: Source of N images, a tensor (N, C, H, W) in [0, 1], or a NumPy array.
-            preset: Name of options that fit the images (see `scattergen.presets.preset`).
-            options: Complete options instead of a preset's (see `scattergen.presets.preset`).
+            preset: Name of options that fit the images (see `scattergen.stages.presets.preset`).
+            options: Complete options instead of a preset's.
             seed: Of everything random.
             device: Where to compute.
             run: Folder in which each finished stage is kept; what it holds already is not computed
@@ -155,22 +160,24 @@ class GenerativeScatteringNetwork:
         decoder = make_decoder(options["decoder"], linear, seed).to(device)
         fit_decoder_stage(
             decoder, options, codes, images, stages, encoder=encoder, mirrored=mirrored,
-            linear=linear, seed=seed, device=device, processes=processes, progress=progress,
+            linear=linear, seed=seed, device=device,
         )  # fmt: skip
         processes.leave()
         model = cls(encoder, decoder, linear=linear)
         model.options = options
         if processes.rank > 0:
             return model
-        model.n_leading = choose_leading_stage(
-            decoder, options, codes, images, stages, seed=seed, device=device, progress=progress
-        )
+        model.sharpen = options.get("sampling", {}).get("sharpen", 0.0)
+        model.n_leading, model.sharpening = sampling_stage(
+            decoder, options, codes, images, Stages(run, progress),
+            seed=seed, device=device, progress=progress,
+        )  # fmt: skip
         for key, keywords in options["densities"].items():
             choice = choice_of_key(key, keywords)
             model.fit_density(
                 choice.name,
                 codes,
-                *(classes if classes and choice.by_class else ()),
+                classes if choice.by_class else None,
                 keywords=choice.keywords,
                 stored_as=key,
                 seed=seed,
@@ -184,8 +191,7 @@ class GenerativeScatteringNetwork:
         self,
         name: str,
         codes: Tensor,
-        labels: Tensor | NDArray[Any] | Sequence[int] | None = None,
-        classes: Sequence[str] | None = None,
+        labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None = None,
         *,
         keywords: Mapping[str, Any] | None = None,
         stored_as: str | None = None,
@@ -202,9 +208,9 @@ class GenerativeScatteringNetwork:
         Args:
             name: In the registry of densities.
             codes: (N, d), such as `encode(images)`.
-            labels: Class of every code, (N,) whole numbers from 0: with these, every class gets a
-                density of this kind (see `scattergen.densities.ClassConditional`).
-            classes: Names of the classes, in the order of their labels.
+            labels: Class of every code, (N,) whole numbers from 0, perhaps with the classes' names:
+                with these, every class gets a density of this kind (see
+                `scattergen.densities.ClassConditional`).
             keywords: Hyper-parameters of the density.
             stored_as: Key in `densities`; by default the registry's name, with "-by-class" if
                 there are labels.
@@ -225,6 +231,9 @@ class GenerativeScatteringNetwork:
         codes = codes[:, : self.n_leading]
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         seed = check_seed(seed)
+        classes = None
+        if isinstance(labels, ClassLabels):
+            labels, classes = labels
         density = (
             make(name, **(keywords or {}))
             if labels is None
@@ -254,6 +263,8 @@ class GenerativeScatteringNetwork:
         z: Tensor | NDArray[Any] | Sequence[Sequence[float]],
         batch_size: int = DECODING_BATCH,
         progress: Progress = SILENT,
+        *,
+        sharpen: float = 0.0,
     ) -> Tensor:
         """Images of codes.
 
@@ -261,12 +272,14 @@ class GenerativeScatteringNetwork:
             z: Codes, (N, d).
             batch_size: Codes decoded together; affects time and memory only.
             progress: Where to report.
+            sharpen: Strength of the sharpening, from 0 to 1, if the model has one.
 
         Returns:
             Images in [0, 1], (N, C, H, W).
 
         Raises:
-            InputError: If the codes do not have d components or are not finite.
+            InputError: If the codes do not have d components or are not finite, or the strength is
+                not from 0 to 1.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = torch.as_tensor(z)
@@ -283,7 +296,10 @@ class GenerativeScatteringNetwork:
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
                 batch = z[i : i + batch_size].float().to(device)
-                images[i : i + len(batch)] = self.decoder.decode(batch).cpu()
+                decoded = self.decoder.decode(batch).cpu()
+                if self.sharpening is not None:
+                    decoded = self.sharpening(decoded, sharpen)
+                images[i : i + len(batch)] = decoded
                 task.advance(len(batch))
         return images
 
@@ -344,6 +360,7 @@ class GenerativeScatteringNetwork:
         *,
         temperature: float = 1.0,
         labels: Labels | None = None,
+        sharpen: float | None = None,
     ) -> Tensor:
         """New images.
 
@@ -355,12 +372,14 @@ class GenerativeScatteringNetwork:
             progress: Where to report.
             temperature: As for `sample_codes`.
             labels: As for `sample_codes`.
+            sharpen: As for `decode`; the model's own strength by default.
 
         Returns:
             Images in [0, 1], (n, C, H, W).
         """
         codes = self.sample_codes(n, density, seed, temperature, labels)
-        return self.decode(codes, batch_size, progress)
+        strength = self.sharpen if sharpen is None else sharpen
+        return self.decode(codes, batch_size, progress, sharpen=strength)
 
     def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
         r"""Images along the straight line between the codes of two images ("morphing").
@@ -433,10 +452,12 @@ class GenerativeScatteringNetwork:
             RunFolderError: If the folder holds something else, or another model.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
-        content = model_content(self.encoder, self.decoder, self.densities, self.linear)
-        options = self.options
-        if self.n_leading is not None or self.best is not None:  # there will be no stage to tell
-            chosen = {"n_components": self.n_leading, "density": self.best}
+        content = model_content(
+            self.encoder, self.decoder, self.densities, self.linear, self.sharpening
+        )
+        options, sharpen = self.options, self.sharpen
+        if self.n_leading is not None or self.best is not None or sharpen:  # no stage will tell
+            chosen = {"n_components": self.n_leading, "density": self.best, "sharpen": sharpen}
             options = {**options, "sampling": chosen}
         save_run(path, options, content, overwrite=overwrite)
 
@@ -462,10 +483,18 @@ class GenerativeScatteringNetwork:
                 holds a density of a kind that is not known here.
         """
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-        model = cls(*read_parts(run, device, densities))
+        while True:
+            try:
+                model = cls(*read_parts(run, device, densities))
+                break
+            except RunFolderError:
+                if not run.refresh():  # else another process has replaced it meanwhile
+                    raise
         model.options = run.options
         asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
         model.best = best_density(run)
+        model.sharpen = asked.get("sharpen", 0.0)
+        model.sharpening = read_sharpening(run, model.decoder.image_shape)
         model.n_leading = found.get("n_components", asked.get("n_components"))
         if model.n_leading == "auto":  # an unfinished fit
             model.n_leading = None

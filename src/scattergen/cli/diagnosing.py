@@ -66,7 +66,7 @@ def diagnose(
     """
     from scattergen.cli.opening import open_of_run, prepare
     from scattergen.cli.printing import print_tests
-    from scattergen.diagnosing import diagnose_run
+    from scattergen.pipeline.diagnose import diagnose_run
     from scattergen.runs import RunFolder
 
     progress = prepare(device, threads, quiet)

@@ -5,8 +5,9 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,7 +34,8 @@ from scattergen.errors import InputError
 from scattergen.terminal import say
 
 if TYPE_CHECKING:
-    from scattergen.fitting import FittedRun
+    from scattergen.datasets import Dataset
+    from scattergen.pipeline.fit import FittedRun
 
 
 def fit(
@@ -106,14 +108,10 @@ def fit(
     """
     import torch
 
-    from scattergen import datasets
     from scattergen.cli.failures import sentence_of
-    from scattergen.cli.opening import open_celeba, open_source, prepare
-    from scattergen.cli.printing import print_estimate
-    from scattergen.estimating import estimate_fit, parse_time
-    from scattergen.fitting import fit_run, options_of_fit
-    from scattergen.options import check_options
-    from scattergen.presets import CELEBA_PRESETS
+    from scattergen.cli.opening import open_to_fit, prepare
+    from scattergen.pipeline.estimate import parse_time
+    from scattergen.pipeline.fit import fit_run
     from scattergen.processes import (
         ALONE,
         Layout,
@@ -140,17 +138,12 @@ def fit(
         with warnings.catch_warnings():
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
-            if preset in CELEBA_PRESETS:
-                data = open_celeba(images, size, crop, mode, strict, workers, progress)
-            else:
-                how = {"size": size, "crop": crop, "mode": mode, "strict": strict}
-                data = open_source(images, **how, workers=workers, progress=progress)
-            if limit is not None:
-                data = datasets.limit(data, limit)
+            data = open_to_fit(
+                images, size, crop, mode, strict,
+                preset=preset, most=limit, workers=workers, progress=progress,
+            )  # fmt: skip
         if estimate:
-            wanted, n = options_of_fit(data, preset, changes, keys)[1], len(data.train)
-            check_options(wanted, data.train.shape, n, datasets.class_labels(data.train))
-            print_estimate(estimate_fit(data, wanted, device), n, as_json)
+            _estimate(data, preset, changes, keys, device, as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:
@@ -173,6 +166,26 @@ def fit(
         )
     if layout.rank == 0:
         _say_fitted(out, fitted, as_json)
+
+
+def _estimate(
+    data: "Dataset",
+    preset: str | None,
+    changes: Mapping[str, Any],
+    densities: list[str] | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Print how long a fit would take, if its options can be used."""
+    from scattergen.cli.printing import print_estimate
+    from scattergen.datasets import class_labels
+    from scattergen.pipeline.estimate import estimate_fit
+    from scattergen.pipeline.fit import options_of_fit
+    from scattergen.stages.options import check_options
+
+    options, n = options_of_fit(data, preset, changes, densities)[1], len(data.train)
+    check_options(options, data.train.shape, n, class_labels(data.train))
+    print_estimate(estimate_fit(data, options, device), n, as_json)
 
 
 def _refuse_inside(out: Path, images: str) -> None:
@@ -256,7 +269,7 @@ def density(
       scattergen density runs/mnist mixture --by-class
     """
     from scattergen.cli.opening import prepare
-    from scattergen.density_run import fit_density_run
+    from scattergen.pipeline.density import fit_density_run
 
     progress = prepare(device, threads, quiet)
     fitted = fit_density_run(

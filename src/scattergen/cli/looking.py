@@ -39,7 +39,6 @@ def info(
     from scattergen.cli.opening import prepare
     from scattergen.cli.printing import print_stages
     from scattergen.runs import RunFolder
-    from scattergen.runs.place import REPLACEMENT
 
     prepare(device, threads, quiet)
     opened = RunFolder.open(run)
@@ -57,7 +56,7 @@ def info(
         return
     state = "complete" if facts["complete"] else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
-    if (opened.path / REPLACEMENT).is_dir():
+    if opened.being_replaced():
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
     print_stages(opened.stages)
     quality = opened.stages.get("report", {})
@@ -117,7 +116,7 @@ def evaluate(
     from scattergen.cli.opening import open_like, open_of_run, prepare
     from scattergen.cli.printing import print_scores
     from scattergen.datasets import Dataset
-    from scattergen.evaluating import evaluate_run
+    from scattergen.pipeline.evaluate import evaluate_run
     from scattergen.runs import RunFolder
 
     progress = prepare(device, threads, quiet)
@@ -151,4 +150,6 @@ def evaluate(
         print(json.dumps(result.summary()))
         return
     print_scores(result)
-    say(f"Scores:  {run / 'evaluation.json'}", f"Picture: {run / 'pictures' / 'evaluation.png'}")
+    if result.kept:
+        picture = run / "pictures" / "evaluation.png"
+        say(f"Scores:  {run / 'evaluation.json'}", f"Picture: {picture}")

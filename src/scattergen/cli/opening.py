@@ -13,9 +13,9 @@ from scattergen.datasets import Dataset, celeba, limit, open_dataset
 from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.presets import CELEBA_PRESETS
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
+from scattergen.stages.presets import CELEBA_PRESETS
 
 _SHOWN = 5  # of the files that were left out
 
@@ -77,6 +77,29 @@ def open_celeba(
     return _saying_what_is_left_out(
         source, celeba(source, size=size, strict=strict, workers=workers, progress=progress)
     )
+
+
+def open_to_fit(
+    source: str,
+    size: int | None,
+    crop: int | None,
+    mode: Literal["L", "RGB"] | None,
+    strict: bool,
+    *,
+    preset: str | None,
+    most: int | None,
+    workers: int,
+    progress: Progress,
+) -> Dataset:
+    """The images that a run will be fitted to with a preset, at most so many for training."""
+    if preset in CELEBA_PRESETS:
+        data = open_celeba(source, size, crop, mode, strict, workers, progress)
+    else:
+        data = open_source(
+            source, size=size, crop=crop, mode=mode, strict=strict,
+            workers=workers, progress=progress,
+        )  # fmt: skip
+    return data if most is None else limit(data, most)
 
 
 def open_of_run(

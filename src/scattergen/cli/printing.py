@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from scattergen.diagnosing import RunDiagnosis
-from scattergen.estimating import StageEstimate
-from scattergen.evaluating import RunEvaluation
 from scattergen.files import gigabytes
-from scattergen.report.draft import duration
+from scattergen.pipeline.diagnose import RunDiagnosis
+from scattergen.pipeline.estimate import StageEstimate
+from scattergen.pipeline.evaluate import RunEvaluation
 from scattergen.terminal import say, visible
+from scattergen.wording import duration
 
 _WIDE = 150  # columns of tables that are wider than a terminal may be
 
@@ -164,8 +164,9 @@ def print_tests(result: RunDiagnosis) -> None:
             f"A classifier tells these samples from codes with accuracy "
             f"{result.told_apart.accuracy:.3f} (chance 0.5; p: {p})."
         )
-    say(f"Scores:   {result.scores}")
-    say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+    if result.scores is not None:
+        say(f"Scores:   {result.scores}")
+        say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
 
 
 def _probability(p: float) -> str:

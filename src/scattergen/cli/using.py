@@ -51,6 +51,10 @@ def sample(
     temperature: Annotated[
         float, typer.Option(help="Factor of the noise; below 1 less variety.")
     ] = 1.0,
+    sharpen: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run."),
+    ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 256,
     device: Device = "cpu",
@@ -71,19 +75,21 @@ def sample(
 
       scattergen sample runs/mnist --temperature 0.8 --out alike.png
 
+      scattergen sample runs/faces --sharpen 0 --out as-decoded.png
+
       scattergen sample runs/mnist --label 3,5 --out threes-and-fives.png
     """
     from scattergen.cli.opening import check_memory, prepare
     from scattergen.densities.sampling import check_temperature
-    from scattergen.density_choice import (
+    from scattergen.image_files import check_output, write_images
+    from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.runs import RunFolder
+    from scattergen.stages.density_keys import (
         best_density,
         default_by_class,
         default_density,
         density_classes,
     )
-    from scattergen.image_files import check_output, write_images
-    from scattergen.model import GenerativeScatteringNetwork
-    from scattergen.runs import RunFolder
 
     progress = prepare(device, threads, quiet)
     check_output(out)
@@ -112,7 +118,8 @@ def sample(
     codes = model.sample_codes(
         n, chosen, seed, temperature, None if classes is None else classes.labels
     )
-    images = model.decode(codes, batch_size, progress)
+    strength = model.sharpen if sharpen is None else sharpen
+    images = model.decode(codes, batch_size, progress, sharpen=strength)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     _say_written(out, n, as_json)
 

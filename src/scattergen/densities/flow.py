@@ -27,8 +27,9 @@ from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
-from scattergen.training import Batch, check_settings, train
-from scattergen.training_state import Metrics
+from scattergen.training.loop import Batch, train
+from scattergen.training.settings import TrainingSettings
+from scattergen.training.state import Metrics
 
 _EVERY = 12  # one code in twelve is held out
 
@@ -104,17 +105,23 @@ class Flow:
         check_leading(leading, n_components, base)
         if layers < 1 or bins < 2:
             raise InputError(f"layers={layers}, bins={bins}: give at least 1 layer and 2 bins.")
-        check_settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            clip_norm=clip_norm,
-            patience=patience,
-        )
         self.leading, self.base, self.n_components = leading, base, n_components
         self.layers, self.widths, self.bins = layers, check_widths("widths", widths), bins
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
+        self._settings()  # which refuses the rest
+
+    def _settings(self, seed: int = 0, device: str = "cpu") -> TrainingSettings:
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            clip_norm=self.clip_norm,
+            patience=self.patience,
+            seed=seed,
+            device=device,
+            description="flow",
+        )
 
     @property
     def description(self) -> str:
@@ -180,17 +187,10 @@ class Flow:
             {"flow": flow},
             {"flow": loss},
             TensorDataset(x),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            clip_norm=self.clip_norm,
+            self._settings(seed, device),
             validate=validate,
-            patience=self.patience,
-            seed=seed,
-            device=device,
             checkpoint=checkpoint,
             progress=progress,
-            description="flow",
         )
         self.flow_, self.leading_ = flow.cpu(), leading
         self.n_features_, self.history_ = z.shape[1], history

@@ -31,7 +31,8 @@ from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
-from scattergen.training import Batch, check_settings, train
+from scattergen.training.loop import Batch, train
+from scattergen.training.settings import TrainingSettings
 
 
 class GenerativeAdversarialNetwork:
@@ -155,13 +156,19 @@ class GenerativeAdversarialNetwork:
         self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
-        check_settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            clip_norm=clip_norm,
-            schedule=schedule,
-            betas=betas,
+        self._settings()  # which refuses the rest
+
+    def _settings(self, seed: int = 0, device: str = "cpu") -> TrainingSettings:
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            betas=self.betas,
+            clip_norm=self.clip_norm,
+            seed=seed,
+            device=device,
+            description="gan",
         )
 
     @property
@@ -227,17 +234,9 @@ class GenerativeAdversarialNetwork:
             modules | ({"average": average} if self.decay > 0 else {}),
             {"discriminator": self._discriminator_loss, "generator": generator_loss},
             TensorDataset(x),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            betas=self.betas,
-            clip_norm=self.clip_norm,
-            seed=seed,
-            device=device,
+            self._settings(seed, device),
             checkpoint=checkpoint,
             progress=progress,
-            description="gan",
         )
         self.generator_ = (average.average if self.decay > 0 else generator).cpu()
         for layer in discriminator.modules():

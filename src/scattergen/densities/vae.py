@@ -30,8 +30,9 @@ from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
-from scattergen.training import Batch, check_settings, train
-from scattergen.training_state import Metrics
+from scattergen.training.loop import Batch, train
+from scattergen.training.settings import TrainingSettings
+from scattergen.training.state import Metrics
 
 _FIRST_LOG_VARIANCE = -4.0
 _RIDGE = 1e-5  # of the mean variance of the codes, in the covariance of the residuals
@@ -169,13 +170,19 @@ class VariationalAutoencoder:
         self.widths = check_widths("widths", widths)
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size
         self.learning_rate, self.schedule, self.clip_norm = learning_rate, schedule, clip_norm
-        check_settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            clip_norm=clip_norm,
-            patience=patience,
+        self._settings()  # which refuses the rest
+
+    def _settings(self, seed: int = 0, device: str = "cpu") -> TrainingSettings:
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            clip_norm=self.clip_norm,
+            patience=self.patience,
+            seed=seed,
+            device=device,
+            description="vae",
         )
 
     @property
@@ -228,18 +235,10 @@ class VariationalAutoencoder:
             {"vae": networks},
             {"vae": lambda *arguments: self._loss(networks, *arguments)},
             TensorDataset(z[~held_out]),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            clip_norm=self.clip_norm,
+            self._settings(seed, device),
             validate=lambda: self._validate(networks, z[held_out], seed),
-            patience=self.patience,
-            seed=seed,
-            device=device,
             checkpoint=checkpoint,
             progress=progress,
-            description="vae",
         )
         networks.cpu().requires_grad_(False)
         self._fit_samples(networks, z, seed)

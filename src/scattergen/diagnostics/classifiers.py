@@ -18,7 +18,8 @@ from scattergen.diagnostics.monte_carlo import (
     pairs_of,
     shuffled_columns,
 )
-from scattergen.training import train
+from scattergen.training.loop import train
+from scattergen.training.settings import TrainingSettings
 
 _WIDTHS = (128, 128)
 # Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600
@@ -183,14 +184,12 @@ def _learn(codes: Floats, fake: Fake, seed: int) -> Callable[[Floats], Floats]:
         return functional.softplus(-real).mean() + functional.softplus(other).mean()
 
     batch = min(_BATCH, len(codes))
+    epochs = max(_EPOCHS, -(-_STEPS // (len(codes) // batch)))
     train(
         {"network": network},
         {"network": loss},
         TensorDataset(torch.from_numpy(codes)),
-        epochs=max(_EPOCHS, -(-_STEPS // (len(codes) // batch))),
-        batch_size=batch,
-        learning_rate=1e-3,
-        seed=seed,
+        TrainingSettings(epochs=epochs, batch_size=batch, learning_rate=1e-3, seed=seed),
     )
 
     @torch.no_grad()

@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from scattergen.evaluation.tables import check_tables
-from scattergen.training import train
+from scattergen.training.loop import train
+from scattergen.training.settings import TrainingSettings
 
 _HIDDEN = 64
 _EPOCHS = 10
@@ -84,10 +85,7 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
         {"classifier": classifier},
         {"classifier": _cross_entropy},
         TensorDataset(learned, labels),
-        epochs=_EPOCHS,
-        batch_size=128,
-        learning_rate=3e-3,
-        seed=seed,
+        TrainingSettings(epochs=_EPOCHS, batch_size=128, learning_rate=3e-3, seed=seed),
     )
     with torch.no_grad():
         right = int((classifier(held_out).argmax(1) == labels).sum())

@@ -16,10 +16,9 @@ from torch import Tensor
 from scattergen.diagnostics import count_rejections, effect_sizes
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, Verdict
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import table, tag
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section, Verdict
+from scattergen.wording import number
 
 NAME = "central_limit"
 _COMPONENTS = 64  # that all scales have, so that like is compared with like
@@ -79,39 +78,10 @@ def _of_coefficients(coefficients: Tensor) -> dict[str, float]:
     }
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """Whether averaging over larger windows makes codes more normal."""
     measured = results[NAME]
-    facts = measured.facts
-    rows = [
-        [
-            f"J = {row['J']}",
-            f"{2 ** row['J']} × {2 ** row['J']}",
-            number(row["coefficient_skewness"], 2),
-            number(row["coefficient_kurtosis"], 2),
-            number(row["skewness"], 2),
-            number(row["kurtosis"], 2),
-            f"{row['rejected']} of {facts['d']}",
-        ]
-        for row in facts["rows"]
-    ]
-    header = [
-        "scale", "window, pixels", "coefficients: |skewness|", "|excess kurtosis|",
-        "components: |skewness|", "|excess kurtosis|", f"rejected by JB at {_LEVEL:g}",
-    ]  # fmt: skip
-    caption = (
-        "Medians of effect sizes, which are 0 for a normal distribution: of all scattering "
-        f"coefficients, and of the {facts['d']} leading whitened components of each scale, fitted "
-        f"to {sample_size(facts['n'])} training images; all measured on {facts['n_test']:,} test "
-        "images of 28 × 28 pixels."
-    )
-    words = (
-        "Components of other scales are other mixtures of coefficients, and their number differs, "
-        "so only the leading ones are compared, of which every scale has as many."
-    )
-    content = [table(header, rows, caption=caption), tag("p", words)]
-    sizes = f"n = {facts['n']:,} + {facts['n_test']:,}"
-    page.section("Does averaging make them normal?", _finding(facts), content, [measured], sizes)
+    return Section(NAME, _finding(measured.facts), [measured], {"level": _LEVEL})
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:

@@ -12,13 +12,12 @@ from torch import Tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.image_quality import psnr
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, panels, titled
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import table, tag
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section
+from scattergen.wording import number
 
 NAME = "codes_in_use"
-_PAIRS, _STEPS, _RESAMPLED = 8, 8, 8
+_COLUMNS = 8  # pairs, steps of a line, and resampled images
 _SMALL_GAP = 2.0  # dB
 _QUALITY = 2000  # images whose mean PSNR is measured
 
@@ -38,7 +37,7 @@ def measure(material: Material, work: Path) -> Measured:
         images = material.some(source, n, stream=4)[:]
         decoded = material.model.reconstruct(images)
         quality[split] = psnr(images, decoded).clamp(max=100).mean().item()
-        tensors[split] = torch.stack([images[:_PAIRS], decoded[:_PAIRS]])
+        tensors[split] = torch.stack([images[:_COLUMNS], decoded[:_COLUMNS]])
     distances, midpoints = _interpolate(material, tensors)
     resampled = _resample(material, tensors)
     facts = {
@@ -65,7 +64,7 @@ def _interpolate(
     order = torch.randperm(2 * half, generator=torch.Generator().manual_seed(material.seed))
     ends = source[order[:half]], source[order[half:]]
     codes = model.encode(ends[0]), model.encode(ends[1])
-    weights = torch.linspace(0, 1, _STEPS)
+    weights = torch.linspace(0, 1, _COLUMNS)
     lines, faded = [], []
     for k in range(min(4, half)):
         lines.append(model.decode(torch.lerp(codes[0][k], codes[1][k], weights[:, None])))
@@ -95,7 +94,7 @@ def _interpolate(
 
 def _resample(material: Material, tensors: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Parts of the codes replaced by noise."""
-    images = material.test[:_RESAMPLED]
+    images = material.test[:_COLUMNS]
     d = material.training_codes.shape[1]
     rows = [images, material.model.reconstruct(images)]
     kept = material.some(material.test, min(_QUALITY, material.n_images), stream=4)[:]
@@ -122,92 +121,10 @@ def _ranges(d: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """Angles and Mallat's experiments."""
     measured = results[NAME]
-    facts, tensors = measured.facts, measured.tensors
-    pairs = [
-        titled(
-            f"{split.capitalize()} images",
-            page.grid(tensors[split].flatten(0, 1), _PAIRS, f"{split} images above decoded ones"),
-            tag("p", f"Mean PSNR {number(facts['psnr'][split], 2)} dB"),
-        )
-        for split in ("training", "test")
-    ]
-    lines = [
-        titled(
-            f"Straight lines {where}",
-            page.grid(tensors[where], _STEPS, f"four rows of interpolations {where}"),
-        )
-        for where in ("in code space", "of pixels")
-    ]
-    names = [f"{part['start'] + 1} to {part['stop']}" for part in facts["resampled"]]
-    resampled = page.grid(
-        tensors["resampled"], _RESAMPLED, "test images, reconstructions, and resampled components"
-    )
-    distances = facts["distances"]
-    kernel = {
-        name: f"{number(value)} ± {number(error)}"
-        for name, (value, error) in facts["midpoints"].items()
-    }
-    content = [
-        page.page.figure(
-            panels(*pairs),
-            f"Above: originals. Below: decoded codes. {sample_size(facts['n'])} each.",
-        ),
-        page.page.figure(
-            panels(*lines),
-            "Test images morphed into others: decoded points of the line between two codes, and "
-            "the line between the images themselves, which fades one into the other.",
-        ),
-        table(
-            ["", material.measure.title, "kernel distance × 1,000"],
-            [
-                [
-                    "midpoints in code space, decoded",
-                    number(distances["in code space"], 1),
-                    kernel["in code space"],
-                ],
-                [
-                    _blends(material),
-                    number(distances["of pixels"], 1),
-                    kernel["of pixels"],
-                ],
-                ["ends, decoded", number(distances["decoded ends"], 1), "–"],
-                ["ends", number(distances["ends"], 1), "–"],
-            ],
-            caption=f"Midpoints of {facts['n_pairs']:,} random pairs of test images, compared with "
-            f"{_compared_with(material)}. The ends are "
-            "among the test images that they are compared with, so their distances are optimistic.",
-        ),
-        page.page.figure(
-            resampled,
-            f"Rows: test images; reconstructions; components {', '.join(names)} replaced by noise.",
-        ),
-        table(
-            ["components resampled", "PSNR to the reconstruction, dB"],
-            [
-                [name, number(part["psnr"], 1)]
-                for name, part in zip(names, facts["resampled"], strict=True)
-            ],
-            caption=f"How much of an image depends on which components, over "
-            f"{sample_size(facts['n'])} test images: a low PSNR means another image.",
-        ),
-    ]
-    page.section(
-        "Reconstruction, morphing, resampling", _finding(facts), content, [measured],
-        f"{sample_size(facts['n'])} images per split",
-    )  # fmt: skip
-
-
-def _blends(material: Material) -> str:
-    return f"midpoints of pixels{', encoded and decoded' if material.measure.to_decoded else ''}"
-
-
-def _compared_with(material: Material) -> str:
-    if material.measure.to_decoded:
-        return "test images, if they are decoded with decoded ones"
-    return "test images"
+    return Section(NAME, _finding(measured.facts), [measured], {"columns": _COLUMNS})
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:

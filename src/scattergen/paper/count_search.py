@@ -17,10 +17,8 @@ from torch import Tensor
 
 from scattergen.diagnostics import count_rejections, effect_sizes
 from scattergen.paper.material import Material
-from scattergen.paper.stage_cache import Measured
+from scattergen.paper.measured import Measured
 from scattergen.report import paper
-from scattergen.report.draft import number
-from scattergen.report.html import Html, table, tag
 
 NAME = "count_search"
 _SIZES = (20, 50, 100, 150, 200, 300, 500, 1000)
@@ -217,56 +215,22 @@ def reproducing(facts: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: sorted(sizes) for name, sizes in found.items()}
 
 
-def count_search_content(measured: Measured, theirs: paper.Results) -> list[Html]:
-    """For every preprocessing, the n whose counts come closest to the paper's; what follows.
+def closest(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For every preprocessing, the row of the n whose counts come closest to the paper's.
 
     Args:
-        measured: Of this stage.
-        theirs: What the paper reports of the data set.
+        facts: Of this stage.
 
     Returns:
-        A table and a paragraph.
+        Rows in the order of the preprocessings.
+
+    Example:
+        >>> rows = [{"variant": "a", "n": n, "off": off} for n, off in ((20, 9.0), (50, 1.0))]
+        >>> [row["n"] for row in closest({"rows": rows})]
+        [50]
     """
     best: dict[str, dict[str, Any]] = {}
-    for row in measured.facts["rows"]:
+    for row in facts["rows"]:
         if row["variant"] not in best or row["off"] < best[row["variant"]]["off"]:
             best[row["variant"]] = row
-    rows: list[list[object]] = []
-    for name, row in best.items():
-        counts = [
-            f"{number(mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(deviation)}"
-            for mean, deviation in zip(row["mean"], row["deviation"], strict=True)
-        ]
-        rows.append([name, number(row["n"]), *counts, number(row["off"], 1)])
-    rows.append([tag("b", "the paper"), "?", *(tag("b", count) for count in wanted(theirs)), ""])
-    heads = [f"{test}, {level:g}" for test in ("K²", "JB") for level in _LEVELS]
-    caption = (
-        "A search for the paper’s counts: for every preprocessing the n that comes closest, with "
-        f"mean and standard deviation of each count over {measured.facts['draws']} random samples. "
-        "“Off” is the largest of the four differences from the paper, in standard deviations. "
-        f"{len(measured.facts['rows'])} combinations of codes and n were tried. One gives the "
-        "paper’s counts if all four means are within two standard deviations and within a third of "
-        "them, and again with as many fresh random samples. The "
-        "range of the images ([0, 1] or [0, 255]), any other positive factor, and the order of the "
-        "components change no count, since both tests are invariant to them."
-    )
-    search = table(["codes", "n", *heads, "off"], rows, caption=caption)
-    return [search, tag("p", _reading(measured.facts))]
-
-
-def _reading(facts: Mapping[str, Any]) -> str:
-    (mean, deviation), kurtosis = facts["norm"], facts["kurtosis"]
-    words = (
-        f"Norms of codes are {number(mean, 1)} ± {number(deviation, 1)} (mean and standard "
-        f"deviation); those of independent normal codes would be {number(facts['d'] ** 0.5, 1)} ± "
-        f"{number(0.5**0.5, 1)}. The median |excess kurtosis| of a component is "
-        f"{number(kurtosis['codes'], 2)}, and {number(kurtosis['unit norm'], 2)} once codes are "
-        "divided by their norms"
-    )
-    if kurtosis["unit norm"] < 0.5 * kurtosis["codes"]:
-        words += (
-            ": most of what the tests see is one factor that all components of an image share. "
-            "Such a factor is a dependence, and one that a normalisation to unit norm, which "
-            "Angles and Mallat used in 2018, takes away"
-        )
-    return f"{words}."
+    return list(best.values())

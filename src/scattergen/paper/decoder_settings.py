@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scattergen.paper.material import Material
-from scattergen.paper.stage_cache import Measured
+from scattergen.paper.measured import Measured
 
 DECODED = "decoded training codes"
 SHOWN = 64  # samples of each density

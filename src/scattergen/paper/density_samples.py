@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from scattergen.paper.decoder_settings import (
     DECODED,
     OTHER,
@@ -15,11 +13,10 @@ from scattergen.paper.decoder_settings import (
     with_other,
 )
 from scattergen.paper.material import PAPER_DENSITIES, Material
-from scattergen.paper.page import Finding, ReproductionPage
-from scattergen.paper.stage_cache import Measured
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.report import paper
-from scattergen.report.draft import duration, number, sample_size, setting
-from scattergen.report.html import Html, table, tag
+from scattergen.wording import duration, number
 
 NAME = "density_samples"
 REAL = "training images"
@@ -107,84 +104,22 @@ def distances_by_setting(
     return by_setting(results, material, own, "distances")
 
 
-def show_samples(
-    page: ReproductionPage, results: Mapping[str, Measured], material: Material
-) -> None:
-    """Add the section of the paper’s figure of samples."""
+def show_samples(results: Mapping[str, Measured], material: Material) -> Section:
+    """The paper’s figure of samples, and their distances."""
     measured = results[NAME]
-    facts, how = measured.facts, material.measure
     distances = distances_by_setting(results, material)
-    pictures = by_setting(results, material, measured.tensors, "pictures")
-    figures = [
-        page.page.figure(
-            tag(
-                "div",
-                *(
-                    _card(page, key, pictures[setting][key], found[key], how.title)
-                    for key in facts["rows"]
-                ),
-                class_="densities",
-            ),
-            f"The first {SHOWN} samples drawn from each density, none left out, through the "
-            f"decoder of {setting}.",
-            material.paper.figure,
-        )
-        for setting, found in distances.items()
-    ]
-    n = facts["n"]
-    rows: list[list[object]] = [
-        [
-            f"{name} (reference)",
-            *(number(found.get(name, value), 2) for found in distances.values()),
-        ]
-        for name, value in facts["references"].items()
-    ]
-    rows += [
-        [key, *(number(found[key], 2) for found in distances.values())] for key in facts["rows"]
-    ]
-    scores = table(
-        [how.title, *distances],
-        rows,
-        caption=f"Between {sample_size(n)} images and as many test images, {how.words} Decoded "
-        "training codes are what a perfect density would score through this decoder.",
-    )
-    content: list[Html] = [*figures, scores]
+    shown: dict[str, Any] = {
+        "distances": distances,
+        "pictures": by_setting(results, material, measured.tensors, "pictures"),
+        "count": SHOWN,
+        "other": None,
+    }
     if OTHER in results:
-        content.append(tag("p", _settings(results[OTHER].facts)))
-    page.section(
-        "Samples",
-        _finding(facts, distances, material.paper),
-        content,
-        with_other(measured, results),
-        f"{sample_size(n)} samples",
-        wide=True,
-    )
-
-
-def _card(page: ReproductionPage, key: str, images: Tensor, distance: float, how: str) -> Html:
-    grid = page.grid(
-        images,
-        8,
-        f"{len(images)} images decoded from samples of the density {key}",
-        side=28 if images.shape[-1] < 56 else 64,
-    )
-    where = f"{'abc'[PAPER_DENSITIES.index(key)]}) in" if key in PAPER_DENSITIES else "not in"
-    words = f"{where} the paper; {how} {number(distance, 1)}"
-    return tag("div", tag("h3", key), grid, tag("p", words), class_="density")
-
-
-def _settings(other: Mapping[str, Any]) -> str:
-    """Where the two decoders come from."""
-    own, theirs = name_of(not other["unit_norm"]), name_of(other["unit_norm"])
-    return (
-        "Angles and Mallat divided codes by their norms in 2018; the paper, which says that it "
-        "follows them faithfully, does not mention norms. So codes of unit norm are taken as its "
-        f"setting. The run’s decoder is one of {own} (test images at "
-        f"{number(other['run_psnr'], 2)} dB"
-        + (f" after {other['run_epochs']} epochs" if other["run_epochs"] else "")
-        + f"); that of {theirs} was trained for this page ({number(other['psnr'], 2)} dB after "
-        f"{other['epochs']} epoch{'s' if other['epochs'] != 1 else ''})."
-    )
+        other = results[OTHER].facts
+        own, theirs = name_of(not other["unit_norm"]), name_of(other["unit_norm"])
+        shown |= {"other": other, "own": own, "theirs": theirs}
+    finding = _finding(measured.facts, distances, material.paper)
+    return Section(NAME, finding, with_other(measured, results), shown)
 
 
 def _finding(
@@ -227,71 +162,21 @@ def _finding(
     return Finding(theirs.figure, "agrees in part" if better else "disagrees", because)
 
 
-def show_training(
-    page: ReproductionPage, results: Mapping[str, Measured], material: Material
-) -> None:
-    """Add the section of Tables 2 and 3."""
-    measured, theirs = results[NAME], material.paper
-    facts = measured.facts
-    rows: list[list[object]] = []
-    faster = []
-    for key in ("vae", "gan"):
-        stage, epochs_and_time = facts["stages"][f"densities/{key}"], theirs.training[key]
-        beta = facts["rows"][key]["hyperparameters"].get("beta", "–")
-        their_time = 60 * int(epochs_and_time[1].split()[0])
-        faster.append(seconds_of(facts, f"densities/{key}") < their_time)
-        rows.append(
-            [
-                f"{key} (Table {'2' if key == 'vae' else '3'})",
-                setting(beta),
-                setting(theirs.beta) if key == "vae" else "–",
-                stage.get("epochs", "–"),
-                epochs_and_time[0],
-                duration(seconds_of(facts, f"densities/{key}")),
-                epochs_and_time[1],
-            ]
-        )
-    if theirs.decoding is not None:
-        stage = facts["stages"]["decoder"]
-        rows.append(
-            [
-                "decoder (Table 4)",
-                "–",
-                "–",
-                stage.get("epochs", "–"),
-                "–",
-                duration(seconds_of(facts, "decoder")),
-                theirs.decoding,
-            ]
-        )
-    marked = [tag("span", f"paper: {what}", class_="paper") for what in ("β", "epochs", "time")]
-    header: list[object] = ["", "β", marked[0], "epochs", marked[1], "time", marked[2]]
-    layers: list[Html] = [
-        tag("p", tag("b", key), ": ", facts["rows"][key]["description"], ".")
-        for key in ("vae", "gan")
-    ]
-    caption = (
-        "Training of the paper’s two models on the codes of this run, as its fit recorded it, "
-        "which may have been on another machine than what is below."
-    )
-    same = all(
-        facts["stages"][f"densities/{key}"].get("epochs") == theirs.training[key][0]
-        for key in ("vae", "gan")
-    )
-    ours = {key: facts["stages"][f"densities/{key}"] for key in ("vae", "gan")}
-    times = " and ".join(duration(stage.get("seconds", 0.0)) for stage in ours.values())
+def show_training(results: Mapping[str, Measured], material: Material) -> Section:
+    """Tables 2 and 3: the training of the paper's two models."""
+    measured, theirs = results[NAME], material.paper.training
+    ours = {key: measured.facts["stages"][f"densities/{key}"] for key in ("vae", "gan")}
+    seconds = {key: seconds_of(measured.facts, f"densities/{key}") for key in ours}
+    faster = all(seconds[key] < 60 * int(theirs[key][1].split()[0]) for key in ours)
+    same = all(stage.get("epochs") == theirs[key][0] for key, stage in ours.items())
     epochs = " and ".join(str(stage.get("epochs", "–")) for stage in ours.values())
+    their_epochs = " and ".join(str(theirs[key][0]) for key in ours)
+    how = f"after {epochs} epochs, the paper’s after {their_epochs}"
     because = (
-        f"VAE and GAN take {times}, the paper’s {theirs.training['vae'][1]} and "
-        f"{theirs.training['gan'][1]}, "
-        + ("with as many epochs" if same else f"after {epochs} epochs, the paper’s after ")
-        + ("" if same else " and ".join(str(theirs.training[key][0]) for key in ours))
-        + ". Times are of other hardware, the paper’s being unknown, and its layer widths are in "
+        f"VAE and GAN take {' and '.join(map(duration, seconds.values()))}, the paper’s "
+        f"{theirs['vae'][1]} and {theirs['gan'][1]}, {'with as many epochs' if same else how}. "
+        "Times are of other hardware, the paper’s being unknown, and its layer widths are in "
         "figures that are not available, so those here are ours."
     )
-    verdict = Finding(
-        "Tables 2 and 3", "agrees" if all(faster) and same else "agrees in part", because
-    )
-    content = [table(header, rows, caption=caption), *layers]
-    n_train = f"{sample_size(len(material.train))} training codes"
-    page.section("Training in latent space", verdict, content, [measured], n_train)
+    verdict: Verdict = "agrees" if faster and same else "agrees in part"
+    return Section("latent_training", Finding("Tables 2 and 3", verdict, because), [measured])

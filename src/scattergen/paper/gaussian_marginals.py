@@ -15,10 +15,8 @@ from scipy import stats
 from scattergen.diagnostics import dagostino_k2, jarque_bera
 from scattergen.paper.leading_components import correlation_of_squares
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import table, tag
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section
 
 NAME = "gaussian_marginals"
 _N = 10_000
@@ -76,30 +74,8 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured({"rows": rows})
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
-    measured = results[NAME]
-    rows = [
-        [
-            row["name"],
-            *(f"{p:.2f}" for p in (*row["k2"], *row["jb"])),
-            number(row["correlation"], 3),
-            number(row["squares"], 3),
-        ]
-        for row in measured.facts["rows"]
-    ]
-    header = ["z₁ ~ N(0, 1), and", "K² p, z₁", "z₂", "JB p, z₁", "z₂"]
-    header += ["correlation", "correlation of squares"]
-    caption = (
-        f"Three pairs of variables, {sample_size(_N)}. In each, both are standard normal and "
-        "uncorrelated; in the last two, either determines the other up to its sign or entirely."
-    )
-    words = (
-        "Both tests look at one component at a time, so they cannot see any of this: they "
-        "neither show that codes are independent nor, if they reject, that they are dependent "
-        "(independent components may have any distribution). The correlation of squares does see "
-        "it here; 0 is what independence gives, up to about 0.02 at this n."
-    )
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """That normal components need not be independent."""
     finding = Finding(
         "Section 4.2",
         "disagrees",
@@ -107,5 +83,4 @@ def show(page: ReproductionPage, results: Mapping[str, Measured], material: Mate
         "independent, because they were whitened” does not follow: variables can be white, each "
         "be perfectly normal, and be as dependent as can be, as two worked examples show.",
     )
-    content = [table(header, rows, caption=caption), tag("p", words)]
-    page.section("Normal is not independent", finding, content, [measured], sample_size(_N))
+    return Section(NAME, finding, [results[NAME]], {"n": _N})

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 
 from scattergen.densities import VariationalAutoencoder
-from scattergen.paper.decoder_settings import DECODED, by_setting, with_other
+from scattergen.paper.decoder_settings import by_setting, with_other
 from scattergen.paper.density_samples import NAME as SAMPLES
 from scattergen.paper.density_samples import distances_by_setting
 from scattergen.paper.latent_variables import MIXTURE, POSTERIOR, latent_variables
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import table, tag
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section
+from scattergen.wording import number
 
 NAME = "latent_prior"
 _MOST = 0.75  # of what a better source of h gains
@@ -54,56 +53,20 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured(facts)
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
-    measured, samples = results[NAME], results[SAMPLES].facts
-    facts, how = measured.facts, material.measure.title
-    elsewhere = by_setting(results, material, facts["distances"], "latent")
-    from_prior = distances_by_setting(results, material)
-    rows: list[list[object]] = []
-    for name, found in (
-        (f"N(0, I), as in the paper; H = {facts['H']}", [d["vae"] for d in from_prior.values()]),
-        ("draws of q(h|z) of training codes", [d[POSTERIOR] for d in elsewhere.values()]),
-        (
-            f"a mixture of {facts['components']} Gaussians fitted to such draws",
-            [d[MIXTURE] for d in elsewhere.values()],
-        ),
-        ("– (reference: decoded training codes)", [d[DECODED] for d in from_prior.values()]),
-        ("– (reference: the density gaussian)", [d["gaussian"] for d in from_prior.values()]),
-    ):
-        rows.append([name, *(number(value, 1) for value in found)])
-    caption = (
-        f"{how[0].upper()}{how[1:]} to test images of what the paper’s VAE makes of latent "
-        f"variables h from different sources, {sample_size(facts['n'])}. The second row is no "
-        "generative model: it decodes what was encoded."
-    )
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """What the VAE's decoder makes of latent variables from each source."""
+    measured = results[NAME]
+    elsewhere = by_setting(results, material, measured.facts["distances"], "latent")
+    prior = distances_by_setting(results, material)
+    shown = {
+        "elsewhere": elsewhere,
+        "prior": prior,
+        "expected": _expected_norm(measured.facts["H"]),
+        "beta": results[SAMPLES].facts["rows"]["vae"]["hyperparameters"]["beta"],
+    }
     setting, scores = next(iter(elsewhere.items()))
-    vae, gaussian = from_prior[setting]["vae"], from_prior[setting]["gaussian"]
-    content = [
-        table(["h from", *(f"{how}, {name}" for name in elsewhere)], rows, caption=caption),
-        tag("p", _reading(facts, samples["rows"]["vae"]["hyperparameters"])),
-    ]
-    page.section(
-        "The VAE’s prior",
-        _finding(setting, scores, vae, gaussian),
-        content,
-        with_other(measured, results),
-        sample_size(facts["n"]),
-    )
-
-
-def _reading(facts: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
-    mean, deviation = facts["norms"]
-    expected, H = _expected_norm(facts["H"]), facts["H"]
-    return (
-        f"Draws of q(h|z) are {number(mean, 1)} ± {number(deviation, 1)} long (mean and standard "
-        f"deviation over training codes) where those of N(0, I) in {H} dimensions are "
-        f"{number(expected, 1)} ± {number((H - expected**2) ** 0.5, 1)}. The mean standard "
-        f"deviation of q(h|z) is {number(facts['deviation'], 2)}, between 0 of an autoencoder and "
-        f"1 of latent variables that say nothing. Here β = {vae['beta']:g} multiplies the "
-        "divergence summed over the latent variables, beside an error averaged over the "
-        "components; the paper does not say what it multiplies."
-    )
+    finding = _finding(setting, scores, prior[setting]["vae"], prior[setting]["gaussian"])
+    return Section(NAME, finding, with_other(measured, results), shown)
 
 
 def _expected_norm(H: int) -> float:

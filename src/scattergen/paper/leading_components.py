@@ -1,21 +1,19 @@
 """Figure 1: what the two leading components do to an image, and whether they are independent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.paper.decoder_settings import PLAIN, UNIT, by_setting, with_other
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, panels, titled
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import Html, table, tag
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section
+from scattergen.report.html import themed
 from scattergen.report.panels import visualisation_matrix
 
 NAME = "leading_components"
@@ -117,56 +115,23 @@ def _permutation_test(statistic: Any, first: Floats, second: Floats, seed: int) 
     return {"value": value, "p": (1 + as_large) / (1 + _PERMUTATIONS)}
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """Both matrices through each decoder, and whether the two components are independent."""
     measured = results[NAME]
-    facts, sigma = measured.facts, measured.facts["sigma"]
-    settings = by_setting(results, material, measured.tensors, "pictures")
-    figures = []
-    for setting, tensors in settings.items():
-        matrices = [
-            _matrix(page, title, tensors[key], values, sigma)
-            for title, key, values in (
-                ("The paper’s values", "paper", (PAPER_VALUES, PAPER_VALUES)),
-                (
-                    "One and two standard deviations",
-                    "sigma",
-                    [[v * s for v in SIGMA_VALUES] for s in sigma],
-                ),
-            )
-        ]
-        caption = (
-            f"Decoder of {setting}: decoded codes in which only the two leading components differ "
-            "from 0; large numbers are values before whitening, small ones the same in standard "
-            "deviations."
-        )
-        figures.append(page.page.figure(panels(*matrices), caption, "Figure 1"))
-    rows = [
-        [name, number(entry["value"], 3), f"{entry['p']:.3f}"]
-        for name, entry in facts["dependence"].items()
-    ]
-    dependence = table(
-        ["first and second component", "value", "p, by permutation"],
-        [["correlation", number(facts["correlation"], 3), ""], *rows],
-        caption="Dependence of the two components over "
-        f"{sample_size(facts['n'])} {facts['of']} images.",
-    )
-    content = [*figures, dependence, tag("p", _scale(facts, list(settings)))]
-    sources = with_other(measured, results)
-    page.section("Leading components", _finding(facts), content, sources, sample_size(facts["n"]))
-
-
-def _matrix(
-    page: ReproductionPage,
-    title: str,
-    images: Tensor,
-    values: Sequence[Sequence[float]],
-    sigma: Sequence[float],
-) -> Html:
-    draw = partial(visualisation_matrix, images, values[0], values[1], (sigma[0], sigma[1]))
-    alt = f"{title}: 16 decoded images; the first component grows from top to bottom, the "
-    alt += "second from left to right"
-    return titled(title, page.themed(alt, draw))
+    first, second = measured.facts["sigma"]
+    values = {
+        "paper": (PAPER_VALUES, PAPER_VALUES),
+        "sigma": ([v * first for v in SIGMA_VALUES], [v * second for v in SIGMA_VALUES]),
+    }
+    matrices = {
+        setting: {
+            key: themed(partial(visualisation_matrix, tensors[key], *at, (first, second)))
+            for key, at in values.items()
+        }
+        for setting, tensors in by_setting(results, material, measured.tensors, "pictures").items()
+    }
+    shown = {"matrices": matrices, "unit": UNIT, "plain": PLAIN}
+    return Section(NAME, _finding(measured.facts), with_other(measured, results), shown)
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:
@@ -179,27 +144,3 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         return Finding("Figure 1", "agrees", because)
     because = "A dependence of the two components could not be shown on these images."
     return Finding("Figure 1", "cannot be compared", because)
-
-
-def _scale(facts: Mapping[str, Any], settings: Sequence[str]) -> str:
-    sigma, reached = facts["sigma"], facts["reached"]
-    words = ""
-    if UNIT in settings:
-        words = (
-            "For a decoder of codes of unit norm the 16 vectors are directions: (5, 5) and (10, "
-            "10) are the same, so that the paper’s 16 images are 12. All of their length is in two "
-            "components, which in no code of a training image have more than "
-            f"{number(100 * facts['share'])} % of the squared length: the pictures show what the "
-            "decoder makes of directions that it has never seen, and some look like none of the "
-            "images for that reason alone. "
-        )
-    if PLAIN in settings:
-        largest = max(abs(value) / s for value in PAPER_VALUES for s in sigma)
-        words += (
-            "For a decoder of codes as they are the paper’s scale is not ours: of images in [0, "
-            f"1] the two components have the standard deviations {sigma[0]:.3f} and "
-            f"{sigma[1]:.3f}, and no one of the {facts['n_train']:,} training images exceeds "
-            f"{reached[0]:.2f} and {reached[1]:.2f}; ±10 is up to {largest:.0f} standard "
-            "deviations."
-        )
-    return words.strip()

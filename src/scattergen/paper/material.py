@@ -51,7 +51,7 @@ class Effort:
     """How much is spent on a reproduction.
 
     Attributes:
-        name: Of the folder that its results are kept in.
+        name: Its results are kept under.
         pixel_seconds: Training time of each pixel baseline.
         snapshots: Seconds of training at which their samples are scored, before the last.
         n_images: Images in every set between which a distance is measured.

@@ -14,11 +14,11 @@ import torch
 from scattergen.diagnostics import run_battery
 from scattergen.evaluation import classifier_two_sample_test
 from scattergen.paper.material import PAPER_DENSITIES, Material
-from scattergen.paper.page import Finding, ReproductionPage, Verdict, panels, titled
-from scattergen.paper.stage_cache import Measured
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.report.diagnostic_plots import dependence_heat_map
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import Html, table, tag
+from scattergen.report.html import themed
+from scattergen.wording import number
 
 NAME = "nonlinear_dependence"
 CODES, DIRECTIONS = "codes", "codes of equal norm"
@@ -81,69 +81,16 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured(facts, heat_maps)
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """Which tests find a dependence, in codes and in samples of every density."""
     measured = results[NAME]
-    facts = measured.facts
-    pictures = []
-    for key in ("gaussian", _best(facts)):
-        draw = partial(
-            dependence_heat_map, measured.tensors[CODES].numpy(), measured.tensors[key].numpy(),
-            key,
-        )  # fmt: skip
-        alt = f"dependence of every pair of components, of codes and of samples of {key}"
-        pictures.append(titled(f"Codes and {key}", page.themed(alt, draw)))
-    content = [
-        _table(facts),
-        page.page.figure(
-            panels(*pictures),
-            "Distance correlation of the ranks of every pair of components: codes above the "
-            "diagonal, samples below it.",
-        ),
-        tag(
-            "p",
-            "Codes of equal norm are what a normalisation to unit norm leaves: what is lost there "
-            "is a scale that all components of an image share, and the rest is dependence of "
-            "another kind. The column gaussian is the control: its components are independent and "
-            "normal by construction, so nothing but chance can differ from the null hypothesis "
-            "there.",
-        ),
-    ]
-    sizes = f"{sample_size(facts['n'])}, {facts['d']} leading components"
-    page.section(
-        "Do components depend on each other?",
-        _finding(facts),
-        content,
-        [measured],
-        sizes,
-        wide=True,
-    )
-
-
-def _table(facts: Mapping[str, Any]) -> Html:
-    rows: list[list[object]] = []
-    tests = facts["rows"][CODES]["tests"]
-    for k, test in enumerate(tests):
-        effects = [_effect(row["tests"][k]) for row in facts["rows"].values()]
-        rows.append([f"{test['name']}: {test['effect_name']}", *effects])
-    told = [
-        "–" if row["told_apart"] is None else number(row["told_apart"], 2)
-        for row in facts["rows"].values()
-    ]
-    rows.append(["told apart from codes by a classifier: share right, 0.5 by chance", *told])
-    caption = (
-        "Effects, which do not grow with n (the largest and the strongest are maxima, and a little "
-        f"larger for few codes), of {sample_size(facts['n'])} codes or samples. An "
-        f"asterisk marks p ≤ {_LEVEL:g} for the null hypothesis (by {facts['simulations']} "
-        "simulations or shuffles, not adjusted for the number of tests). The last row is of "
-        f"{facts['n_told_apart']:,} codes and as many samples, half of them to learn from."
-    )
-    return table(["", *facts["rows"]], rows, caption=caption)
-
-
-def _effect(test: Mapping[str, Any]) -> str:
-    mark = "*" if test["pvalue"] <= _LEVEL else ""
-    return f"{number(test['effect'], 3)}{mark}"
+    codes = measured.tensors[CODES].numpy()
+    heat_maps = {
+        key: themed(partial(dependence_heat_map, codes, measured.tensors[key].numpy(), key))
+        for key in ("gaussian", _best(measured.facts))
+    }
+    shown = {"level": _LEVEL, "heat_maps": heat_maps}
+    return Section(NAME, _finding(measured.facts), [measured], shown)
 
 
 def _best(facts: Mapping[str, Any]) -> str:

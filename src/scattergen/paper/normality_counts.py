@@ -19,19 +19,16 @@ from scattergen.diagnostics import (
 from scattergen.paper.count_search import (
     AS_DESCRIBED,
     UNIT_NORM,
-    count_search_content,
+    closest,
     reproducing,
 )
 from scattergen.paper.count_search import NAME as SEARCH
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, panels
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section
 from scattergen.paper.plots import effect_sizes_by_component
-from scattergen.paper.stage_cache import Measured
-from scattergen.report import paper
-from scattergen.report.draft import number, sample_size
-from scattergen.report.html import Html, table, tag
-from scattergen.report.number_sections import TEST_NAMES
-from scattergen.report.plots import rejections_by_n
+from scattergen.report.html import themed
+from scattergen.report.plots import TEST_NAMES, rejections_by_n
 
 NAME = "normality_counts"
 LEVELS = (0.05, 0.01)
@@ -75,88 +72,28 @@ def _benjamini_hochberg(pvalues: Any) -> list[int]:
     return [int(np.count_nonzero(adjusted <= level)) for level in LEVELS]
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """Table 1, the search for its counts, and effect sizes."""
     measured, search = results[NAME], results[SEARCH]
-    facts, d = measured.facts, measured.facts["d"]
+    facts, theirs = measured.facts, material.paper.rejections
     rates = [RejectionRate(*row) for row in facts["rates"]]
-    curves = [
-        page.themed(
-            f"{name}: rejections against sample size, beside simulated normal data",
-            partial(rejections_by_n, rates, test, d, material.paper.rejections[test]),
-        )
-        for test, name in TEST_NAMES.items()
-    ]
-    caption = (
-        "Components rejected against the number n of test codes tested: means over "
-        f"{material.effort.repeats} random samples, beside those of simulated normal data of the "
-        "same shape, which at small n differ from the level times d. Horizontal lines: the paper."
-    )
-    draw = partial(
-        effect_sizes_by_component, np.array(facts["skewness"]), np.array(facts["excess_kurtosis"])
-    )
-    effects = page.themed("skewness and excess kurtosis of every component", draw)
-    n_train, n_test = (facts["counts"][split]["n"] for split in ("training", "test"))
-    content = [
-        _counts(facts, material.paper),
-        page.page.figure(panels(*curves), caption, "Table 1"),
-        tag("p", _reading(rates, d, material.paper)),
-        *count_search_content(search, material.paper),
-        page.page.figure(
-            effects,
-            f"How far from normal each component is, over {sample_size(n_train)} training codes: "
-            "effect sizes, which do not grow with n. Both are 0 for a normal distribution, and "
-            "an excess kurtosis of 3 is that of a Laplace distribution. Those below 0.01 are drawn "
-            "at 0.01.",
-        ),
-    ]
-    sizes = f"{sample_size(n_train)} training and {n_test:,} test codes"
-    finding = _finding(facts, search)
-    page.section("Are the codes normal?", finding, content, [measured, search], sizes, wide=True)
-
-
-def _counts(facts: Mapping[str, Any], theirs: paper.Results) -> Html:
-    header: list[object] = ["rejected components", *(f"at {level:g}" for level in LEVELS)]
-    header += [tag("span", f"paper, {level:g}", class_="paper") for level in LEVELS]
-    header += [f"BH, {level:g}" for level in LEVELS]
-    rows: list[list[object]] = []
-    for test, name in TEST_NAMES.items():
-        for split in ("test", "training"):
-            n = sample_size(facts["counts"][split]["n"])
-            rows.append(
-                [
-                    f"{name}, {split} codes, {n}",
-                    *(number(count) for count in facts["counts"][split][test]),
-                    *(theirs.rejections[test][level] for level in LEVELS),
-                    *(number(count) for count in facts["corrected"][split][test]),
-                ]
-            )
-    caption = (
-        f"Of d = {facts['d']} components. The first counts are without correction, as in the "
-        "paper; “BH” bounds the share of false rejections (Benjamini and Hochberg)."
-    )
-    return table(header, rows, caption=caption)
-
-
-def _reading(rates: list[RejectionRate], d: int, theirs: paper.Results) -> str:
-    chance = " and ".join(f"{level * d:.0f}" for level in LEVELS)
-    words = (
-        "A count says little without its n: a test rejects more, the more codes it sees. With no "
-        f"correction for {d} tests at once, perfectly normal codes would still have about {chance} "
-        "components rejected at the two levels."
-    )
     smallest = min(rate.n for rate in rates)
-    low = {(r.test, r.level): r for r in rates if r.n == smallest}
-    over = all(
-        low[t, level].observed > theirs.rejections[t][level] for t in TEST_NAMES for level in LEVELS
+    exceeded = all(
+        rate.observed > theirs[rate.test][rate.level] for rate in rates if rate.n == smallest
     )
-    if over:
-        words += (
-            f" On our codes as they are, every one of the paper’s four counts is exceeded on "
-            f"average at {sample_size(smallest)} already, the smallest n that the tests are made "
-            "for."
-        )
-    return words
+    skewness, kurtosis = (np.array(facts[name]) for name in ("skewness", "excess_kurtosis"))
+    shown = {
+        "levels": LEVELS,
+        "curves": {
+            test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test]))
+            for test in TEST_NAMES
+        },
+        "effects": themed(partial(effect_sizes_by_component, skewness, kurtosis)),
+        "exceeded": smallest if exceeded else None,
+        "search": search.facts,
+        "closest": closest(search.facts),
+    }
+    return Section(NAME, _finding(facts, search), [measured, search], shown)
 
 
 def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:

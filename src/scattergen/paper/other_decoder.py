@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.image_quality import psnr
 from scattergen.paper.decoder_settings import DECODED, OTHER, SHOWN, name_of
 from scattergen.paper.latent_variables import latent_variables
 from scattergen.paper.material import Decode, Material
-from scattergen.paper.stage_cache import Measured
+from scattergen.paper.measured import Measured
 
 NAME = OTHER
 _QUALITY = 2000  # test images whose PSNR is measured
@@ -35,7 +35,7 @@ def depends(material: Material) -> dict[str, Any]:
 
 
 def _training(material: Material) -> dict[str, Any]:
-    """Keywords of the run's `fit_decoder`, with fewer epochs if little effort is to be spent."""
+    """Of the run's `DecoderTraining`, with fewer epochs if little effort is to be spent."""
     training = dict(material.run.options.get("training", {}))
     most = material.effort.decoder_epochs
     if most is not None:
@@ -51,7 +51,7 @@ def measure(material: Material, work: Path) -> Measured:
     with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
         torch.default_generator.manual_seed(seed)
         decoder = Decoder(**{**own.hyperparameters, "unit_norm": unit_norm}).to(material.device)
-    history = fit_decoder(
+    history = DecoderTraining(**_training(material)).fit(
         decoder,
         material.training_codes,
         material.train,
@@ -60,7 +60,6 @@ def measure(material: Material, work: Path) -> Measured:
         device=material.device,
         checkpoint=work / "checkpoint.safetensors",
         progress=material.progress,
-        **_training(material),
     )
     trained = time.monotonic()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.files import write_json
+from scattergen.machine import machine
 from scattergen.paper.material import Material
+from scattergen.paper.measured import Measured
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.run_report import machine
 
 NAMES = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
 _MODELS: dict[str, tuple[type[PixelVAE] | type[DCGAN], dict[str, Any]]] = {

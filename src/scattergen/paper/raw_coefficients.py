@@ -18,11 +18,10 @@ from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.image_quality import psnr
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, Verdict, panels, titled
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import duration, number, sample_size
-from scattergen.report.html import Html, table, tag
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.scattering.inversion import Reconstruction, reconstruct
+from scattergen.wording import duration, number
 
 NAME = "raw_coefficients"
 _RECIPE: dict[str, Any] = {
@@ -158,88 +157,32 @@ def _decoding_seconds(material: Material, codes: Tensor) -> float:
     return fastest / len(codes)
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """What a GAN of raw coefficients costs and gives, beside one of codes."""
     measured = results[NAME]
-    facts, tensors = measured.facts, measured.tensors
-    grids = [
-        titled(name, page.grid(tensors[key], 8, f"images: {name}")) for key, name in _ROUTES.items()
-    ]
-    control = page.grid(tensors["control"], _SHOWN, "test images, inverted and decoded", side=28)
-    residual, true = facts["residual"], facts["control"]["residual"]
-    content = [
-        page.page.figure(
-            panels(*grids),
-            "The first samples of each route, none left out. The second grid shows the samples "
-            "of the first, turned into images by the decoder instead.",
-        ),
-        _routes(facts),
-        tag(
-            "p",
-            "Inversion minimises the relative error of an image’s coefficients by bounded L-BFGS, "
-            f"over pixels in [0, 1]. For samples of the GAN it ends at {number(residual[1], 3)} "
-            f"(median; {number(residual[0], 3)} to {number(residual[2], 3)}): they are, "
-            "as far as inversion can tell, coefficients of no image. "
-            f"{number(100 * facts['negative'], 1)} % of their entries are negative, which averages "
-            "of moduli cannot be. For coefficients of test images "
-            f"it ends at {number(true[1], 5)} ({number(true[0], 5)} to {number(true[2], 5)}).",
-        ),
-        page.page.figure(
-            control,
-            f"Control, {facts['control']['n']} test images: originals; inverted from their own "
-            f"coefficients (mean PSNR {number(facts['control']['inverted'], 1)} dB, four starts); "
-            f"encoded and decoded ({number(facts['control']['decoded'], 1)} dB).",
-        ),
-        tag(
-            "p",
-            f"Both networks: {facts['description']['raw']}; for codes, the same with "
-            f"{facts['dimensions']['latent']:,} for {facts['dimensions']['raw']:,}. The run’s GAN: "
-            f"{facts['description']['run']}. The paper does not describe the network of "
-            "Oyallon et al.; a fully connected one, trained so briefly, stands in for it.",
-        ),
-    ]
-    sizes = f"{sample_size(facts['n_train'])} training images, {facts['n_few']} inversions"
-    page.section(
-        "Raw coefficients and their inversion", _finding(facts), content, [measured], sizes,
-        wide=True,
-    )  # fmt: skip
-
-
-def _routes(facts: Mapping[str, Any]) -> Html:
-    training, dimensions = facts["training"], facts["dimensions"]
+    facts = measured.facts
+    training, raw, latent = facts["training"], *(facts["dimensions"][k] for k in ("raw", "latent"))
     trained = {
-        "inverted": (dimensions["raw"], training["raw"]["seconds"]),
-        "latent": (dimensions["latent"], training["latent"]["seconds"]),
-        "run": (dimensions["latent"], facts["run_seconds"]),
+        "inverted": (raw, training["raw"]["seconds"]),
+        "latent": (latent, training["latent"]["seconds"]),
+        "run": (latent, facts["run_seconds"]),
     }
-    rows = []
+    routes = []
     for key, name in _ROUTES.items():
-        d, seconds = trained.get(key, (dimensions["raw"], None))
-        how = "inversion" if key == "inverted" else "decoder"
-        value, error = facts["kernel"][key]
-        distance = facts["distance"].get(key)
-        rows.append(
-            [
-                name,
-                f"{d:,}",
-                "–" if seconds is None else duration(seconds),
-                _milliseconds(facts["seconds"][how]),
-                "–" if distance is None else number(distance, 1),
-                f"{number(value, 2)} ± {number(error, 2)}",
-            ]
+        dimensions, seconds = trained.get(key, (raw, None))
+        routes.append(
+            {
+                "key": key,
+                "name": name,
+                "dimensions": dimensions,
+                "training": seconds,
+                "per_image": facts["seconds"]["inversion" if key == "inverted" else "decoder"],
+                "distance": facts["distance"].get(key),
+                "kernel": facts["kernel"][key],
+            }
         )
-    caption = (
-        f"Training, one image from one sample ({_SHOWN} decoded, {facts['n_few']} inverted at "
-        f"once), Fréchet distance of {facts['n']:,} decoded samples to {facts['n_real']:,} "
-        f"test images, and unbiased kernel distance ± standard error of {facts['n_few']} images "
-        "to them, in the features of the digit classifier; lower is better. The first network "
-        "and the third had the same images and steps, the run’s GAN the training that the "
-        "paper’s has."
-    )
-    header = [
-        "route", "dimensions", "training", "per image", "Fréchet distance", "kernel distance",
-    ]  # fmt: skip
-    return table(header, rows, caption=caption)
+    shown = {"routes": routes, "at_once": _SHOWN, "milliseconds": _milliseconds}
+    return Section(NAME, _finding(facts), [measured], shown)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -8,9 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from scattergen import __version__
 from scattergen.datasets import Dataset
-from scattergen.density_run import fit_density_run
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
@@ -35,13 +33,13 @@ from scattergen.paper import (
     training_time,
 )
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
-from scattergen.paper.page import Finding, ReproductionPage
-from scattergen.paper.stage_cache import Measured, StageCache
-from scattergen.presets import preset
+from scattergen.paper.measured import Measured, measured
+from scattergen.paper.page import Finding, Section, render_page
+from scattergen.pipeline.density import fit_density_run
 from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
-from scattergen.report.draft import duration
-from scattergen.runs import RunFolder
+from scattergen.runs import RunFolder, Stages
+from scattergen.stages.presets import preset
 
 FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
 _SHAPES = {"mnist": ((1, 28, 28),), "celeba": ((3, 128, 128), (3, 64, 64))}
@@ -95,9 +93,9 @@ STAGES: dict[str, Stage] = {
 }
 """Name to stage; the slowest are last."""
 
-Section = Callable[[ReproductionPage, Mapping[str, Measured], Material], None]
+Show = Callable[[Mapping[str, Measured], Material], Section]
 
-SECTIONS: tuple[Section, ...] = (
+SECTIONS: tuple[Show, ...] = (
     leading_components.show,
     normality_counts.show,
     nonlinear_dependence.show,
@@ -124,7 +122,7 @@ CELEBA_STAGES = (
 )
 """Those that are computed for CelebA, too."""
 
-CELEBA_SECTIONS: tuple[Section, ...] = (
+CELEBA_SECTIONS: tuple[Show, ...] = (
     paper_setting.show,
     leading_components.show,
     normality_counts.show,
@@ -167,8 +165,8 @@ def reproduce_run(
     """Measure everything that the paper shows on a run, and write it as one HTML page.
 
     Those of the paper's densities that the run lacks are fitted first, and become part of it.
-    Every stage is kept in the run's folder "reproduction" as soon as it is computed, and found
-    again while what it depends on (the run's parts, the images, the options) is the same.
+    Every stage becomes part of the run, too, as soon as it is computed, and is found again while
+    what it depends on (the run's parts, the images, the options) is the same.
     Interrupted at any moment, the same call continues.
 
     Args:
@@ -198,21 +196,34 @@ def reproduce_run(
     run = RunFolder.open(path)
     _check(run, data, name)
     _fit_missing(run, data, name, device, progress)
+    run.refresh()
     material = Material(run, data, effort, seed, device, progress, _RESULTS[name])
     stages = STAGES if name == "mnist" else {stage: STAGES[stage] for stage in CELEBA_STAGES}
-    with run.locked():
-        cache = StageCache(run.path / "reproduction" / effort.name, progress)
-        results = {
-            key: cache.get(key, stage.key(material), partial(stage.measure, material))
-            for key, stage in stages.items()
-        }
-        page = run.path / f"{_PAGES[effort.name]}.html"
-        findings, text = _render(run, results, material, command)
-        same = page.is_file() and page.read_text(encoding="utf-8") == text
-        if not same:
-            with atomic_path(page) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    return Reproduction(page, findings, same and not cache.computed)
+    kept, results, computed = Stages(run, progress), dict[str, Measured](), False
+    for key, stage in stages.items():
+        results[key], found = measured(
+            kept, _kept_as(key, effort), stage.key(material), partial(stage.measure, material)
+        )
+        computed |= not found
+    page = run.path / f"{_PAGES[effort.name]}.html"
+    findings, text = _render(results, material, command)
+    same = page.is_file() and page.read_text(encoding="utf-8") == text
+    if not same:
+        _keep_page(run, page.name, text, [f"paper/{_kept_as(key, effort)}" for key in stages])
+    return Reproduction(page, findings, same and not computed)
+
+
+def _kept_as(key: str, effort: Effort) -> str:
+    return key if effort.name == "full" else f"{effort.name}-{key}"
+
+
+def _keep_page(run: RunFolder, name: str, text: str, made_from: list[str]) -> None:
+    stage = name.removesuffix(".html")
+    key = Stages(run, SILENT).key(stage, {}, made_from)
+    with run.working(stage, key) as folder:
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        run.note(stage, key, {}, made_from, {name: folder / name})
 
 
 def fit_command(name: str, images: str = "DIR", run: str | None = None) -> str:
@@ -233,21 +244,6 @@ def fit_command(name: str, images: str = "DIR", run: str | None = None) -> str:
     what = [name] if name == "mnist" else [images, "--preset", name]
     return shlex.join(["scattergen", "fit", *what, "--out", run or f"runs/{name}"])
 
-
-_LEFT_OUT = {
-    "mnist": "Left out: the paper’s CelebA rows of Tables 1 to 3 and its Figure 3, which need that "
-    "data set: `scattergen reproduce celeba --images DIR`.",
-    "celeba": "Left out: Table 4 but for the time of the decoder’s training, since models of "
-    "pixels are trained on MNIST only, and what the MNIST page tests beyond the paper’s tables: "
-    "Gaussian marginals, the central-limit argument, stability, and raw coefficients.",
-}
-
-_QUICK = {
-    "mnist": "This page was made with --quick: fewer images and shorter trainings, so distances "
-    "are larger (their bias falls as n grows) and pixel models worse than without it.",
-    "celeba": "This page was made with --quick: fewer images, random samples and simulations, so "
-    "everything is less precise than without it.",
-}
 
 _PAGES = {"full": "reproduction", "quick": "reproduction-quick"}
 
@@ -309,34 +305,10 @@ def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress
 
 
 def _render(
-    run: RunFolder, results: Mapping[str, Measured], material: Material, command: str
+    results: Mapping[str, Measured], material: Material, command: str
 ) -> tuple[tuple[Finding, ...], str]:
-    page = ReproductionPage(
-        "A paper, measured again", command or "scattergen.paper.reproduce_run(…)",
-        material.seed, __version__,
-    )  # fmt: skip
-    for add in SECTIONS if material.paper is paper.MNIST else CELEBA_SECTIONS:
-        add(page, results, material)
-    lead = (
-        "Ziomek and Farrahi, “Modelling nonlinear dependencies in the latent space of inverse "
-        f"scattering”: its tables and figures for {material.paper.title} beside those of "
-        f"{run.path.name}, a run of {len(material.train):,} training and {len(material.test):,} "
-        f"test images.{paper_setting.proxy_sentence(material)}"
-    )
-    quick = material.effort.name == "quick"
+    chosen = SECTIONS if material.paper is paper.MNIST else CELEBA_SECTIONS
+    sections = [show(results, material) for show in chosen]
     seconds = sum(measured.seconds for measured in results.values())
-    remarks = [
-        f"All stages together took {duration(seconds)}; each is kept, and computed again only if "
-        "what it depends on has changed.",
-        "The run was fitted by scattergen "
-        f"{run.version}, seed {run.options.get('seed', 'unknown')}; its own report has all "
-        "options.",
-        _LEFT_OUT[material.paper.name],
-    ]
-    if quick:
-        remarks.insert(
-            0,
-            _QUICK[material.paper.name],
-        )
-    text = page.render(lead, remarks)
-    return tuple(page.findings), text
+    text = render_page(sections, material, command or "scattergen.paper.reproduce_run(…)", seconds)
+    return tuple(section.finding for section in sections if section.finding), text

@@ -17,8 +17,9 @@ _ROOT, _FOLDER = scattergen.__name__, Path(scattergen.__file__).parent
 
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
-    "report", "cli",  # how results are shown, but for what the paper reports
-    "paper.page", "paper.plots", "paper.stage_cache",
+    # how results are shown, but for what the paper reports
+    "report", "cli", "wording", "paper.page", "paper.plots", "paper.measured",
+    "machine",  # in the keys of the stages that it makes a difference to
     # where they are kept
     "runs", "files", "tensor_files", "processes", "progress", "terminal", "errors", "keywords",
 )  # fmt: skip

@@ -3,16 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import geometric_mean, median
+from statistics import fmean, geometric_mean, median
 from typing import Any
 
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, Verdict, panels, titled
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.paper.plots import rate_curves, rate_factor
 from scattergen.paper.stability_trials import ALIKE, DIVERGED, NAME, RATES, SHOWN, Trial
-from scattergen.paper.stage_cache import Measured
-from scattergen.report.draft import duration, number, sample_size
-from scattergen.report.html import Html, table, tag
+from scattergen.report.html import themed
+from scattergen.wording import number, sample_size
 
 
 def sensitivity(rows: Sequence[Trial], blank: float) -> dict[str, Any]:
@@ -63,71 +63,57 @@ def sensitivity(rows: Sequence[Trial], blank: float) -> dict[str, Any]:
     }
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """How much each method's result depends on learning rate and seed."""
     measured = results[NAME]
-    facts, rows = measured.facts, measured.facts["rows"]
+    facts, factors = measured.facts, _factors(measured.facts)
     by_method = _by_method(facts)
     trials = {
         name: {
-            factor: [row["distance"] for row in found if row["factor"] == factor]
-            for factor in _factors(facts)
+            factor: [row["distance"] for row in rows if row["factor"] == factor]
+            for factor in factors
         }
-        for name, found in by_method.items()
+        for name, rows in by_method.items()
     }
     title = f"Fréchet distance to test images, {sample_size(facts['n'])}"
-    picture = page.themed(
-        "Fréchet distance of three methods against their learning rate",
-        partial(rate_curves, trials, title),
-    )
-    grids = [
-        titled(name, page.grid(measured.tensors[name], SHOWN, f"images of the {name}", side=28))
-        for name in by_method
+    decibels = [
+        [row["psnr"] for row in by_method["decoder"] if row["factor"] == factor and row["psnr"]]
+        for factor in factors
     ]
-    content = [
-        page.page.figure(
-            picture,
-            "Each method after one short training: means over seeds, from the best seed to the "
-            "worst. A cross marks a training that diverged.",
-        ),
-        _table(facts, by_method),
-        page.page.figure(
-            panels(*grids),
-            f"The first {SHOWN} images of the first seed. Rows: the learning rate’s factors "
-            f"{', '.join(map(rate_factor, _factors(facts)))}. Black: diverged or nearly blank.",
-        ),
-        tag(
-            "p",
-            "The paper (Section 6): training a generative model “is a very unstable process, which "
-            "is highly sensitive to hyperparameters”; training the decoder “is also stable and not "
-            "that sensitive to hyperparameters”; “All of the instability lies in training a "
-            "completely independent generating network”.",
-        ),
-        tag(
-            "p",
-            "The rule of the verdict: three numbers per method, each compared between the decoder "
-            "and both GANs: what a training keeps (higher is steadier), the worst mean distance "
-            "over the best of all rates, and the worst seed over the best at one rate (median over "
-            "rates; lower is steadier, and infinite if one diverged). “Agrees”: the decoder is "
-            "steadier by all, and none of its trainings failed. “Agrees in part”: by more than "
-            "half of the comparisons. “Cannot be compared”: by no more, since trainings of seconds "
-            "cannot settle it. What a training keeps was added to "
-            "the rule after the two ratios of an earlier run were seen, and “more than half” later "
-            "still; with “by any”, two of six comparisons would have been agreement in part.",
-        ),
-        tag(
-            "p",
-            "What it cannot tell: at so small a budget a low rate also means an unfinished "
-            "training, for all three; ratios ask more of a method whose best is better, and "
-            "nothing of one that leaves images blank at every rate, which is why they are not the "
-            "only measure; and the networks are smaller than elsewhere on this page, so that a "
-            "training takes seconds. The decoder is scored by decoded test codes, which are "
-            "optimistic, being paired with images that they are compared with; the GANs by "
-            "samples, those of the latent GAN through the run’s own decoder.",
-        ),
-    ]
-    trained = f"{len(rows)} trainings, {sample_size(facts['n'])} images each"
-    page.section("Stability of training", _finding(facts), content, [measured], trained, wide=True)
+    shown = {
+        "factors": list(map(rate_factor, factors)),
+        "curves": themed(partial(rate_curves, trials, title)),
+        "methods": [_method(name, rows, facts) for name, rows in by_method.items()],
+        "decibels": [fmean(found) if found else None for found in decibels],
+        "columns": SHOWN,
+        "ratio": _ratio,
+    }
+    return Section(NAME, _finding(facts), [measured], shown)
+
+
+def _method(name: str, trials: list[Trial], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table."""
+    found = sensitivity(trials, facts["blank"])
+    seconds = [row["seconds"] for row in trials if row["seconds"] is not None]
+    cells = []
+    for factor in _factors(facts):
+        failures = [row["failure"] for row in trials if row["factor"] == factor]
+        cells.append(
+            {
+                "mean": found["means"][factor],
+                "diverged": failures.count(DIVERGED),
+                "alike": ALIKE in failures,
+            }
+        )
+    return {
+        "name": name,
+        "rate": RATES[name],
+        "steps": max((row["steps"] or 0 for row in trials), default=0),
+        "seconds": median(seconds) if seconds else None,
+        "at_factors": cells,
+        "found": found,
+        "trials": len(trials),
+    }
 
 
 def _by_method(facts: Mapping[str, Any]) -> dict[str, list[Trial]]:
@@ -137,52 +123,6 @@ def _by_method(facts: Mapping[str, Any]) -> dict[str, list[Trial]]:
 
 def _factors(facts: Mapping[str, Any]) -> list[float]:
     return sorted({row["factor"] for row in facts["rows"]})
-
-
-def _table(facts: Mapping[str, Any], by_method: Mapping[str, list[Trial]]) -> Html:
-    rows = []
-    for name, trials in by_method.items():
-        found = sensitivity(trials, facts["blank"])
-        seconds = [row["seconds"] for row in trials if row["seconds"] is not None]
-        cells = [
-            f"{name}, {RATES[name]:g}",
-            f"{max((row['steps'] or 0 for row in trials), default=0):,}",
-            duration(median(seconds)) if seconds else "–",
-            *(_cell(found["means"][k], trials, k) for k in _factors(facts)),
-            _percent(found["kept"]).replace(" ", "\N{NO-BREAK SPACE}"),
-            _ratio(found["rates"]),
-            _ratio(found["seeds"]),
-            f"{found['failed']} of {len(trials)}".replace(" ", "\N{NO-BREAK SPACE}"),
-        ]
-        rows.append(cells)
-    decibels = [
-        [row["psnr"] for row in by_method["decoder"] if row["factor"] == k and row["psnr"]]
-        for k in _factors(facts)
-    ]
-    means = [number(sum(found) / len(found), 1) if found else "–" for found in decibels]
-    rows.append(["decoder, PSNR in dB", "", "", *means, "", "", "", ""])
-    header = [
-        "method, own learning rate", "steps", "seconds",
-        *(f"× {rate_factor(factor)}" for factor in _factors(facts)),
-        "kept", "worst / best rate", "worst / best seed", "failed",
-    ]  # fmt: skip
-    caption = (
-        f"Fréchet distance of {facts['n']:,} images to {facts['n_real']:,} test images: geometric "
-        "means over seeds, by the factor of the learning rate. Failed: diverged, or images all "
-        "alike, with less than a twentieth of the variance of test images (marked *). Kept: the "
-        "part of the way from blank images "
-        f"({number(facts['blank'], 1)}) to the method’s best training that a training goes, on "
-        "average over rates and seeds. Steps are fixed, seconds are the median of a training."
-    )
-    return table(header, rows, caption=caption)
-
-
-def _cell(mean: float | None, trials: Sequence[Trial], factor: float) -> str:
-    failures = [row["failure"] for row in trials if row["factor"] == factor]
-    text = "diverged" if mean is None else number(mean, 1)
-    if mean is not None and DIVERGED in failures:
-        text += f" ({failures.count(DIVERGED)} diverged)"
-    return text + ("*" if ALIKE in failures else "")
 
 
 def _percent(part: float) -> str:

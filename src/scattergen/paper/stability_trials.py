@@ -6,7 +6,6 @@ rates around their own and with several seeds. Budgets are numbers of steps, so 
 reproducible; they take about as long for all three.
 """
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Subset
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.errors import InputError, ScattergenError
 from scattergen.image_quality import psnr
 from scattergen.paper.material import Material
+from scattergen.paper.measured import Measured
 from scattergen.paper.pixel_models import DCGAN
-from scattergen.paper.stage_cache import Measured
 
 NAME = "stability"
 _STEPS_PER_SECOND = {"decoder": 120, "latent GAN": 250, "pixel GAN": 150}
@@ -36,7 +35,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
 """Smaller than elsewhere, so that some hundred steps, without which all are blank, take seconds."""
 
 RATES: dict[str, float] = {
-    "decoder": inspect.signature(fit_decoder).parameters["learning_rate"].default,
+    "decoder": DecoderTraining().learning_rate,
     "latent GAN": GenerativeAdversarialNetwork().learning_rate,
     "pixel GAN": 5e-4,  # as in `pixel_baselines`
 }
@@ -137,14 +136,16 @@ def _train_decoder(material: Material, factor: float, seed: int) -> tuple[Tensor
             **_NETWORKS["decoder"],
         )
     chosen, epochs, steps = _budget(material, "decoder", _HELD_OUT)
-    history = fit_decoder(
-        decoder.to(material.device),
-        material.training_codes[chosen],
-        Subset(material.train, chosen),
+    training = DecoderTraining(
         epochs=epochs,
         batch_size=_BATCH_SIZES["decoder"],
         learning_rate=factor * RATES["decoder"],
         n_validation=_HELD_OUT,
+    )
+    history = training.fit(
+        decoder.to(material.device),
+        material.training_codes[chosen],
+        Subset(material.train, chosen),
         seed=seed,
         device=material.device,
     )

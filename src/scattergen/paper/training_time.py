@@ -8,13 +8,13 @@ from typing import Any
 from scattergen.paper.density_samples import NAME as SAMPLES
 from scattergen.paper.density_samples import seconds_of
 from scattergen.paper.material import Material
-from scattergen.paper.page import Finding, ReproductionPage, panels, titled
+from scattergen.paper.measured import Measured
+from scattergen.paper.page import Finding, Section
 from scattergen.paper.pixel_baselines import NAMES as PIXEL_MODELS
 from scattergen.paper.plots import quality_curves
-from scattergen.paper.stage_cache import Measured
 from scattergen.report import paper
-from scattergen.report.draft import duration, number, sample_size
-from scattergen.report.html import Html, table, tag
+from scattergen.report.html import themed
+from scattergen.wording import duration, number
 
 _ONCE = ("encoder", "codes", "decoder")
 """Stages of a fit that are done once, however often a density is fitted."""
@@ -60,129 +60,47 @@ def time_to_reach(curve: list[list[float]], distance: float) -> float | None:
     return next((seconds for seconds, found in curve if found <= distance), None)
 
 
-def show(page: ReproductionPage, results: Mapping[str, Measured], material: Material) -> None:
-    """Add the section."""
+def show(results: Mapping[str, Measured], material: Material) -> Section:
+    """Table 4: training times, quality against them, and how many fits it takes to win."""
     samples = results[SAMPLES]
-    pixels = {name: results[name] for name in PIXEL_MODELS}
-    facts = samples.facts
+    facts, pixels = samples.facts, {name: results[name] for name in PIXEL_MODELS}
     once = sum(seconds_of(facts, stage) for stage in _ONCE)
-    budget = duration(material.effort.pixel_seconds)
-    curves = {PIXEL_MODELS[name]: pixels[name].facts["curve"] for name in pixels}
+    seconds = {key: seconds_of(facts, f"densities/{key}") for key in facts["rows"]}
+    curves = {PIXEL_MODELS[name]: found.facts["curve"] for name, found in pixels.items()}
     # An instant fit, such as that of the Gaussian, has no place on a logarithmic axis.
-    points = {
-        key: (max(seconds_of(facts, f"densities/{key}"), 0.1), row["distance"])
-        for key, row in facts["rows"].items()
+    points = {key: (max(seconds[key], 0.1), row["distance"]) for key, row in facts["rows"].items()}
+    title = "Fréchet distance to test images"
+    shown = {
+        "once": once,
+        "densities": [
+            {
+                "name": key,
+                "seconds": seconds[key],
+                "distance": row["distance"],
+                "against": [
+                    _against(once, seconds[key], row["distance"], found.facts)
+                    for found in pixels.values()
+                ],
+            }
+            for key, row in facts["rows"].items()
+        ],
+        "pixels": {PIXEL_MODELS[name]: found for name, found in pixels.items()},
+        "quoted": paper.TRAINING_TIMES,
+        "curves": themed(partial(quality_curves, curves, points, title)),
     }
-    picture = page.themed(
-        "Fréchet distance against seconds of generative training",
-        partial(quality_curves, curves, points, "Fréchet distance to test images"),
-    )
-    grids = [
-        titled(
-            PIXEL_MODELS[name],
-            page.grid(found.tensors["samples"], 8, f"64 samples of the {PIXEL_MODELS[name]}", 28),
-            tag("p", f"{found.facts['description']}; stopped in epoch {found.facts['epochs']}"),
-        )
-        for name, found in pixels.items()
-    ]
-    content = [
-        _times(facts, pixels, once),
-        page.page.figure(
-            picture,
-            f"Quality against generative training time, of {sample_size(facts['n'])} samples. "
-            "Dots: densities of this run, at the end of their training, without the decoder’s. "
-            f"Lines: models of pixels within their {budget}. The learning rate of the pixel VAE "
-            "falls to 0 at the end of that time, so its earlier points are of a training under "
-            "way, not of a shorter one.",
-            "Table 4",
-        ),
-        page.page.figure(
-            panels(*grids), f"The first 64 samples of each pixel model after {budget}."
-        ),
-        _accounting(facts, pixels, once),
-        tag(
-            "p",
-            "“At equal quality” asks a pixel model only for the distance that the density reaches, "
-            "and takes the first of its snapshots that does; “at its full time” trains it for all "
-            f"{budget}. Fits are counted until the latent route, with encoder and decoder ("
-            f"{duration(once)}, once), has taken less time in total; “never” means that one fit "
-            "of the pixel model is faster than one of the density.",
-        ),
-    ]
-    page.section(
-        "Training time",
-        _finding(facts, pixels, once, budget),
-        content,
-        [samples, *pixels.values()],
-        f"{sample_size(len(material.train))} training images",
-        wide=True,
-    )
+    finding = _finding(facts, pixels, once, duration(material.effort.pixel_seconds))
+    return Section("training_time", finding, [samples, *pixels.values()], shown)
 
 
-def _times(facts: Mapping[str, Any], pixels: Mapping[str, Measured], once: float) -> Html:
-    size = "MNIST (28×28)"
-    rows: list[list[object]] = [
-        [
-            tag("b", "measured here"),
-            size,
-            f"{key} in scattering space",
-            tag("b", duration(seconds_of(facts, f"densities/{key}"))),
-            tag("b", duration(once)),
-        ]
-        for key in facts["rows"]
-    ]
-    rows += [
-        [
-            tag("b", "measured here"),
-            size,
-            f"{PIXEL_MODELS[name]}, stopped by the clock",
-            tag("b", duration(found.facts["seconds"])),
-            "–",
-        ]
-        for name, found in pixels.items()
-    ]
-    rows += [list(row) for row in paper.TRAINING_TIMES]
-    caption = (
-        "Training times. “Non-generative” is what is trained once and for all densities: encoder "
-        "and decoder. The times of densities and decoder are those that the run’s fit recorded, "
-        "which does not say how many threads it had: compare them with those of models of pixels "
-        "only if both had as many, on the same machine; the paper’s rows quote other machines, "
-        "data sets and sizes of images."
-    )
-    header = ["source", "data set", "method", "generative training", "non-generative training"]
-    return table(header, rows, caption=caption)
-
-
-def _accounting(facts: Mapping[str, Any], pixels: Mapping[str, Measured], once: float) -> Html:
-    header: list[object] = ["density", "distance", "one fit"]
-    for name in pixels:
-        header += [
-            f"{PIXEL_MODELS[name]} as good after",
-            "fits to win at equal quality",
-            "fits to win at its full time",
-        ]
-    rows = []
-    for key, row in facts["rows"].items():
-        fit = seconds_of(facts, f"densities/{key}")
-        cells: list[object] = [key, number(row["distance"], 1), duration(fit)]
-        for found in pixels.values():
-            total = found.facts["seconds"]
-            equal = time_to_reach(found.facts["curve"], row["distance"])
-            cells.append(f"not within {duration(total)}" if equal is None else duration(equal))
-            cells.append(_at_equal_quality(once, fit, total, equal))
-            cells.append(str(refits_to_win(once, fit, total) or "never"))
-        rows.append(cells)
-    caption = "After how many fits of the generative model the latent route has cost less time."
-    return table(header, rows, caption=caption)
-
-
-def _at_equal_quality(once: float, fit: float, total: float, equal: float | None) -> str:
-    """The cell of the table for a pixel model that is as good after `equal` seconds, or never."""
-    if equal is not None:
-        return str(refits_to_win(once, fit, equal) or "never")
-    # A pixel model that is not as good by the end of its training needs more than all of that time.
-    most = refits_to_win(once, fit, total)
-    return "not known" if most is None else f"≤ {most}"
+def _against(once: float, fit: float, distance: float, pixel: Mapping[str, Any]) -> dict[str, Any]:
+    """When a model of pixels is as good as a density, and from which fit on that is cheaper."""
+    equal = time_to_reach(pixel["curve"], distance)
+    return {
+        "total": pixel["seconds"],
+        "equal": equal,
+        "at_equal_quality": None if equal is None else refits_to_win(once, fit, equal),
+        "at_full_time": refits_to_win(once, fit, pixel["seconds"]),
+    }
 
 
 def _finding(

@@ -19,7 +19,6 @@ from types import FrameType
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-import scattergen
 from scattergen.errors import InputError, ScattergenError
 from scattergen.processes.layout import Layout
 from scattergen.processes.reporting import KINDS, LINK
@@ -69,7 +68,7 @@ def this_program() -> list[str]:
         ['-m', 'scattergen']
     """
     # A checkout that is not installed is found in the current folder only.
-    here = Path(scattergen.__file__).parents[1] == Path.cwd()
+    here = Path(__file__).parents[2] == Path.cwd()
     return [sys.executable, *([] if here else ["-P"]), "-m", "scattergen"]
 
 

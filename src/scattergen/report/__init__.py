@@ -3,15 +3,12 @@
 from scattergen.image_grid import image_grid, save_image_grid
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
-from scattergen.report.run_report import MEASURES, write_run_report
 
 __all__ = [
-    "MEASURES",
     "DensityEntry",
     "FitReport",
     "VisualisationMatrix",
     "image_grid",
     "save_image_grid",
     "write_fit_report",
-    "write_run_report",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from scattergen.diagnostics import NormalityTable, RejectionRate
-from scattergen.judging import Judgement
+from scattergen.evaluation.judgement import Judgement
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from scattergen.errors import InputError
 # Two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch.
 DPI = 200
 PANEL_INCHES = (4.0, 2.9)
+TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}
+"""What figures and pages call the tests of normality."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,9 @@ def rejections_by_n(
     chosen = [rate for rate in rates if rate.test == test]
     if not chosen:
         raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
-    name = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}.get(test, test)
-    figure, axes = panel(f"{name}: components rejected, of {d}", theme, extra_height=0.55)
+    figure, axes = panel(
+        f"{TEST_NAMES[test]}: components rejected, of {d}", theme, extra_height=0.55
+    )
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1, linscale=0.4)
     levels = sorted({rate.level for rate in chosen}, reverse=True)

@@ -1,12 +1,14 @@
 """Run folders: one fitted model each, self-describing, resumable, never half-written."""
 
-from scattergen.runs.folder import LAST_STAGE, RunFolder
+from scattergen.runs.folder import RunFolder
+from scattergen.runs.index import LAST_STAGE
 from scattergen.runs.options import check_name, differences, refuse_differences
 from scattergen.runs.saving import save_run
-from scattergen.runs.stages import Stages
+from scattergen.runs.stages import Result, Stages
 
 __all__ = [
     "LAST_STAGE",
+    "Result",
     "RunFolder",
     "Stages",
     "check_name",

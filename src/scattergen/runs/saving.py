@@ -1,5 +1,7 @@
 """Saving a finished model as a run, without replacing another one unasked."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scattergen.errors import RunFolderError
-from scattergen.runs import place
 from scattergen.runs.folder import RunFolder
+from scattergen.runs.layout import INDEX
 
 Content = Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]]
 
@@ -29,14 +31,26 @@ def save_run(
         RunFolderError: If the folder holds something else, or a run that would change.
     """
     path = Path(path)
-    if not overwrite and (path / place.INDEX).exists():
+    if not overwrite and (path / INDEX).exists():
         _refuse_change(RunFolder.start(path, options), content)
     run = RunFolder.start(path, options, overwrite=overwrite, afresh=True)
-    with run.locked():
-        for name, (tensors, metadata) in content.items():
-            if not run.has(name):
-                run.write(name, tensors, metadata)
-        run.take_place()
+    for name, (tensors, metadata) in content.items():
+        key = _key(name, tensors, metadata)
+        # The file of the same tensors may belong to the run that is replaced: it is not changed.
+        if not run.has(name) and run.find(name, key) is None:
+            run.write(name, key, tensors, metadata)
+    if overwrite:
+        run.finish()
+
+
+def _key(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """What was made elsewhere depends on its content only."""
+    found = hashlib.sha256(json.dumps([name, metadata], sort_keys=True, default=list).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def _refuse_change(run: RunFolder, content: Content) -> None:

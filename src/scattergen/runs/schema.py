@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from scattergen.errors import RunFolderError
-from scattergen.runs.options import is_name
-
-SUFFIX = ".safetensors"
-DENSITIES = "densities"
-"""The only sub-folder that run.json may name files in."""
+from scattergen.runs.layout import DENSITIES, is_key, is_product, is_stage
 
 _REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
@@ -40,7 +36,22 @@ _EPOCH = {
     name: _NUMBER
     for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")
 }
-_INDEX = {
+_ENTRY = {
+    "key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict,
+    "*": _Nothing,
+}  # fmt: skip
+_KEPT = {
+    "stage": str, "key": str, "content": object, "facts": dict, "after": {"*": str}, "*": _Nothing,
+}  # fmt: skip
+_FACTS = {
+    "decoder": {**_STAGE, "history?": [_EPOCH]},
+    "sampling": {**_STAGE, "n_components": int | None},
+    "report": {
+        **_STAGE, "psnr?": _NUMBER, "ssim?": _NUMBER, "best?": str | None,
+        "judgement?": _JUDGEMENT, "tested_on?": str | None,
+    },
+}  # fmt: skip
+_RECORD = {
     "scattergen": str,
     "options": {
         "data?": {
@@ -48,20 +59,15 @@ _INDEX = {
         },
         "preset?": str | None, "seed?": int, "max_seconds?": _NUMBER,
         "encoder?": dict, "decoder?": dict, "training?": {"epochs?": int},
-        "sampling?": {"n_components?": int | str | None, "density?": str | None},
+        "sampling?": {
+            "n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER
+        },
         "densities?": {"*": dict},
     },
-    "files": {"*": str | list},
-    "stages": {
-        "decoder?": {**_STAGE, "history?": [_EPOCH]},
-        "sampling?": {**_STAGE, "n_components": int | None},
-        "report?": {
-            **_STAGE, "psnr?": _NUMBER, "ssim?": _NUMBER, "best?": str | None,
-            "judgement?": _JUDGEMENT, "tested_on?": str | None,
-        },
-        "*": _STAGE,
-    },
+    "stages": {"*": _ENTRY},
+    "*": _Nothing,
 }  # fmt: skip
+_INDEX = {**_RECORD, "next?": _RECORD}
 _METADATA: dict[str, Any] = {
     "encoder": {
         "image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int
@@ -118,25 +124,6 @@ def _is_a(value: Any, schema: Any) -> bool:
     return isinstance(value, schema) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
-def is_file(name: str) -> bool:
-    """Whether run.json may name a file so.
-
-    Args:
-        name: Relative to the run's folder.
-
-    Returns:
-        True for "NAME.safetensors" and "densities/NAME.safetensors".
-
-    Example:
-        >>> is_file("densities/vae.safetensors"), is_file("../vae.safetensors")
-        (True, False)
-    """
-    folder, _, _ = name.rpartition("/")
-    return (
-        name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX)) and folder in ("", DENSITIES)
-    )
-
-
 def check_index(path: Path, content: Mapping[str, Any]) -> None:
     """Refuse a run.json that is not of the form that scattergen writes.
 
@@ -148,21 +135,60 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
         RunFolderError: If it is another one.
     """
     found = misfit(content, _INDEX)
-    _refuse(path, next(_oddities(content), None) if found is None else found)
+    if found is None:
+        records = {"": content, ".next": content.get("next")}
+        odd = (f"{at}{one}" for at, record in records.items() if record for one in _odd(record))
+        found = next(odd, None)
+    _refuse(path, found)
 
 
-def _oddities(content: Mapping[str, Any]) -> Iterator[str]:
+def _odd(record: Mapping[str, Any]) -> Iterator[str]:
     """What a form does not tell."""
-    for name, hashes in content["files"].items():
-        # There are two while one file takes the place of another.
-        if not is_file(name) or None not in (misfit(hashes, str), misfit(hashes, (str, str))):
-            yield f".files.{name}"
-    yield from (f".stages.{name}" for name in content["stages"] if not is_name(name))
-    judgement = content["stages"].get("report", {}).get("judgement")
+    for name, entry in record["stages"].items():
+        at = f".stages.{name}"
+        yield from (f"{at}.products" for one in entry["products"] if not is_product(one))
+        found = _odd_stage(name, entry)
+        if found is not None:
+            yield at + found
+            return
+    judgement = record["stages"].get("report", {"facts": {}})["facts"].get("judgement")
     if judgement is not None and judgement["best"] not in (None, *judgement["rows"]):
-        yield ".stages.report.judgement.best"
-    if judgement is not None and "n" not in content["options"].get("data", {}):
+        yield ".stages.report.facts.judgement.best"
+    if judgement is not None and "n" not in record["options"].get("data", {}):
         yield ".options.data.n"
+
+
+def _odd_stage(name: str, entry: Mapping[str, Any]) -> str | None:
+    """What is odd of a stage, in run.json or in the metadata of its file."""
+    # Runs of versions before 0.2 have no keys.
+    keys = [entry["key"], *entry["after"].values()]
+    if not is_stage(name) or not all(key == "" or is_key(key) for key in keys):
+        return ""
+    # Of a model that was saved from Python nothing was measured.
+    found = misfit(entry["facts"], _FACTS.get(name, _STAGE)) if entry["facts"] else None
+    return None if found is None else f".facts{found}"
+
+
+def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
+    """The content within the metadata of a stage's file, which name the stage, too.
+
+    Args:
+        path: Of the file, for the message.
+        name: Of the stage.
+        key: Of the stage.
+        kept: The metadata of the file.
+
+    Returns:
+        The content, to be checked by `check_metadata`.
+
+    Raises:
+        RunFolderError: If the file is that of another stage, or of none.
+    """
+    found = misfit(kept, _KEPT)
+    if found is None and (kept["stage"], kept["key"]) != (name, key):
+        found = ".stage"
+    _refuse(path, _odd_stage(name, kept) if found is None else found)
+    return kept["content"]
 
 
 def check_metadata(path: Path, name: str, metadata: Any) -> None:

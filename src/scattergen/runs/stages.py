@@ -1,89 +1,178 @@
-"""Stages of a fit, kept in a run folder as soon as they are finished and found there again."""
+"""Stages of a fit: made, or found where they were made before from the same."""
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
-from scattergen.runs import place
 from scattergen.runs.folder import RunFolder
-from scattergen.training_state import History
+from scattergen.runs.index import Entry
+from scattergen.training.state import History
 
 
-class Done(Protocol):
-    """Reports the results of a stage; call it once, as the stage's last act."""
+@dataclass(frozen=True)
+class Result:
+    """What a stage makes.
 
-    def __call__(
-        self, tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any]
-    ) -> None:
-        """Keep tensors and facts."""
-        ...
+    Attributes:
+        tensors: Name to tensor.
+        metadata: What is needed to use them; anything that `json` can write.
+        facts: What was measured; "seconds" is added if it is not among them.
+        found: Whether it was made before.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: Any = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    found: bool = False
 
 
 class Stages:
     """The stages of one fit, with or without a folder to keep them in.
 
+    A stage is known by its key: a hash of its name, of all that it depends on by itself, and of the
+    keys of the stages that it is made from.  What has the same key is never made twice.
+
     Args:
         run: The folder, or None to keep nothing.
         progress: Where to report.
         processes: Those that fit together, all with the same folder; rank 0 alone writes to it.
+
+    Example:
+        >>> from scattergen.progress import SILENT
+        >>> stages = Stages(None, SILENT)
+        >>> stages.get("answer", {"question": 6}, lambda work: Result({}, 42)).metadata
+        42
     """
 
     def __init__(
         self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE
     ) -> None:
-        self.run, self.progress, self.writes = run, progress, processes.rank == 0
+        self.run, self.progress, self.processes = run, progress, processes
+        self._keys: dict[str, str] = {}
+        self._held: set[str] = set()  # keys of the stages that this process works on
 
-    def restore(self, name: str, load: Callable[[Mapping[str, Tensor]], Any]) -> bool:
-        """Load the results of a finished stage; False if there are none."""
-        if self.run is None or not self.run.has(name):
-            return False
-        load(self.run.read(name)[0])
-        if self.writes:  # a kill came after the results were kept and before these were deleted
-            self.run.remove_checkpoints(name)
-        self.progress.message(f"{name}: done before")
-        return True
+    def key(self, name: str, depends: Mapping[str, Any], after: Sequence[str] = ()) -> str:
+        """The key of a stage.
+
+        Args:
+            name: Of the stage.
+            depends: What its result depends on by itself; anything that `json` can write.
+            after: Stages that it is made from.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        content = [name, depends, self._keys_of(after)]
+        text = json.dumps(content, sort_keys=True, default=list)
+        self._keys[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self._keys[name]
+
+    def _keys_of(self, names: Sequence[str]) -> dict[str, str]:
+        known = {} if self.run is None else {name: self.run.key(name) for name in names}
+        return {name: self._keys.get(name, known.get(name, "")) for name in names}
+
+    def get(
+        self,
+        name: str,
+        depends: Mapping[str, Any],
+        make: Callable[[Path | None], Result],
+        after: Sequence[str] = (),
+    ) -> Result:
+        """The result of a stage: of this process, of one before, or of another that works with it.
+
+        Args:
+            name: Of the stage.
+            depends: What its result depends on by itself; anything that `json` can write.
+            make: Makes it; in the folder that it is given it may keep what it needs to be resumed.
+            after: Stages that it is made from.
+
+        Returns:
+            The result, the same whether it was made or found.
+
+        Raises:
+            RunFolderError: If another process is making it.
+        """
+        key = self.key(name, depends, after)
+        if self.run is None:
+            self.progress.message(name)
+            return make(None)
+        found = self.processes.broadcast(self._found(name, key))
+        if found is not None:
+            self.progress.message(f"{name}: done before")
+            self._keys[name] = found.key  # none of stages that a version before 0.2 made
+            return self._read(name, found)
+        with self.working(name, key) as work:
+            self.progress.message(name)
+            start = time.monotonic()
+            result = make(work)
+            facts = {"seconds": time.monotonic() - start, **result.facts}
+            if self._writes:
+                self.run.write(
+                    name, key, result.tensors, result.metadata, facts, self._keys_of(after)
+                )
+                brief = {one: value for one, value in facts.items() if one != "history"}
+                self.run.log({"stage": name, **brief})
+        metadata, facts = json.loads(json.dumps([result.metadata, facts]))  # as if found
+        return Result(result.tensors, metadata, facts)
+
+    @property
+    def _writes(self) -> bool:
+        return self.processes.rank == 0
+
+    def _found(self, name: str, key: str) -> Entry | None:
+        if self.run is None or not self._writes:
+            return None
+        found = self.run.find(name, key)
+        if found is None and not self.run.is_whole(name):
+            file = self.run.file(name)
+            if file.is_dir():  # in the way of what would be made
+                self.run.read(name)
+            warnings.warn(f"{file} is missing or damaged: it is made again.", stacklevel=4)
+        return found
+
+    def _read(self, name: str, entry: Entry) -> Result:
+        assert self.run is not None
+        self.run.learn(name, entry)
+        tensors, metadata = self.run.read(name) if self.run.has(name) else ({}, None)
+        return Result(tensors, metadata, entry.facts, found=True)
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[Done]:
-        """Run a stage; what it reports is kept with the time it took."""
-        self.progress.message(name)
-        start = time.monotonic()
+    def working(self, name: str, key: str) -> Iterator[Path | None]:
+        """The folder of a stage's unfinished work, kept from processes of other fits meanwhile.
 
-        def done(tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any]) -> None:
-            if self.run is not None and self.writes:
-                stage = {"seconds": time.monotonic() - start, **facts}
-                self.run.write(name, tensors, metadata, stage)
-                self.run.remove_checkpoints(name)
-                brief = {key: value for key, value in stage.items() if key != "history"}
-                self.run.log({"stage": name, **brief})
+        Args:
+            name: Of the stage.
+            key: Of it.
 
-        yield done
+        Yields:
+            The folder; None if nothing is kept.
 
-    def checkpoint(self, name: str, metadata: Any = None) -> Path | None:
-        """Where a stage may save its progress (see `RunFolder.checkpoint`)."""
-        return None if self.run is None else self.run.checkpoint(name, metadata)
-
-    def folder(self, name: str, metadata: Any = None) -> Path | None:
-        """Where a stage may keep files until it is finished; what other options left is deleted."""
+        Raises:
+            RunFolderError: If another process is making the stage.
+        """
         if self.run is None:
-            return None
-        folder = self.run.checkpoint(name, metadata).with_suffix("")
-        if self.writes:  # what the stage made with other options
-            names = place.own_files(self.run.path, f"checkpoints/{name}")
-            kept = (folder, folder.parent)
-            others = [one for one in names if (self.run.path / one).parent not in kept]
-            place.remove(self.run.path, others)
-        return folder
+            yield None
+        elif not self._writes or key in self._held:
+            yield self.run.work(key)
+        else:
+            with self.run.working(name, key) as folder:
+                self._held.add(key)
+                yield folder
+            self._held.discard(key)
 
     def log_epoch(self, name: str) -> Callable[[History], None] | None:
         """Appends a stage's epochs to the run's metrics."""
-        if self.run is None or not self.writes:
+        if self.run is None or not self._writes:
             return None
         run = self.run
         return lambda history: run.log({"stage": name, **history[-1]})

@@ -159,9 +159,10 @@ def _spread_second(b, s, gh, n, products, row):
 
 
 @compiled
-def _read_averages(b, at, gradient, image, path, stride, n_lanes, n, along, level, plan):
-    """Gradient of the coefficients `path + l * stride` (lane l), spread along rows of n, at t."""
+def _read_averages(b, at, gradient, image, path, stride, n_lanes, along, level, plan):
+    """Gradient of the coefficients `path + l * stride` (lane l), spread along rows, at t."""
     t, s = at[6], at[7]
+    n = len(plan.source_columns) >> level
     _, height, width = plan.outputs
     vector = np.int64(LANES)
     row = (width + LANES - 1) // LANES * LANES * LANES
@@ -236,11 +237,12 @@ def _fold_last_column(b, row, n):
 
 
 @compiled
-def _through_first(b, at, gh, gx, row, j1, again, down, along, products, plan):
+def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
     """Add to gx what one (j1, LANES θ1) contributes; its coefficients' gradients are at t."""
     line, other, scratch, _, _, a, t, _ = at
     M, N = len(plan.source_rows), len(plan.source_columns)
     m, n = M >> j1, N >> j1
+    again = plan.order == 2 and j1 < plan.J - 1
     stride, across = np.int64(COMPLEX), np.int64(n * COMPLEX)
     if again:
         for i in range(m // 2 + 1):
@@ -348,14 +350,13 @@ def _differentiate(images, gradient, out, plan, a2, workspace):
                         for theta2 in range(L):
                             row = table.second[j1, j2] + theta2 * (M >> j2)
                             _read_averages(
-                                b, at, gradient, image, path, step, n_lanes, N >> j2, along, j2,
-                                plan,
-                            )  # fmt: skip
+                                b, at, gradient, image, path, step, n_lanes, along, j2, plan
+                            )
                             _through_second(b, at, a2, gh, row, j2, down, along, products, plan)
                             path += 1
                 path, step = 1 + j1 * L + theta1, np.int64(1)
-                _read_averages(b, at, gradient, image, path, step, n_lanes, n, along, j1, plan)
-                _through_first(b, at, gh, gx, first, j1, again, down, along, products, plan)
+                _read_averages(b, at, gradient, image, path, step, n_lanes, along, j1, plan)
+                _through_first(b, at, gh, gx, first, j1, down, along, products, plan)
             second_path += L * paths_per_theta
         _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along)
 

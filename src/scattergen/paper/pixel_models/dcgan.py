@@ -27,7 +27,8 @@ from scattergen.paper.pixel_models.networks import (
 )
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
-from scattergen.training import Batch, check_settings, train
+from scattergen.training.loop import Batch, train
+from scattergen.training.settings import TrainingSettings
 
 
 class DCGAN:
@@ -101,18 +102,27 @@ class DCGAN:
             raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
-        check_settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            betas=(beta1, 0.999),
-            precision=precision,
-        )
         self.n_latent, self.channels = n_latent, check_channels(channels)
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.schedule, self.beta1 = learning_rate, schedule, beta1
         self.decay, self.precision = decay, precision
+        self._settings()  # which refuses the rest
+
+    def _settings(
+        self, seed: int = 0, device: str = "cpu", max_seconds: float | None = None
+    ) -> TrainingSettings:
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            betas=(self.beta1, 0.999),
+            max_seconds=max_seconds,
+            seed=seed,
+            precision=self.precision,
+            device=device,
+            description="DCGAN",
+        )
 
     @property
     def description(self) -> str:
@@ -173,19 +183,10 @@ class DCGAN:
             modules | ({"average": average} if self.decay > 0 else {}),
             {"discriminator": step.discriminator_loss, "generator": generator_loss},
             data,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            betas=(self.beta1, 0.999),
-            max_seconds=max_seconds,
-            seed=seed,
-            precision=self.precision,
-            device=device,
+            self._settings(seed, device, max_seconds),
             checkpoint=checkpoint,
             on_step=on_step,
             progress=progress,
-            description="DCGAN",
         )
         self.generator_.cpu()
         self.discriminator_.cpu()

@@ -13,7 +13,7 @@ from scattergen.densities.networks import fully_connected
 from scattergen.densities.protocol import take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
-from scattergen.training import Batch
+from scattergen.training.loop import Batch
 
 Shape = tuple[int, int, int]
 

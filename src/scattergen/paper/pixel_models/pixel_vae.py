@@ -31,7 +31,8 @@ from scattergen.paper.pixel_models.networks import (
 )
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state, take_state
-from scattergen.training import Batch, check_settings, train
+from scattergen.training.loop import Batch, train
+from scattergen.training.settings import TrainingSettings
 
 _BOUND = 10.0  # of log-variances
 
@@ -129,14 +130,26 @@ class PixelVAE:
             raise InputError(f"n_components={n_components}: use at least 1.")
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
-        check_settings(
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, precision=precision
-        )
         self.n_latent, self.channels = n_latent, check_channels(channels)
         self.beta, self.likelihood = beta, likelihood
         self.prior, self.n_components = prior, n_components
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.precision = learning_rate, precision
+        self._settings()  # which refuses the rest
+
+    def _settings(
+        self, seed: int = 0, device: str = "cpu", max_seconds: float | None = None
+    ) -> TrainingSettings:
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            max_seconds=max_seconds,
+            seed=seed,
+            precision=self.precision,
+            device=device,
+            description="pixel VAE",
+        )
 
     @property
     def description(self) -> str:
@@ -192,17 +205,10 @@ class PixelVAE:
             {"vae": networks},
             {"vae": self._loss},
             data,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            max_seconds=max_seconds,
-            seed=seed,
-            precision=self.precision,
-            device=device,
+            self._settings(seed, device, max_seconds),
             checkpoint=checkpoint,
             on_step=on_step,
             progress=progress,
-            description="pixel VAE",
         )
         networks.cpu()
         return self.fit_prior(images, seed=seed)

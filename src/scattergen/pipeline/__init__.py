@@ -1,0 +1,1 @@
+"""What is done with a run folder: fits, further densities, evaluations, diagnoses, estimates."""

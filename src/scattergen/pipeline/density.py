@@ -1,0 +1,164 @@
+"""Fitting one more density on the codes of a run, with a picture of its samples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scattergen.datasets import ClassLabels
+from scattergen.densities import (
+    Density,
+    improved_keywords,
+    make,
+    make_for_classes,
+    names,
+    needs_labels,
+)
+from scattergen.errors import RunFolderError
+from scattergen.image_grid import save_image_grid
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import SILENT, Progress
+from scattergen.runs import RunFolder, check_name, differences, refuse_differences
+from scattergen.stages.density_keys import choice_of_key, density_key
+from scattergen.stages.model_parts import density_metadata
+
+_ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density
+
+
+@dataclass(frozen=True)
+class FittedDensity:
+    """Outcome of the fit of one density.
+
+    Attributes:
+        key: Its name in the run.
+        picture: 64 of its samples, or eight of every class in a row.
+        classes: Of a class-conditional one, the classes of the picture's rows.
+        finished_before: Nothing had to be done.
+    """
+
+    key: str
+    picture: Path
+    classes: tuple[str, ...]
+    finished_before: bool
+
+
+def fit_density_run(
+    path: Path | str,
+    name: str,
+    *,
+    keywords: Mapping[str, Any] | None = None,
+    improved: bool = False,
+    by_class: bool = False,
+    stored_as: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> FittedDensity:
+    """Fit one more density on the codes of a run.
+
+    Args:
+        path: The run folder.
+        name: Of the density in the registry.
+        keywords: Its hyper-parameters.
+        improved: Whether those not given are its improved ones (`scattergen.densities.IMPROVED`).
+        by_class: Whether every class gets a density of its own.
+        stored_as: Its name in the run; by default the same, with "-improved" and "-by-class".
+        seed: Of the fit and of the picture.
+        device: Where to compute.
+        overwrite: Replace a density of that name, once the new one is fitted.
+        progress: Where to report.
+
+    Returns:
+        Where it is and what its picture shows.
+
+    Raises:
+        InputError: If the density or a keyword is unknown, or it has no improved keywords.
+        RunFolderError: If the run has no codes, no labels, or this density with other
+            hyper-parameters.
+    """
+    run = RunFolder.open(path)
+    key = stored_as
+    if name not in names():  # a key that says more than the name, such as vae-improved
+        choice = choice_of_key(name, keywords)
+        key, name = key or name, choice.name
+        keywords, by_class = choice.keywords, by_class or choice.by_class
+    if key is None:
+        key = density_key(name, improved=improved, by_class=by_class)
+    stage = f"densities/{key}"
+    check_name(stage)
+    keywords = {**(improved_keywords(name) if improved else {}), **(keywords or {})}
+    by_class = by_class or needs_labels(name)
+    make(name, **keywords)  # which checks them before anything else
+    classes = _classes(run) if by_class else None
+    wanted = density_metadata(_make(name, keywords, classes), seed)
+    picture = run.path / "pictures" / f"density-{key}.png"
+    shown = tuple((classes or ())[:_ROWS])
+    before = run.has(stage) and not overwrite
+    if before and picture.is_file():
+        refuse_differences(run.path / stage, run.read(stage)[1], wanted)
+        return FittedDensity(key, picture, shown, True)
+    if overwrite and key in run.options.get("densities", {}) and run.finished:
+        _refuse_change(run, key, wanted, classes)
+    if not run.has("codes"):
+        raise RunFolderError(
+            f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it "
+            "again, to its end; to a model saved from Python add densities there."
+        )
+    # The others may be damaged, or of a package that is not installed here.
+    model = GenerativeScatteringNetwork.load(run, device, densities=())
+    stored = run.read("codes")[0]
+    model.fit_density(
+        name,
+        stored["codes"],
+        None if classes is None else ClassLabels(stored["labels"], classes),
+        keywords=keywords,
+        stored_as=key,
+        seed=seed,
+        device=device,
+        run=run,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    if classes is None:
+        images = model.sample(_COLUMNS**2, key, seed)
+    else:
+        labels = [c for c in range(len(shown)) for _ in range(_COLUMNS)]
+        images = model.sample(len(labels), key, seed, labels=labels)
+    with run.drawing(stage) as folder:
+        save_image_grid(images, folder / picture.name, columns=_COLUMNS)
+        run.illustrate(stage, {f"pictures/{picture.name}": folder / picture.name})
+    return FittedDensity(key, picture, shown, before)
+
+
+def _classes(run: RunFolder) -> tuple[str, ...]:
+    """Names of the classes that a run's codes have."""
+    classes = run.metadata("codes").get("classes") if run.has("codes") else None
+    if classes is None:
+        raise RunFolderError(
+            f"{run.path} holds no labels: fit it again from images with classes (a folder with a "
+            "sub-folder for each, or an .npz file with labels), with --overwrite if it was fitted "
+            "to these by a version that did not keep them."
+        )
+    return tuple(classes)
+
+
+def _make(name: str, keywords: Mapping[str, Any], classes: tuple[str, ...] | None) -> Density:
+    if classes is None:
+        return make(name, **keywords)
+    return make_for_classes(name, keywords, classes)
+
+
+def _refuse_change(
+    run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None
+) -> None:
+    """Refuse another density in the place of one that the run's options and report describe."""
+    choice = choice_of_key(key, run.options["densities"][key])
+    fitted = _make(choice.name, choice.keywords, classes if choice.by_class else None)
+    changed = differences(density_metadata(fitted, run.options.get("seed")), wanted)
+    if changed:
+        raise RunFolderError(
+            f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would "
+            f"change ({', '.join(changed)}): store the new one beside it under another name (--as "
+            "NAME)."
+        )

@@ -1,0 +1,355 @@
+"""Evaluating a run: what its densities, its decoder and real images score, kept beside it."""
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.densities import Density, LikelihoodDensity
+from scattergen.errors import InputError, ScattergenError
+from scattergen.evaluation import (
+    FEWEST,
+    DigitFeatures,
+    Estimate,
+    Evaluation,
+    FeatureExtractor,
+    InceptionFeatures,
+    PerceptualFeatures,
+    ScatteringFeatures,
+    evaluate,
+    frechet_distance,
+    sharpness,
+)
+from scattergen.files import atomic_path, write_json
+from scattergen.keywords import whole_number
+from scattergen.machine import machine
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.judge import choose, numbers
+from scattergen.progress import SILENT, Progress
+from scattergen.report.plots import figure_png, quality_by_time
+from scattergen.runs import RunFolder, Stages
+
+FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
+
+TRAINING, DECODED_TRAINING, DECODED_TEST = (
+    "training images", "decoded training codes", "decoded test codes",
+)  # fmt: skip
+_PIECE = 1024  # images that are decoded and turned into features at a time
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """What a run scored.
+
+    Attributes:
+        rows: Name to scores: the references (training images, what perfect samples would score;
+            decoded training codes, perfect codes; decoded test codes, the decoder's bound, paired
+            with the reference and so optimistic), then the densities.
+        training_seconds: Density to the time of its fit, where that is known.
+        images_per_second: Density to its speed of sampling and decoding.
+        log_likelihood: Density with an exact likelihood to its mean logarithm over codes of test
+            images, in nats per code; only if there are at least 20.
+        training_log_likelihood: The same over codes of training images.
+        sharpness: Row to the share that its images have of the reference images' fine detail.
+        repeats: Density to the Fréchet distances of its sets of samples, drawn with seeds
+            `seed`, `seed` + 1, …
+        features: Name and version of the feature extractor.
+        against: Name of the reference images.
+        n: Images in a row.
+        seed: Of samples and choices of images.
+        kept: Whether the run holds them: it may be on a disk that is full or only to be read.
+    """
+
+    rows: dict[str, Evaluation]
+    training_seconds: dict[str, float]
+    images_per_second: dict[str, float]
+    log_likelihood: dict[str, Estimate]
+    training_log_likelihood: dict[str, Estimate]
+    sharpness: dict[str, float]
+    repeats: dict[str, list[float]]
+    features: tuple[str, str]
+    against: str
+    n: int
+    seed: int
+    kept: bool = True
+
+    def summary(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "features": {"name": self.features[0], "version": self.features[1]},
+            "against": self.against,
+            "n": self.n,
+            "seed": self.seed,
+            "machine": machine(),
+            "rows": {
+                name: {
+                    **row.summary(),
+                    "training_seconds": self.training_seconds.get(name),
+                    "images_per_second": self.images_per_second.get(name),
+                    "log_likelihood": _for_json(self.log_likelihood.get(name)),
+                    "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
+                    "frechet_by_seed": self.repeats.get(name),
+                    "sharpness": self.sharpness.get(name),
+                }
+                for name, row in self.rows.items()
+            },
+        }
+
+
+def evaluate_run(
+    path: Path | str,
+    data: Dataset,
+    *,
+    densities: Sequence[str] | None = None,
+    reference: Dataset | None = None,
+    n: int = 10_000,
+    repeats: int = 1,
+    features: FeatureName | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> RunEvaluation:
+    """Compare samples of a run's densities with real images, and keep the result in the run.
+
+    Writes evaluation.json and pictures/evaluation.png.
+
+    Args:
+        path: The run folder.
+        data: The dataset that the run was fitted to.
+        densities: Keys of those to evaluate; all by default.
+        reference: Images to compare with, its training part; the test images by default.
+        n: Images in every row; fewer where a set of real images is smaller.
+        repeats: Sets of n samples that a density draws, with seeds `seed`, `seed` + 1, …; all
+            scores are of the first, the Fréchet distance is of each.
+        features: "digits" (28 × 28 grey images only), "scattering", "perceptual" or "inception";
+            digits for the embedded MNIST and scattering for everything else by default.
+        seed: Of samples and choices of images.
+        device: Where to compute.
+        progress: Where to report.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: If the data are not those of the run, there are no test images, a density is
+            unknown, or `repeats` is less than 1.
+        RunFolderError: If the run is damaged or incomplete.
+    """
+    repeats = whole_number("repeats", repeats, least=1)
+    run = RunFolder.open(path)
+    keys = _known(densities, run, path)
+    against = _reference(run, path, data, reference)
+    model = GenerativeScatteringNetwork.load(run, device, densities=keys)
+    extract = _extractor(features, model.decoder.image_shape, data.name, device)
+    compared = choose(against, min(n, len(against)), seed)
+    real, real_detail = extract(compared, progress), _detail(compared)
+    train = extract(data.train, progress)
+    rows = _Rows(model, extract, n, seed, progress)
+    rows.add_training_images(data.train, train, against)
+    rows.add_decoded(data)
+    rows.add_densities(keys, repeats, real)
+    # Whoever is compared with training images cannot learn whether samples are nearer to these.
+    unseen = against.fingerprint != data.train.fingerprint
+    scores = evaluate(
+        rows.tables, real, train=train if unseen else None, seed=seed, progress=progress
+    )
+    stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
+    result = RunEvaluation(
+        rows=scores,
+        training_seconds={key: stage["seconds"] for key, stage in stages.items() if stage},
+        images_per_second=rows.speed,
+        log_likelihood=rows.likelihoods(DECODED_TEST, keys),
+        training_log_likelihood=rows.likelihoods(DECODED_TRAINING, keys),
+        sharpness={name: value / max(real_detail, 1e-12) for name, value in rows.detail.items()},
+        repeats=rows.repeats,
+        features=(extract.name, extract.version),
+        against=f"{data.name}, test" if reference is None else reference.name,
+        n=n,
+        seed=seed,
+    )
+    try:
+        _keep(run, result)
+    except ScattergenError as error:
+        warnings.warn(f"The scores are not kept with the run. {error}", stacklevel=2)
+        result = replace(result, kept=False)
+    return result
+
+
+def _known(densities: Sequence[str] | None, run: RunFolder, path: Path | str) -> list[str]:
+    """Keys of the densities to evaluate."""
+    there = run.names("densities")
+    keys = list(dict.fromkeys(there if densities is None else densities))
+    for key in keys:
+        if key not in there:
+            raise InputError(f'{path} has no density "{key}": it has {", ".join(there) or "none"}.')
+    return keys
+
+
+def _reference(
+    run: RunFolder, path: Path | str, data: Dataset, reference: Dataset | None
+) -> ImageSource:
+    """The images to compare with, if the data are those of the run."""
+    fitted_to = run.options.get("data", {}).get("fingerprint")
+    if fitted_to not in (None, data.train.fingerprint):
+        raise InputError(
+            f"{data.name} does not hold the images that {path} was fitted to: name those, with the "
+            "same --size and --mode."
+        )
+    against = data.test if reference is None else reference.train
+    if against is None:
+        raise InputError(
+            f"{data.name} has no test images to compare with: name others by --against."
+        )
+    return against
+
+
+class _Rows:
+    """Features of the images of every row, and what is measured while they are made.
+
+    Attributes:
+        tables: Row to features.
+        detail: Row to mean sharpness.
+        codes: Row of decoded codes to these.
+        speed: Density to images per second.
+        repeats: Density to the Fréchet distance of each set of samples.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeScatteringNetwork,
+        extract: FeatureExtractor,
+        n: int,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.model, self.extract, self.n, self.seed = model, extract, n, seed
+        self.progress = progress
+        self.tables: dict[str, Tensor] = {}
+        self.detail: dict[str, float] = {}
+        self.codes: dict[str, Tensor] = {}
+        self.speed: dict[str, float] = {}
+        self.repeats: dict[str, list[float]] = {}
+
+    def add_training_images(
+        self, images: ImageSource, features: Tensor, against: ImageSource
+    ) -> None:
+        """Add some of the training images, of which all features are known."""
+        # Not those whose codes will be decoded: a perfect model would not know them either.
+        others = torch.arange(len(images))
+        if against.fingerprint == images.fingerprint:  # nor is any image compared with itself
+            used = torch.zeros(len(others), dtype=torch.bool)
+            used[numbers(len(others), min(self.n, len(against)), self.seed)] = True
+            others = others[~used]
+        if len(others) >= FEWEST:
+            chosen = others[numbers(len(others), self.n, self.seed)]
+            self.tables[TRAINING] = features[chosen]
+            self.detail[TRAINING] = _detail(Subset(images, chosen))
+
+    def add_decoded(self, data: Dataset) -> None:
+        """Add decoded codes of training and of test images."""
+        n, seed = self.n, self.seed
+        for name, source in (
+            (DECODED_TRAINING, Subset(data.train, numbers(len(data.train), n, seed + 1))),
+            (DECODED_TEST, None if data.test is None else choose(data.test, n, seed)),
+        ):
+            if source is not None and len(source) >= FEWEST:
+                self.codes[name] = self.model.encode(source, self.progress)
+                self.tables[name], _, self.detail[name] = self._decoded(self.codes[name], name)
+
+    def add_densities(self, keys: Sequence[str], repeats: int, real: Tensor) -> None:
+        """Add samples of densities; `real` are features of the images to compare with."""
+        for key in keys:
+            for k in range(repeats):
+                start = time.monotonic()
+                drawn = self.model.sample_codes(self.n, key, self.seed + k)
+                drawing = time.monotonic() - start
+                table, decoding, fine = self._decoded(drawn, key, self.model.sharpen)
+                self.repeats.setdefault(key, []).append(frechet_distance(real, table))
+                if k == 0:
+                    self.tables[key], self.detail[key] = table, fine
+                    self.speed[key] = self.n / (drawing + decoding)
+
+    def likelihoods(self, name: str, keys: Sequence[str]) -> dict[str, Estimate]:
+        """Mean log-likelihoods of a row's codes, under the densities that have exact ones."""
+        if name not in self.codes:
+            return {}
+        means = {key: _mean_log_prob(self.model.densities[key], self.codes[name]) for key in keys}
+        return {key: mean for key, mean in means.items() if mean is not None}
+
+    def _decoded(
+        self, codes: Tensor, name: str, sharpen: float = 0.0
+    ) -> tuple[Tensor, float, float]:
+        """Features of decoded codes, the seconds that decoding took, and the images' sharpness."""
+        parts, seconds, detail = [], 0.0, 0.0
+        with self.progress.task(f"decode {name}", len(codes)) as task:
+            for piece in codes.split(_PIECE):
+                start = time.monotonic()
+                images = self.model.decode(piece, sharpen=sharpen)
+                seconds += time.monotonic() - start
+                parts.append(self.extract(images))
+                detail += sharpness(images).sum().item()
+                task.advance(len(piece))
+        return torch.cat(parts), seconds, detail / len(codes)
+
+
+def _extractor(
+    name: FeatureName | None, shape: tuple[int, int, int], data: str, device: str
+) -> FeatureExtractor:
+    if name is None:
+        name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
+    if name == "digits":
+        return DigitFeatures()
+    if name == "perceptual":
+        return PerceptualFeatures(device)
+    return ScatteringFeatures(shape) if name == "scattering" else InceptionFeatures(device)
+
+
+def _detail(images: ImageSource) -> float:
+    """Mean sharpness of real images."""
+    pieces = (sharpness(images[i : i + _PIECE]).sum() for i in range(0, len(images), _PIECE))
+    return float(sum(pieces)) / len(images)
+
+
+@torch.no_grad()
+def _mean_log_prob(density: Density, codes: Tensor) -> Estimate | None:
+    """Mean log-likelihood of codes in nats; None if the density has no exact one."""
+    if not isinstance(density, LikelihoodDensity):
+        return None
+    # Perhaps the leading components only.
+    modelled = codes[:, : getattr(density, "n_features_", codes.shape[1])]
+    values = torch.cat([density.log_prob(piece) for piece in modelled.split(_PIECE)]).double()
+    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+
+
+def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
+    """An estimate, or None where a code is impossible and JSON has no −∞."""
+    if estimate is None or not math.isfinite(estimate.value):
+        return None
+    return asdict(estimate)
+
+
+def _keep(run: RunFolder, result: RunEvaluation) -> None:
+    distances = {name: row.frechet.value for name, row in result.rows.items()}
+    figure = quality_by_time(
+        {key: (t, distances[key]) for key, t in result.training_seconds.items()},
+        {name: d for name, d in distances.items() if name not in result.images_per_second},
+        f"Fréchet distance to {result.against}, {result.features[0]} features",
+    )
+    made_from = ["encoder", "decoder", *(f"densities/{key}" for key in result.images_per_second)]
+    made_from = [name for name in made_from if run.has(name)]
+    depends = {"n": result.n, "seed": result.seed, "features": result.features}
+    key = Stages(run, SILENT).key("evaluation", {**depends, "against": result.against}, made_from)
+    with run.working("evaluation", key) as folder:
+        scores, picture = folder / "evaluation.json", folder / "evaluation.png"
+        write_json(scores, result.summary())
+        with atomic_path(picture) as temporary:
+            temporary.write_bytes(figure_png(figure))
+        products = {scores.name: scores, f"pictures/{picture.name}": picture}
+        run.note("evaluation", key, {}, made_from, products)

@@ -1,0 +1,114 @@
+"""How good a fitted model is: its decoder beside least squares, and which density is the best."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scattergen.datasets import ImageSource, Subset
+from scattergen.evaluation import default_features, kernel_distance
+from scattergen.evaluation.judgement import (
+    DECODER,
+    LEAST_SQUARES,
+    REAL,
+    Judgement,
+    Row,
+    best_of,
+)
+from scattergen.image_quality import psnr, sharpness
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import SILENT, Progress
+
+_MOST, _LEAST = 1000, 100  # images in a row
+FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
+
+
+def judge(
+    model: GenerativeScatteringNetwork,
+    train: ImageSource,
+    test: ImageSource | None,
+    *,
+    digits: bool = False,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Judgement | None:
+    """Score a model's reconstructions and samples against test images.
+
+    Features are those of photographs if their weights are installed, else scattering features.
+
+    Args:
+        model: Fitted.
+        train: The images that it was fitted to.
+        test: Others, of which up to 1,000 are used.
+        digits: Whether they are the embedded MNIST, for which there are features of digits.
+        seed: Of samples and choices.
+        progress: Where to report.
+
+    Returns:
+        The scores; None with fewer than 3 test images.
+    """
+    if test is None or len(test) < FEWEST_TEST_IMAGES:
+        return None
+    extract = default_features(model.decoder.image_shape, digits=digits)
+    real = choose(test, _MOST, seed)[:]
+    codes = model.encode(real)
+    restored = {DECODER: model.decode(codes)}
+    if model.linear is not None:
+        restored[LEAST_SQUARES] = model.linear.decode(codes)
+    wanted, detail = extract(real), sharpness(real).mean()
+
+    def row(images: Tensor, restores: bool = False) -> Row:
+        distance = kernel_distance(wanted, extract(images))
+        return Row(
+            kernel=1000 * distance.value,
+            standard_error=1000 * distance.standard_error,
+            sharpness=(sharpness(images).mean() / detail.clamp(min=1e-12)).item(),
+            psnr=psnr(real, images).clamp(max=100).mean().item() if restores else None,
+        )
+
+    rows = {}
+    with progress.task("judge", len(restored) + len(model.densities) + 1) as task:
+        if len(train) >= FEWEST_TEST_IMAGES:
+            rows[REAL] = row(choose(train, _MOST, seed)[:])
+        task.advance()
+        for name, images in restored.items():
+            rows[name] = row(images, restores=True)
+            task.advance()
+        for key in model.densities:
+            rows[key] = row(model.sample(min(_MOST, max(_LEAST, len(real))), key, seed))
+            task.advance(1, key)
+    best = best_of({key: rows[key] for key in model.densities})
+    return Judgement((extract.name, extract.version), _MOST, len(real), rows, best)
+
+
+def choose(source: ImageSource, n: int, seed: int) -> ImageSource:
+    """Some n images of a source, or all of fewer.
+
+    Args:
+        source: Of images.
+        n: How many.
+        seed: Of the choice.
+
+    Returns:
+        In the order of the source.
+    """
+    return source if n >= len(source) else Subset(source, numbers(len(source), n, seed))
+
+
+def numbers(N: int, n: int, seed: int) -> Tensor:
+    """Numbers of n of N images, all if there are fewer; without order, neighbours being alike.
+
+    Args:
+        N: Number of images.
+        n: How many to choose.
+        seed: Of the choice.
+
+    Returns:
+        Sorted, (min(n, N),).
+
+    Example:
+        >>> numbers(3, 5, 0)
+        tensor([0, 1, 2])
+    """
+    if n >= N:
+        return torch.arange(N)
+    return torch.from_numpy(np.random.default_rng(seed).choice(N, n, replace=False)).sort().values

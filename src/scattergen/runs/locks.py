@@ -1,0 +1,61 @@
+"""Locks between processes, which end with the process that holds them."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scattergen.errors import RunFolderError
+from scattergen.files import open_regular
+
+
+@contextmanager
+def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock while a block runs.
+
+    Args:
+        path: A file, which is made; its folder exists.
+        busy: What to say if another process holds the lock.
+        patience: Seconds to wait for it.
+
+    Raises:
+        RunFolderError: If another process holds the lock, or the file cannot be written.
+    """
+    try:
+        file = open_regular(path, "ab")
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write to {path.parent} ({error.strerror}): choose another place or change its "
+            "permissions."
+        ) from error
+    with file:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise RunFolderError(busy) from error
+                time.sleep(0.01)
+        yield
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process holds a lock.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        True also if there is no such file.
+    """
+    try:
+        with open_regular(path, "rb+") as file:  # network drives lock only what can be written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except (OSError, RunFolderError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The stages of a fit: their options, and each of them made or found."""

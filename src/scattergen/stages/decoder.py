@@ -1,0 +1,158 @@
+"""The stages of a fit that need the decoder: its training, and what new images are made from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scattergen.datasets import ImageSource
+from scattergen.decoder.fit import DecoderTraining
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.sharpening import Sharpening
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.evaluation import default_features
+from scattergen.progress import SILENT, Progress
+from scattergen.runs import Result, Stages
+from scattergen.stages.leading import choose_leading
+from scattergen.stages.model_parts import decoder_metadata
+from scattergen.stages.options import build
+from scattergen.stages.preview import Preview
+from scattergen.training.state import History
+
+_SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
+
+
+def fit_decoder_stage(
+    decoder: Decoder | LocalDecoder,
+    options: Mapping[str, Any],
+    codes: Tensor,
+    images: ImageSource | Tensor,
+    stages: Stages,
+    *,
+    encoder: ScatteringEncoder,
+    mirrored: Tensor | None,
+    linear: LinearDecoder,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Train a decoder, unless it is among the finished stages, with a picture after each epoch.
+
+    Args:
+        decoder: Trained afterwards.
+        options: Of the fit.
+        codes: (N, d).
+        images: The N images.
+        stages: Keep the result and the state of unfinished work; their processes train together.
+        encoder: Made the codes.
+        mirrored: Codes of the mirrored images, or None.
+        linear: Least squares, for the picture.
+        seed: Of everything random.
+        device: Where to compute.
+
+    Raises:
+        InputError: If the options cannot be used.
+        ScattergenError: If the training diverges.
+    """
+    training = build("training", DecoderTraining, options["training"])
+
+    def train(work: Path | None) -> Result:
+        preview = None
+        if stages.run is not None and stages.processes.rank == 0:
+            preview = Preview(stages.run.preview, images, codes, linear, device)
+            if not preview.path.exists():  # else that of the training to be resumed
+                preview(decoder)
+            stages.progress.message(f"  first pictures, after each epoch: {preview.path}")
+        log = stages.log_epoch("decoder")
+
+        def after_epoch(history: History) -> None:
+            if log is not None:
+                log(history)
+            if preview is not None:
+                preview(decoder)
+
+        history = training.fit(
+            decoder,
+            codes,
+            images,
+            encoder=encoder,
+            mirrored=mirrored,
+            seed=seed,
+            device=device,
+            processes=stages.processes,
+            checkpoint=None if work is None else work / "checkpoint.safetensors",
+            on_epoch=after_epoch,
+            progress=stages.progress,
+        )
+        facts = {"history": history, "seconds": history[-1]["seconds"]}
+        return Result(decoder.state_dict(), decoder_metadata(decoder), facts)
+
+    depends = {"decoder": options["decoder"], "training": options["training"], "seed": seed}
+    result = stages.get("decoder", depends, train, ["codes", "linear"])
+    if result.found:
+        decoder.load_state_dict(result.tensors)
+
+
+def sampling_stage(
+    decoder: Decoder | LocalDecoder,
+    options: Mapping[str, Any],
+    codes: Tensor,
+    images: ImageSource | Tensor,
+    stages: Stages,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> tuple[int | None, Sharpening | None]:
+    """What new images are made from: leading components, as is asked or best, and sharpening.
+
+    Args:
+        decoder: Trained.
+        options: Of the fit; without a section "sampling" nothing is chosen.
+        codes: (N, d).
+        images: The N images.
+        stages: Keep the result.
+        seed: Of the trials.
+        device: Where the decoder is.
+        progress: Where to report.
+
+    Returns:
+        The number of leading components that densities are fitted to, None for all; and the
+        sharpening, if the options ask for one.
+    """
+    if "sampling" not in options:
+        return None, None
+    asked = options["sampling"].get("n_components")
+    sharpened = options["sampling"].get("sharpen", 0) > 0
+
+    def choose(_: Path | None) -> Result:
+        gains = _gains(decoder, codes, images, device) if sharpened else {}
+        if asked != "auto":
+            n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
+            return Result(gains, facts={"n_components": n})
+        extract = default_features(decoder.image_shape)
+        choice = choose_leading(
+            decoder, codes, images, extract, device=device, seed=seed, progress=progress
+        )
+        facts = {
+            "n_components": choice.n_components,
+            "features": [extract.name, extract.version],
+            "kernel": {str(m): value for m, value in choice.kernel.items()},
+        }
+        return Result(gains, facts=facts)
+
+    depends = {"n_components": asked, "seed": seed, "sharpened": sharpened}
+    result = stages.get("sampling", depends, choose, ["decoder"])
+    sharpening = Sharpening(result.tensors["gains"]) if sharpened else None
+    return result.facts["n_components"], sharpening
+
+
+def _gains(
+    decoder: Decoder | LocalDecoder, codes: Tensor, images: ImageSource | Tensor, device: str
+) -> dict[str, Tensor]:
+    some = torch.linspace(0, len(codes) - 1, min(len(codes), _SHARPENING_IMAGES)).round().long()
+    made = [decoder.decode(part.to(device)).cpu() for part in codes[some].split(100)]
+    return {"gains": Sharpening.fit(images[some], torch.cat(made)).gains}

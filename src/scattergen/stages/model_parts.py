@@ -1,0 +1,290 @@
+"""A model as the named tensors of a run folder, and back."""
+
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from scattergen.decoder.generator import Decoder
+from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.sharpening import Sharpening
+from scattergen.densities import Density, hyperparameters, make, registered_name
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.errors import InputError, RunFolderError
+from scattergen.keywords import check_keywords
+from scattergen.runs import RunFolder, check_name
+from scattergen.runs.saving import Content
+from scattergen.tensor_files import check_shapes
+
+Part = TypeVar("Part")
+
+
+def model_content(
+    encoder: ScatteringEncoder,
+    decoder: Decoder | LocalDecoder,
+    densities: Mapping[str, Density],
+    linear: LinearDecoder | None = None,
+    sharpening: Sharpening | None = None,
+) -> Content:
+    """Tensors and metadata of all parts of a model, for `scattergen.runs.save_run`.
+
+    Args:
+        encoder: Fitted.
+        decoder: Trained.
+        densities: Key to fitted density.
+        linear: Least squares from the codes; those of a local decoder by default.
+        sharpening: Of new images, or None.
+
+    Returns:
+        Name in the run to tensors and metadata.
+
+    Raises:
+        InputError: If a density is not fitted or not registered, is of other codes, or its key
+            cannot be a file's name.
+    """
+    content: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+        "encoder": (encoder.state_dict(), encoder.hyperparameters),
+        "decoder": (decoder.state_dict(), decoder_metadata(decoder)),
+    }
+    if isinstance(decoder, LocalDecoder):
+        linear = decoder.linear
+    if linear is not None:
+        content["linear"] = (linear.state_dict(), linear.hyperparameters)
+    if sharpening is not None:
+        content["sampling"] = ({"gains": sharpening.gains}, {})
+    for key, density in densities.items():
+        stage = f"densities/{key}"
+        check_name(stage)
+        d = getattr(density, "n_features_", decoder.n_components)
+        if d > decoder.n_components:  # fewer are the leading ones
+            raise InputError(
+                f"The density {key} is of codes with {d} components, those of this model have "
+                f"{decoder.n_components}: fit it to encode(images) of this model."
+            )
+        metadata = density_metadata(density)  # first, since it says what is not registered
+        content[stage] = (density.state_dict(), metadata)
+    return content
+
+
+def decoder_metadata(decoder: Decoder | LocalDecoder) -> dict[str, Any]:
+    """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one.
+
+    Args:
+        decoder: Of either kind.
+
+    Returns:
+        For JSON.
+    """
+    kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
+    return {**kind, **decoder.hyperparameters}
+
+
+def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any]:
+    """What is stored beside a density's tensors, and tells whether another one is the same.
+
+    Args:
+        density: Of a registered class.
+        seed: Of its fit, where that is known.
+
+    Returns:
+        "name" in the registry, "hyperparameters", and "seed" if given.
+
+    Raises:
+        InputError: If its class is not registered.
+    """
+    metadata = {"name": registered_name(density), "hyperparameters": hyperparameters(density)}
+    return metadata if seed is None else {**metadata, "seed": seed}
+
+
+def read_parts(
+    run: RunFolder, device: str, keys: Collection[str] | None
+) -> tuple[ScatteringEncoder, Decoder | LocalDecoder, dict[str, Density], LinearDecoder | None]:
+    """The parts of a stored model.
+
+    Args:
+        run: Its folder.
+        device: Of encoder and decoder.
+        keys: Keys of the densities to load; None for all.
+
+    Returns:
+        Encoder, decoder, densities by key, and least squares if they are kept.
+
+    Raises:
+        RunFolderError: If a part is missing or damaged, or a density of an unknown kind.
+    """
+    encoder_tensors, encoder_keywords = run.read("encoder")
+    J, L, order = (encoder_keywords[name] for name in ("J", "L", "max_order"))
+    paths = (order > 0) * J * L + (order > 1) * L * L * J * (J - 1) // 2
+    _check_size("encoder", [paths], encoder_tensors)
+    encoder = _made(run, "encoder", ScatteringEncoder, encoder_keywords, device=device)
+    encoder.load_state_dict(encoder_tensors)
+    same = {name: encoder_keywords[name] for name in ("n_components", "image_shape")}
+    linear = None
+    if run.has("linear"):
+        tensors, keywords = run.read("linear")
+        _check_same(run, "linear decoder", keywords, same)
+        shapes = {name: _tuples(value) for name, value in keywords.items()}
+        linear = _made(run, "linear decoder", LinearDecoder, shapes)
+        linear.load_state_dict(tensors)
+    tensors, keywords = run.read("decoder")
+    kind = keywords.pop("kind", "generator")
+    decoder: Decoder | LocalDecoder
+    if kind == "local":
+        if linear is None:
+            raise RunFolderError(
+                f"{run.path} lacks the least squares that its decoder starts from "
+                "(linear.safetensors): run the `scattergen fit` command that made it again, with "
+                "--overwrite."
+            )
+        decoder = _decoder(run, LocalDecoder, {"linear": linear, **keywords}, tensors)
+    else:
+        _check_same(run, "decoder", keywords, same)
+        decoder = _decoder(run, Decoder, keywords, tensors)
+    densities = {}
+    for key in run.names("densities") if keys is None else keys:
+        tensors, metadata = run.read(f"densities/{key}")
+        densities[key] = _density(run, key, tensors, metadata)
+        d = getattr(densities[key], "n_features_", 0)
+        if d > decoder.n_components:
+            raise RunFolderError(
+                f"The density {key} of {run.path} is of codes with {d} components, those of this "
+                f"model have {decoder.n_components}: copy the run folder again as a whole."
+            )
+    return encoder, decoder.to(device), densities, linear
+
+
+def read_sharpening(run: RunFolder, image_shape: tuple[int, int, int]) -> Sharpening | None:
+    """The sharpening of new images, if the run has one.
+
+    Args:
+        run: Its folder.
+        image_shape: (C, H, W).
+
+    Returns:
+        The sharpening, or None.
+
+    Raises:
+        RunFolderError: If it is damaged.
+    """
+    gains = run.read("sampling")[0].get("gains") if run.has("sampling") else None
+    if gains is None:
+        return None
+    check_shapes("sharpening", {"gains": gains}, {"gains": (max(image_shape[1:]),)})
+    return _made(run, "sharpening", Sharpening, {"gains": gains})
+
+
+def _made(
+    run: RunFolder, what: str, make: Callable[..., Part], keywords: Mapping[str, Any], **fixed: Any
+) -> Part:
+    """A part of a model, not loaded yet, from its stored keywords."""
+    try:
+        check_keywords(f"the {what}", make, keywords, tuple(fixed))
+        return make(**keywords, **fixed)
+    # As of a keyword that is missing, or sizes that no tensor can have.
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise RunFolderError(
+            f"The {what} of {run.path} cannot be made ({_reason(error)}): copy the run folder "
+            "again as a whole, or fit it again with --overwrite."
+        ) from error
+
+
+def _decoder(
+    run: RunFolder,
+    kind: Callable[..., Decoder | LocalDecoder],
+    keywords: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> Decoder | LocalDecoder:
+    """A stored decoder."""
+    _check_size("decoder", [], tensors, layers=len(keywords.get("channels", [])))
+    with torch.device("meta"):  # its shapes, before its weights take memory and time
+        _made(run, "decoder", kind, keywords).check_state(tensors)
+    decoder = _made(run, "decoder", kind, keywords)
+    decoder.load_state_dict(tensors)
+    return decoder
+
+
+def _check_same(
+    run: RunFolder, what: str, keywords: Mapping[str, Any], same: Mapping[str, Any]
+) -> None:
+    for name, value in same.items():
+        if keywords.get(name) != value:
+            raise RunFolderError(
+                f"The {what} of {run.path} does not belong to its encoder, which has "
+                f"{name}={value}: copy the run folder again as a whole."
+            )
+
+
+def _density(
+    run: RunFolder, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> Density:
+    """A stored density."""
+    try:
+        keywords = _without_retired(metadata["name"], metadata["hyperparameters"])
+        density = make(metadata["name"], **keywords)
+        _check_density_size(metadata["name"], hyperparameters(density), tensors)
+        density.load_state_dict(tensors)
+        return density
+    except RunFolderError:
+        raise
+    except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise RunFolderError(
+            f"The density {key} of {run.path} cannot be loaded ({_reason(error)}): if another "
+            "version of scattergen stored it, fit it again by `"
+            f"{shlex.join(['scattergen', 'density', str(run.path), key, '--overwrite'])}`."
+        ) from error
+
+
+def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a density, without those of mixtures until 2026-11-28 that change nothing now."""
+    kept = dict(keywords)
+    if name == "mixture" and kept.get("covariance") == "full":
+        kept = {key: value for key, value in kept.items() if key not in ("covariance", "rank")}
+    if name == "class_conditional" and isinstance(kept.get("keywords"), Mapping):
+        kept["keywords"] = _without_retired(kept.get("density", ""), kept["keywords"])
+    return kept
+
+
+def _check_size(
+    what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0
+) -> None:
+    """Refuse a network with larger or more layers than its tensors, before it is made.
+
+    Every pair of neighbours among the widths of its hidden layers has a weight; `layers` come
+    besides.
+    """
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    weights = sum(a * b for a, b in pairwise(widths))
+    if max(weights, *widths, 0) > stored or len(widths) + layers > len(tensors):
+        raise RunFolderError(
+            f"The stored {what} does not fit its options: these have larger or more layers than "
+            "its tensors are; fit the run again with --overwrite."
+        )
+
+
+def _check_density_size(
+    name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    if name == "class_conditional":
+        n_classes = tensors["weights"].numel()  # each has tensors of its own
+        _check_size("density", [], tensors, layers=n_classes)
+        _check_density_size(keywords["density"], keywords["keywords"], tensors)
+    elif name in ("vae", "gan", "flow"):
+        layers = keywords.get("layers", 0)
+        for widths in (keywords["widths"], keywords.get("discriminator_widths", [])):
+            _check_size("density", widths, tensors, layers)
+        for width in (keywords.get("n_latent", 0), keywords.get("bins", 0)):
+            _check_size("density", [width], tensors)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without what a tampered file makes of it."""
+    line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return line if len(line) <= 300 else line[:300] + " …"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,128 @@
+"""The settings of a training: what its result depends on, and how the work is done."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from scattergen.errors import InputError
+
+
+def one_cycle(progress: float, warm_up: float = 0.2) -> float:
+    """Learning-rate factor that rises linearly and falls to zero as a cosine.
+
+    Args:
+        progress: Part of the training done, in [0, 1].
+        warm_up: Part of the training in which it rises.
+
+    Returns:
+        Factor of the peak learning rate, in [0, 1].
+
+    References:
+        Smith, Topin, "Super-convergence", 2018.
+
+    Example:
+        >>> one_cycle(0.2), round(one_cycle(0.6), 6), one_cycle(1.0)
+        (1.0, 0.5, 0.0)
+    """
+    if progress < warm_up:
+        return 0.04 + 0.96 * progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def constant(progress: float) -> float:
+    """Learning-rate factor 1 throughout."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How modules are trained: what the result depends on, and how the work is done.
+
+    Args:
+        epochs: Passes over the data; an incomplete last batch is left out.
+        batch_size: Examples per step; at most the number of examples is used.
+        learning_rate: Peak of Adam's step size.
+        schedule: A name in `SCHEDULES`.
+        betas: Adam's decay rates.
+        clip_norm: Largest norm of one module's gradient; longer ones are shortened to it.
+        patience: Stop after so many epochs without a lower validation loss; the best parameters are
+            restored.  None never stops early and keeps the last ones.
+        from_start: Whether the parameters as given may be the best ones, too.
+        max_seconds: Stop at the first step after so many seconds of training, interruptions not
+            counted, if that is before the last epoch.  The schedule then follows whichever is
+            further, the steps or the seconds, so that what is trained depends on the machine's
+            speed.
+        seed: Of the order of the data and of everything random in the losses.
+        precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
+        device: "cpu", "cuda", "cuda:1" …
+        prefetch: Read the next batches while one is computed with; pays if they come from files.
+        checkpoint_seconds: Between two checkpoints within an epoch; its end has one anyway.
+        description: Name of the stage in reports.
+
+    Raises:
+        InputError: If a setting is out of its range.
+
+    Example:
+        >>> TrainingSettings(epochs=0, batch_size=64, learning_rate=0.01)
+        Traceback (most recent call last):
+        ...
+        scattergen.errors.InputError: epochs=0: give a whole number of at least 1.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "one_cycle"
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = None
+    patience: int | None = None
+    from_start: bool = False
+    max_seconds: float | None = None
+    seed: int = 0
+    precision: str = "float32"
+    device: str = "cpu"
+    prefetch: bool = False
+    checkpoint_seconds: float = 20.0
+    description: str = "train"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise InputError(f"{name}={count}: give a whole number of at least 1.")
+        for name in ("learning_rate", "clip_norm", "max_seconds"):
+            size = getattr(self, name)
+            if size is not None and not 0 < size < math.inf:
+                raise InputError(f"{name}={size}: give a number above 0.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(
+                f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1."
+            )
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f'schedule="{self.schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.'
+            )
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f'precision="{self.precision}": choose "float32", "bfloat16" or "auto".'
+            )
+
+    def depends(self) -> dict[str, Any]:
+        """What a checkpoint that a training continues from must have been made with.
+
+        Returns:
+            Name to value, for JSON.
+        """
+        found = {
+            "epochs": self.epochs, "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate, "schedule": self.schedule,
+            "betas": list(self.betas), "clip_norm": self.clip_norm, "patience": self.patience,
+        }  # fmt: skip
+        if self.max_seconds is not None:  # without a limit, as before there were any
+            found["max_seconds"] = self.max_seconds
+        return found | {"seed": self.seed}

@@ -1,0 +1,68 @@
+"""The order of the rooms of the house: nothing imports what lies above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import scattergen as sg
+
+PACKAGE = Path(sg.__file__).parent
+
+# From the ground up; rooms of one floor do not know each other.
+FLOORS = (
+    ("errors", "machine", "terminal", "version", "wording"),
+    ("files", "image_quality", "keywords", "processes", "progress"),
+    ("datasets", "image_grid", "scattering", "tensor_files"),
+    ("encoder", "image_files", "training"),
+    ("decoder", "densities", "diagnostics", "runs"),
+    ("evaluation",),
+    ("report", "stages"),
+    ("model",),
+    ("pipeline", "__init__"),
+    ("paper",),
+    ("cli",),
+    ("__main__",),
+)
+LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module):
+    """The room of a module by its full name; that of the package itself is "__init__"."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imported(path):
+    """Full names of all modules of the package that a file imports, at any place."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from names if node.module == "scattergen" else [node.module]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_every_room_has_its_floor():
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert rooms == set(LEVELS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_imports_what_lies_above_it(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":  # which imports when it is asked, from everywhere
+        return
+    for name in imported(path):
+        if name.partition(".")[0] == "scattergen" and room_of(name) != room:
+            assert LEVELS[room_of(name)] < LEVELS[room], f"{name} lies above {room}"
+
+
+def test_an_import_of_what_lies_above_would_be_found(tmp_path):
+    file = tmp_path / "files.py"
+    file.write_text(
+        "def f():\n    from scattergen.model import x\n    import scattergen.cli as c\n"
+    )
+    assert [LEVELS[room_of(name)] > LEVELS["files"] for name in imported(file)] == [True, True]
+    file.write_text("from scattergen import paper, errors\n")
+    assert [room_of(name) for name in imported(file)] == ["paper", "errors"]
