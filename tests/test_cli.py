@@ -18,7 +18,6 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.pipeline import density as density_run
 from scattergen.pipeline import fit as fitting
 from scattergen.runs import RunFolder
-from scattergen.stages import decoder as decoder_stages
 
 COMMANDS = [
     "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
@@ -196,7 +195,7 @@ def test_a_run_stays_until_its_replacement_is_finished(
     scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
     assert "A run to replace it is unfinished" in scattergen("info", run_copy).out
     with monkeypatch.context() as patch:
-        patch.setattr(decoder_stages, "fit_decoder", fail)  # as it is trained already
+        patch.setattr(sg.decoder.DecoderTraining, "fit", fail)  # as it is trained already
         scattergen(*fit)
     assert sg.load(run_copy).decoder.image_shape == (1, 16, 16)
     assert_nothing_left(run_copy)

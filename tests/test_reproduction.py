@@ -13,7 +13,7 @@ import torch
 import scattergen as sg
 from scattergen.datasets import Dataset, Subset, mnist, open_dataset
 from scattergen.decoder import Decoder
-from scattergen.decoder.fit import fit_decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import hyperparameters, make
 from scattergen.densities.networks import posterior
 from scattergen.diagnostics import count_rejections
@@ -753,7 +753,7 @@ def test_the_other_decoder_is_trained_as_the_run_was(material, tmp_path):
         torch.manual_seed(0)
         decoder = Decoder(**{**material.model.decoder.hyperparameters, "unit_norm": False})
     codes = material.training_codes
-    history = fit_decoder(decoder, codes, material.train, seed=0, **options)
+    history = DecoderTraining(**options).fit(decoder, codes, material.train, seed=0)
     assert measured.facts["epochs"] == measured.facts["run_epochs"] == len(history)
     expected = decoder.decode(material.model.sample_codes(30, "vae", 0))
     # The same operations in batches of another size.

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 import scattergen as sg
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import VariationalAutoencoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import RunFolderError
 from scattergen.pipeline import fit as fitting
-from scattergen.runs import RunFolder, folder
-from scattergen.stages import decoder as decoder_stages
+from scattergen.runs import RunFolder, remains
 from scattergen.training.state import TrainingState
 
 COMMAND = "from scattergen import cli; cli.main()"
@@ -270,7 +270,7 @@ def refused(run, stage=None):
     ("place", "name", "stage"),
     [
         (ScatteringEncoder, "fit", "codes"),  # whose coefficients the encoder is fitted to
-        (decoder_stages, "fit_decoder", "decoder"),
+        (DecoderTraining, "fit", "decoder"),
         (fitting, "write_run_report", "report"),
     ],
     ids=["encoder", "decoder", "report"],
@@ -287,7 +287,7 @@ def test_the_second_of_two_fits_is_refused_at_once(
         before = contents(run)
         assert scattergen(*fit, code=2).err == refused(run, stage)
         assert scattergen(*fit, "--seed", 1, "--overwrite", code=2).err == refused(run)
-        assert time.monotonic() - begun < folder._PATIENCE / 2
+        assert time.monotonic() - begun < remains._PATIENCE / 2
         assert contents(run) == before
         return work(*arguments, **keywords)
 
@@ -301,18 +301,18 @@ def test_a_run_that_is_being_replaced_is_kept_from_others(
     scattergen, small_fit, run_copy, monkeypatch
 ):
     """Only what would end the fit that replaces it is refused."""
-    fit_decoder = decoder_stages.fit_decoder
+    train = DecoderTraining.fit
 
-    @wraps(fit_decoder)
+    @wraps(train)
     def second(*arguments, **keywords):
         assert scattergen(*small_fit, code=2).err == refused(run_copy, "decoder")
         other = [*small_fit, "--set", "training.epochs=2"]
         assert scattergen(*other, code=2).err == refused(run_copy)
         scattergen("density", run_copy, "gaussian", "-q", "--as", "mine")
         scattergen("sample", run_copy, "-q", "--density", "mine", "--out", run_copy.parent / "a")
-        return fit_decoder(*arguments, **keywords)
+        return train(*arguments, **keywords)
 
-    monkeypatch.setattr(decoder_stages, "fit_decoder", second)
+    monkeypatch.setattr(DecoderTraining, "fit", second)
     scattergen(*small_fit)
     assert sg.load(run_copy).decoder.image_shape == (1, 16, 16)
 
@@ -331,7 +331,7 @@ def test_the_old_fit_command_leaves_a_run_that_replaces_it(
     assert "nothing to do" in scattergen(*old).out
     assert contents(run_copy) == before
     with monkeypatch.context() as patch:
-        patch.setattr(decoder_stages, "fit_decoder", stop)  # as it is trained already
+        patch.setattr(DecoderTraining, "fit", stop)  # as it is trained already
         scattergen(*small_fit)
     assert_complete(run_copy)
     assert sg.load(run_copy).decoder.image_shape == (1, 16, 16)
@@ -401,7 +401,7 @@ def test_readers_need_no_lock_and_writers_wait_for_it(
         fcntl.flock(file, fcntl.LOCK_EX)
         scattergen("info", run_copy)
         scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
-        monkeypatch.setattr(folder, "_PATIENCE", 0.2)
+        monkeypatch.setattr(remains, "_PATIENCE", 0.2)
         for arguments in (
             fit,
             [*fit, "--overwrite"],
@@ -409,7 +409,7 @@ def test_readers_need_no_lock_and_writers_wait_for_it(
         ):
             begun = time.monotonic()
             assert scattergen(*arguments, code=2).err == refused(run_copy)
-            assert time.monotonic() - begun > folder._PATIENCE
+            assert time.monotonic() - begun > remains._PATIENCE
     assert contents(run_copy) == before
     monkeypatch.undo()
     process = start(HOLDING, str(run_copy), "1")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, read_json
-from scattergen.runs.options import is_name
+from scattergen.runs.options import is_name, no_name
 
 INDEX = "run.json"
 METRICS, PREVIEW = "metrics.jsonl", "pictures/preview.png"
@@ -101,6 +101,20 @@ def is_stage(name: str) -> bool:
     """
     known = is_name(name) and name.rpartition("/")[0] in ("", DENSITIES, PAPER)
     return known and _may_exist(file_of(name, "0" * 16))
+
+
+def check_stage(name: str, key: str) -> None:
+    """Refuse names and keys that no stage has.
+
+    Args:
+        name: Of the stage.
+        key: Of the stage.
+
+    Raises:
+        InputError: If run.json may not name it so.
+    """
+    if not (is_stage(name) and is_key(key)):
+        raise no_name(name)
 
 
 def is_product(name: str) -> bool:

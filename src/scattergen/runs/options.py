@@ -39,10 +39,15 @@ def check_name(name: str) -> None:
         >>> check_name("densities/vae-0.01")
     """
     if not is_name(name):
-        raise InputError(
-            f'"{name.partition("/")[2] if "/" in name else name}" cannot be the name of a file: '
-            'use letters, digits, ".", "_" and "-".'
-        )
+        raise no_name(name)
+
+
+def no_name(name: str) -> InputError:
+    """What to say of a name that no file can have."""
+    return InputError(
+        f'"{name.partition("/")[2] if "/" in name else name}" cannot be the name of a file: '
+        'use letters, digits, ".", "_" and "-".'
+    )
 
 
 def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:

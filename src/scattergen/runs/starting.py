@@ -1,0 +1,102 @@
+"""The beginning of a run: in an empty place, in that of another one, or where it was left."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.runs import layout
+from scattergen.runs.index import Index, Record, read_index
+from scattergen.runs.layout import INDEX, METRICS
+from scattergen.runs.options import differences, refuse_differences
+from scattergen.runs.remains import DRAFTS, changing, forsake, is_empty, refuse_if_busy
+from scattergen.version import __version__
+
+
+def begin(
+    path: Path,
+    wanted: dict[str, Any],
+    may_keep: Callable[[Record, str], bool],
+    *,
+    overwrite: bool,
+    afresh: bool,
+) -> tuple[Record, bool]:
+    """Make a run of a folder, or go on with the one that is there, as `RunFolder.start` says.
+
+    Args:
+        path: The folder.
+        wanted: Options of the run.
+        may_keep: Whether a run may be continued with another value of an option.
+        overwrite: Make a run with other options, too.
+        afresh: Begin the run that replaces another one anew.
+
+    Returns:
+        The run, and whether it shall take the place of another one.
+
+    Raises:
+        RunFolderError: If the folder holds something else, or a run with other options.
+    """
+    layout.refuse_foreign(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write to {path} ({error.strerror}): choose another place or change its "
+            "permissions."
+        ) from error
+
+    def continues(record: Record) -> bool:
+        return all(may_keep(record, one) for one in differences(record.options, wanted))
+
+    with changing(path):
+        was = _known_index(path, overwrite)
+        if was is None:
+            index = Index(_record(wanted))
+        else:
+            index = read_index(path)
+            now = index.current
+            if overwrite and afresh:
+                index.next = _record(wanted)
+            elif not differences(now.options, wanted):
+                if not overwrite:
+                    return now, False
+                index.next = None  # given up
+            elif not now.finished and (is_empty(path, now) or continues(now)):
+                now.options = wanted
+            elif not overwrite:
+                refuse_differences(path, now.options, wanted)
+            elif index.next is None and not now.finished and now.has_keys:
+                index.current = _record(wanted)  # what fits is found by its key
+            elif index.next is None or differences(index.next.options, wanted):
+                index.next = _record(wanted)
+            if index.current != was.current or was.next not in (None, index.next):
+                refuse_if_busy(path)  # who works there would be lost
+            if was.next not in (None, index.next):
+                layout.remove(path, DRAFTS)
+        try:
+            if index != was:
+                index.write(path)
+        except ScattergenError:
+            if not os.path.lexists(path / INDEX):
+                forsake(path)
+            raise
+        if was is None:  # there may be some of a run whose run.json is damaged
+            layout.remove(path, [METRICS])
+        if index.next is not None and not differences(index.next.options, wanted):
+            return index.next, True
+        return index.current, False
+
+
+def _known_index(path: Path, overwrite: bool) -> Index | None:
+    """What run.json holds; None if there is none, or a damaged one that shall be overwritten."""
+    try:
+        return read_index(path) if os.path.lexists(path / INDEX) else None
+    except RunFolderError as error:
+        if overwrite and not isinstance(error.__cause__, OSError):  # the disk may yet be read
+            return None
+        raise
+
+
+def _record(options: dict[str, Any]) -> Record:
+    return Record(__version__, options)
