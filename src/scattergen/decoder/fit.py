@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,27 @@ from scattergen.training.loop import Batch, check_shares, train
 from scattergen.training.settings import TrainingSettings
 from scattergen.training.state import History, Metrics
 
-LOSSES = ("pixels", "scattering")
 
-_WEIGHT = 0.25  # of the scattering loss; few images restore worse by more of it (docs/log.md)
-_SCALE_IMAGES = 512  # that the scattering loss takes the size of its paths from
+class ImageLoss(Protocol):
+    """A loss of images in [-1, 1], (N, C, H, W), made for a shape and fitted to real ones."""
+
+    def fit(self, images: Tensor, /) -> Self:
+        """Look at real images."""
+        ...
+
+    def __call__(self, output: Tensor, images: Tensor, generator: torch.Generator, /) -> Tensor:
+        """The loss of a decoder's output, given the images that it should be."""
+        ...
+
+
+LOSSES: dict[str, Callable[[tuple[int, int, int]], ImageLoss] | None] = {
+    "pixels": None,
+    "scattering": ScatteringLoss,
+}
+"""Name to what is added to the error of pixels; None for nothing."""
+
+_WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/log.md)
+_REAL_IMAGES = 512  # that it is fitted to, such as the size of scattering paths
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
 _GROWING_ROUNDS, _LARGE_GAP = 3, 2.0
@@ -272,17 +290,18 @@ class _Regression:
         self.encoder, self.seed, self.device, self.progress = encoder, seed, device, progress
         self.n_validation = training.held_out(len(codes))
         self.n = len(codes) - self.n_validation
-        self.by_scattering: ScatteringLoss | None = None
-        if training.loss == "scattering":
-            some = torch.linspace(0, self.n - 1, min(self.n, _SCALE_IMAGES)).round().long()
-            self.by_scattering = ScatteringLoss(decoder.image_shape).fit(2 * images[some] - 1)
+        self.added: ImageLoss | None = None
+        make = LOSSES[training.loss]
+        if make is not None:
+            some = torch.linspace(0, self.n - 1, min(self.n, _REAL_IMAGES)).round().long()
+            self.added = make(decoder.image_shape).fit(2 * images[some] - 1)
 
     def error(self, output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Of images in [-1, 1]."""
         pixels = (output - wanted).abs().mean()
-        if self.by_scattering is None or not torch.isfinite(pixels):  # the training has diverged
+        if self.added is None or not torch.isfinite(pixels):  # the training has diverged
             return pixels
-        return pixels + _WEIGHT * self.by_scattering(output.float(), wanted, generator)
+        return pixels + _WEIGHT * self.added(output.float(), wanted, generator)
 
     def loss(
         self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator

@@ -391,20 +391,6 @@ class RunFolder(StoredRun):
             elif index.next is None and remains.is_empty(self.path, record):
                 remains.forsake(self.path)
 
-    def has_work(self) -> bool:
-        """Whether there is unfinished work to go on with, or somebody at it."""
-        return remains.has_work(self.path)
-
-    @property
-    def drafts(self) -> Path:
-        """Where metrics and previews are, of a run that replaces another one apart from its own."""
-        return self.path / WORK if self.replaces else self.path
-
-    @property
-    def preview(self) -> Path:
-        """Where a fit shows its decoder after each epoch."""
-        return self.path / (remains.DRAFTS[1] if self.replaces else layout.PREVIEW)
-
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics to metrics.jsonl."""
         remains.append_line(self.drafts / METRICS, json.dumps(dict(record)))

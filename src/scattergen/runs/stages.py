@@ -18,6 +18,10 @@ from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import Entry
 from scattergen.training.state import History
 
+VERSIONS: dict[str, int] = {}
+"""Stage, or folder of stages, to the version of its code where that is not 1: raise it when the
+same options shall give another result, and what runs hold of it is made again."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -72,7 +76,7 @@ class Stages:
         Returns:
             16 hexadecimal digits.
         """
-        content = [name, depends, self._keys_of(after)]
+        content = [name, VERSIONS.get(name.partition("/")[0], 1), depends, self._keys_of(after)]
         text = json.dumps(content, sort_keys=True, default=list)
         self._keys[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self._keys[name]

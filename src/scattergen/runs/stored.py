@@ -9,9 +9,9 @@ from torch import Tensor
 
 from scattergen.errors import RunFolderError
 from scattergen.files import sha256
-from scattergen.runs import layout
+from scattergen.runs import layout, remains
 from scattergen.runs.index import REMEDY, Record, read_index
-from scattergen.runs.layout import INDEX
+from scattergen.runs.layout import INDEX, WORK
 from scattergen.runs.schema import check_metadata, check_tensors, content_of
 from scattergen.tensor_files import read_metadata, read_tensors
 
@@ -92,6 +92,20 @@ class StoredRun:
             return before.hashes() != now.hashes()
         return False
 
+    def has_work(self) -> bool:
+        """Whether there is unfinished work to go on with, or somebody at it."""
+        return remains.has_work(self.path)
+
+    @property
+    def drafts(self) -> Path:
+        """Where metrics and previews are, of a run that replaces another one apart from its own."""
+        return self.path / WORK if self.replaces else self.path
+
+    @property
+    def preview(self) -> Path:
+        """Where a fit shows its decoder after each epoch."""
+        return self.path / (remains.DRAFTS[1] if self.replaces else layout.PREVIEW)
+
     def check(self) -> None:
         """Compare every file with its hash.
 
@@ -102,9 +116,9 @@ class StoredRun:
             self._checked(name)
 
     def is_whole(self, name: str) -> bool:
-        """Whether the file of a finished stage, if it has one, is the one that was written."""
+        """Whether the file of a finished stage, if it has one, is as it was written, and usable."""
         try:
-            return not self.has(name) or bool(self._checked(name))
+            return not self.has(name) or bool(self.read(name))
         except RunFolderError:
             return False
 
