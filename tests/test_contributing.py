@@ -71,7 +71,7 @@ def test_the_first_changes_work(title, copy, run_copy, digits, tiny):
     places = {"RUN": run_copy, "IMAGES": digits}
     arguments = [places.get(word, word) for word in command[1:]]
     if arguments[0] == "fit":
-        arguments[arguments.index("--out") + 1] = copy / "run"
+        arguments[arguments.index("--out") + 1] = copy / "fitted"
         few = [word for word in tiny[2:] if word != "--set" and "densities." not in word]
         arguments += [word for one in few if "loss" not in one for word in ("--set", one)]
         arguments += ["--densities", "gaussian", "-q"]
