@@ -358,7 +358,7 @@ class _Kept:
         if belongs_to != self.belongs_to:
             raise RunFolderError(
                 f"{self.finished} is the finished class of a fit with other settings or codes: use "
-                "those again, or start over with --overwrite."
+                "those again, or delete it."
             )
         density.load_state_dict(tensors)
         return True

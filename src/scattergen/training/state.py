@@ -138,7 +138,7 @@ class TrainingState:
         if settings != json.loads(json.dumps(self.settings)):
             raise RunFolderError(
                 f"{self.path} is the checkpoint of a training with other settings or another "
-                "network: use those again, or start over with --overwrite."
+                "network: use those again, or delete it."
             )
         try:
             self._adopt(tensors, metadata["progress"])
