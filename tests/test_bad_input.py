@@ -736,6 +736,15 @@ def test_a_folder_whose_index_may_be_of_another_program_is_not_overwritten(
     assert contents(run_copy) == before
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_run_of_a_newer_version_is_not_overwritten(scattergen, run_copy, digits, tiny, overwrite):
+    newer_version(run_copy)
+    before = contents(run_copy)
+    error = scattergen("fit", digits, "--out", run_copy, *overwrite, *tiny, code=2).err
+    assert_one_sentence(error, "run format 3", "update scattergen")
+    assert contents(run_copy) == before
+
+
 def truncated(path):
     path.write_bytes(path.read_bytes()[:-100])
 

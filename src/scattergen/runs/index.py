@@ -21,6 +21,10 @@ LAST_STAGE = "report"
 REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
 
+class OtherFormatError(RunFolderError):
+    """A run that is whole, but of a format that this version does not know."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A finished stage.
@@ -152,7 +156,7 @@ def read_index(path: Path) -> Index:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _damaged(file) from error
     if version not in (1, FORMAT) or isinstance(version, bool):
-        raise RunFolderError(
+        raise OtherFormatError(
             f"{path} has run format {version!r}, but this scattergen reads formats 1 and {FORMAT}: "
             "update scattergen (pip install -U scattergen)."
         )

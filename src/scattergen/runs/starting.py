@@ -7,7 +7,7 @@ from typing import Any
 
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.runs import layout
-from scattergen.runs.index import Index, Record, read_index
+from scattergen.runs.index import Index, OtherFormatError, Record, read_index
 from scattergen.runs.layout import INDEX, METRICS
 from scattergen.runs.options import differences, refuse_differences
 from scattergen.runs.remains import DRAFTS, changing, forsake, is_empty, refuse_if_busy
@@ -93,7 +93,8 @@ def _known_index(path: Path, overwrite: bool) -> Index | None:
     try:
         return read_index(path) if os.path.lexists(path / INDEX) else None
     except RunFolderError as error:
-        if overwrite and not isinstance(error.__cause__, OSError):  # the disk may yet be read
+        whole = isinstance(error, OtherFormatError) or isinstance(error.__cause__, OSError)
+        if overwrite and not whole:  # a newer version, or a mended disk, may yet read it
             return None
         raise
 
