@@ -1,6 +1,7 @@
 """What every dataset offers: images by number, in batches, as float32 in [0, 1]."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -157,3 +158,37 @@ class Subset:
         digest = hashlib.sha256(base.encode())
         digest.update(self._positions.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def some_of(source: ImageSource, n: int, seed: int) -> ImageSource:
+    """Some n images of a source, or all of fewer.
+
+    Args:
+        source: Of images.
+        n: How many.
+        seed: Of the choice.
+
+    Returns:
+        In the order of the source.
+    """
+    return source if n >= len(source) else Subset(source, random_rows(len(source), n, seed))
+
+
+def random_rows(N: int, n: int, seed: int | Sequence[int]) -> Tensor:
+    """Numbers of n of N things, all if there are fewer; without order, neighbours being alike.
+
+    Args:
+        N: Number of things.
+        n: How many to choose.
+        seed: Of the choice; several numbers for one of several choices of the same seed.
+
+    Returns:
+        Sorted, (min(n, N),).
+
+    Example:
+        >>> random_rows(3, 5, 0)
+        tensor([0, 1, 2])
+    """
+    if n >= N:
+        return torch.arange(N)
+    return torch.from_numpy(np.random.default_rng(seed).choice(N, n, replace=False)).sort().values

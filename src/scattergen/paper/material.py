@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.datasets.source import random_rows
 from scattergen.evaluation import kernel_distance
 from scattergen.evaluation.tables import Estimate
 from scattergen.model import GenerativeScatteringNetwork
@@ -185,10 +185,7 @@ class Material:
 
     def numbers(self, N: int, n: int, stream: int = 0) -> Tensor:
         """A random choice of n of the numbers below N, the same for the same seed and stream."""
-        if n >= N:
-            return torch.arange(N)
-        random = np.random.default_rng([self.seed, stream])
-        return torch.from_numpy(np.sort(random.choice(N, n, replace=False)))
+        return random_rows(N, n, [self.seed, stream])
 
     def some(self, source: ImageSource, n: int, stream: int = 0) -> ImageSource:
         """The images of such a choice."""

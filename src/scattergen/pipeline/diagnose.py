@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.datasets import Dataset
+from scattergen.datasets.source import random_rows
 from scattergen.diagnostics import Battery, count_rejections, run_battery
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS, pairs_of
 from scattergen.errors import InputError, ScattergenError
@@ -117,7 +118,7 @@ def diagnose_run(
     )
     if data is None:
         name, every = "training codes", run.read("codes")[0]["codes"]
-        codes = every[_chosen(len(every), n, seed)]
+        codes = every[random_rows(len(every), n, seed)]
     else:
         name, codes = "test codes", _test_codes(run, model, data, n, seed, progress)
     if density is not None:  # which may model the leading components only
@@ -151,11 +152,6 @@ def diagnose_run(
         return replace(found, scores=None)
 
 
-def _chosen(N: int, n: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of n of N codes, in order; all if there are fewer."""
-    return np.sort(np.random.default_rng(seed).permutation(N)[:n])
-
-
 def _test_codes(
     run: RunFolder,
     model: GenerativeScatteringNetwork,
@@ -173,7 +169,7 @@ def _test_codes(
     if data.test is None:
         raise InputError(f"{data.name} has no test images: leave out --part test.")
     codes = model.encode(data.test, progress)
-    return codes[_chosen(len(codes), n, seed)]
+    return codes[random_rows(len(codes), n, seed)]
 
 
 def _keep(

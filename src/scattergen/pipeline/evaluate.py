@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.datasets.source import random_rows, some_of
 from scattergen.densities import Density, LikelihoodDensity
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import (
@@ -31,7 +32,6 @@ from scattergen.files import atomic_path, write_json
 from scattergen.keywords import whole_number
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.pipeline.judge import choose, numbers
 from scattergen.progress import SILENT, Progress
 from scattergen.report.plots import figure_png, quality_by_time
 from scattergen.runs import RunFolder, Stages
@@ -148,7 +148,7 @@ def evaluate_run(
     against = _reference(run, path, data, reference)
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     extract = _extractor(features, model.decoder.image_shape, data.name, device)
-    compared = choose(against, min(n, len(against)), seed)
+    compared = some_of(against, min(n, len(against)), seed)
     real, real_detail = extract(compared, progress), _detail(compared)
     train = extract(data.train, progress)
     rows = _Rows(model, extract, n, seed, progress)
@@ -245,10 +245,10 @@ class _Rows:
         others = torch.arange(len(images))
         if against.fingerprint == images.fingerprint:  # nor is any image compared with itself
             used = torch.zeros(len(others), dtype=torch.bool)
-            used[numbers(len(others), min(self.n, len(against)), self.seed)] = True
+            used[random_rows(len(others), min(self.n, len(against)), self.seed)] = True
             others = others[~used]
         if len(others) >= FEWEST:
-            chosen = others[numbers(len(others), self.n, self.seed)]
+            chosen = others[random_rows(len(others), self.n, self.seed)]
             self.tables[TRAINING] = features[chosen]
             self.detail[TRAINING] = _detail(Subset(images, chosen))
 
@@ -256,8 +256,8 @@ class _Rows:
         """Add decoded codes of training and of test images."""
         n, seed = self.n, self.seed
         for name, source in (
-            (DECODED_TRAINING, Subset(data.train, numbers(len(data.train), n, seed + 1))),
-            (DECODED_TEST, None if data.test is None else choose(data.test, n, seed)),
+            (DECODED_TRAINING, Subset(data.train, random_rows(len(data.train), n, seed + 1))),
+            (DECODED_TEST, None if data.test is None else some_of(data.test, n, seed)),
         ):
             if source is not None and len(source) >= FEWEST:
                 self.codes[name] = self.model.encode(source, self.progress)

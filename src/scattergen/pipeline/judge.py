@@ -1,10 +1,9 @@
 """How good a fitted model is: its decoder beside least squares, and which density is the best."""
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from scattergen.datasets import ImageSource, Subset
+from scattergen.datasets import ImageSource
+from scattergen.datasets.source import some_of
 from scattergen.evaluation import default_features, kernel_distance
 from scattergen.evaluation.judgement import (
     DECODER,
@@ -49,7 +48,7 @@ def judge(
     if test is None or len(test) < FEWEST_TEST_IMAGES:
         return None
     extract = default_features(model.decoder.image_shape, digits=digits)
-    real = choose(test, _MOST, seed)[:]
+    real = some_of(test, _MOST, seed)[:]
     codes = model.encode(real)
     restored = {DECODER: model.decode(codes)}
     if model.linear is not None:
@@ -68,7 +67,7 @@ def judge(
     rows = {}
     with progress.task("judge", len(restored) + len(model.densities) + 1) as task:
         if len(train) >= FEWEST_TEST_IMAGES:
-            rows[REAL] = row(choose(train, _MOST, seed)[:])
+            rows[REAL] = row(some_of(train, _MOST, seed)[:])
         task.advance()
         for name, images in restored.items():
             rows[name] = row(images, restores=True)
@@ -78,37 +77,3 @@ def judge(
             task.advance(1, key)
     best = best_of({key: rows[key] for key in model.densities})
     return Judgement((extract.name, extract.version), _MOST, len(real), rows, best)
-
-
-def choose(source: ImageSource, n: int, seed: int) -> ImageSource:
-    """Some n images of a source, or all of fewer.
-
-    Args:
-        source: Of images.
-        n: How many.
-        seed: Of the choice.
-
-    Returns:
-        In the order of the source.
-    """
-    return source if n >= len(source) else Subset(source, numbers(len(source), n, seed))
-
-
-def numbers(N: int, n: int, seed: int) -> Tensor:
-    """Numbers of n of N images, all if there are fewer; without order, neighbours being alike.
-
-    Args:
-        N: Number of images.
-        n: How many to choose.
-        seed: Of the choice.
-
-    Returns:
-        Sorted, (min(n, N),).
-
-    Example:
-        >>> numbers(3, 5, 0)
-        tensor([0, 1, 2])
-    """
-    if n >= N:
-        return torch.arange(N)
-    return torch.from_numpy(np.random.default_rng(seed).choice(N, n, replace=False)).sort().values
