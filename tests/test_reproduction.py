@@ -256,7 +256,7 @@ def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stage
     with pytest.warns(UserWarning, match=rf"{file.name} is missing or damaged: it is made again"):
         assert get(2)[0].facts["calls"] == 4
     assert get(2)[1]
-    monkeypatch.setattr(sg, "__version__", "another")
+    monkeypatch.setattr("scattergen.paper.measured.__version__", "another")
     assert get(2)[0].facts["calls"] == 5
 
 
@@ -321,7 +321,7 @@ def other_seed(path, monkeypatch, arguments):
 
 
 def other_version(path, monkeypatch, arguments):
-    monkeypatch.setattr(sg, "__version__", "another")
+    monkeypatch.setattr("scattergen.paper.measured.__version__", "another")
 
 
 def other_code(path, monkeypatch, arguments):
@@ -687,7 +687,7 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
         ("density_samples", "densities/gan.py", True),
         ("density_samples", "decoder/generator.py", True),
         ("pixel_gan", "paper/pixel_models/dcgan.py", True),
-        ("pixel_gan", "training.py", True),
+        ("pixel_gan", "training/loop.py", True),
         ("pixel_gan", "decoder/generator.py", False),
         ("raw_coefficients", "scattering/inversion.py", True),
         ("stability", "decoder/fit.py", True),

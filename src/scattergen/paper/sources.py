@@ -35,7 +35,7 @@ _PARTS = {
     "decoder": "decoder.generator", "densities": "densities",
 }  # fmt: skip
 
-_ALWAYS = ("paper.material", "paper.distances", "model")
+_ALWAYS = ("paper.material", "paper.distances", "model", "decoder.sharpening")
 
 
 def sources(modules: Iterable[str]) -> list[Path]:
