@@ -29,6 +29,7 @@ TINY_OPTIONS = {
     "training.shortened": "0",
     "training.patience": "null",
     "sampling.n_components": "null",
+    "sampling.sharpen": "0",
     "decoder.channels": "[16,8,4]",
     "decoder.momentum": "0.5",
     "training.epochs": "3",

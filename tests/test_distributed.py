@@ -326,7 +326,7 @@ def test_stages_that_run_json_does_not_name_are_found_for_all(uninterrupted, fit
     process.send_signal(signal.SIGINT)
     finish(process, 130)
     found, before = RunFolder.open(run), RunFolder.open(uninterrupted[0])
-    assert [*found.stages] == ["encoder", "codes", "linear", "decoder"]
+    assert [*found.stages][:4] == ["encoder", "codes", "linear", "decoder"]
     assert all(found.digest(name) == before.digest(name) for name in found.stages)
 
 

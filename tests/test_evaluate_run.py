@@ -126,7 +126,7 @@ def test_copies_are_named(evaluated, digits, run_copy, monkeypatch):
     monkeypatch.setattr(
         sg.GenerativeScatteringNetwork,
         "decode",
-        lambda self, z: train[torch.arange(len(z)) % len(train)],
+        lambda self, z, **_: train[torch.arange(len(z)) % len(train)],
     )
     lines = evaluated("-n", 300, "--density", "mixture").out.splitlines()
     line = lines[-3]

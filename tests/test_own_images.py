@@ -12,6 +12,7 @@ from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import Judgement, Row, best_of, in_words
 from scattergen.evaluation.tables import Estimate
+from scattergen.image_quality import sharpness
 from scattergen.pipeline import estimate as estimating
 from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
 from scattergen.pipeline.judge import judge
@@ -126,6 +127,31 @@ def test_a_saved_copy_samples_the_same(fitted, tmp_path):
     copy = sg.load(tmp_path / "copy")
     assert (copy.best, copy.n_leading) == ("gaussian", model.n_leading)
     assert torch.equal(copy.sample_codes(3), model.sample_codes(3, "gaussian"))
+
+
+@pytest.mark.slow
+def test_new_images_are_as_crisp_as_is_asked_for(fitted, scattergen, tmp_path):
+    def sharp(*options):
+        scattergen("sample", fitted[0], "-n", 60, "-q", "--out", tmp_path / "a.npy", *options)
+        return torch.from_numpy(np.load(tmp_path / "a.npy"))
+
+    model = sg.load(fitted[0])
+    decoded, usual, most = sharp("--sharpen", 0), sharp(), sharp("--sharpen", 1)
+    assert torch.equal(decoded, model.decode(model.sample_codes(60)))
+    assert torch.equal(usual, model.sample(60))
+    assert torch.equal(most, model.sample(60, sharpen=1))
+    crispness = [sharpness(images).mean() for images in (decoded, usual, most)]
+    assert crispness[0] < crispness[1] < crispness[2]
+    model.save(tmp_path / "copy")
+    assert torch.equal(sg.load(tmp_path / "copy").sample(60), usual)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "much", True])
+def test_impossible_strengths_of_sharpening_are_refused(value):
+    options = preset("auto", (3, 16, 16), 120)
+    options["sampling"]["sharpen"] = value
+    with pytest.raises(InputError, match=r"sampling.sharpen=.*from 0 to 1"):
+        sg.GenerativeScatteringNetwork.fit(torch.rand(120, 3, 16, 16), options=options)
 
 
 def test_a_training_that_diverges_blames_the_learning_rate():

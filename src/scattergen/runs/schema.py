@@ -144,10 +144,11 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
 
 def _odd(record: Mapping[str, Any]) -> Iterator[str]:
     """What a form does not tell."""
+    measured = any(entry["facts"] for entry in record["stages"].values())
     for name, entry in record["stages"].items():
         at = f".stages.{name}"
         yield from (f"{at}.products" for one in entry["products"] if not is_product(one))
-        found = _odd_stage(name, entry)
+        found = _odd_stage(name, entry, measured)
         if found is not None:
             yield at + found
             return
@@ -158,14 +159,16 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
         yield ".options.data.n"
 
 
-def _odd_stage(name: str, entry: Mapping[str, Any]) -> str | None:
-    """What is odd of a stage, in run.json or in the metadata of its file."""
+def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | None:
+    """What is odd of a stage, in run.json or in the metadata of its file.
+
+    Of a model that was saved from Python nothing was measured.
+    """
     # Runs of versions before 0.2 have no keys.
     keys = [entry["key"], *entry["after"].values()]
     if not is_stage(name) or not all(key == "" or is_key(key) for key in keys):
         return ""
-    # Of a model that was saved from Python nothing was measured.
-    found = misfit(entry["facts"], _FACTS.get(name, _STAGE)) if entry["facts"] else None
+    found = misfit(entry["facts"], _FACTS.get(name, _STAGE)) if measured else None
     return None if found is None else f".facts{found}"
 
 
@@ -187,7 +190,7 @@ def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
     found = misfit(kept, _KEPT)
     if found is None and (kept["stage"], kept["key"]) != (name, key):
         found = ".stage"
-    _refuse(path, _odd_stage(name, kept) if found is None else found)
+    _refuse(path, _odd_stage(name, kept, bool(kept["facts"])) if found is None else found)
     return kept["content"]
 
 
