@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist, squareform
 
 import scattergen as sg
+from scattergen.datasets.source import random_rows
 from scattergen.diagnostics import (
     classifier_dependence,
     classifier_normality,
@@ -244,7 +245,7 @@ def test_the_command_tests_the_codes_and_a_density(diagnose, run_copy):
     assert [line.split()[0] for line in lines[2:11]] == ["normal"] * 5 + ["independent"] * 4
     kept = json.loads((run_copy / "diagnosis-mixture.json").read_text())
     codes = RunFolder.open(run_copy).read("codes")[0]["codes"]
-    rows = np.sort(np.random.default_rng(3).permutation(len(codes))[:120])
+    rows = random_rows(len(codes), 120, 3)
     samples = sg.load(run_copy).sample_codes(120, "mixture", seed=3)
     for name, z in (("training codes", codes[rows]), ("mixture", samples)):
         expected = correlation_of_squares(z[:, :4], n_simulations=19, seed=3).summary()

@@ -147,7 +147,7 @@ def test_a_checkpoint_of_other_settings(tmp_path, other):
     with pytest.raises(RunFolderError, match="other settings") as error:
         train(modules, losses, data(), checkpoint=path, **(SETTINGS | other))
     assert str(path) in str(error.value)
-    assert "--overwrite" in str(error.value)
+    assert "delete it" in str(error.value)
     assert path.read_bytes() == content
     assert_same_bits(parameters(modules), before)
 
