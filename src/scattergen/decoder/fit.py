@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, Self
@@ -130,18 +130,7 @@ class DecoderTraining:
             raise InputError(f"shortened={self.shortened} is no share: give 0 to 1.")
         if self.shifts < 0:
             raise InputError(f"shifts={self.shifts}: give 0 or more pixels.")
-        self._settings()  # which refuses the others
-
-    def _settings(self) -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            betas=self.betas,
-            patience=self.patience,
-            precision=self.precision,
-            description="decoder",
-        )
+        TrainingSettings.of(self)  # which refuses the others
 
     def held_out(self, n: int) -> int:
         """How many of n images are held out for validation.
@@ -248,8 +237,9 @@ class DecoderTraining:
             if on_epoch is not None:
                 on_epoch(history)
 
-        settings = replace(
-            self._settings(),
+        settings = TrainingSettings.of(
+            self,
+            description="decoder",
             from_start=isinstance(decoder, LocalDecoder),  # which starts as least squares
             seed=seed,
             device=device,

@@ -109,19 +109,7 @@ class Flow:
         self.layers, self.widths, self.bins = layers, check_widths("widths", widths), bins
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
-        self._settings()  # which refuses the rest
-
-    def _settings(self, seed: int = 0, device: str = "cpu") -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            clip_norm=self.clip_norm,
-            patience=self.patience,
-            seed=seed,
-            device=device,
-            description="flow",
-        )
+        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -187,7 +175,7 @@ class Flow:
             {"flow": flow},
             {"flow": loss},
             TensorDataset(x),
-            self._settings(seed, device),
+            TrainingSettings.of(self, seed=seed, device=device, description="flow"),
             validate=validate,
             checkpoint=checkpoint,
             progress=progress,

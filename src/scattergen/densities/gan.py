@@ -156,20 +156,7 @@ class GenerativeAdversarialNetwork:
         self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
-        self._settings()  # which refuses the rest
-
-    def _settings(self, seed: int = 0, device: str = "cpu") -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            betas=self.betas,
-            clip_norm=self.clip_norm,
-            seed=seed,
-            device=device,
-            description="gan",
-        )
+        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -234,7 +221,7 @@ class GenerativeAdversarialNetwork:
             modules | ({"average": average} if self.decay > 0 else {}),
             {"discriminator": self._discriminator_loss, "generator": generator_loss},
             TensorDataset(x),
-            self._settings(seed, device),
+            TrainingSettings.of(self, seed=seed, device=device, description="gan"),
             checkpoint=checkpoint,
             progress=progress,
         )

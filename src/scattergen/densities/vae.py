@@ -170,20 +170,7 @@ class VariationalAutoencoder:
         self.widths = check_widths("widths", widths)
         self.epochs, self.patience, self.batch_size = epochs, patience, batch_size
         self.learning_rate, self.schedule, self.clip_norm = learning_rate, schedule, clip_norm
-        self._settings()  # which refuses the rest
-
-    def _settings(self, seed: int = 0, device: str = "cpu") -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            clip_norm=self.clip_norm,
-            patience=self.patience,
-            seed=seed,
-            device=device,
-            description="vae",
-        )
+        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -235,7 +222,7 @@ class VariationalAutoencoder:
             {"vae": networks},
             {"vae": lambda *arguments: self._loss(networks, *arguments)},
             TensorDataset(z[~held_out]),
-            self._settings(seed, device),
+            TrainingSettings.of(self, seed=seed, device=device, description="vae"),
             validate=lambda: self._validate(networks, z[held_out], seed),
             checkpoint=checkpoint,
             progress=progress,

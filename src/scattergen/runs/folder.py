@@ -21,7 +21,7 @@ from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index
 from scattergen.runs.layout import METRICS, WORK, file_of
-from scattergen.runs.locks import locked
+from scattergen.runs.locks import locked, writing_to
 from scattergen.runs.options import no_name, refuse_differences
 from scattergen.runs.schema import content_of
 from scattergen.runs.starting import begin
@@ -118,21 +118,14 @@ class RunFolder(StoredRun):
         """
         folder = self.work(key)
         with ExitStack() as held:
-            with remains.changing(
-                self.path
-            ):  # so that nobody takes the folder for an idle one meanwhile
+            # So that nobody takes the folder for an idle one meanwhile.
+            with remains.changing(self.path):
                 # What is made is made from the stages that have been read: no others are taken.
                 self._current()
-                try:
+                with writing_to(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise RunFolderError(
-                        f"Cannot write to {self.path} ({error.strerror}): choose another place or "
-                        "change its permissions."
-                    ) from error
-                held.enter_context(
-                    locked(folder / "lock", remains.busy(self.path, f" (it makes {name})"))
-                )
+                busy = remains.busy(self.path, f" (it makes {name})")
+                held.enter_context(locked(folder / "lock", busy))
                 with suppress(OSError):  # else it is found out when it is finished
                     (folder / "lock").write_text(name)
             for path in folder.rglob("*"):  # of a process that was killed

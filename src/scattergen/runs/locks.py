@@ -11,6 +11,25 @@ from scattergen.files import open_regular
 
 
 @contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in a sentence why nothing can be written to a folder.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        RunFolderError: If the block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot write to {folder} ({error.strerror}): choose another place or change its "
+            "permissions."
+        ) from error
+
+
+@contextmanager
 def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock while a block runs.
 
@@ -22,13 +41,8 @@ def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
     Raises:
         RunFolderError: If another process holds the lock, or the file cannot be written.
     """
-    try:
+    with writing_to(path.parent):
         file = open_regular(path, "ab")
-    except OSError as error:
-        raise RunFolderError(
-            f"Cannot write to {path.parent} ({error.strerror}): choose another place or change its "
-            "permissions."
-        ) from error
     with file:
         until = time.monotonic() + patience
         while True:

@@ -9,6 +9,7 @@ from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.runs import layout
 from scattergen.runs.index import Index, OtherFormatError, Record, read_index
 from scattergen.runs.layout import INDEX, METRICS
+from scattergen.runs.locks import writing_to
 from scattergen.runs.options import differences, refuse_differences
 from scattergen.runs.remains import DRAFTS, changing, forsake, is_empty, refuse_if_busy
 from scattergen.version import __version__
@@ -38,13 +39,8 @@ def begin(
         RunFolderError: If the folder holds something else, or a run with other options.
     """
     layout.refuse_foreign(path)
-    try:
+    with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"Cannot write to {path} ({error.strerror}): choose another place or change its "
-            "permissions."
-        ) from error
 
     def continues(record: Record) -> bool:
         return all(may_keep(record, one) for one in differences(record.options, wanted))

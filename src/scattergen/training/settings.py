@@ -37,6 +37,10 @@ def constant(progress: float) -> float:
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
 PRECISIONS = ("float32", "bfloat16", "auto")
+_HYPERPARAMETERS = (
+    "epochs", "batch_size", "learning_rate", "schedule", "betas", "clip_norm", "patience",
+    "precision",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,28 @@ class TrainingSettings:
             raise InputError(
                 f'precision="{self.precision}": choose "float32", "bfloat16" or "auto".'
             )
+
+    @classmethod
+    def of(cls, model: object, **others: Any) -> "TrainingSettings":
+        """The settings among the hyper-parameters of a model.
+
+        Args:
+            model: What has attributes of their names.
+            **others: Settings that no model has, such as the seed.
+
+        Returns:
+            The settings.
+
+        Raises:
+            InputError: If one is out of its range.
+
+        Example:
+            >>> from scattergen.densities import make
+            >>> TrainingSettings.of(make("vae", epochs=5), seed=3).epochs
+            5
+        """
+        own = {name: getattr(model, name) for name in _HYPERPARAMETERS if hasattr(model, name)}
+        return cls(**own, **others)
 
     def depends(self) -> dict[str, Any]:
         """What a checkpoint that a training continues from must have been made with.

@@ -104,25 +104,10 @@ class DCGAN:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
         self.n_latent, self.channels = n_latent, check_channels(channels)
         self.epochs, self.batch_size = epochs, batch_size
-        self.learning_rate, self.schedule, self.beta1 = learning_rate, schedule, beta1
+        self.learning_rate, self.schedule = learning_rate, schedule
+        self.beta1, self.betas = beta1, (beta1, 0.999)
         self.decay, self.precision = decay, precision
-        self._settings()  # which refuses the rest
-
-    def _settings(
-        self, seed: int = 0, device: str = "cpu", max_seconds: float | None = None
-    ) -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            betas=(self.beta1, 0.999),
-            max_seconds=max_seconds,
-            seed=seed,
-            precision=self.precision,
-            device=device,
-            description="DCGAN",
-        )
+        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -183,7 +168,9 @@ class DCGAN:
             modules | ({"average": average} if self.decay > 0 else {}),
             {"discriminator": step.discriminator_loss, "generator": generator_loss},
             data,
-            self._settings(seed, device, max_seconds),
+            TrainingSettings.of(
+                self, seed=seed, device=device, max_seconds=max_seconds, description="DCGAN"
+            ),
             checkpoint=checkpoint,
             on_step=on_step,
             progress=progress,

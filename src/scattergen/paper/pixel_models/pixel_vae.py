@@ -135,21 +135,7 @@ class PixelVAE:
         self.prior, self.n_components = prior, n_components
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.precision = learning_rate, precision
-        self._settings()  # which refuses the rest
-
-    def _settings(
-        self, seed: int = 0, device: str = "cpu", max_seconds: float | None = None
-    ) -> TrainingSettings:
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            max_seconds=max_seconds,
-            seed=seed,
-            precision=self.precision,
-            device=device,
-            description="pixel VAE",
-        )
+        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -205,7 +191,9 @@ class PixelVAE:
             {"vae": networks},
             {"vae": self._loss},
             data,
-            self._settings(seed, device, max_seconds),
+            TrainingSettings.of(
+                self, seed=seed, device=device, max_seconds=max_seconds, description="pixel VAE"
+            ),
             checkpoint=checkpoint,
             on_step=on_step,
             progress=progress,
