@@ -124,17 +124,11 @@ def main() -> None:
             sys.exit("own_peers.py was stopped: run it again to continue.")
         if spent > last_shown + 15:
             end = arguments.seconds - reserve
-            print(
-                f"  flow matching: step {step:,}, {spent:.0f} of {end:.0f} s, {total:.3f}",
-                flush=True,
-            )
+            print(f"  flow matching: step {step:,}, {spent:.0f} of {end:.0f} s, {total:.3f}", flush=True)
             last_shown = spent
         if time.monotonic() > last_saved + CHECKPOINT_SECONDS:
             state = {name: part.state_dict() for name, part in parts.items()}
-            write(
-                checkpoint,
-                state | {"optimizer": optimizer.state_dict(), "step": step, "spent": spent},
-            )
+            write(checkpoint, state | {"optimizer": optimizer.state_dict(), "step": step, "spent": spent})
             last_saved = time.monotonic()
     begin = time.monotonic()
     x = sample(Velocity(average.eval()), shape, arguments.n, arguments.steps, arguments.seed)

@@ -83,10 +83,9 @@ def main() -> None:
         "model": model,
         "encoder": torch.optim.Adam(model.encoder.parameters(), training.encoder_learning_rate),
         "decoder": torch.optim.Adam(
-            model.decoder.parameters(), training.decoder_learning_rate,
-            weight_decay=config.reg_weight,
+            model.decoder.parameters(), training.decoder_learning_rate, weight_decay=config.reg_weight
         ),
-    }  # fmt: skip
+    }
     batch_size = training.per_device_train_batch_size
     step, spent = 0, 0.0
     snapshots: list[tuple[float, np.ndarray]] = []

@@ -39,9 +39,7 @@ def random_bank(shape: tuple[int, int], J: int, L: int, kind: str, seed: int) ->
 class RandomScattering2D(Scattering2D):
     """The transform with the filters of `random_bank`."""
 
-    def __init__(
-        self, J: int, shape: tuple[int, int], max_order: int, kind: str, seed: int
-    ) -> None:
+    def __init__(self, J: int, shape: tuple[int, int], max_order: int, kind: str, seed: int) -> None:
         super().__init__(J, shape, max_order=max_order)
         self.bank = random_bank(self.padded_shape, J, self.L, kind, seed)
 

@@ -36,12 +36,7 @@ from scattergen.datasets import ImageSource, mnist
 from scattergen.decoder import Decoder
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import Density, hyperparameters, make
-from scattergen.diagnostics import (
-    correlation_of_squares,
-    effect_sizes,
-    pairwise_dependence,
-    radial,
-)
+from scattergen.diagnostics import correlation_of_squares, effect_sizes, pairwise_dependence, radial
 from scattergen.encoder import PCAWhitening
 from scattergen.evaluation import DigitFeatures, frechet_distance
 from scattergen.image_quality import psnr, ssim
@@ -209,18 +204,15 @@ class Bench:
             "smallest_to_largest": (values[-1] / values[0]).item(),
         }  # fmt: skip
 
-    def fit_decoder(
-        self, decoder: Decoder, codes: dict[str, Tensor], seed: int, checkpoint: Path
-    ) -> Row:
+    def fit_decoder(self, decoder: Decoder, codes: dict[str, Tensor], seed: int, checkpoint: Path) -> Row:
         """Train it in place; what test images and training codes look like through it."""
         training = DecoderTraining(epochs=self.epochs, n_validation=self.n_validation)
         history = training.fit(
-            decoder, codes["train"], self.train,
-            seed=seed, checkpoint=checkpoint, progress=self.progress,
-        )  # fmt: skip
-        seen = torch.randperm(
-            len(self.train) - self.n_validation, generator=torch.Generator().manual_seed(seed)
-        )[: len(self.test)]
+            decoder, codes["train"], self.train, seed=seed, checkpoint=checkpoint, progress=self.progress
+        )
+        seen = torch.randperm(len(self.train) - self.n_validation, generator=torch.Generator().manual_seed(seed))[
+            : len(self.test)
+        ]
         images = decode(decoder, codes["test"])
         return {
             "seconds": history[-1]["seconds"],
@@ -279,9 +271,8 @@ def classify(codes: dict[str, Tensor], labels: tuple[Tensor, Tensor]) -> Row:
     z_test, y_test = codes["test"].numpy(), labels[1].numpy()
     # Whitened codes need a strong penalty: their trailing components are mostly noise to labels.
     logistic = LogisticRegressionCV(
-        Cs=np.logspace(-4, 2, 7), cv=3, l1_ratios=(0,), use_legacy_attributes=False,
-        scoring="accuracy", max_iter=300,
-    ).fit(z, y)  # fmt: skip
+        Cs=np.logspace(-4, 2, 7), cv=3, l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy", max_iter=300
+    ).fit(z, y)
     nearest = KNeighborsClassifier(1).fit(z[:, :EM_LEADING], y)
     return {
         "logistic": float(logistic.score(z_test, y_test)),

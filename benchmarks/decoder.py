@@ -19,10 +19,7 @@ from scattergen.training.loop import bfloat16_is_fast
 
 def reference(decoder: Decoder) -> nn.Sequential:
     """The same generator with the same weights, by upsampling, padding and convolution."""
-    layers: list[nn.Module] = [
-        nn.Linear(*decoder.linear.shape, bias=False),
-        nn.Unflatten(1, (*decoder.start_grid, -1)),
-    ]
+    layers: list[nn.Module] = [nn.Linear(*decoder.linear.shape, bias=False), nn.Unflatten(1, (*decoder.start_grid, -1))]
     with torch.no_grad():
         layers[0].weight.copy_(decoder.linear.T)
     body: list[nn.Module] = []
@@ -81,10 +78,7 @@ def main() -> None:
     print(f"largest difference of outputs for equal weights: {difference:.1e}")
     print(f"{'precision':>10} {'PyTorch layers':>16} {'this decoder':>14} {'ratio':>6}  (images/s)")
     for bfloat16 in (False, True) if bfloat16_is_fast("cpu") else (False,):
-        rates = [
-            images_per_second(n, arguments.batch_size, bfloat16, arguments.seconds)
-            for n in (plain, decoder)
-        ]
+        rates = [images_per_second(n, arguments.batch_size, bfloat16, arguments.seconds) for n in (plain, decoder)]
         name = "bfloat16" if bfloat16 else "float32"
         print(f"{name:>10} {rates[0]:16.0f} {rates[1]:14.0f} {rates[1] / rates[0]:6.2f}")
 

@@ -103,9 +103,7 @@ def measure_peer(path: Path, reference: Tensor, evaluator: Evaluator) -> dict[st
     extract = DigitFeatures()
 
     def features(images: Any) -> Tensor:
-        return torch.cat(
-            [extract(torch.from_numpy(part)[:, None] / 255) for part in np.array_split(images, 10)]
-        )
+        return torch.cat([extract(torch.from_numpy(part)[:, None] / 255) for part in np.array_split(images, 10)])
 
     with np.load(path) as peer:
         curve = [
@@ -180,10 +178,7 @@ def print_table(rows: list[dict[str, Any]], floor_score: float) -> None:
             spread(distance, 2),
             spread(scaled, 2) if scaled else "",
             spread([1000 * value for value in mean("kernel", "value")], 1),
-            *(
-                spread(mean("manifolds", m, "value"), 3)
-                for m in ("precision", "recall", "coverage")
-            ),
+            *(spread(mean("manifolds", m, "value"), 3) for m in ("precision", "recall", "coverage")),
             spread(mean("two_sample", "accuracy"), 3),
             spread([float(b) for b in mean("bins", "different")], 0),
             spread(mean("memorisation", "close"), 4),
@@ -193,9 +188,7 @@ def print_table(rows: list[dict[str, Any]], floor_score: float) -> None:
         ]
         print(" | ".join(cells))
     if scale:
-        print(
-            f"floor F = {floor_score:.3f}, Gaussian G = {statistics.mean(gaussian):.2f}; bars here:"
-        )
+        print(f"floor F = {floor_score:.3f}, Gaussian G = {statistics.mean(gaussian):.2f}; bars here:")
         bars = {b: floor_score + (b - FLOOR) * scale for b in (0.6, 1, 1.5, 1.9, 2.2, 3, 4, 5, 8)}
         print("  " + ", ".join(f"{bar:g} → {here:.2f}" for bar, here in bars.items()))
 
@@ -216,9 +209,7 @@ def print_totals(
         print(" | ".join(cells))
 
 
-def draw(
-    rows: list[dict[str, Any]], peers: list[dict[str, Any]], shared: float, floor_score: float
-) -> Figure:
+def draw(rows: list[dict[str, Any]], peers: list[dict[str, Any]], shared: float, floor_score: float) -> Figure:
     """Quality against wall-clock time from pixels: a point per density, a curve per peer."""
     figure = Figure((7.2, 4.6), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log")
@@ -226,10 +217,7 @@ def draw(
         x = shared + sum(row["seconds"].values())
         y = row["scores"]["frechet"]["value"]
         axes.plot(x, y, "o", color="tab:blue")
-        axes.annotate(
-            row["label"], (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8,
-            color="tab:blue",
-        )  # fmt: skip
+        axes.annotate(row["label"], (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8, color="tab:blue")
     for peer, style in zip(peers, itertools.cycle(("s-", "^-", "D-")), strict=False):
         axes.plot(*zip(*peer["curve"], strict=True), style, label=peer["label"], markersize=4)
     axes.axhline(floor_score, color="grey", linestyle="--", label="training images")

@@ -104,28 +104,16 @@ def _pairs(z: Floats, seed: int) -> tuple[DiagnosticTest, ...]:
 # Name to the test, and the codes for which its null hypothesis is true.
 BOTH = ("normal", "independent")
 TESTS: dict[str, tuple[Tests, tuple[str, ...]]] = {
-    "marginal": (
-        lambda z, seed: (marginal_normality(z, n_simulations=SIMULATIONS, seed=seed),),
-        ("normal",),
-    ),
+    "marginal": (lambda z, seed: (marginal_normality(z, n_simulations=SIMULATIONS, seed=seed),), ("normal",)),
     "radial": (lambda z, seed: (radial(z),), ("normal",)),
-    "squares": (
-        lambda z, seed: (correlation_of_squares(z, n_simulations=SIMULATIONS, seed=seed),),
-        BOTH,
-    ),
+    "squares": (lambda z, seed: (correlation_of_squares(z, n_simulations=SIMULATIONS, seed=seed),), BOTH),
     "pairs": (_pairs, BOTH),
-    "sliced": (
-        lambda z, seed: sliced_normality(z, n_simulations=SIMULATIONS, seed=seed),
-        ("normal",),
-    ),
+    "sliced": (lambda z, seed: sliced_normality(z, n_simulations=SIMULATIONS, seed=seed), ("normal",)),
     "classifier_normality": (
         lambda z, seed: (classifier_normality(z, n_simulations=SIMULATIONS, seed=seed),),
         ("normal",),
     ),
-    "classifier_dependence": (
-        lambda z, seed: (classifier_dependence(z, n_simulations=SIMULATIONS, seed=seed),),
-        BOTH,
-    ),
+    "classifier_dependence": (lambda z, seed: (classifier_dependence(z, n_simulations=SIMULATIONS, seed=seed),), BOTH),
 }
 
 

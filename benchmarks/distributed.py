@@ -76,9 +76,7 @@ def work(processes: Processes, n: int, folder: Path) -> None:
     used = STEPS * batch_size + 1
     shown = ImageArray(data[:used].mul(255).byte())
     training = DecoderTraining(epochs=1, batch_size=batch_size, n_validation=1, precision="float32")
-    _, seconds, sent = measured(
-        processes, lambda: training.fit(decoder, codes[:used], shown, processes=processes)
-    )
+    _, seconds, sent = measured(processes, lambda: training.fit(decoder, codes[:used], shown, processes=processes))
     facts["decoder step, ms"] = seconds / STEPS * 1e3
     facts["sent per step, MB"] = sent / STEPS / 1e6
     facts["decoder parameters, MB"] = sum(p.numel() for p in decoder.parameters()) * 4 / 1e6
@@ -97,9 +95,7 @@ def work(processes: Processes, n: int, folder: Path) -> None:
         write_tensors(folder / "results", {**encoder.state_dict(), "codes": codes}, facts)
 
 
-def deviation(
-    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
-) -> dict[str, float]:
+def deviation(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
     """Largest differences of two encoders and of their codes."""
     variances = expected["explained_variance"]
     bases = [torch.linalg.qr(e["components"].double().T)[0] for e in (found, expected)]

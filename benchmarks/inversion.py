@@ -29,8 +29,7 @@ def print_row(name: str, images: Tensor, make: Callable[[], tuple[Tensor, Tensor
     decibels = psnr(images, found)
     solved = "" if error is None else f"{int((error <= 1e-3).sum())} of {len(images)}"
     print(
-        f"{name:>34} {decibels.mean():8.1f} {decibels.median():8.1f} {decibels.min():8.1f} "
-        f"{solved:>10} {seconds:14.4f}"
+        f"{name:>34} {decibels.mean():8.1f} {decibels.median():8.1f} {decibels.min():8.1f} {solved:>10} {seconds:14.4f}"
     )
 
 
@@ -45,10 +44,7 @@ def main() -> None:
     keywords = {"n_starts": chosen.starts, "seed": chosen.seed}
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     print(f"first {chosen.n} MNIST test images, at most {chosen.starts} starts, seed {chosen.seed}")
-    print(
-        f"{'PSNR in dB of':>34} {'mean':>8} {'median':>8} {'worst':>8} {'solved':>10} "
-        f"{'s per image':>14}"
-    )
+    print(f"{'PSNR in dB of':>34} {'mean':>8} {'median':>8} {'worst':>8} {'solved':>10} {'s per image':>14}")
 
     def from_coefficients(s: Tensor, transform: Scattering2D) -> tuple[Tensor, Tensor]:
         found = reconstruct(s, transform, **keywords)
@@ -72,11 +68,7 @@ def main() -> None:
     projected = encoder.whitening.inverse_transform(z).reshape(s.shape)
     d = z.shape[1]
     print_row(f"inversion, {d} codes", images, from_codes)
-    print_row(
-        f"inversion, {d} codes projected back",
-        images,
-        lambda: from_coefficients(projected, encoder.scattering),
-    )
+    print_row(f"inversion, {d} codes projected back", images, lambda: from_coefficients(projected, encoder.scattering))
     model.decode(z)  # warm
     print_row(f"decoder, {d} codes", images, lambda: (model.decode(z), None))
 

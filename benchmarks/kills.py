@@ -102,9 +102,8 @@ def fit(arguments: list[str], kill: Callable[[], bool] = lambda: False) -> tuple
     """Exit code (or −signal) and what it said; killed once `kill` says so."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            arguments, stdout=said, stderr=said, start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            arguments, stdout=said, stderr=said, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         while process.poll() is None:
             if kill():
                 os.killpg(process.pid, signal.SIGKILL)
@@ -113,18 +112,13 @@ def fit(arguments: list[str], kill: Callable[[], bool] = lambda: False) -> tuple
         return process.returncode, said.read()
 
 
-def within(
-    out: Path, stage: str, after: float, stages: list[str], replacing: bool
-) -> Callable[[], bool]:
+def within(out: Path, stage: str, after: float, stages: list[str], replacing: bool) -> Callable[[], bool]:
     """Whether a stage began so many seconds ago; the first begins with the run folder."""
     begun: list[float] = []
     before = stages[stages.index(stage) - 1] if stages.index(stage) else None
 
     def kill() -> bool:
-        if before is None:
-            there = record(out, replacing) is not None
-        else:
-            there = before in finished(out, replacing)
+        there = record(out, replacing) is not None if before is None else before in finished(out, replacing)
         if there and not begun:
             begun.append(time.monotonic())
         return bool(begun) and time.monotonic() - begun[0] >= after

@@ -90,10 +90,7 @@ def main() -> None:
         networks: dict[str, Network] = {"local": LocalDecoder(linear), "generator": generator}
         for kind, network in networks.items():
             steps = [stepper(network.train(), z, x, scattering) for scattering in (False, True)]
-            rounds = [
-                [milliseconds(step, arguments.seconds) for step in steps]
-                for _ in range(arguments.rounds)
-            ]
+            rounds = [[milliseconds(step, arguments.seconds) for step in steps] for _ in range(arguments.rounds)]
             pixels, both = (statistics.median(times) for times in zip(*rounds, strict=True))
             print(f"{label:14}{kind:12}{pixels:9.1f}{both:12.1f}{both / pixels:7.2f}")
 

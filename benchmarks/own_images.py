@@ -41,11 +41,7 @@ from scattergen.report import save_image_grid
 COLUMNS = 10
 
 # The generator of Angles & Mallat by the error of pixels, as preset celeba has it, for 8 epochs.
-GENERATOR = {
-    "preset": "celeba",
-    "changes": {"training.epochs": 8},
-    "densities": ["mixture", "vae-improved"],
-}
+GENERATOR = {"preset": "celeba", "changes": {"training.epochs": 8}, "densities": ["mixture", "vae-improved"]}
 
 
 def shapes(n: int, seed: int) -> ImageArray:
@@ -151,9 +147,7 @@ def measure(data: Dataset, how: dict[str, Any], folder: Path, name: str) -> dict
     extract = PerceptualFeatures()
     drawn = {key: extract(model.sample(500, key)) for key in model.densities}
     scored = evaluate(drawn, extract(data.test), train=extract(data.train), progress=progress)
-    copies = {
-        key: row.memorisation.copying_pvalue for key, row in scored.items() if row.memorisation
-    }
+    copies = {key: row.memorisation.copying_pvalue for key, row in scored.items() if row.memorisation}
     codes = model.encode(data.test[:COLUMNS])
     shown = [data.test[:COLUMNS], model.decode(codes)]
     if model.linear is not None:

@@ -56,9 +56,7 @@ PIXEL_MODELS: dict[str, tuple[type[PixelVAE] | type[DCGAN], dict[str, Any]]] = {
 NAMES = [*PIXEL_MODELS, "flow_matching"]
 
 
-def train_pixels(
-    name: str, images: ImageSource, seconds: float, seed: int, work: Path, result: Path
-) -> None:
+def train_pixels(name: str, images: ImageSource, seconds: float, seed: int, work: Path, result: Path) -> None:
     """PixelVAE or DCGAN."""
     kind, keywords = PIXEL_MODELS[name]
     model = kind(**({"epochs": ENDLESS} | keywords)).fit(
@@ -79,9 +77,7 @@ def train_pixels(
         )
 
 
-def train_flow(
-    python: Path, images: ImageSource, seconds: float, seed: int, work: Path, result: Path
-) -> None:
+def train_flow(python: Path, images: ImageSource, seconds: float, seed: int, work: Path, result: Path) -> None:
     """torchcfm, in its environment."""
     pixels = work / "images.npy"
     np.save(pixels, (255 * images[:]).round().to(torch.uint8).numpy())
@@ -105,10 +101,7 @@ def compare(data: Dataset, label: str, models: Path | None, out: Path) -> None:
     for folder in sorted(models.glob(f"{label}*")) if models else []:
         if folder.name in (label, f"{label}--generator-by-pixels"):
             model = load(folder)
-            made[f"scattergen, {folder.name}"] = (
-                model.sample(N),
-                f"its best density: {model.best}",
-            )
+            made[f"scattergen, {folder.name}"] = (model.sample(N), f"its best density: {model.best}")
     for name in NAMES:
         if (out / f"{name}.npz").exists():
             with np.load(out / f"{name}.npz") as found:

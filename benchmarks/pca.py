@@ -96,10 +96,7 @@ def run_one(method: str, file: Path, out: Path, threads: int) -> None:
     before = memory_gib("VmRSS")
     start = time.perf_counter()
     mean, components = fit(method, s)
-    facts = {
-        "seconds": time.perf_counter() - start,
-        "peak": memory_gib("VmHWM") - before,
-    }
+    facts = {"seconds": time.perf_counter() - start, "peak": memory_gib("VmHWM") - before}
     np.savez(out, mean=mean, components=components)
     print(json.dumps(facts))
 
@@ -118,9 +115,8 @@ def quality(s: Any, mean: Tensor, components: Tensor) -> tuple[float, float]:
 def decoded_psnr(s: Any, images: Tensor, mean: Tensor, components: Tensor) -> float:
     """Mean PSNR, dB, of the last images, decoded by least squares from their codes."""
     z = torch.cat(
-        [(torch.from_numpy(np.array(s[i : i + CHUNK])) - mean) @ components.T
-         for i in range(0, len(s), CHUNK)]
-    )  # fmt: skip
+        [(torch.from_numpy(np.array(s[i : i + CHUNK])) - mean) @ components.T for i in range(0, len(s), CHUNK)]
+    )
     z = torch.cat([z / z.std(0), torch.ones(len(z), 1)], 1).double()
     fitted, x = z[:-N_TEST], images[:-N_TEST].double()
     weights = torch.linalg.solve(fitted.T @ fitted, fitted.T @ x)
@@ -143,9 +139,7 @@ def compare(name: str, n: int | None, threads: int) -> None:
         for method in METHODS:
             out = Path(folder, "out.npz")
             command = [sys.executable, __file__, "--one", method, str(file), str(out)]
-            printed = subprocess.run(
-                [*command, "--threads", str(threads)], check=True, stdout=subprocess.PIPE
-            )
+            printed = subprocess.run([*command, "--threads", str(threads)], check=True, stdout=subprocess.PIPE)
             facts = json.loads(printed.stdout)
             found = np.load(out)
             mean = torch.from_numpy(found["mean"]).float()

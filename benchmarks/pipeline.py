@@ -45,9 +45,7 @@ def draw_files(folder: Path, n: int, size: tuple[int, int], channels: int) -> No
         image = Image.fromarray(coarse[..., 0] if channels == 1 else coarse).resize(size)
         pixels = np.asarray(image).astype(int)
         pixels += rng.integers(-8, 9, pixels.shape)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
-            folder / f"{number:04}.jpg", quality=92
-        )
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:04}.jpg", quality=92)
 
 
 def rate(work: Callable[[], int], seconds: float, device: str) -> float:
@@ -131,9 +129,7 @@ def main() -> None:
                 images = folder[:]
 
                 def read(folder: ImageFolder = folder, n: int = n) -> int:
-                    return sum(
-                        len(x) for x in prefetched(folder[i : i + 64] for i in range(0, n, 64))
-                    )
+                    return sum(len(x) for x in prefetched(folder[i : i + 64] for i in range(0, n, 64)))
 
                 decoded = rate(read, arguments.seconds, "cpu")
                 best = max(best, decoded)

@@ -32,13 +32,7 @@ from kymatio.torch import Scattering2D as Kymatio
 
 from scattergen.datasets import mnist
 from scattergen.machine import machine
-from scattergen.scattering import (
-    Scattering2D,
-    filter_bank,
-    lipschitz_constant,
-    littlewood_paley,
-    transform,
-)
+from scattergen.scattering import Scattering2D, filter_bank, lipschitz_constant, littlewood_paley, transform
 
 CASES = [
     ("28x28, J=2", (64, 28, 28), 2, 6.0, 10.0),
@@ -92,9 +86,7 @@ def torch_path(ours: Scattering2D) -> Transform:
 
 def fastest(transforms: list[Transform], x: Tensor, rounds: int) -> list[float]:
     """Seconds per call, the transforms taking turns."""
-    clock = (
-        time.process_time if torch.get_num_threads() == 1 and not x.is_cuda else time.perf_counter
-    )
+    clock = time.process_time if torch.get_num_threads() == 1 and not x.is_cuda else time.perf_counter
     best = [float("inf")] * len(transforms)
     for _ in range(rounds + 1):  # the first one warms up
         for index, compute in enumerate(transforms):
@@ -214,9 +206,7 @@ def roofline(rounds: int) -> None:
     peak = 2 * 1024**3 / seconds
     big, copy = torch.rand(2**25), torch.empty(2**25)
     bandwidth = 2 * 4 * 2**25 / fastest([copy.copy_], big, rounds)[0]
-    print(
-        f"\nOne core: product of matrices {peak / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s"
-    )
+    print(f"\nOne core: product of matrices {peak / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s")
     for name, shape, J, *_ in CASES:
         scattering = Scattering2D(J, shape[-2:])
         x = torch.rand(8, *shape[-2:])
@@ -235,10 +225,7 @@ def norms(x: Tensor) -> Tensor:
 
 def energy_and_distances() -> None:
     print("2^J ‖Sx - Sy‖ / ‖x - y‖ on the padded grid; Littlewood-Paley: bounds of its sum")
-    print(
-        f"{'case':>14} {'Littlewood-Paley':>17} {'bound':>6} {'digits':>7} {'y = 0':>7} "
-        f"{'noise':>7} {'ascent':>7}"
-    )
+    print(f"{'case':>14} {'Littlewood-Paley':>17} {'bound':>6} {'digits':>7} {'y = 0':>7} {'noise':>7} {'ascent':>7}")
     generator = torch.Generator().manual_seed(0)
     digits = mnist().test[:256][:, 0].double()
     for side, J in ((28, 2), (28, 3), (64, 3)):
@@ -312,18 +299,12 @@ def deformations() -> None:
                 ((f(y) - f(x)).norm() / f(x).norm() / strain).item()
                 for f in (lambda z: z, lambda z: torch.fft.fft2(z).abs(), scattering)
             ]
-            print(
-                f"{window:8.0f} {name:>12} {changes[0]:8.2f} {changes[1]:9.2f} {changes[2]:10.2f}"
-            )
+            print(f"{window:8.0f} {name:>12} {changes[0]:8.2f} {changes[1]:9.2f} {changes[2]:10.2f}")
 
 
 def run(code: str, **environment: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
     return result.stdout.strip()
 

@@ -148,9 +148,7 @@ def cnn_epochs(n: int) -> int:
     return max(6, min(100, 10 + math.ceil(40_000 / n), math.ceil(100_000 / n)))
 
 
-def cnn_classifier(
-    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, seed: int, progress: Progress
-) -> Result:
+def cnn_classifier(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, seed: int, progress: Progress) -> Result:
     """The CNN trained on all labels by Adam, one-cycle schedule, no augmentation."""
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
@@ -182,11 +180,7 @@ def compare(
     """Results by classifier and number of labels, one per random subset."""
     data = mnist()
     labels = data.train.labels
-    subsets = {
-        (n, seed): balanced_subset(labels, n, seed)
-        for n in sizes
-        for seed in range(seeds if n <= 5000 else 1)
-    }
+    subsets = {(n, seed): balanced_subset(labels, n, seed) for n in sizes for seed in range(seeds if n <= 5000 else 1)}
     used = torch.cat(list(subsets.values())).unique()  # sorted; only these are scattered
     images = data.train[used]
     test, test_labels = data.test[:n_test], data.test.labels[:n_test]

@@ -139,13 +139,7 @@ def assert_nothing_left():
 
 def _tensors(path):
     run = RunFolder.open(path)
-    names = [
-        "encoder",
-        "codes",
-        "linear",
-        "decoder",
-        *(f"densities/{n}" for n in run.names("densities")),
-    ]
+    names = ["encoder", "codes", "linear", "decoder", *(f"densities/{n}" for n in run.names("densities"))]
     return {f"{name}: {k}": t for name in names for k, t in run.read(name)[0].items()}
 
 

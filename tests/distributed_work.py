@@ -33,9 +33,7 @@ def textures(n):
     """Images (n, 1, 16, 16) whose leading principal components differ clearly in variance."""
     generator = torch.Generator().manual_seed(3)
     patterns = torch.randn(N_COMPONENTS + 2, 1, 16, 16, generator=generator)
-    weights = torch.randn(n, len(patterns), generator=generator) * 0.6 ** torch.arange(
-        len(patterns)
-    )
+    weights = torch.randn(n, len(patterns), generator=generator) * 0.6 ** torch.arange(len(patterns))
     return (0.5 + 0.06 * torch.einsum("nk,kchw->nchw", weights, patterns)).clamp(0, 1)
 
 
@@ -60,9 +58,7 @@ def _encoders(processes, folder, limits):
             for name in ("_MOST_FOR_GRAM", "_MOST_FOR_COVARIANCE"):
                 limits.setattr(principal_components, name, 0)
         assert principal_components._method(n, 576).__name__.endswith(method)
-        encoder = ScatteringEncoder(
-            (1, 16, 16), J=1, n_components=N_COMPONENTS, store=store, store_dtype="float32"
-        )
+        encoder = ScatteringEncoder((1, 16, 16), J=1, n_components=N_COMPONENTS, store=store, store_dtype="float32")
         assert encoder.n_features == 576
         assert encoder.batch_size == CHUNK
         features = encoder.open_features(textures(n), folder / "store", processes)
@@ -169,16 +165,9 @@ def refusals(processes, folder):
 
     broken = {"net": infinite_in_the_last}
     messages = {
-        "infinite": message_of(
-            ScattergenError, train, modules, broken, data(), processes=processes, **SETTINGS
-        ),
+        "infinite": message_of(ScattergenError, train, modules, broken, data(), processes=processes, **SETTINGS),
         "small batch": message_of(
-            InputError,
-            train,
-            *one_module(),
-            data(),
-            processes=processes,
-            **(SETTINGS | {"batch_size": 1}),
+            InputError, train, *one_module(), data(), processes=processes, **(SETTINGS | {"batch_size": 1})
         ),
         "other images": message_of(
             InputError,
@@ -187,9 +176,7 @@ def refusals(processes, folder):
             folder / "run",
             processes=processes,
         ),
-        "two modules": message_of(
-            InputError, train, *two_modules(), data(), processes=processes, **SETTINGS
-        ),
+        "two modules": message_of(InputError, train, *two_modules(), data(), processes=processes, **SETTINGS),
     }
     return {name: torch.tensor([*text.encode()]) for name, text in messages.items()}
 
@@ -242,11 +229,7 @@ PARTS = (*SAME_ALONE, noisy_training, refusals, stages, messages_between)
 
 def results(parts, processes, folder):
     """All that is compared, as named tensors."""
-    return {
-        f"{part.__name__}: {name}": tensor
-        for part in parts
-        for name, tensor in part(processes, folder).items()
-    }
+    return {f"{part.__name__}: {name}": tensor for part in parts for name, tensor in part(processes, folder).items()}
 
 
 if __name__ == "__main__":

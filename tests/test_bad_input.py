@@ -341,9 +341,7 @@ def test_a_damaged_test_image_is_found_first_and_repaired_without_loss(scatterge
     scattergen(*fit_it)
 
 
-def test_a_run_that_the_disk_has_no_room_for_is_refused_first(
-    scattergen, digits, tiny, tmp_path, monkeypatch
-):
+def test_a_run_that_the_disk_has_no_room_for_is_refused_first(scattergen, digits, tiny, tmp_path, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(0, 0, 10_000))
     err = scattergen("fit", digits, "--out", tmp_path / "run", *tiny, code=2).err
@@ -398,9 +396,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(
         ("=5", '"=5"', "--set NAME=VALUE"),
     ],
 )
-def test_options_are_refused_before_anything_is_done(
-    scattergen, grey, tmp_path, option, culprit, remedy
-):
+def test_options_are_refused_before_anything_is_done(scattergen, grey, tmp_path, option, culprit, remedy):
     path = save(tmp_path, grey)
     error = scattergen("fit", path, "--out", tmp_path / "out", "--set", option, code=2).err
     assert_one_sentence(error, culprit, remedy)
@@ -698,9 +694,7 @@ def version_that_is_no_number(run):
 
 
 @pytest.mark.parametrize(("spoil", "culprit", "remedy"), DAMAGES)
-def test_a_damaged_run_is_refused(
-    scattergen, run_copy, digits, tiny, tmp_path, spoil, culprit, remedy
-):
+def test_a_damaged_run_is_refused(scattergen, run_copy, digits, tiny, tmp_path, spoil, culprit, remedy):
     spoil(run_copy)
     before = contents(tmp_path)
     commands = [
@@ -726,9 +720,7 @@ def test_a_run_with_a_changed_index_is_overwritten_by_one_that_uses_what_is_whol
     assert_nothing_left(run_copy)
 
 
-def test_a_folder_whose_index_may_be_of_another_program_is_not_overwritten(
-    scattergen, run_copy, digits, tiny
-):
+def test_a_folder_whose_index_may_be_of_another_program_is_not_overwritten(scattergen, run_copy, digits, tiny):
     truncated_index(run_copy)
     before = contents(run_copy)
     error = scattergen("fit", digits, "--out", run_copy, "--overwrite", *tiny, code=2).err
@@ -765,9 +757,8 @@ SPOILT = {
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_damaged_stage_is_refused_by_readers_and_made_again_by_a_fit(
-    scattergen, run_copy, digits, tiny, fitted, assert_same_model, assert_nothing_left, tmp_path,
-    name,
-):  # fmt: skip
+    scattergen, run_copy, digits, tiny, fitted, assert_same_model, assert_nothing_left, tmp_path, name
+):
     path, (spoil, culprit) = file_of(run_copy, name), SPOILT[name]
     spoil(path)
     before = contents(tmp_path)

@@ -108,9 +108,7 @@ def test_the_bound_of_the_vae_rises_and_its_samples_resemble_the_images(images, 
     options = SMALL[PixelVAE] | {"epochs": 30, "learning_rate": 1e-2, "likelihood": likelihood}
     vae = PixelVAE(**options).fit(images)
     losses = [row["loss"] for row in vae.history_]
-    assert (
-        losses[-1] < 0.7 * losses[0] if likelihood == "bernoulli" else losses[-1] < losses[0] - 50
-    )
+    assert losses[-1] < 0.7 * losses[0] if likelihood == "bernoulli" else losses[-1] < losses[0] - 50
     # The squares cover 16 of 120 pixels; an untrained network gives grey images of mean 1/2.
     assert vae.sample(256).mean().item() == pytest.approx(16 / 120, abs=0.05)
 
@@ -222,9 +220,7 @@ def test_an_interrupted_fit_continues_to_the_same_model(kind, images, fitted, tm
     assert without_seconds(resumed.history_) == without_seconds(fitted[kind].history_)
 
 
-def test_samples_during_the_training_are_of_its_present_state_and_change_nothing(
-    kind, images, fitted
-):
+def test_samples_during_the_training_are_of_its_present_state_and_change_nothing(kind, images, fitted):
     model, samples = kind(**SMALL[kind]), []
     model.fit(images, seed=3, on_step=lambda seconds: samples.append(model.sample(20)))
     assert len(samples) == 6

@@ -95,9 +95,7 @@ def test_sub_folders_are_classes(scattergen, tmp_path):
     options = ["encoder.n_components=4", "decoder.channels=[8,4]", "training.epochs=1"]
     options += ["densities.class_conditional.density=gaussian"]
     sets = [word for option in options for word in ("--set", option)]
-    scattergen(
-        "fit", tmp_path / "pets", "--out", run, "-q", "--densities", "class_conditional", *sets
-    )
+    scattergen("fit", tmp_path / "pets", "--out", run, "-q", "--densities", "class_conditional", *sets)
     scattergen("sample", run, "--label", "light dogs,dark cats", "-n", 7, "--out", out, "-q")
     made = arrays(out)
     assert made["classes"].tolist() == ["dark cats", "light dogs"]
@@ -110,9 +108,7 @@ def test_sub_folders_are_classes(scattergen, tmp_path):
     assert nearest.tolist() == made["labels"].tolist()
     error = scattergen("sample", run, "--label", "birds", "--out", out, code=2).err
     assert "no class 'birds': choose among dark cats, light dogs" in error
-    scattergen(
-        "density", run, "class_conditional", "-q", "--as", "again", "--set", "density=gaussian"
-    )
+    scattergen("density", run, "class_conditional", "-q", "--as", "again", "--set", "density=gaussian")
     again = sg.load(run).densities["again"].sample(5)
     assert torch.equal(again, model.densities["class_conditional"].sample(5))
     replace = ["density", run, "class_conditional", "--overwrite", "-q", "--set"]
@@ -137,18 +133,14 @@ def test_samples_of_a_class(scattergen, by_class, tmp_path):
     both = arrays(drawn("b.npz", "--label", "3,5", "--label", 0))
     assert both["labels"].tolist() == [3] * 8 + [5] * 8 + [0] * 8
     assert both["codes"][:8].tobytes() == threes["codes"][:8].tobytes()
-    assert open_dataset(tmp_path / "b.npz", test_fraction=0).train.labels.tolist() == list(
-        both["labels"]
-    )
+    assert open_dataset(tmp_path / "b.npz", test_fraction=0).train.labels.tolist() == list(both["labels"])
     assert size(drawn("b.png", "--label", "3,5", "--label", 0))[1] == 3 * 84 + 2 * 2
     parts = arrays(drawn("c.npz", "--label", "3,5,7", "-n", 8))
     assert parts["labels"].tolist() == [3, 3, 3, 5, 5, 5, 7, 7]
     assert parts["classes"].tolist() == list(DIGITS)
     named = arrays(drawn("d.npz", "--label", 3, "--density", "mixture-by-class", "-n", 5))
     assert named["codes"].tobytes() == threes["codes"][:5].tobytes()
-    assert set(arrays(drawn("e.npz", "--density", "mixture-by-class", "-n", 5))) == {
-        "images", "codes"
-    }  # fmt: skip
+    assert set(arrays(drawn("e.npz", "--density", "mixture-by-class", "-n", 5))) == {"images", "codes"}
     cold = arrays(drawn("f.npz", "--label", 3, "--temperature", 0.5))
     expected = density.sample(64, seed=4, labels=3, temperature=0.5)
     assert torch.equal(torch.from_numpy(cold["codes"]), expected)
@@ -166,9 +158,7 @@ def test_samples_of_a_class(scattergen, by_class, tmp_path):
         (["--temperature", "inf"], "temperature=inf: give a number"),
     ],
 )
-def test_classes_and_temperatures_that_cannot_be_sampled(
-    scattergen, by_class, tmp_path, options, message
-):
+def test_classes_and_temperatures_that_cannot_be_sampled(scattergen, by_class, tmp_path, options, message):
     error = scattergen("sample", by_class, "--out", tmp_path / "a.png", *options, code=2).err
     assert message in error
     assert error.count("\n") == 1
@@ -256,9 +246,7 @@ def test_improved_keywords_under_the_users(scattergen, run_copy, monkeypatch):
     assert "no density" in scattergen("density", run_copy, "best", "--improved", code=2).err
 
 
-def test_a_killed_density_by_class_keeps_its_finished_classes(
-    scattergen, run_copy, monkeypatch, assert_nothing_left
-):
+def test_a_killed_density_by_class_keeps_its_finished_classes(scattergen, run_copy, monkeypatch, assert_nothing_left):
     gaussian = densities.Gaussian
     fit, fits = gaussian.fit, []
 
@@ -281,8 +269,7 @@ def test_a_killed_density_by_class_keeps_its_finished_classes(
 
 
 def test_a_class_with_too_few_codes_is_named(scattergen, run_copy):
-    error = scattergen("density", run_copy, "mixture", "--by-class", "--set", "n_components=20",
-                       "-q", code=2).err  # fmt: skip
+    error = scattergen("density", run_copy, "mixture", "--by-class", "--set", "n_components=20", "-q", code=2).err
     assert 'error: Class "' in error
     assert "codes are too few for n_components=20" in error
 
@@ -320,10 +307,7 @@ def test_a_fit_takes_keys_with_endings(tmp_path):
         "encoder": {"J": 1, "n_components": 6},
         "decoder": {"channels": [8, 4]},
         "training": {"epochs": 1},
-        "densities": {
-            "gaussian-by-class": {},
-            "vae-improved": {"epochs": 1, "n_components": 1, "n_latent": 2},
-        },
+        "densities": {"gaussian-by-class": {}, "vae-improved": {"epochs": 1, "n_components": 1, "n_latent": 2}},
     }
     model = sg.GenerativeScatteringNetwork.fit(images, options=options, run=run)
     by_class, vae = model.densities.values()

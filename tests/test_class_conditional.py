@@ -38,10 +38,7 @@ def z(labels):
 
 @pytest.fixture(scope="module")
 def fitted(z, labels):
-    return {
-        kind: ClassConditional(kind, SMALL[kind], ["low", "high"]).fit(z, labels, seed=3)
-        for kind in KINDS
-    }
+    return {kind: ClassConditional(kind, SMALL[kind], ["low", "high"]).fit(z, labels, seed=3) for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)
@@ -87,9 +84,7 @@ def test_code_k_is_a_draw_of_its_class(kind, fitted):
     assert same(density.sample(5, seed=5, labels=names), expected)
     assert same(density.sample(300, seed=5, labels="high"), high)
     cold = density.sample(5, seed=5, labels=asked, temperature=0.5)
-    assert same(cold[1], density.densities_[0].sample(
-        1, seed=module._seed_of_class(5, 0), temperature=0.5
-    )[0])  # fmt: skip
+    assert same(cold[1], density.densities_[0].sample(1, seed=module._seed_of_class(5, 0), temperature=0.5)[0])
     assert density.sample(0, labels=0).shape == (0, D)
 
 
@@ -135,9 +130,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("kind", ["mixture", "vae", "flow"])
-def test_an_interrupted_fit_goes_on_with_the_class_it_was_in(
-    kind, fitted, z, labels, tmp_path, monkeypatch
-):
+def test_an_interrupted_fit_goes_on_with_the_class_it_was_in(kind, fitted, z, labels, tmp_path, monkeypatch):
     checkpoint = tmp_path / "checkpoint.safetensors"
     density_class = DENSITIES[kind]
     fit, fits = density_class.fit, []
@@ -317,9 +310,7 @@ def test_a_users_density_by_class(z, labels, monkeypatch):
     monkeypatch.setitem(DENSITIES, "box", Box)
     assert not needs_labels("box")
     density = make_for_classes("box", {"margin": 1}, ["low", "high"]).fit(z, labels)
-    assert hyperparameters(density) == {
-        "density": "box", "keywords": {"margin": 1}, "classes": ["low", "high"]
-    }  # fmt: skip
+    assert hyperparameters(density) == {"density": "box", "keywords": {"margin": 1}, "classes": ["low", "high"]}
     assert (density.sample(100, labels="high") > FAR / 2).all()
     with pytest.raises(InputError, match="Box has no temperature"):
         density.sample(3, temperature=0.5)

@@ -125,9 +125,7 @@ def test_fit_with_other_options_names_them(scattergen, digits, tiny, run_copy):
     assert sg.load(run_copy).encoder.hyperparameters["L"] == 8
 
 
-def test_overwrite_replaces_a_run(
-    scattergen, small_images, run_copy, assert_nothing_left, tmp_path
-):
+def test_overwrite_replaces_a_run(scattergen, small_images, run_copy, assert_nothing_left, tmp_path):
     np.save(tmp_path / "small.npy", small_images)
     (run_copy / "notes.txt").write_text("mine")
     fit = ["fit", tmp_path / "small.npy", "--out", run_copy, *SMALL]
@@ -217,9 +215,7 @@ def test_images_that_fail_late_leave_the_old_run(scattergen, run_copy, tmp_path)
     assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
 
 
-def test_a_fit_begun_with_overwrite_continues(
-    scattergen, small_images, assert_nothing_left, tmp_path, monkeypatch
-):
+def test_a_fit_begun_with_overwrite_continues(scattergen, small_images, assert_nothing_left, tmp_path, monkeypatch):
     np.save(tmp_path / "small.npy", small_images)
     fit = ["fit", tmp_path / "small.npy", "--out", tmp_path / "run", "--overwrite", *SMALL]
     for _ in range(2):  # the first run of the folder, then one that replaces it
@@ -313,9 +309,7 @@ def test_a_killed_replacement_of_a_density_leaves_no_old_picture(scattergen, run
     assert picture.read_bytes() != old
 
 
-def test_options_of_stages_that_are_not_reached_may_change(
-    scattergen, small_images, tmp_path, monkeypatch
-):
+def test_options_of_stages_that_are_not_reached_may_change(scattergen, small_images, tmp_path, monkeypatch):
     np.save(tmp_path / "small.npy", small_images)
     fit = ["fit", tmp_path / "small.npy", "--out", tmp_path / "run", "-q", *SMALL]
     diverging = [*fit, "--set", "training.learning_rate=1e30"]
@@ -373,9 +367,7 @@ def test_fit_npy_of_oblong_images_and_use_them_from_a_folder(scattergen, tmp_pat
     scattergen("encode", run, tmp_path / "oblong.npy", "--out", tmp_path / "b.npy", "-q")
     # In another batch, sums of 81 * 108 float32 coefficients of order 1 are reordered and divided
     # by standard deviations above 0.1: 9000 * 6e-8 / 0.1 < 1e-2, at worst.
-    np.testing.assert_allclose(
-        np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")[:3], rtol=0, atol=1e-2
-    )
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")[:3], rtol=0, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -498,9 +490,7 @@ def test_decoding_codes_is_reconstructing(scattergen, digits, fitted, tmp_path):
     codes, decoded, rebuilt = (tmp_path / f"{name}.npz" for name in ("codes", "decoded", "rebuilt"))
     scattergen("encode", fitted, digits, "--out", codes, "-q")
     scattergen("decode", fitted, codes, "--out", decoded, "-q")
-    shown = json.loads(
-        scattergen("reconstruct", fitted, digits, "--out", rebuilt, "-q", "--json").out
-    )
+    shown = json.loads(scattergen("reconstruct", fitted, digits, "--out", rebuilt, "-q", "--json").out)
     assert arrays(codes)["codes"].shape == (40, 16)
     assert arrays(decoded)["images"].tobytes() == arrays(rebuilt)["images"].tobytes()
     assert arrays(decoded)["codes"].tobytes() == arrays(codes)["codes"].tobytes()
@@ -534,9 +524,7 @@ def test_reconstruct_shows_originals_above_reconstructions(scattergen, digits, f
 
 def test_interpolation_ends_at_the_reconstructions(scattergen, digits, fitted, tmp_path):
     out, rebuilt = tmp_path / "morph.npz", tmp_path / "rebuilt.npz"
-    scattergen(
-        "interpolate", fitted, digits, "--from", 3, "--to", 9, "--steps", 5, "--out", out, "-q"
-    )
+    scattergen("interpolate", fitted, digits, "--from", 3, "--to", 9, "--steps", 5, "--out", out, "-q")
     scattergen("reconstruct", fitted, digits, "--out", rebuilt, "-q")
     morph, ends = arrays(out)["images"], arrays(rebuilt)["images"][[3, 9]]
     assert morph.shape == (5, 1, 28, 28)
@@ -562,9 +550,7 @@ def test_mnist_stands_for_its_test_images(scattergen, fitted, tmp_path):
 
 def test_info(scattergen, fitted):
     shown = scattergen("info", fitted).out
-    assert shown.startswith(
-        f"{fitted}: complete; made by scattergen {sg.__version__}; files intact."
-    )
+    assert shown.startswith(f"{fitted}: complete; made by scattergen {sg.__version__}; files intact.")
     assert "densities/vae" in shown
     assert "dB PSNR" in shown
     facts = json.loads(scattergen("info", fitted, "--json").out)

@@ -61,10 +61,7 @@ def test_a_part_of_many_images_chooses_as_all_of_them_do(monkeypatch):
 def test_held_out_images_have_no_part_in_the_components():
     x = scenes(100, ways=6)
     other = torch.cat([x[:90], scenes(10, ways=6, seed=5)])
-    a, b = (
-        ScatteringEncoder((1, 16, 16), J=2, L=4, n_components=4, held_out=0.1).fit(y)
-        for y in (x, other)
-    )
+    a, b = (ScatteringEncoder((1, 16, 16), J=2, L=4, n_components=4, held_out=0.1).fit(y) for y in (x, other))
     # Sums are of deviations from the mean of the first chunk, of whatever it holds: they round
     # otherwise.
     assert torch.allclose(a.whitening.mean_, b.whitening.mean_, atol=1e-6)

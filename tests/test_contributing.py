@@ -87,11 +87,7 @@ def test_the_first_changes_work(title, copy, run_copy, digits, tiny):
 def test_the_map_is_the_tree():
     table = GUIDE.read_text().partition("| place in `src/scattergen/`")[2].partition("\n\n")[0]
     named = {
-        name.rstrip("/")
-        for row in table.splitlines()[2:]
-        for name in re.findall(r"`([\w/]+)`", row.split("|")[1])
+        name.rstrip("/") for row in table.splitlines()[2:] for name in re.findall(r"`([\w/]+)`", row.split("|")[1])
     }
-    there = {path.stem for path in PACKAGE.glob("*.py")} | {
-        path.parent.name for path in PACKAGE.glob("*/__init__.py")
-    }
+    there = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert named == there - {"__init__", "__main__"}

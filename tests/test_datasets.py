@@ -67,9 +67,7 @@ def test_positions_select_like_a_list(n, data):
     assert positions(torch.tensor(numbers, dtype=torch.int64), n).tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "index", [0, [0, 1], torch.tensor(1), torch.tensor([True]), torch.tensor([[0]])]
-)
+@pytest.mark.parametrize("index", [0, [0, 1], torch.tensor(1), torch.tensor([True]), torch.tensor([[0]])])
 def test_other_indices_are_type_errors(index):
     images = ImageArray(grey_levels())
     for source in (images, Subset(images, slice(3))):
@@ -121,11 +119,7 @@ SLICES = [slice(3), slice(4), slice(None, None, -1)]
 def test_uint8_batches_are_levels_over_255_in_every_layout(pixels, channels, layout, data):
     n = len(pixels)
     planes = np.stack([pixels // (k + 1) for k in range(1 if layout == "NHW" else channels)], 1)
-    given_as = {
-        "NHW": planes[:, 0],
-        "NCHW": planes,
-        "NHWC": np.ascontiguousarray(planes.transpose(0, 2, 3, 1)),
-    }[layout]
+    given_as = {"NHW": planes[:, 0], "NCHW": planes, "NHWC": np.ascontiguousarray(planes.transpose(0, 2, 3, 1))}[layout]
     images = ImageArray(given_as, layout=layout)
     index = data.draw(st.slices(n))
     batch = images[index]
@@ -223,9 +217,7 @@ def test_bad_floats_name_the_first_bad_image(value, message, monkeypatch):
         ImageArray(values, name="x")
 
 
-@pytest.mark.parametrize(
-    "labels", [np.zeros(11, int), np.zeros(12), np.zeros((12, 10), int), np.array(["a"] * 12)]
-)
+@pytest.mark.parametrize("labels", [np.zeros(11, int), np.zeros(12), np.zeros((12, 10), int), np.array(["a"] * 12)])
 def test_labels_must_be_one_integer_per_image(labels):
     with pytest.raises(InputError, match=r"labels of x .*expected one integer per image"):
         ImageArray(grey_levels(n=12), labels, name="x")
@@ -271,9 +263,7 @@ def test_npy_is_memory_mapped_and_its_last_tenth_is_the_test_set(tmp_path):
     assert dataset.train.labels is None
 
 
-@pytest.mark.parametrize(
-    ("n", "fraction", "n_test"), [(1, 0.1, 0), (2, 0.1, 1), (19, 0.1, 1), (20, 0.1, 2), (9, 0, 0)]
-)
+@pytest.mark.parametrize(("n", "fraction", "n_test"), [(1, 0.1, 0), (2, 0.1, 1), (19, 0.1, 1), (20, 0.1, 2), (9, 0, 0)])
 def test_size_of_the_test_set(tmp_path, n, fraction, n_test):
     np.save(tmp_path / "x.npy", grey_levels(n=n))
     dataset = open_dataset(tmp_path / "x.npy", test_fraction=fraction)
@@ -295,9 +285,7 @@ def test_test_fraction_must_be_a_share(fraction):
 def test_npz_with_its_own_split(tmp_path):
     train, test = grey_levels(n=9, seed=1), grey_levels(n=4, seed=2)
     path = tmp_path / "split.npz"
-    np.savez_compressed(
-        path, x_train=train, y_train=np.arange(9, dtype=np.uint8), x_test=test, y_test=np.arange(4)
-    )
+    np.savez_compressed(path, x_train=train, y_train=np.arange(9, dtype=np.uint8), x_test=test, y_test=np.arange(4))
     dataset = open_dataset(str(path))
     assert torch.equal(dataset.train[:], ImageArray(train)[:])
     assert torch.equal(dataset.test[:], ImageArray(test)[:])
@@ -310,8 +298,7 @@ def test_npz_with_its_own_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "labels"),
-    [(["images", "labels"], True), (["x", "y"], True), (["x", "z"], False), (["faces"], False)],
+    ("keys", "labels"), [(["images", "labels"], True), (["x", "y"], True), (["x", "z"], False), (["faces"], False)]
 )
 def test_npz_with_one_image_array(tmp_path, keys, labels):
     levels = grey_levels(n=10)
@@ -377,8 +364,7 @@ def write_corrupted(path):
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 @pytest.mark.parametrize(
-    "write",
-    [write_objects, write_empty, write_text, write_swapped, write_truncated, write_corrupted],
+    "write", [write_objects, write_empty, write_text, write_swapped, write_truncated, write_corrupted]
 )
 def test_bad_array_files_are_one_sentence_with_the_name(tmp_path, write, suffix):
     path = tmp_path / "bad"
@@ -431,11 +417,7 @@ def write_cifar(folder, *, hundred=False):
     pixels = grey_levels(n=4 * 3, height=32, width=32).reshape(4, 3, 32, 32)
     front = [[9, i] if hundred else [i] for i in range(4)]
     rows = [bytes(labels) + x.tobytes() for labels, x in zip(front, pixels, strict=True)]
-    files = {
-        "data_batch_1.bin": rows[:2],
-        "data_batch_2.bin": rows[2:3],
-        "test_batch.bin": rows[3:],
-    }
+    files = {"data_batch_1.bin": rows[:2], "data_batch_2.bin": rows[2:3], "test_batch.bin": rows[3:]}
     if hundred:
         files = {"train.bin": rows[:3], "test.bin": rows[3:]}
     folder.mkdir()

@@ -50,12 +50,7 @@ class Generator(nn.Module):
 
 MNIST = ((1, 28, 28), (128, 64, 32), [(7, 7), (14, 14), (28, 28)], 3)
 # With narrower layers, which c = 32 scales up.
-ANGLES_2018 = (
-    (3, 128, 128),
-    (32, 16, 8, 4, 2, 1),
-    [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128)],
-    7,
-)
+ANGLES_2018 = ((3, 128, 128), (32, 16, 8, 4, 2, 1), [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128)], 7)
 ANGLES_2019 = ((3, 64, 64), (32, 16, 8, 4, 2), [(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)], 5)
 ODD = ((2, 37, 50), (8, 6, 5, 4), [(5, 7), (10, 13), (19, 25), (37, 50)], 3)
 ONE_GRID = ((1, 5, 4), (3,), [(5, 4)], 3)
@@ -207,14 +202,9 @@ def test_momentum_is_pytorchs(momentum):
     decoder(z)
     first = (z @ decoder.linear).detach().unflatten(1, (*decoder.start_grid, -1))
     # The statistics start at 0 and 1; float32 means of 32 · 24 values.
+    torch.testing.assert_close(decoder.norms[0].running_mean, momentum * first.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(
-        decoder.norms[0].running_mean, momentum * first.mean((0, 1, 2)), rtol=1e-4, atol=1e-6
-    )
-    torch.testing.assert_close(
-        decoder.norms[0].running_var,
-        1 - momentum + momentum * first.var((0, 1, 2), correction=1),
-        rtol=1e-4,
-        atol=1e-6,
+        decoder.norms[0].running_var, 1 - momentum + momentum * first.var((0, 1, 2), correction=1), rtol=1e-4, atol=1e-6
     )
 
 

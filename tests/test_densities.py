@@ -186,14 +186,9 @@ def test_temperature_scales_the_noise(name, fitted):
     # Without noise only choices are left, of a component and of a regression; 1e-4 is far above
     # the rounding of values of order 1 and far below what tells two choices apart.
     assert len((cold * 1e4).round().unique(dim=0)) < 20
-    moved = [
-        (density.sample(600, seed=4, temperature=t) - cold).norm(dim=1).mean().item()
-        for t in (0.3, 1.0, 2.0)
-    ]
+    moved = [(density.sample(600, seed=4, temperature=t) - cold).norm(dim=1).mean().item() for t in (0.3, 1.0, 2.0)]
     assert 0 < moved[0] < moved[1] < moved[2]
-    assert same(
-        density.sample(600, seed=4, temperature=0.3)[:7], density.sample(7, seed=4, temperature=0.3)
-    )
+    assert same(density.sample(600, seed=4, temperature=0.3)[:7], density.sample(7, seed=4, temperature=0.3))
 
 
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "class_conditional"])
@@ -216,10 +211,7 @@ def test_likelihoods_integrate_to_one(name, z):
     # The trapezoidal rule over ±8 standard deviations: the tails hold < 1e-10, and for densities
     # as smooth as these, on steps below half a standard deviation, the rule's error is < 1e-6.
     centre, reach = z[:, :2].mean(0), 8 * z[:, :2].std(0)
-    axes = [
-        torch.linspace(-1, 1, 801, dtype=torch.float64) * r + c
-        for r, c in zip(reach, centre, strict=True)
-    ]
+    axes = [torch.linspace(-1, 1, 801, dtype=torch.float64) * r + c for r, c in zip(reach, centre, strict=True)]
     grid = torch.cartesian_prod(*axes)
     step = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
     assert density.log_prob(grid).exp().sum() * step == pytest.approx(1, abs=1e-5)
@@ -255,9 +247,7 @@ def test_an_interrupted_fit_continues_to_the_same_density(name, z, tmp_path, mon
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(
-        InputError, match=r"choose one of gaussian, .*, class_conditional, or register"
-    ):
+    with pytest.raises(InputError, match=r"choose one of gaussian, .*, class_conditional, or register"):
         make("diffusion")
     with pytest.raises(InputError, match=r'"vae" has no option "gamma": its options are n_latent'):
         make("vae", gamma=1)
@@ -273,11 +263,7 @@ def test_unknown_names_and_options_are_refused():
         ("vae", {"epochs": True}, r"epochs=True.*give a whole number"),
         ("vae", {"widths": [16, "x"]}, r"widths=.*give a list, each element a whole number"),
         ("vae", {"widths": 16}, r"widths=16.*give a list"),
-        (
-            "mixture",
-            {"n_components": "many"},
-            "give a whole number or one of 'auto' or null, such as None",
-        ),
+        ("mixture", {"n_components": "many"}, "give a whole number or one of 'auto' or null, such as None"),
         ("vae", {"beta": -1.0}, "cannot be negative"),
         ("vae", {"n_latent": 0}, "at least 1"),
         ("vae", {"widths": []}, "at least one hidden layer"),
@@ -381,9 +367,7 @@ def test_chunks_have_generators_of_their_own():
 
 def test_the_example_of_an_own_density_runs():
     example = Path(__file__).parent.parent / "examples" / "own_density.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", example], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-W", "error", example], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "(3, 8)" in done.stdout
 
@@ -391,8 +375,6 @@ def test_the_example_of_an_own_density_runs():
 def test_the_gaussians_likelihood_is_that_of_torch_distributions(z, fitted):
     oracle = torch.distributions.Normal(z.mean(0), z.std(0, correction=0))
     # float32 sums of 500 codes and of 5 terms of at most some 10.
-    torch.testing.assert_close(
-        fitted["gaussian"].log_prob(z), oracle.log_prob(z).sum(1), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(fitted["gaussian"].log_prob(z), oracle.log_prob(z).sum(1), rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="Component 1 of the codes is constant"):
         make("gaussian").fit(torch.stack([z[:, 0], torch.full((500,), 0.1)], dim=1))

@@ -61,11 +61,7 @@ def test_epps_pulley_is_its_closed_form():
     y = normal(200, 3) * [1, 1.3, 0.6] + [0, 0.4, 0]
     differences = y[:, None] - y[None]
     n = len(y)
-    expected = (
-        np.exp(-(differences**2) / 2).sum((0, 1)) / n
-        - np.sqrt(2) * np.exp(-(y**2) / 4).sum(0)
-        + n / np.sqrt(3)
-    )
+    expected = np.exp(-(differences**2) / 2).sum((0, 1)) / n - np.sqrt(2) * np.exp(-(y**2) / 4).sum(0) + n / np.sqrt(3)
     # Left out beyond t = 4.25: weights of 2 · 1e-5, times |φ̂ − φ|² < 1 (here some 1/n), times n.
     # Single precision: 1e-6 of means of size 1, times differences of 0.1, times n.
     np.testing.assert_allclose(epps_pulley(y), expected, rtol=1e-3, atol=5e-4)
@@ -127,9 +123,7 @@ def test_projections_are_blind_to_means_and_covariances():
 
 def test_monte_carlo_pvalues_count_draws_at_least_as_large():
     draws = iter(range(19))
-    pvalue, seen = monte_carlo_pvalues(
-        np.array([17.0, 100.0]), lambda _: np.full(2, float(next(draws))), 19, seed=0
-    )
+    pvalue, seen = monte_carlo_pvalues(np.array([17.0, 100.0]), lambda _: np.full(2, float(next(draws))), 19, seed=0)
     assert pvalue.tolist() == [3 / 20, 1 / 20]
     assert seen[:, 0].tolist() == list(range(19))
 
@@ -138,10 +132,7 @@ def test_monte_carlo_pvalues_count_draws_at_least_as_large():
 
 CHEAP = {
     "squares": lambda z, seed: [correlation_of_squares(z, n_simulations=19, seed=seed)],
-    "pairs": lambda z, seed: (
-        (found := pairwise_dependence(z, n_simulations=19, seed=seed)).strongest,
-        found.mean,
-    ),
+    "pairs": lambda z, seed: ((found := pairwise_dependence(z, n_simulations=19, seed=seed)).strongest, found.mean),
     "marginals": lambda z, seed: [marginal_normality(z, n_simulations=19, seed=seed)],
     "radius": lambda z, seed: [radial(z)],
     "sliced": lambda z, seed: sliced_normality(z, n_directions=8, n_simulations=19, seed=seed),
@@ -151,14 +142,11 @@ NORMAL_ONLY = ("marginals", "radius", "sliced")
 
 @pytest.mark.parametrize(
     ("name", "codes"),
-    [(name, normal) for name in CHEAP]
-    + [(name, skewed) for name in CHEAP if name not in NORMAL_ONLY],
+    [(name, normal) for name in CHEAP] + [(name, skewed) for name in CHEAP if name not in NORMAL_ONLY],
 )
 def test_true_null_hypotheses_are_rejected_at_the_level(name, codes):
     sets, level = 60, 0.1
-    pvalues = np.array(
-        [[test.pvalue for test in CHEAP[name](codes(60, 3, seed), seed)] for seed in range(sets)]
-    )
+    pvalues = np.array([[test.pvalue for test in CHEAP[name](codes(60, 3, seed), seed)] for seed in range(sets)])
     # Binomial(60, 0.1): 0 or more than 16 rejections have probability 0.002 and 0.0001.
     rejected = (pvalues <= level).sum(axis=0)
     assert ((rejected >= 1) & (rejected <= 16)).all(), rejected

@@ -181,8 +181,7 @@ def ranks_of(process):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes() for pid in children}
     ranks = {
-        int(environment.split(b"LOCAL_RANK=")[1].split(b"\0")[0]): pid
-        for pid, environment in environments.items()
+        int(environment.split(b"LOCAL_RANK=")[1].split(b"\0")[0]): pid for pid, environment in environments.items()
     }
     return [ranks[i] for i in range(len(ranks))]
 
@@ -214,9 +213,7 @@ def assert_gone(pids, within=5.0):
     assert not left
 
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/task").is_dir(), reason="finds processes through /proc"
-)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes through /proc")
 
 
 @pytest.fixture(scope="session")
@@ -240,9 +237,7 @@ def test_torchrun_makes_one_whole_run(uninterrupted, scattergen, tmp_path):
 
 @pytest.mark.slow
 @needs_proc
-def test_a_killed_rank_ends_the_fit_and_the_same_command_continues(
-    uninterrupted, fit, assert_same_model, tmp_path
-):
+def test_a_killed_rank_ends_the_fit_and_the_same_command_continues(uninterrupted, fit, assert_same_model, tmp_path):
     run = tmp_path / "run"
     deaths = [(1, "encoder", "encoder"), (0, "validation", "decoder")]
     for rank, moment, stage in deaths:
@@ -271,8 +266,7 @@ def test_a_killed_rank_ends_the_fit_and_the_same_command_continues(
 @pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)],
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
 )
 def test_a_stopped_fit_leaves_no_process(fit, tmp_path, number, code):
     run = tmp_path / "run"
@@ -301,8 +295,7 @@ def test_a_stage_that_another_fit_makes_stops_all_processes(uninterrupted, fit, 
         err = finish(process, 2)[1]
         assert_gone(pids)
         assert err.splitlines()[-1] == (
-            f"error: Another process is writing to {run} (it makes {stage}): wait for it to "
-            "finish, or stop it."
+            f"error: Another process is writing to {run} (it makes {stage}): wait for it to finish, or stop it."
         )
         assert err.count("error:") == 1
         assert "Traceback" not in err
@@ -345,9 +338,7 @@ def test_an_error_of_all_ranks_is_printed_once(tmp_path):
         (["--nodes", "2"], "needs NODE_RANK, MASTER_ADDR, MASTER_PORT in the environment"),
     ],
 )
-def test_processes_that_cannot_be_are_refused(
-    scattergen, digits, tmp_path, monkeypatch, options, message
-):
+def test_processes_that_cannot_be_are_refused(scattergen, digits, tmp_path, monkeypatch, options, message):
     for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     assert message in scattergen("fit", digits, "--out", tmp_path / "run", *options, code=2).err
@@ -377,11 +368,7 @@ def test_the_environment_of_several_machines_is_checked(monkeypatch):
     ("code", "error", "message"),
     [
         ("raise SystemExit(3)", ScattergenError, "Process 0 of 1 failed"),
-        (
-            "import os; os.abort()",
-            ScattergenError,
-            "Process 0 of 1 was ended by the signal SIGABRT",
-        ),
+        ("import os; os.abort()", ScattergenError, "Process 0 of 1 was ended by the signal SIGABRT"),
     ],
 )
 def test_ranks_that_die_without_a_word(code, error, message, capfd):

@@ -174,9 +174,7 @@ def small_batches(monkeypatch, encoder, size=30):
 
 
 @pytest.mark.parametrize(("store", "dtype"), [("memory", "float16"), ("disk", "float32")])
-def test_codes_from_kept_coefficients_are_those_of_the_images(
-    fitted, monkeypatch, tmp_path, store, dtype
-):
+def test_codes_from_kept_coefficients_are_those_of_the_images(fitted, monkeypatch, tmp_path, store, dtype):
     _, x = fitted
     encoder = ScatteringEncoder((1, 12, 16), L=4, n_components=20, store=store, store_dtype=dtype)
     small_batches(monkeypatch, encoder)
@@ -247,13 +245,9 @@ class Threads:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("method", ["_from_gram", "_from_covariance", "_by_subspace_iteration"])
-def test_several_processes_find_the_encoder_of_one(
-    fitted, monkeypatch, tmp_path, method, world_size
-):
+def test_several_processes_find_the_encoder_of_one(fitted, monkeypatch, tmp_path, method, world_size):
     _, x = fitted
-    monkeypatch.setattr(
-        principal_components, "_method", lambda n, D: getattr(principal_components, method)
-    )
+    monkeypatch.setattr(principal_components, "_method", lambda n, D: getattr(principal_components, method))
     arguments = {"L": 4, "n_components": 20, "store": "disk"}
     one = ScatteringEncoder((1, 12, 16), **arguments)
     small_batches(monkeypatch, one)

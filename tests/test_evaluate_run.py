@@ -30,9 +30,7 @@ def evaluated(scattergen, digits, run_copy):
 
 def test_the_table_names_references_and_densities(evaluated, run_copy):
     lines = evaluated().out.splitlines()
-    assert (
-        lines[0] == "40 images in a row against digits, test; features mnist-classifier 1; seed 0."
-    )
+    assert lines[0] == "40 images in a row against digits, test; features mnist-classifier 1; seed 0."
     names = [line.split("  ")[0] for line in lines[2:]]
     assert names[:7] == [*REFERENCES, *DENSITIES]
     assert lines[-2:] == [
@@ -58,16 +56,12 @@ def test_scores_are_those_of_the_features(evaluated, digits, run_copy):
     expected = evaluate(tables, extract(data.test), train=extract(data.train), seed=5)
     for name, row in expected.items():
         # Other batches round the features otherwise, by about 1e-6 of distances of order 1 to 100.
-        assert found["rows"][name]["frechet"]["value"] == pytest.approx(
-            row.frechet.value, rel=1e-3, abs=1e-4
-        )
+        assert found["rows"][name]["frechet"]["value"] == pytest.approx(row.frechet.value, rel=1e-3, abs=1e-4)
     stages = RunFolder.open(run_copy).stages
     assert found["rows"]["mixture"]["training_seconds"] == stages["densities/mixture"]["seconds"]
     assert found["rows"]["mixture"]["images_per_second"] > 0
     assert found["rows"]["training images"]["training_seconds"] is None
-    assert found["rows"]["mixture"]["frechet_by_seed"] == [
-        found["rows"]["mixture"]["frechet"]["value"]
-    ]
+    assert found["rows"]["mixture"]["frechet_by_seed"] == [found["rows"]["mixture"]["frechet"]["value"]]
 
 
 def test_likelihoods_are_those_of_codes(evaluated, digits, run_copy):
@@ -85,9 +79,7 @@ def test_likelihoods_are_those_of_codes(evaluated, digits, run_copy):
         assert found["standard_error"] == pytest.approx(error, rel=1e-3)
         assert f"{found['value']:.1f} ± {found['standard_error']:.1f}" in table
         numbers = np.sort(np.random.default_rng(6).choice(300, 40, replace=False))
-        trained_on = model.densities[key].log_prob(
-            model.encode(data.train[torch.from_numpy(numbers)])
-        )
+        trained_on = model.densities[key].log_prob(model.encode(data.train[torch.from_numpy(numbers)]))
         found = rows[key]["training_log_likelihood"]["value"]
         assert found == pytest.approx(trained_on.mean().item(), rel=1e-4)
     for key in ("vae", "gan", "training images"):
@@ -124,9 +116,7 @@ def test_copies_are_named(evaluated, digits, run_copy, monkeypatch):
     train = open_dataset(digits).train
     # The decoder of this small run blurs, so that even decoded training codes are no copies.
     monkeypatch.setattr(
-        sg.GenerativeScatteringNetwork,
-        "decode",
-        lambda self, z, **_: train[torch.arange(len(z)) % len(train)],
+        sg.GenerativeScatteringNetwork, "decode", lambda self, z, **_: train[torch.arange(len(z)) % len(train)]
     )
     lines = evaluated("-n", 300, "--density", "mixture").out.splitlines()
     line = lines[-3]

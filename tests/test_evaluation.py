@@ -52,10 +52,7 @@ def test_frechet_distance_of_shifted_and_scaled_gaussians():
     found = frechet_distance(normal(n, k), shift + scale * normal(n, k, seed=1))
     expected = k * shift**2 + k * (scale - 1) ** 2
     # Means have variance (1 + scale²)/n per component, and a standard deviation s has s²/(2n), so:
-    noise = math.sqrt(
-        k * (2 * shift) ** 2 * (1 + scale**2) / n
-        + k * (2 * (scale - 1)) ** 2 * (1 + scale**2) / (2 * n)
-    )
+    noise = math.sqrt(k * (2 * shift) ** 2 * (1 + scale**2) / n + k * (2 * (scale - 1)) ** 2 * (1 + scale**2) / (2 * n))
     # Squares of these errors are the bias: of k means and, in a covariance, of k² entries.
     bias = (k + k**2) * (1 + scale**2) / n
     assert abs(found - expected) < 5 * noise + bias
@@ -127,10 +124,7 @@ def test_kernel_distance_of_shifted_gaussians():
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_standard_error_of_kernel_distance_is_its_spread(shift):
-    draws = [
-        kernel_distance(normal(60, 3, seed=2 * i), shift + normal(80, 3, seed=2 * i + 1))
-        for i in range(300)
-    ]
+    draws = [kernel_distance(normal(60, 3, seed=2 * i), shift + normal(80, 3, seed=2 * i + 1)) for i in range(300)]
     values = torch.tensor([draw.value for draw in draws], dtype=torch.float64)
     error = math.sqrt(sum(draw.standard_error**2 for draw in draws) / len(draws))
     ratio = error / values.std().item()
@@ -271,10 +265,7 @@ def test_jackknife_of_a_mean_is_its_standard_error():
 
 def test_jackknife_of_the_frechet_distance_is_its_spread():
     draws = [
-        jackknife(
-            frechet_distance, normal(300, 3, seed=2 * i), 0.4 + normal(300, 3, seed=2 * i + 1)
-        )
-        for i in range(40)
+        jackknife(frechet_distance, normal(300, 3, seed=2 * i), 0.4 + normal(300, 3, seed=2 * i + 1)) for i in range(40)
     ]
     values = torch.tensor([draw.value for draw in draws])
     error = sum(draw.standard_error for draw in draws) / len(draws)

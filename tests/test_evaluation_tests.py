@@ -9,13 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from scattergen.evaluation import (
-    classifier_two_sample_test,
-    different_bins,
-    image_cells,
-    k_means,
-    memorisation,
-)
+from scattergen.evaluation import classifier_two_sample_test, different_bins, image_cells, k_means, memorisation
 from scattergen.evaluation.memorisation import _largest_zscore
 from test_evaluation import normal
 
@@ -45,9 +39,7 @@ def test_a_classifier_gets_as_many_right_as_bayes(shift):
 
 def test_pvalues_of_equal_distributions_are_not_too_small():
     pvalues = [
-        classifier_two_sample_test(
-            normal(60, 3, seed=i), normal(50, 3, seed=1000 + i), seed=i
-        ).pvalue
+        classifier_two_sample_test(normal(60, 3, seed=i), normal(50, 3, seed=1000 + i), seed=i).pvalue
         for i in range(60)
     ]
     for level in (0.5, 0.2, 0.05):
@@ -88,10 +80,7 @@ def test_scores_of_bins_are_the_two_proportion_test():
 
 
 def test_few_bins_differ_between_equal_distributions_and_their_pvalue_is_uniform():
-    tests = [
-        different_bins(normal(900, 3, seed=i), normal(400, 3, seed=1000 + i), n_bins=10)
-        for i in range(100)
-    ]
+    tests = [different_bins(normal(900, 3, seed=i), normal(400, 3, seed=1000 + i), n_bins=10) for i in range(100)]
     different = sum(test.different for test in tests)
     # 1,000 tests at 5 %; those of one table are tied by a sum, which only lessens their variation.
     assert abs(different - 50) < 5 * math.sqrt(1000 * 0.05 * 0.95)
@@ -196,10 +185,7 @@ def test_the_pvalue_is_that_of_all_choices_of_training_images(monkeypatch, seed)
         """From the definition, sample by sample."""
         scores = []
         kept = [(images[cells[images] == c], distances[cells[images] == c]) for c in (0, 1)]
-        groups = (
-            [who for who, _ in kept],
-            [who[np.argsort(far)][: math.ceil(len(who) / 10)] for who, far in kept],
-        )
+        groups = ([who for who, _ in kept], [who[np.argsort(far)][: math.ceil(len(who) / 10)] for who, far in kept])
         for group in groups:
             excess, variance = [], []
             for c, who in enumerate(group):

@@ -210,9 +210,7 @@ def test_chunks_of_other_images_are_not_used(folder):
 def test_another_precision_may_be_chosen_when_going_on(folder):
     everything(on_disk(folder))
     compute = Counting()
-    assert torch.equal(
-        everything(on_disk(folder, compute, precision="float32")), everything(store())
-    )
+    assert torch.equal(everything(on_disk(folder, compute, precision="float32")), everything(store()))
     assert len(compute.computed) == N_CHUNKS
     assert not [*folder.glob("*float16*")]
 
@@ -265,9 +263,7 @@ def test_too_little_space_is_found_out_before_any_work(folder, monkeypatch):
     with pytest.warns(UserWarning, match=r"need 0.00 GB in .*computed anew in every pass"):
         assert store(cache_bytes=0, folder=folder).place == "recompute"
     compute = Counting()
-    with pytest.raises(
-        ScattergenError, match=r"free some space .*encoder.store=recompute"
-    ) as error:
+    with pytest.raises(ScattergenError, match=r"free some space .*encoder.store=recompute") as error:
         everything(on_disk(folder, compute))
     assert str(folder) in str(error.value)
     assert compute.computed == []

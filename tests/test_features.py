@@ -59,9 +59,7 @@ def test_features_tell_real_digits_from_noise(digits, features):
 def test_a_source_and_its_images_have_the_same_features(digits, features):
     assert torch.equal(features(ImageArray(digits[:70])), features(digits[:70]))
     # Convolution may sum in another order for another batch: float32.
-    torch.testing.assert_close(
-        features(digits[64:67]), features(digits[:67])[64:], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(features(digits[64:67]), features(digits[:67])[64:], atol=1e-5, rtol=0)
     assert features(digits[:0]).shape == (0, 128)
 
 
@@ -114,8 +112,7 @@ def test_regions_of_scattering_features_see_their_part_of_the_image():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"grid": 8}, "1 to 7 regions"), ({"grid": 0}, "1 to 7"), ({"J": 9}, "J=9 does not fit")],
+    ("options", "message"), [({"grid": 8}, "1 to 7 regions"), ({"grid": 0}, "1 to 7"), ({"J": 9}, "J=9 does not fit")]
 )
 def test_scattering_features_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):

@@ -14,13 +14,7 @@ from safetensors.torch import save_file
 from scattergen import files
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.files import atomic_path, sha256, write_json
-from scattergen.tensor_files import (
-    flatten_state,
-    read_tensors,
-    read_tensors_if_whole,
-    take_state,
-    write_tensors,
-)
+from scattergen.tensor_files import flatten_state, read_tensors, read_tensors_if_whole, take_state, write_tensors
 
 
 def names(folder):
@@ -66,9 +60,7 @@ def test_an_error_without_an_old_file_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_return(
-    tmp_path, monkeypatch
-):
+def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
     calls = []
 
     def watch(name):
@@ -101,9 +93,7 @@ def test_a_full_disk_is_reported_and_keeps_the_old_file(tmp_path, full_disk):
     weights, text = tmp_path / "weights.safetensors", tmp_path / "file.json"
     write_tensors(weights, {"a": torch.zeros(10)}, "old")
     write_json(text, "old")
-    with pytest.raises(
-        ScattergenError, match=r"Cannot write .*weights\.safetensors.*space"
-    ) as error:
+    with pytest.raises(ScattergenError, match=r"Cannot write .*weights\.safetensors.*space") as error:
         write_tensors(weights, {"a": torch.zeros(2**16)})
     assert "nothing that was there before has been changed" in str(error.value)
     with pytest.raises(ScattergenError, match=r"Cannot write .*file\.json: File too large"):

@@ -18,10 +18,7 @@ def direct_wavelet(shape, j, angle, L):
     across = -sin(angle) * rows + cos(angle) * columns
     envelope = np.exp(-(along**2 + slant**2 * across**2) / (2 * sigma**2))
     envelope /= 2 * pi * sigma**2 / slant
-    periods = [
-        a.reshape(5, shape[0], 5, shape[1]).sum((0, 2))
-        for a in (envelope * np.exp(1j * xi * along), envelope)
-    ]
+    periods = [a.reshape(5, shape[0], 5, shape[1]).sum((0, 2)) for a in (envelope * np.exp(1j * xi * along), envelope)]
     wave, still = periods
     return np.fft.fft2(wave - wave.sum() / still.sum() * still)
 
@@ -36,8 +33,7 @@ def direct_low_pass(shape, J):
 
 # Odd L: int(L - L/2 - 1) truncates 0.5 and 1.5, and for L = 1 the -0.5 towards zero.
 @pytest.mark.parametrize(
-    ("shape", "J", "L", "first"),
-    [((36, 36), 2, 8, 3), ((40, 24), 3, 5, 1), ((96, 64), 4, 3, 0), ((12, 20), 2, 1, 0)],
+    ("shape", "J", "L", "first"), [((36, 36), 2, 8, 3), ((40, 24), 3, 5, 1), ((96, 64), 4, 3, 0), ((12, 20), 2, 1, 0)]
 )
 def test_filters_equal_their_definition(shape, J, L, first):
     bank = filter_bank(shape, J, L)
@@ -72,9 +68,7 @@ def test_littlewood_paley_bounds_the_energy_of_real_images_and_is_attained():
         return torch.fft.ifft2(parts).abs().square().sum() / x.square().sum()
 
     for seed in range(5):
-        assert (
-            low < energy(torch.randn(shape, generator=torch.Generator().manual_seed(seed))) < high
-        )
+        assert low < energy(torch.randn(shape, generator=torch.Generator().manual_seed(seed))) < high
     rows, columns = torch.arange(shape[0])[:, None], torch.arange(shape[1])
     attained = torch.stack(
         [

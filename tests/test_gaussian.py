@@ -43,9 +43,7 @@ def test_full_covariance_is_that_of_torch_distributions():
     oracle = torch.distributions.MultivariateNormal(z.double().mean(0), covariance)
     # Mean and factor are kept in float32: 1e-6 of squared distances up to some 40 and of sums that
     # cancel, ten times.
-    torch.testing.assert_close(
-        density.log_prob(z.double()), oracle.log_prob(z.double()), rtol=0, atol=4e-4
-    )
+    torch.testing.assert_close(density.log_prob(z.double()), oracle.log_prob(z.double()), rtol=0, atol=4e-4)
     codes = density.sample(20_000, seed=1)
     # Standard errors of a covariance: (2 / n) ** 0.5 of the variances, five of them.
     largest = covariance.diagonal().max()

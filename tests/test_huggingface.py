@@ -17,9 +17,7 @@ try:
 except ImportError:
     datasets = None
 
-needs_package = pytest.mark.skipif(
-    datasets is None, reason="the extra huggingface (300 MB) is not installed"
-)
+needs_package = pytest.mark.skipif(datasets is None, reason="the extra huggingface (300 MB) is not installed")
 
 
 def levels(n=12, side=16, channels=3):
@@ -62,9 +60,9 @@ def own_cache(tmp_path, monkeypatch):
 
 def test_a_name_may_have_options():
     assert HuggingFaceName.parse("hf:user/name") == HuggingFaceName("user/name")
-    assert HuggingFaceName.parse(
-        "hf:user/name,config=plain,split=train,image=img,label=fine"
-    ) == HuggingFaceName("user/name", "plain", "train", "img", "fine")
+    assert HuggingFaceName.parse("hf:user/name,config=plain,split=train,image=img,label=fine") == HuggingFaceName(
+        "user/name", "plain", "train", "img", "fine"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,8 +85,7 @@ def test_a_missing_package_is_a_sentence(monkeypatch, scattergen, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     error = scattergen("fit", "hf:user/name", "--out", tmp_path / "run", code=2).err
     assert error == (
-        "error: hf:user/name needs the package datasets: install it by pip install "
-        "'scattergen[huggingface]'.\n"
+        "error: hf:user/name needs the package datasets: install it by pip install 'scattergen[huggingface]'.\n"
     )
 
 
@@ -244,19 +241,14 @@ def test_broken_and_missing_images(tmp_path):
     files[2] = {"bytes": files[2]["bytes"][:100], "path": None}
     files[4] = None
     content = {"image": files, "label": list(range(6))}
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcdef"))}
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcdef"))})
     rows = datasets.Dataset.from_dict(content, features)
     with pytest.raises(InputError, match=r"image 4 of the table cannot be .*\(the file is empty\)"):
         HuggingFaceImages(rows)
     images = HuggingFaceImages(rows, strict=False)
     assert images.labels.tolist() == [0, 1, 3, 5]
     assert torch.equal(images[:], batch(levels(6))[[0, 1, 3, 5]])
-    assert [sentence[:20] for sentence in images.skipped] == [
-        "image 2 of the table",
-        "image 4 of the table",
-    ]
+    assert [sentence[:20] for sentence in images.skipped] == ["image 2 of the table", "image 4 of the table"]
     with pytest.raises(InputError, match="None of the 1 images of the table can be read; the firs"):
         HuggingFaceImages(rows.select([2]), strict=False)
 
@@ -307,7 +299,5 @@ def test_offline(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        InputError, match=r"hf:nobody/nothing-at-all cannot be opened .*the internet"
-    ):
+    with pytest.raises(InputError, match=r"hf:nobody/nothing-at-all cannot be opened .*the internet"):
         open_dataset("hf:nobody/nothing-at-all")

@@ -12,15 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.datasets import (
-    ImageFolder,
-    ImageSource,
-    Subset,
-    decoding,
-    mnist,
-    open_dataset,
-    reading,
-)
+from scattergen.datasets import ImageFolder, ImageSource, Subset, decoding, mnist, open_dataset, reading
 from scattergen.errors import InputError
 
 CELEBA = Path(__file__).resolve().parents[2] / "shared" / "data" / "celeba-half.tar"
@@ -147,12 +139,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     side = sides[orientation - 1]
     image = only_image(tmp_path)
     assert image.shape == ((32, 64, 3) if orientation < 5 else (64, 32, 3))
-    halves = {
-        "left": image[:, :32],
-        "right": image[:, 32:],
-        "top": image[:32],
-        "bottom": image[32:],
-    }
+    halves = {"left": image[:, :32], "right": image[:, 32:], "top": image[:32], "bottom": image[32:]}
     # Lossy formats err by a few levels; a wrong half would be near 0.
     assert halves[side].mean() > 245
 
@@ -295,9 +282,7 @@ def test_the_split_of_a_folder_is_fixed_and_takes_from_all_classes(tmp_path):
     for number, name in enumerate(names):
         save(tmp_path / name, np.full((2, 2), number, np.uint8))
     dataset = open_dataset(tmp_path)
-    train, test = (
-        (part[:][:, 0, 0, 0] * 255).round().int() for part in (dataset.train, dataset.test)
-    )
+    train, test = ((part[:][:, 0, 0, 0] * 255).round().int() for part in (dataset.train, dataset.test))
     assert len(test) == 9
     assert sorted(train.tolist() + test.tolist()) == list(range(90))
     assert train.tolist() == sorted(train.tolist())

@@ -4,10 +4,7 @@ import math
 
 import pytest
 import torch
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from scattergen import image_quality
 from scattergen.errors import InputError
@@ -25,9 +22,7 @@ def test_psnr_of_a_constant_error_is_its_logarithm():
     error = torch.tensor([0.1, 0.01, 0.25]).view(3, 1, 1, 1)
     expected = [-20 * math.log10(e) for e in (0.1, 0.01, 0.25)]
     # x + e is rounded to float32 (3e-8), 3e-6 of the smallest error: 8.7 dB times that, 3e-5 dB.
-    torch.testing.assert_close(
-        psnr(x, x + error), torch.tensor(expected).double(), atol=5e-5, rtol=0
-    )
+    torch.testing.assert_close(psnr(x, x + error), torch.tensor(expected).double(), atol=5e-5, rtol=0)
 
 
 def test_psnr_is_per_image_and_infinite_for_identical_ones():
@@ -59,9 +54,7 @@ def test_psnr_and_ssim_agree_with_torchmetrics(shape):
     reference = full[..., 5:-5, 5:-5].flatten(1).mean(1)
     # Both work in float64, where the cancellation in the variances costs 1e-16 / C2 = 1e-13.
     torch.testing.assert_close(ssim(x, y), reference, atol=1e-11, rtol=0)
-    reference = peak_signal_noise_ratio(
-        y.double(), x.double(), data_range=1.0, reduction="none", dim=(1, 2, 3)
-    )
+    reference = peak_signal_noise_ratio(y.double(), x.double(), data_range=1.0, reduction="none", dim=(1, 2, 3))
     # torchmetrics rounds its factor 10 / ln 10 to float32, which puts it off by 4.54e-8 relative;
     # a few hundred additions in float64 (1e-13) vanish beside that.
     torch.testing.assert_close(psnr(x, y), reference, atol=0, rtol=4.6e-8)

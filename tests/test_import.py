@@ -14,9 +14,7 @@ from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
 from scattergen.pipeline.diagnose import CODES, COMPONENTS
 from scattergen.pipeline.evaluate import FeatureName
 
-SLOW = {
-    "torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "safetensors", "jinja2",
-}  # fmt: skip
+SLOW = {"torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "safetensors", "jinja2"}
 
 
 @pytest.mark.parametrize(
@@ -34,9 +32,7 @@ SLOW = {
 )
 def test_nothing_slow_is_imported_before_it_is_needed(code):
     tell = "import sys, json; print('\\n' + json.dumps(sorted(m for m in sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{tell}"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{tell}"], capture_output=True, text=True, check=True)
     modules = json.loads(done.stdout.splitlines()[-1])
     assert "scattergen" in modules
     assert not SLOW.intersection(modules)

@@ -64,8 +64,7 @@ def test_float64_stays_float64_and_a_smaller_tolerance_is_reached():
 def test_the_same_seed_gives_the_same_images_and_another_does_not():
     s = TRANSFORM(strokes(2))
     first, again, other = (
-        reconstruct(s, TRANSFORM, n_starts=1, max_iterations=5, seed=seed).images
-        for seed in (3, 3, 4)
+        reconstruct(s, TRANSFORM, n_starts=1, max_iterations=5, seed=seed).images for seed in (3, 3, 4)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -232,8 +231,7 @@ def test_codes_of_another_width(encoder):
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value"),
-    [("n_starts", 0), ("max_iterations", 0), ("tolerance", -1.0), ("tolerance", torch.nan)],
+    ("keyword", "value"), [("n_starts", 0), ("max_iterations", 0), ("tolerance", -1.0), ("tolerance", torch.nan)]
 )
 def test_arguments_out_of_range(keyword, value):
     with pytest.raises(InputError, match=f"{keyword}="):
@@ -257,9 +255,7 @@ def test_the_minimum_in_a_box_satisfies_the_optimality_conditions():
         gradient = (matrix[rows] @ offset[..., None])[..., 0]
         return 0.5 * (offset * gradient).sum(1), gradient
 
-    x, value, _ = minimize_in_box(
-        quadratic, torch.full_like(centre, 0.5), max_iterations=500, target=-1.0
-    )
+    x, value, _ = minimize_in_box(quadratic, torch.full_like(centre, 0.5), max_iterations=500, target=-1.0)
     assert torch.equal(value, quadratic(x, torch.arange(3))[0])
     gradient = quadratic(x, torch.arange(3))[1]
     at_bound = (x == 0) | (x == 1)

@@ -60,9 +60,7 @@ def test_no_module_imports_what_lies_above_it(path):
 
 def test_an_import_of_what_lies_above_would_be_found(tmp_path):
     file = tmp_path / "files.py"
-    file.write_text(
-        "def f():\n    from scattergen.model import x\n    import scattergen.cli as c\n"
-    )
+    file.write_text("def f():\n    from scattergen.model import x\n    import scattergen.cli as c\n")
     assert [LEVELS[room_of(name)] > LEVELS["files"] for name in imported(file)] == [True, True]
     file.write_text("from scattergen import paper, errors\n")
     assert [room_of(name) for name in imported(file)] == ["paper", "errors"]

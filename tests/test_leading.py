@@ -58,10 +58,7 @@ def test_its_likelihood_of_the_rest_is_that_of_its_draws(clusters):
     drawn = leading.complete(x, Noise(np.random.default_rng(1)))
     # p(rest | x) of two components, on a grid of 12 standard deviations about the draws.
     centre, reach = drawn[:, 2:].mean(0), 6 * drawn[:, 2:].std(0)
-    axes = [
-        torch.linspace(-1, 1, 201, dtype=torch.float64) * r + c
-        for r, c in zip(reach, centre, strict=True)
-    ]
+    axes = [torch.linspace(-1, 1, 201, dtype=torch.float64) * r + c for r, c in zip(reach, centre, strict=True)]
     grid = torch.cartesian_prod(*axes)
     codes = torch.cat([drawn[:1, :2].expand(len(grid), 2), grid], dim=1)
     step = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
@@ -79,10 +76,7 @@ def test_likelihoods_with_regressed_components_integrate_to_one(clusters, base):
     z = clusters[:, :3]
     density = Flow(leading=2, base=base, n_components=2, layers=2, widths=(16,), epochs=1).fit(z)
     low, high = z.amin(0) - 6, z.amax(0) + 6
-    axes = [
-        torch.linspace(a, b, 81, dtype=torch.float64)
-        for a, b in zip(low.tolist(), high.tolist(), strict=True)
-    ]
+    axes = [torch.linspace(a, b, 81, dtype=torch.float64) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     step = math.prod((axis[1] - axis[0]).item() for axis in axes)
     # The residual's standard deviation is 0.5, the steps are 0.3 at most; the rule is as good as
     # exact for a Gaussian on such steps, and the kinks of the densities at the knots of the splines
@@ -96,9 +90,7 @@ def test_the_mixture_of_the_leading_components_is_a_gaussian_mixture(clusters):
     x = leading.standardize(clusters)
     mixture = GaussianMixture(3, shrinkage=16.0).fit(x, seed=0)
     # The same fit; float32 squares of some tens.
-    torch.testing.assert_close(
-        leading.mixture_log_prob(x), mixture.log_prob(x), atol=1e-3, rtol=1e-4
-    )
+    torch.testing.assert_close(leading.mixture_log_prob(x), mixture.log_prob(x), atol=1e-3, rtol=1e-4)
 
 
 def test_a_constant_component_is_refused():

@@ -47,9 +47,8 @@ def test_untrained_it_is_least_squares_at_any_size(size):
 def test_training_beats_least_squares_on_images_that_it_has_not_seen(loss):
     x, encoder, z, decoder = made()
     training = DecoderTraining(
-        epochs=20, batch_size=16, learning_rate=1e-2, loss=loss, flips=True, patience=20,
-        precision="float32",
-    )  # fmt: skip
+        epochs=20, batch_size=16, learning_rate=1e-2, loss=loss, flips=True, patience=20, precision="float32"
+    )
     history = training.fit(decoder, z, x, encoder=encoder)
     unseen = discs(100, seed=1)
     codes = encoder.transform(unseen)
@@ -61,9 +60,7 @@ def test_training_beats_least_squares_on_images_that_it_has_not_seen(loss):
 def test_it_ends_no_worse_than_it_began():
     """A learning rate that ruins it leaves least squares."""
     x, _, z, decoder = made(60)
-    training = DecoderTraining(
-        epochs=2, batch_size=16, learning_rate=30.0, patience=2, precision="float32"
-    )
+    training = DecoderTraining(epochs=2, batch_size=16, learning_rate=30.0, patience=2, precision="float32")
     training.fit(decoder, z, x)
     assert torch.allclose(decoder.decode(z), decoder.linear.decode(z), atol=1e-6)
 
@@ -141,9 +138,8 @@ def test_a_decoder_of_shortened_codes_is_better_on_few_components():
     shortened.load_state_dict(plain.state_dict())
     for decoder, share in ((plain, 0.0), (shortened, 0.7)):
         training = DecoderTraining(
-            epochs=15, batch_size=16, learning_rate=1e-2, loss="scattering", shortened=share,
-            precision="float32",
-        )  # fmt: skip
+            epochs=15, batch_size=16, learning_rate=1e-2, loss="scattering", shortened=share, precision="float32"
+        )
         training.fit(decoder, z, x)
     unseen = discs(100, seed=1)
     few = encoder.transform(unseen) * (torch.arange(40) < 6)

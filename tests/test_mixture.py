@@ -55,18 +55,12 @@ def test_likelihood_is_that_of_torch_distributions():
     mixture = GaussianMixture(n_components=4, shrinkage=10.0).fit(z)
     oracle = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(mixture.weights_.double()),
-        torch.distributions.MultivariateNormal(
-            mixture.means_.double(), scale_tril=mixture.cholesky_.double()
-        ),
+        torch.distributions.MultivariateNormal(mixture.means_.double(), scale_tril=mixture.cholesky_.double()),
     )
     # float64 throughout, the oracle too.
-    torch.testing.assert_close(
-        mixture.log_prob(z.double()), oracle.log_prob(z.double()), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(mixture.log_prob(z.double()), oracle.log_prob(z.double()), rtol=1e-9, atol=1e-9)
     # float32: rounding of 5 squared terms of at most some 100, 1e-5 each.
-    torch.testing.assert_close(
-        mixture.log_prob(z).double(), oracle.log_prob(z.double()), rtol=1e-4, atol=1e-3
-    )
+    torch.testing.assert_close(mixture.log_prob(z).double(), oracle.log_prob(z.double()), rtol=1e-4, atol=1e-3)
 
 
 def test_it_reaches_the_likelihood_of_scikit_learn():
@@ -121,9 +115,7 @@ def test_separated_clusters_are_recovered():
     nearest = torch.cdist(true_means, mixture.means_).min(1)
     assert len(nearest.indices.unique()) == 12
     assert nearest.values.max() < 1e-2  # the clusters do not overlap
-    torch.testing.assert_close(
-        mixture.weights_[nearest.indices], torch.bincount(labels) / 3000, atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(mixture.weights_[nearest.indices], torch.bincount(labels) / 3000, atol=1e-3, rtol=0)
 
 
 def test_samples_have_the_moments_of_the_mixture():
@@ -143,10 +135,7 @@ def test_samples_have_the_moments_of_the_mixture():
 def test_shrinkage_counts_as_that_many_codes():
     z, _ = clusters(300, 4, 2, 8.0)
     start = Components(
-        torch.tensor([0.5, 0.5]),
-        seed_means(z, 2, np.random.default_rng(0)),
-        torch.eye(4).expand(2, 4, 4),
-        torch.eye(4),
+        torch.tensor([0.5, 0.5]), seed_means(z, 2, np.random.default_rng(0)), torch.eye(4).expand(2, 4, 4), torch.eye(4)
     )
     everything = torch.arange(2).expand(300, 2)
 
@@ -225,9 +214,7 @@ def test_the_first_components_are_those_of_the_clusters():
         assert found.weights[k].item() == pytest.approx(len(own) / 300)
         # float32 means and products of some 150 numbers of size 10.
         torch.testing.assert_close(found.means[k], own.mean(0), rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close(
-            found.covariances[k], own.T.cov(correction=0), rtol=1e-4, atol=1e-3
-        )
+        torch.testing.assert_close(found.covariances[k], own.T.cov(correction=0), rtol=1e-4, atol=1e-3)
 
 
 def test_truncation_finds_what_the_exact_step_finds():
@@ -383,10 +370,7 @@ def test_each_block_has_the_conditional_covariance_of_its_own_weight():
         torch.testing.assert_close(mixed[k, :2, :2], little[k, :2, :2], rtol=1e-5, atol=1e-5)
         slopes = [c[k, 2:, :2] @ c[k, :2, :2].inverse() for c in (mixed, much)]
         torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-5)
-        rests = [
-            c[k, 2:, 2:] - c[k, 2:, :2] @ c[k, :2, :2].inverse() @ c[k, :2, 2:]
-            for c in (mixed, much)
-        ]
+        rests = [c[k, 2:, 2:] - c[k, 2:, :2] @ c[k, :2, :2].inverse() @ c[k, :2, 2:] for c in (mixed, much)]
         torch.testing.assert_close(*rests, rtol=1e-4, atol=1e-5)
     equal = covariances_of(z, labels, 2, [(2, 100.0), (4, 100.0), (6, 100.0)])
     torch.testing.assert_close(equal.double(), much, rtol=1e-4, atol=1e-5)
@@ -414,10 +398,7 @@ def test_held_out_codes_choose_a_weight_for_every_block():
 def test_automatic_shrinkage_is_as_likely_as_the_best_number():
     z, _ = clusters(1200, 12, 6, 4.0)
     fit, test = z[:600], z[600:]
-    scores = [
-        GaussianMixture(6, shrinkage=kappa).fit(fit).log_prob(test).mean().item()
-        for kappa in (1, 8, 64, 512)
-    ]
+    scores = [GaussianMixture(6, shrinkage=kappa).fit(fit).log_prob(test).mean().item() for kappa in (1, 8, 64, 512)]
     chosen = GaussianMixture(6).fit(fit).log_prob(test).mean().item()
     # One number against one of a finer grid, chosen by 60 codes whose mean log-likelihood
     # has a standard error of about (12 / 2) ** 0.5 / 60 ** 0.5 = 0.3.
@@ -444,18 +425,13 @@ def test_blended_statistics_are_those_of_weighted_codes():
     z, _ = clusters(60, 3, 2, 2.0)
     start = clusters_of_one_covariance(z, 2)
     both = torch.arange(2).expand(60, 2)
-    parts = [
-        Statistics.of(part, expectation(part, both[: len(part)], start), start.means)
-        for part in (z[:20], z[20:])
-    ]
+    parts = [Statistics.of(part, expectation(part, both[: len(part)], start), start.means) for part in (z[:20], z[20:])]
     parts[0].blend(parts[1], 0.5)
     whole = Statistics.of(z, expectation(z, both, start), start.means)
     whole.scale(0.5)
     for name in ("counts", "means", "scatters"):
         # float32 sums of 60 terms.
-        torch.testing.assert_close(
-            getattr(parts[0], name), getattr(whole, name), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(getattr(parts[0], name), getattr(whole, name), rtol=1e-4, atol=1e-4)
 
 
 def test_batches_reach_the_likelihood_of_all_codes_together():

@@ -19,13 +19,7 @@ from scattergen.decoder import Decoder
 from scattergen.decoder import fit as decoder_fit
 from scattergen.decoder.augmentation import augment
 from scattergen.decoder.fit import DecoderTraining, OverfittingWarning, _warn_of_overfitting
-from scattergen.densities import (
-    DENSITIES,
-    Gaussian,
-    GaussianMixture,
-    draw_in_chunks,
-    needs_labels,
-)
+from scattergen.densities import DENSITIES, Gaussian, GaussianMixture, draw_in_chunks, needs_labels
 from scattergen.diagnostics import component_grid
 from scattergen.encoder import ScatteringEncoder
 from scattergen.model import GenerativeScatteringNetwork
@@ -134,9 +128,7 @@ def test_unusable_images(images, bad, culprit):
 
 def test_incomplete_options(images):
     with pytest.raises(InputError, match='need a section "training"'):
-        GenerativeScatteringNetwork.fit(
-            images, options={k: v for k, v in OPTIONS.items() if k != "training"}
-        )
+        GenerativeScatteringNetwork.fit(images, options={k: v for k, v in OPTIONS.items() if k != "training"})
 
 
 # Codes and images
@@ -166,9 +158,7 @@ def test_sample(model):
     first = model.sample(20, "gaussian", seed=3)
     assert first.shape == (20, 1, 16, 16)
     assert torch.equal(first, model.decode(model.densities["gaussian"].sample(20, seed=3)))
-    assert torch.equal(
-        model.sample_codes(300, seed=3)[:5], model.sample_codes(5, "mixture", seed=3)
-    )
+    assert torch.equal(model.sample_codes(300, seed=3)[:5], model.sample_codes(5, "mixture", seed=3))
     assert model.sample(0).shape == (0, 1, 16, 16)
     with pytest.raises(InputError, match="it has gaussian, mixture"):
         model.sample(1, "vae")
@@ -431,9 +421,7 @@ def test_a_fit_in_a_folder_continues(images, model, tmp_path):
 
 
 @pytest.mark.parametrize("with_codes", [False, True])
-def test_a_density_kept_in_a_run_is_that_of_the_codes_it_is_given(
-    model, images, tmp_path, with_codes
-):
+def test_a_density_kept_in_a_run_is_that_of_the_codes_it_is_given(model, images, tmp_path, with_codes):
     own = GenerativeScatteringNetwork(model.encoder, model.decoder)
     z, labels = model.encode(images), torch.arange(len(images)) % 2
     run = RunFolder.start(tmp_path / "run", OPTIONS)
@@ -445,12 +433,8 @@ def test_a_density_kept_in_a_run_is_that_of_the_codes_it_is_given(
     keep = {"stored_as": "mine", "run": run}
     for some in ((z[:60],), (z[60:],), (z, labels), (z, ClassLabels(1 - labels, ("1", "0")))):
         own.fit_density("gaussian", *some, **keep, overwrite=True)
-        assert torch.equal(
-            own.sample_codes(5, "mine"), own.fit_density("gaussian", *some).sample(5)
-        )
-        assert torch.equal(
-            sg.load(tmp_path / "run").sample_codes(5, "mine"), own.sample_codes(5, "mine")
-        )
+        assert torch.equal(own.sample_codes(5, "mine"), own.fit_density("gaussian", *some).sample(5))
+        assert torch.equal(sg.load(tmp_path / "run").sample_codes(5, "mine"), own.sample_codes(5, "mine"))
         again = own.fit_density("gaussian", *some, **keep)
         assert torch.equal(again.sample(5), own.sample_codes(5, "mine"))
 
@@ -522,12 +506,7 @@ def test_the_mnist_preset_is_the_papers():
 @pytest.mark.parametrize(
     ("name", "shape", "n", "message"),
     [
-        (
-            "celebrities",
-            (3, 64, 64),
-            100,
-            'no preset "celebrities": choose "mnist", "celeba", "celeba-light", ',
-        ),
+        ("celebrities", (3, 64, 64), 100, 'no preset "celebrities": choose "mnist", "celeba", "celeba-light", '),
         ("auto", (1, 7, 100), 100, "7x100 pixels are too small"),
         ("auto", (1, 28, 28), 2, "2 training images are too few"),
     ],
@@ -584,9 +563,7 @@ def test_augment_is_reproducible_and_moves_by_whole_pixels():
     mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, x, strict=True)]
     assert any(mirrored)
     assert not all(mirrored)
-    assert all(
-        torch.equal(a, b.flip(-1) if m else b) for a, b, m in zip(flipped, x, mirrored, strict=True)
-    )
+    assert all(torch.equal(a, b.flip(-1) if m else b) for a, b, m in zip(flipped, x, mirrored, strict=True))
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
     windows = [padded[:, :, i : i + 5, j : j + 7] for i in range(5) for j in range(5)]
     for i, image in enumerate(moved(3, shifts=2)):
@@ -637,11 +614,7 @@ def test_training_on_mirrored_images_draws_one_of_each_pair(model, images, monke
 
 def test_mirrored_images_are_encoded_once(model, images, tmp_path, monkeypatch):
     encode, counts = model.encoder.transform, []
-    monkeypatch.setattr(
-        model.encoder,
-        "transform",
-        lambda x, *a, **how: counts.append(len(x)) or encode(x, *a, **how),
-    )
+    monkeypatch.setattr(model.encoder, "transform", lambda x, *a, **how: counts.append(len(x)) or encode(x, *a, **how))
     codes, checkpoint = encode(images), tmp_path / "decoder.safetensors"
 
     def fitted(checkpoint=None, stop_after=None, **how):
@@ -673,9 +646,7 @@ def test_mirrored_images_are_encoded_once(model, images, tmp_path, monkeypatch):
 def test_a_growing_gap_is_warned_about_once(images):
     decoder = Decoder(64, (1, 16, 16), channels=(32, 16), momentum=0.5)
     codes = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))  # nothing to generalise
-    with pytest.warns(
-        OverfittingWarning, match=r"dB better than validation images.*shifts"
-    ) as found:
+    with pytest.warns(OverfittingWarning, match=r"dB better than validation images.*shifts") as found:
         DecoderTraining(epochs=40, batch_size=8).fit(decoder, codes, images[:40])
     assert len(found) == 1
 

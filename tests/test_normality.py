@@ -71,9 +71,7 @@ def test_shift_scale_and_type_do_not_matter():
     z = normal(300, 4)
     moved = z * [1e-6, 1e6, 1, -1] + [1e3, 0, 1e4, 1]
     # The shift rounds z to 1e3 * 1e-16 / 1e-6 = 1e-7 of its spread; moments follow linearly.
-    np.testing.assert_allclose(
-        dagostino_k2(moved).statistic, dagostino_k2(z).statistic, rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(dagostino_k2(moved).statistic, dagostino_k2(z).statistic, rtol=1e-4, atol=1e-4)
     assert np.array_equal(jarque_bera(torch.from_numpy(z)).pvalue, jarque_bera(z).pvalue)
     assert np.isfinite(jarque_bera(torch.from_numpy(z).float()).pvalue).all()
 

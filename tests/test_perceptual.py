@@ -11,9 +11,7 @@ from scattergen.datasets import mnist
 from scattergen.errors import InputError
 from scattergen.evaluation import PerceptualFeatures, kernel_distance, perceptual
 
-pytestmark = pytest.mark.skipif(
-    find_spec(perceptual.PACKAGE) is None, reason="the extra 'perceptual' is not installed"
-)
+pytestmark = pytest.mark.skipif(find_spec(perceptual.PACKAGE) is None, reason="the extra 'perceptual' is not installed")
 
 
 def waves() -> torch.Tensor:

@@ -11,12 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.diagnostics import (
-    RejectionRate,
-    count_rejections,
-    effect_sizes,
-    rejections_by_sample_size,
-)
+from scattergen.diagnostics import RejectionRate, count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import psnr, ssim
 from scattergen.report import (
@@ -76,10 +71,7 @@ def contains(haystack, picture):
     picture = np.asarray(picture.convert("RGB"))
     height, width = picture.shape[:2]
     starts = np.argwhere((haystack[: 1 - height, : 1 - width] == picture[0, 0]).all(-1))
-    return any(
-        np.array_equal(haystack[top : top + height, left : left + width], picture)
-        for top, left in starts
-    )
+    return any(np.array_equal(haystack[top : top + height, left : left + width], picture) for top, left in starts)
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +102,12 @@ def facts():
             DensityEntry("vae", {"beta": 0.001}, 65.0, images(16), 31, "512 → 64 → 512"),
             DensityEntry("gan", {}, 44.0, images(16), 17),
         ],
-        visualisation=[
-            VisualisationMatrix("Values", images(16), values, values, (0.5, 0.4), paper=True)
-        ],
+        visualisation=[VisualisationMatrix("Values", images(16), values, values, (0.5, 0.4), paper=True)],
         normality=count_rejections(z),
         rejections=rejections_by_sample_size(z, sizes=[20, 200], repeats=1),
         skewness=skewness,
         excess_kurtosis=kurtosis,
-        history=[
-            {"seconds": 10.0 * i, "epoch": i, "train_loss": 1 / i, "val_psnr": 20.0 + i}
-            for i in (1, 2, 3)
-        ],
+        history=[{"seconds": 10.0 * i, "epoch": i, "train_loss": 1 / i, "val_psnr": 20.0 + i} for i in (1, 2, 3)],
     )
 
 
@@ -327,9 +314,7 @@ def test_a_report_needs_none_of_its_sections(tmp_path):
 )
 def test_facts_may_be_missing(facts, tmp_path, missing):
     empty = FitReport(dataset="", image_shape=(1, 1, 1), n_train=0)
-    Checker(
-        written(dataclasses.replace(facts, **{f: getattr(empty, f) for f in missing}), tmp_path)
-    )
+    Checker(written(dataclasses.replace(facts, **{f: getattr(empty, f) for f in missing}), tmp_path))
 
 
 @pytest.mark.parametrize(("lowest", "said"), [(50.0, True), (10.0, False)])
@@ -340,9 +325,7 @@ def test_that_no_n_reproduces_the_paper_is_said_only_if_so(facts, tmp_path, lowe
         for test in ("K2", "JB")
         for level in (0.05, 0.01)
     ]
-    few = FitReport(
-        "mnist", (1, 28, 28), n_train=60000, normality=facts.normality, rejections=rates
-    )
+    few = FitReport("mnist", (1, 28, 28), n_train=60000, normality=facts.normality, rejections=rates)
     assert ("No n reproduces" in written(few, tmp_path)) == said
 
 

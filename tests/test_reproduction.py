@@ -18,25 +18,14 @@ from scattergen.densities import hyperparameters, make
 from scattergen.densities.networks import posterior
 from scattergen.diagnostics import count_rejections
 from scattergen.errors import InputError, RunFolderError
-from scattergen.paper import (
-    Effort,
-    codes_in_use,
-    count_search,
-    latent_prior,
-    reproduce_run,
-    sources,
-)
+from scattergen.paper import Effort, codes_in_use, count_search, latent_prior, reproduce_run, sources
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.central_limit import _finding as averaging_finding
 from scattergen.paper.count_search import _counts, _whitened
 from scattergen.paper.decoder_settings import OTHER, PLAIN, UNIT, by_setting
 from scattergen.paper.density_samples import _finding as samples_finding
 from scattergen.paper.gaussian_marginals import counter_examples
-from scattergen.paper.leading_components import (
-    _permutation_test,
-    correlation_of_squares,
-    correlation_ratio,
-)
+from scattergen.paper.leading_components import _permutation_test, correlation_of_squares, correlation_ratio
 from scattergen.paper.material import Material, Trials
 from scattergen.paper.measured import Measured, measured
 from scattergen.paper.nonlinear_dependence import _finding as dependence_finding
@@ -50,9 +39,7 @@ from scattergen.runs.index import read_index
 from scattergen.wording import number
 from test_report import Checker
 
-TINY = Effort(
-    "quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30)
-)
+TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30))
 PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
 NO_NUMBERS = (
@@ -70,9 +57,7 @@ STAGES = {
 def reproduced(fitted, digits, tmp_path_factory):
     """A run with a finished reproduction, not to be changed."""
     run = shutil.copytree(fitted, tmp_path_factory.mktemp("reproduced") / "a&b")
-    result = reproduce_run(
-        run, open_dataset(digits), effort=TINY, command="scattergen reproduce <x>"
-    )
+    result = reproduce_run(run, open_dataset(digits), effort=TINY, command="scattergen reproduce <x>")
     assert not result.finished_before
     return result
 
@@ -157,10 +142,7 @@ def test_again_does_nothing(reproduced_copy, digits, monkeypatch):
         raise AssertionError("a stage that was done is computed again")
 
     before = (reproduced_copy / "reproduction-quick.html").read_bytes()
-    failing = {
-        name: dataclasses.replace(stage, measure=fail)
-        for name, stage in orchestration.STAGES.items()
-    }
+    failing = {name: dataclasses.replace(stage, measure=fail) for name, stage in orchestration.STAGES.items()}
     monkeypatch.setattr(orchestration, "STAGES", failing)
     data = open_dataset(digits)
     again = reproduce_run(reproduced_copy, data, effort=TINY, command="scattergen reproduce <x>")
@@ -335,15 +317,9 @@ def nothing_else(path, monkeypatch, arguments):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        nothing_else, other_codes, other_images, other_effort, other_seed, other_version,
-        other_code,
-    ],
-)  # fmt: skip
-def test_a_reproduction_computes_again_what_depends_on_what_changed(
-    run_copy, digits, monkeypatch, change
-):
+    "change", [nothing_else, other_codes, other_images, other_effort, other_seed, other_version, other_code]
+)
+def test_a_reproduction_computes_again_what_depends_on_what_changed(run_copy, digits, monkeypatch, change):
     calls = []
 
     def measure(material, work):
@@ -446,9 +422,7 @@ class Wide(Subset):
         return (3, *self.source.shape[1:])
 
 
-def test_every_file_of_a_run_is_known_as_scattergens_own(
-    scattergen, reproduced_copy, digits, tmp_path
-):
+def test_every_file_of_a_run_is_known_as_scattergens_own(scattergen, reproduced_copy, digits, tmp_path):
     """Others are never deleted, so that one which is not known would outlive its run."""
     scattergen("evaluate", reproduced_copy, "--images", digits, "-n", 30, "-q")
     scattergen("diagnose", reproduced_copy, "--density", "mixture", "-n", 60, "-q",
@@ -506,8 +480,7 @@ def test_dependence_of_two_components():
     for statistic in (correlation_of_squares, correlation_ratio):
         assert _permutation_test(statistic, x, parabola, 0)["p"] == 1 / 1000
     null = [
-        _permutation_test(correlation_of_squares, *random.standard_normal((2, 50)), seed)["p"]
-        for seed in range(20)
+        _permutation_test(correlation_of_squares, *random.standard_normal((2, 50)), seed)["p"] for seed in range(20)
     ]
     # 20 uniform p-values: all above 0.05 with probability 0.36, more than 5 below with 0.0003.
     assert sum(p < 0.05 for p in null) <= 5
@@ -556,12 +529,7 @@ def test_a_count_is_compared_in_standard_deviations(material):
 @pytest.mark.parametrize(
     ("off", "rejected", "verdict", "said"),
     [
-        (
-            (9.0, 1.0, 0.5, 8.0),
-            511,
-            "agrees",
-            "unit norm at n = 200, 300. The paper states neither; Angles and Mallat",
-        ),
+        ((9.0, 1.0, 0.5, 8.0), 511, "agrees", "unit norm at n = 200, 300. The paper states neither; Angles and Mallat"),
         (
             (9.0, 1.0, 3.0, 1.5),
             511,
@@ -595,12 +563,7 @@ def test_the_verdict_on_normality(off, rejected, verdict, said):
     ("pixel_distance", "pixel_seconds", "verdict", "said"),
     [
         # D = 244 s, G = 22 s of the mixture: 244 / (240 - 22) = 1.1.
-        (
-            8.0,
-            240.0,
-            "agrees in part",
-            "from fit 2 on than models of pixels trained so long; but a",
-        ),
+        (8.0, 240.0, "agrees in part", "from fit 2 on than models of pixels trained so long; but a"),
         (60.0, 240.0, "agrees in part", "from fit 2 on than models of pixels trained so long."),
         (8.0, 20.0, "agrees in part", "never costs less than models of pixels"),
         (1.0, 20.0, "disagrees", "never costs less than models of pixels"),
@@ -697,9 +660,7 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
         *((name, "evaluation/frechet.py", True) for name in sorted(STAGES)),
     ],
 )
-def test_a_changed_file_changes_the_keys_of_what_computes_with_it(
-    material, monkeypatch, name, file, depends
-):
+def test_a_changed_file_changes_the_keys_of_what_computes_with_it(material, monkeypatch, name, file, depends):
     stage = orchestration.STAGES[name]
     before = stage.key(material)
     assert stage.key(material) == before

@@ -22,9 +22,7 @@ from scattergen.progress import SILENT
 from scattergen.runs import RunFolder
 from test_report import Checker
 
-TINY = Effort(
-    "quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30)
-)
+TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30))
 
 
 @pytest.fixture
@@ -206,11 +204,7 @@ STEADY, SAME_SEEDS, WILD = ((5, 6), (10, 12)), ((5, 5), (50, 50)), ((5, 25), (10
 def test_the_verdict_on_stability(decoder, latent, pixel, failure, verdict, said):
     # Between seeds: 1.2 of STEADY, 1 of SAME_SEEDS, 5 of WILD; over rates 2, 10 and 20; kept, with
     # blank images at 600, more than 0.99, 0.96 and 0.74.
-    rows = [
-        *trials("decoder", decoder, failure),
-        *trials("latent GAN", latent),
-        *trials("pixel GAN", pixel),
-    ]
+    rows = [*trials("decoder", decoder, failure), *trials("latent GAN", latent), *trials("pixel GAN", pixel)]
     found = stability_finding({"rows": rows, "blank": 600.0})
     assert found.verdict == verdict
     assert said in found.because

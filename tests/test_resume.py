@@ -63,9 +63,7 @@ def fit(digits, tiny, tmp_path):
 
 
 def start(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def contents(run):
@@ -92,9 +90,7 @@ def assert_complete(assert_nothing_left):
 
 
 @pytest.mark.slow
-def test_a_fit_killed_at_its_files_ends_with_the_same_model(
-    fit, fitted, assert_same_model, assert_complete, tmp_path
-):
+def test_a_fit_killed_at_its_files_ends_with_the_same_model(fit, fitted, assert_same_model, assert_complete, tmp_path):
     run = tmp_path / "run"
     for pattern, number, when, there in [
         ("encoder-", 1, "after", "encoder-*"),  # which run.json does not know yet
@@ -146,9 +142,7 @@ def test_the_preset_auto_killed_at_its_files_ends_with_the_same_model(
 
 
 @pytest.mark.slow
-def test_a_fit_killed_at_any_time_ends_with_the_same_model(
-    fit, fitted, assert_same_model, assert_complete, tmp_path
-):
+def test_a_fit_killed_at_any_time_ends_with_the_same_model(fit, fitted, assert_same_model, assert_complete, tmp_path):
     run, generator, deaths = tmp_path / "run", random.Random(0), 0
     while deaths < 2:
         process = start(COMMAND, *fit)
@@ -203,21 +197,9 @@ def stop_at_checkpoint(monkeypatch, number):
     monkeypatch.setattr(TrainingState, "save", stopping)
 
 
-def test_an_interrupted_density_continues(
-    scattergen, digits, tiny, run_copy, assert_complete, monkeypatch
-):
+def test_an_interrupted_density_continues(scattergen, digits, tiny, run_copy, assert_complete, monkeypatch):
     """Whatever else is made in the run meanwhile."""
-    args = [
-        "density",
-        run_copy,
-        "vae",
-        "-q",
-        "--set",
-        "epochs=4",
-        "--set",
-        "widths=[32,16]",
-        "--as",
-    ]
+    args = ["density", run_copy, "vae", "-q", "--set", "epochs=4", "--set", "widths=[32,16]", "--as"]
     scattergen(*args, "whole")
     with monkeypatch.context() as patch, pytest.raises(Stop):  # noqa: PT012
         stop_at_checkpoint(patch, 2)
@@ -243,9 +225,7 @@ def test_an_interrupted_density_continues(
     assert_complete(run_copy)
 
 
-def test_a_density_does_not_continue_one_with_other_options(
-    scattergen, run_copy, assert_complete, monkeypatch
-):
+def test_a_density_does_not_continue_one_with_other_options(scattergen, run_copy, assert_complete, monkeypatch):
     args = ["density", run_copy, "vae", "-q", "--set", "epochs=2", "--as", "new"]
     with monkeypatch.context() as patch, pytest.raises(Stop):  # noqa: PT012
         stop_at_checkpoint(patch, 1)
@@ -297,9 +277,7 @@ def test_the_second_of_two_fits_is_refused_at_once(
     assert_same_model(run, fitted)
 
 
-def test_a_run_that_is_being_replaced_is_kept_from_others(
-    scattergen, small_fit, run_copy, monkeypatch
-):
+def test_a_run_that_is_being_replaced_is_kept_from_others(scattergen, small_fit, run_copy, monkeypatch):
     """Only what would end the fit that replaces it is refused."""
     train = DecoderTraining.fit
 
@@ -354,9 +332,7 @@ def test_a_run_that_replaces_another_one_is_given_up_for_the_old_options(
     assert contents(run_copy) == before
 
 
-def test_two_different_densities_are_fitted_at_once(
-    scattergen, run_copy, assert_complete, monkeypatch
-):
+def test_two_different_densities_are_fitted_at_once(scattergen, run_copy, assert_complete, monkeypatch):
     vae = ["density", run_copy, "vae", "-q", "--set", "epochs=2", "--set", "widths=[32,16]"]
     fit = VariationalAutoencoder.fit
 
@@ -392,9 +368,7 @@ def test_a_run_is_evaluated_and_diagnosed_while_something_is_made(
     assert_complete(run_copy)
 
 
-def test_readers_need_no_lock_and_writers_wait_for_it(
-    scattergen, digits, tiny, run_copy, monkeypatch, tmp_path
-):
+def test_readers_need_no_lock_and_writers_wait_for_it(scattergen, digits, tiny, run_copy, monkeypatch, tmp_path):
     before = contents(run_copy)
     fit = ["fit", digits, "--out", run_copy, "-q", *tiny]
     with (run_copy / ".scattergen-lock").open() as file:
@@ -402,11 +376,7 @@ def test_readers_need_no_lock_and_writers_wait_for_it(
         scattergen("info", run_copy)
         scattergen("sample", run_copy, "-q", "--out", tmp_path / "a.png")
         monkeypatch.setattr(remains, "_PATIENCE", 0.2)
-        for arguments in (
-            fit,
-            [*fit, "--overwrite"],
-            ["density", run_copy, "gaussian", "--as", "n"],
-        ):
+        for arguments in (fit, [*fit, "--overwrite"], ["density", run_copy, "gaussian", "--as", "n"]):
             begun = time.monotonic()
             assert scattergen(*arguments, code=2).err == refused(run_copy)
             assert time.monotonic() - begun > remains._PATIENCE
@@ -645,11 +615,7 @@ def test_a_run_that_replaces_another_one_and_is_damaged_deletes_nothing(tmp_path
     index["digest"] = hashlib.sha256(text.encode()).hexdigest()
     (place / "run.json").write_text(json.dumps(index))
     before = contents(tmp_path)
-    for use in (
-        lambda: RunFolder.open(place),
-        lambda: RunFolder.start(place, {"seed": 1}),
-        new.finish,
-    ):
+    for use in (lambda: RunFolder.open(place), lambda: RunFolder.start(place, {"seed": 1}), new.finish):
         with pytest.raises(RunFolderError, match=r"run\.json is damaged"):
             use()
     assert contents(tmp_path) == before
@@ -687,9 +653,7 @@ def small_fit(run_copy, tmp_path):
 # What is kept
 
 
-def test_stored_coefficients_are_not_lost_to_other_options(
-    scattergen, fit, assert_complete, monkeypatch
-):
+def test_stored_coefficients_are_not_lost_to_other_options(scattergen, fit, assert_complete, monkeypatch):
     """Scattering of large sets takes hours: what a stopped fit stored is kept."""
     disk = [*fit, "--set", "encoder.store=disk"]
 

@@ -103,9 +103,7 @@ def test_a_reader_never_sees_parts_of_two_runs(tmp_path):
         "    models[k % 2].save(sys.argv[3], overwrite=True)\n"
     )
     arguments = [tmp_path / "1", tmp_path / "0", tmp_path / "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
         seen, until = [], time.monotonic() + 3
@@ -187,8 +185,7 @@ def test_a_density_of_codes_that_have_been_replaced_is_not_kept(scattergen, run_
     nested(monkeypatch, Gaussian, replace_codes)
     error = scattergen("density", run_copy, "gaussian", "--as", "new", "-q", code=2).err
     assert error == (
-        f"error: Another process has replaced codes of {run_copy} meanwhile: run the same command "
-        "again.\n"
+        f"error: Another process has replaced codes of {run_copy} meanwhile: run the same command again.\n"
     )
     assert not RunFolder.open(run_copy).has("densities/new")
 
@@ -275,9 +272,7 @@ def full(monkeypatch):
 
 
 @pytest.mark.parametrize("disk", [read_only, full])
-def test_what_cannot_be_kept_is_told_nevertheless(
-    scattergen, digits, run_copy, monkeypatch, evaluate, disk
-):
+def test_what_cannot_be_kept_is_told_nevertheless(scattergen, digits, run_copy, monkeypatch, evaluate, disk):
     before = files(run_copy)
     with monkeypatch.context() as patch:
         disk(patch)
@@ -302,9 +297,7 @@ def test_what_cannot_be_kept_is_told_nevertheless(
     RunFolder.open(run_copy).check()
 
 
-def test_results_go_with_the_density_that_they_are_about(
-    scattergen, run_copy, evaluate, assert_nothing_left
-):
+def test_results_go_with_the_density_that_they_are_about(scattergen, run_copy, evaluate, assert_nothing_left):
     fit = ["density", run_copy, "vae", "--as", "mine", "-q", "--set", "widths=[16]"]
     scattergen(*fit, "--set", "epochs=1")
     evaluate(run_copy, "mine", "gaussian")
@@ -355,15 +348,11 @@ def test_an_evaluation_of_a_density_that_is_replaced_meanwhile_is_not_kept(
     assert not any((run_copy / name).exists() for name in KEPT)
 
 
-def test_a_fit_whose_disk_is_full_leaves_the_finished_run(
-    scattergen, digits, tiny, run_copy, monkeypatch
-):
+def test_a_fit_whose_disk_is_full_leaves_the_finished_run(scattergen, digits, tiny, run_copy, monkeypatch):
     before = files(run_copy)
     with monkeypatch.context() as patch:
         full(patch)
-        error = scattergen(
-            "fit", digits, "--out", run_copy, "-q", *tiny, "--overwrite", "--seed", 1, code=2
-        ).err
+        error = scattergen("fit", digits, "--out", run_copy, "-q", *tiny, "--overwrite", "--seed", 1, code=2).err
     assert "No space left on device" in error
     assert files(run_copy) == before
 
@@ -372,12 +361,7 @@ def test_a_fit_whose_disk_is_full_leaves_the_finished_run(
 
 
 @pytest.mark.parametrize(
-    ("names", "how"),
-    [
-        (["linear", "sampling"], "other"),
-        (["codes", "decoder", "densities/gan"], "missing"),
-    ],
-    ids=str,
+    ("names", "how"), [(["linear", "sampling"], "other"), (["codes", "decoder", "densities/gan"], "missing")], ids=str
 )
 def test_the_same_fit_makes_again_what_is_damaged(
     scattergen, digits, tiny, fitted, run_copy, names, how, assert_same_model, assert_nothing_left

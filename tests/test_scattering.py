@@ -11,14 +11,8 @@ import pytest
 import scipy.special
 import torch
 
-from scattergen.scattering import (
-    FilterBank,
-    Scattering2D,
-    transform,
-)
-from scattergen.scattering import (
-    Path as ScatteringPath,
-)
+from scattergen.scattering import FilterBank, Scattering2D, transform
+from scattergen.scattering import Path as ScatteringPath
 
 # Shape, J, L, max_order: the paper's; not square; odd sides and L; padding as wide as the image.
 CASES = [
@@ -97,9 +91,7 @@ def test_coefficients_equal_those_of_kymatio(kymatio, shape, J, L, max_order):
 
 
 @pytest.mark.parametrize(("shape", "J", "L", "max_order"), CASES)
-def test_kymatios_filters_in_our_algorithm_give_its_coefficients(
-    kymatio, monkeypatch, shape, J, L, max_order
-):
+def test_kymatios_filters_in_our_algorithm_give_its_coefficients(kymatio, monkeypatch, shape, J, L, max_order):
     peer = kymatio(shape, J, L, max_order)
 
     def its_filter_bank(padded_shape, J, L):
@@ -172,9 +164,7 @@ def test_chunks_do_not_matter(monkeypatch):
     whole = scattering(x)
     seen = []
     scatter = Scattering2D._scatter
-    monkeypatch.setattr(
-        Scattering2D, "_scatter", lambda self, x, c: seen.append(len(x)) or scatter(self, x, c)
-    )
+    monkeypatch.setattr(Scattering2D, "_scatter", lambda self, x, c: seen.append(len(x)) or scatter(self, x, c))
     # 2·36² floats of 8 orientations per image: chunks of three images.
     monkeypatch.setattr(transform, "_CHUNK_FLOATS", 3 * 2 * 36**2 * 8)
     torch.testing.assert_close(scattering(x), whole, rtol=1e-6, atol=1e-6)  # as for leading axes

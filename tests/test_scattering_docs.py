@@ -14,9 +14,7 @@ def test_the_programs_of_the_page_for_kymatios_users():
     programs = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     assert len(programs) == 6
     if importlib.util.find_spec("kymatio") is None:
-        programs = [
-            program for program in programs if "import Scattering2D as Kymatio" not in program
-        ]
+        programs = [program for program in programs if "import Scattering2D as Kymatio" not in program]
     namespace = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="kymatio")

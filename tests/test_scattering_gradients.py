@@ -47,9 +47,7 @@ def kernel_calls(monkeypatch):
     kernels, calls = transform.compiled_kernels(), []
     if kernels is None:
         pytest.skip("Numba, which compiles the kernel, is not installed")
-    counted = kernels._replace(
-        gradient=lambda x, g, plan: calls.append(len(x)) or kernels.gradient(x, g, plan)
-    )
+    counted = kernels._replace(gradient=lambda x, g, plan: calls.append(len(x)) or kernels.gradient(x, g, plan))
     monkeypatch.setattr(transform, "compiled_kernels", lambda: counted)
     return calls
 
@@ -89,9 +87,7 @@ def test_the_gradient_at_a_black_image_is_finite(algorithm):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("shape", "J", "L", "max_order"), CASES)
-def test_the_kernels_gradient_equals_the_torch_paths(
-    kernel_calls, monkeypatch, shape, J, L, max_order, dtype
-):
+def test_the_kernels_gradient_equals_the_torch_paths(kernel_calls, monkeypatch, shape, J, L, max_order, dtype):
     scattering = Scattering2D(J, shape, L, max_order)
     x = uniform(3, *shape, dtype=dtype)
     of_s = uniform(3, *scattering.output_shape, dtype=dtype, seed=1) - 0.5

@@ -39,9 +39,7 @@ def uniform(*shape, dtype=torch.float32, seed=0):
 def kernel_calls(monkeypatch):
     """How many images each call of the kernel has got."""
     kernels, calls = transform.compiled_kernels(), []
-    counted = kernels._replace(
-        transform=lambda x, plan: calls.append(len(x)) or kernels.transform(x, plan)
-    )
+    counted = kernels._replace(transform=lambda x, plan: calls.append(len(x)) or kernels.transform(x, plan))
     monkeypatch.setattr(transform, "compiled_kernels", lambda: counted)
     return calls
 
@@ -149,14 +147,10 @@ def test_function_transforms_take_the_torch_path(kernel_calls):
     calls = len(kernel_calls)
     # Values of about 1 in float64; a central difference of step 1e-6 errs by 1e-16 / 1e-6.
     torch.testing.assert_close(torch.func.vmap(scattering)(x), expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(
-        torch.func.jvp(scattering, (x,), (v,))[1], tangent, rtol=1e-6, atol=1e-8
-    )
+    torch.testing.assert_close(torch.func.jvp(scattering, (x,), (v,))[1], tangent, rtol=1e-6, atol=1e-8)
     with forward_ad.dual_level():
         dual = scattering(forward_ad.make_dual(x, v))
-        torch.testing.assert_close(
-            forward_ad.unpack_dual(dual).tangent, tangent, rtol=1e-6, atol=1e-8
-        )
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, tangent, rtol=1e-6, atol=1e-8)
     assert len(kernel_calls) == calls
 
 

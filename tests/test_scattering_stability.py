@@ -24,9 +24,7 @@ def padded(scattering, x):
 
 
 def constant(scattering):
-    return lipschitz_constant(
-        filter_bank(scattering.padded_shape, scattering.J, scattering.L), scattering.max_order
-    )
+    return lipschitz_constant(filter_bank(scattering.padded_shape, scattering.J, scattering.L), scattering.max_order)
 
 
 def stretch(scattering, x, y):
@@ -49,9 +47,7 @@ def most_stretched(scattering, seed):
     return x.detach(), y.detach()
 
 
-@pytest.mark.parametrize(
-    ("shape", "J", "L"), [((8, 12), 2, 8), ((12, 8), 2, 3), ((16, 16), 3, 4), ((6, 6), 1, 1)]
-)
+@pytest.mark.parametrize(("shape", "J", "L"), [((8, 12), 2, 8), ((12, 8), 2, 3), ((16, 16), 3, 4), ((6, 6), 1, 1)])
 def test_the_bound_of_a_layer_is_the_norm_of_the_layer(shape, J, L):
     # Each operation on all unit images, by its definition: convolve, then take every 2^j-th sample.
     bank = filter_bank(shape, J, L)
@@ -63,9 +59,7 @@ def test_the_bound_of_a_layer_is_the_norm_of_the_layer(shape, J, L):
             outputs.append(2**j * torch.fft.ifft2(units * psi)[:, :: 2**j, :: 2**j])
     layer = torch.cat([torch.view_as_real(u).flatten(1) for u in outputs], 1)
     # Singular values of a float64 matrix of 200 columns.
-    assert layer_bound(bank, 0, range(J)) == pytest.approx(
-        torch.linalg.matrix_norm(layer, 2).item() ** 2, rel=1e-10
-    )
+    assert layer_bound(bank, 0, range(J)) == pytest.approx(torch.linalg.matrix_norm(layer, 2).item() ** 2, rel=1e-10)
 
 
 @pytest.mark.parametrize(("J", "L"), [(2, 8), (3, 8), (2, 3)])

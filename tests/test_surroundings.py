@@ -36,8 +36,7 @@ def trapped(tmp_path):
     folder.mkdir()
     for name in ("scattergen", "torch", "numpy", "PIL", "typer", "multiprocessing"):
         (folder / f"{name}.py").write_text(
-            f"import os, sys\nprint(__name__, file=open({str(folder / 'trace')!r}, 'a'))\n"
-            "raise ImportError(__name__)\n"
+            f"import os, sys\nprint(__name__, file=open({str(folder / 'trace')!r}, 'a'))\nraise ImportError(__name__)\n"
         )
     return folder
 
@@ -46,9 +45,8 @@ def run_in(folder, *arguments):
     """Run Python in a folder; give its exit code, output and errors, and what the traps saw."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        timeout=100, env=environment,
-    )  # fmt: skip
+        [sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=100, env=environment
+    )
     trace = folder / "trace"
     return done.returncode, done.stdout, done.stderr, trace.read_text() if trace.exists() else ""
 
@@ -204,10 +202,7 @@ def test_what_torchrun_sets_is_taken(environment):
 
 # Colour, the title of the window, another line, deleted letters, letters from right to left.
 HOSTILE = "[/x][red]a\x1b[31m\x1b]0;t\x07\nerror: b\r\x08\x7f\x9b2J\u202ec\u2066\u2028:bug:\udcff"
-SHOWN = (
-    "[/x][red]a\\x1b[31m\\x1b]0;t\\x07\\nerror: b\\r\\x08\\x7f\\x9b2J"
-    "\\u202ec\\u2066\\u2028:bug:\\udcff"
-)
+SHOWN = "[/x][red]a\\x1b[31m\\x1b]0;t\\x07\\nerror: b\\r\\x08\\x7f\\x9b2J\\u202ec\\u2066\\u2028:bug:\\udcff"
 
 
 def harmless(text):

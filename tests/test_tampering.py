@@ -264,11 +264,8 @@ def put(path, kind, target):
 
 @pytest.mark.parametrize(
     "folder",
-    [
-        "work", f"work/{KEY}", "densities", "pictures", "paper", "checkpoints",
-        "checkpoints/decoder", "reproduction",
-    ],
-)  # fmt: skip
+    ["work", f"work/{KEY}", "densities", "pictures", "paper", "checkpoints", "checkpoints/decoder", "reproduction"],
+)
 def test_a_sub_folder_that_is_a_link_is_not_entered(run, victim, folder):
     if (run / folder).exists():
         shutil.rmtree(run / folder)

@@ -12,15 +12,7 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.tensor_files import read_tensors
 from scattergen.training import loop as training
 from scattergen.training.settings import SCHEDULES, constant, one_cycle
-from small_trainings import (
-    assert_same_bits,
-    data,
-    one_module,
-    parameters,
-    squared_error,
-    train,
-    two_modules,
-)
+from small_trainings import assert_same_bits, data, one_module, parameters, squared_error, train, two_modules
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}  # 4 steps per epoch of 35 examples
 
@@ -189,9 +181,7 @@ def test_modes_during_validation_and_after():
     def on_epoch(history):
         reported.append(list(history))
 
-    history = train(
-        modules, {"net": loss}, data(), validate=validate, on_epoch=on_epoch, **SETTINGS
-    )
+    history = train(modules, {"net": loss}, data(), validate=validate, on_epoch=on_epoch, **SETTINGS)
     assert modes == [True, True, True, True, False] * 3
     assert not modules["net"].training
     assert [epoch["validation/psnr"] for epoch in history] == [20.0] * 3
@@ -206,10 +196,7 @@ def test_parameters_that_the_last_step_spoiled_are_refused(tmp_path):
     one_batch = data(settings["batch_size"])
     for _ in range(2):  # the second time from the checkpoint
         with pytest.raises(ScattergenError, match=r"parameters .* became infinite or NaN.*3e\+38"):
-            train(
-                modules, losses, one_batch, checkpoint=tmp_path / "c", schedule="constant",
-                **settings,
-            )  # fmt: skip
+            train(modules, losses, one_batch, checkpoint=tmp_path / "c", schedule="constant", **settings)
 
 
 def test_patience_without_validation_is_refused():

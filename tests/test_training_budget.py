@@ -85,10 +85,7 @@ def test_the_best_parameters_are_restored_from_a_training_cut_short(clock):
         seen.append(parameters(modules))
         return {"loss": next(losses)}
 
-    history = train(
-        modules, timed(built, clock), data(), max_seconds=10, validate=validate, patience=2,
-        **SETTINGS,
-    )  # fmt: skip
+    history = train(modules, timed(built, clock), data(), max_seconds=10, validate=validate, patience=2, **SETTINGS)
     assert [row["validation/loss"] for row in history] == [2.0, 1.0, 3.0]
     assert_same_bits(parameters(modules), seen[1])
 

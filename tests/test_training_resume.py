@@ -9,15 +9,7 @@ from torch import nn
 from scattergen.errors import RunFolderError
 from scattergen.progress import Progress
 from scattergen.tensor_files import read_tensors, write_tensors
-from small_trainings import (
-    assert_same_bits,
-    data,
-    network,
-    one_module,
-    parameters,
-    train,
-    two_modules,
-)
+from small_trainings import assert_same_bits, data, network, one_module, parameters, train, two_modules
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}  # 4 steps per epoch of 35 examples
 
@@ -89,9 +81,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     modules, losses = one_module()
     history = train(modules, losses, data(), checkpoint=path, **SETTINGS)
     again, _ = one_module(seed=1)
-    found = train(
-        again, stop_after(losses, 0), data(), checkpoint=path, on_epoch=reported.append, **SETTINGS
-    )
+    found = train(again, stop_after(losses, 0), data(), checkpoint=path, on_epoch=reported.append, **SETTINGS)
     assert found == history
     assert_same_bits(parameters(again), parameters(modules))
     assert reported == []
@@ -122,10 +112,7 @@ def test_progress_continues_where_the_training_was(tmp_path):
     modules, losses = one_module()
     with pytest.raises(KeyboardInterrupt):
         train(modules, stop_after(losses, 8), data(), checkpoint=path, **SETTINGS)
-    train(
-        modules, losses, data(), checkpoint=path, progress=Counting(show=False),
-        description="decoder", **SETTINGS,
-    )  # fmt: skip
+    train(modules, losses, data(), checkpoint=path, progress=Counting(show=False), description="decoder", **SETTINGS)
     assert advances == [("decoder", 12)]
 
 
@@ -201,9 +188,7 @@ def test_a_damaged_checkpoint_never_ends_in_another_model(tmp_path, damage):
         train(one_module()[0], stop_after(losses, 5), data(), checkpoint=path, **SETTINGS)
     whole = path.read_bytes()
     half = [whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)]
-    flipped = (
-        whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :] for i in range(9, len(whole), 97)
-    )
+    flipped = (whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :] for i in range(9, len(whole), 97))
     for content in half if damage == "half of it" else flipped:
         path.write_bytes(content)
         modules, losses = one_module()
@@ -211,9 +196,7 @@ def test_a_damaged_checkpoint_never_ends_in_another_model(tmp_path, damage):
             warnings.simplefilter("always")
             train(modules, losses, data(), checkpoint=path, **SETTINGS)
         assert_same_bits(parameters(modules), expected)
-        assert [str(one.message) for one in found] in (
-            [], [f"{path} is damaged: this training starts anew."]
-        )  # fmt: skip
+        assert [str(one.message) for one in found] in ([], [f"{path} is damaged: this training starts anew."])
         assert found or damage == "a bit"
 
 

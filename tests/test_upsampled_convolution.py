@@ -35,13 +35,9 @@ def value_and_gradients(function, x, weight):
 
 def compare(layer, x, output_size, tolerance):
     ours = value_and_gradients(
-        lambda x, weight: torch.func.functional_call(layer, {"weight": weight}, (x,)),
-        x,
-        layer.weight,
+        lambda x, weight: torch.func.functional_call(layer, {"weight": weight}, (x,)), x, layer.weight
     )
-    expected = value_and_gradients(
-        lambda x, weight: reference(x, weight, output_size), x, layer.weight
-    )
+    expected = value_and_gradients(lambda x, weight: reference(x, weight, output_size), x, layer.weight)
     for a, b in zip(ours, expected, strict=True):
         assert a.shape == b.shape
         assert a.dtype == b.dtype

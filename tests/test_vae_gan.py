@@ -8,20 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from scattergen.densities import (
-    IMPROVED,
-    GenerativeAdversarialNetwork,
-    VariationalAutoencoder,
-    hyperparameters,
-    make,
-)
+from scattergen.densities import IMPROVED, GenerativeAdversarialNetwork, VariationalAutoencoder, hyperparameters, make
 from scattergen.densities.networks import AverageNetwork, Dropout, fully_connected, posterior
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.training.loop import train
 
 # A short training that ends at the optimum.
-QUICK = {"epochs": 20, "batch_size": 50, "learning_rate": 1e-2, "schedule": "one_cycle",
-         "initialization": "he"}  # fmt: skip
+QUICK = {"epochs": 20, "batch_size": 50, "learning_rate": 1e-2, "schedule": "one_cycle", "initialization": "he"}
 
 
 def normal(n, std, seed=0):
@@ -34,9 +27,7 @@ def test_latent_variables_in_use_are_those_of_the_theory():
     # variance λ is coded if λ > σ², with divergence ½ log(λ/σ²). Here σ² = 0.25 with d = 16, and
     # four directions of 16 have λ = 4, the others 0.01.
     z = normal(3000, [2.0] * 4 + [0.1] * 12)
-    vae = VariationalAutoencoder(
-        n_latent=8, beta=2 * 0.25 / 16, widths=(64,), **QUICK | {"epochs": 25}
-    ).fit(z)
+    vae = VariationalAutoencoder(n_latent=8, beta=2 * 0.25 / 16, widths=(64,), **QUICK | {"epochs": 25}).fit(z)
     last = vae.history_[-1]
     assert last["validation/active"] == 4
     # 25 epochs of stochastic training reach the optimum to about a tenth.
@@ -104,12 +95,7 @@ def test_vae_recovers_the_moments_of_a_normal_distribution():
 def test_gan_recovers_the_moments_of_a_normal_distribution():
     std = [2.0, 1.0]
     gan = GenerativeAdversarialNetwork(
-        n_latent=4,
-        widths=(32,),
-        discriminator_widths=(32,),
-        epochs=25,
-        learning_rate=1e-3,
-        batch_size=50,
+        n_latent=4, widths=(32,), discriminator_widths=(32,), epochs=25, learning_rate=1e-3, batch_size=50
     )
     codes = gan.fit(normal(2000, std) + 1).sample(10_000)
     # Two players circle around the optimum; these bounds exclude a generator that has collapsed
@@ -121,15 +107,11 @@ def test_gan_recovers_the_moments_of_a_normal_distribution():
 def test_early_stopping_restores_the_best_parameters():
     # 40 codes are learnt by heart, after which the held-out loss rises.
     z = normal(40, [1.0] * 8)
-    vae = VariationalAutoencoder(
-        n_latent=8, widths=(128,), epochs=100, patience=3, learning_rate=1e-2
-    ).fit(z)
+    vae = VariationalAutoencoder(n_latent=8, widths=(128,), epochs=100, patience=3, learning_rate=1e-2).fit(z)
     losses = [row["validation/loss"] for row in vae.history_]
     assert len(losses) < 100
     assert losses.index(min(losses)) == len(losses) - 1 - 3
-    shorter = VariationalAutoencoder(
-        n_latent=8, widths=(128,), epochs=100, patience=None, learning_rate=1e-2
-    )
+    shorter = VariationalAutoencoder(n_latent=8, widths=(128,), epochs=100, patience=None, learning_rate=1e-2)
     assert len(shorter.fit(z).history_) == 100
 
 
@@ -207,13 +189,7 @@ def test_full_noise_restores_the_covariance(prior):
     strong, noise = normal(3000, [3.0]), normal(3000, [0.5, 0.5], seed=1)
     z = torch.cat([strong, noise[:, :1], noise.sum(1, keepdim=True)], dim=1)
     vae = VariationalAutoencoder(
-        n_latent=1,
-        beta=0.1,
-        widths=(32,),
-        prior=prior,
-        noise="full",
-        n_components=1,
-        **QUICK | {"epochs": 30},
+        n_latent=1, beta=0.1, widths=(32,), prior=prior, noise="full", n_components=1, **QUICK | {"epochs": 30}
     ).fit(z)
     found, wanted = vae.sample(20_000).T.cov(), z.T.cov()
     # Sampling errs by 1 % of the variances; the rest is how far q(h) is from normal: 20 % for the
@@ -248,9 +224,8 @@ def two_clusters(n):
 
 def test_a_mixture_prior_leaves_gaps_empty():
     vae = VariationalAutoencoder(
-        n_latent=2, widths=(32,), prior="mixture", noise="full", n_components=2,
-        **QUICK | {"epochs": 10},
-    ).fit(two_clusters(3000))  # fmt: skip
+        n_latent=2, widths=(32,), prior="mixture", noise="full", n_components=2, **QUICK | {"epochs": 10}
+    ).fit(two_clusters(3000))
     x = vae.sample(10_000)[:, 0]
     # The clusters end five standard deviations from 1.5. A continuous decoder of N(0, I) draws
     # cannot avoid the gap; two Gaussians of h can, up to their tails.

@@ -52,9 +52,7 @@ def test_equals_scikit_learn_up_to_signs(method):
     np.testing.assert_allclose(ours.mean_, theirs.mean_, atol=1e-6)
     variance = theirs.explained_variance_ * (N - 1) / N  # theirs is the unbiased estimate
     np.testing.assert_allclose(ours.explained_variance_, variance, rtol=1e-5)
-    np.testing.assert_allclose(
-        ours.explained_variance_ratio_, theirs.explained_variance_ratio_, rtol=1e-5
-    )
+    np.testing.assert_allclose(ours.explained_variance_ratio_, theirs.explained_variance_ratio_, rtol=1e-5)
     signs = (ours.components_.numpy() * theirs.components_).sum(1).round()
     assert set(np.abs(signs)) == {1}
     np.testing.assert_allclose(ours.components_, signs[:, None] * theirs.components_, atol=2e-5)
@@ -74,9 +72,7 @@ def test_codes_are_white_and_in_decreasing_order(method):
     assert (variance[:-1] > variance[1:]).all()
     ratio = pca.explained_variance_ratio_
     assert 0.9 < ratio.sum() < 1
-    torch.testing.assert_close(
-        ratio, variance / s.double().var(0, correction=0).sum(), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(ratio, variance / s.double().var(0, correction=0).sum(), rtol=1e-5, atol=0)
 
 
 def test_the_entry_of_largest_magnitude_is_positive(method):
@@ -93,9 +89,7 @@ def test_the_split_into_batches_does_not_matter(method, batch):
     assert streamed.n_samples_ == N
     # Sums across batches are float64, those within are float32 and depend on the split, as above.
     torch.testing.assert_close(streamed.mean_, one_shot.mean_, rtol=0, atol=1e-6)
-    torch.testing.assert_close(
-        streamed.explained_variance_, one_shot.explained_variance_, rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(streamed.explained_variance_, one_shot.explained_variance_, rtol=1e-5, atol=0)
     torch.testing.assert_close(streamed.components_, one_shot.components_, rtol=0, atol=2e-5)
 
 
@@ -134,9 +128,7 @@ def test_a_large_mean_costs_no_digits_of_the_variance(method):
     # plain sums of squares in float32 would lose all digits of the variance.
     s = (features() * 64).round() / 64
     plain, shifted = fit(s, 6), fit(s + 2.0**17, 6)
-    torch.testing.assert_close(
-        shifted.explained_variance_, plain.explained_variance_, rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(shifted.explained_variance_, plain.explained_variance_, rtol=1e-5, atol=0)
     torch.testing.assert_close(shifted.components_, plain.components_, rtol=0, atol=2e-5)
     # The mean is rounded to float32, whose spacing at 2^17 is 2^-6: codes move by it at most.
     offset = (shifted.mean_.double() - 2.0**17 - plain.mean_.double()).abs()
@@ -166,9 +158,7 @@ def test_subspace_iteration_equals_the_exact_method(monkeypatch):
     approximate = fit(s, d)
     # 74 vectors: each of 4 products multiplies the error of the 10th by 0.95^(2·65) = 1.3e-3; only
     # float32 rounding is left, amplified by the inverse relative gap 1 / (1 - 0.95²) = 10.
-    torch.testing.assert_close(
-        approximate.explained_variance_, exact.explained_variance_, rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(approximate.explained_variance_, exact.explained_variance_, rtol=1e-5, atol=0)
     torch.testing.assert_close(approximate.components_, exact.components_, rtol=0, atol=5e-5)
     assert approximate.explained_variance_ratio_.sum() == pytest.approx(
         exact.explained_variance_ratio_.sum().item(), rel=1e-5
@@ -206,9 +196,7 @@ def test_features_kept_in_memory_are_read_once_and_give_the_same_bits(monkeypatc
 
 def test_features_of_double_precision_are_accepted():
     s = features()
-    torch.testing.assert_close(
-        fit(s.double(), 5).components_, fit(s, 5).components_, rtol=0, atol=2e-5
-    )
+    torch.testing.assert_close(fit(s.double(), 5).components_, fit(s, 5).components_, rtol=0, atol=2e-5)
 
 
 def test_fewer_components_where_there_are_no_more(method):
@@ -324,9 +312,7 @@ def test_a_gpu_finds_the_same_components(method, tmp_path):
     assert not ours.components_.is_cuda
     # As between two splits into batches: products are float32 in another order.
     torch.testing.assert_close(ours.components_, expected.components_, rtol=0, atol=2e-5)
-    torch.testing.assert_close(
-        ours.explained_variance_, expected.explained_variance_, rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(ours.explained_variance_, expected.explained_variance_, rtol=1e-5, atol=0)
     codes = ours.transform(s.cuda())
     assert codes.is_cuda
     torch.testing.assert_close(codes.cpu(), ours.transform(s), rtol=0, atol=2e-5)

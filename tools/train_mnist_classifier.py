@@ -39,9 +39,7 @@ def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
     return padded[image, rows[:, :, None], columns[:, None, :]][:, None]
 
 
-def loss(
-    modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator
-) -> Tensor:
+def loss(modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     """Cross-entropy of a batch of shifted images."""
     x, y = batch
     return functional.cross_entropy(modules["classifier"](shifted(x, generator)), y)
@@ -52,10 +50,7 @@ def score(classifier: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """Mean cross-entropy and accuracy."""
     logits = torch.cat([classifier(batch) for batch in x.split(500)])
     correct = logits.argmax(1) == y
-    return {
-        "loss": functional.cross_entropy(logits, y).item(),
-        "accuracy": correct.double().mean().item(),
-    }
+    return {"loss": functional.cross_entropy(logits, y).item(), "accuracy": correct.double().mean().item()}
 
 
 def show(history: History) -> None:
@@ -77,9 +72,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    settings = {
-        name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")
-    }
+    settings = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
     digits = mnist()
     x, y = digits.train[:], digits.train.labels
     held_out = x[-N_VALIDATION:], y[-N_VALIDATION:]

@@ -78,8 +78,7 @@ def _writing(path: Path) -> Iterator[None]:
             else "Change its permissions or choose another place"
         )
         raise ScattergenError(
-            f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been "
-            "changed."
+            f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been changed."
         ) from error
 
 

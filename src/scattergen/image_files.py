@@ -99,8 +99,7 @@ def _write_folder(path: Path, images: Tensor) -> None:
         others = sorted(there - set(names))
         if others:
             raise InputError(
-                f"{path} holds {others[0]} and so on, with which the images would be mixed: name a "
-                "new folder."
+                f"{path} holds {others[0]} and so on, with which the images would be mixed: name a new folder."
             )
     path.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
@@ -110,9 +109,7 @@ def _write_folder(path: Path, images: Tensor) -> None:
                 file.unlink(missing_ok=True)
         for name, image in zip(names, pixels, strict=True):
             with atomic_path(path / name) as temporary:
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                    temporary
-                )
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary)
 
 
 def _is_left_over_picture(file: Path) -> bool:
@@ -220,9 +217,7 @@ def read_codes(path: Path) -> Tensor:
     else:
         arrays = load_npz(path)
         if "codes" not in arrays and len(arrays) != 1:
-            raise InputError(
-                f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".'
-            )
+            raise InputError(f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".')
         array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(

@@ -18,11 +18,7 @@ COMFORTABLE_SIDE = 64
 
 
 def image_grid(
-    x: Tensor,
-    columns: int | None = None,
-    pad: int = 2,
-    scale: int | None = None,
-    fill: int | None = 255,
+    x: Tensor, columns: int | None = None, pad: int = 2, scale: int | None = None, fill: int | None = 255
 ) -> Image.Image:
     """Arrange images in a grid, row by row; every pixel value is kept exactly.
 
@@ -89,9 +85,7 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def save_image_grid(
-    x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None
-) -> Path:
+def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> Path:
     """Write a grid of images as a PNG file, atomically.
 
     Args:

@@ -42,10 +42,7 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
         [20.0, 20.0]
     """
     _check_pair(original, output)
-    error = [
-        (x.double() - y.double().clamp(0, 1)).square().flatten(1).mean(1)
-        for x, y in _chunks(original, output)
-    ]
+    error = [(x.double() - y.double().clamp(0, 1)).square().flatten(1).mean(1) for x, y in _chunks(original, output)]
     return -10 * torch.log10(torch.cat(error)) if error else original.new_zeros(0).double()
 
 

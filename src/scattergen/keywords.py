@@ -121,10 +121,7 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _in_words(hint: Any) -> str:
-    words = {
-        int: "a whole number", float: "a number", bool: "true or false", str: "a text",
-        types.NoneType: "null",
-    }  # fmt: skip
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_in_words(one) for one in arguments)

@@ -19,9 +19,7 @@ def machine() -> dict[str, str]:
     processor = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
-        names = [
-            line for line in cpu_info.read_text().splitlines() if line.startswith("model name")
-        ]
+        names = [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(":")[2].strip() if names else processor
     return {
         "processor": processor,

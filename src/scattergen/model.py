@@ -14,13 +14,7 @@ from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
-from scattergen.densities import (
-    Density,
-    draw_in_chunks,
-    make,
-    make_for_classes,
-    sample_density,
-)
+from scattergen.densities import Density, draw_in_chunks, make, make_for_classes, sample_density
 from scattergen.densities.labels import Labels
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
@@ -30,13 +24,7 @@ from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages, save_run
 from scattergen.stages.decoder import fit_decoder_stage, sampling_stage
 from scattergen.stages.density import fit_density_stage
-from scattergen.stages.density_keys import (
-    best_density,
-    choice_of_key,
-    default_by_class,
-    default_density,
-    density_key,
-)
+from scattergen.stages.density_keys import best_density, choice_of_key, default_by_class, default_density, density_key
 from scattergen.stages.encoder import fit_encoder, fit_linear
 from scattergen.stages.model_parts import model_content, read_parts, read_sharpening
 from scattergen.stages.options import check_options, make_decoder
@@ -149,12 +137,7 @@ class GenerativeScatteringNetwork:
         check_options(options, shape, len(images), classes, processes.world_size)
         stages = Stages(run, progress, processes)
         encoder, codes, mirrored = fit_encoder(
-            images,
-            options["encoder"],
-            stages,
-            device=device,
-            processes=processes,
-            progress=progress,
+            images, options["encoder"], stages, device=device, processes=processes, progress=progress
         )
         linear = fit_linear(encoder, codes, mirrored, images, stages, processes, progress)
         decoder = make_decoder(options["decoder"], linear, seed).to(device)
@@ -169,9 +152,8 @@ class GenerativeScatteringNetwork:
             return model
         model.sharpen = options.get("sampling", {}).get("sharpen", 0.0)
         model.n_leading, model.sharpening = sampling_stage(
-            decoder, options, codes, images, Stages(run, progress),
-            seed=seed, device=device, progress=progress,
-        )  # fmt: skip
+            decoder, options, codes, images, Stages(run, progress), seed=seed, device=device, progress=progress
+        )
         for key, keywords in options["densities"].items():
             choice = choice_of_key(key, keywords)
             model.fit_density(
@@ -234,15 +216,10 @@ class GenerativeScatteringNetwork:
         classes = None
         if isinstance(labels, ClassLabels):
             labels, classes = labels
-        density = (
-            make(name, **(keywords or {}))
-            if labels is None
-            else make_for_classes(name, keywords, classes)
-        )
+        density = make(name, **(keywords or {})) if labels is None else make_for_classes(name, keywords, classes)
         fit_density_stage(
-            density, key, codes, labels, Stages(run, progress),
-            seed=seed, device=device, overwrite=overwrite,
-        )  # fmt: skip
+            density, key, codes, labels, Stages(run, progress), seed=seed, device=device, overwrite=overwrite
+        )
         self.densities[key] = density
         return density
 
@@ -286,8 +263,7 @@ class GenerativeScatteringNetwork:
         d = self.decoder.n_components
         if z.ndim != 2 or z.shape[1] != d:
             raise InputError(
-                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this "
-                "model's encoder made."
+                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this model's encoder made."
             )
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
@@ -308,12 +284,7 @@ class GenerativeScatteringNetwork:
         return self.decode(self.encode(images))
 
     def sample_codes(
-        self,
-        n: int,
-        density: str | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        labels: Labels | None = None,
+        self, n: int, density: str | None = None, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None
     ) -> Tensor:
         """Codes drawn from a density; code k depends on the model, the seed and k only.
 
@@ -335,19 +306,13 @@ class GenerativeScatteringNetwork:
         """
         if density is None:
             densities = self.densities
-            density = (
-                default_density([*densities], self.best)
-                if labels is None
-                else default_by_class(densities)
-            )
+            density = default_density([*densities], self.best) if labels is None else default_by_class(densities)
         if density not in self.densities:
             raise InputError(
                 f'This model has no density "{density}": it has {", ".join(self.densities)}; fit '
                 "another with `scattergen density RUN NAME`."
             )
-        drawn = sample_density(
-            self.densities[density], n, seed=seed, temperature=temperature, labels=labels
-        )
+        drawn = sample_density(self.densities[density], n, seed=seed, temperature=temperature, labels=labels)
         return functional.pad(drawn, (0, self.decoder.n_components - drawn.shape[1]))
 
     def sample(
@@ -404,9 +369,7 @@ class GenerativeScatteringNetwork:
         steps = whole_number("steps", steps, least=2)
         ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
         if len(ends) != 2:
-            raise InputError(
-                f"A line has 2 ends, but {len(ends)} images were given: give one each."
-            )
+            raise InputError(f"A line has 2 ends, but {len(ends)} images were given: give one each.")
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
 
     def resample(self, images: Images, start: int, stop: int, seed: int = 0) -> Tensor:
@@ -452,9 +415,7 @@ class GenerativeScatteringNetwork:
             RunFolderError: If the folder holds something else, or another model.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
-        content = model_content(
-            self.encoder, self.decoder, self.densities, self.linear, self.sharpening
-        )
+        content = model_content(self.encoder, self.decoder, self.densities, self.linear, self.sharpening)
         options, sharpen = self.options, self.sharpen
         if self.n_leading is not None or self.best is not None or sharpen:  # no stage will tell
             chosen = {"n_components": self.n_leading, "density": self.best, "sharpen": sharpen}
@@ -463,10 +424,7 @@ class GenerativeScatteringNetwork:
 
     @classmethod
     def load(
-        cls,
-        path: Path | str | RunFolder,
-        device: str = "cpu",
-        densities: Collection[str] | None = None,
+        cls, path: Path | str | RunFolder, device: str = "cpu", densities: Collection[str] | None = None
     ) -> "GenerativeScatteringNetwork":
         """The model of a run folder; executes nothing that the folder holds.
 

@@ -32,8 +32,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = Non
     """
     # Copies, because safetensors refuses tensors that share memory, such as tied weights.
     plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     text = json.dumps(metadata)
     with atomic_path(path) as temporary:
@@ -110,9 +109,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         with safe_open(path, framework="pt") as file:
             yield file, file.metadata() or {}
     except FileNotFoundError as error:
-        raise RunFolderError(
-            f"{path} is missing: copy the run folder again as a whole, or fit it again."
-        ) from error
+        raise RunFolderError(f"{path} is missing: copy the run folder again as a whole, or fit it again.") from error
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or "
@@ -149,9 +146,7 @@ def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
     return flat
 
 
-def check_shapes(
-    what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_shapes(what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse stored tensors that are not those of what they are loaded into.
 
     Args:

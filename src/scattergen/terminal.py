@@ -23,9 +23,7 @@ def visible(text: object) -> str:
         a\x1b[2Jb\nc\u202e
     """
     return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _ACTIVE
-        else character
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _ACTIVE else character
         for character in str(text)
     )
 

@@ -51,9 +51,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         say(f"scattergen {scattergen.__version__}")
         raise typer.Exit

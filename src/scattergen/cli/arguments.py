@@ -19,37 +19,21 @@ def path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-Run = Annotated[
-    Path, typer.Argument(help="Run folder made by `scattergen fit`.", metavar="RUN", parser=path)
-]
+Run = Annotated[Path, typer.Argument(help="Run folder made by `scattergen fit`.", metavar="RUN", parser=path)]
 Source = Annotated[
     str,
     typer.Argument(
-        help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.',
-        metavar="IMAGES",
+        help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.', metavar="IMAGES"
     ),
 ]
 ImagesOut = Annotated[
-    Path,
-    typer.Option(
-        "--out", metavar="PATH", help="grid.png, folder/, images.npz or images.npy.", parser=path
-    ),
+    Path, typer.Option("--out", metavar="PATH", help="grid.png, folder/, images.npz or images.npy.", parser=path)
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable."),
-]
-Size = Annotated[
-    int | None, typer.Option(min=1, help="Resize image files and crop them to this square.")
-]
-Crop = Annotated[
-    int | None,
-    typer.Option(min=1, help="Cut this central square from image files before resizing."),
-]
-Mode = Annotated[
-    Literal["L", "RGB"] | None, typer.Option(help="Convert image files to grey or colour.")
-]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Resize image files and crop them to this square.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Cut this central square from image files before resizing.")]
+Mode = Annotated[Literal["L", "RGB"] | None, typer.Option(help="Convert image files to grey or colour.")]
 Preset = Annotated[
     Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None,
     typer.Option(help="Options to start from."),
@@ -62,23 +46,13 @@ Part = Annotated[
     Literal["train", "test"] | None,
     typer.Option(help="Which images of data that have a test set, such as MNIST; test by default."),
 ]
-Strict = Annotated[
-    bool, typer.Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")
-]
-Workers = Annotated[
-    int, typer.Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")
-]
+Strict = Annotated[bool, typer.Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
+Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images decoded together; affects time only.")]
 Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Common")
-]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Common")]
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:
@@ -87,9 +61,7 @@ def parse_options(options: list[str] | None) -> dict[str, Any]:
     for option in options or []:
         name, equals, value = option.partition("=")
         if not equals or not name:
-            raise InputError(
-                f'"{option}" sets nothing: write --set NAME=VALUE, as in --set beta=0.01.'
-            )
+            raise InputError(f'"{option}" sets nothing: write --set NAME=VALUE, as in --set beta=0.01.')
         try:
             parsed[name] = json.loads(value)
         except ValueError:
@@ -101,9 +73,7 @@ def parse_names(text: str) -> list[str]:
     """Names separated by commas."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise InputError(
-            f'"{text}" lacks a name: separate densities by commas, as in gaussian,vae.'
-        )
+        raise InputError(f'"{text}" lacks a name: separate densities by commas, as in gaussian,vae.')
     return names
 
 
@@ -112,7 +82,6 @@ def parse_labels(options: list[str] | None) -> list[str]:
     labels = [label.strip() for option in options or [] for label in option.split(",")]
     if not all(labels):
         raise InputError(
-            f'--label "{",".join(options or [])}" lacks a class: separate classes by commas, as in '
-            "--label 3,5."
+            f'--label "{",".join(options or [])}" lacks a class: separate classes by commas, as in --label 3,5.'
         )
     return labels

@@ -5,41 +5,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from scattergen.cli.arguments import (
-    Crop,
-    Device,
-    Json,
-    Mode,
-    Quiet,
-    Run,
-    Seed,
-    Size,
-    Strict,
-    Threads,
-)
+from scattergen.cli.arguments import Crop, Device, Json, Mode, Quiet, Run, Seed, Size, Strict, Threads
 from scattergen.errors import InputError
 
 
 def diagnose(
     run: Run,
-    density: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Test samples of this density too.")
-    ] = None,
-    part: Annotated[
-        Literal["train", "test"], typer.Option(help="Codes of which images.")
-    ] = "train",
+    density: Annotated[str | None, typer.Option(metavar="NAME", help="Test samples of this density too.")] = None,
+    part: Annotated[Literal["train", "test"], typer.Option(help="Codes of which images.")] = "train",
     images: Annotated[
         str | None,
         typer.Option(
-            metavar="IMAGES",
-            help="The images that the run was fitted to, for --part test; not needed for MNIST.",
+            metavar="IMAGES", help="The images that the run was fitted to, for --part test; not needed for MNIST."
         ),
     ] = None,
     components: Annotated[int, typer.Option(min=2, help="Leading components to test.")] = 64,
     n: Annotated[int, typer.Option("-n", min=40, help="Codes to test.")] = 5_000,
-    simulations: Annotated[
-        int, typer.Option(min=19, help="Simulations or shuffles of each test.")
-    ] = 199,
+    simulations: Annotated[int, typer.Option(min=19, help="Simulations or shuffles of each test.")] = 199,
     seed: Seed = 0,
     size: Size = None,
     crop: Crop = None,
@@ -74,16 +56,11 @@ def diagnose(
     if part == "test":
         if images is None:
             if RunFolder.open(run).options.get("data", {}).get("name") != "mnist":
-                raise InputError(
-                    f"{run} was not fitted to the embedded MNIST: name its images by --images."
-                )
+                raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
             images = "mnist"
         data = open_of_run(run, images, size, crop, mode, strict)
     elif images is not None:
-        raise InputError(
-            "The codes of the training images are in the run: leave out --images, or add --part "
-            "test."
-        )
+        raise InputError("The codes of the training images are in the run: leave out --images, or add --part test.")
     result = diagnose_run(
         run,
         density=density,

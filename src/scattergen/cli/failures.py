@@ -24,10 +24,7 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     ):
-        return (
-            "There is not enough memory for this: use fewer images, smaller ones, or a smaller "
-            "network."
-        )
+        return "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
     if is_lost_connection(error):
         return (
             "The connection to another process of this fit was lost: see what that one says, then "

@@ -45,8 +45,7 @@ def fit(
     densities: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES",
-            help="Densities to fit, separated by commas; a name may end in -improved, -by-class.",
+            metavar="NAMES", help="Densities to fit, separated by commas; a name may end in -improved, -by-class."
         ),
     ] = None,
     options: Set = None,
@@ -55,29 +54,23 @@ def fit(
     crop: Crop = None,
     mode: Mode = None,
     strict: Strict = True,
-    limit: Annotated[
-        int | None, typer.Option(min=3, metavar="N", help="Use at most N training images.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME",
-            help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h.",
+            metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."
         ),
     ] = None,
     estimate: Annotated[
-        bool,
-        typer.Option("--estimate", help="Tell how long each stage will take; write nothing."),
+        bool, typer.Option("--estimate", help="Tell how long each stage will take; write nothing.")
     ] = False,
     workers: Workers = 0,
     overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace a run that is there once the new one is done."),
+        bool, typer.Option("--overwrite", help="Replace a run that is there once the new one is done.")
     ] = False,
     device: Device = "cpu",
     devices: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes on each machine, with --device cuda one for each GPU."),
+        int | None, typer.Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
     ] = None,
     nodes: Annotated[
         int | None, typer.Option(min=1, help="Machines (see docs/scale.md); each runs the command.")
@@ -112,15 +105,7 @@ def fit(
     from scattergen.cli.opening import open_to_fit, prepare
     from scattergen.pipeline.estimate import parse_time
     from scattergen.pipeline.fit import fit_run
-    from scattergen.processes import (
-        ALONE,
-        Layout,
-        Processes,
-        errors_reported,
-        join,
-        supervise,
-        this_program,
-    )
+    from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
 
     changes = parse_options(options)
     keys = None if densities is None else parse_names(densities)
@@ -139,9 +124,8 @@ def fit(
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
             data = open_to_fit(
-                images, size, crop, mode, strict,
-                preset=preset, most=limit, workers=workers, progress=progress,
-            )  # fmt: skip
+                images, size, crop, mode, strict, preset=preset, most=limit, workers=workers, progress=progress
+            )
         if estimate:
             _estimate(data, preset, changes, keys, device, as_json)
             return
@@ -229,26 +213,17 @@ def _say_fitted(out: Path, fitted: "FittedRun", as_json: bool) -> None:
 
 def density(
     run: Run,
-    name: Annotated[
-        str,
-        typer.Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin."),
-    ],
+    name: Annotated[str, typer.Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
     stored_as: Annotated[
-        str | None,
-        typer.Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved."),
+        str | None, typer.Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved.")
     ] = None,
     improved: Annotated[
-        bool,
-        typer.Option("--improved", help="Start from better keywords than the paper's: vae, gan."),
+        bool, typer.Option("--improved", help="Start from better keywords than the paper's: vae, gan.")
     ] = False,
-    by_class: Annotated[
-        bool, typer.Option("--by-class", help="Fit one for every class, for sample --label.")
-    ] = False,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
     options: Set = None,
     seed: Seed = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Fit again and replace one of that name.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fit again and replace one of that name.")] = False,
     device: Device = "cpu",
     threads: Threads = None,
     quiet: Quiet = False,

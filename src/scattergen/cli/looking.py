@@ -24,11 +24,7 @@ from scattergen.terminal import say
 
 
 def info(
-    run: Run,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: Run, device: Device = "cpu", threads: Threads = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """Tell what a run holds, how it was made, and whether its files are intact.
 
@@ -68,23 +64,13 @@ def info(
 def evaluate(
     run: Run,
     images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST."
-        ),
+        str | None, typer.Option(metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST.")
     ] = None,
-    densities: Annotated[
-        str | None, typer.Option("--density", metavar="NAMES", help="Which; all of the run.")
-    ] = None,
-    against: Annotated[
-        str, typer.Option(metavar="test|train|IMAGES", help="Real images to compare with.")
-    ] = "test",
+    densities: Annotated[str | None, typer.Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
+    against: Annotated[str, typer.Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
     n: Annotated[int, typer.Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
     repeats: Annotated[
-        int,
-        typer.Option(
-            metavar="R", min=1, help="Sets of samples of a density, to see how its score varies."
-        ),
+        int, typer.Option(metavar="R", min=1, help="Sets of samples of a density, to see how its score varies.")
     ] = 1,
     features: Features = None,
     seed: Seed = 0,
@@ -123,9 +109,7 @@ def evaluate(
     opened = RunFolder.open(run)
     if images is None:
         if opened.options.get("data", {}).get("name") != "mnist":
-            raise InputError(
-                f"{run} was not fitted to the embedded MNIST: name its images by --images."
-            )
+            raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
         images = "mnist"
     data = open_of_run(run, images, size, crop, mode, strict)
     if against == "train":

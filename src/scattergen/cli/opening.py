@@ -32,9 +32,7 @@ def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
     except (RuntimeError, AssertionError) as error:
         usable, reason = False, str(error).splitlines()[0].rstrip(".")
     if not usable:
-        raise InputError(
-            f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".'
-        )
+        raise InputError(f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".')
     return Progress(show=not quiet)
 
 
@@ -66,8 +64,7 @@ def open_celeba(
     """Open a folder in CelebA's layout and say which files were left out."""
     if crop is not None or mode == "L":
         raise InputError(
-            "The presets of CelebA cut their own square from CelebA's images, in colour: leave out "
-            "--crop and --mode."
+            "The presets of CelebA cut their own square from CelebA's images, in colour: leave out --crop and --mode."
         )
     if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
         raise InputError(
@@ -95,20 +92,12 @@ def open_to_fit(
     if preset in CELEBA_PRESETS:
         data = open_celeba(source, size, crop, mode, strict, workers, progress)
     else:
-        data = open_source(
-            source, size=size, crop=crop, mode=mode, strict=strict,
-            workers=workers, progress=progress,
-        )  # fmt: skip
+        data = open_source(source, size=size, crop=crop, mode=mode, strict=strict, workers=workers, progress=progress)
     return data if most is None else limit(data, most)
 
 
 def open_of_run(
-    run: Path,
-    source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Literal["L", "RGB"] | None,
-    strict: bool,
+    run: Path, source: str, size: int | None, crop: int | None, mode: Literal["L", "RGB"] | None, strict: bool
 ) -> Dataset:
     """The images that a run was fitted to, in its split; cropped as there by default."""
     if RunFolder.open(run).options.get("preset") in CELEBA_PRESETS:

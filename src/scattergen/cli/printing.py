@@ -46,10 +46,7 @@ def print_estimate(stages: Sequence[StageEstimate], n: int, as_json: bool) -> No
 def print_scores(result: RunEvaluation) -> None:
     """Print what `evaluate` found."""
     name, version = result.features
-    say(
-        f"{result.n:,} images in a row against {result.against}; features {name} {version}; "
-        f"seed {result.seed}."
-    )
+    say(f"{result.n:,} images in a row against {result.against}; features {name} {version}; seed {result.seed}.")
     columns = (
         "", "Fréchet", "kernel·1000", "precision", "recall", "density", "coverage", "classifier",
         "bins", "sharpness",
@@ -64,14 +61,12 @@ def print_scores(result: RunEvaluation) -> None:
             f"{1000 * kernel.value:.1f} ± {1000 * kernel.standard_error:.1f}",
             *(
                 f"{estimate.value:.3f}"
-                for estimate in (
-                    manifolds.precision, manifolds.recall, manifolds.density, manifolds.coverage
-                )
+                for estimate in (manifolds.precision, manifolds.recall, manifolds.density, manifolds.coverage)
             ),
             f"{row.two_sample.accuracy:.3f}",
             f"{row.bins.different}/{row.bins.n_bins}",
             f"{result.sharpness[key]:.2f}",
-        )  # fmt: skip
+        )
     _show(table, _WIDE)
     if result.images_per_second:
         say("")
@@ -91,22 +86,16 @@ def _densities(result: RunEvaluation) -> Table:
     repeats = max(map(len, result.repeats.values()))
     over_seeds = [f"Fréchet, {repeats} seeds"] if repeats > 1 else []
     table = _table(
-        "", *over_seeds, "log p, test", "log p, training", "nearest is training", "copying, p",
-        "fit, s", "images/s",
-    )  # fmt: skip
+        "", *over_seeds, "log p, test", "log p, training", "nearest is training", "copying, p", "fit, s", "images/s"
+    )
     for key, speed in result.images_per_second.items():
         values, found = result.repeats[key], result.rows[key].memorisation
-        likelihoods = (
-            part.get(key) for part in (result.log_likelihood, result.training_log_likelihood)
-        )
+        likelihoods = (part.get(key) for part in (result.log_likelihood, result.training_log_likelihood))
         seconds = result.training_seconds.get(key)
         _add(
             table,
             key,
-            *(
-                f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-                for _ in over_seeds
-            ),
+            *(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for _ in over_seeds),
             *("-" if x is None else f"{x.value:.1f} ± {x.standard_error:.1f}" for x in likelihoods),
             "-" if found is None else f"{found.train_share:.3f} ({found.expected_share:.3f})",
             "-" if found is None else f"{found.copying_pvalue:.4f}",
@@ -144,11 +133,7 @@ def print_tests(result: RunDiagnosis) -> None:
         cells = []
         for battery in batteries.values():
             found = battery.tests[k]
-            cells += [
-                f"{found.statistic:.3g}",
-                f"{_probability(found.pvalue)}",
-                f"{found.effect:.3f}",
-            ]
+            cells += [f"{found.statistic:.3g}", f"{_probability(found.pvalue)}", f"{found.effect:.3f}"]
         _add(table, test.null, test.name, *cells, test.effect_name)
     _show(table, _WIDE)
     pairs = first.d * (first.d - 1) // 2

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 def reproduce(
     name: Annotated[Literal["mnist", "celeba"], typer.Argument(help="The paper's data set.")],
     images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to."
-        ),
+        str | None, typer.Option(metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to.")
     ] = None,
     run: Annotated[
         Path | None,
@@ -32,9 +29,7 @@ def reproduce(
             parser=path,
         ),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
     seed: Seed = 0,
     strict: Strict = True,
     device: Device = "cpu",
@@ -75,8 +70,7 @@ def reproduce(
     )
     if as_json:
         findings = [
-            {"item": found.item, "verdict": found.verdict, "because": found.because}
-            for found in result.findings
+            {"item": found.item, "verdict": found.verdict, "because": found.because} for found in result.findings
         ]
         facts = {"page": str(result.page), "findings": findings}
         print(json.dumps({**facts, "finished_before": result.finished_before}))
@@ -100,15 +94,11 @@ def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":
             raise InputError("The digits of MNIST are part of scattergen: leave out --images.")
         return mnist()
     if images is None:
-        raise InputError(
-            "CelebA is not part of scattergen: name the folder of its aligned images by --images."
-        )
+        raise InputError("CelebA is not part of scattergen: name the folder of its aligned images by --images.")
     if not Path(images).expanduser().is_dir():
         raise InputError(f"{images} is no folder: name that of CelebA's aligned images.")
     if not run.exists():
-        raise InputError(
-            f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`."
-        )
+        raise InputError(f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`.")
     side = image_shape_of(run)[1]
     size = side if side in CROPS.values() else None  # of a run on other images, which is refused
     return open_celeba(images, size, None, None, strict)

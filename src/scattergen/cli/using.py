@@ -37,23 +37,16 @@ if TYPE_CHECKING:
 def sample(
     run: Run,
     out: ImagesOut,
-    density: Annotated[
-        str | None, typer.Option(help="Which density; the best by measurement.")
-    ] = None,
+    density: Annotated[str | None, typer.Option(help="Which density; the best by measurement.")] = None,
     n: Annotated[
-        int | None,
-        typer.Option("-n", min=1, help="How many images; 64, or 8 for each of several classes."),
+        int | None, typer.Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")
     ] = None,
     label: Annotated[
-        list[str] | None,
-        typer.Option(help="Class, by name or number; repeatable, or separated by commas."),
+        list[str] | None, typer.Option(help="Class, by name or number; repeatable, or separated by commas.")
     ] = None,
-    temperature: Annotated[
-        float, typer.Option(help="Factor of the noise; below 1 less variety.")
-    ] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
     sharpen: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run."),
+        float | None, typer.Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 256,
@@ -84,12 +77,7 @@ def sample(
     from scattergen.image_files import check_output, write_images
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.runs import RunFolder
-    from scattergen.stages.density_keys import (
-        best_density,
-        default_by_class,
-        default_density,
-        density_classes,
-    )
+    from scattergen.stages.density_keys import best_density, default_by_class, default_density, density_classes
 
     progress = prepare(device, threads, quiet)
     check_output(out)
@@ -115,9 +103,7 @@ def sample(
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
         classes = _class_labels(model.densities[chosen], each)
-    codes = model.sample_codes(
-        n, chosen, seed, temperature, None if classes is None else classes.labels
-    )
+    codes = model.sample_codes(n, chosen, seed, temperature, None if classes is None else classes.labels)
     strength = model.sharpen if sharpen is None else sharpen
     images = model.decode(codes, batch_size, progress, sharpen=strength)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
@@ -174,9 +160,7 @@ def encode(
 
 def decode(
     run: Run,
-    codes: Annotated[
-        Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=path)
-    ],
+    codes: Annotated[Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=path)],
     out: ImagesOut,
     batch_size: BatchSize = 256,
     device: Device = "cpu",
@@ -206,9 +190,7 @@ def reconstruct(
     run: Run,
     images: Source,
     out: ImagesOut,
-    n: Annotated[
-        int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")
-    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")] = None,
     part: Part = None,
     size: Size = None,
     crop: Crop = None,
@@ -282,9 +264,7 @@ def interpolate(
     source = open_like(run, images, size, crop, mode, strict, part).train
     for number in (start, stop):
         if number >= len(source):
-            raise InputError(
-                f"There is no image {number}: {images} has the images 0 to {len(source) - 1}."
-            )
+            raise InputError(f"There is no image {number}: {images} has the images 0 to {len(source) - 1}.")
     ends = source[torch.tensor([start, stop])]
     write_images(out, model.interpolate(ends[0], ends[1], steps), columns=steps)
     _say_written(out, steps, as_json)

@@ -121,8 +121,7 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
     """
     if isinstance(images, Dataset):
         raise InputError(
-            f"{images.name} is a dataset with training and test images: give one part, such as "
-            "data.train."
+            f"{images.name} is a dataset with training and test images: give one part, such as data.train."
         )
     if isinstance(images, Tensor) and images.is_floating_point():
         if images.ndim != 4:
@@ -132,9 +131,7 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
             )
         if not torch.isfinite(images).all():
             bad = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
-            raise InputError(
-                f"Image {bad} holds NaN or infinite values: remove or repair that image."
-            )
+            raise InputError(f"Image {bad} holds NaN or infinite values: remove or repair that image.")
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
             raise InputError(
                 f"Images must lie in [0, 1] but reach from {images.min():.4g} to "
@@ -242,13 +239,10 @@ def _channels_first(images: NDArray[Any], layout: Layout | None, name: str) -> N
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1] not in (1, 3):
         raise InputError(
-            f"{name} has {images.shape[1]} channels: expected 1 (grey) or 3 (RGB); "
-            "remove an alpha channel first."
+            f"{name} has {images.shape[1]} channels: expected 1 (grey) or 3 (RGB); remove an alpha channel first."
         )
     if 0 in images.shape:
-        raise InputError(
-            f"{name} has shape {images.shape} and so no pixels: give at least one image."
-        )
+        raise InputError(f"{name} has shape {images.shape} and so no pixels: give at least one image.")
     return images
 
 

@@ -16,12 +16,7 @@ _TEST_SHARE = 8  # one in so many, of fewer images than these
 
 
 def celeba(
-    folder: str | Path,
-    *,
-    size: int | None = None,
-    strict: bool = True,
-    workers: int = 0,
-    progress: Progress = SILENT,
+    folder: str | Path, *, size: int | None = None, strict: bool = True, workers: int = 0, progress: Progress = SILENT
 ) -> Dataset:
     """Faces of CelebA: the central 128×128 pixels of aligned images, or 64×64 of halved ones.
 
@@ -89,18 +84,13 @@ def celeba(
     n = len(images)
     if n < _TEST_SHARE:
         raise InputError(
-            f"{root} holds {n} images, too few to hold out one in {_TEST_SHARE} for tests: give "
-            f"at least {_TEST_SHARE}."
+            f"{root} holds {n} images, too few to hold out one in {_TEST_SHARE} for tests: give at least {_TEST_SHARE}."
         )
     enough = n >= N_TRAIN + N_TEST
     n_test = N_TEST if enough else n // _TEST_SHARE
     n_train = N_TRAIN if enough else n - n_test
     return Dataset(
-        "celeba",
-        Subset(images, slice(n_train)),
-        Subset(images, slice(n - n_test, None)),
-        images.skipped,
-        crop,
+        "celeba", Subset(images, slice(n_train)), Subset(images, slice(n - n_test, None)), images.skipped, crop
     )
 
 

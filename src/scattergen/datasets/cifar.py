@@ -75,10 +75,7 @@ def cifar(folder: Path) -> Dataset:
         classes = (folder / names).read_text(encoding="utf-8").split()
     train, held_out = (
         _read(files, n_labels, classes, f"{folder} ({part})")
-        for part, files in (
-            ("training", sorted(folder.glob(pattern))),
-            ("test", [folder / test]),
-        )
+        for part, files in (("training", sorted(folder.glob(pattern))), ("test", [folder / test]))
     )
     return Dataset(folder.resolve().name, train, held_out)
 
@@ -97,9 +94,7 @@ def _read(files: list[Path], n_labels: int, classes: list[str] | None, name: str
         try:
             content = np.fromfile(file, np.uint8)
         except OSError as error:
-            raise InputError(
-                f"{file} cannot be read ({error.strerror}): check its permissions."
-            ) from error
+            raise InputError(f"{file} cannot be read ({error.strerror}): check its permissions.") from error
         if len(content) == 0 or len(content) % row:
             raise InputError(
                 f"{file} has {len(content)} bytes, which is no multiple of CIFAR's {row} per image:"

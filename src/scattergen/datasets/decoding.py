@@ -74,9 +74,7 @@ def read_header(file: File) -> Header:
     return Header(mode, width, height)
 
 
-def decode(
-    file: File, mode: Mode, size: int | None = None, crop: int | None = None
-) -> NDArray[np.uint8]:
+def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = None) -> NDArray[np.uint8]:
     """The pixels of an image file.
 
     The image is turned upright by its EXIF orientation; transparency is composited on white; 16-bit

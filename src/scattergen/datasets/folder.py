@@ -88,13 +88,10 @@ class ImageFolder:
         check_reading(size, crop, mode, workers)
         self.root = Path(root).expanduser()
         found = list_images(self.root)
-        headers, self.skipped = readable(
-            ((file, file) for file in found), len(found), strict=strict, progress=progress
-        )
+        headers, self.skipped = readable(((file, file) for file in found), len(found), strict=strict, progress=progress)
         if not headers:
             raise InputError(
-                f"None of the {len(found)} image files in {self.root} can be read; "
-                f"the first: {self.skipped[0]}"
+                f"None of the {len(found)} image files in {self.root} can be read; the first: {self.skipped[0]}"
             )
         self.files = tuple(headers)
         self.size, self.crop = size, crop
@@ -145,8 +142,7 @@ class ImageFolder:
                 status = file.stat()
             except OSError as error:
                 raise InputError(
-                    f"{file} cannot be read any more ({error.strerror}): put it back, or start "
-                    "again without it."
+                    f"{file} cannot be read any more ({error.strerror}): put it back, or start again without it."
                 ) from error
             line = f"\n{name} {status.st_size} {status.st_mtime_ns}"
             # File names need not be valid Unicode.
@@ -176,8 +172,7 @@ def list_images(root: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise InputError(
-            f"The folder {error.filename} cannot be read ({error.strerror}): "
-            "change its permissions or leave it out."
+            f"The folder {error.filename} cannot be read ({error.strerror}): change its permissions or leave it out."
         ) from error
 
     images: list[Path] = []
@@ -201,8 +196,7 @@ def list_images(root: Path) -> list[Path]:
             count = "1 other file," if len(others) == 1 else f"{len(others)} other files such as"
             rest = f"; it holds {count} {others[0].name}"
         raise InputError(
-            f"There are no images in {root}{rest}: give a folder with JPEG, PNG, WebP, BMP, GIF, "
-            "TIFF or PPM files."
+            f"There are no images in {root}{rest}: give a folder with JPEG, PNG, WebP, BMP, GIF, TIFF or PPM files."
         )
     return sorted(images, key=lambda path: path.relative_to(root).as_posix())
 

@@ -192,8 +192,7 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
         import datasets
     except ImportError as error:
         raise InputError(
-            f"{PREFIX}{source.name} needs the package datasets: install it by "
-            "pip install 'scattergen[huggingface]'."
+            f"{PREFIX}{source.name} needs the package datasets: install it by pip install 'scattergen[huggingface]'."
         ) from error
     path = Path(source.name).expanduser()
     try:
@@ -218,9 +217,7 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
     if source.split is None:
         return tables
     if source.split not in tables:
-        raise InputError(
-            f"{PREFIX}{source.name} has no split {source.split}: choose one of {', '.join(tables)}."
-        )
+        raise InputError(f"{PREFIX}{source.name} has no split {source.split}: choose one of {', '.join(tables)}.")
     return {source.split: tables[source.split]}
 
 
@@ -230,17 +227,13 @@ def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
     if "Config name is missing" in reason or "BuilderConfig" in reason:
         remedy = "choose one by hf:NAME,config=CONFIG"
     elif kinds & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
-        remedy = (
-            "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
-        )
+        remedy = "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
     else:
         remedy = (
             "check its name on huggingface.co/datasets (one without code of its own), or give the "
             "path of a folder that save_to_disk wrote"
         )
-    raise InputError(
-        f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {reason}): {remedy}."
-    ) from error
+    raise InputError(f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {reason}): {remedy}.") from error
 
 
 def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) -> str:
@@ -250,8 +243,7 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) ->
         if wanted not in found:
             problem = "holds no images" if wanted in features else "is not there"
             raise InputError(
-                f"The column {wanted} of {name} {problem}: choose one of its columns ({there}) "
-                "with encoded images."
+                f"The column {wanted} of {name} {problem}: choose one of its columns ({there}) with encoded images."
             )
         return wanted
     if len(found) != 1:
@@ -272,9 +264,7 @@ def _labels(
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
     features = table.features
     if wanted is not None and wanted not in features:
-        raise InputError(
-            f"{name} has no column {wanted}: choose the classes among {', '.join(features)}."
-        )
+        raise InputError(f"{name} has no column {wanted}: choose the classes among {', '.join(features)}.")
     if wanted is None:
         found = [key for key, feature in features.items() if type(feature).__name__ == "ClassLabel"]
         wanted = found[0] if len(found) == 1 else "label"
@@ -301,14 +291,10 @@ def _files(table: Any, column: str, name: str, digest: Any) -> Iterator[tuple[in
             yield row, file
 
 
-def _select(
-    table: Any, column: str, name: str, rows: NDArray[np.int64], numbers: NDArray[np.int64]
-) -> list[File]:
+def _select(table: Any, column: str, name: str, rows: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[File]:
     chosen = rows[numbers].tolist()
     values = table[chosen][column]
-    return [
-        _file(value, f"image {row} of {name}") for row, value in zip(chosen, values, strict=True)
-    ]
+    return [_file(value, f"image {row} of {name}") for row, value in zip(chosen, values, strict=True)]
 
 
 def _file(value: Mapping[str, Any] | None, name: str) -> File:

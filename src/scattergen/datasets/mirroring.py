@@ -32,9 +32,7 @@ class WithMirrored:
 
     labels = None
 
-    def __init__(
-        self, source: ImageSource | Tensor, n_held_out: int = 0, mirrored: bool = True
-    ) -> None:
+    def __init__(self, source: ImageSource | Tensor, n_held_out: int = 0, mirrored: bool = True) -> None:
         self.source, self.times = source, 2 if mirrored else 1
         n, m = len(source), len(source) - n_held_out
         fit, held_out = torch.arange(m), torch.arange(m, n)

@@ -42,14 +42,10 @@ def mnist() -> Dataset:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{file} cannot be read ({error.strerror}): reinstall scattergen."
-        ) from error
+        raise InputError(f"{file} cannot be read ({error.strerror}): reinstall scattergen.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
-        raise InputError(
-            f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen."
-        )
+        raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         train, test = (
             ImageArray(

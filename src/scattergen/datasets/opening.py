@@ -14,12 +14,7 @@ from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
 from scattergen.datasets.cifar import cifar, is_cifar
 from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.folder import ImageFolder
-from scattergen.datasets.huggingface import (
-    PREFIX,
-    HuggingFaceImages,
-    HuggingFaceName,
-    load_tables,
-)
+from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 from scattergen.errors import InputError
@@ -98,10 +93,7 @@ def open_dataset(
     if not str(source):
         raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
-    encoded = {
-        "size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers,
-        "progress": progress,
-    }  # fmt: skip
+    encoded = {"size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers, "progress": progress}
     if source == "mnist":
         dataset = mnist()
     elif str(source).startswith(PREFIX):
@@ -193,9 +185,7 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
         return Dataset(name, train, test, train.skipped + test.skipped, crop)
     folder = ImageFolder(path, **how)
     names = [file.relative_to(path).as_posix() for file in folder.files]
-    return replace(
-        _hold_out_by_name(name, folder, names, test_fraction), skipped=folder.skipped, crop=crop
-    )
+    return replace(_hold_out_by_name(name, folder, names, test_fraction), skipped=folder.skipped, crop=crop)
 
 
 def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -> Dataset:
@@ -203,9 +193,7 @@ def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -
     tables = load_tables(named)
     train_split = "train" if "train" in tables or len(tables) > 1 else next(iter(tables))
     if train_split not in tables:
-        raise InputError(
-            f"{source} has no split train but {', '.join(tables)}: choose one by ,split=NAME."
-        )
+        raise InputError(f"{source} has no split train but {', '.join(tables)}: choose one by ,split=NAME.")
 
     def images(split: str, mode: Mode | None) -> HuggingFaceImages:
         return HuggingFaceImages(
@@ -223,19 +211,12 @@ def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -
         test = images(test_split, train.mode)
         return Dataset(name, train, test, train.skipped + test.skipped, how["crop"])
     rows = [str(row) for row in range(len(train))]
-    return replace(
-        _hold_out_by_name(name, train, rows, test_fraction),
-        skipped=train.skipped,
-        crop=how["crop"],
-    )
+    return replace(_hold_out_by_name(name, train, rows, test_fraction), skipped=train.skipped, crop=how["crop"])
 
 
-def _hold_out_by_name(
-    name: str, images: ImageSource, names: list[str], test_fraction: float
-) -> Dataset:
+def _hold_out_by_name(name: str, images: ImageSource, names: list[str], test_fraction: float) -> Dataset:
     shuffled = sorted(
-        range(len(names)),
-        key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest(),
+        range(len(names)), key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest()
     )
     n_test = _count_test(len(names), test_fraction)
     # Sorted again: each part keeps the order of the names.
@@ -247,10 +228,7 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
         return _hold_out_last(path.stem, ImageArray(load_npy(path), name=str(path)), test_fraction)
     arrays = load_npz(path)
     if "train_images" in arrays and "test_images" in arrays:
-        train, test = (
-            _from_archive(path, arrays, f"{part}_images", f"{part}_labels")
-            for part in ("train", "test")
-        )
+        train, test = (_from_archive(path, arrays, f"{part}_images", f"{part}_labels") for part in ("train", "test"))
         return Dataset(path.stem, train, test)
     if "x_train" in arrays:
         train = _from_archive(path, arrays, "x_train", "y_train")
@@ -275,9 +253,7 @@ def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]
     )
 
 
-def _from_archive(
-    path: Path, arrays: dict[str, NDArray[Any]], images: str, labels: str
-) -> ImageArray:
+def _from_archive(path: Path, arrays: dict[str, NDArray[Any]], images: str, labels: str) -> ImageArray:
     classes = arrays.get("classes")
     names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
     return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")

@@ -111,9 +111,7 @@ class ImageReader:
         step = min(_AT_ONCE, -(-len(numbers) // n_workers))
         parts = [numbers[i : i + step] for i in range(0, len(numbers), step)]
         files = (self._files(part) for part in parts)
-        decode_part = partial(
-            decode_all, shape=self.shape, mode=self.mode, size=self._size, crop=self._crop
-        )
+        decode_part = partial(decode_all, shape=self.shape, mode=self.mode, size=self._size, crop=self._crop)
         if self._workers:
             for i, images in enumerate(self._workers.map(decode_part, files)):
                 pixels[i * step : i * step + len(images)] = images
@@ -125,12 +123,7 @@ class ImageReader:
 
 
 def decode_all(
-    files: Sequence[File],
-    *,
-    shape: tuple[int, int, int],
-    mode: Mode,
-    size: int | None,
-    crop: int | None,
+    files: Sequence[File], *, shape: tuple[int, int, int], mode: Mode, size: int | None, crop: int | None
 ) -> NDArray[np.uint8]:
     """Decode several files to one shape.
 

@@ -96,8 +96,7 @@ def positions(index: Index, n: int) -> NDArray[np.int64]:
         return np.arange(n)[index].copy()
     if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
         raise TypeError(
-            f"images are indexed by a slice or a 1-D LongTensor, not by {index!r}; "
-            "image i alone is images[i : i + 1]"
+            f"images are indexed by a slice or a 1-D LongTensor, not by {index!r}; image i alone is images[i : i + 1]"
         )
     return np.arange(n)[index.cpu().numpy()]
 

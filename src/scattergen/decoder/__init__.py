@@ -6,11 +6,4 @@ from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.scattering_loss import ScatteringLoss
 
-__all__ = [
-    "Decoder",
-    "DecoderTraining",
-    "LinearDecoder",
-    "LocalDecoder",
-    "OverfittingWarning",
-    "ScatteringLoss",
-]
+__all__ = ["Decoder", "DecoderTraining", "LinearDecoder", "LocalDecoder", "OverfittingWarning", "ScatteringLoss"]

@@ -13,9 +13,7 @@ from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 
-def augment(
-    images: Tensor, generator: torch.Generator, *, flips: bool = False, shifts: int = 0
-) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, shifts: int = 0) -> Tensor:
     """Images that are mirrored left to right with probability one half and moved by a few pixels.
 
     Args:

@@ -74,9 +74,7 @@ class CodeDecoder(nn.Module):
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         check_shapes("decoder", tensors, shapes)
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every module, but a state of another decoder is a `RunFolderError`."""
         self.check_state(state_dict)
         return super().load_state_dict(state_dict, strict, assign)

@@ -40,7 +40,7 @@ class ImageLoss(Protocol):
 LOSSES: dict[str, Callable[[tuple[int, int, int]], ImageLoss] | None] = {
     "pixels": None,
     "scattering": ScatteringLoss,
-}
+}  # fmt: skip
 """Name to what is added to the error of pixels; None for nothing."""
 
 _WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/log.md)
@@ -57,9 +57,7 @@ class OverfittingWarning(UserWarning):
 class _Pairs:
     """Codes and images, and perhaps codes of the mirrored images, read together by index."""
 
-    def __init__(
-        self, codes: Tensor, images: ImageSource | Tensor, n: int, mirrored: Tensor | None
-    ) -> None:
+    def __init__(self, codes: Tensor, images: ImageSource | Tensor, n: int, mirrored: Tensor | None) -> None:
         # As an array, for the thread that reads ahead (see `ImageReader.read`).
         self.codes, self.images, self.n = codes.numpy(), images, n
         self.mirrored = None if mirrored is None else mirrored.numpy()
@@ -148,9 +146,7 @@ class DecoderTraining:
             >>> DecoderTraining().held_out(100)
             10
         """
-        n_validation = (
-            min(5000, max(1, n // 10)) if self.n_validation is None else self.n_validation
-        )
+        n_validation = min(5000, max(1, n // 10)) if self.n_validation is None else self.n_validation
         if n_validation < 1 or n - n_validation < 2:
             raise InputError(
                 f"{n} images with {n_validation} of them held out leave {max(n - n_validation, 0)} "
@@ -227,9 +223,8 @@ class DecoderTraining:
             mirrored = None
         elif mirrored is None and encoder is not None:
             mirrored = mirrored_codes(
-                encoder, images, task.n,
-                processes=processes, checkpoint=checkpoint, progress=progress,
-            )  # fmt: skip
+                encoder, images, task.n, processes=processes, checkpoint=checkpoint, progress=progress
+            )
 
         def after_epoch(history: History) -> None:
             if self.patience is None:  # else the best epoch is kept, whatever comes after it
@@ -293,9 +288,7 @@ class _Regression:
             return pixels
         return pixels + _WEIGHT * self.added(output.float(), wanted, generator)
 
-    def loss(
-        self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         """The error of a batch, augmented as the options say."""
         how = self.training
         z, x, *rest = batch
@@ -316,9 +309,7 @@ class _Regression:
         n, n_validation = self.n, self.n_validation
         lost, decibels = self._measure(n, n + n_validation)
         seen = self._measure(0, min(n, n_validation, 1000))[1]
-        self.progress.message(
-            f"  validation: {decibels:.2f} dB PSNR, training images {seen:.2f} dB"
-        )
+        self.progress.message(f"  validation: {decibels:.2f} dB PSNR, training images {seen:.2f} dB")
         return {"loss": lost, "psnr": decibels, "train_psnr": seen}
 
     def _measure(self, start: int, stop: int) -> tuple[float, float]:

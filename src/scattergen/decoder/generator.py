@@ -93,12 +93,9 @@ class Decoder(CodeDecoder):
         self.linear = nn.Parameter(torch.empty(n_components, n_features))
         widths, ends = (*channels, image_channels), (*sizes, sizes[-1])
         self.convolutions = nn.ModuleList(
-            UpsampledConv2d(widths[i], widths[i + 1], kernel_size, ends[i], ends[i + 1])
-            for i in range(len(channels))
+            UpsampledConv2d(widths[i], widths[i + 1], kernel_size, ends[i], ends[i + 1]) for i in range(len(channels))
         )
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in widths
-        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in widths)
         self._initialize(initialization)
 
     def _initialize(self, initialization: str) -> None:
@@ -135,9 +132,7 @@ class Decoder(CodeDecoder):
         return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
 
 
-def grids(
-    size: tuple[int, int], n_grids: int, start: Sequence[int] | None
-) -> list[tuple[int, int]]:
+def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> list[tuple[int, int]]:
     """Sizes of the grids of a decoder, from its first to the image.
 
     Args:
@@ -160,9 +155,7 @@ def grids(
         for _ in range(n_grids - 1):
             sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
         return sizes
-    if len(start) != 2 or not all(
-        1 <= side <= full for side, full in zip(start, size, strict=True)
-    ):
+    if len(start) != 2 or not all(1 <= side <= full for side, full in zip(start, size, strict=True)):
         raise InputError(
             f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the "
             f"image's {size[0]}x{size[1]}."
@@ -172,7 +165,5 @@ def grids(
             f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach "
             f"{size[0]}x{size[1]} pixels: give more channels."
         )
-    doubled = [
-        (min(start[0] << i, size[0]), min(start[1] << i, size[1])) for i in range(n_grids - 1)
-    ]
+    doubled = [(min(start[0] << i, size[0]), min(start[1] << i, size[1])) for i in range(n_grids - 1)]
     return [*doubled, size]

@@ -52,11 +52,7 @@ class LinearDecoder:
     coefficients: Tensor
 
     def __init__(
-        self,
-        n_components: int,
-        image_shape: tuple[int, int, int],
-        grid: tuple[int, int],
-        n_channels: int,
+        self, n_components: int, image_shape: tuple[int, int, int], grid: tuple[int, int], n_channels: int
     ) -> None:
         self.n_components, self.image_shape = n_components, image_shape
         self.grid, self.n_channels = grid, n_channels
@@ -148,9 +144,7 @@ class LinearDecoder:
         with progress.task("least squares", len(chosen)) as task:
             for rows in chosen.split(max(1, _BATCH_FLOATS // size)):
                 x = images[rows]
-                for z, y in [(codes[rows], x)] + (
-                    [] if mirrored is None else [(mirrored[rows], x.flip(3))]
-                ):
+                for z, y in [(codes[rows], x)] + ([] if mirrored is None else [(mirrored[rows], x.flip(3))]):
                     z, y = z.double(), y.flatten(1)
                     # Sums over a batch in float32 lose less than least squares of images can tell.
                     products += z.float().T @ y

@@ -96,9 +96,7 @@ class LocalDecoder(CodeDecoder):
             UpsampledConv2d(channels[i], channels[i + 1], kernel_size, sizes[i], sizes[i + 1])
             for i in range(len(channels) - 1)
         )
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in channels
-        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in channels)
         self.last = UpsampledConv2d(channels[-1], C, kernel_size, (H, W), (H, W))
         nn.init.zeros_(self.last.weight)
         self.bias = nn.Parameter(torch.zeros(C))

@@ -47,9 +47,7 @@ class ScatteringLoss:
 
     scale: Tensor
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2) -> None:
         C, H, W = image_shape
         if min(H, W) < 2**J:
             J = max(1, min(H, W).bit_length() - 1)
@@ -103,9 +101,7 @@ class ScatteringLoss:
         # how much of it there is in a region, or in all of the image, is known better.
         total = _size(difference) + _size(difference.mean((2, 3), keepdim=True))
         if max(difference.shape[2:]) > _REGION:
-            total = total + _size(
-                functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False)
-            )
+            total = total + _size(functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False))
         return total
 
     def _directions(self, n: int, generator: torch.Generator) -> Tensor:

@@ -49,8 +49,7 @@ class Sharpening:
         """
         if images.shape != decoded.shape:
             raise InputError(
-                f"Images of {tuple(images.shape)} and decoded ones of {tuple(decoded.shape)} do "
-                "not belong together."
+                f"Images of {tuple(images.shape)} and decoded ones of {tuple(decoded.shape)} do not belong together."
             )
         radii = _radii(images.shape[2], images.shape[3])
         real, made = (_power(x, radii) for x in (images, decoded))

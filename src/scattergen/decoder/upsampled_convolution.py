@@ -133,12 +133,7 @@ class UpsampledConv2d(nn.Module):
     columns: Tensor
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, in_channels: int, out_channels: int, kernel_size: int, size: tuple[int, int], output_size: tuple[int, int]
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
@@ -146,9 +141,7 @@ class UpsampledConv2d(nn.Module):
         self.upsamples = tuple(size) != tuple(output_size)
         # (k, W, w) -> (W, w·k): one product sums over positions and taps.
         columns = tap_matrices(size[1], output_size[1], kernel_size).permute(1, 2, 0).flatten(1)
-        self.register_buffer(
-            "rows", tap_matrices(size[0], output_size[0], kernel_size), persistent=False
-        )
+        self.register_buffer("rows", tap_matrices(size[0], output_size[0], kernel_size), persistent=False)
         self.register_buffer("columns", columns.contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

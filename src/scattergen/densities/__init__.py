@@ -5,12 +5,7 @@ from scattergen.densities.flow import Flow
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.protocol import (
-    Density,
-    LikelihoodDensity,
-    check_count,
-    hyperparameters,
-)
+from scattergen.densities.protocol import Density, LikelihoodDensity, check_count, hyperparameters
 from scattergen.densities.registry import (
     DENSITIES,
     IMPROVED,

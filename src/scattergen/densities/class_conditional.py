@@ -73,10 +73,7 @@ class ClassConditional:
     log_prob: Callable[..., Tensor]
 
     def __init__(
-        self,
-        density: str = "mixture",
-        keywords: Mapping[str, Any] | None = None,
-        classes: Sequence[str] | None = None,
+        self, density: str = "mixture", keywords: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
     ) -> None:
         if density == NAME:
             raise InputError(f'density="{density}": give the kind of the density of one class.')
@@ -99,9 +96,7 @@ class ClassConditional:
         if not hasattr(self, "n_features_"):
             return f"one density per class: {self._make().description}"
         names = ", ".join(self.classes_[:10]) + (" …" if len(self.classes_) > 10 else "")
-        text = (
-            f"{len(self.classes_)} classes ({names}), each with a density of its own; the first: "
-        )
+        text = f"{len(self.classes_)} classes ({names}), each with a density of its own; the first: "
         return text + self.densities_[0].description
 
     def check_count(self, n: int) -> None:
@@ -199,9 +194,7 @@ class ClassConditional:
                 self.history_.append({"class": c, **row, **counted})
             before = self.history_[-1]["seconds"] if self.history_ else 0.0
 
-    def sample(
-        self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None
-    ) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
         """Draw codes of given classes, or of classes drawn by their shares.
 
         Code k is draw number r of its class, r being the number of codes of that class before it,
@@ -222,17 +215,12 @@ class ClassConditional:
         """
         check_fitted(self)
         n, seed = whole_number("n", n), check_seed(seed)
-        if labels is None:
-            numbers = self.sample_labels(n, seed=seed)
-        else:
-            numbers = label_numbers(labels, n, self.classes_)
+        numbers = self.sample_labels(n, seed=seed) if labels is None else label_numbers(labels, n, self.classes_)
         codes = torch.empty(n, self.n_features_)
         for c, density in enumerate(self.densities_):
             rows = (numbers == c).nonzero()[:, 0]
             if len(rows) or c == 0:  # which checks the temperature in any case
-                codes[rows] = sample_density(
-                    density, len(rows), seed=_seed_of_class(seed, c), temperature=temperature
-                )
+                codes[rows] = sample_density(density, len(rows), seed=_seed_of_class(seed, c), temperature=temperature)
         return codes
 
     def sample_labels(self, n: int, *, seed: int = 0) -> Tensor:
@@ -304,9 +292,7 @@ def needs_labels(name: str) -> bool:
     return takes(density_class(name).fit, "labels")
 
 
-def make_for_classes(
-    name: str, keywords: Mapping[str, Any] | None, classes: Sequence[str] | None
-) -> Density:
+def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Sequence[str] | None) -> Density:
     """Make an unfitted class-conditional density of any kind.
 
     Args:
@@ -335,9 +321,7 @@ def make_for_classes(
 class _Kept:
     """The files in which one class of an unfinished fit is kept."""
 
-    def __init__(
-        self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor
-    ) -> None:
+    def __init__(self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
         self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
         self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
         self.belongs_to = {

@@ -74,8 +74,6 @@ def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor
     Returns:
         (N,).
     """
-    constant = (
-        weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
-    )
+    constant = weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
     squares = [((part - mean) @ factor.T).square().sum(1) for part in x.split(_ROWS)]
     return constant - 0.5 * torch.cat(squares)

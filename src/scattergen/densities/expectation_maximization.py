@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from scattergen.densities.clustering import lloyd, seed_means
-from scattergen.densities.covariances import (
-    log_joint,
-    precision_factor,
-    shrink_to_identity,
-)
+from scattergen.densities.covariances import log_joint, precision_factor, shrink_to_identity
 
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
 _ROWS = 8192  # codes per matrix product, to bound memory
@@ -64,9 +60,7 @@ class Expectation:
         return self.candidates.gather(1, self.log_joints.topk(count, dim=1).indices)
 
 
-def first_components(
-    x: Tensor, means: Tensor, labels: Tensor, shrinkage: Shrinkage, ridge: float
-) -> Components:
+def first_components(x: Tensor, means: Tensor, labels: Tensor, shrinkage: Shrinkage, ridge: float) -> Components:
     """Components of clusters: an M-step in which every code belongs to its own cluster only.
 
     Args:
@@ -140,9 +134,7 @@ def expectation(x: Tensor, candidates: Tensor, components: Components) -> Expect
     for k, (rows, columns) in enumerate(_by_component(candidates, len(components.means))):
         factor = precision_factor(components.covariances[k])
         for row, column in zip(rows.split(_ROWS), columns.split(_ROWS), strict=True):
-            log_joints[row, column] = log_joint(
-                x[row], components.weights[k], components.means[k], factor
-            )
+            log_joints[row, column] = log_joint(x[row], components.weights[k], components.means[k], factor)
     return Expectation(candidates, log_joints)
 
 
@@ -161,9 +153,7 @@ class Statistics:
     scatters: Tensor
 
     @classmethod
-    def of(
-        cls, x: Tensor, found: Expectation, means: Tensor, scatters: Tensor | None = None
-    ) -> "Statistics":
+    def of(cls, x: Tensor, found: Expectation, means: Tensor, scatters: Tensor | None = None) -> "Statistics":
         """Statistics of codes.
 
         Args:
@@ -262,9 +252,7 @@ def _shrink(scatter: Tensor, count: float, pooled: Tensor, shrinkage: Shrinkage)
     for stop, kappa in shrinkage:
         both = (scatter + kappa * pooled)[:stop, :stop] / max(count + kappa, _NEGLIGIBLE)
         own = torch.linalg.cholesky(both.double())
-        slopes = torch.linalg.solve_triangular(
-            own[:start, :start], own[start:, :start], upper=False, left=False
-        )
+        slopes = torch.linalg.solve_triangular(own[:start, :start], own[start:, :start], upper=False, left=False)
         lower[start:stop, :start] = slopes @ lower[:start, :start]
         lower[start:stop, start:stop] = own[start:, start:]
         start = stop
@@ -348,9 +336,7 @@ class _Batches:
     blended: Statistics | None = None
     steps: int = 0
 
-    def one_pass(
-        self, components: Components, generator: np.random.Generator
-    ) -> tuple[Components, float]:
+    def one_pass(self, components: Components, generator: np.random.Generator) -> tuple[Components, float]:
         """A pass over all codes in random order: new components, the mean log-likelihood."""
         N, total = len(self.x), 0.0
         order = torch.from_numpy(generator.permutation(N)).to(self.x.device)

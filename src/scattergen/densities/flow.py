@@ -10,19 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
-from scattergen.densities.networks import (
-    check_widths,
-    count_parameters,
-    in_float64,
-    load_network,
-)
-from scattergen.densities.protocol import (
-    History,
-    check_codes,
-    check_fitted,
-    history_state,
-    take_history,
-)
+from scattergen.densities.networks import check_widths, count_parameters, in_float64, load_network
+from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -155,15 +144,11 @@ class Flow:
         self.check_count(len(z))
         held_out = torch.zeros(len(z), dtype=torch.bool)
         held_out[_EVERY - 1 :: _EVERY] = True
-        leading = LeadingComponents.fit(
-            z[~held_out], self.leading, self.n_components, seed, self.base == "mixture"
-        )
+        leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])
         flow = self._build(x.shape[1], seed)
 
-        def loss(
-            modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-        ) -> Tensor:
+        def loss(modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
             return -self._log_prob(flow, leading, batch[0]).mean()
 
         def validate() -> Metrics:
@@ -190,9 +175,8 @@ class Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _zuko().flows.NSF(
-                m, transforms=self.layers, passes=2, randperm=True, bins=self.bins,
-                hidden_features=self.widths,
-            )  # fmt: skip
+                m, transforms=self.layers, passes=2, randperm=True, bins=self.bins, hidden_features=self.widths
+            )
 
     def _log_prob(self, flow: Any, leading: LeadingComponents, x: Tensor) -> Tensor:
         """Logarithm of p(x), in nats: (N, m) -> (N,)."""
@@ -218,10 +202,7 @@ class Flow:
         backwards = in_float64(self.flow_)().transform.inv
 
         def draw(noise: Noise, size: int) -> Tensor:
-            if self.base == "mixture":
-                y = leading.draw_mixture(noise, size)
-            else:
-                y = noise.normal(size, len(leading.shift))
+            y = leading.draw_mixture(noise, size) if self.base == "mixture" else noise.normal(size, len(leading.shift))
             return leading.complete(backwards(y), noise)
 
         return draw_in_chunks(n, seed, draw, temperature)
@@ -262,7 +243,5 @@ def _zuko() -> Any:
     try:
         import zuko  # type: ignore[import-untyped]
     except ImportError as error:
-        raise InputError(
-            'The density "flow" needs the package zuko: run  pip install "scattergen[flow]".'
-        ) from error
+        raise InputError('The density "flow" needs the package zuko: run  pip install "scattergen[flow]".') from error
     return zuko

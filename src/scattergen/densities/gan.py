@@ -19,14 +19,7 @@ from scattergen.densities.networks import (
     in_float64,
     load_network,
 )
-from scattergen.densities.protocol import (
-    History,
-    check_codes,
-    check_fitted,
-    history_state,
-    take_history,
-    take_tensor,
-)
+from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -164,9 +157,7 @@ class GenerativeAdversarialNetwork:
         d = self.n_features_ if hasattr(self, "n_features_") else "d"
         up, down = ("-".join(map(str, w)) for w in (self.widths, self.discriminator_widths))
         m = d if self.leading is None else min(self.leading, d) if d != "d" else self.leading
-        text = (
-            f"generator {self.n_latent}-{up}-{m}, discriminator {m}-{down}-1; H = {self.n_latent}"
-        )
+        text = f"generator {self.n_latent}-{up}-{m}, discriminator {m}-{down}-1; H = {self.n_latent}"
         if self.loss == "relativistic":
             text += ", relativistic"
         if self.gradient_penalty > 0:
@@ -250,14 +241,10 @@ class GenerativeAdversarialNetwork:
         )
         return generator, discriminator
 
-    def _fake(
-        self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _fake(self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator) -> Tensor:
         return modules["generator"](torch.randn(len(z), self.n_latent, generator=generator).to(z))
 
-    def _logits(
-        self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _logits(self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator) -> Tensor:
         discriminator = modules["discriminator"]
         for layer in discriminator.modules():
             if isinstance(layer, Dropout):
@@ -265,9 +252,7 @@ class GenerativeAdversarialNetwork:
         logits: Tensor = discriminator(z)
         return logits
 
-    def _discriminator_loss(
-        self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def _discriminator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         (z,) = batch
         with torch.no_grad():
             fake = self._fake(modules, z, generator)
@@ -286,9 +271,7 @@ class GenerativeAdversarialNetwork:
             loss = loss + self.gradient_penalty * slope.square().sum(1).mean()
         return loss
 
-    def _generator_loss(
-        self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def _generator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         fake_logit = self._logits(modules, self._fake(modules, batch[0], generator), generator)
         if self.loss == "relativistic":
             with torch.no_grad():

@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.densities.covariances import inverse_of_lower, log_joint, shrink_to_identity
-from scattergen.densities.protocol import (
-    History,
-    check_codes,
-    check_fitted,
-    history_state,
-    take_history,
-    take_tensor,
-)
+from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -74,11 +67,7 @@ class Gaussian:
     n_features_: int
     history_: History
 
-    def __init__(
-        self,
-        n_effective: int | None = None,
-        covariance: Literal["diagonal", "full"] = "diagonal",
-    ) -> None:
+    def __init__(self, n_effective: int | None = None, covariance: Literal["diagonal", "full"] = "diagonal") -> None:
         if n_effective is not None and n_effective < 1:
             raise InputError(f"n_effective={n_effective}: draw at least 1 component, or None: all.")
         if covariance not in ("diagonal", "full"):
@@ -91,9 +80,7 @@ class Gaussian:
         full = self.covariance == "full"
         kind = "a Gaussian with full covariance" if full else "independent Gaussians"
         if not hasattr(self, "n_features_"):
-            some = (
-                "" if self.n_effective is None else f" of the first {self.n_effective} components"
-            )
+            some = "" if self.n_effective is None else f" of the first {self.n_effective} components"
             return kind + some
         d, k = self.n_features_, self._count(self.n_features_)
         numbers = k + k * (k + 1) // 2 if full else 2 * k
@@ -135,8 +122,7 @@ class Gaussian:
         constant = x.amax(0) == x.amin(0)
         if constant.any():
             raise InputError(
-                f"Component {int(constant.nonzero()[0])} of the codes is constant: encode with "
-                "fewer components."
+                f"Component {int(constant.nonzero()[0])} of the codes is constant: encode with fewer components."
             )
         mean, std = torch.zeros(z.shape[1]), torch.zeros(z.shape[1])
         self.cholesky_ = None

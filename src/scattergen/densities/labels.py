@@ -33,14 +33,12 @@ def check_labels(labels: Any, n: int) -> Tensor:
     """
     if labels is None:
         raise InputError(
-            "A class-conditional density needs labels: call fit(z, labels) with a whole number "
-            "for every code."
+            "A class-conditional density needs labels: call fit(z, labels) with a whole number for every code."
         )
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
         raise InputError(
-            f"The labels are {values.dtype} of shape {values.shape}: expected one integer for "
-            f"each, shape ({n},)."
+            f"The labels are {values.dtype} of shape {values.shape}: expected one integer for each, shape ({n},)."
         )
     if n and values.min() < 0:
         raise InputError(
@@ -99,7 +97,6 @@ def _number(label: Any, classes: Sequence[str]) -> int:
     if not 0 <= number < len(classes):
         shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
         raise InputError(
-            f"There is no class {label!r}: choose among {shown} (as text), or a number from 0 to "
-            f"{len(classes) - 1}."
+            f"There is no class {label!r}: choose among {shown} (as text), or a number from 0 to {len(classes) - 1}."
         )
     return number

@@ -99,9 +99,7 @@ class LeadingComponents:
     residual: Tensor
 
     @classmethod
-    def fit(
-        cls, z: Tensor, leading: int | None, n_components: int | None, seed: int, mixture: bool
-    ) -> Self:
+    def fit(cls, z: Tensor, leading: int | None, n_components: int | None, seed: int, mixture: bool) -> Self:
         """Fit mixture and regressions, in closed form but for the mixture's EM.
 
         Args:
@@ -121,17 +119,15 @@ class LeadingComponents:
         m = d if leading is None else min(leading, d)
         scale, shift = torch.std_mean(z[:, :m].double(), 0, correction=0)
         if (z[:, :m].amax(0) == z[:, :m].amin(0)).any():
-            raise InputError(
-                "A leading component of the codes is constant: encode with fewer components."
-            )
+            raise InputError("A leading component of the codes is constant: encode with fewer components.")
         shift, scale = shift.float(), scale.float()
         x = (z[:, :m] - shift) / scale
         K = 1
         if m < d or mixture:
             K = n_components or min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
-            found = GaussianMixture(
-                K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE
-            ).fit(x, seed=seed)
+            found = GaussianMixture(K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE).fit(
+                x, seed=seed
+            )
             weights, means, cholesky = found.weights_, found.means_, found.cholesky_
         else:
             weights, means, cholesky = torch.ones(1), torch.zeros(1, m), torch.eye(m)[None]
@@ -245,9 +241,7 @@ class LeadingComponents:
         cumulative = self.log_posterior(x).exp().cumsum(1)
         uniform = noise.uniform(len(x))[:, None]
         chosen = torch.searchsorted(cumulative / cumulative[:, -1:], uniform)[:, 0]
-        white = torch.einsum(
-            "nij,nj->ni", self._precision_factors[chosen], x - self.means.double()[chosen]
-        )
+        white = torch.einsum("nij,nj->ni", self._precision_factors[chosen], x - self.means.double()[chosen])
         residuals = noise.normal(len(x), self.trailing.shape[1]) @ self.residual.double().T
         rest = self._from_white(self.slopes, self.trailing, chosen, white)
         rest += self.factors.double().sqrt()[chosen, None] * residuals

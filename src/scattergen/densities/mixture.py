@@ -20,14 +20,7 @@ from scattergen.densities.expectation_maximization import (
     maximization,
 )
 from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
-from scattergen.densities.protocol import (
-    History,
-    check_codes,
-    check_fitted,
-    history_state,
-    take_history,
-    take_tensor,
-)
+from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -239,9 +232,7 @@ class GaussianMixture:
         self.n_features_, self.history_ = d, history
         return self
 
-    def _weights(
-        self, x: Tensor, labels: Tensor, K: int, ridge: float, generator: np.random.Generator
-    ) -> Shrinkage:
+    def _weights(self, x: Tensor, labels: Tensor, K: int, ridge: float, generator: np.random.Generator) -> Shrinkage:
         """Weights of the pooled covariance."""
         if isinstance(self.shrinkage, str):
             return choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)

@@ -37,12 +37,7 @@ def hold_out(N: int, generator: np.random.Generator) -> Tensor:
 
 
 def choose_shrinkage(
-    x: Tensor,
-    labels: Tensor,
-    K: int,
-    first: int,
-    ridge: float,
-    generator: np.random.Generator,
+    x: Tensor, labels: Tensor, K: int, first: int, ridge: float, generator: np.random.Generator
 ) -> Shrinkage:
     r"""The weights κ of the pooled covariance under which held-out codes are most likely.
 
@@ -80,9 +75,7 @@ def choose_shrinkage(
         codes = seen[labels_seen == k]
         scatter, others = codes.T @ codes, x[held_out & (labels == k)] - means[k]
         for row, kappa in enumerate(WEIGHTS):
-            lower = torch.linalg.cholesky(
-                ((scatter + kappa * pooled) / (counts[k] + kappa)).double()
-            )
+            lower = torch.linalg.cholesky(((scatter + kappa * pooled) / (counts[k] + kappa)).double())
             white = torch.linalg.solve_triangular(lower, others.double().T, upper=False)
             gains[row] -= 0.5 * white.square().sum(1) + len(others) * lower.diagonal().log()
     shrinkage: Shrinkage = []
@@ -132,8 +125,6 @@ def choose_components(
 
 def _log_likelihood(x: Tensor, components: Components) -> float:
     total = torch.full((len(x),), -math.inf, device=x.device)
-    for weight, mean, covariance in zip(
-        components.weights, components.means, components.covariances, strict=True
-    ):
+    for weight, mean, covariance in zip(components.weights, components.means, components.covariances, strict=True):
         total = torch.logaddexp(total, log_joint(x, weight, mean, precision_factor(covariance)))
     return total.mean(dtype=torch.float64).item()

@@ -186,9 +186,7 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
             "torch.as_tensor(codes, dtype=torch.float32)."
         )
     if z.ndim != 2 or z.shape[1] == 0:
-        raise InputError(
-            f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row."
-        )
+        raise InputError(f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row.")
     if n_features is not None and z.shape[1] != n_features:
         raise InputError(
             f"Codes with {z.shape[1]} components do not belong to a density fitted on "
@@ -198,9 +196,7 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
         raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z)).any(1).nonzero()[0])
-        raise InputError(
-            f"Code {row} holds NaN or an infinity: look at its image, or leave it out."
-        )
+        raise InputError(f"Code {row} holds NaN or an infinity: look at its image, or leave it out.")
     return z.detach()
 
 
@@ -214,9 +210,7 @@ def check_fitted(density: Density) -> None:
         InputError: If it has neither been fitted nor loaded.
     """
     if not hasattr(density, "n_features_"):
-        raise InputError(
-            f"This {type(density).__name__} has not been fitted: call fit(z) or load a fitted one."
-        )
+        raise InputError(f"This {type(density).__name__} has not been fitted: call fit(z) or load a fitted one.")
 
 
 def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | None]) -> Tensor:
@@ -244,20 +238,15 @@ def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | 
             "or is incomplete; fit it again."
         )
     found = tuple(tensors[name].shape)
-    if len(found) != len(shape) or any(
-        want not in (None, have) for want, have in zip(shape, found, strict=True)
-    ):
+    if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
         raise RunFolderError(
             f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}: it '
             "does not belong to these hyper-parameters; fit the density again."
         )
-    if name.rpartition("/")[2] == "weights" and not (
-        (tensors[name] >= 0).all() and tensors[name].sum() > 0
-    ):
+    if name.rpartition("/")[2] == "weights" and not ((tensors[name] >= 0).all() and tensors[name].sum() > 0):
         raise RunFolderError(
-            f'The tensor "{name}" of the stored density holds weights below 0, or none above: fit '
-            "the density again."
+            f'The tensor "{name}" of the stored density holds weights below 0, or none above: fit the density again.'
         )
     return tensors[name]
 
@@ -276,10 +265,7 @@ def history_state(history: History) -> dict[str, Tensor]:
         tensor([0.5000], dtype=torch.float64)
     """
     columns = history[0] if history else {}
-    return {
-        f"history/{name}": torch.tensor([row[name] for row in history], dtype=torch.float64)
-        for name in columns
-    }
+    return {f"history/{name}": torch.tensor([row[name] for row in history], dtype=torch.float64) for name in columns}
 
 
 def take_history(tensors: Mapping[str, Tensor]) -> History:
@@ -308,8 +294,7 @@ def take_history(tensors: Mapping[str, Tensor]) -> History:
             or not torch.isfinite(epochs).all()
         ):
             raise RunFolderError(
-                "The history of the stored density is no table with a column of epochs: fit the "
-                "density again."
+                "The history of the stored density is no table with a column of epochs: fit the density again."
             )
     columns = {name: column.tolist() for name, column in stored.items()}
     rows = zip(*columns.values(), strict=True)

@@ -122,8 +122,7 @@ def registered_name(density: Density) -> str:
             return name
     own = type(density).__name__
     raise InputError(
-        f"{own} is not registered, so that it could not be loaded again: call "
-        f'DENSITIES["{own.lower()}"] = {own} first.'
+        f'{own} is not registered, so that it could not be loaded again: call DENSITIES["{own.lower()}"] = {own} first.'
     )
 
 

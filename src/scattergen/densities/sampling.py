@@ -42,9 +42,7 @@ class Noise:
 
     def normal(self, size: int, n_features: int) -> Tensor:
         """Independent N(0, T²) numbers at temperature T, (size, n_features)."""
-        return torch.from_numpy(
-            self.temperature * self.generator.standard_normal((size, n_features))
-        )
+        return torch.from_numpy(self.temperature * self.generator.standard_normal((size, n_features)))
 
     def uniform(self, size: int) -> Tensor:
         """Independent numbers of [0, 1), (size,)."""
@@ -141,12 +139,7 @@ def takes(method: Callable[..., Any], argument: str) -> bool:
 
 
 def sample_density(
-    density: Density,
-    n: int,
-    *,
-    seed: int = 0,
-    temperature: float = 1.0,
-    labels: Labels | None = None,
+    density: Density, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None
 ) -> Tensor:
     """Draw from any density, also one whose `sample` knows neither temperature nor classes.
 

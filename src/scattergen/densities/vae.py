@@ -18,14 +18,7 @@ from scattergen.densities.networks import (
     in_float64,
     load_network,
 )
-from scattergen.densities.protocol import (
-    History,
-    check_codes,
-    check_fitted,
-    history_state,
-    take_history,
-    take_tensor,
-)
+from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -241,17 +234,11 @@ class VariationalAutoencoder:
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight[self.n_latent :])
         nn.init.constant_(last.bias[self.n_latent :], _FIRST_LOG_VARIANCE)
-        decoder = fully_connected(
-            [self.n_latent, *self.widths[::-1], d], seed=2 * seed + 1, **start
-        )
+        decoder = fully_connected([self.n_latent, *self.widths[::-1], d], seed=2 * seed + 1, **start)
         return encoder, decoder
 
     def _loss(
-        self,
-        networks: VariationalNetworks,
-        modules: Mapping[str, nn.Module],
-        batch: Batch,
-        generator: torch.Generator,
+        self, networks: VariationalNetworks, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
     ) -> Tensor:
         (z,) = batch
         noise = torch.randn(len(z), self.n_latent, generator=generator).to(z)
@@ -295,9 +282,7 @@ class VariationalAutoencoder:
         h, residual = torch.cat(latent), torch.cat(residuals)
         if self.prior == "mixture":
             both = torch.cat([h, residual], dim=1) if self.noise == "full" else h
-            self.mixture_ = LeadingComponents.fit(
-                both, self.n_latent, self.n_components, seed, mixture=True
-            )
+            self.mixture_ = LeadingComponents.fit(both, self.n_latent, self.n_components, seed, mixture=True)
             if self.noise == "full":
                 return
         if self.noise == "diagonal":
@@ -340,13 +325,9 @@ class VariationalAutoencoder:
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
         if n < 2 * _EVERY:
-            raise InputError(
-                f"{n} codes are too few for a VAE: use at least {2 * _EVERY}, or another density."
-            )
+            raise InputError(f"{n} codes are too few for a VAE: use at least {2 * _EVERY}, or another density.")
         if self.prior == "mixture" and (self.n_components or 1) > n // 2:
-            raise InputError(
-                f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2}."
-            )
+            raise InputError(f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2}.")
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""

@@ -3,11 +3,7 @@
 from scattergen.diagnostics.battery import Battery, run_battery
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.component_grid import component_grid
-from scattergen.diagnostics.dependence import (
-    PairwiseDependence,
-    correlation_of_squares,
-    pairwise_dependence,
-)
+from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
 from scattergen.diagnostics.monte_carlo import DiagnosticTest
 from scattergen.diagnostics.normality import (

@@ -8,11 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
-from scattergen.diagnostics.dependence import (
-    PairwiseDependence,
-    correlation_of_squares,
-    pairwise_dependence,
-)
+from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, DiagnosticTest, checked_codes, pairs_of
 from scattergen.progress import SILENT, Progress

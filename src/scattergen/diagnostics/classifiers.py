@@ -30,9 +30,7 @@ _BATCH = 256
 Fake = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def classifier_dependence(
-    z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0
-) -> DiagnosticTest:
+def classifier_dependence(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
     r"""Can a network tell the codes from codes with shuffled columns?
 
     A network f learns, from half of the codes, the log-odds of a code against one whose components
@@ -68,14 +66,11 @@ def classifier_dependence(
     codes = checked_codes(z)
     pairs_of(codes.shape[1])
     return _classifier_test(
-        "classifier against shuffled", "independent", codes, shuffle_columns,
-        shuffled_columns, n_simulations, seed,
-    )  # fmt: skip
+        "classifier against shuffled", "independent", codes, shuffle_columns, shuffled_columns, n_simulations, seed
+    )
 
 
-def classifier_normality(
-    z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0
-) -> DiagnosticTest:
+def classifier_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
     """Can a network tell the codes from draws of N(0, I)?
 
     As `classifier_dependence`, with draws of N(0, I) in the place of shuffled codes.
@@ -146,9 +141,7 @@ def _classifier_test(
         return np.array([values.mean()])
 
     observed = mean(held_out)
-    pvalue, draws = monte_carlo_pvalues(
-        observed, lambda random: mean(draw(held_out, random)), n_simulations, seed
-    )
+    pvalue, draws = monte_carlo_pvalues(observed, lambda random: mean(draw(held_out, random)), n_simulations, seed)
     return DiagnosticTest(
         name=name,
         null=null,
@@ -165,9 +158,8 @@ def _learn(codes: Floats, fake: Fake, seed: int) -> Callable[[Floats], Floats]:
     with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
         torch.default_generator.manual_seed(seed)
         network = nn.Sequential(
-            nn.Linear(2 * d, _WIDTHS[0]), nn.ReLU(), nn.Linear(*_WIDTHS), nn.ReLU(),
-            nn.Linear(_WIDTHS[1], 1),
-        )  # fmt: skip
+            nn.Linear(2 * d, _WIDTHS[0]), nn.ReLU(), nn.Linear(*_WIDTHS), nn.ReLU(), nn.Linear(_WIDTHS[1], 1)
+        )
     center, scale = torch.from_numpy(codes.mean(0)), torch.from_numpy(codes.std(0))
 
     def inputs(x: Tensor) -> Tensor:
@@ -175,9 +167,7 @@ def _learn(codes: Floats, fake: Fake, seed: int) -> Callable[[Floats], Floats]:
         x = ((x - center) / scale).float()
         return torch.cat([x, x.square().clamp(max=25) - 1], dim=1)
 
-    def loss(
-        modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator
-    ) -> Tensor:
+    def loss(modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         (x,) = batch
         real = modules["network"](inputs(x))
         other = modules["network"](inputs(fake(x, generator).to(x)))

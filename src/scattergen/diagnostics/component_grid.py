@@ -15,11 +15,7 @@ SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)
 
 
 def component_grid(
-    explained_variance: Tensor,
-    values: Sequence[float],
-    components: tuple[int, int] = (0, 1),
-    *,
-    in_sigma: bool = False,
+    explained_variance: Tensor, values: Sequence[float], components: tuple[int, int] = (0, 1), *, in_sigma: bool = False
 ) -> Tensor:
     r"""Codes whose two chosen components take every pair of values while all others are 0.
 

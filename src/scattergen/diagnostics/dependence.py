@@ -55,15 +55,11 @@ class PairwiseDependence:
         first, second = pairs_of(len(self.pvalue))
         order = np.argsort(-self.correlation[first, second], kind="stable")
         return [
-            (int(i), int(j))
-            for i, j in zip(first[order], second[order], strict=True)
-            if self.pvalue[i, j] <= level
+            (int(i), int(j)) for i, j in zip(first[order], second[order], strict=True) if self.pvalue[i, j] <= level
         ]
 
 
-def correlation_of_squares(
-    z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0
-) -> DiagnosticTest:
+def correlation_of_squares(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
     r"""Are components large together?  Correlations of their squares, over all pairs.
 
     .. math:: T = \frac{2 n}{d(d-1)} \sum_{i<j} \mathrm{corr}(z_i^2, z_j^2)^2
@@ -108,10 +104,7 @@ def correlation_of_squares(
 
     observed = mean_square(squares)
     pvalue, _ = monte_carlo_pvalues(
-        observed,
-        lambda random: mean_square(shuffled_columns(squares, random)),
-        n_simulations,
-        seed,
+        observed, lambda random: mean_square(shuffled_columns(squares, random)), n_simulations, seed
     )
     return DiagnosticTest(
         name="correlation of squares",

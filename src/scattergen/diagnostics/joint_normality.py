@@ -11,13 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
 
-from scattergen.diagnostics.monte_carlo import (
-    SIMULATIONS,
-    DiagnosticTest,
-    Floats,
-    checked_codes,
-    monte_carlo_pvalues,
-)
+from scattergen.diagnostics.monte_carlo import SIMULATIONS, DiagnosticTest, Floats, checked_codes, monte_carlo_pvalues
 from scattergen.diagnostics.normality import dagostino_k2, effect_sizes
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
@@ -32,9 +26,7 @@ _WEIGHT = 2 * _STEP * stats.norm.pdf(_T)
 _RANK_TOLERANCE = 1e-10  # of the largest variance; below it a direction is constant up to rounding
 
 
-def marginal_normality(
-    z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0
-) -> DiagnosticTest:
+def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
     r"""Is every component normal?  One p-value for D'Agostino's K² of all of them.
 
     .. math:: T = -\log \min_k \frac{d}{k}\, p_{(k)}
@@ -122,11 +114,7 @@ def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
 
 
 def sliced_normality(
-    z: Tensor | ArrayLike,
-    *,
-    n_directions: int = DIRECTIONS,
-    n_simulations: int = SIMULATIONS,
-    seed: int = 0,
+    z: Tensor | ArrayLike, *, n_directions: int = DIRECTIONS, n_simulations: int = SIMULATIONS, seed: int = 0
 ) -> tuple[DiagnosticTest, DiagnosticTest]:
     r"""Are projections of the codes normal?  The worst of random directions, and their mean.
 
@@ -236,8 +224,6 @@ def _simes(codes: NDArray[Any]) -> Floats:
 
 def _whitening(codes: Floats) -> Floats:
     """Matrix (d, rank) that turns centred codes into uncorrelated ones of variance 1."""
-    values, vectors = np.linalg.eigh(
-        np.cov(codes, rowvar=False, bias=True).reshape(2 * (codes.shape[1],))
-    )
+    values, vectors = np.linalg.eigh(np.cov(codes, rowvar=False, bias=True).reshape(2 * (codes.shape[1],)))
     kept = values > _RANK_TOLERANCE * values[-1]
     return vectors[:, kept] / np.sqrt(values[kept])

@@ -77,8 +77,7 @@ def checked_codes(z: Tensor | ArrayLike) -> Floats:
         )
     if len(codes) < FEWEST_CODES:
         raise InputError(
-            f"The diagnostics need at least {FEWEST_CODES} codes but got {len(codes)}: encode or "
-            "draw more."
+            f"The diagnostics need at least {FEWEST_CODES} codes but got {len(codes)}: encode or draw more."
         )
     if not np.isfinite(codes).all():
         bad = int(np.flatnonzero(~np.isfinite(codes).all(axis=0))[0])
@@ -89,8 +88,7 @@ def checked_codes(z: Tensor | ArrayLike) -> Floats:
     constant = np.flatnonzero(np.ptp(codes, axis=0) == 0)
     if constant.size:
         raise InputError(
-            f"Component {constant[0]} of the codes is constant, so there is nothing to test: leave "
-            "it out."
+            f"Component {constant[0]} of the codes is constant, so there is nothing to test: leave it out."
         )
     codes = codes.astype(np.float64)
     scale = np.abs(codes).max()

@@ -168,9 +168,7 @@ def effect_sizes(z: Tensor | ArrayLike) -> tuple[Floats, Floats]:
     return skewness, kurtosis
 
 
-def count_rejections(
-    z: Tensor | ArrayLike, levels: Sequence[float] = DEFAULT_LEVELS
-) -> NormalityTable:
+def count_rejections(z: Tensor | ArrayLike, levels: Sequence[float] = DEFAULT_LEVELS) -> NormalityTable:
     """How many components K2 and Jarque-Bera reject, at each level.
 
     Args:
@@ -269,10 +267,7 @@ def rejections_by_sample_size(
     return rates
 
 
-TESTS: dict[str, Callable[[Tensor | ArrayLike], NormalityTest]] = {
-    "K2": dagostino_k2,
-    "JB": jarque_bera,
-}
+TESTS: dict[str, Callable[[Tensor | ArrayLike], NormalityTest]] = {"K2": dagostino_k2, "JB": jarque_bera}
 
 
 def _counts(codes: NDArray[Any], levels: tuple[float, ...]) -> dict[str, tuple[int, ...]]:
@@ -313,8 +308,7 @@ def _codes(z: Tensor | ArrayLike) -> NDArray[Any]:
     codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
         raise InputError(
-            f"normality tests need codes of shape (n, d) in floating point, got shape "
-            f"{codes.shape} of {codes.dtype}."
+            f"normality tests need codes of shape (n, d) in floating point, got shape {codes.shape} of {codes.dtype}."
         )
     if len(codes) < SMALLEST_SAMPLE:
         raise InputError(

@@ -44,10 +44,7 @@ class FirstSamples:
 
 
 def best_number_of_components(
-    whitening: PCAWhitening,
-    features: FeatureStore,
-    images: WithMirrored,
-    progress: Progress = SILENT,
+    whitening: PCAWhitening, features: FeatureStore, images: WithMirrored, progress: Progress = SILENT
 ) -> int:
     r"""The number of leading components from which least squares restore held-out images best.
 

@@ -235,8 +235,7 @@ class FeatureStore:
             if self.keep == "auto":
                 return "recompute"
             raise ScattergenError(
-                'encoder.store="disk" needs a run folder to keep the coefficients in: fit in one, '
-                'or use "auto".'
+                'encoder.store="disk" needs a run folder to keep the coefficients in: fit in one, or use "auto".'
             )
         needed, free = self._missing_bytes(), free_bytes(self.folder)
         if needed == 0 or needed + _SPARE_BYTES <= free:
@@ -252,8 +251,7 @@ class FeatureStore:
                 "computed anew in every pass (--set encoder.store=recompute)."
             )
         warnings.warn(
-            f"{lacking}: they are computed anew in every pass, which takes longer but gives the "
-            "same result.",
+            f"{lacking}: they are computed anew in every pass, which takes longer but gives the same result.",
             stacklevel=2,
         )
         return "recompute"
@@ -279,11 +277,7 @@ class _ChunkFiles:
             return None
         tensors, metadata = read_tensors_if_whole(path) or ({}, None)
         tensor = tensors.get("values")
-        if (
-            tensor is None
-            or not isinstance(metadata, dict)
-            or metadata.pop("checksum", None) != _checksum(tensor)
-        ):
+        if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
             self._discard(path, "is damaged")
             return None
         if metadata != json.loads(json.dumps(self._metadata(name, base))) or tensor.shape != shape:

@@ -6,12 +6,7 @@ from torch import Tensor
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
-from scattergen.scattering.inversion import (
-    Reconstruction,
-    check_finite,
-    coarse_images,
-    multi_start,
-)
+from scattergen.scattering.inversion import Reconstruction, check_finite, coarse_images, multi_start
 
 
 def reconstruct_codes(

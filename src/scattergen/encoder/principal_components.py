@@ -195,9 +195,7 @@ class _Passes:
         """Zeros where the products are computed."""
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def run(
-        self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True
-    ) -> Tensor:
+    def run(self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True) -> Tensor:
         """One pass, or what is left of it.
 
         Args:
@@ -228,9 +226,7 @@ class _Passes:
             self.total = processes.all_reduce(self.total)
             self.squares = processes.all_reduce(self.squares)
             if not torch.isfinite(self.squares):
-                raise InputError(
-                    "The features hold NaN or infinite values: check the images for them."
-                )
+                raise InputError("The features hold NaN or infinite values: check the images for them.")
         result, self._sum = processes.all_reduce(self._sum), torch.empty(0)
         self.number, self._done = self.number + 1, 0
         return result
@@ -269,9 +265,7 @@ class _Passes:
         tensors, metadata = read_tensors_if_whole(self.path) or ({}, None)
         if not isinstance(metadata, dict) or metadata.get("settings") != self.settings:
             warnings.warn(
-                f"{self.path} is damaged or of other settings: the principal components are begun "
-                "anew.",
-                stacklevel=2,
+                f"{self.path} is damaged or of other settings: the principal components are begun anew.", stacklevel=2
             )
             return
         alone = self.samples.processes.world_size == 1

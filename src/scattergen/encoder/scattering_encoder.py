@@ -135,10 +135,7 @@ class ScatteringEncoder:
             return self.scattering(images.to(self.device)).flatten(1).cpu()
 
     def open_features(
-        self,
-        images: ImageSource | Tensor,
-        folder: Path | None = None,
-        processes: Processes = ALONE,
+        self, images: ImageSource | Tensor, folder: Path | None = None, processes: Processes = ALONE
     ) -> FeatureStore:
         """Coefficients of images in chunks, to fit to and to encode without scattering twice.
 
@@ -150,10 +147,7 @@ class ScatteringEncoder:
         Returns:
             The chunks; nothing is computed yet.
         """
-        identity: dict[str, Any] = {
-            "image_shape": list(self.image_shape),
-            **self._scattering_keywords,
-        }
+        identity: dict[str, Any] = {"image_shape": list(self.image_shape), **self._scattering_keywords}
         if folder is not None:
             identity["images"] = fingerprint_of(images)
         return FeatureStore(
@@ -212,10 +206,7 @@ class ScatteringEncoder:
             self.whitening.n_components = most
         try:
             self.whitening.fit_samples(
-                FirstSamples(features, n_fit),
-                checkpoint=checkpoint,
-                device=self._products_device,
-                progress=progress,
+                FirstSamples(features, n_fit), checkpoint=checkpoint, device=self._products_device, progress=progress
             )
         except InputError:  # these images will never do
             features.remove()
@@ -268,11 +259,7 @@ class ScatteringEncoder:
             )
 
     def transform(
-        self,
-        images: ImageSource | Tensor | FeatureStore,
-        progress: Progress = SILENT,
-        *,
-        processes: Processes = ALONE,
+        self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *, processes: Processes = ALONE
     ) -> Tensor:
         """Codes of images.
 

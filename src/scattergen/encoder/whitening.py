@@ -8,11 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from scattergen.encoder.principal_components import (
-    PrincipalComponents,
-    Samples,
-    principal_components,
-)
+from scattergen.encoder.principal_components import PrincipalComponents, Samples, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
 from scattergen.progress import SILENT, Progress
@@ -66,11 +62,7 @@ class PCAWhitening:
     n_samples_: int
 
     def __init__(
-        self,
-        n_components: int = 512,
-        n_passes: int = 4,
-        cache_bytes: int = 1 << 31,
-        allow_fewer: bool = False,
+        self, n_components: int = 512, n_passes: int = 4, cache_bytes: int = 1 << 31, allow_fewer: bool = False
     ) -> None:
         if n_components < 1:
             raise InputError(f"n_components={n_components}: keep at least 1 component.")
@@ -152,8 +144,7 @@ class PCAWhitening:
         eps = torch.finfo(torch.float32).eps
         if found.total_variance <= (8 * eps * found.mean.norm().item()) ** 2:
             raise InputError(
-                f"All {n} images give the same features, so they have no principal components: "
-                "give images that differ."
+                f"All {n} images give the same features, so they have no principal components: give images that differ."
             )
         if d > n - 1 or d > D:
             raise InputError(
@@ -185,9 +176,7 @@ class PCAWhitening:
             InputError: If there are not so many.
         """
         if not 1 <= n_components <= len(self.components_):
-            raise InputError(
-                f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted."
-            )
+            raise InputError(f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted.")
         self.n_components = n_components
         self.components_ = self.components_[:n_components].clone()
         self.explained_variance_ = self.explained_variance_[:n_components].clone()

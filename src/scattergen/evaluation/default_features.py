@@ -6,9 +6,7 @@ from scattergen.evaluation.perceptual import PerceptualFeatures
 from scattergen.evaluation.scattering_features import ScatteringFeatures
 
 
-def default_features(
-    image_shape: tuple[int, int, int], *, digits: bool = False
-) -> FeatureExtractor:
+def default_features(image_shape: tuple[int, int, int], *, digits: bool = False) -> FeatureExtractor:
     """The best features there are for images of a shape.
 
     Args:

@@ -112,6 +112,4 @@ def _weights() -> Mapping[str, Tensor]:
             return load(content)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({error}): reinstall scattergen.") from error
-    raise InputError(
-        f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen."
-    )
+    raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")

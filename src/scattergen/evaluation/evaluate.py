@@ -130,14 +130,7 @@ class Evaluator:
         400
     """
 
-    def __init__(
-        self,
-        reference: Tensor,
-        *,
-        train: Tensor | None = None,
-        n_neighbours: int = 5,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5, seed: int = 0) -> None:
         self.reference, self.train = reference, train
         self.n_neighbours, self.seed = n_neighbours, seed
         self.binned = reference if train is None else train
@@ -165,12 +158,7 @@ class Evaluator:
         copies = None
         if self.train is not None:
             copies = memorisation(
-                self.train,
-                reference,
-                samples,
-                cells=self.cells,
-                test_distances=self.test_distances,
-                seed=seed,
+                self.train, reference, samples, cells=self.cells, test_distances=self.test_distances, seed=seed
             )
         return Evaluation(
             n=len(samples),

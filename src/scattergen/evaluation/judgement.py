@@ -106,9 +106,7 @@ def in_words(judgement: Judgement, n_train: int) -> str:
         how = "about as real as" if ratio < 1.5 else f"{ratio:.1f} times as far from real ones as"
         if ratio >= 10:
             how = "much further from real ones than"
-        words.append(
-            f"New images are best from the density {judgement.best}: {how} these reconstructions"
-        )
+        words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions")
     return ". ".join(words) + "."
 
 

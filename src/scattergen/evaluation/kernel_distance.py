@@ -53,12 +53,8 @@ def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
     sum_x, sum_y, sum_xy = within_x.sum(), within_y.sum(), across_x.sum()
     value = sum_x / (n * (n - 1)) + sum_y / (m * (m - 1)) - 2 * sum_xy / (n * m)
     # The same sums without row i: constants, which the variance does not see, are left out.
-    without_x = (sum_x - 2 * within_x) / ((n - 1) * (n - 2)) - 2 * (sum_xy - across_x) / (
-        (n - 1) * m
-    )
-    without_y = (sum_y - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (sum_xy - across_y) / (
-        n * (m - 1)
-    )
+    without_x = (sum_x - 2 * within_x) / ((n - 1) * (n - 2)) - 2 * (sum_xy - across_x) / ((n - 1) * m)
+    without_y = (sum_y - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (sum_xy - across_y) / (n * (m - 1))
     variance = sum(
         (len(t) - 1) * t.var(correction=0).item() for t in (without_x, without_y)
     )  # (n - 1)/n × the sum of squared deviations

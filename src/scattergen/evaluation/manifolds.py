@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from scattergen.errors import InputError
-from scattergen.evaluation.tables import (
-    Estimate,
-    check_tables,
-    nearest,
-    rounding,
-    squared_distances,
-)
+from scattergen.evaluation.tables import Estimate, check_tables, nearest, rounding, squared_distances
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,7 @@ def _largest_zscore(
         inside = np.flatnonzero(cells[images] == cell)
         closest = inside[np.argsort(distances[inside], kind="stable")]
         closest = closest[: -(-len(inside) // _CLOSEST)]
-        counts = np.stack(
-            [np.bincount(images[who], minlength=len(cells))[members] for who in (inside, closest)]
-        )
+        counts = np.stack([np.bincount(images[who], minlength=len(cells))[members] for who in (inside, closest)])
         trained = members < n_train
         excess, variance = _excesses(counts, trained, rng)
         together.append((excess, variance))
@@ -191,9 +189,7 @@ def _largest_zscore(
     excesses = np.stack([everywhere[0], *(excess for _, excess, _ in alone)])
     spread = np.sqrt([everywhere[1], *(variance for _, _, variance in alone)])
     # Without spread there is nothing to learn: all of a cell's images count alike.
-    scores = np.divide(
-        excesses, spread[:, None], out=np.zeros_like(excesses), where=spread[:, None] > 0
-    )
+    scores = np.divide(excesses, spread[:, None], out=np.zeros_like(excesses), where=spread[:, None] > 0)
     largest = scores.max((0, 2))
     # Excesses are sums of counts, so ties are real: they must not be broken by rounding.
     as_high = int((largest[1:] >= largest[0] - 1e-9).sum())

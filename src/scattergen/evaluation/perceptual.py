@@ -196,8 +196,7 @@ def _weights() -> Mapping[str, Tensor]:
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
         raise InputError(
-            f"{file} is not the file that is known: its SHA-256 is {found}, expected {SHA256}; "
-            f"{reinstall}."
+            f"{file} is not the file that is known: its SHA-256 is {found}, expected {SHA256}; {reinstall}."
         )
     weights: Mapping[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)
     return weights

@@ -51,14 +51,7 @@ class ScatteringFeatures:
 
     name = "scattering"
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        *,
-        J: int | None = None,
-        L: int = 8,
-        grid: int = 1,
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], *, J: int | None = None, L: int = 8, grid: int = 1) -> None:
         channels, height, width = image_shape
         if J is None:
             J = max(1, floor(log2(max(min(height, width), 1) / 7)))

@@ -66,14 +66,11 @@ def check_tables(minimum: int = 2, /, **tables: Tensor) -> None:
             raise InputError(f"{name}: {len(x)} rows are too few; at least {minimum} are needed.")
         if not torch.isfinite(x).all():
             row = int((~torch.isfinite(x)).any(1).nonzero()[0])
-            raise InputError(
-                f"{name}: row {row} holds NaN or an infinity: look at its image, or leave it out."
-            )
+            raise InputError(f"{name}: row {row} holds NaN or an infinity: look at its image, or leave it out.")
     if len({x.shape[1] for x in tables.values()}) > 1:
         widths = ", ".join(f"{name} {x.shape[1]}" for name, x in tables.items())
         raise InputError(
-            f"The tables have different numbers of features ({widths}): make them with one feature "
-            "extractor."
+            f"The tables have different numbers of features ({widths}): make them with one feature extractor."
         )
 
 
@@ -134,9 +131,7 @@ def rounding(x: Tensor, y: Tensor) -> float:
     return 1e-12 * norms.max().item()
 
 
-def nearest(
-    queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool = False
-) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
     """The nearest rows of a table.
 
     Args:
@@ -176,12 +171,7 @@ def nearest(
 
 
 def jackknife(
-    metric: Callable[[Tensor, Tensor], float],
-    real: Tensor,
-    samples: Tensor,
-    *,
-    groups: int = 10,
-    seed: int = 0,
+    metric: Callable[[Tensor, Tensor], float], real: Tensor, samples: Tensor, *, groups: int = 10, seed: int = 0
 ) -> Estimate:
     r"""A metric with its standard error by the delete-group jackknife of both tables.
 

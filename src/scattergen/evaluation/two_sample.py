@@ -78,9 +78,7 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     learned, held_out = (learned - mean) * scale, (held_out - mean) * scale
     with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
         torch.default_generator.manual_seed(seed)
-        classifier = nn.Sequential(
-            nn.Linear(learned.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2)
-        )
+        classifier = nn.Sequential(nn.Linear(learned.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2))
     train(
         {"classifier": classifier},
         {"classifier": _cross_entropy},
@@ -99,8 +97,6 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     )
 
 
-def _cross_entropy(
-    modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator
-) -> Tensor:
+def _cross_entropy(modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     x, y = batch
     return functional.cross_entropy(modules["classifier"](x), y)

@@ -92,8 +92,7 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         for key, name in of.items()
     }
     changes = " and ".join(
-        f"of {name} from {number(first[f'{key}kurtosis'], 2)} to "
-        f"{number(last[f'{key}kurtosis'], 2)}"
+        f"of {name} from {number(first[f'{key}kurtosis'], 2)} to {number(last[f'{key}kurtosis'], 2)}"
         for key, name in of.items()
     )
     because = (
@@ -106,8 +105,7 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
     elif falls["coefficients"]:
         verdict = "agrees in part"
         because += (
-            "Averaging brings the coefficients nearer to normal, as the theorem says, but not "
-            "their whitened components"
+            "Averaging brings the coefficients nearer to normal, as the theorem says, but not their whitened components"
         )
     else:
         verdict = "disagrees"

@@ -51,9 +51,7 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured(facts, tensors)
 
 
-def _interpolate(
-    material: Material, tensors: dict[str, Tensor]
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _interpolate(material: Material, tensors: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Lines between test images; the distance of midpoints of many pairs to test images.
 
     The second dictionary has kernel distances, in thousandths, with their standard errors.
@@ -82,13 +80,8 @@ def _interpolate(
     else:
         distances["of pixels"] = material.distance(blend)
         estimates["of pixels"] = material.kernel_distance(blend)
-    distances |= {
-        "decoded ends": material.distance_of_codes(codes[0]),
-        "ends": material.distance(ends[0]),
-    }
-    kernel = {
-        name: [1000 * found.value, 1000 * found.standard_error] for name, found in estimates.items()
-    }
+    distances |= {"decoded ends": material.distance_of_codes(codes[0]), "ends": material.distance(ends[0])}
+    kernel = {name: [1000 * found.value, 1000 * found.standard_error] for name, found in estimates.items()}
     return distances, kernel
 
 
@@ -129,9 +122,7 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
 
 def _finding(facts: Mapping[str, Any]) -> Finding:
     gap = facts["psnr"]["training"] - facts["psnr"]["test"]
-    (inside, error), (outside, other) = (
-        facts["midpoints"][key] for key in ("in code space", "of pixels")
-    )
+    (inside, error), (outside, other) = (facts["midpoints"][key] for key in ("in code space", "of pixels"))
     because = (
         f"Test images are reconstructed {number(gap, 1)} dB worse than training images"
         f"{', so the decoder generalises' if gap < _SMALL_GAP else ''}. Midpoints in code space "

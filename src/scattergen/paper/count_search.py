@@ -36,12 +36,7 @@ def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
     parts = material.depends_on_model("encoder", "codes")
     effort = material.effort
-    return {
-        **parts,
-        "draws": effort.draws,
-        "n_scattered": effort.n_scattered,
-        "wanted": wanted(material.paper),
-    }
+    return {**parts, "draws": effort.draws, "n_scattered": effort.n_scattered, "wanted": wanted(material.paper)}
 
 
 def wanted(theirs: paper.Results) -> list[int]:
@@ -89,9 +84,7 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured(facts)
 
 
-def _counts(
-    name: str, n: int, sampler: Sampler, material: Material, first_draw: int = 0
-) -> dict[str, Any]:
+def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw: int = 0) -> dict[str, Any]:
     """Mean and standard deviation of each count over the draws, and how far the paper's are off."""
     draws: list[list[int]] = []
     for draw in range(first_draw, first_draw + material.effort.draws):
@@ -144,9 +137,7 @@ def _averages(material: Material) -> Tables:
             yield (
                 n,
                 lambda n, random: (
-                    codes[random.choice(len(codes), _AVERAGED * n, replace=False)]
-                    .unflatten(0, (n, _AVERAGED))
-                    .mean(1)
+                    codes[random.choice(len(codes), _AVERAGED * n, replace=False)].unflatten(0, (n, _AVERAGED)).mean(1)
                 ),
             )
 

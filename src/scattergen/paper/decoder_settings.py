@@ -41,9 +41,7 @@ def by_setting(
     found = {name_of(material.model.decoder.hyperparameters["unit_norm"]): own}
     if OTHER in results:
         other = results[OTHER]
-        found[name_of(other.facts["unit_norm"])] = (
-            other.tensors if kind == "pictures" else other.facts[kind]
-        )
+        found[name_of(other.facts["unit_norm"])] = other.tensors if kind == "pictures" else other.facts[kind]
     return {name: found[name] for name in (UNIT, PLAIN) if name in found}
 
 

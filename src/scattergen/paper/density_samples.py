@@ -4,14 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scattergen.paper.decoder_settings import (
-    DECODED,
-    OTHER,
-    SHOWN,
-    by_setting,
-    name_of,
-    with_other,
-)
+from scattergen.paper.decoder_settings import DECODED, OTHER, SHOWN, by_setting, name_of, with_other
 from scattergen.paper.material import PAPER_DENSITIES, Material
 from scattergen.paper.measured import Measured
 from scattergen.paper.page import Finding, Section, Verdict
@@ -68,9 +61,7 @@ def measure(material: Material, work: Path) -> Measured:
             }
             pictures[key] = model.decode(codes[:SHOWN])
             task.advance()
-    return Measured(
-        {"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures
-    )
+    return Measured({"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures)
 
 
 def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
@@ -86,9 +77,7 @@ def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
     return float(facts["stages"][stage].get("seconds", 0.0))
 
 
-def distances_by_setting(
-    results: Mapping[str, Measured], material: Material
-) -> dict[str, Mapping[str, float]]:
+def distances_by_setting(results: Mapping[str, Measured], material: Material) -> dict[str, Mapping[str, float]]:
     """Distances of all densities, and of decoded training codes.
 
     Args:
@@ -123,18 +112,13 @@ def show_samples(results: Mapping[str, Measured], material: Material) -> Section
 
 
 def _finding(
-    facts: Mapping[str, Any],
-    distances: Mapping[str, Mapping[str, float]],
-    theirs: paper.Results = paper.MNIST,
+    facts: Mapping[str, Any], distances: Mapping[str, Mapping[str, float]], theirs: paper.Results = paper.MNIST
 ) -> Finding:
     setting, found = next(iter(distances.items()))
     base = found["gaussian"]
     words = ", ".join(f"{key} {number(found[key], 1)}" for key in PAPER_DENSITIES)
     better = [key for key in ("vae", "gan") if found[key] < base]
-    because = (
-        "The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with "
-        f"{setting}: {words}. "
-    )
+    because = f"The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with {setting}: {words}. "
     others = {key: found[key] for key in facts["rows"] if key not in PAPER_DENSITIES}
     best = min(others, key=lambda key: others[key], default=None)
     if theirs is not paper.MNIST:
@@ -149,14 +133,10 @@ def _finding(
     else:
         because += "Neither is better by this distance."
     for name, scores in list(distances.items())[1:]:
-        because += f" With {name}: " + ", ".join(
-            f"{key} {number(scores[key], 1)}" for key in PAPER_DENSITIES
-        )
+        because += f" With {name}: " + ", ".join(f"{key} {number(scores[key], 1)}" for key in PAPER_DENSITIES)
         because += "."
     if best is not None and others[best] < base:
-        because += (
-            f" The density {best}, which is not in the paper, scores {number(others[best], 1)}."
-        )
+        because += f" The density {best}, which is not in the paper, scores {number(others[best], 1)}."
     if len(better) == 2:
         return Finding(theirs.figure, "agrees", because)
     return Finding(theirs.figure, "agrees in part" if better else "disagrees", because)

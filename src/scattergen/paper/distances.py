@@ -5,13 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scattergen.evaluation import (
-    DigitFeatures,
-    FeatureExtractor,
-    ScatteringFeatures,
-    frechet_distance,
-    kernel_distance,
-)
+from scattergen.evaluation import DigitFeatures, FeatureExtractor, ScatteringFeatures, frechet_distance, kernel_distance
 from scattergen.report import paper
 
 

@@ -26,10 +26,7 @@ _MOST = 0.75  # of what a better source of h gains
 
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
-    return {
-        **material.depends_on_model("codes", "decoder", "densities/vae"),
-        **material.depends_on_distances(),
-    }
+    return {**material.depends_on_model("codes", "decoder", "densities/vae"), **material.depends_on_distances()}
 
 
 def measure(material: Material, work: Path) -> Measured:

@@ -40,8 +40,7 @@ def measure(material: Material, work: Path) -> Measured:
     share = train[:, :2].square().sum(1) / train.square().sum(1)
     first, second = codes[:, :2].double().numpy().T
     dependence = {
-        name: _permutation_test(statistic, first, second, material.seed)
-        for name, statistic in STATISTICS.items()
+        name: _permutation_test(statistic, first, second, material.seed) for name, statistic in STATISTICS.items()
     }
     facts = {
         "sigma": sigma.tolist(),
@@ -100,10 +99,7 @@ def correlation_ratio(first: Floats, second: Floats) -> float:
     return float((counts * (means - second.mean()) ** 2).sum() / (len(second) * second.var()))
 
 
-STATISTICS = {
-    "correlation of squares": correlation_of_squares,
-    "correlation ratio": correlation_ratio,
-}
+STATISTICS = {"correlation of squares": correlation_of_squares, "correlation ratio": correlation_ratio}
 
 
 def _permutation_test(statistic: Any, first: Floats, second: Floats, seed: int) -> dict[str, float]:
@@ -125,8 +121,7 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
     }
     matrices = {
         setting: {
-            key: themed(partial(visualisation_matrix, tensors[key], *at, (first, second)))
-            for key, at in values.items()
+            key: themed(partial(visualisation_matrix, tensors[key], *at, (first, second))) for key, at in values.items()
         }
         for setting, tensors in by_setting(results, material, measured.tensors, "pictures").items()
     }

@@ -93,9 +93,8 @@ FULL = Effort(
     10_000, 3, 48, Trials(1.5, (0.1, 1 / 3, 1, 3, 10), 2, 2000),
 )  # fmt: skip
 QUICK = Effort(
-    "quick", 15, (4, 8), 2000, 3, 6, 1000, (1, 2, 3), 1000, 32, 19,
-    3000, 2, 32, Trials(1.0, (0.1, 1, 10), 1, 1000), 1,
-)  # fmt: skip
+    "quick", 15, (4, 8), 2000, 3, 6, 1000, (1, 2, 3), 1000, 32, 19, 3000, 2, 32, Trials(1.0, (0.1, 1, 10), 1, 1000), 1
+)
 
 
 class Material:
@@ -219,17 +218,10 @@ class Material:
 
     def depends_on_model(self, *parts: str) -> dict[str, Any]:
         """Parts of the run and their code, the test images and the seed, for a stage's key."""
-        digests = {
-            part: [self.run.digest(part), sources.digest(sources.modules_of_part(part))]
-            for part in parts
-        }
+        digests = {part: [self.run.digest(part), sources.digest(sources.modules_of_part(part))] for part in parts}
         return {**digests, "test": self.test.fingerprint, "seed": self.seed}
 
     def depends_on_distances(self) -> dict[str, Any]:
         """What measured distances depend on, for a stage's key."""
         extract = self.measure.extract
-        return {
-            "n": self.n_images,
-            "features": [extract.name, extract.version],
-            "measure": self.measure.title,
-        }
+        return {"n": self.n_images, "features": [extract.name, extract.version], "measure": self.measure.title}

@@ -34,9 +34,7 @@ Measure = Callable[[Path], Measured]
 """Computes a stage; may keep what it needs to be resumed in the folder that it is given."""
 
 
-def measured(
-    stages: Stages, name: str, depends: Mapping[str, Any], measure: Measure
-) -> tuple[Measured, bool]:
+def measured(stages: Stages, name: str, depends: Mapping[str, Any], measure: Measure) -> tuple[Measured, bool]:
     """The result of a stage, found in the run or computed and kept there.
 
     A stage is computed anew if anything that it depends on has changed, or if its file is missing
@@ -59,9 +57,7 @@ def measured(
         start = time.monotonic()
         found = measure(work)
         seconds = found.seconds or time.monotonic() - start
-        return Result(
-            found.tensors, {"facts": found.facts, "machine": machine()}, {"seconds": seconds}
-        )
+        return Result(found.tensors, {"facts": found.facts, "machine": machine()}, {"seconds": seconds})
 
     result = stages.get(f"paper/{name}", {**depends, "version": __version__}, make)
     content, seconds = result.metadata, result.facts["seconds"]

@@ -46,10 +46,7 @@ def measure(material: Material, work: Path) -> Measured:
     many = every[material.numbers(len(every), _TOLD_APART, stream=7)]
     chosen = every[material.numbers(len(every), effort.n_diagnosed, stream=6)]
     mean_norm = every.norm(dim=1).mean()
-    tables = {
-        CODES: chosen,
-        DIRECTIONS: chosen * (mean_norm / chosen.norm(dim=1, keepdim=True)),
-    }
+    tables = {CODES: chosen, DIRECTIONS: chosen * (mean_norm / chosen.norm(dim=1, keepdim=True))}
     told_apart = {}
     leading = slice(0, effort.components_diagnosed)
     for key in material.densities:
@@ -66,10 +63,7 @@ def measure(material: Material, work: Path) -> Measured:
             progress=material.progress,
             description=name,
         )
-        rows[name] = {
-            "tests": [test.summary() for test in battery.tests],
-            "told_apart": told_apart.get(name),
-        }
+        rows[name] = {"tests": [test.summary() for test in battery.tests], "told_apart": told_apart.get(name)}
         heat_maps[name] = torch.from_numpy(battery.pairs.correlation)
     facts = {
         "rows": rows,
@@ -116,9 +110,7 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
     tests = [test for test in facts["rows"][CODES]["tests"] if test["null"] == _INDEPENDENT]
     rejected, left = _rejected(facts, CODES), _rejected(facts, DIRECTIONS)
     if not rejected:
-        return Finding(
-            item, "disagrees", "No test finds a dependence between the components of codes."
-        )
+        return Finding(item, "disagrees", "No test finds a dependence between the components of codes.")
     because = (
         f"{len(rejected)} of {len(tests)} tests of independence reject it for the codes, "
         f"{len(left)} of {len(tests)} once codes have equal norms"

@@ -16,12 +16,7 @@ from scattergen.diagnostics import (
     jarque_bera,
     rejections_by_sample_size,
 )
-from scattergen.paper.count_search import (
-    AS_DESCRIBED,
-    UNIT_NORM,
-    closest,
-    reproducing,
-)
+from scattergen.paper.count_search import AS_DESCRIBED, UNIT_NORM, closest, reproducing
 from scattergen.paper.count_search import NAME as SEARCH
 from scattergen.paper.material import Material
 from scattergen.paper.measured import Measured
@@ -43,16 +38,13 @@ def depends(material: Material) -> dict[str, Any]:
 def measure(material: Material, work: Path) -> Measured:
     """Count rejections on training and test codes, plain and corrected, and against n."""
     train, test = material.training_codes, material.test_codes
-    rates = rejections_by_sample_size(
-        test, repeats=material.effort.repeats, seed=material.seed, levels=LEVELS
-    )
+    rates = rejections_by_sample_size(test, repeats=material.effort.repeats, seed=material.seed, levels=LEVELS)
     rows, corrected = {}, {}
     for split, codes in (("training", train), ("test", test)):
         counted = count_rejections(codes, LEVELS)
         rows[split] = {"n": counted.n, **{test: list(c) for test, c in counted.counts.items()}}
         corrected[split] = {
-            name: _benjamini_hochberg(test(codes).pvalue)
-            for name, test in (("K2", dagostino_k2), ("JB", jarque_bera))
+            name: _benjamini_hochberg(test(codes).pvalue) for name, test in (("K2", dagostino_k2), ("JB", jarque_bera))
         }
     skewness, kurtosis = effect_sizes(train)
     facts = {
@@ -78,15 +70,12 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
     facts, theirs = measured.facts, material.paper.rejections
     rates = [RejectionRate(*row) for row in facts["rates"]]
     smallest = min(rate.n for rate in rates)
-    exceeded = all(
-        rate.observed > theirs[rate.test][rate.level] for rate in rates if rate.n == smallest
-    )
+    exceeded = all(rate.observed > theirs[rate.test][rate.level] for rate in rates if rate.n == smallest)
     skewness, kurtosis = (np.array(facts[name]) for name in ("skewness", "excess_kurtosis"))
     shown = {
         "levels": LEVELS,
         "curves": {
-            test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test]))
-            for test in TEST_NAMES
+            test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test])) for test in TEST_NAMES
         },
         "effects": themed(partial(effect_sizes_by_component, skewness, kurtosis)),
         "exceeded": smallest if exceeded else None,

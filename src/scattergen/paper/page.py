@@ -72,9 +72,7 @@ def _machine(facts: Mapping[str, str]) -> str:
     )
 
 
-def render_page(
-    sections: Sequence[Section], material: Material, command: str, seconds: float
-) -> str:
+def render_page(sections: Sequence[Section], material: Material, command: str, seconds: float) -> str:
     """The whole page.
 
     Args:

@@ -17,10 +17,7 @@ from scattergen.paper.pixel_models import DCGAN, PixelVAE
 
 NAMES = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
 _MODELS: dict[str, tuple[type[PixelVAE] | type[DCGAN], dict[str, Any]]] = {
-    "pixel_vae": (
-        PixelVAE,
-        {"n_latent": 32, "beta": 0.3, "prior": "mixture", "n_components": 150},
-    ),
+    "pixel_vae": (PixelVAE, {"n_latent": 32, "beta": 0.3, "prior": "mixture", "n_components": 150}),
     "pixel_gan": (DCGAN, {"learning_rate": 5e-4, "batch_size": 64}),
 }
 _ENDLESS = 100_000  # epochs: the clock stops the training
@@ -83,14 +80,10 @@ def measure(name: str, material: Material, work: Path) -> Measured:
         "curve": [[row["seconds"], row["distance"]] for row in curve],
         "n": material.n_images,
     }
-    return Measured(
-        facts, {"samples": model.sample(_SHOWN, seed=material.seed)}, seconds=last["seconds"]
-    )
+    return Measured(facts, {"samples": model.sample(_SHOWN, seed=material.seed)}, seconds=last["seconds"])
 
 
-def _snapshot(
-    work: Path, due: tuple[float, ...], score: Callable[[], float], seconds: float
-) -> None:
+def _snapshot(work: Path, due: tuple[float, ...], score: Callable[[], float], seconds: float) -> None:
     """Score the model if a moment has come that has not been scored yet."""
     passed = [moment for moment in due if seconds >= moment]
     if not passed:

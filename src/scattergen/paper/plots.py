@@ -42,10 +42,7 @@ def effect_sizes_by_component(
     axes.set_xlabel("component")
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
-    figure.legend(
-        loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink,
-        handlelength=3,
-    )  # fmt: skip
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=3)
     return figure
 
 
@@ -76,32 +73,22 @@ def quality_curves(
     axes.set_yscale("log")
     for (name, pairs), style in zip(curves.items(), ("-", "--", ":"), strict=False):
         seconds, distances = zip(*pairs, strict=True)
-        axes.plot(
-            seconds, distances, style, color=theme.contrast, marker="o", markersize=3, label=name
-        )
+        axes.plot(seconds, distances, style, color=theme.contrast, marker="o", markersize=3, label=name)
     for name, (at, distance) in points.items():
         axes.plot(at, distance, "o", color=theme.accent, markersize=5)
-        axes.annotate(
-            name, (at, distance), xytext=(5, 4), textcoords="offset points", fontsize=7.5,
-            color=theme.ink,
-        )  # fmt: skip
+        axes.annotate(name, (at, distance), xytext=(5, 4), textcoords="offset points", fontsize=7.5, color=theme.ink)
     axes.set_xlabel("seconds of generative training")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(axis_number))
         axis.set_minor_locator(NullLocator())
     axes.margins(x=0.15, y=0.1)
-    figure.legend(
-        loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink,
-        handlelength=3,
-    )  # fmt: skip
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=3)
     return figure
 
 
 def rate_curves(
-    trials: Mapping[str, Mapping[float, Sequence[float | None]]],
-    title: str,
-    theme: Theme = LIGHT,
+    trials: Mapping[str, Mapping[float, Sequence[float | None]]], title: str, theme: Theme = LIGHT
 ) -> Figure:
     """A distance, lower being better, against the factor of the learning rate.
 
@@ -129,16 +116,13 @@ def rate_curves(
         found = {k: [d for d in by_factor[k] if d is not None] for k in sorted(by_factor)}
         found = {factor: distances for factor, distances in found.items() if distances}
         means = [float(np.exp(np.mean(np.log(d)))) for d in found.values()]
-        axes.plot(
-            list(found), means, style, color=color, marker="o", markersize=3, label=name, lw=1.6
-        )
+        axes.plot(list(found), means, style, color=color, marker="o", markersize=3, label=name, lw=1.6)
         low, high = ([f(d) for d in found.values()] for f in (min, max))
         axes.fill_between(list(found), low, high, color=color, alpha=0.18, linewidth=0)
         lost = [k for k, distances in by_factor.items() for d in distances if d is None]
         axes.plot(
-            lost, [0.97] * len(lost), "x", color=color, markersize=6, label="_",
-            transform=axes.get_xaxis_transform(),
-        )  # fmt: skip
+            lost, [0.97] * len(lost), "x", color=color, markersize=6, label="_", transform=axes.get_xaxis_transform()
+        )
     factors = sorted({factor for by_factor in trials.values() for factor in by_factor})
     axes.set_xticks(factors, [rate_factor(factor) for factor in factors])
     axes.set_xlabel("learning rate, as a multiple of each method’s own")
@@ -146,10 +130,7 @@ def rate_curves(
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
     axes.yaxis.set_minor_locator(NullLocator())
-    figure.legend(
-        loc="outside lower left", ncols=3, frameon=False, fontsize=7.5, labelcolor=theme.ink,
-        handlelength=3,
-    )  # fmt: skip
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=3)
     return figure
 
 

@@ -92,10 +92,7 @@ def measure(material: Material, work: Path) -> Measured:
         "run_seconds": float(material.run.stages.get("densities/gan", {}).get("seconds", 0.0)),
         "distance": {key: material.distance_of_codes(z) for key, z in codes.items()},
         "kernel": {key: _kernel(material, x) for key, x in images.items()},
-        "seconds": {
-            "inversion": inversion,
-            "decoder": _decoding_seconds(material, codes["latent"]),
-        },
+        "seconds": {"inversion": inversion, "decoder": _decoding_seconds(material, codes["latent"])},
         "residual": _spread(found.error),
         "negative": (samples < _NEGATIVE).float().mean().item(),
         "control": {

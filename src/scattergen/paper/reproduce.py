@@ -84,11 +84,7 @@ STAGES: dict[str, Stage] = {
         stability_trials,
     )
 } | {
-    name: Stage(
-        pixel_baselines,
-        partial(pixel_baselines.depends, name),
-        partial(pixel_baselines.measure, name),
-    )
+    name: Stage(pixel_baselines, partial(pixel_baselines.depends, name), partial(pixel_baselines.measure, name))
     for name in pixel_baselines.NAMES
 }
 """Name to stage; the slowest are last."""
@@ -253,8 +249,7 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
     if data.test is None or len(data.test) < FEWEST_TEST_IMAGES:
         found = "no" if data.test is None else str(len(data.test))
         raise InputError(
-            f"{data.name} has {found} test images: a reproduction needs at least "
-            f"{FEWEST_TEST_IMAGES} to compare with."
+            f"{data.name} has {found} test images: a reproduction needs at least {FEWEST_TEST_IMAGES} to compare with."
         )
     if data.train.shape not in _SHAPES[name]:
         wanted = " or ".join(" × ".join(map(str, shape)) for shape in _SHAPES[name])
@@ -276,8 +271,7 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
         )
     if run.options.get("preset") is not None and not run.finished:
         raise RunFolderError(
-            f"{run.path} is an unfinished fit: run the `scattergen fit` command that made it "
-            "again, to its end."
+            f"{run.path} is an unfinished fit: run the `scattergen fit` command that made it again, to its end."
         )
     for key in PAPER_DENSITIES:
         if not run.has(f"densities/{key}"):
@@ -298,15 +292,10 @@ def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress
     for key in PAPER_DENSITIES:
         if key not in there:
             seed = run.options.get("seed", 0)
-            fit_density_run(
-                run.path, key, keywords=keywords.get(key), seed=seed, device=device,
-                progress=progress,
-            )  # fmt: skip
+            fit_density_run(run.path, key, keywords=keywords.get(key), seed=seed, device=device, progress=progress)
 
 
-def _render(
-    results: Mapping[str, Measured], material: Material, command: str
-) -> tuple[tuple[Finding, ...], str]:
+def _render(results: Mapping[str, Measured], material: Material, command: str) -> tuple[tuple[Finding, ...], str]:
     chosen = SECTIONS if material.paper is paper.MNIST else CELEBA_SECTIONS
     sections = [show(results, material) for show in chosen]
     seconds = sum(measured.seconds for measured in results.values())

@@ -69,16 +69,12 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
     facts, factors = measured.facts, _factors(measured.facts)
     by_method = _by_method(facts)
     trials = {
-        name: {
-            factor: [row["distance"] for row in rows if row["factor"] == factor]
-            for factor in factors
-        }
+        name: {factor: [row["distance"] for row in rows if row["factor"] == factor] for factor in factors}
         for name, rows in by_method.items()
     }
     title = f"Fréchet distance to test images, {sample_size(facts['n'])}"
     decibels = [
-        [row["psnr"] for row in by_method["decoder"] if row["factor"] == factor and row["psnr"]]
-        for factor in factors
+        [row["psnr"] for row in by_method["decoder"] if row["factor"] == factor and row["psnr"]] for factor in factors
     ]
     shown = {
         "factors": list(map(rate_factor, factors)),
@@ -98,13 +94,7 @@ def _method(name: str, trials: list[Trial], facts: Mapping[str, Any]) -> dict[st
     cells = []
     for factor in _factors(facts):
         failures = [row["failure"] for row in trials if row["factor"] == factor]
-        cells.append(
-            {
-                "mean": found["means"][factor],
-                "diverged": failures.count(DIVERGED),
-                "alike": ALIKE in failures,
-            }
-        )
+        cells.append({"mean": found["means"][factor], "diverged": failures.count(DIVERGED), "alike": ALIKE in failures})
     return {
         "name": name,
         "rate": RATES[name],
@@ -156,9 +146,7 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         seeds = ", ".join(f"{name} {_ratio(row['seeds'])}" for name, row in found.items())
         because += f"Between seeds: {seeds}. "
     failures = [
-        f"{row['failed']} of {len(by_method[name])} of the {name}"
-        for name, row in found.items()
-        if row["failed"]
+        f"{row['failed']} of {len(by_method[name])} of the {name}" for name, row in found.items() if row["failed"]
     ]
     because += f"Trainings that failed: {', '.join(failures) or 'none'}. "
     if all(steadier) and not own["failed"]:
@@ -166,10 +154,7 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
         because += "Regression is the steadier training by every comparison."
     elif sum(steadier) > len(steadier) / 2:
         verdict = "agrees in part"
-        because += (
-            f"Regression is the steadier training by {sum(steadier)} of {len(steadier)} "
-            "comparisons with a GAN."
-        )
+        because += f"Regression is the steadier training by {sum(steadier)} of {len(steadier)} comparisons with a GAN."
     else:
         verdict = "cannot be compared"
         because += (

@@ -180,8 +180,4 @@ def _train_pixel_gan(material: Material, factor: float, seed: int) -> tuple[Tens
     return images, gan.history_[-1]["seconds"], steps
 
 
-_TRAIN: dict[str, _Train] = {
-    "decoder": _train_decoder,
-    "latent GAN": _train_latent_gan,
-    "pixel GAN": _train_pixel_gan,
-}
+_TRAIN: dict[str, _Train] = {"decoder": _train_decoder, "latent GAN": _train_latent_gan, "pixel GAN": _train_pixel_gan}

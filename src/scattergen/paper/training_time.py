@@ -77,10 +77,7 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
                 "name": key,
                 "seconds": seconds[key],
                 "distance": row["distance"],
-                "against": [
-                    _against(once, seconds[key], row["distance"], found.facts)
-                    for found in pixels.values()
-                ],
+                "against": [_against(once, seconds[key], row["distance"], found.facts) for found in pixels.values()],
             }
             for key, row in facts["rows"].items()
         ],
@@ -103,9 +100,7 @@ def _against(once: float, fit: float, distance: float, pixel: Mapping[str, Any])
     }
 
 
-def _finding(
-    facts: Mapping[str, Any], pixels: Mapping[str, Measured], once: float, budget: str
-) -> Finding:
+def _finding(facts: Mapping[str, Any], pixels: Mapping[str, Measured], once: float, budget: str) -> Finding:
     rows = facts["rows"]
     best = min(rows, key=lambda key: rows[key]["distance"])
     fit, distance = seconds_of(facts, f"densities/{best}"), rows[best]["distance"]
@@ -119,10 +114,7 @@ def _finding(
     )
     counts = [refits_to_win(once, fit, m.facts["seconds"]) for m in pixels.values()]
     known = [count for count in counts if count is not None]
-    because += (
-        f"With encoder and decoder counted in ({duration(once)}, once), the latent route with "
-        f"{best} "
-    )
+    because += f"With encoder and decoder counted in ({duration(once)}, once), the latent route with {best} "
     if known:
         because += f"has cost less from fit {max(known)} on than models of pixels trained so long"
     else:

@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.datasets import ClassLabels
-from scattergen.densities import (
-    Density,
-    improved_keywords,
-    make,
-    make_for_classes,
-    names,
-    needs_labels,
-)
+from scattergen.densities import Density, improved_keywords, make, make_for_classes, names, needs_labels
 from scattergen.errors import RunFolderError
 from scattergen.image_grid import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
@@ -149,9 +142,7 @@ def _make(name: str, keywords: Mapping[str, Any], classes: tuple[str, ...] | Non
     return make_for_classes(name, keywords, classes)
 
 
-def _refuse_change(
-    run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None
-) -> None:
+def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None) -> None:
     """Refuse another density in the place of one that the run's options and report describe."""
     choice = choice_of_key(key, run.options["densities"][key])
     fitted = _make(choice.name, choice.keywords, classes if choice.by_class else None)

@@ -65,9 +65,7 @@ class RunDiagnosis:
                 name: {**battery.summary(), "k2_rejects_at_0.05": self.rejections[name]}
                 for name, battery in self.tables.items()
             },
-            "told_apart": None
-            if apart is None
-            else {"accuracy": apart.accuracy, "pvalue": apart.pvalue, "n": apart.n},
+            "told_apart": None if apart is None else {"accuracy": apart.accuracy, "pvalue": apart.pvalue, "n": apart.n},
         }
 
 
@@ -113,9 +111,7 @@ def diagnose_run(
     there = run.names("densities")
     if density is not None and density not in there:
         raise InputError(f'{path} has no density "{density}": it has {", ".join(there) or "none"}.')
-    model = GenerativeScatteringNetwork.load(
-        run, device, densities=() if density is None else (density,)
-    )
+    model = GenerativeScatteringNetwork.load(run, device, densities=() if density is None else (density,))
     if data is None:
         name, every = "training codes", run.read("codes")[0]["codes"]
         codes = every[random_rows(len(every), n, seed)]
@@ -128,18 +124,14 @@ def diagnose_run(
     if density is not None:
         tables[density] = model.sample_codes(len(codes), density, seed)[:, :components]
     batteries = {
-        key: run_battery(
-            z, n_simulations=n_simulations, seed=seed, progress=progress, description=key
-        )
+        key: run_battery(z, n_simulations=n_simulations, seed=seed, progress=progress, description=key)
         for key, z in tables.items()
     }
     stem = "diagnosis" if density is None else f"diagnosis-{density}"
     check_name(stem)
     found = RunDiagnosis(
         tables=batteries,
-        told_apart=None
-        if density is None
-        else classifier_two_sample_test(tables[name], tables[density], seed=seed),
+        told_apart=None if density is None else classifier_two_sample_test(tables[name], tables[density], seed=seed),
         rejections={key: count_rejections(z).count("K2", 0.05) for key, z in tables.items()},
         seed=seed,
         scores=run.path / f"{stem}.json",
@@ -153,12 +145,7 @@ def diagnose_run(
 
 
 def _test_codes(
-    run: RunFolder,
-    model: GenerativeScatteringNetwork,
-    data: Dataset,
-    n: int,
-    seed: int,
-    progress: Progress,
+    run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, n: int, seed: int, progress: Progress
 ) -> Tensor:
     fitted_to = run.options.get("data", {}).get("fingerprint")
     if fitted_to not in (None, data.train.fingerprint):
@@ -173,11 +160,7 @@ def _test_codes(
 
 
 def _keep(
-    run: RunFolder,
-    found: RunDiagnosis,
-    stem: str,
-    tables: list[NDArray[np.float64]],
-    eigenvalues: Tensor,
+    run: RunFolder, found: RunDiagnosis, stem: str, tables: list[NDArray[np.float64]], eigenvalues: Tensor
 ) -> RunDiagnosis:
     """Write the file and the pictures."""
     codes, samples = tables[0], tables[1] if len(tables) > 1 else None

@@ -113,9 +113,7 @@ def _watched(stage: Callable[[Progress], Any], seconds: float = _SECONDS) -> _Wa
     return watch
 
 
-def estimate_fit(
-    data: Dataset, options: Mapping[str, Any], device: str = "cpu"
-) -> list[StageEstimate]:
+def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> list[StageEstimate]:
     """Estimate time and memory of a fit; nothing is written.
 
     Each stage is run for up to a few seconds and its whole is extrapolated.
@@ -135,9 +133,7 @@ def estimate_fit(
     n, n_test = len(images), 0 if data.test is None else len(data.test)
     shape = images.shape
     size = math.prod(shape)
-    encoder: ScatteringEncoder = build(
-        "encoder", ScatteringEncoder, options["encoder"], shape, device=device
-    )
+    encoder: ScatteringEncoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
     arranged = encoder.arrange(images)
     per_image = _seconds(lambda: encoder.features(images[:_SOME])) / min(_SOME, n)
     watch = _watched(lambda progress: encoder.fit(images, progress, features=None))
@@ -187,9 +183,7 @@ def estimate_fit(
     return stages
 
 
-def epochs_within(
-    seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu"
-) -> int:
+def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> int:
     """Epochs of the decoder that let a fit end in some time.
 
     Args:
@@ -286,11 +280,10 @@ def _decoder(
     given = mirrored if mirrored is not None else codes
     watch = _watched(
         lambda progress: to_the_end.fit(
-            decoder, codes, images, encoder=encoder, mirrored=given, device=device,
-            progress=progress,
+            decoder, codes, images, encoder=encoder, mirrored=given, device=device, progress=progress
         ),
         1.5 * _SECONDS,
-    )  # fmt: skip
+    )
     task = watch.tasks["decoder"]
     n = len(codes)
     n_validation, epochs = training.held_out(n), training.epochs
@@ -302,15 +295,11 @@ def _decoder(
     shapes = math.prod(decoder.image_shape)
     memory = 4 * n * codes.shape[1] * (1 if mirrored is None else 2) + min(n * shapes, 1 << 30)
     return StageEstimate(
-        "decoder",
-        task.expected() + checks,
-        memory + 2 * maps + 24 * parameters + 4 * DECODING_BATCH * shapes * 20,
+        "decoder", task.expected() + checks, memory + 2 * maps + 24 * parameters + 4 * DECODING_BATCH * shapes * 20
     )
 
 
-def _density(
-    name: str, kind: str, keywords: Mapping[str, Any], codes: Tensor, device: str
-) -> StageEstimate:
+def _density(name: str, kind: str, keywords: Mapping[str, Any], codes: Tensor, device: str) -> StageEstimate:
     density = make(kind, **keywords)
 
     def fit(progress: Progress) -> None:

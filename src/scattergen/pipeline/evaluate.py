@@ -38,9 +38,7 @@ from scattergen.runs import RunFolder, Stages
 
 FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 
-TRAINING, DECODED_TRAINING, DECODED_TEST = (
-    "training images", "decoded training codes", "decoded test codes",
-)  # fmt: skip
+TRAINING, DECODED_TRAINING, DECODED_TEST = ("training images", "decoded training codes", "decoded test codes")
 _PIECE = 1024  # images that are decoded and turned into features at a time
 
 
@@ -157,9 +155,7 @@ def evaluate_run(
     rows.add_densities(keys, repeats, real)
     # Whoever is compared with training images cannot learn whether samples are nearer to these.
     unseen = against.fingerprint != data.train.fingerprint
-    scores = evaluate(
-        rows.tables, real, train=train if unseen else None, seed=seed, progress=progress
-    )
+    scores = evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
     stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
     result = RunEvaluation(
         rows=scores,
@@ -192,9 +188,7 @@ def _known(densities: Sequence[str] | None, run: RunFolder, path: Path | str) ->
     return keys
 
 
-def _reference(
-    run: RunFolder, path: Path | str, data: Dataset, reference: Dataset | None
-) -> ImageSource:
+def _reference(run: RunFolder, path: Path | str, data: Dataset, reference: Dataset | None) -> ImageSource:
     """The images to compare with, if the data are those of the run."""
     fitted_to = run.options.get("data", {}).get("fingerprint")
     if fitted_to not in (None, data.train.fingerprint):
@@ -204,9 +198,7 @@ def _reference(
         )
     against = data.test if reference is None else reference.train
     if against is None:
-        raise InputError(
-            f"{data.name} has no test images to compare with: name others by --against."
-        )
+        raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
     return against
 
 
@@ -222,12 +214,7 @@ class _Rows:
     """
 
     def __init__(
-        self,
-        model: GenerativeScatteringNetwork,
-        extract: FeatureExtractor,
-        n: int,
-        seed: int,
-        progress: Progress,
+        self, model: GenerativeScatteringNetwork, extract: FeatureExtractor, n: int, seed: int, progress: Progress
     ) -> None:
         self.model, self.extract, self.n, self.seed = model, extract, n, seed
         self.progress = progress
@@ -237,9 +224,7 @@ class _Rows:
         self.speed: dict[str, float] = {}
         self.repeats: dict[str, list[float]] = {}
 
-    def add_training_images(
-        self, images: ImageSource, features: Tensor, against: ImageSource
-    ) -> None:
+    def add_training_images(self, images: ImageSource, features: Tensor, against: ImageSource) -> None:
         """Add some of the training images, of which all features are known."""
         # Not those whose codes will be decoded: a perfect model would not know them either.
         others = torch.arange(len(images))
@@ -283,9 +268,7 @@ class _Rows:
         means = {key: _mean_log_prob(self.model.densities[key], self.codes[name]) for key in keys}
         return {key: mean for key, mean in means.items() if mean is not None}
 
-    def _decoded(
-        self, codes: Tensor, name: str, sharpen: float = 0.0
-    ) -> tuple[Tensor, float, float]:
+    def _decoded(self, codes: Tensor, name: str, sharpen: float = 0.0) -> tuple[Tensor, float, float]:
         """Features of decoded codes, the seconds that decoding took, and the images' sharpness."""
         parts, seconds, detail = [], 0.0, 0.0
         with self.progress.task(f"decode {name}", len(codes)) as task:
@@ -299,9 +282,7 @@ class _Rows:
         return torch.cat(parts), seconds, detail / len(codes)
 
 
-def _extractor(
-    name: FeatureName | None, shape: tuple[int, int, int], data: str, device: str
-) -> FeatureExtractor:
+def _extractor(name: FeatureName | None, shape: tuple[int, int, int], data: str, device: str) -> FeatureExtractor:
     if name is None:
         name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
     if name == "digits":

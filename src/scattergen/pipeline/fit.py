@@ -114,9 +114,7 @@ def fit_run(
         **options,
     }
     if max_seconds is not None:
-        options["training"]["epochs"] = _epochs(
-            out, identity, max_seconds, data, overwrite, device, processes
-        )
+        options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, overwrite, device, processes)
         identity |= {"training": options["training"], "max_seconds": max_seconds}
     _check_agreement(identity, processes)
     mine = None
@@ -136,13 +134,7 @@ def fit_run(
             check_space(run.path, bytes_of_run(options, shape, n))
             _read_test_images(data, progress)
         model = GenerativeScatteringNetwork.fit(
-            data.train,
-            options=options,
-            seed=seed,
-            device=device,
-            run=run,
-            processes=processes,
-            progress=progress,
+            data.train, options=options, seed=seed, device=device, run=run, processes=processes, progress=progress
         )
     except ScattergenError:
         if processes.rank == 0:
@@ -156,12 +148,7 @@ def fit_run(
 
 
 def _report(
-    run: RunFolder,
-    model: GenerativeScatteringNetwork,
-    data: Dataset,
-    seed: int,
-    command: str,
-    progress: Progress,
+    run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, seed: int, command: str, progress: Progress
 ) -> None:
     """Judge the model and write its report, the last stage of a fit."""
     made_from = [name for name in run.stages if name in _stages_of(run.options)]
@@ -173,9 +160,8 @@ def _report(
         digits = data.name == "mnist"
         judgement = judge(model, data.train, data.test, digits=digits, seed=seed, progress=progress)
         _, quality = write_run_report(
-            run, model, data, work,
-            judgement=judgement, seed=seed, command=command, progress=progress,
-        )  # fmt: skip
+            run, model, data, work, judgement=judgement, seed=seed, command=command, progress=progress
+        )
         facts: dict[str, Any] = {"seconds": time.monotonic() - start, **quality}
         if judgement is not None:
             facts |= {"best": judgement.best, "judgement": judgement.summary()}
@@ -291,7 +277,5 @@ def _may_change(run: RunFolder, option: str) -> bool:
 
 def _measurements(run: RunFolder) -> dict[str, float]:
     seconds = sum(stage.get("seconds", 0.0) for stage in run.stages.values())
-    quality = {
-        name: run.stages[LAST_STAGE][name] for name in MEASURES if name in run.stages[LAST_STAGE]
-    }
+    quality = {name: run.stages[LAST_STAGE][name] for name in MEASURES if name in run.stages[LAST_STAGE]}
     return {**quality, "seconds": seconds}

@@ -5,14 +5,7 @@ from torch import Tensor
 from scattergen.datasets import ImageSource
 from scattergen.datasets.source import some_of
 from scattergen.evaluation import default_features, kernel_distance
-from scattergen.evaluation.judgement import (
-    DECODER,
-    LEAST_SQUARES,
-    REAL,
-    Judgement,
-    Row,
-    best_of,
-)
+from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.image_quality import psnr, sharpness
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress

@@ -75,9 +75,7 @@ def write_run_report(
             command=command,
             config=run.options,
             machine=machine(),
-            stages=[
-                (name, stage["seconds"]) for name, stage in run.stages.items() if "seconds" in stage
-            ],
+            stages=[(name, stage["seconds"]) for name, stage in run.stages.items() if "seconds" in stage],
             eigenvalues=whitening.explained_variance_,
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
             densities=densities,
@@ -92,9 +90,7 @@ def write_run_report(
     return page, {str(name): quality[name].mean().item() for name in MEASURES if name in quality}
 
 
-def _reconstruction(
-    model: GenerativeScatteringNetwork, data: Dataset, codes: torch.Tensor
-) -> dict[str, Any]:
+def _reconstruction(model: GenerativeScatteringNetwork, data: Dataset, codes: torch.Tensor) -> dict[str, Any]:
     assert data.test is not None
     measured: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": []}
     large_enough = min(data.test.shape[1:]) >= WINDOW_SIZE
@@ -126,9 +122,7 @@ def _statistics(run: RunFolder, test_codes: torch.Tensor | None, seed: int) -> d
     }
 
 
-def _density(
-    run: RunFolder, model: GenerativeScatteringNetwork, name: str, seed: int
-) -> DensityEntry:
+def _density(run: RunFolder, model: GenerativeScatteringNetwork, name: str, seed: int) -> DensityEntry:
     stage, density = run.stages.get(f"densities/{name}", {}), model.densities[name]
     return DensityEntry(
         name=name,
@@ -153,9 +147,7 @@ def _history(run: RunFolder) -> list[dict[str, float]]:
     return [{key: record[name] for key, name in names.items()} for record in records]
 
 
-def _matrices(
-    model: GenerativeScatteringNetwork, *, beside_paper: bool
-) -> list[VisualisationMatrix]:
+def _matrices(model: GenerativeScatteringNetwork, *, beside_paper: bool) -> list[VisualisationMatrix]:
     variances = model.encoder.whitening.explained_variance_
     if len(variances) < 2:
         return []

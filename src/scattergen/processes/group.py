@@ -135,9 +135,7 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
         # Which no network has. But without it gradients are put into another order after the first
         # step, and so summed in another, so that a resumed training would end with other bits.
         # Buffers are running means, which rank 0 gives to all at the end, and fixed maps.
-        strategy=DDPStrategy(
-            timeout=_TIMEOUT, find_unused_parameters=True, broadcast_buffers=False
-        ),
+        strategy=DDPStrategy(timeout=_TIMEOUT, find_unused_parameters=True, broadcast_buffers=False),
         # Named, since Fabric would take a single process inside a Slurm job for one that Slurm
         # started as a rank.
         plugins=[LightningEnvironment()],

@@ -100,10 +100,7 @@ class Layout:
         """
         found = cls.of_environment()
         layout = found or cls(devices or 1, nodes or 1)
-        for option, asked, there in (
-            ("devices", devices, layout.devices),
-            ("nodes", nodes, layout.nodes),
-        ):
+        for option, asked, there in (("devices", devices, layout.devices), ("nodes", nodes, layout.nodes)):
             if asked is not None and asked != there:
                 raise InputError(
                     f"--{option} {asked} contradicts the launcher, which started this as one of "
@@ -146,8 +143,7 @@ def _number(name: str) -> int:
     value = os.environ[name]
     if not value.isdecimal():
         raise InputError(
-            f'{name}="{value}" in the environment is no number: unset it, or start all processes '
-            "by torchrun."
+            f'{name}="{value}" in the environment is no number: unset it, or start all processes by torchrun.'
         )
     return int(value)
 
@@ -155,13 +151,10 @@ def _number(name: str) -> int:
 def _check_device(device: str, devices: int) -> None:
     if device == "mps":
         raise InputError(
-            'Several processes cannot share the device "mps": leave out --devices and --nodes, or '
-            "compute on the cpu."
+            'Several processes cannot share the device "mps": leave out --devices and --nodes, or compute on the cpu.'
         )
     if device.startswith("cuda:"):
-        raise InputError(
-            f'"{device}" names one GPU, but several processes need one each: write --device cuda.'
-        )
+        raise InputError(f'"{device}" names one GPU, but several processes need one each: write --device cuda.')
     if device == "cuda" and devices > torch.cuda.device_count():
         raise InputError(
             f"--devices {devices} asks for {devices} GPUs, but there are "

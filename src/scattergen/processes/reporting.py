@@ -25,9 +25,7 @@ _AFTER_RANK_0 = 2.0
 
 
 @contextmanager
-def errors_reported(
-    layout: Layout, sentence_of: Callable[[BaseException], str | None]
-) -> Iterator[None]:
+def errors_reported(layout: Layout, sentence_of: Callable[[BaseException], str | None]) -> Iterator[None]:
     """Let an error that occurs in several processes be printed once.
 
     Below our supervisor, a process hands its error over and exits.  Below another launcher, it

@@ -134,10 +134,7 @@ def component_pairs(
         for table, color in ((z, theme.accent), (other, theme.contrast)):
             if table is not None:
                 shown = table[:_POINTS]
-                axes.plot(
-                    shown[:, i], shown[:, j], ".", color=color, ms=2.2, alpha=0.45, mew=0,
-                    rasterized=True,
-                )  # fmt: skip
+                axes.plot(shown[:, i], shown[:, j], ".", color=color, ms=2.2, alpha=0.45, mew=0, rasterized=True)
         limit = max(_RANGE, float(np.quantile(np.abs(z[:, [i, j]]), 0.999)))
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_xlabel(f"component {i + 1}", labelpad=1)
@@ -147,10 +144,7 @@ def component_pairs(
 
 
 def dependence_heat_map(
-    correlation: ArrayLike,
-    of_samples: ArrayLike | None = None,
-    name: str = "samples",
-    theme: Theme = LIGHT,
+    correlation: ArrayLike, of_samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
 ) -> Figure:
     """Distance correlation of every pair of components, as colours.
 
@@ -189,9 +183,7 @@ def dependence_heat_map(
     _style(axes, theme)
     colors = LinearSegmentedColormap.from_list("dependence", [theme.background, theme.accent])
     edge = len(shown) + 0.5
-    image = axes.imshow(
-        shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest"
-    )
+    image = axes.imshow(shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
     title = "Distance correlation of ranks"
     if of_samples is not None:
         title += f"\nabove the diagonal: codes; below: {name}"
@@ -232,16 +224,12 @@ def _tables(codes: ArrayLike, samples: ArrayLike | None) -> tuple[Floats, Floats
     return z, other
 
 
-def _panels(
-    count: int, columns: int, width: float, height: float, theme: Theme
-) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, columns: int, width: float, height: float, theme: Theme) -> tuple[Figure, list[Axes]]:
     """Panels of so many inches, row by row, below a strip for the legend."""
     rows = math.ceil(count / columns)
     figure = new_figure(max(width * columns + 0.2, 3.6), height * rows + 0.45, theme)
     figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    panels = [
-        figure.add_subplot(rows, columns, k + 1, facecolor=theme.background) for k in range(count)
-    ]
+    panels = [figure.add_subplot(rows, columns, k + 1, facecolor=theme.background) for k in range(count)]
     for axes in panels:
         _style(axes, theme)
     return figure, panels

@@ -160,9 +160,7 @@ def _leading_components(facts: FitReport, files: _PictureFiles) -> dict[str, Any
     matrices = []
     for matrix in facts.visualisation:
         name = "visualisation-matrix-paper" if matrix.paper else "visualisation-matrix-sigma"
-        draw = partial(
-            visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma
-        )
+        draw = partial(visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma)
         matrices.append((matrix, files.themed(name, draw)))
     deviations = [
         abs(value / sigma)
@@ -193,9 +191,7 @@ def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     theirs = paper.MNIST.rejections if facts.beside_paper else {}
     if facts.normality is not None and facts.rejections:
         for test in TEST_NAMES:
-            draw = partial(
-                rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test)
-            )
+            draw = partial(rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test))
             found["curves"][test] = files.themed(f"rejections-{test.lower()}", draw)
         smallest = min(rate.n for rate in facts.rejections)
         exceeds = [

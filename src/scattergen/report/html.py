@@ -81,9 +81,7 @@ def render(template: str, **facts: object) -> str:
         >>> render("base.html.j2", title="a < b").count("a &lt; b")
         2
     """
-    return (
-        _environment().get_template(template).render(figure_number=partial(next, count(1)), **facts)
-    )
+    return _environment().get_template(template).render(figure_number=partial(next, count(1)), **facts)
 
 
 @cache

@@ -58,11 +58,7 @@ class _Sheet:
 
 
 def reconstruction_pairs(
-    originals: Tensor,
-    reconstructions: Tensor,
-    labels: Sequence[str],
-    columns: int = 8,
-    theme: Theme = LIGHT,
+    originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8, theme: Theme = LIGHT
 ) -> Figure:
     """Pairs of an original (left) and its reconstruction (right), each with a line below it.
 
@@ -121,9 +117,7 @@ def density_grids(
     if not grids:
         raise InputError("there are no samples to show: pass at least one density.")
     pictures = [
-        image_grid(
-            x, columns=columns, pad=4, scale=max(1, round(56 / max(x.shape[-2:]))), fill=None
-        )
+        image_grid(x, columns=columns, pad=4, scale=max(1, round(56 / max(x.shape[-2:]))), fill=None)
         for x in grids.values()
     ]
     lines = [(notes or {}).get(name, "") for name in grids]
@@ -131,11 +125,7 @@ def density_grids(
 
 
 def visualisation_matrix(
-    images: Tensor,
-    first: Sequence[float],
-    second: Sequence[float],
-    sigma: tuple[float, float],
-    theme: Theme = LIGHT,
+    images: Tensor, first: Sequence[float], second: Sequence[float], sigma: tuple[float, float], theme: Theme = LIGHT
 ) -> Figure:
     """Decoded codes of which only the two leading components differ from zero.
 
@@ -180,9 +170,7 @@ def visualisation_matrix(
     for index, value in enumerate(first):
         y = top + (index + 0.5) * step_y - GAP / 2
         sheet.text(signed(value), left - 18, y - 13, size=24, align="right")
-        sheet.text(
-            f"{signed(value / sigma[0])} σ", left - 18, y + 15, color=theme.muted, align="right"
-        )
+        sheet.text(f"{signed(value / sigma[0])} σ", left - 18, y + 15, color=theme.muted, align="right")
     x, y = left + picture.width / 2, top + picture.height / 2
     sheet.text("second component  →", x, 40, color=theme.accent, align="center")
     sheet.text("←  first component", 38, y, color=theme.accent, align="center", rotation=90)
@@ -220,9 +208,7 @@ def _tiles(
     below = 40 if any(notes) else 0
     rows = -(-len(pictures) // columns)
     step_y = above + height + below + gap
-    sheet = _Sheet(
-        2 * MARGIN + columns * (width + gap) - gap, 2 * MARGIN + rows * step_y - gap, theme
-    )
+    sheet = _Sheet(2 * MARGIN + columns * (width + gap) - gap, 2 * MARGIN + rows * step_y - gap, theme)
     for index, picture in enumerate(pictures):
         x = MARGIN + (index % columns) * (width + gap)
         y = MARGIN + (index // columns) * step_y

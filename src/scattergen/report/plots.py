@@ -134,10 +134,7 @@ def cumulative_variance(
 
 
 def training_curve(
-    history: Sequence[Mapping[str, float]],
-    series: Mapping[str, str],
-    title: str,
-    theme: Theme = LIGHT,
+    history: Sequence[Mapping[str, float]], series: Mapping[str, str], title: str, theme: Theme = LIGHT
 ) -> Figure:
     """Quantities recorded during training against the seconds that it took.
 
@@ -162,9 +159,7 @@ def training_curve(
         if points:
             seconds, values = np.asarray(points, dtype=np.float64).T
             marker = "o" if len(points) < 25 else None
-            axes.plot(
-                seconds, values, marker=marker, markersize=3, color=color, label=label, lw=1.6
-            )
+            axes.plot(seconds, values, marker=marker, markersize=3, color=color, label=label, lw=1.6)
     axes.set_xlabel("training time, s")
     axes.set_xlim(left=0)
     axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -175,10 +170,7 @@ def training_curve(
 
 
 def quality_by_time(
-    densities: Mapping[str, tuple[float, float]],
-    references: Mapping[str, float],
-    title: str,
-    theme: Theme = LIGHT,
+    densities: Mapping[str, tuple[float, float]], references: Mapping[str, float], title: str, theme: Theme = LIGHT
 ) -> Figure:
     """A distance, lower being better, against the seconds of training that it took.
 
@@ -219,11 +211,7 @@ def quality_by_time(
 
 
 def rejections_by_n(
-    rates: Sequence[RejectionRate],
-    test: str,
-    d: int,
-    paper: Mapping[float, int] | None = None,
-    theme: Theme = LIGHT,
+    rates: Sequence[RejectionRate], test: str, d: int, paper: Mapping[float, int] | None = None, theme: Theme = LIGHT
 ) -> Figure:
     """Rejections of one normality test against the sample size.
 
@@ -248,9 +236,7 @@ def rejections_by_n(
     chosen = [rate for rate in rates if rate.test == test]
     if not chosen:
         raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
-    figure, axes = panel(
-        f"{TEST_NAMES[test]}: components rejected, of {d}", theme, extra_height=0.55
-    )
+    figure, axes = panel(f"{TEST_NAMES[test]}: components rejected, of {d}", theme, extra_height=0.55)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1, linscale=0.4)
     levels = sorted({rate.level for rate in chosen}, reverse=True)
@@ -273,12 +259,7 @@ def rejections_by_n(
     axes.set_xlabel("n, codes tested")
     # One column of the legend for each level; below the panel, because lines fill all of it.
     legend = figure.legend(
-        loc="outside lower left",
-        ncols=len(levels),
-        frameon=False,
-        fontsize=7.5,
-        labelcolor=theme.ink,
-        handlelength=2.6,
+        loc="outside lower left", ncols=len(levels), frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.6
     )
     without_formulas(legend)
     return figure

@@ -6,13 +6,4 @@ from scattergen.runs.options import check_name, differences, refuse_differences
 from scattergen.runs.saving import save_run
 from scattergen.runs.stages import Result, Stages
 
-__all__ = [
-    "LAST_STAGE",
-    "Result",
-    "RunFolder",
-    "Stages",
-    "check_name",
-    "differences",
-    "refuse_differences",
-    "save_run",
-]
+__all__ = ["LAST_STAGE", "Result", "RunFolder", "Stages", "check_name", "differences", "refuse_differences", "save_run"]

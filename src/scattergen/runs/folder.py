@@ -219,10 +219,7 @@ class RunFolder(StoredRun):
             ScattergenError: If the file cannot be written.
         """
         layout.check_stage(name, key)
-        kept = {
-            "stage": name, "key": key, "content": metadata,
-            "facts": dict(facts or {}), "after": dict(after or {}),
-        }  # fmt: skip
+        kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts or {}), "after": dict(after or {})}
         new = self.work(key) / f"result{layout.SUFFIX}"
         write_tensors(new, tensors, kept)
         entry = Entry(key, sha256(new), kept["after"], [], kept["facts"])
@@ -295,16 +292,13 @@ class RunFolder(StoredRun):
             for one, key in made_from.items():
                 if one not in stages or stages[one].key != key:
                     raise RunFolderError(
-                        f"Another process has replaced {one} of {self.path} meanwhile: run the "
-                        "same command again."
+                        f"Another process has replaced {one} of {self.path} meanwhile: run the same command again."
                     )
             before, known, finished = self._record.named(), dict(stages), self._is_all(index)
             yield stages
             self._record.drop_outdated()
             if self._is_all(index) and not finished:
-                remains.end_work(
-                    self.path, index.current
-                )  # first, so that a kill leaves none behind
+                remains.end_work(self.path, index.current)  # first, so that a kill leaves none behind
             index.write(self.path)
             made = {name: one.key for name, one in stages.items() if known.get(name) != one}
             for key in made.values():

@@ -77,11 +77,7 @@ class Record:
 
     def files(self) -> dict[str, str]:
         """Stage to the file of its tensors, of those that have one."""
-        return {
-            name: file_of(name, entry.key)
-            for name, entry in self.stages.items()
-            if entry.sha256 is not None
-        }
+        return {name: file_of(name, entry.key) for name, entry in self.stages.items() if entry.sha256 is not None}
 
     def hashes(self) -> dict[str, str | None]:
         """File to its SHA-256."""
@@ -185,12 +181,7 @@ def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
         after = {"encoder": ""} if "encoder" in names else {}
         stages = {
             name: asdict(
-                Entry(
-                    "",
-                    hashes.get(name + SUFFIX),
-                    {} if name == "encoder" else after,
-                    facts=facts.get(name, {}),
-                )
+                Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, facts=facts.get(name, {}))
             )
             for name in names
         }
@@ -200,9 +191,7 @@ def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _damaged(file: Path) -> RunFolderError:
-    return RunFolderError(
-        f"{file} is damaged: copy the run folder again as a whole, or delete it and fit again."
-    )
+    return RunFolderError(f"{file} is damaged: copy the run folder again as a whole, or delete it and fit again.")
 
 
 def _digest(content: Any) -> str:

@@ -24,8 +24,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFolderError(
-            f"Cannot write to {folder} ({error.strerror}): choose another place or change its "
-            "permissions."
+            f"Cannot write to {folder} ({error.strerror}): choose another place or change its permissions."
         ) from error
 
 

@@ -65,9 +65,7 @@ def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
         ['vae.beta']
     """
     old, new = _flatten(have), _flatten(want)
-    return sorted(
-        name for name in old.keys() | new.keys() if old.get(name, ...) != new.get(name, ...)
-    )
+    return sorted(name for name in old.keys() | new.keys() if old.get(name, ...) != new.get(name, ...))
 
 
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
@@ -91,9 +89,7 @@ def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, A
     old, new = _flatten(have), _flatten(want)
     names = differences(have, want)
     if names:
-        found = "; ".join(
-            f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names
-        )
+        found = "; ".join(f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names)
         raise RunFolderError(
             f"{path} was fitted with other options ({found}): use the same ones, another name, or "
             "--overwrite to replace it."

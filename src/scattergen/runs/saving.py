@@ -16,9 +16,7 @@ from scattergen.runs.layout import INDEX
 Content = Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]]
 
 
-def save_run(
-    path: Path | str, options: Mapping[str, Any], content: Content, *, overwrite: bool = False
-) -> None:
+def save_run(path: Path | str, options: Mapping[str, Any], content: Content, *, overwrite: bool = False) -> None:
     """Write named tensors as a run, or add what is new to the run that is there.
 
     Args:
@@ -70,8 +68,7 @@ def _refuse_change(run: RunFolder, content: Content) -> None:
 
 
 def _equal(
-    stored: tuple[Mapping[str, Tensor], Mapping[str, Any]],
-    new: tuple[Mapping[str, Tensor], Mapping[str, Any]],
+    stored: tuple[Mapping[str, Tensor], Mapping[str, Any]], new: tuple[Mapping[str, Tensor], Mapping[str, Any]]
 ) -> bool:
     """Whether tensors are the same, and metadata where both have them."""
     (old_tensors, old_metadata), (tensors, metadata) = stored, new

@@ -22,9 +22,7 @@ class _Nothing:
 # holds values of one form, a tuple a list of so many.
 _NUMBER = int | float
 _STAGE = {"seconds?": _NUMBER, "epochs?": int, "iterations?": int}
-_SCORES = {
-    "kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing,
-}  # fmt: skip
+_SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing}
 _RESTORED = {**_SCORES, "psnr": _NUMBER}
 _JUDGEMENT = {
     "features": (str, str), "n": int, "n_test": int, "best": str | None, "*": _Nothing,
@@ -32,17 +30,9 @@ _JUDGEMENT = {
         "decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}
     },
 }  # fmt: skip
-_EPOCH = {
-    name: _NUMBER
-    for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")
-}
-_ENTRY = {
-    "key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict,
-    "*": _Nothing,
-}  # fmt: skip
-_KEPT = {
-    "stage": str, "key": str, "content": object, "facts": dict, "after": {"*": str}, "*": _Nothing,
-}  # fmt: skip
+_EPOCH = {name: _NUMBER for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")}
+_ENTRY = {"key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict, "*": _Nothing}
+_KEPT = {"stage": str, "key": str, "content": object, "facts": dict, "after": {"*": str}, "*": _Nothing}
 _FACTS = {
     "decoder": {**_STAGE, "history?": [_EPOCH]},
     "sampling": {**_STAGE, "n_components": int | None},
@@ -54,31 +44,27 @@ _FACTS = {
 _RECORD = {
     "scattergen": str,
     "options": {
-        "data?": {
-            "name?": str, "fingerprint?": str, "n?": int, "crop?": int | None, "limit?": int | None
-        },
-        "preset?": str | None, "seed?": int, "max_seconds?": _NUMBER,
-        "encoder?": dict, "decoder?": dict, "training?": {"epochs?": int},
-        "sampling?": {
-            "n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER
-        },
+        "data?": {"name?": str, "fingerprint?": str, "n?": int, "crop?": int | None, "limit?": int | None},
+        "preset?": str | None,
+        "seed?": int,
+        "max_seconds?": _NUMBER,
+        "encoder?": dict,
+        "decoder?": dict,
+        "training?": {"epochs?": int},
+        "sampling?": {"n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER},
         "densities?": {"*": dict},
     },
     "stages": {"*": _ENTRY},
     "*": _Nothing,
-}  # fmt: skip
+}
 _INDEX = {**_RECORD, "next?": _RECORD}
 _METADATA: dict[str, Any] = {
-    "encoder": {
-        "image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int
-    },
+    "encoder": {"image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int},
     "codes": {"classes?": [str]},
-    "linear": {
-        "n_components": int, "image_shape": (int, int, int), "grid": (int, int), "n_channels": int
-    },
+    "linear": {"n_components": int, "image_shape": (int, int, int), "grid": (int, int), "n_channels": int},
     "decoder": {"kind?": str, "channels?": [int]},
     DENSITIES: {"name": str, "hyperparameters": dict, "seed?": int},
-}  # fmt: skip
+}
 
 
 def misfit(value: Any, schema: Any, at: str = "") -> str | None:
@@ -211,9 +197,7 @@ def check_metadata(path: Path, name: str, metadata: Any) -> None:
     _refuse(path, misfit(metadata, _METADATA.get(name.partition("/")[0], object)))
 
 
-def check_tensors(
-    path: Path, name: str, tensors: Mapping[str, Tensor], metadata: Any, width: int | None
-) -> None:
+def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata: Any, width: int | None) -> None:
     """Refuse tensors that hold NaN or infinities, and codes that are none.
 
     Args:
@@ -233,9 +217,7 @@ def check_tensors(
         # A history may say that something was not measured.
         numbers = tensor.is_floating_point() and "history/" not in key
         if tensor.is_complex() or (numbers and not torch.isfinite(_wide(tensor)).all()):
-            raise RunFolderError(
-                f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {_REMEDY}."
-            )
+            raise RunFolderError(f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {_REMEDY}.")
     if name == "codes":
         codes, labels = tensors.get("codes", torch.empty(0)), tensors.get("labels")
         n_classes = len(metadata.get("classes", ()))

@@ -58,9 +58,7 @@ class Stages:
         42
     """
 
-    def __init__(
-        self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE
-    ) -> None:
+    def __init__(self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE) -> None:
         self.run, self.progress, self.processes = run, progress, processes
         self._keys: dict[str, str] = {}
         self._held: set[str] = set()  # keys of the stages that this process works on
@@ -86,11 +84,7 @@ class Stages:
         return {name: self._keys.get(name, known.get(name, "")) for name in names}
 
     def get(
-        self,
-        name: str,
-        depends: Mapping[str, Any],
-        make: Callable[[Path | None], Result],
-        after: Sequence[str] = (),
+        self, name: str, depends: Mapping[str, Any], make: Callable[[Path | None], Result], after: Sequence[str] = ()
     ) -> Result:
         """The result of a stage: of this process, of one before, or of another that works with it.
 
@@ -121,9 +115,7 @@ class Stages:
             result = make(work)
             facts = {"seconds": time.monotonic() - start, **result.facts}
             if self._writes:
-                self.run.write(
-                    name, key, result.tensors, result.metadata, facts, self._keys_of(after)
-                )
+                self.run.write(name, key, result.tensors, result.metadata, facts, self._keys_of(after))
                 brief = {one: value for one, value in facts.items() if one != "history"}
                 self.run.log({"stage": name, **brief})
         metadata, facts = json.loads(json.dumps([result.metadata, facts]))  # as if found

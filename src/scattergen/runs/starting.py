@@ -16,12 +16,7 @@ from scattergen.version import __version__
 
 
 def begin(
-    path: Path,
-    wanted: dict[str, Any],
-    may_keep: Callable[[Record, str], bool],
-    *,
-    overwrite: bool,
-    afresh: bool,
+    path: Path, wanted: dict[str, Any], may_keep: Callable[[Record, str], bool], *, overwrite: bool, afresh: bool
 ) -> tuple[Record, bool]:
     """Make a run of a folder, or go on with the one that is there, as `RunFolder.start` says.
 

@@ -213,7 +213,5 @@ class StoredRun:
                 "copy the run folder again as a whole."
             ) from error
         if found != self.digest(name):
-            raise RunFolderError(
-                f"{path} is not the file that was written there (truncated or changed): {REMEDY}."
-            )
+            raise RunFolderError(f"{path} is not the file that was written there (truncated or changed): {REMEDY}.")
         return path

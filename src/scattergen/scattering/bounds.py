@@ -41,10 +41,7 @@ def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
     filters += [(bank.psi[j][:, rows[:, None], columns], 2 ** (j - level)) for j in scales]
     n_aliases = 2 ** (J - level)  # along either axis
     alias = torch.arange(n_aliases)
-    groups = [
-        (_by_aliases(spectra, n_aliases), _congruent(alias, n_aliases // factor))
-        for spectra, factor in filters
-    ]
+    groups = [(_by_aliases(spectra, n_aliases), _congruent(alias, n_aliases // factor)) for spectra, factor in filters]
     if not scales:  # one filter, symmetric: matrices of rank one
         return groups[0][0].square().sum((1, 2)).max().item()
     bound = 0.0

@@ -9,16 +9,7 @@ transforms of length n into q·r of length n / r; tw holds exp(-2πi k / (n q)) 
 
 import numpy as np
 
-from scattergen.scattering.simd import (
-    COMPLEX,
-    compiled,
-    inlined,
-    load_complex,
-    pointer_to,
-    spread,
-    store_complex,
-    zero,
-)
+from scattergen.scattering.simd import COMPLEX, compiled, inlined, load_complex, pointer_to, spread, store_complex, zero
 
 
 @inlined
@@ -96,9 +87,7 @@ def _pass4(b, s, ss, d, ds, n, q, tw, t):
 @compiled
 def _pass5(b, s, ss, d, ds, n, q, tw, t, constants):
     m = n // 5
-    c1, s1, c2, s2 = (
-        spread(constants, 2), spread(constants, 3), spread(constants, 4), spread(constants, 5)
-    )  # fmt: skip
+    c1, s1, c2, s2 = (spread(constants, 2), spread(constants, 3), spread(constants, 4), spread(constants, 5))
     for p in range(m):
         for k in range(q):
             x, dx = s + (k + q * p) * ss, q * m * ss

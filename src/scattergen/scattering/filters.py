@@ -104,10 +104,7 @@ def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant:
     """
     # Standard deviations along and across the wave, and of the envelope's shadow on either axis.
     along, across = 1 / sigma, slant / sigma
-    shadow = (
-        hypot(along * cos(theta), across * sin(theta)),
-        hypot(along * sin(theta), across * cos(theta)),
-    )
+    shadow = (hypot(along * cos(theta), across * sin(theta)), hypot(along * sin(theta), across * cos(theta)))
 
     def envelope(centre: float) -> Tensor:
         rows = _bins(shape[0], centre * cos(theta), shadow[0])
@@ -150,10 +147,7 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     # int(), not floor: for odd L the field's reference truncates towards zero.
     angles = [(int(L - L / 2 - 1) - theta) * pi / L for theta in range(L)]
     psi = torch.stack(
-        [
-            torch.stack([morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for angle in angles])
-            for j in range(J)
-        ]
+        [torch.stack([morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for angle in angles]) for j in range(J)]
     )
     sigma = SIGMA * 2 ** (J - 1)
     return FilterBank(psi, gaussian(shape[0], sigma), gaussian(shape[1], sigma))

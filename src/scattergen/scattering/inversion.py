@@ -166,9 +166,7 @@ def multi_start(
         InputError: If an argument is out of range.
     """
     if n_starts < 1 or max_iterations < 1:
-        raise InputError(
-            f"n_starts={n_starts}, max_iterations={max_iterations}: both must be at least 1."
-        )
+        raise InputError(f"n_starts={n_starts}, max_iterations={max_iterations}: both must be at least 1.")
     if not tolerance >= 0:
         raise InputError(f"tolerance={tolerance}: give a relative error of 0 or more.")
     images = coarse.clone()
@@ -239,9 +237,7 @@ def _order_weights(s: Tensor, transform: Scattering2D) -> Tensor:
     """
     order = torch.tensor([path.order for path in transform.paths], device=s.device)
     energy = s.square().mean((1, 3, 4))  # (N, K)
-    mean_square = torch.stack(
-        [energy[:, order == m].mean(1) for m in range(transform.max_order + 1)], 1
-    )[:, order]
+    mean_square = torch.stack([energy[:, order == m].mean(1) for m in range(transform.max_order + 1)], 1)[:, order]
     # An order that vanishes is matched as well as one 1e-6 times as large as the largest; a blank
     # image, in which all do, with any finite weights.
     floor = 1e-12 * mean_square.amax(1, keepdim=True)

@@ -218,9 +218,7 @@ def _through_second(b, at, a2, gh, row, j2, down, along, products, plan):
         column, averages = a2 + c * COMPLEX, t + c * LANES
         fft(b, column, across, line, stride, scratch, m, down, j2)
         _clear(b, other, m)
-        _spread_averages(
-            b, averages, n * LANES, other, vector, m, down, j2, plan.outputs[1]
-        )  # fmt: skip
+        _spread_averages(b, averages, n * LANES, other, vector, m, down, j2, plan.outputs[1])
         _through_modulus(b, line, stride, other, vector, line, m)
         fft(b, line, stride, column, across, scratch, m, down, j2)
     for i in range(m):
@@ -257,11 +255,7 @@ def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
         else:
             _clear(b, line, 2 * m)
         for part in range(2):
-            column, averages, u = (
-                a + (c + part) * COMPLEX,
-                t + (c + part) * LANES,
-                line + part * LANES,
-            )
+            column, averages, u = (a + (c + part) * COMPLEX, t + (c + part) * LANES, line + part * LANES)
             _spread_averages(b, averages, n * LANES, u, stride, m, down, j1, plan.outputs[1])
             _through_modulus(b, column, across, u, stride, other, m)
             fft(b, other, stride, column, across, scratch, m, down, j1)
@@ -349,9 +343,7 @@ def _differentiate(images, gradient, out, plan, a2, workspace):
                     for j2 in range(j1 + 1, J):
                         for theta2 in range(L):
                             row = table.second[j1, j2] + theta2 * (M >> j2)
-                            _read_averages(
-                                b, at, gradient, image, path, step, n_lanes, along, j2, plan
-                            )
+                            _read_averages(b, at, gradient, image, path, step, n_lanes, along, j2, plan)
                             _through_second(b, at, a2, gh, row, j2, down, along, products, plan)
                             path += 1
                 path, step = 1 + j1 * L + theta1, np.int64(1)
@@ -387,10 +379,7 @@ def gradient_batch(images: Tensor, gradient: Tensor, plan: Plan) -> Tensor:
     size = _gradient_parts.py_func(M, N, a2)[-1]
 
     def work(part: slice, workspace: NDArray[np.floating]) -> None:
-        _differentiate(
-            contiguous(images, part), contiguous(gradient, part), out.numpy()[part], plan, a2,
-            workspace,
-        )  # fmt: skip
+        _differentiate(contiguous(images, part), contiguous(gradient, part), out.numpy()[part], plan, a2, workspace)
 
     share(work, images, plan, size)
     return out

@@ -356,12 +356,7 @@ def contiguous(x: Tensor, part: slice) -> NDArray[np.floating]:
     return np.ascontiguousarray(x.numpy()[part])
 
 
-def share(
-    work: Callable[[slice, NDArray[np.floating]], None],
-    images: Tensor,
-    plan: Plan,
-    n_numbers: int,
-) -> None:
+def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, plan: Plan, n_numbers: int) -> None:
     """Call work(part of the batch, workspace) for all parts, by as many threads as torch uses.
 
     Args:

@@ -91,11 +91,7 @@ class Constants:
     """
 
     def __init__(
-        self,
-        bank: FilterBank,
-        source: tuple[Tensor, Tensor],
-        dtype: torch.dtype,
-        device: torch.device,
+        self, bank: FilterBank, source: tuple[Tensor, Tensor], dtype: torch.dtype, device: torch.device
     ) -> None:
         J, _, M, N = bank.psi.shape
         self.pad_rows, self.pad_columns = source[0].to(device), source[1].to(device)
@@ -105,12 +101,9 @@ class Constants:
                 rows, columns = low_frequencies(M, level), low_frequencies(N, level)
                 cropped = bank.psi[j][:, rows[:, None], columns]
                 self.filters[level, j] = Wavelets(cropped.to(device, dtype), 2 ** (j - level))
-        self._left = [
-            low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in range(J)
-        ]
+        self._left = [low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in range(J)]
         self._right = [
-            low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype)
-            for level in range(J)
+            low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype) for level in range(J)
         ]
 
     def low_pass(self, u: Tensor, level: int) -> Tensor:

@@ -87,11 +87,7 @@ class Plan(NamedTuple):
 
 
 def build_plan(
-    bank: FilterBank,
-    source: tuple[Tensor, Tensor],
-    outputs: tuple[int, int, int],
-    order: int,
-    dtype: torch.dtype,
+    bank: FilterBank, source: tuple[Tensor, Tensor], outputs: tuple[int, int, int], order: int, dtype: torch.dtype
 ) -> Plan:
     """Tables of one transform in one precision.
 
@@ -194,9 +190,7 @@ def _products(bank: FilterBank, order: int, precision: np.dtype) -> Products:
         for j2 in range(j1 + 1, J if order == 2 else 0):
             kept = low_frequencies(M, j1)[:, None], low_frequencies(N, j1)
             second[j1, j2] = append(bank.psi[j2][:, *kept].numpy(), 2 ** (j2 - j1), grouped=False)
-    return Products(
-        np.concatenate(rows), np.concatenate(blocks), np.concatenate(weights), first, second
-    )
+    return Products(np.concatenate(rows), np.concatenate(blocks), np.concatenate(weights), first, second)
 
 
 def _periodised_product(

@@ -26,9 +26,7 @@ COMPLEX = 2 * LANES
 compiled = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator of functions that only compiled functions call."""
 
-inlined = numba.njit(
-    forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+inlined = numba.njit(forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """The same, compiled into their callers."""
 
 
@@ -82,9 +80,7 @@ def load(typing_context, pointer, index):
 
     def generate(context, builder, signature, arguments):
         kind = context.get_value_type(vector)
-        value = builder.load(
-            builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kind.as_pointer())
-        )
+        value = builder.load(builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kind.as_pointer()))
         value.align = pointer.dtype.bitwidth // 8
         return value
 
@@ -97,9 +93,7 @@ def store(typing_context, pointer, index, vector):
 
     def generate(context, builder, signature, arguments):
         value = arguments[2]
-        address = builder.bitcast(
-            builder.gep(arguments[0], [arguments[1]]), value.type.as_pointer()
-        )
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), value.type.as_pointer())
         builder.store(value, address).align = pointer.dtype.bitwidth // 8
         return context.get_dummy_value()
 
@@ -114,9 +108,7 @@ def spread(typing_context, pointer, index):
     def generate(context, builder, signature, arguments):
         kind = context.get_value_type(vector)
         scalar = builder.load(builder.gep(arguments[0], [arguments[1]]))
-        first = builder.insert_element(
-            ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-        )
+        first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
         mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         return builder.shuffle_vector(first, first, mask)
 
@@ -141,9 +133,7 @@ def square_root(typing_context, vector):
     def generate(context, builder, signature, arguments):
         kind = arguments[0].type
         suffix = f"v{LANES}f{vector.scalar.bitwidth}"
-        function = builder.module.declare_intrinsic(
-            f"llvm.sqrt.{suffix}", fnty=ir.FunctionType(kind, [kind])
-        )
+        function = builder.module.declare_intrinsic(f"llvm.sqrt.{suffix}", fnty=ir.FunctionType(kind, [kind]))
         return builder.call(function, arguments)
 
     return vector(vector), generate

@@ -178,10 +178,7 @@ class Scattering2D(nn.Module):
                 f"{shorter.bit_length() - 1}, so that 2^J is at most the shorter side."
             )
         if not 1 <= L <= _MOST_ORIENTATIONS:
-            raise InputError(
-                f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is "
-                "usual)."
-            )
+            raise InputError(f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is usual).")
         if max_order not in (0, 1, 2):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
         self.J, self.L, self.max_order = J, L, max_order
@@ -255,10 +252,7 @@ class Scattering2D(nn.Module):
                 "x.real and x.imag one after the other."
             )
         if not x.is_floating_point():
-            raise InputError(
-                f"Images are {x.dtype}: give floating-point numbers, for 8-bit images "
-                "x.float() / 255."
-            )
+            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
         if x.ndim < 2 or tuple(x.shape[-2:]) != self.shape:
             raise InputError(
                 f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels "
@@ -291,8 +285,7 @@ class Scattering2D(nn.Module):
                 if self.max_order == 2 and j1 < J - 1:
                     u1_hat = torch.fft.fft2(u1)
                     second = [
-                        c.low_pass(modulus(torch.fft.ifft2(c.filters[j1, j2](u1_hat))), j2)
-                        for j2 in range(j1 + 1, J)
+                        c.low_pass(modulus(torch.fft.ifft2(c.filters[j1, j2](u1_hat))), j2) for j2 in range(j1 + 1, J)
                     ]  # each (B, L, L, H', W')
                     orders[2].append(torch.stack(second, 2).flatten(1, 3))
         return torch.cat([block for order in orders for block in order], 1)
@@ -301,9 +294,7 @@ class Scattering2D(nn.Module):
         return _source(self.shape, self.padded_shape)
 
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        return _shared_plan(
-            self.shape, self.padded_shape, self.J, self.L, self.output_shape, self.max_order, dtype
-        )
+        return _shared_plan(self.shape, self.padded_shape, self.J, self.L, self.output_shape, self.max_order, dtype)
 
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
         return _shared_constants(self.shape, self.padded_shape, self.J, self.L, dtype, device)
@@ -334,11 +325,6 @@ def _shared_plan(
 
 @lru_cache(maxsize=8)
 def _shared_constants(
-    shape: tuple[int, int],
-    padded_shape: tuple[int, int],
-    J: int,
-    L: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    shape: tuple[int, int], padded_shape: tuple[int, int], J: int, L: int, dtype: torch.dtype, device: torch.device
 ) -> Constants:
     return Constants(filter_bank(padded_shape, J, L), _source(shape, padded_shape), dtype, device)

@@ -134,9 +134,7 @@ def sampling_stage(
             n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
             return Result(gains, facts={"n_components": n})
         extract = default_features(decoder.image_shape)
-        choice = choose_leading(
-            decoder, codes, images, extract, device=device, seed=seed, progress=progress
-        )
+        choice = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=progress)
         facts = {
             "n_components": choice.n_components,
             "features": [extract.name, extract.version],

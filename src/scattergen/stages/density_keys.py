@@ -133,8 +133,7 @@ def default_by_class(densities: Mapping[str, Density | type[Density]]) -> str:
         if takes(density.sample, "labels"):
             return key
     raise InputError(
-        "This model has no class-conditional density: fit one with `scattergen density RUN mixture "
-        "--by-class`."
+        "This model has no class-conditional density: fit one with `scattergen density RUN mixture --by-class`."
     )
 
 

@@ -139,10 +139,7 @@ def check_leading_option(options: Mapping[str, Any], d: int) -> None:
     """
     unknown = [name for name in options if name not in ("n_components", "density", "sharpen")]
     if unknown:
-        raise InputError(
-            f'There is no option "sampling.{unknown[0]}": there are n_components, density and '
-            "sharpen."
-        )
+        raise InputError(f'There is no option "sampling.{unknown[0]}": there are n_components, density and sharpen.')
     strength = options.get("sharpen", 0)
     number = isinstance(strength, int | float) and not isinstance(strength, bool)
     if not number or not 0 <= strength <= 1:
@@ -151,6 +148,4 @@ def check_leading_option(options: Mapping[str, Any], d: int) -> None:
     if value is None or value == "auto":
         return
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= d:
-        raise InputError(
-            f'sampling.n_components={value!r}: give a number from 1 to {d}, "auto" or null.'
-        )
+        raise InputError(f'sampling.n_components={value!r}: give a number from 1 to {d}, "auto" or null.')

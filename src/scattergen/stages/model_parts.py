@@ -177,9 +177,7 @@ def read_sharpening(run: RunFolder, image_shape: tuple[int, int, int]) -> Sharpe
     return _made(run, "sharpening", Sharpening, {"gains": gains})
 
 
-def _made(
-    run: RunFolder, what: str, make: Callable[..., Part], keywords: Mapping[str, Any], **fixed: Any
-) -> Part:
+def _made(run: RunFolder, what: str, make: Callable[..., Part], keywords: Mapping[str, Any], **fixed: Any) -> Part:
     """A part of a model, not loaded yet, from its stored keywords."""
     try:
         check_keywords(f"the {what}", make, keywords, tuple(fixed))
@@ -207,9 +205,7 @@ def _decoder(
     return decoder
 
 
-def _check_same(
-    run: RunFolder, what: str, keywords: Mapping[str, Any], same: Mapping[str, Any]
-) -> None:
+def _check_same(run: RunFolder, what: str, keywords: Mapping[str, Any], same: Mapping[str, Any]) -> None:
     for name, value in same.items():
         if keywords.get(name) != value:
             raise RunFolderError(
@@ -218,9 +214,7 @@ def _check_same(
             )
 
 
-def _density(
-    run: RunFolder, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
-) -> Density:
+def _density(run: RunFolder, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Density:
     """A stored density."""
     try:
         keywords = _without_retired(metadata["name"], metadata["hyperparameters"])
@@ -248,9 +242,7 @@ def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _check_size(
-    what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0
-) -> None:
+def _check_size(what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0) -> None:
     """Refuse a network with larger or more layers than its tensors, before it is made.
 
     Every pair of neighbours among the widths of its hidden layers has a weight; `layers` come
@@ -265,9 +257,7 @@ def _check_size(
         )
 
 
-def _check_density_size(
-    name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
+def _check_density_size(name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     if name == "class_conditional":
         n_classes = tensors["weights"].numel()  # each has tensors of its own
         _check_size("density", [], tensors, layers=n_classes)

@@ -51,10 +51,7 @@ def check_options(
     """
     for section in SECTIONS:
         if not isinstance(options, Mapping) or not isinstance(options.get(section), Mapping):
-            raise InputError(
-                f'The options need a section "{section}": make them by '
-                "scattergen.stages.presets.preset."
-            )
+            raise InputError(f'The options need a section "{section}": make them by scattergen.stages.presets.preset.')
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape, device="cpu")
     encoder.check_count(n)
     make_decoder(options["decoder"], LinearDecoder.shaped(encoder))
@@ -62,16 +59,12 @@ def check_options(
     build("training", DecoderTraining, options["training"]).check(n, n_processes)
     for name, keywords in options["densities"].items():
         if not isinstance(keywords, Mapping):
-            raise InputError(
-                f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE."
-            )
+            raise InputError(f"densities.{name}={keywords!r} names no option: write densities.{name}.NAME=VALUE.")
         choice = choice_of_key(name, keywords)
         density = make(choice.name, **choice.keywords)
         check_count(density, n)
         if choice.by_class and classes is not None:
-            for label, count in zip(
-                classes.classes, classes.labels.bincount().tolist(), strict=True
-            ):
+            for label, count in zip(classes.classes, classes.labels.bincount().tolist(), strict=True):
                 _of_class(label, density, count)
         elif choice.by_class:
             raise InputError(
@@ -106,9 +99,7 @@ def bytes_of_run(options: Mapping[str, Any], image_shape: tuple[int, int, int], 
     return 4 * (d * encoder.n_features + (1 + encoder.flips) * n * d + maps + 6 * weights)
 
 
-def make_decoder(
-    options: Mapping[str, Any], linear: LinearDecoder, seed: int = 0
-) -> Decoder | LocalDecoder:
+def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 0) -> Decoder | LocalDecoder:
     """A decoder that is yet to be trained.
 
     Args:
@@ -167,13 +158,7 @@ def stage_of(option: str) -> str | None:
     return {**stages, "sampling": "sampling"}.get(section)
 
 
-def build(
-    section: str,
-    make: Callable[..., Built],
-    options: Mapping[str, Any],
-    *arguments: Any,
-    **fixed: Any,
-) -> Built:
+def build(section: str, make: Callable[..., Built], options: Mapping[str, Any], *arguments: Any, **fixed: Any) -> Built:
     """Call a constructor or function with keywords that a user chose.
 
     Args:

@@ -83,12 +83,7 @@ _CELEBA: Options = {
         "momentum": 0.9,
     },
     "training": {"epochs": 50, "batch_size": 128, "learning_rate": 1e-3, "betas": [0.9, 0.999]},
-    "densities": {
-        "gaussian": {},
-        "mixture": {},
-        "vae": {"beta": 0.0025, "epochs": 96},
-        "gan": {"epochs": 38},
-    },
+    "densities": {"gaussian": {}, "mixture": {}, "vae": {"beta": 0.0025, "epochs": 96}, "gan": {"epochs": 38}},
 }
 
 # The same at half the resolution: one scale less, and a decoder with fewer and smaller filters,
@@ -112,12 +107,7 @@ _CELEBA_LIGHT: Options = {
 # training is taken to be that of 2018; J = 3 is ours.
 _CELEBA_2019: Options = {
     "encoder": _CELEBA_HALF["encoder"],
-    "decoder": {
-        "channels": [512, 256, 128, 64, 32],
-        "kernel_size": 5,
-        "initialization": "normal",
-        "momentum": 0.9,
-    },
+    "decoder": {"channels": [512, 256, 128, 64, 32], "kernel_size": 5, "initialization": "normal", "momentum": 0.9},
     "training": _CELEBA["training"],
     "densities": _CELEBA["densities"],
 }

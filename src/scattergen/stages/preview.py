@@ -32,12 +32,7 @@ class Preview:
     """
 
     def __init__(
-        self,
-        path: Path,
-        images: ImageSource | Tensor,
-        codes: Tensor,
-        linear: LinearDecoder,
-        device: str = "cpu",
+        self, path: Path, images: ImageSource | Tensor, codes: Tensor, linear: LinearDecoder, device: str = "cpu"
     ) -> None:
         self.path, self.device = path, device
         n = min(_COLUMNS, len(codes))

@@ -96,15 +96,11 @@ def train(
         raise InputError("There is nothing to train on: give at least one example.")
     settings = replace(settings, batch_size=min(settings.batch_size, len(data)))
     if settings.patience is not None and validate is None:
-        raise InputError(
-            f"patience={settings.patience} watches the validation loss: give validate too."
-        )
+        raise InputError(f"patience={settings.patience} watches the validation loss: give validate too.")
     check_shares(settings.batch_size, processes.world_size)
     if processes.world_size > 1 and (len(losses) != 1 or len(modules) != 1):
         raise InputError("Several processes can train one module with one loss, not more.")
-    training = _Training(
-        modules, losses, data, settings, validate, processes, checkpoint, on_step, on_epoch
-    )
+    training = _Training(modules, losses, data, settings, validate, processes, checkpoint, on_step, on_epoch)
     return training.run(progress)
 
 
@@ -240,10 +236,7 @@ class _Training:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.data), generator=generator)
         first = self.state.step - epoch * self.steps_per_epoch
-        parts = (
-            self.data[order[i * size : (i + 1) * size][self.share]]
-            for i in range(first, self.steps_per_epoch)
-        )
+        parts = (self.data[order[i * size : (i + 1) * size][self.share]] for i in range(first, self.steps_per_epoch))
         return prefetched(parts) if settings.prefetch else parts
 
     def _step(self, read: Batch) -> float:

@@ -37,10 +37,7 @@ def constant(progress: float) -> float:
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
 PRECISIONS = ("float32", "bfloat16", "auto")
-_HYPERPARAMETERS = (
-    "epochs", "batch_size", "learning_rate", "schedule", "betas", "clip_norm", "patience",
-    "precision",
-)  # fmt: skip
+_HYPERPARAMETERS = ("epochs", "batch_size", "learning_rate", "schedule", "betas", "clip_norm", "patience", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +101,11 @@ class TrainingSettings:
             if size is not None and not 0 < size < math.inf:
                 raise InputError(f"{name}={size}: give a number above 0.")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(
-                f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1."
-            )
+            raise InputError(f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1.")
         if self.schedule not in SCHEDULES:
-            raise InputError(
-                f'schedule="{self.schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.'
-            )
+            raise InputError(f'schedule="{self.schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.')
         if self.precision not in PRECISIONS:
-            raise InputError(
-                f'precision="{self.precision}": choose "float32", "bfloat16" or "auto".'
-            )
+            raise InputError(f'precision="{self.precision}": choose "float32", "bfloat16" or "auto".')
 
     @classmethod
     def of(cls, model: object, **others: Any) -> "TrainingSettings":

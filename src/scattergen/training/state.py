@@ -56,9 +56,7 @@ class TrainingState:
     def add_loss(self, name: str, value: float, learning_rate: float) -> None:
         """Count the loss of a step, if it is finite."""
         if not math.isfinite(value):
-            raise _diverged(
-                f"loss of the {name} became {value} in step {self.step + 1}", learning_rate
-            )
+            raise _diverged(f"loss of the {name} became {value} in step {self.step + 1}", learning_rate)
         self.sums[name] += value
         if name == next(reversed(self.sums)):
             self.count += 1
@@ -81,9 +79,7 @@ class TrainingState:
             if len(means) == 1
             else {f"loss/{name}": mean for name, mean in means.items()}
         )
-        self.history.append(
-            {"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate}
-        )
+        self.history.append({"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate})
         self.sums, self.count = dict.fromkeys(self.sums, 0.0), 0
         return self.history[-1]
 

@@ -168,9 +168,7 @@ class DCGAN:
             modules | ({"average": average} if self.decay > 0 else {}),
             {"discriminator": step.discriminator_loss, "generator": generator_loss},
             data,
-            TrainingSettings.of(
-                self, seed=seed, device=device, max_seconds=max_seconds, description="DCGAN"
-            ),
+            TrainingSettings.of(self, seed=seed, device=device, max_seconds=max_seconds, description="DCGAN"),
             checkpoint=checkpoint,
             on_step=on_step,
             progress=progress,
@@ -180,12 +178,8 @@ class DCGAN:
         return self
 
     def _build(self, image_shape: Shape, seed: int) -> tuple[nn.Module, nn.Module]:
-        generator = transposed_convolutions(
-            self.n_latent, image_shape, self.channels, seed=2 * seed
-        )
-        discriminator = convolutions(
-            image_shape, self.channels, 1, seed=2 * seed + 1, first_norm=False
-        )
+        generator = transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed)
+        discriminator = convolutions(image_shape, self.channels, 1, seed=2 * seed + 1, first_norm=False)
         return generator, discriminator
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
@@ -224,9 +218,7 @@ class _Step:
         self.n_latent = n_latent
         self._fake: Tensor | None = None
 
-    def discriminator_loss(
-        self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def discriminator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         """Of real and generated images, each batch normalised for itself."""
         (x,) = batch
         noise = torch.randn(len(x), self.n_latent, generator=generator).to(x)
@@ -235,9 +227,7 @@ class _Step:
         real = F.softplus(-modules["discriminator"](2 * x - 1)).mean()
         return real + F.softplus(modules["discriminator"](self._fake.detach())).mean()
 
-    def generator_loss(
-        self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def generator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         """Of the same images, before the updated discriminator."""
         assert self._fake is not None
         fake, self._fake = self._fake, None

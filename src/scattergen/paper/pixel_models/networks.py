@@ -101,9 +101,7 @@ def convolutions(
     layers: list[nn.Module] = []
     for i in range(len(channels)):
         normed = i > 0 or first_norm
-        layers.append(nn.utils.skip_init(
-            nn.Conv2d, widths[i], widths[i + 1], 4, stride=2, padding=1, bias=not normed
-        ))  # fmt: skip
+        layers.append(nn.utils.skip_init(nn.Conv2d, widths[i], widths[i + 1], 4, stride=2, padding=1, bias=not normed))
         if normed:
             layers.append(nn.BatchNorm2d(widths[i + 1]))
         layers.append(nn.LeakyReLU(0.2))
@@ -112,9 +110,7 @@ def convolutions(
     return nn.Sequential(*layers, nn.Flatten(), *last)
 
 
-def transposed_convolutions(
-    n_inputs: int, image_shape: Shape, channels: Sequence[int], *, seed: int
-) -> nn.Sequential:
+def transposed_convolutions(n_inputs: int, image_shape: Shape, channels: Sequence[int], *, seed: int) -> nn.Sequential:
     """Numbers to an image: a linear layer and transposed convolutions of stride 2.
 
     Each of these, of 4×4 pixels, doubles the grid, to the size that halving came from; batch
@@ -203,10 +199,7 @@ def check_fitted(model: object) -> None:
         InputError: If it has neither been fitted nor loaded.
     """
     if not hasattr(model, "image_shape_"):
-        raise InputError(
-            f"This {type(model).__name__} has not been fitted: call fit(images) or load a fitted "
-            "one."
-        )
+        raise InputError(f"This {type(model).__name__} has not been fitted: call fit(images) or load a fitted one.")
 
 
 def shape_state(image_shape: Shape) -> dict[str, Tensor]:

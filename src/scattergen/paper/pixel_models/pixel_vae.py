@@ -121,9 +121,7 @@ class PixelVAE:
         if beta < 0:
             raise InputError(f"beta={beta}: the weight of the divergence cannot be negative.")
         if likelihood not in ("bernoulli", "gaussian"):
-            raise InputError(
-                f'likelihood="{likelihood}" is unknown: choose "bernoulli" or "gaussian".'
-            )
+            raise InputError(f'likelihood="{likelihood}" is unknown: choose "bernoulli" or "gaussian".')
         if prior not in ("normal", "mixture"):
             raise InputError(f'prior="{prior}" is unknown: choose "normal" or "mixture".')
         if n_components < 1:
@@ -191,9 +189,7 @@ class PixelVAE:
             {"vae": networks},
             {"vae": self._loss},
             data,
-            TrainingSettings.of(
-                self, seed=seed, device=device, max_seconds=max_seconds, description="pixel VAE"
-            ),
+            TrainingSettings.of(self, seed=seed, device=device, max_seconds=max_seconds, description="pixel VAE"),
             checkpoint=checkpoint,
             on_step=on_step,
             progress=progress,
@@ -232,17 +228,11 @@ class PixelVAE:
         return GaussianMixture(self.n_components, leading=None)
 
     def _build(self, image_shape: Shape, seed: int) -> tuple[nn.Module, nn.Module]:
-        encoder = convolutions(
-            image_shape, self.channels, 2 * self.n_latent, seed=2 * seed, first_norm=True
-        )
-        decoder = transposed_convolutions(
-            self.n_latent, image_shape, self.channels, seed=2 * seed + 1
-        )
+        encoder = convolutions(image_shape, self.channels, 2 * self.n_latent, seed=2 * seed, first_norm=True)
+        decoder = transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed + 1)
         return encoder, decoder
 
-    def _loss(
-        self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def _loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         (x,) = batch
         noise = torch.randn(len(x), self.n_latent, generator=generator).to(x)
         logits, divergence = modules["vae"](x, noise)
