@@ -120,7 +120,7 @@ def first(images: ImageSource, n: int | None) -> ImageSource:
 def rows(
     face_folder: Path | None, emoji_folder: Path | None
 ) -> dict[str, tuple[Callable[[], Dataset], dict[str, Any]]]:
-    """Label to the images, and keywords of `fit_run`; none for `auto`."""
+    """Label to the images, and keywords of `options_of_fit`; none for `auto`."""
     made: dict[str, tuple[Callable[[], Dataset], dict[str, Any]]] = {}
     for n in (300, 1000):
         made[f"shapes {n}"] = (lambda n=n: Dataset("shapes", shapes(n, 0), shapes(500, 1)), {})
@@ -136,10 +136,10 @@ def rows(
 def measure(data: Dataset, how: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
     """One row: what `scattergen fit` does."""
     progress, picture = Progress(), folder / "pictures" / f"{name}.png"
-    options = options_of_fit(data, **how)[1]
-    estimate = sum(stage.seconds for stage in estimate_fit(data, options))
+    choice = options_of_fit(data, **how)
+    estimate = sum(stage.seconds for stage in estimate_fit(data, choice.options))
     start = time.monotonic()
-    fitted = fit_run(data, folder / "models" / name, progress=progress, **how)
+    fitted = fit_run(data, folder / "models" / name, choice, progress=progress)
     seconds = time.monotonic() - start
     model = load(folder / "models" / name)
     judgement = Judgement.of(fitted.run.stages["report"]["judgement"])

@@ -10,10 +10,13 @@ from PIL import Image
 
 import scattergen as sg
 from scattergen import densities
-from scattergen.datasets import ClassLabels, ImageArray, Subset, class_labels, mnist, open_dataset
+from scattergen.datasets import ClassLabels, Dataset, ImageArray, Subset, class_labels, mnist, open_dataset
 from scattergen.densities import ClassConditional
 from scattergen.errors import InputError
-from scattergen.runs import RunFolder
+from scattergen.pipeline.fit import FitOptions, fit_run
+from scattergen.progress import SILENT
+from scattergen.runs import RunFolder, Stages
+from scattergen.stages.fit import fit_parts
 
 DIGITS = tuple("0123456789")
 
@@ -284,10 +287,9 @@ def test_a_class_with_too_few_images_is_named_before_the_encoder_is_fitted(tmp_p
         "training": {"epochs": 1},
         "densities": {"gaussian-by-class": {}},
     }
-    run = RunFolder.start(tmp_path / "run", {})
     with pytest.raises(InputError, match='Class "1": 1 codes are too few'):
-        sg.GenerativeScatteringNetwork.fit(images, options=options, run=run)
-    assert not run.has("encoder")
+        fit_run(Dataset("two classes", images, None), tmp_path / "run", FitOptions("auto", options))
+    assert not (tmp_path / "run").exists()
 
 
 # Keys that say what a density is
@@ -309,7 +311,7 @@ def test_a_fit_takes_keys_with_endings(tmp_path):
         "training": {"epochs": 1},
         "densities": {"gaussian-by-class": {}, "vae-improved": {"epochs": 1, "n_components": 1, "n_latent": 2}},
     }
-    model = sg.GenerativeScatteringNetwork.fit(images, options=options, run=run)
+    model = sg.GenerativeScatteringNetwork(**vars(fit_parts(images, options, Stages(run, SILENT))))
     by_class, vae = model.densities.values()
     assert isinstance(by_class, ClassConditional)
     assert by_class.density == "gaussian"

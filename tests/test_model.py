@@ -23,7 +23,10 @@ from scattergen.densities import DENSITIES, Gaussian, GaussianMixture, draw_in_c
 from scattergen.diagnostics import component_grid
 from scattergen.encoder import ScatteringEncoder
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.runs import RunFolder
+from scattergen.progress import SILENT
+from scattergen.runs import RunFolder, Stages
+from scattergen.stages.density import fit_density
+from scattergen.stages.fit import fit_parts
 from scattergen.stages.options import build, check_options
 from scattergen.stages.presets import override, preset
 
@@ -376,7 +379,7 @@ def test_a_density_that_draws_nan_is_not_kept(images, model, tmp_path, monkeypat
     options = {**OPTIONS, "densities": {"diverged": {}}}
     run = RunFolder.start(tmp_path / "run", options)
     with pytest.raises(ScattergenError, match="density diverged draws infinite or NaN codes"):
-        GenerativeScatteringNetwork.fit(images, options=options, run=run)
+        fit_parts(images, options, Stages(run, SILENT))
     assert run.has("decoder")
     assert not run.has("densities/diverged")
 
@@ -410,11 +413,11 @@ def test_seeds_that_are_no_whole_numbers(model, images, seed):
 
 def test_a_fit_in_a_folder_continues(images, model, tmp_path):
     run = RunFolder.start(tmp_path / "run", OPTIONS)
-    GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+    fit_parts(images, OPTIONS, Stages(run, SILENT))
     run.file("decoder").unlink()
     shutil.rmtree(tmp_path / "run" / "densities")
     with pytest.warns(UserWarning, match="is missing or damaged: it is made again") as warned:
-        again = GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+        again = GenerativeScatteringNetwork(**vars(fit_parts(images, OPTIONS, Stages(run, SILENT))))
     assert len(warned) == 3
     assert same_model(again, model)
     assert same_model(sg.load(tmp_path / "run"), model)
@@ -426,17 +429,16 @@ def test_a_density_kept_in_a_run_is_that_of_the_codes_it_is_given(model, images,
     z, labels = model.encode(images), torch.arange(len(images)) % 2
     run = RunFolder.start(tmp_path / "run", OPTIONS)
     if with_codes:
-        GenerativeScatteringNetwork.fit(images, options=OPTIONS, run=run)
+        fit_parts(images, OPTIONS, Stages(run, SILENT))
     else:
         own.save(tmp_path / "run", overwrite=True)
         run = RunFolder.open(tmp_path / "run")
-    keep = {"stored_as": "mine", "run": run}
-    for some in ((z[:60],), (z[60:],), (z, labels), (z, ClassLabels(1 - labels, ("1", "0")))):
-        own.fit_density("gaussian", *some, **keep, overwrite=True)
-        assert torch.equal(own.sample_codes(5, "mine"), own.fit_density("gaussian", *some).sample(5))
-        assert torch.equal(sg.load(tmp_path / "run").sample_codes(5, "mine"), own.sample_codes(5, "mine"))
-        again = own.fit_density("gaussian", *some, **keep)
-        assert torch.equal(again.sample(5), own.sample_codes(5, "mine"))
+    for some in ((z[:60], None), (z[60:], None), (z, labels), (z, ClassLabels(1 - labels, ("1", "0")))):
+        kept = fit_density("gaussian", "mine", *some, Stages(run, SILENT), overwrite=True)
+        assert torch.equal(kept.sample(5), own.fit_density("gaussian", *some).sample(5))
+        assert torch.equal(sg.load(tmp_path / "run").sample_codes(5, "mine"), kept.sample(5))
+        again = fit_density("gaussian", "mine", *some, Stages(run, SILENT))
+        assert torch.equal(again.sample(5), kept.sample(5))
 
 
 def test_tensors_of_another_model_are_refused(model, tmp_path):

@@ -14,56 +14,45 @@ from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
-from scattergen.densities import Density, draw_in_chunks, make, make_for_classes, sample_density
+from scattergen.densities import Density, draw_in_chunks, sample_density
 from scattergen.densities.labels import Labels
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
-from scattergen.errors import InputError, RunFolderError
+from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
-from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages, save_run
-from scattergen.stages.decoder import fit_decoder_stage, sampling_stage
-from scattergen.stages.density import fit_density_stage
-from scattergen.stages.density_keys import best_density, choice_of_key, default_by_class, default_density, density_key
-from scattergen.stages.encoder import fit_encoder, fit_linear
-from scattergen.stages.model_parts import model_content, read_parts, read_sharpening
-from scattergen.stages.options import check_options, make_decoder
+from scattergen.stages.density import fit_density
+from scattergen.stages.density_keys import default_by_class, default_density, density_key
+from scattergen.stages.fit import fit_parts
+from scattergen.stages.model_parts import model_content, read_parts
+from scattergen.stages.options import check_options
 from scattergen.stages.presets import Options
 from scattergen.stages.presets import preset as preset_options
 
 DECODING_BATCH = 256
 
-
 Images = ImageSource | Tensor | NDArray[Any]
-"""Images as `scattergen.datasets.as_images` takes them."""
+"""Images as `scattergen.datasets.as_images` takes them: a source, a tensor (N, C, H, W) in [0, 1], or an array."""
 
 
 class GenerativeScatteringNetwork:
     """Images to codes, codes to images, and models of the codes that make new ones.
 
-    Args:
+    Args and attributes:
         encoder: Fitted; maps images to codes.
         decoder: Trained; maps codes to images.
         densities: Name to fitted density; add more at any time.
-        linear: Least squares from codes to images, to compare with; that of a local decoder by
-            default.
-
-    Attributes:
-        encoder: As given.
-        decoder: As given, in evaluation mode.
-        densities: As given, a dictionary to add to.
-        linear: Least squares, or None.
+        linear: Least squares from codes to images, to compare with; that of a local decoder by default.
         options: What the model was fitted with, if it was made by `fit` or `load`.
         best: Key of the density whose samples were found to be best, if that was measured.
-        n_leading: Number of leading components that new densities are fitted to, or None for all;
-            in their samples the others are zero.
+        n_leading: Number of leading components that new densities are fitted to, or None for all; in their samples
+            the others are zero.
         sharpening: Gives new images the power of real ones at each frequency, or None.
         sharpen: Its strength in `sample`, from 0 (none) to 1.
 
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
-        scattering", 2022.
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
 
     Example:
         >>> import torch
@@ -85,16 +74,22 @@ class GenerativeScatteringNetwork:
         decoder: Decoder | LocalDecoder,
         densities: Mapping[str, Density] | None = None,
         linear: LinearDecoder | None = None,
+        *,
+        options: Options | None = None,
+        best: str | None = None,
+        n_leading: int | None = None,
+        sharpening: Sharpening | None = None,
+        sharpen: float = 0.0,
     ) -> None:
         self.encoder = encoder
         self.decoder: Decoder | LocalDecoder = decoder.eval()
-        self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
         self.densities: dict[str, Density] = dict(densities or {})
-        self.options: Options = {}
-        self.best: str | None = None
-        self.n_leading: int | None = None
-        self.sharpening: Sharpening | None = None
-        self.sharpen = 0.0
+        self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
+        self.options: Options = options or {}
+        self.best = best
+        self.n_leading = n_leading
+        self.sharpening = sharpening
+        self.sharpen = sharpen
 
     @classmethod
     def fit(
@@ -105,69 +100,27 @@ class GenerativeScatteringNetwork:
         options: Options | None = None,
         seed: int = 0,
         device: str = "cpu",
-        run: RunFolder | None = None,
-        processes: Processes = ALONE,
         progress: Progress = SILENT,
     ) -> "GenerativeScatteringNetwork":
-        """Fit encoder, decoder and densities to images.
+        """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit_run` does so in a run folder.
 
         Args:
-            images: Source of N images, a tensor (N, C, H, W) in [0, 1], or a NumPy array.
+            images: As in `Images`.
             preset: Name of options that fit the images (see `scattergen.stages.presets.preset`).
             options: Complete options instead of a preset's.
             seed: Of everything random.
             device: Where to compute.
-            run: Folder in which each finished stage is kept; what it holds already is not computed
-                again.
-            processes: Those that fit encoder and decoder together; all call this method with the
-                same images, and leave the group when these are fitted.
             progress: Where to report.
-
-        Returns:
-            The fitted model; without densities in processes other than that of rank 0.
 
         Raises:
             InputError: If the images or options cannot be used.
         """
         images, seed = as_images(images), check_seed(seed)
-        shape = _image_shape(images)
+        channels, height, width = images.shape[-3:]
         if options is None:
-            options = preset_options(preset, shape, len(images))
-        classes = class_labels(images)
-        check_options(options, shape, len(images), classes, processes.world_size)
-        stages = Stages(run, progress, processes)
-        encoder, codes, mirrored = fit_encoder(
-            images, options["encoder"], stages, device=device, processes=processes, progress=progress
-        )
-        linear = fit_linear(encoder, codes, mirrored, images, stages, processes, progress)
-        decoder = make_decoder(options["decoder"], linear, seed).to(device)
-        fit_decoder_stage(
-            decoder, options, codes, images, stages, encoder=encoder, mirrored=mirrored,
-            linear=linear, seed=seed, device=device,
-        )  # fmt: skip
-        processes.leave()
-        model = cls(encoder, decoder, linear=linear)
-        model.options = options
-        if processes.rank > 0:
-            return model
-        model.sharpen = options.get("sampling", {}).get("sharpen", 0.0)
-        model.n_leading, model.sharpening = sampling_stage(
-            decoder, options, codes, images, Stages(run, progress), seed=seed, device=device, progress=progress
-        )
-        for key, keywords in options["densities"].items():
-            choice = choice_of_key(key, keywords)
-            model.fit_density(
-                choice.name,
-                codes,
-                classes if choice.by_class else None,
-                keywords=choice.keywords,
-                stored_as=key,
-                seed=seed,
-                device=device,
-                run=run,
-                progress=progress,
-            )
-        return model
+            options = preset_options(preset, (channels, height, width), len(images))
+        check_options(options, (channels, height, width), len(images), class_labels(images))
+        return cls(**vars(fit_parts(images, options, Stages(None, progress), seed=seed, device=device)))
 
     def fit_density(
         self,
@@ -179,8 +132,6 @@ class GenerativeScatteringNetwork:
         stored_as: str | None = None,
         seed: int = 0,
         device: str = "cpu",
-        run: RunFolder | None = None,
-        overwrite: bool = False,
         progress: Progress = SILENT,
     ) -> Density:
         """Fit one density to codes, or one per class, and add it to the model.
@@ -190,49 +141,26 @@ class GenerativeScatteringNetwork:
         Args:
             name: In the registry of densities.
             codes: (N, d), such as `encode(images)`.
-            labels: Class of every code, (N,) whole numbers from 0, perhaps with the classes' names:
-                with these, every class gets a density of this kind (see
-                `scattergen.densities.ClassConditional`).
+            labels: Class of every code, (N,) whole numbers from 0, perhaps with the classes' names: with these, every
+                class gets a density of this kind (see `scattergen.densities.ClassConditional`).
             keywords: Hyper-parameters of the density.
-            stored_as: Key in `densities`; by default the registry's name, with "-by-class" if
-                there are labels.
+            stored_as: Key in `densities`; by default the registry's name, with "-by-class" if there are labels.
             seed: Of everything random in the fit.
             device: Where to compute.
-            run: Folder to keep it in.
-            overwrite: Replace the one that the folder holds, once this one is fitted.
             progress: Where to report.
-
-        Returns:
-            The fitted density.
 
         Raises:
-            InputError: If the name or a keyword is unknown, the codes are too few, or the labels
-                cannot be used.
-            RunFolderError: If the folder holds this density with other hyper-parameters.
+            InputError: If the name or a keyword is unknown, the codes are too few, or the labels cannot be used.
         """
-        codes = codes[:, : self.n_leading]
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
-        seed = check_seed(seed)
-        classes = None
-        if isinstance(labels, ClassLabels):
-            labels, classes = labels
-        density = make(name, **(keywords or {})) if labels is None else make_for_classes(name, keywords, classes)
-        fit_density_stage(
-            density, key, codes, labels, Stages(run, progress), seed=seed, device=device, overwrite=overwrite
+        codes, seed = codes[:, : self.n_leading], check_seed(seed)
+        self.densities[key] = fit_density(
+            name, key, codes, labels, Stages(None, progress), keywords=keywords, seed=seed, device=device
         )
-        self.densities[key] = density
-        return density
+        return self.densities[key]
 
     def encode(self, images: Images, progress: Progress = SILENT) -> Tensor:
-        """Whitened codes of images.
-
-        Args:
-            images: Source of N images, a tensor (N, C, H, W) in [0, 1], or a NumPy array.
-            progress: Where to report.
-
-        Returns:
-            Codes, (N, d).
-        """
+        """Whitened codes (N, d) of N images."""
         return self.encoder.transform(as_images(images), progress)
 
     def decode(
@@ -243,20 +171,16 @@ class GenerativeScatteringNetwork:
         *,
         sharpen: float = 0.0,
     ) -> Tensor:
-        """Images of codes.
+        """Images (N, C, H, W) in [0, 1] of codes (N, d).
 
         Args:
-            z: Codes, (N, d).
+            z: The codes.
             batch_size: Codes decoded together; affects time and memory only.
             progress: Where to report.
             sharpen: Strength of the sharpening, from 0 to 1, if the model has one.
 
-        Returns:
-            Images in [0, 1], (N, C, H, W).
-
         Raises:
-            InputError: If the codes do not have d components or are not finite, or the strength is
-                not from 0 to 1.
+            InputError: If the codes do not have d components or are not finite, or the strength is not from 0 to 1.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = torch.as_tensor(z)
@@ -286,20 +210,16 @@ class GenerativeScatteringNetwork:
     def sample_codes(
         self, n: int, density: str | None = None, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None
     ) -> Tensor:
-        """Codes drawn from a density; code k depends on the model, the seed and k only.
+        """Codes (n, d) drawn from a density; code k depends on the model, the seed and k only.
 
         Args:
             n: How many.
-            density: Key in `densities`; by default the best that was measured, else "mixture", else
-                the last one, and with labels the first class-conditional one.
+            density: Key in `densities`; by default the best that was measured, else "mixture", else the last one, and
+                with labels the first class-conditional one.
             seed: Of the draw.
-            temperature: Factor of the density's noise, 0 or more: below 1 samples are smoother
-                and more alike.
-            labels: Class of all codes or of each, (n,): numbers, or names as strings. Code k then
-                depends on its class, and the number of codes of that class before it.
-
-        Returns:
-            Codes, (n, d).
+            temperature: Factor of the density's noise, 0 or more: below 1 samples are smoother and more alike.
+            labels: Class of all codes or of each, (n,): numbers, or names as strings. Code k then depends on its
+                class, and the number of codes of that class before it.
 
         Raises:
             InputError: If the model has no such density, or the density no classes or temperature.
@@ -327,44 +247,27 @@ class GenerativeScatteringNetwork:
         labels: Labels | None = None,
         sharpen: float | None = None,
     ) -> Tensor:
-        """New images.
+        """New images (n, C, H, W) in [0, 1]; image k depends on the model, the seed and k only.
 
-        Args:
-            n: How many.
-            density: Key in `densities`, as for `sample_codes`.
-            seed: Of the draw; image k depends on the model, the seed and k only.
-            batch_size: Codes decoded together.
-            progress: Where to report.
-            temperature: As for `sample_codes`.
-            labels: As for `sample_codes`.
-            sharpen: As for `decode`; the model's own strength by default.
-
-        Returns:
-            Images in [0, 1], (n, C, H, W).
+        Codes are drawn by `sample_codes` and decoded by `decode`, whose arguments these are; sharpened by the model's
+        own strength if none is given.
         """
         codes = self.sample_codes(n, density, seed, temperature, labels)
         strength = self.sharpen if sharpen is None else sharpen
         return self.decode(codes, batch_size, progress, sharpen=strength)
 
     def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
-        r"""Images along the straight line between the codes of two images ("morphing").
+        r"""Images (steps, C, H, W) along the straight line between the codes of two images ("morphing").
 
-        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1.
+        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included.
 
         Args:
             start: One image, (C, H, W) or (1, C, H, W).
             stop: Another.
-            steps: Number of images, both ends included.
-
-        Returns:
-            Images, (steps, C, H, W).
-
-        Raises:
-            InputError: If `steps` is less than 2.
+            steps: Number of images, at least 2.
 
         References:
-            Angles, Mallat, "Generative networks as inverse problems with scattering transforms",
-            2018.
+            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
         """
         steps = whole_number("steps", steps, least=2)
         ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
@@ -373,23 +276,13 @@ class GenerativeScatteringNetwork:
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
 
     def resample(self, images: Images, start: int, stop: int, seed: int = 0) -> Tensor:
-        """Images whose components `start` to `stop` are replaced by white noise.
-
-        Args:
-            images: (N, C, H, W).
-            start: First component replaced.
-            stop: One past the last.
-            seed: Of the noise.
-
-        Returns:
-            Images, (N, C, H, W).
+        """N images whose components `start` to `stop` (one past the last) are replaced by white noise, (N, C, H, W).
 
         Raises:
             InputError: If the range does not lie in 0 … d.
 
         References:
-            Angles, Mallat, "Generative networks as inverse problems with scattering transforms",
-            2018.
+            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
         """
         z = self.encode(images)
         d = z.shape[1]
@@ -401,17 +294,14 @@ class GenerativeScatteringNetwork:
         return self.decode(z)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the model as a run folder.
-
-        To a run that holds this model already, only densities that it lacks are added.
+        """Write the model as a run folder; to a run that holds it already, only densities that it lacks are added.
 
         Args:
             path: The folder.
             overwrite: Replace a run that is there, its codes and report included.
 
         Raises:
-            InputError: If a density is not fitted or not registered, or its name cannot be a
-                file's.
+            InputError: If a density is not fitted or not registered, or its name cannot be a file's.
             RunFolderError: If the folder holds something else, or another model.
         """
         # Everything that can fail for the model's sake comes before anything is replaced.
@@ -426,39 +316,16 @@ class GenerativeScatteringNetwork:
     def load(
         cls, path: Path | str | RunFolder, device: str = "cpu", densities: Collection[str] | None = None
     ) -> "GenerativeScatteringNetwork":
-        """The model of a run folder; executes nothing that the folder holds.
+        """The model of a folder or an opened run; executes nothing that it holds.
 
         Args:
-            path: A folder, or an opened run.
+            path: The folder or run.
             device: Where to compute.
             densities: Keys of those to load; all by default.
 
-        Returns:
-            The model.
-
         Raises:
-            RunFolderError: If the folder is incomplete, damaged, changed or of a newer format, or
-                holds a density of a kind that is not known here.
+            RunFolderError: If the folder is incomplete, damaged, changed or of a newer format, or holds a density of a
+                kind that is not known here.
         """
         run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-        while True:
-            try:
-                model = cls(*read_parts(run, device, densities))
-                break
-            except RunFolderError:
-                if not run.refresh():  # else another process has replaced it meanwhile
-                    raise
-        model.options = run.options
-        asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
-        model.best = best_density(run)
-        model.sharpen = asked.get("sharpen", 0.0)
-        model.sharpening = read_sharpening(run, model.decoder.image_shape)
-        model.n_leading = found.get("n_components", asked.get("n_components"))
-        if model.n_leading == "auto":  # an unfinished fit
-            model.n_leading = None
-        return model
-
-
-def _image_shape(images: ImageSource | Tensor) -> tuple[int, int, int]:
-    channels, height, width = images.shape[-3:]
-    return channels, height, width
+        return cls(**vars(read_parts(run, device, densities)))

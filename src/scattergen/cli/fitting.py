@@ -104,7 +104,7 @@ def fit(
     from scattergen.cli.failures import sentence_of
     from scattergen.cli.opening import open_to_fit, prepare
     from scattergen.pipeline.estimate import parse_time
-    from scattergen.pipeline.fit import fit_run
+    from scattergen.pipeline.fit import fit_run, options_of_fit
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
 
     changes = parse_options(options)
@@ -126,8 +126,9 @@ def fit(
             data = open_to_fit(
                 images, size, crop, mode, strict, preset=preset, most=limit, workers=workers, progress=progress
             )
+        choice = options_of_fit(data, preset, changes, keys)
         if estimate:
-            _estimate(data, preset, changes, keys, device, as_json)
+            _estimate(data, choice.options, device, as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:
@@ -137,9 +138,7 @@ def fit(
         fitted = fit_run(
             data,
             out,
-            preset=preset,
-            changes=changes,
-            densities=keys,
+            choice,
             seed=seed,
             max_seconds=None if max_time is None else parse_time(max_time),
             device=device,
@@ -152,22 +151,14 @@ def fit(
         _say_fitted(out, fitted, as_json)
 
 
-def _estimate(
-    data: "Dataset",
-    preset: str | None,
-    changes: Mapping[str, Any],
-    densities: list[str] | None,
-    device: str,
-    as_json: bool,
-) -> None:
+def _estimate(data: "Dataset", options: Mapping[str, Any], device: str, as_json: bool) -> None:
     """Print how long a fit would take, if its options can be used."""
     from scattergen.cli.printing import print_estimate
     from scattergen.datasets import class_labels
     from scattergen.pipeline.estimate import estimate_fit
-    from scattergen.pipeline.fit import options_of_fit
     from scattergen.stages.options import check_options
 
-    options, n = options_of_fit(data, preset, changes, densities)[1], len(data.train)
+    n = len(data.train)
     check_options(options, data.train.shape, n, class_labels(data.train))
     print_estimate(estimate_fit(data, options, device), n, as_json)
 

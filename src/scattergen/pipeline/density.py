@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.datasets import ClassLabels
-from scattergen.densities import Density, improved_keywords, make, make_for_classes, names, needs_labels
+from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import RunFolderError
 from scattergen.image_grid import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder, check_name, differences, refuse_differences
+from scattergen.runs import RunFolder, Stages, check_name, differences, refuse_differences
+from scattergen.stages.density import fit_density, make_density
 from scattergen.stages.density_keys import choice_of_key, density_key
 from scattergen.stages.model_parts import density_metadata
 
@@ -84,7 +85,7 @@ def fit_density_run(
     by_class = by_class or needs_labels(name)
     make(name, **keywords)  # which checks them before anything else
     classes = _classes(run) if by_class else None
-    wanted = density_metadata(_make(name, keywords, classes), seed)
+    wanted = density_metadata(make_density(name, keywords, by_class=by_class, classes=classes), seed)
     picture = run.path / "pictures" / f"density-{key}.png"
     shown = tuple((classes or ())[:_ROWS])
     before = run.has(stage) and not overwrite
@@ -101,23 +102,16 @@ def fit_density_run(
     # The others may be damaged, or of a package that is not installed here.
     model = GenerativeScatteringNetwork.load(run, device, densities=())
     stored = run.read("codes")[0]
-    model.fit_density(
-        name,
-        stored["codes"],
-        None if classes is None else ClassLabels(stored["labels"], classes),
-        keywords=keywords,
-        stored_as=key,
-        seed=seed,
-        device=device,
-        run=run,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    labels = None if classes is None else ClassLabels(stored["labels"], classes)
+    model.densities[key] = fit_density(
+        name, key, stored["codes"][:, : model.n_leading], labels, Stages(run, progress),
+        keywords=keywords, seed=seed, device=device, overwrite=overwrite,
+    )  # fmt: skip
     if classes is None:
         images = model.sample(_COLUMNS**2, key, seed)
     else:
-        labels = [c for c in range(len(shown)) for _ in range(_COLUMNS)]
-        images = model.sample(len(labels), key, seed, labels=labels)
+        asked = [c for c in range(len(shown)) for _ in range(_COLUMNS)]
+        images = model.sample(len(asked), key, seed, labels=asked)
     with run.drawing(stage) as folder:
         save_image_grid(images, folder / picture.name, columns=_COLUMNS)
         run.illustrate(stage, {f"pictures/{picture.name}": folder / picture.name})
@@ -136,16 +130,10 @@ def _classes(run: RunFolder) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _make(name: str, keywords: Mapping[str, Any], classes: tuple[str, ...] | None) -> Density:
-    if classes is None:
-        return make(name, **keywords)
-    return make_for_classes(name, keywords, classes)
-
-
 def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None) -> None:
     """Refuse another density in the place of one that the run's options and report describe."""
     choice = choice_of_key(key, run.options["densities"][key])
-    fitted = _make(choice.name, choice.keywords, classes if choice.by_class else None)
+    fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
     changed = differences(density_metadata(fitted, run.options.get("seed")), wanted)
     if changed:
         raise RunFolderError(

@@ -1,12 +1,13 @@
 """Fitting in a run folder: from a named source of images to a model with its report, resumable."""
 
+import copy
 import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,11 +23,19 @@ from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, differences
 from scattergen.runs.layout import products_in
+from scattergen.stages.fit import fit_parts
 from scattergen.stages.options import bytes_of_run, check_options, stage_of
-from scattergen.stages.presets import override
+from scattergen.stages.presets import Options, override
 from scattergen.stages.presets import preset as preset_options
 
 _AT_ONCE = 256  # test images
+
+
+class FitOptions(NamedTuple):
+    """The name of a preset, and complete options."""
+
+    preset: str
+    options: Options
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,8 @@ class FittedRun:
 def fit_run(
     data: Dataset,
     out: Path | str,
+    choice: FitOptions | None = None,
     *,
-    preset: str | None = None,
-    changes: Mapping[str, Any] | None = None,
-    densities: list[str] | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
     device: str = "cpu",
@@ -78,29 +85,23 @@ def fit_run(
     Args:
         data: Training and test images.
         out: The run folder.
-        preset: "mnist", "celeba", "celeba-light", "celeba-2019" or "auto"; by default "mnist" for
-            all of MNIST and "auto" for everything else.
-        changes: "section.keyword" to value, over the preset.
-        densities: Keys of the densities to fit, such as "mixture", "vae-improved" or
-            "mixture-by-class"; the preset's by default.
+        choice: Made by `options_of_fit`; by default its choice for these data.
         seed: Of everything random.
-        max_seconds: Train the decoder for fewer epochs, if need be, so that the fit ends in about
-            so many seconds; continued, it keeps the number that it began with.
+        max_seconds: Train the decoder for fewer epochs, if need be, so that the fit ends in about so many seconds;
+            continued, it keeps the number that it began with.
         device: Where to compute.
         overwrite: Replace a run that is there, once the new one is finished.
         command: The command line, for the report.
-        processes: Those that fit together: all call this function with the same arguments and see
-            the same images and run folder, in which rank 0 alone writes results.
+        processes: Those that fit together: all call this function with the same arguments and see the same images and
+            run folder, in which rank 0 alone writes results.
         progress: Where to report.
-
-    Returns:
-        The run and what was measured.
 
     Raises:
         InputError: If the data or options cannot be used, or differ between processes.
         RunFolderError: If the folder holds something else.
     """
-    preset, options = options_of_fit(data, preset, changes, densities)
+    preset, options = choice or options_of_fit(data)
+    options = copy.deepcopy(options)
     shape, n = data.train.shape, len(data.train)
     # Before anything is stored:
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
@@ -133,16 +134,14 @@ def fit_run(
         if processes.rank == 0 and not run.has("encoder"):
             check_space(run.path, bytes_of_run(options, shape, n))
             _read_test_images(data, progress)
-        model = GenerativeScatteringNetwork.fit(
-            data.train, options=options, seed=seed, device=device, run=run, processes=processes, progress=progress
-        )
+        parts = fit_parts(data.train, options, Stages(run, progress, processes), seed=seed, device=device)
     except ScattergenError:
         if processes.rank == 0:
             run.discard_if_empty()
         raise
     if processes.rank > 0:
         return FittedRun(run, False, {})
-    _report(run, model, data, seed, command, progress)
+    _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
     run.finish()
     return FittedRun(run, False, _measurements(run))
 
@@ -176,17 +175,16 @@ def options_of_fit(
     preset: str | None = None,
     changes: Mapping[str, Any] | None = None,
     densities: list[str] | None = None,
-) -> tuple[str, dict[str, Any]]:
-    """The options that `fit_run` fits a dataset with.
+) -> FitOptions:
+    """The options that a dataset is fitted with.
 
     Args:
         data: Training and test images.
-        preset: As for `fit_run`.
-        changes: Likewise.
-        densities: Likewise.
-
-    Returns:
-        The preset's name, and complete options.
+        preset: "mnist", "celeba", "celeba-light", "celeba-2019" or "auto"; by default "mnist" for all of MNIST and
+            "auto" for everything else.
+        changes: "section.keyword" to value, over the preset.
+        densities: Keys of the densities to fit, such as "mixture", "vae-improved" or "mixture-by-class"; the preset's
+            by default.
 
     Raises:
         InputError: If the preset does not fit the images, or there is no such option.
@@ -199,7 +197,7 @@ def options_of_fit(
     options = override(options, changes or {})
     if "encoder.n_components" in (changes or {}) and "encoder.held_out" not in (changes or {}):
         options["encoder"].pop("held_out", None)  # a number that was asked for is not changed
-    return preset, options
+    return FitOptions(preset, options)
 
 
 def _epochs(

@@ -15,7 +15,6 @@ from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.evaluation import default_features
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import Result, Stages
 from scattergen.stages.leading import choose_leading
 from scattergen.stages.model_parts import decoder_metadata
@@ -26,7 +25,7 @@ from scattergen.training.state import History
 _SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
 
 
-def fit_decoder_stage(
+def fit_decoder(
     decoder: Decoder | LocalDecoder,
     options: Mapping[str, Any],
     codes: Tensor,
@@ -39,23 +38,9 @@ def fit_decoder_stage(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Train a decoder, unless it is among the finished stages, with a picture after each epoch.
+    """Train a decoder on codes (N, d) of images and of the mirrored ones, unless it is finished already.
 
-    Args:
-        decoder: Trained afterwards.
-        options: Of the fit.
-        codes: (N, d).
-        images: The N images.
-        stages: Keep the result and the state of unfinished work; their processes train together.
-        encoder: Made the codes.
-        mirrored: Codes of the mirrored images, or None.
-        linear: Least squares, for the picture.
-        seed: Of everything random.
-        device: Where to compute.
-
-    Raises:
-        InputError: If the options cannot be used.
-        ScattergenError: If the training diverges.
+    A picture, for which least squares serve, is drawn after each epoch.
     """
     training = build("training", DecoderTraining, options["training"])
 
@@ -96,7 +81,7 @@ def fit_decoder_stage(
         decoder.load_state_dict(result.tensors)
 
 
-def sampling_stage(
+def fit_sampling(
     decoder: Decoder | LocalDecoder,
     options: Mapping[str, Any],
     codes: Tensor,
@@ -105,23 +90,10 @@ def sampling_stage(
     *,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = SILENT,
 ) -> tuple[int | None, Sharpening | None]:
-    """What new images are made from: leading components, as is asked or best, and sharpening.
+    """What new images are made from: the number of leading components, as asked or best, and sharpening.
 
-    Args:
-        decoder: Trained.
-        options: Of the fit; without a section "sampling" nothing is chosen.
-        codes: (N, d).
-        images: The N images.
-        stages: Keep the result.
-        seed: Of the trials.
-        device: Where the decoder is.
-        progress: Where to report.
-
-    Returns:
-        The number of leading components that densities are fitted to, None for all; and the
-        sharpening, if the options ask for one.
+    None stands for all components, and for no sharpening.
     """
     if "sampling" not in options:
         return None, None
@@ -134,7 +106,7 @@ def sampling_stage(
             n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
             return Result(gains, facts={"n_components": n})
         extract = default_features(decoder.image_shape)
-        choice = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=progress)
+        choice = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=stages.progress)
         facts = {
             "n_components": choice.n_components,
             "features": [extract.name, extract.version],

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,49 +10,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.densities import Density
+from scattergen.datasets import ClassLabels
+from scattergen.densities import Density, make, make_for_classes
 from scattergen.densities.labels import check_labels
 from scattergen.errors import ScattergenError
 from scattergen.runs import Result, Stages, refuse_differences
 from scattergen.stages.model_parts import density_metadata
 
 
-def fit_density_stage(
-    density: Density,
+def fit_density(
+    name: str,
     key: str,
     codes: Tensor,
-    labels: Tensor | NDArray[Any] | Sequence[int] | None,
+    labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None,
     stages: Stages,
     *,
+    keywords: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
-) -> None:
-    """Fit a density to codes, unless it is among the finished stages, and keep it there.
+) -> Density:
+    """Fit a density to codes (N, d), or one for each class if there are labels, unless it is finished already.
 
-    Args:
-        density: Not fitted yet; fitted afterwards.
-        key: Its name among the model's densities.
-        codes: (N, d).
-        labels: Class of every code, of a class-conditional density; else None.
-        stages: Keep the result and the state of unfinished work.
-        seed: Of everything random in the fit.
-        device: Where to compute.
-        overwrite: Fit again what is finished.
+    It is kept under its key; `overwrite` fits again what is finished.
 
     Raises:
-        InputError: If the codes or labels cannot be used.
+        InputError: If the name, a keyword, the codes or the labels cannot be used.
         ScattergenError: If the fitted density draws infinite or NaN codes.
         RunFolderError: If the finished density has other hyper-parameters.
-
-    Example:
-        >>> from scattergen.densities import make
-        >>> from scattergen.progress import SILENT
-        >>> density = make("gaussian")
-        >>> fit_density_stage(density, "gaussian", torch.randn(50, 4), None, Stages(None, SILENT))
-        >>> density.sample(3).shape
-        torch.Size([3, 4])
     """
+    labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
+    density = make_density(name, keywords, by_class=labels is not None, classes=classes)
     stage, metadata = f"densities/{key}", density_metadata(density, seed)
     run = stages.run
     if run is not None and run.has(stage) and run.is_whole(stage) and not overwrite:
@@ -60,7 +48,7 @@ def fit_density_stage(
         refuse_differences(run.path / stage, kept, metadata)
         density.load_state_dict(tensors)
         stages.progress.message(f"{stage}: done before")
-        return
+        return density
 
     def fit(work: Path | None) -> Result:
         start = time.monotonic()
@@ -95,6 +83,14 @@ def fit_density_stage(
     result = stages.get(stage, depends, fit, after)
     if result.found:
         density.load_state_dict(result.tensors)
+    return density
+
+
+def make_density(
+    name: str, keywords: Mapping[str, Any] | None, *, by_class: bool, classes: Sequence[str] | None = None
+) -> Density:
+    """A density that is yet to be fitted, or one for each class."""
+    return make_for_classes(name, keywords, classes) if by_class else make(name, **(keywords or {}))
 
 
 def _digest(tensor: Tensor) -> str:

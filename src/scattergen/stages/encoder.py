@@ -10,48 +10,17 @@ from torch import Tensor
 from scattergen.datasets import ImageSource, class_labels, fingerprint_of
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
-from scattergen.processes import ALONE, Processes
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import Result, Stages
 from scattergen.stages.options import build
 
 
 def fit_encoder(
-    images: ImageSource | Tensor,
-    options: Mapping[str, Any],
-    stages: Stages,
-    *,
-    device: str = "cpu",
-    processes: Processes = ALONE,
-    progress: Progress = SILENT,
+    images: ImageSource | Tensor, options: Mapping[str, Any], stages: Stages, *, device: str = "cpu"
 ) -> tuple[ScatteringEncoder, Tensor, Tensor | None]:
-    """Fit an encoder and encode the images it is fitted to, scattering each of them once.
+    """Fit an encoder to N images and encode them, scattering each once, unless both are finished already.
 
-    The coefficients that the fit keeps, in memory or in the run folder, serve the codes too, and
-    are deleted once the codes are stored.  What `stages` holds already is not computed again.
-
-    Args:
-        images: Source of N images, or a tensor (N, C, H, W).
-        options: Keywords of `ScatteringEncoder`.
-        stages: Keep the results and the state of unfinished work.
-        device: Where scattering is computed.
-        processes: Those that share the work; all call this together.
-        progress: Where to report.
-
-    Returns:
-        The encoder, the codes (N, d), and those of the mirrored images if the encoder has `flips`.
-
-    Raises:
-        InputError: If the images or options cannot be used.
-        ScattergenError: If there is too little space on the disk.
-
-    Example:
-        >>> import torch
-        >>> images = torch.rand(20, 1, 8, 8)
-        >>> options = {"J": 1, "n_components": 4}
-        >>> encoder, codes, mirrored = fit_encoder(images, options, Stages(None, SILENT))
-        >>> codes.shape, mirrored
-        (torch.Size([20, 4]), None)
+    The coefficients that the fit keeps, in memory or in the run folder, serve the codes too, and are deleted once the
+    codes are stored.  Returned are the encoder, codes (N, d), and those of the mirrored images if it has `flips`.
     """
     channels, height, width = images.shape[-3:]
     encoder = build("encoder", ScatteringEncoder, options, (channels, height, width), device=device)
@@ -66,15 +35,15 @@ def fit_encoder(
     stages.key("encoder", depends)
     # The coefficients serve both stages, so they are kept until the second is finished.
     with stages.working("codes", stages.key("codes", named, ["encoder"])) as folder:
-        features = encoder.open_features(arranged, folder, processes)
+        features = encoder.open_features(arranged, folder, stages.processes)
 
         def fit(work: Path | None) -> Result:
             checkpoint = None if work is None else work / "checkpoint.safetensors"
-            encoder.fit(images, progress, features=features, checkpoint=checkpoint)
+            encoder.fit(images, stages.progress, features=features, checkpoint=checkpoint)
             return Result(encoder.state_dict(), encoder.hyperparameters, {"n": len(images)})
 
         def encode(_: Path | None) -> Result:
-            codes, mirrored = arranged.split(encoder.transform(features, progress))
+            codes, mirrored = arranged.split(encoder.transform(features, stages.progress))
             tensors = {"codes": codes.contiguous()}
             if mirrored is not None:
                 tensors["mirrored"] = mirrored.contiguous()
@@ -95,34 +64,19 @@ def fit_encoder(
 
 
 def fit_linear(
-    encoder: ScatteringEncoder,
-    codes: Tensor,
-    mirrored: Tensor | None,
-    images: ImageSource | Tensor,
-    stages: Stages,
-    processes: Processes = ALONE,
-    progress: Progress = SILENT,
+    encoder: ScatteringEncoder, codes: Tensor, mirrored: Tensor | None, images: ImageSource | Tensor, stages: Stages
 ) -> LinearDecoder:
-    """Fit least squares from codes to images, or find them in `stages`.
+    """Fit least squares from codes (N, d) to images, and from those of the mirrored ones, unless they are finished.
 
-    Args:
-        encoder: Fitted.
-        codes: Of the images, (N, d).
-        mirrored: Codes of the mirrored images, which then count as much.
-        images: The N images.
-        stages: Keep the result.
-        processes: Of which the first computes; all call this together.
-        progress: Where to report.
-
-    Returns:
-        The fitted map, the same in all processes.
+    The first process computes; all call this together and get the same map.
     """
+    processes = stages.processes
     linear = LinearDecoder.of(encoder)
 
     def fit(_: Path | None) -> Result:
         if processes.rank == 0:
             n_fit = encoder.arrange(images).n_fit // (1 if mirrored is None else 2)
-            linear.fit(codes, images, mirrored, n=n_fit, progress=progress)
+            linear.fit(codes, images, mirrored, n=n_fit, progress=stages.progress)
         fitted = linear.state_dict() if processes.rank == 0 else {}
         return Result(processes.broadcast(fitted), linear.hyperparameters)
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -18,9 +19,26 @@ from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_keywords
 from scattergen.runs import RunFolder, check_name
 from scattergen.runs.saving import Content
+from scattergen.stages.density_keys import best_density
+from scattergen.stages.presets import Options
 from scattergen.tensor_files import check_shapes
 
 Part = TypeVar("Part")
+
+
+@dataclass
+class Parts:
+    """What a model is made of, under the names that the attributes of `GenerativeScatteringNetwork` have."""
+
+    encoder: ScatteringEncoder
+    decoder: Decoder | LocalDecoder
+    densities: dict[str, Density] = field(default_factory=dict)
+    linear: LinearDecoder | None = None
+    options: Options = field(default_factory=dict)
+    best: str | None = None
+    n_leading: int | None = None
+    sharpening: Sharpening | None = None
+    sharpen: float = 0.0
 
 
 def model_content(
@@ -32,19 +50,8 @@ def model_content(
 ) -> Content:
     """Tensors and metadata of all parts of a model, for `scattergen.runs.save_run`.
 
-    Args:
-        encoder: Fitted.
-        decoder: Trained.
-        densities: Key to fitted density.
-        linear: Least squares from the codes; those of a local decoder by default.
-        sharpening: Of new images, or None.
-
-    Returns:
-        Name in the run to tensors and metadata.
-
     Raises:
-        InputError: If a density is not fitted or not registered, is of other codes, or its key
-            cannot be a file's name.
+        InputError: If a density is not fitted or not registered, is of other codes, or its key cannot be a file's name.
     """
     content: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "encoder": (encoder.state_dict(), encoder.hyperparameters),
@@ -71,27 +78,13 @@ def model_content(
 
 
 def decoder_metadata(decoder: Decoder | LocalDecoder) -> dict[str, Any]:
-    """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one.
-
-    Args:
-        decoder: Of either kind.
-
-    Returns:
-        For JSON.
-    """
+    """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one."""
     kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
     return {**kind, **decoder.hyperparameters}
 
 
 def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any]:
     """What is stored beside a density's tensors, and tells whether another one is the same.
-
-    Args:
-        density: Of a registered class.
-        seed: Of its fit, where that is known.
-
-    Returns:
-        "name" in the registry, "hyperparameters", and "seed" if given.
 
     Raises:
         InputError: If its class is not registered.
@@ -100,22 +93,30 @@ def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any
     return metadata if seed is None else {**metadata, "seed": seed}
 
 
-def read_parts(
-    run: RunFolder, device: str, keys: Collection[str] | None
-) -> tuple[ScatteringEncoder, Decoder | LocalDecoder, dict[str, Density], LinearDecoder | None]:
-    """The parts of a stored model.
-
-    Args:
-        run: Its folder.
-        device: Of encoder and decoder.
-        keys: Keys of the densities to load; None for all.
-
-    Returns:
-        Encoder, decoder, densities by key, and least squares if they are kept.
+def read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Parts:
+    """The stored model of a run, with the densities of these keys, or all.
 
     Raises:
         RunFolderError: If a part is missing or damaged, or a density of an unknown kind.
     """
+    while True:
+        try:
+            parts = _read_parts(run, device, keys)
+            break
+        except RunFolderError:
+            if not run.refresh():  # else another process has replaced it meanwhile
+                raise
+    asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
+    parts.options, parts.best = run.options, best_density(run)
+    parts.sharpening = _sharpening(run, parts.decoder.image_shape)
+    parts.sharpen = asked.get("sharpen", 0.0)
+    parts.n_leading = found.get("n_components", asked.get("n_components"))
+    if parts.n_leading == "auto":  # an unfinished fit
+        parts.n_leading = None
+    return parts
+
+
+def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Parts:
     encoder_tensors, encoder_keywords = run.read("encoder")
     J, L, order = (encoder_keywords[name] for name in ("J", "L", "max_order"))
     paths = (order > 0) * J * L + (order > 1) * L * L * J * (J - 1) // 2
@@ -154,22 +155,10 @@ def read_parts(
                 f"The density {key} of {run.path} is of codes with {d} components, those of this "
                 f"model have {decoder.n_components}: copy the run folder again as a whole."
             )
-    return encoder, decoder.to(device), densities, linear
+    return Parts(encoder, decoder.to(device), densities, linear)
 
 
-def read_sharpening(run: RunFolder, image_shape: tuple[int, int, int]) -> Sharpening | None:
-    """The sharpening of new images, if the run has one.
-
-    Args:
-        run: Its folder.
-        image_shape: (C, H, W).
-
-    Returns:
-        The sharpening, or None.
-
-    Raises:
-        RunFolderError: If it is damaged.
-    """
+def _sharpening(run: RunFolder, image_shape: tuple[int, int, int]) -> Sharpening | None:
     gains = run.read("sampling")[0].get("gains") if run.has("sampling") else None
     if gains is None:
         return None
