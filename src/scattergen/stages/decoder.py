@@ -1,5 +1,6 @@
 """The stages of a fit that need the decoder: its training, and what new images are made from."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
+from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.evaluation import default_features
+from scattergen.image_grid import save_image_grid
 from scattergen.runs import Result, Stages
 from scattergen.stages.leading import choose_leading
 from scattergen.stages.model_parts import decoder_metadata
 from scattergen.stages.options import build
-from scattergen.stages.preview import Preview
 from scattergen.training.state import History
 
 _SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
+_PREVIEW_COLUMNS = 8
+_PREVIEW_CODES = 4000  # at most, that its density is fitted to in a second
 
 
 def fit_decoder(
@@ -79,6 +83,32 @@ def fit_decoder(
     result = stages.get("decoder", depends, train, ["codes", "linear"])
     if result.found:
         decoder.load_state_dict(result.tensors)
+
+
+class Preview:
+    """A picture, replaced after every epoch, of what a decoder makes of the last tenth of images and of new codes.
+
+    Its rows are: held-out images; least squares from their codes; the decoder's images of these; and two rows of new
+    images, from a density that is fitted in a second and drawn with one seed.
+    """
+
+    def __init__(
+        self, path: Path, images: ImageSource | Tensor, codes: Tensor, linear: LinearDecoder, device: str = "cpu"
+    ) -> None:
+        self.path, self.device = path, device
+        n = min(_PREVIEW_COLUMNS, len(codes))
+        rows = torch.linspace(len(codes) * 9 // 10, len(codes) - 1, n).round().long()
+        self.shown = torch.cat([images[rows], linear.decode(codes[rows])])
+        some = codes[torch.linspace(0, len(codes) - 1, min(len(codes), _PREVIEW_CODES)).long()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a mixture of few codes; it is but a preview
+            drawn = make("mixture" if len(some) >= 100 else "gaussian").fit(some).sample(2 * n)
+        self.codes, self.columns = torch.cat([codes[rows], drawn]), n
+
+    def __call__(self, decoder: Decoder | LocalDecoder) -> None:
+        """Draw the picture anew."""
+        images = decoder.decode(self.codes.to(self.device)).cpu()
+        save_image_grid(torch.cat([self.shown, images]), self.path, columns=self.columns)
 
 
 def fit_sampling(

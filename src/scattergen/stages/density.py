@@ -62,22 +62,21 @@ def fit_density(
         )
         if not torch.isfinite(density.sample(1, seed=seed)).all():
             raise ScattergenError(
-                f"The density {key} draws infinite or NaN codes, so it is not kept: change its "
-                "options and run the command again."
+                f"The density {key} draws infinite or NaN codes, so it is not kept: change its options and run the "
+                "command again."
             )
         history = getattr(density, "history_", [])
         # The training loop counts epochs; other fits have iterations, or one row.
         unit = "epochs" if history and "learning_rate" in history[0] else "iterations"
         facts = {unit: len(history), "description": density.description}
-        # The history counts the parts before an interruption, too, but not what a fit does before
-        # and after its epochs.
+        # The history counts the parts before an interruption, too, but not what a fit does before and after its epochs.
         facts["seconds"] = time.monotonic() - start
         if history:
             facts["seconds"] = max(facts["seconds"], history[-1]["seconds"])
         return Result(density.state_dict(), metadata, facts)
 
     # Whoever calls this from Python may give other codes than those of the run.
-    given = [codes, *(() if labels is None else (check_labels(labels, len(codes)),))]
+    given = [codes] if labels is None else [codes, check_labels(labels, len(codes))]
     depends = {**metadata, "fitted_to": [_digest(one) for one in given]}
     after = ["codes"] if run is not None and run.has("codes") else []
     result = stages.get(stage, depends, fit, after)

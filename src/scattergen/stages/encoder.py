@@ -19,8 +19,7 @@ def fit_encoder(
 ) -> tuple[ScatteringEncoder, Tensor, Tensor | None]:
     """Fit an encoder to N images and encode them, scattering each once, unless both are finished already.
 
-    The coefficients that the fit keeps, in memory or in the run folder, serve the codes too, and are deleted once the
-    codes are stored.  Returned are the encoder, codes (N, d), and those of the mirrored images if it has `flips`.
+    Returned are the encoder, codes (N, d), and those of the mirrored images if it has `flips`.
     """
     channels, height, width = images.shape[-3:]
     encoder = build("encoder", ScatteringEncoder, options, (channels, height, width), device=device)
@@ -33,7 +32,7 @@ def fit_encoder(
     named = {"labels": labels, "classes": None if classes is None else classes.classes}
     arranged = encoder.arrange(images)
     stages.key("encoder", depends)
-    # The coefficients serve both stages, so they are kept until the second is finished.
+    # The coefficients, in memory or in the run folder, serve both stages: they are kept until the codes are stored.
     with stages.working("codes", stages.key("codes", named, ["encoder"])) as folder:
         features = encoder.open_features(arranged, folder, stages.processes)
 
@@ -53,8 +52,7 @@ def fit_encoder(
             if encoder.held_out > 0:
                 unseen = tensors["codes"][arranged.n_fit // arranged.times :]
                 facts["held_out_rms"] = unseen.square().mean().sqrt().item()
-            metadata = {} if classes is None else {"classes": classes.classes}
-            return Result(tensors, metadata, facts)
+            return Result(tensors, {} if classes is None else {"classes": classes.classes}, facts)
 
         result = stages.get("encoder", depends, fit)
         if result.found:
@@ -68,7 +66,7 @@ def fit_linear(
 ) -> LinearDecoder:
     """Fit least squares from codes (N, d) to images, and from those of the mirrored ones, unless they are finished.
 
-    The first process computes; all call this together and get the same map.
+    All processes call this together and get the same map, which the first computes.
     """
     processes = stages.processes
     linear = LinearDecoder.of(encoder)
