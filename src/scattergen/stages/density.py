@@ -32,12 +32,7 @@ def fit_density(
 ) -> Density:
     """Fit a density to codes (N, d), or one for each class if there are labels, unless it is finished already.
 
-    It is kept under its key; `overwrite` fits again what is finished.
-
-    Raises:
-        InputError: If the name, a keyword, the codes or the labels cannot be used.
-        ScattergenError: If the fitted density draws infinite or NaN codes.
-        RunFolderError: If the finished density has other hyper-parameters.
+    It is kept under its key, and refused if it is finished with other hyper-parameters; `overwrite` fits it again.
     """
     labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
     density = make_density(name, keywords, by_class=labels is not None, classes=classes)

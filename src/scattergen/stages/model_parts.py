@@ -43,12 +43,7 @@ class Parts:
 
 
 def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already.
-
-    Raises:
-        InputError: If a density is not fitted or not registered, is of other codes, or its key cannot be a file's name.
-        RunFolderError: If the folder holds something else, or another model.
-    """
+    """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already."""
     # Everything that can fail for the model's sake comes before anything is replaced.
     content, options = _content(parts), parts.options
     if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
@@ -97,11 +92,7 @@ def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any
 
 
 def read_parts(path: Path | str | RunFolder, device: str, keys: Collection[str] | None) -> Parts:
-    """The model of a run folder or of an opened run, with the densities of these keys, or all.
-
-    Raises:
-        RunFolderError: If a part is missing or damaged, or a density of an unknown kind.
-    """
+    """The model of a run folder or of an opened run, with the densities of these keys, or all."""
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
     while True:
         try:

@@ -122,11 +122,7 @@ def stage_of(option: str) -> str | None:
 
 
 def build(section: str, make: Callable[..., Built], options: Mapping[str, Any], *arguments: Any, **fixed: Any) -> Built:
-    """Call a constructor with positional arguments, keywords that a user chose, and keywords that are not theirs.
-
-    Raises:
-        InputError: If one of the options is unknown, or its value has another type.
-    """
+    """Call a constructor with positional arguments, checked keywords of a user, and keywords that are not theirs."""
     own = [*list(inspect.signature(make).parameters)[: len(arguments)], *fixed]
     check_keywords(f"the {section}", make, options, own)
     return make(*arguments, **options, **fixed)

@@ -28,9 +28,6 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
     Returns:
         {"encoder": …, "decoder": …, "training": …, "densities": {key: …}}: keywords of `ScatteringEncoder`, the
         decoder, `DecoderTraining` and the densities, whose keys `choice_of_key` knows; "auto" adds "sampling".
-
-    Raises:
-        InputError: If the preset is unknown or not for such images, or these are too few or too small.
     """
     if name == "mnist":
         return copy.deepcopy(_MNIST)
@@ -165,11 +162,7 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
 
 
 def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
-    """New options with some values replaced, such as {"encoder.J": 3, "densities.vae.beta": 0.01}.
-
-    Raises:
-        InputError: If there is no such section, or it would be replaced by a value.
-    """
+    """New options with some values replaced, such as {"encoder.J": 3, "densities.vae.beta": 0.01}."""
     result = copy.deepcopy(dict(options))
     for name, value in changes.items():
         *path, keyword = name.split(".")
