@@ -76,10 +76,10 @@ def fit_run(
 ) -> FittedRun:
     """Fit a model to a dataset in a run folder and write its report, or continue doing so.
 
-    With `max_seconds` the decoder is trained for fewer epochs, if need be, so that the fit ends in about that time; a fit
-    that is continued keeps the number that it began with.  `overwrite` replaces a run that is there, once the new one is
-    finished.  Processes that fit together all call this with the same arguments and see the same images and run folder,
-    in which rank 0 alone writes results.
+    With `max_seconds` the decoder is trained for fewer epochs, if need be, so that the fit ends in about that time; a
+    fit that is continued keeps the number that it began with.  `overwrite` replaces a run that is there, once the new
+    one is finished.  Processes that fit together all call this with the same arguments and see the same images and run
+    folder, in which rank 0 alone writes results.
     """
     preset, options = choice or options_of_fit(data)
     options = copy.deepcopy(options)
