@@ -21,12 +21,7 @@ from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.keeping import check_data, check_densities, keep
 from scattergen.progress import SILENT, Progress
-from scattergen.report.diagnostic_plots import (
-    component_pairs,
-    dependence_heat_map,
-    marginal_histograms,
-    normal_quantiles,
-)
+from scattergen.report import diagnostic_plots as plots
 from scattergen.report.plots import eigenvalue_spectrum
 from scattergen.runs import RunFolder
 
@@ -137,10 +132,10 @@ def _drawn(
     pairs = _strongest(matrices[0])
     return {
         "eigenvalues": lambda: eigenvalue_spectrum(eigenvalues),
-        "marginals": lambda: marginal_histograms(codes, samples, name),
-        "quantiles": lambda: normal_quantiles(codes, samples, name),
-        "pairs": lambda: component_pairs(codes, pairs, samples, name),
-        "dependence": lambda: dependence_heat_map(matrices[0], below, name),
+        "marginals": lambda: plots.marginal_histograms(codes, samples, name),
+        "quantiles": lambda: plots.normal_quantiles(codes, samples, name),
+        "pairs": lambda: plots.component_pairs(codes, pairs, samples, name),
+        "dependence": lambda: plots.dependence_heat_map(matrices[0], below, name),
     }
 
 

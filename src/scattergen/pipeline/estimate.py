@@ -26,8 +26,8 @@ from scattergen.model import DECODING_BATCH
 from scattergen.pipeline.judge import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
 from scattergen.progress import Progress, Task
 from scattergen.stages.density_keys import choice_of_key
-from scattergen.stages.leading import trial_sizes
 from scattergen.stages.options import build, make_decoder
+from scattergen.stages.sampling import trial_sizes
 
 _SECONDS = 4.0  # of each stage that are tried
 _SOME = 64  # images
@@ -120,12 +120,13 @@ def _encoder_and_codes(encoder: ScatteringEncoder, images: ImageSource) -> list[
     d = encoder.whitening.n_components
     # Coefficients are kept, in memory or on the disk, but for those of held-out images.
     kept = min(4 * len(arranged) * n_features, encoder.whitening.cache_bytes)
-    product = 2 * d * n_features / _products_per_second()
+    a = torch.ones(256, 4096)
+    products_per_second = 2 * 256 * 4096 * 256 / max(_seconds(lambda: a @ a.T), 1e-9)
+    projecting = len(arranged) * 2 * d * n_features / products_per_second
+    scattering = (len(arranged) - arranged.n_fit) * per_image
     return [
         StageEstimate("encoder", seconds, kept + 12 * d * n_features),
-        StageEstimate(
-            "codes", len(arranged) * product + (len(arranged) - arranged.n_fit) * per_image, kept + 4 * n * d
-        ),
+        StageEstimate("codes", projecting + scattering, kept + 4 * n * d),
     ]
 
 
@@ -226,13 +227,9 @@ def _report(data: Dataset, codes: Tensor, n_densities: int, decoding: float, see
         seconds += rows * (seeing + decoding)
     tested = codes[: min(max(n_test, 20), 1000, n)]
     if len(tested) >= FEWEST_TEST_IMAGES:
-        seconds += _seconds(lambda: _normality(tested)) * max(1.0, n_test / len(tested))
+        testing = _seconds(lambda: (count_rejections(tested), rejections_by_sample_size(tested, repeats=5)))
+        seconds += testing * max(1.0, n_test / len(tested))
     return StageEstimate("report", seconds + 3.0, 4 * MOST_JUDGED * math.prod(data.train.shape) * 6)
-
-
-def _normality(codes: Tensor) -> None:
-    count_rejections(codes)
-    rejections_by_sample_size(codes, repeats=5)
 
 
 def _cached(images: ImageSource) -> int:
@@ -250,12 +247,6 @@ def _seconds(work: Callable[[], Any]) -> float:
     start = time.monotonic()
     work()
     return time.monotonic() - start
-
-
-def _products_per_second() -> float:
-    """Multiplications and additions of float32 matrices."""
-    a = torch.ones(256, 4096)
-    return 2 * 256 * 4096 * 256 / max(_seconds(lambda: a @ a.T), 1e-9)
 
 
 class _EnoughSeenError(Exception):

@@ -11,23 +11,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from scattergen import evaluation
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.source import random_rows, some_of
 from scattergen.densities import LikelihoodDensity
 from scattergen.errors import InputError
-from scattergen.evaluation import (
-    FEWEST,
-    DigitFeatures,
-    Estimate,
-    Evaluation,
-    FeatureExtractor,
-    InceptionFeatures,
-    PerceptualFeatures,
-    ScatteringFeatures,
-    evaluate,
-    frechet_distance,
-    sharpness,
-)
+from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor
+from scattergen.image_quality import sharpness
 from scattergen.keywords import whole_number
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
@@ -133,7 +123,7 @@ def evaluate_run(
     rows.add_densities(keys, repeats, real)
     # Whoever is compared with training images cannot learn whether samples are nearer to these.
     unseen = against.fingerprint != data.train.fingerprint
-    scores = evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
+    scores = evaluation.evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
     stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
     result = RunEvaluation(
         rows=scores,
@@ -187,7 +177,7 @@ class _Rows:
             used = torch.zeros(len(others), dtype=torch.bool)
             used[random_rows(len(others), min(self.n, len(against)), self.seed)] = True
             others = others[~used]
-        if len(others) >= FEWEST:
+        if len(others) >= evaluation.FEWEST:
             chosen = others[random_rows(len(others), self.n, self.seed)]
             self.tables[TRAINING] = features[chosen]
             self.detail[TRAINING] = _detail(Subset(images, chosen))
@@ -200,7 +190,7 @@ class _Rows:
         if data.test is not None:
             sources[DECODED_TEST] = some_of(data.test, self.n, self.seed)
         for name, source in sources.items():
-            if len(source) >= FEWEST:
+            if len(source) >= evaluation.FEWEST:
                 self.codes[name] = self.model.encode(source, self.progress)
                 self.tables[name], _, self.detail[name] = self._decoded(self.codes[name], name)
 
@@ -212,7 +202,7 @@ class _Rows:
                 drawn = self.model.sample_codes(self.n, key, self.seed + k)
                 drawing = time.monotonic() - start
                 table, decoding, fine = self._decoded(drawn, key, self.model.sharpen)
-                self.repeats.setdefault(key, []).append(frechet_distance(real, table))
+                self.repeats.setdefault(key, []).append(evaluation.frechet_distance(real, table))
                 if k == 0:
                     self.tables[key], self.detail[key] = table, fine
                     self.speed[key] = self.n / (drawing + decoding)
@@ -246,10 +236,10 @@ def _extractor(name: FeatureName | None, shape: tuple[int, int, int], data: str,
     if name is None:
         name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
     if name == "digits":
-        return DigitFeatures()
+        return evaluation.DigitFeatures()
     if name == "perceptual":
-        return PerceptualFeatures(device)
-    return ScatteringFeatures(shape) if name == "scattering" else InceptionFeatures(device)
+        return evaluation.PerceptualFeatures(device)
+    return evaluation.ScatteringFeatures(shape) if name == "scattering" else evaluation.InceptionFeatures(device)
 
 
 def _detail(images: ImageSource) -> float:

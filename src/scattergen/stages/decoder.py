@@ -1,4 +1,4 @@
-"""The stages of a fit that need the decoder: its training, and what new images are made from."""
+"""The stage of a fit that trains the decoder, with pictures of what it makes."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,18 +13,14 @@ from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
-from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
-from scattergen.evaluation import default_features
 from scattergen.image_grid import save_image_grid
 from scattergen.runs import Result, Stages
-from scattergen.stages.leading import choose_leading
 from scattergen.stages.model_parts import decoder_metadata
 from scattergen.stages.options import build
 from scattergen.training.state import History
 
-_SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
 _PREVIEW_COLUMNS = 8
 _PREVIEW_CODES = 4000  # at most, that its density is fitted to in a second
 
@@ -64,18 +60,10 @@ def fit_decoder(
                 preview(decoder)
 
         history = training.fit(
-            decoder,
-            codes,
-            images,
-            encoder=encoder,
-            mirrored=mirrored,
-            seed=seed,
-            device=device,
-            processes=stages.processes,
-            checkpoint=None if work is None else work / "checkpoint.safetensors",
-            on_epoch=after_epoch,
-            progress=stages.progress,
-        )
+            decoder, codes, images, encoder=encoder, mirrored=mirrored, seed=seed, device=device,
+            processes=stages.processes, checkpoint=None if work is None else work / "checkpoint.safetensors",
+            on_epoch=after_epoch, progress=stages.progress,
+        )  # fmt: skip
         facts = {"history": history, "seconds": history[-1]["seconds"]}
         return Result(decoder.state_dict(), decoder_metadata(decoder), facts)
 
@@ -109,50 +97,3 @@ class Preview:
         """Draw the picture anew."""
         images = decoder.decode(self.codes.to(self.device)).cpu()
         save_image_grid(torch.cat([self.shown, images]), self.path, columns=self.columns)
-
-
-def fit_sampling(
-    decoder: Decoder | LocalDecoder,
-    options: Mapping[str, Any],
-    codes: Tensor,
-    images: ImageSource | Tensor,
-    stages: Stages,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-) -> tuple[int | None, Sharpening | None]:
-    """What new images are made from: the number of leading components, as asked or best, and sharpening.
-
-    None stands for all components, and for no sharpening.
-    """
-    if "sampling" not in options:
-        return None, None
-    asked = options["sampling"].get("n_components")
-    sharpened = options["sampling"].get("sharpen", 0) > 0
-
-    def choose(_: Path | None) -> Result:
-        gains = _gains(decoder, codes, images, device) if sharpened else {}
-        if asked != "auto":
-            n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
-            return Result(gains, facts={"n_components": n})
-        extract = default_features(decoder.image_shape)
-        choice = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=stages.progress)
-        facts = {
-            "n_components": choice.n_components,
-            "features": [extract.name, extract.version],
-            "kernel": {str(m): value for m, value in choice.kernel.items()},
-        }
-        return Result(gains, facts=facts)
-
-    depends = {"n_components": asked, "seed": seed, "sharpened": sharpened}
-    result = stages.get("sampling", depends, choose, ["decoder"])
-    sharpening = Sharpening(result.tensors["gains"]) if sharpened else None
-    return result.facts["n_components"], sharpening
-
-
-def _gains(
-    decoder: Decoder | LocalDecoder, codes: Tensor, images: ImageSource | Tensor, device: str
-) -> dict[str, Tensor]:
-    some = torch.linspace(0, len(codes) - 1, min(len(codes), _SHARPENING_IMAGES)).round().long()
-    made = [decoder.decode(part.to(device)).cpu() for part in codes[some].split(100)]
-    return {"gains": Sharpening.fit(images[some], torch.cat(made)).gains}

@@ -4,13 +4,14 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource, class_labels
 from scattergen.runs import Stages
-from scattergen.stages.decoder import fit_decoder, fit_sampling
+from scattergen.stages.decoder import fit_decoder
 from scattergen.stages.density import fit_density
 from scattergen.stages.density_keys import choice_of_key
 from scattergen.stages.encoder import fit_encoder, fit_linear
 from scattergen.stages.model_parts import Parts
 from scattergen.stages.options import make_decoder
 from scattergen.stages.presets import Options
+from scattergen.stages.sampling import fit_sampling
 
 
 def fit_parts(

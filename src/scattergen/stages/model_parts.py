@@ -96,23 +96,13 @@ def read_parts(path: Path | str | RunFolder, device: str, keys: Collection[str] 
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
     while True:
         try:
-            parts = _read_parts(run, device, keys)
-            break
+            return _read_parts(run, device, keys)
         except RunFolderError:
             if not run.refresh():  # else another process has replaced it meanwhile
                 raise
-    asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
-    parts.options, parts.best = run.options, best_density(run)
-    parts.sharpening = _sharpening(run, parts.decoder.image_shape)
-    parts.sharpen = asked.get("sharpen", 0.0)
-    parts.n_leading = found.get("n_components", asked.get("n_components"))
-    if parts.n_leading == "auto":  # an unfinished fit
-        parts.n_leading = None
-    return parts
 
 
 def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Parts:
-    """What each file holds."""
     tensors, keywords = run.read("encoder")
     J, L, order = (keywords[name] for name in ("J", "L", "max_order"))
     paths = (order > 0) * J * L + (order > 1) * L * L * J * (J - 1) // 2
@@ -137,7 +127,19 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
                 f"The density {key} of {run.path} is of codes with {d} components, those of this model have "
                 f"{decoder.n_components}: copy the run folder again as a whole."
             )
-    return Parts(encoder, decoder.to(device), densities, linear)
+    asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
+    n_leading = found.get("n_components", asked.get("n_components"))
+    return Parts(
+        encoder,
+        decoder.to(device),
+        densities,
+        linear,
+        options=run.options,
+        best=best_density(run),
+        n_leading=None if n_leading == "auto" else n_leading,  # of an unfinished fit
+        sharpening=_sharpening(run, decoder.image_shape),
+        sharpen=asked.get("sharpen", 0.0),
+    )
 
 
 def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, Any]) -> Decoder | LocalDecoder:

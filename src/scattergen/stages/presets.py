@@ -54,15 +54,12 @@ _MNIST: Options = {
 _CELEBA: Options = {
     "encoder": {"J": 4, "L": 8, "max_order": 2, "n_components": 512},
     "decoder": {
-        "channels": [1024, 512, 256, 128, 64, 32],
-        "kernel_size": 7,
-        "unit_norm": True,
-        "initialization": "normal",
+        "channels": [1024, 512, 256, 128, 64, 32], "kernel_size": 7, "unit_norm": True, "initialization": "normal",
         "momentum": 0.9,
     },
     "training": {"epochs": 50, "batch_size": 128, "learning_rate": 1e-3, "betas": [0.9, 0.999]},
     "densities": {"gaussian": {}, "mixture": {}, "vae": {"beta": 0.0025, "epochs": 96}, "gan": {"epochs": 38}},
-}
+}  # fmt: skip
 
 # The same at half the resolution: one scale less, and a decoder with fewer and smaller filters, trained by more and
 # smaller steps, on mirrored faces too; and a VAE that makes faces, beside the paper's.
@@ -135,30 +132,19 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     densities = ["gaussian", "mixture"] + (["vae-improved"] if n >= _FEWEST_FOR_VAE else [])
     return {
         "encoder": {
-            "J": J,
-            "L": 8,
-            "max_order": 2,
-            "n_components": min(512, n - 2, n_coefficients),
-            "allow_fewer": True,
-            "flips": few,
-            "held_out": 0.1,
+            "J": J, "L": 8, "max_order": 2, "n_components": min(512, n - 2, n_coefficients), "allow_fewer": True,
+            "flips": few, "held_out": 0.1,
         },
         "decoder": {
-            "kind": "local",
-            "channels": [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)],
+            "kind": "local", "channels": [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)],
         },
         "training": {
-            "epochs": epochs,
-            "batch_size": min(16, max(2, n // 4)),
-            "learning_rate": 1e-2,
-            "loss": "scattering",
-            "flips": few,
-            "shortened": 0.5,
-            "patience": max(5, epochs // 3),
+            "epochs": epochs, "batch_size": min(16, max(2, n // 4)), "learning_rate": 1e-2, "loss": "scattering",
+            "flips": few, "shortened": 0.5, "patience": max(5, epochs // 3),
         },
         "sampling": {"n_components": "auto", "sharpen": _SHARPEN},
         "densities": {name: {} for name in densities},
-    }
+    }  # fmt: skip
 
 
 def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:

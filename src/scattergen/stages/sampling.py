@@ -1,8 +1,9 @@
-"""From how many leading components new images are made."""
+"""The stage of a fit that finds what new images are made from: leading components of codes, and sharpening."""
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,22 +13,59 @@ from scattergen.datasets import ImageSource
 from scattergen.decoder.augmentation import fewest_leading
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
-from scattergen.evaluation import FeatureExtractor, kernel_distance
+from scattergen.evaluation import FeatureExtractor, default_features, kernel_distance
 from scattergen.progress import SILENT, Progress
+from scattergen.runs import Result, Stages
 
+_SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
 _MOST_SAMPLES, _LEAST_SAMPLES = 400, 100
 _MOST_IMAGES = 1000
 _MOST_CODES = 10_000  # that the trial densities are fitted to
 _FEWEST_CODES = 100
 
 
-class LeadingChoice(NamedTuple):
-    """How many leading components densities are fitted to, and what each number that was tried scored."""
+def fit_sampling(
+    decoder: Decoder | LocalDecoder,
+    options: Mapping[str, Any],
+    codes: Tensor,
+    images: ImageSource | Tensor,
+    stages: Stages,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[int | None, Sharpening | None]:
+    """What new images are made from: the number of leading components, as asked or best, and sharpening.
 
-    n_components: int
-    kernel: Mapping[int, float]
-    """Number to the kernel distance (times 1,000) of new images from held-out ones."""
+    None stands for all components, and for no sharpening.
+    """
+    if "sampling" not in options:
+        return None, None
+    asked = options["sampling"].get("n_components")
+    sharpened = options["sampling"].get("sharpen", 0) > 0
+
+    def choose(_: Path | None) -> Result:
+        gains = {"gains": _gains(decoder, codes, images, device)} if sharpened else {}
+        if asked != "auto":
+            n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
+            return Result(gains, facts={"n_components": n})
+        extract = default_features(decoder.image_shape)
+        n, kernel = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=stages.progress)
+        tried = {str(m): value for m, value in kernel.items()}
+        features = [extract.name, extract.version]
+        return Result(gains, facts={"n_components": n, "features": features, "kernel": tried})
+
+    depends = {"n_components": asked, "seed": seed, "sharpened": sharpened}
+    result = stages.get("sampling", depends, choose, ["decoder"])
+    sharpening = Sharpening(result.tensors["gains"]) if sharpened else None
+    return result.facts["n_components"], sharpening
+
+
+def _gains(decoder: Decoder | LocalDecoder, codes: Tensor, images: ImageSource | Tensor, device: str) -> Tensor:
+    some = torch.linspace(0, len(codes) - 1, min(len(codes), _SHARPENING_IMAGES)).round().long()
+    made = [decoder.decode(part.to(device)).cpu() for part in codes[some].split(100)]
+    return Sharpening.fit(images[some], torch.cat(made)).gains
 
 
 def choose_leading(
@@ -39,17 +77,19 @@ def choose_leading(
     device: str = "cpu",
     seed: int = 0,
     progress: Progress = SILENT,
-) -> LeadingChoice:
+) -> tuple[int, dict[int, float]]:
     """The number of leading components of codes (N, d) from which a quickly fitted density makes the best images.
 
     A density is the better the fewer components it has to model, and an image the better the more its decoder is
     told: the best number lies between.  Mixtures are fitted to 4, 8, 16 … d components, as the decoder's training
     with `shortened` codes allows, and their decoded samples compared with the last tenth of the images, which
     decoders are not trained on by default.  With fewer than 100 codes to judge by, all components are chosen.
+
+    Returned are the number, and for all that were tried the kernel distance (times 1,000) of new from held-out images.
     """
     n, d = codes.shape
     if n < _FEWEST_CODES:
-        return LeadingChoice(d, {})
+        return d, {}
     n_held_out, n_samples = _sizes(n)
     held_out = torch.linspace(n - max(1, n // 10), n - 1, n_held_out).long()
     real = extract(images[held_out])
@@ -69,7 +109,7 @@ def choose_leading(
     best, error = min(found.values(), key=lambda score: score[0])
     chosen = min(m for m, (value, _) in found.items() if value <= best + error / 2)
     progress.message(f"  densities are fitted to the {chosen} leading components of {d}")
-    return LeadingChoice(chosen, {m: value for m, (value, _) in found.items()})
+    return chosen, {m: value for m, (value, _) in found.items()}
 
 
 def trial_sizes(n: int, d: int) -> tuple[int, int]:
