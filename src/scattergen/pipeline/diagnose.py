@@ -41,7 +41,7 @@ class RunDiagnosis:
     """As `tables`, to the number of components that K² rejects at 0.05, uncorrected."""
     seed: int
     scores: Path | None
-    """File that has it all; None if the run is on a disk that is full or only to be read."""
+    """File that has it all; None if it could not be kept, since the disk is full or read-only."""
     pictures: tuple[Path, ...] = ()
 
     def summary(self) -> dict[str, Any]:
@@ -85,7 +85,10 @@ def diagnose_run(
     if data is None:
         name, codes = "training codes", run.read("codes")[0]["codes"]
     else:
-        name, codes = "test codes", _test_codes(run, model, data, progress)
+        check_data(run, data)
+        if data.test is None:
+            raise InputError(f"{data.name} has no test images: leave out --part test.")
+        name, codes = "test codes", model.encode(data.test, progress)
     codes = codes[random_rows(len(codes), n, seed)]
     if density is not None:  # which may model the leading components only
         modelled = getattr(model.densities[density], "n_features_", components)
@@ -112,13 +115,6 @@ def diagnose_run(
     depends = {"seed": seed, "n": len(codes)}
     kept = keep(run, "tests", stem, found.summary(), pictures, depends, made_from)
     return found if kept else replace(found, scores=None, pictures=())
-
-
-def _test_codes(run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, progress: Progress) -> Tensor:
-    check_data(run, data)
-    if data.test is None:
-        raise InputError(f"{data.name} has no test images: leave out --part test.")
-    return model.encode(data.test, progress)
 
 
 def _drawn(

@@ -1,4 +1,4 @@
-"""How long a fit will take and what it needs: a few seconds of every stage, and what follows."""
+"""How long a fit will take and how much memory it needs, extrapolated from a few seconds of every stage."""
 
 import math
 import time
@@ -45,10 +45,7 @@ class StageEstimate:
 
 
 def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> list[StageEstimate]:
-    """Estimate time and memory of the stages of a fit by complete options; nothing is written.
-
-    Each stage is run for up to a few seconds and its whole is extrapolated.
-    """
+    """Estimate time and memory of the stages of a fit by trying each for a few seconds; nothing is written."""
     images, densities = data.train, options["densities"]
     encoder = build("encoder", ScatteringEncoder, options["encoder"], images.shape, device=device)
     stages = _encoder_and_codes(encoder, images)
@@ -218,7 +215,7 @@ def _density(key: str, keywords: Mapping[str, Any], codes: Tensor, device: str) 
 
 
 def _report(data: Dataset, codes: Tensor, n_densities: int, decoding: float, seeing: float) -> StageEstimate:
-    """The report, by the seconds of one image that is decoded, and of one that is made features of."""
+    """The report, given the seconds that it takes to decode an image, and to compute its features."""
     n, n_test = len(codes), 0 if data.test is None else len(data.test)
     seconds = (n_test + 64 * n_densities) * decoding
     if n_test >= FEWEST_TEST_IMAGES:

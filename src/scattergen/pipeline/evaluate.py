@@ -41,7 +41,6 @@ class RunEvaluation:
     perfect codes; decoded test codes, the decoder's bound, paired with the reference and so optimistic), then the
     densities."""
     training_seconds: dict[str, float]
-    """Density to the time of its fit, where that is known."""
     images_per_second: dict[str, float]
     """Density to its speed of sampling and decoding."""
     log_likelihood: dict[str, Estimate]
@@ -57,10 +56,9 @@ class RunEvaluation:
     against: str
     """Name of the reference images."""
     n: int
-    """Images in a row."""
     seed: int
     kept: bool = True
-    """Whether the run holds all this: it may be on a disk that is full or only to be read."""
+    """Whether the run holds it all; its disk may be full or read-only."""
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON."""

@@ -174,7 +174,7 @@ def options_of_fit(
 def _epochs(
     out: Path | str, identity: Mapping[str, Any], max_seconds: float, data: Dataset, device: str, processes: Processes
 ) -> int:
-    """Epochs that fit the time; those of a run that was begun with the same limit."""
+    """Epochs that fit the time, or those of a run that was begun with the same limit."""
     with suppress(RunFolderError):
         begun = RunFolder.begun(out).options  # of the run that will be continued
         wanted = json.loads(json.dumps({**identity, "max_seconds": max_seconds}))
@@ -188,7 +188,7 @@ def _epochs(
 
 
 def _read_test_images(data: Dataset, progress: Progress) -> None:
-    """Find images that cannot be read before the fit, rather than in the report after it."""
+    """Read all test images, so that one that cannot be read is found before the fit rather than in its report."""
     if data.test is None:
         return
     with progress.task("look at test images", len(data.test)) as task:
@@ -238,6 +238,6 @@ def _may_change(run: RunFolder, option: str) -> bool:
 
 
 def _measurements(run: RunFolder) -> dict[str, float]:
-    seconds = sum(stage.get("seconds", 0.0) for stage in run.stages.values())
-    quality = {name: run.stages[LAST_STAGE][name] for name in MEASURES if name in run.stages[LAST_STAGE]}
-    return {**quality, "seconds": seconds}
+    stages = run.stages
+    quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages[LAST_STAGE]}
+    return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}

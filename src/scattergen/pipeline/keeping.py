@@ -44,7 +44,7 @@ def keep(
 ) -> bool:
     """Write STEM.json and pictures by their names into a run, or warn that `what` cannot be kept there.
 
-    A disk may be full or only to be read, or somebody have replaced what it was made from.
+    The disk may be full or read-only, or another process may have replaced what they were made from.
     """
     made_from = [name for name in made_from if run.has(name)]
     key = Stages(run, SILENT).key(stem, depends, made_from)

@@ -94,7 +94,7 @@ def _reconstruction(model: GenerativeScatteringNetwork, images: ImageSource, cod
 
 
 def _statistics(run: RunFolder, test_codes: torch.Tensor | None, seed: int) -> dict[str, Any]:
-    """Whether test codes, or training codes if those are too few, are normal."""
+    """Whether test codes, or training codes if there are too few of those, are normal."""
     codes, split = test_codes, "test"
     if codes is None or len(codes) < _MINIMUM_FOR_TESTS:
         codes, split = run.read("codes")[0]["codes"], "training"

@@ -40,7 +40,7 @@ def fit_decoder(
 ) -> None:
     """Train a decoder on codes (N, d) of images and of the mirrored ones, unless it is finished already.
 
-    A picture, for which least squares serve, is drawn after each epoch.
+    After each epoch a picture is drawn of its images beside those of least squares.
     """
     training = build("training", DecoderTraining, options["training"])
 

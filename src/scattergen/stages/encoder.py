@@ -72,10 +72,10 @@ def fit_linear(
     linear = LinearDecoder.of(encoder)
 
     def fit(_: Path | None) -> Result:
+        fitted = {}
         if processes.rank == 0:
             n_fit = encoder.arrange(images).n_fit // (1 if mirrored is None else 2)
-            linear.fit(codes, images, mirrored, n=n_fit, progress=stages.progress)
-        fitted = linear.state_dict() if processes.rank == 0 else {}
+            fitted = linear.fit(codes, images, mirrored, n=n_fit, progress=stages.progress).state_dict()
         return Result(processes.broadcast(fitted), linear.hyperparameters)
 
     linear.load_state_dict(stages.get("linear", {}, fit, ["codes"]).tensors)

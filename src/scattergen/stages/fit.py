@@ -17,10 +17,9 @@ from scattergen.stages.sampling import fit_sampling
 def fit_parts(
     images: ImageSource | Tensor, options: Options, stages: Stages, *, seed: int = 0, device: str = "cpu"
 ) -> Parts:
-    """Fit encoder, decoder and densities by complete options that were checked, or find them in `stages`.
+    """Fit encoder, decoder and densities with complete, checked options, or find them in `stages`.
 
-    The processes of `stages` fit encoder and decoder together and leave the group then; only that of rank 0 fits
-    what follows.
+    The processes of `stages` fit encoder and decoder together and then leave the group; rank 0 alone fits the rest.
     """
     encoder, codes, mirrored = fit_encoder(images, options["encoder"], stages, device=device)
     linear = fit_linear(encoder, codes, mirrored, images, stages)

@@ -109,12 +109,7 @@ def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 
 
 
 def stage_of(option: str) -> str | None:
-    """The stage of a fit that an option, such as "training.epochs", concerns; None if it concerns all of them.
-
-    Example:
-        >>> stage_of("training.epochs"), stage_of("densities.vae.beta"), stage_of("seed")
-        ('decoder', 'densities/vae', None)
-    """
+    """The stage of a fit that an option, such as "training.epochs", concerns; None if it concerns all of them."""
     section, *rest = option.split(".")
     if section == "densities" and rest:
         return f"densities/{rest[0]}"

@@ -80,12 +80,12 @@ def choose_leading(
 ) -> tuple[int, dict[int, float]]:
     """The number of leading components of codes (N, d) from which a quickly fitted density makes the best images.
 
-    A density is the better the fewer components it has to model, and an image the better the more its decoder is
-    told: the best number lies between.  Mixtures are fitted to 4, 8, 16 … d components, as the decoder's training
-    with `shortened` codes allows, and their decoded samples compared with the last tenth of the images, which
-    decoders are not trained on by default.  With fewer than 100 codes to judge by, all components are chosen.
+    A density does better with fewer components to model, and an image with more that its decoder is told: the best
+    number lies between.  Mixtures are fitted to 4, 8, 16 … d components, as the decoder's training with `shortened`
+    codes allows, and their decoded samples compared with the last tenth of the images, which decoders are not trained
+    on by default.  With fewer than 100 codes to judge by, all components are chosen.
 
-    Returned are the number, and for all that were tried the kernel distance (times 1,000) of new from held-out images.
+    Returned are the number, and for each that was tried the kernel distance (times 1,000) of new from held-out images.
     """
     n, d = codes.shape
     if n < _FEWEST_CODES:
