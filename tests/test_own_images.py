@@ -281,6 +281,8 @@ def test_the_number_of_the_best_samples_is_chosen_and_a_smaller_one_if_as_good(m
     class Decoder:
         """Images that are the codes."""
 
+        device = "cpu"
+
         def decode(self, z):
             return z[:, None, None, :]
 

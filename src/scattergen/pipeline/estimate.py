@@ -13,9 +13,7 @@ from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource
 from scattergen.decoder.fit import DecoderTraining
-from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import make
 from scattergen.diagnostics import count_rejections, rejections_by_sample_size
 from scattergen.encoder.principal_components import passes_and_order
@@ -26,7 +24,7 @@ from scattergen.model import DECODING_BATCH
 from scattergen.pipeline.judge import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
 from scattergen.progress import Progress, Task
 from scattergen.stages.density_keys import choice_of_key
-from scattergen.stages.options import build, make_decoder
+from scattergen.stages.options import AnyDecoder, build, make_decoder
 from scattergen.stages.sampling import trial_sizes
 
 _SECONDS = 4.0  # of each stage that are tried
@@ -50,11 +48,10 @@ def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu")
     encoder = build("encoder", ScatteringEncoder, options["encoder"], images.shape, device=device)
     stages = _encoder_and_codes(encoder, images)
     codes = torch.randn(len(images), encoder.whitening.n_components, generator=torch.Generator().manual_seed(0))
-    linear = _any_linear(encoder)
-    stages.append(_linear(linear, codes, images, flips=encoder.flips))
-    decoder = make_decoder(options["decoder"], linear).to(device)
+    stages.append(_linear(encoder, codes, images))
+    decoder = make_decoder(options["decoder"], _any_linear(encoder)).to(device)
     training = build("training", DecoderTraining, options["training"])
-    stages.append(_decoder(decoder, training, codes, images, encoder, linear))
+    stages.append(_decoder(decoder, training, codes, images, encoder))
     some = codes[:_SOME].to(device)
     decoding = _seconds(lambda: decoder.decode(some)) / len(some)
     extract = default_features(images.shape, digits=data.name == "mnist")
@@ -163,20 +160,14 @@ def _any_linear(encoder: ScatteringEncoder) -> LinearDecoder:
     return linear
 
 
-def _linear(linear: LinearDecoder, codes: Tensor, images: ImageSource, *, flips: bool) -> StageEstimate:
-    trial = LinearDecoder(codes.shape[1], images.shape, linear.grid, linear.n_channels)
-    mirrored = codes if flips else None
-    watch = _watched(lambda progress: trial.fit(codes, images, mirrored, progress=progress), 2.0)
-    return StageEstimate("linear", watch.seconds(), _cached(images) + 3 * _bytes_of(linear))
+def _linear(encoder: ScatteringEncoder, codes: Tensor, images: ImageSource) -> StageEstimate:
+    linear, mirrored = _any_linear(encoder), codes if encoder.flips else None
+    watch = _watched(lambda progress: linear.fit(codes, images, mirrored, progress=progress), 2.0)
+    return StageEstimate("linear", watch.seconds(), _cached(images) + 3 * _bytes_of_linear(encoder))
 
 
 def _decoder(
-    decoder: Decoder | LocalDecoder,
-    training: DecoderTraining,
-    codes: Tensor,
-    images: ImageSource,
-    encoder: ScatteringEncoder,
-    linear: LinearDecoder,
+    decoder: AnyDecoder, training: DecoderTraining, codes: Tensor, images: ImageSource, encoder: ScatteringEncoder
 ) -> StageEstimate:
     to_the_end = replace(training, patience=None)
     device = str(decoder.device)
@@ -194,7 +185,7 @@ def _decoder(
     seen = task.completed * epochs >= task.total  # at least one epoch, with its validation
     checks = 0.0 if seen else epochs * (n_validation + min(n_validation, 1000)) * 0.4 * step
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
-    memory = 4 * n * d * (1 + encoder.flips) + _cached(images) + 2 * _bytes_of(linear) + 24 * parameters
+    memory = 4 * n * d * (1 + encoder.flips) + _cached(images) + 2 * _bytes_of_linear(encoder) + 24 * parameters
     memory += 4 * DECODING_BATCH * math.prod(images.shape) * 20
     return StageEstimate("decoder", task.expected() + checks, memory)
 
@@ -234,8 +225,8 @@ def _cached(images: ImageSource) -> int:
     return min(len(images) * math.prod(images.shape), 1 << 30)
 
 
-def _bytes_of(linear: LinearDecoder) -> int:
-    return 4 * sum(tensor.numel() for tensor in linear.state_dict().values())
+def _bytes_of_linear(encoder: ScatteringEncoder) -> int:
+    return 4 * sum(tensor.numel() for tensor in LinearDecoder.shaped(encoder).state_dict().values())
 
 
 def _seconds(work: Callable[[], Any]) -> float:

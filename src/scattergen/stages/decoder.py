@@ -1,24 +1,20 @@
 """The stage of a fit that trains the decoder, with pictures of what it makes."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from scattergen.datasets import ImageSource
 from scattergen.decoder.fit import DecoderTraining
-from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.image_grid import save_image_grid
 from scattergen.runs import Result, Stages
 from scattergen.stages.model_parts import decoder_metadata
-from scattergen.stages.options import build
+from scattergen.stages.options import AnyDecoder, Images, build
+from scattergen.stages.presets import Options
 from scattergen.training.state import History
 
 _PREVIEW_COLUMNS = 8
@@ -26,17 +22,17 @@ _PREVIEW_CODES = 4000  # at most, that its density is fitted to in a second
 
 
 def fit_decoder(
-    decoder: Decoder | LocalDecoder,
-    options: Mapping[str, Any],
+    decoder: AnyDecoder,
+    options: Options,
     codes: Tensor,
-    images: ImageSource | Tensor,
+    images: Images,
     stages: Stages,
     *,
     encoder: ScatteringEncoder,
     mirrored: Tensor | None,
     linear: LinearDecoder,
-    seed: int = 0,
-    device: str = "cpu",
+    seed: int,
+    device: str,
 ) -> None:
     """Train a decoder on codes (N, d) of images and of the mirrored ones, unless it is finished already.
 
@@ -47,7 +43,7 @@ def fit_decoder(
     def train(work: Path | None) -> Result:
         preview = None
         if stages.run is not None and stages.processes.rank == 0:
-            preview = Preview(stages.run.preview, images, codes, linear, device)
+            preview = Preview(stages.run.preview, images, codes, linear)
             if not preview.path.exists():  # else that of the training to be resumed
                 preview(decoder)
             stages.progress.message(f"  first pictures, after each epoch: {preview.path}")
@@ -80,10 +76,7 @@ class Preview:
     images, from a density that is fitted in a second and drawn with one seed.
     """
 
-    def __init__(
-        self, path: Path, images: ImageSource | Tensor, codes: Tensor, linear: LinearDecoder, device: str = "cpu"
-    ) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: Path, images: Images, codes: Tensor, linear: LinearDecoder) -> None:
         n = min(_PREVIEW_COLUMNS, len(codes))
         rows = torch.linspace(len(codes) * 9 // 10, len(codes) - 1, n).round().long()
         self.shown = torch.cat([images[rows], linear.decode(codes[rows])])
@@ -91,9 +84,9 @@ class Preview:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a mixture of few codes; it is but a preview
             drawn = make("mixture" if len(some) >= 100 else "gaussian").fit(some).sample(2 * n)
-        self.codes, self.columns = torch.cat([codes[rows], drawn]), n
+        self.path, self.codes, self.columns = path, torch.cat([codes[rows], drawn]), n
 
-    def __call__(self, decoder: Decoder | LocalDecoder) -> None:
+    def __call__(self, decoder: AnyDecoder) -> None:
         """Draw the picture anew."""
-        images = decoder.decode(self.codes.to(self.device)).cpu()
+        images = decoder.decode(self.codes.to(decoder.device)).cpu()
         save_image_grid(torch.cat([self.shown, images]), self.path, columns=self.columns)

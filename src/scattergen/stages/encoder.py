@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.datasets import ImageSource, class_labels, fingerprint_of
+from scattergen.datasets import class_labels, fingerprint_of
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.runs import Result, Stages
-from scattergen.stages.options import build
+from scattergen.stages.options import Images, build
 
 
 def fit_encoder(
-    images: ImageSource | Tensor, options: Mapping[str, Any], stages: Stages, *, device: str = "cpu"
+    images: Images, options: Mapping[str, Any], stages: Stages, *, device: str = "cpu"
 ) -> tuple[ScatteringEncoder, Tensor, Tensor | None]:
     """Fit an encoder to N images and encode them, scattering each once, unless both are finished already.
 
@@ -62,7 +62,7 @@ def fit_encoder(
 
 
 def fit_linear(
-    encoder: ScatteringEncoder, codes: Tensor, mirrored: Tensor | None, images: ImageSource | Tensor, stages: Stages
+    encoder: ScatteringEncoder, codes: Tensor, mirrored: Tensor | None, images: Images, stages: Stages
 ) -> LinearDecoder:
     """Fit least squares from codes (N, d) to images, and from those of the mirrored ones, unless they are finished.
 

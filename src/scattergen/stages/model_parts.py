@@ -21,6 +21,7 @@ from scattergen.keywords import check_keywords
 from scattergen.runs import RunFolder, check_name, save_run
 from scattergen.runs.saving import Content
 from scattergen.stages.density_keys import best_density
+from scattergen.stages.options import AnyDecoder
 from scattergen.stages.presets import Options
 from scattergen.tensor_files import check_shapes
 
@@ -32,7 +33,7 @@ class Parts:
     """What a model is made of, under the names that the attributes of `GenerativeScatteringNetwork` have."""
 
     encoder: ScatteringEncoder
-    decoder: Decoder | LocalDecoder
+    decoder: AnyDecoder
     densities: dict[str, Density] = field(default_factory=dict)
     linear: LinearDecoder | None = None
     options: Options = field(default_factory=dict)
@@ -79,7 +80,7 @@ def _content(parts: Parts) -> Content:
     return content
 
 
-def decoder_metadata(decoder: Decoder | LocalDecoder) -> dict[str, Any]:
+def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:
     """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one."""
     kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
     return {**kind, **decoder.hyperparameters}
@@ -142,9 +143,9 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
     )
 
 
-def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, Any]) -> Decoder | LocalDecoder:
+def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, Any]) -> AnyDecoder:
     tensors, keywords = run.read("decoder")
-    kind: Callable[..., Decoder | LocalDecoder] = Decoder
+    kind: Callable[..., AnyDecoder] = Decoder
     if keywords.pop("kind", "generator") == "local":
         if linear is None:
             raise RunFolderError(

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from scattergen.datasets import ClassLabels
+from scattergen.datasets import ClassLabels, ImageSource
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
@@ -16,6 +17,9 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
 from scattergen.stages.density_keys import choice_of_key
+
+AnyDecoder = Decoder | LocalDecoder
+Images = ImageSource | Tensor
 
 Built = TypeVar("Built")
 
@@ -92,7 +96,7 @@ def bytes_of_run(options: Mapping[str, Any], image_shape: tuple[int, int, int], 
     return 4 * (d * encoder.n_features + (1 + encoder.flips) * n * d + maps + 6 * weights)
 
 
-def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 0) -> Decoder | LocalDecoder:
+def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 0) -> AnyDecoder:
     """A decoder that is yet to be trained, by its "kind" ("generator", the default, or "local") and keywords.
 
     The seed is that of its weights; the caller's random numbers are left alone.

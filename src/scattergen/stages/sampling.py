@@ -1,23 +1,20 @@
 """The stage of a fit that finds what new images are made from: leading components of codes, and sharpening."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scattergen.datasets import ImageSource
 from scattergen.decoder.augmentation import fewest_leading
-from scattergen.decoder.generator import Decoder
-from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
 from scattergen.evaluation import FeatureExtractor, default_features, kernel_distance
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import Result, Stages
+from scattergen.stages.options import AnyDecoder, Images
+from scattergen.stages.presets import Options
 
 _SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
 _MOST_SAMPLES, _LEAST_SAMPLES = 400, 100
@@ -27,14 +24,7 @@ _FEWEST_CODES = 100
 
 
 def fit_sampling(
-    decoder: Decoder | LocalDecoder,
-    options: Mapping[str, Any],
-    codes: Tensor,
-    images: ImageSource | Tensor,
-    stages: Stages,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
+    decoder: AnyDecoder, options: Options, codes: Tensor, images: Images, stages: Stages, *, seed: int
 ) -> tuple[int | None, Sharpening | None]:
     """What new images are made from: the number of leading components, as asked or best, and sharpening.
 
@@ -46,12 +36,12 @@ def fit_sampling(
     sharpened = options["sampling"].get("sharpen", 0) > 0
 
     def choose(_: Path | None) -> Result:
-        gains = {"gains": _gains(decoder, codes, images, device)} if sharpened else {}
+        gains = {"gains": _gains(decoder, codes, images)} if sharpened else {}
         if asked != "auto":
             n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
             return Result(gains, facts={"n_components": n})
         extract = default_features(decoder.image_shape)
-        n, kernel = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=stages.progress)
+        n, kernel = choose_leading(decoder, codes, images, extract, seed, stages.progress)
         tried = {str(m): value for m, value in kernel.items()}
         features = [extract.name, extract.version]
         return Result(gains, facts={"n_components": n, "features": features, "kernel": tried})
@@ -62,19 +52,17 @@ def fit_sampling(
     return result.facts["n_components"], sharpening
 
 
-def _gains(decoder: Decoder | LocalDecoder, codes: Tensor, images: ImageSource | Tensor, device: str) -> Tensor:
+def _gains(decoder: AnyDecoder, codes: Tensor, images: Images) -> Tensor:
     some = torch.linspace(0, len(codes) - 1, min(len(codes), _SHARPENING_IMAGES)).round().long()
-    made = [decoder.decode(part.to(device)).cpu() for part in codes[some].split(100)]
+    made = [decoder.decode(part.to(decoder.device)).cpu() for part in codes[some].split(100)]
     return Sharpening.fit(images[some], torch.cat(made)).gains
 
 
 def choose_leading(
-    decoder: Decoder | LocalDecoder,
+    decoder: AnyDecoder,
     codes: Tensor,
-    images: ImageSource | Tensor,
+    images: Images,
     extract: FeatureExtractor,
-    *,
-    device: str = "cpu",
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[int, dict[int, float]]:
@@ -102,7 +90,7 @@ def choose_leading(
                 warnings.simplefilter("ignore")  # of trials
                 drawn = make("mixture").fit(some[:, :m], seed=seed).sample(n_samples, seed=seed)
             z = functional.pad(drawn, (0, d - m))
-            made = [decoder.decode(part.to(device)).cpu() for part in z.split(100)]
+            made = [decoder.decode(part.to(decoder.device)).cpu() for part in z.split(100)]
             distance = kernel_distance(real, extract(torch.cat(made)))
             found[m] = (1000 * distance.value, 1000 * distance.standard_error)
             task.advance(1, f"{m}: {1000 * distance.value:.0f}")
