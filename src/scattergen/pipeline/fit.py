@@ -23,10 +23,9 @@ from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, differences
 from scattergen.runs.layout import products_in
+from scattergen.stages import presets
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.options import bytes_of_run, check_options, stage_of
-from scattergen.stages.presets import Options, override
-from scattergen.stages.presets import preset as preset_options
 
 _AT_ONCE = 256  # test images
 
@@ -35,7 +34,7 @@ class FitOptions(NamedTuple):
     """The name of a preset, and complete options."""
 
     preset: str
-    options: Options
+    options: presets.Options
 
 
 @dataclass(frozen=True)
@@ -162,10 +161,10 @@ def options_of_fit(
     """
     changes = changes or {}
     preset = preset or ("mnist" if data.name == "mnist" and data.limit is None else "auto")
-    options = preset_options(preset, data.train.shape, len(data.train))
+    options = presets.preset(preset, data.train.shape, len(data.train))
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
-    options = override(options, changes)
+    options = presets.override(options, changes)
     if "encoder.n_components" in changes and "encoder.held_out" not in changes:
         options["encoder"].pop("held_out", None)  # a number that was asked for is not changed
     return FitOptions(preset, options)
