@@ -17,9 +17,9 @@ from scattergen.pipeline import estimate as estimating
 from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
 from scattergen.pipeline.judge import judge
 from scattergen.runs import RunFolder
-from scattergen.stages import leading as leading_choice
-from scattergen.stages.leading import choose_leading
+from scattergen.stages import sampling
 from scattergen.stages.presets import preset
+from scattergen.stages.sampling import choose_leading
 
 
 def shapes(n: int, seed: int = 0) -> np.ndarray:
@@ -281,6 +281,8 @@ def test_the_number_of_the_best_samples_is_chosen_and_a_smaller_one_if_as_good(m
     class Decoder:
         """Images that are the codes."""
 
+        device = "cpu"
+
         def decode(self, z):
             return z[:, None, None, :]
 
@@ -291,16 +293,16 @@ def test_the_number_of_the_best_samples_is_chosen_and_a_smaller_one_if_as_good(m
         tried.append(m)
         return Estimate({4: 0.5, 8: 0.31, 16: 0.3, 32: 0.4, 64: 0.6}[m], 0.03)
 
-    monkeypatch.setattr(leading_choice, "kernel_distance", distance)
+    monkeypatch.setattr(sampling, "kernel_distance", distance)
     codes = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
-    choice = choose_leading(Decoder(), codes, torch.rand(300, 1, 8, 8), lambda x: x.flatten(1))
+    chosen, _ = choose_leading(Decoder(), codes, torch.rand(300, 1, 8, 8), lambda x: x.flatten(1))
     assert tried == [4, 8, 16, 32, 64]
-    assert choice.n_components == 8  # within half a standard error of the best
+    assert chosen == 8  # within half a standard error of the best
 
 
 def test_few_codes_are_modelled_whole():
     codes, images = torch.randn(50, 6), torch.rand(50, 1, 8, 8)
-    assert choose_leading(None, codes, images, None).n_components == 6
+    assert choose_leading(None, codes, images, None) == (6, {})
 
 
 @pytest.mark.parametrize(("value", "words"), [(0, "from 1 to"), ("some", '"auto" or null'), (1.5, "from 1 to")])

@@ -1,6 +1,7 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,13 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import RunFolder, Stages, save_run
+from scattergen.runs import RunFolder, Stages
+from scattergen.stages import presets
 from scattergen.stages.density import fit_density
 from scattergen.stages.density_keys import default_by_class, default_density, density_key
 from scattergen.stages.fit import fit_parts
-from scattergen.stages.model_parts import model_content, read_parts
+from scattergen.stages.model_parts import Parts, read_parts, save_parts
 from scattergen.stages.options import check_options
-from scattergen.stages.presets import Options
-from scattergen.stages.presets import preset as preset_options
 
 DECODING_BATCH = 256
 
@@ -43,10 +43,9 @@ class GenerativeScatteringNetwork:
         decoder: Trained; maps codes to images.
         densities: Name to fitted density; add more at any time.
         linear: Least squares from codes to images, to compare with; that of a local decoder by default.
-        options: What the model was fitted with, if it was made by `fit` or `load`.
-        best: Key of the density whose samples were found to be best, if that was measured.
-        n_leading: Number of leading components that new densities are fitted to, or None for all; in their samples
-            the others are zero.
+        options: What the model was fitted with, if `fit` or `load` made it.
+        best: Key of the density with the best samples, if that was measured.
+        n_leading: Leading components that new densities are fitted to, None for all; the others are zero in samples.
         sharpening: Gives new images the power of real ones at each frequency, or None.
         sharpen: Its strength in `sample`, from 0 (none) to 1.
 
@@ -58,10 +57,8 @@ class GenerativeScatteringNetwork:
         >>> import torch
         >>> images = torch.rand(100, 1, 16, 16)
         >>> options = {
-        ...     "encoder": {"J": 1, "n_components": 8},
-        ...     "decoder": {"channels": [8, 4]},
-        ...     "training": {"epochs": 1},
-        ...     "densities": {"gaussian": {}},
+        ...     "encoder": {"J": 1, "n_components": 8}, "decoder": {"channels": [8, 4]},
+        ...     "training": {"epochs": 1}, "densities": {"gaussian": {}},
         ... }
         >>> model = GenerativeScatteringNetwork.fit(images, options=options)
         >>> model.sample(3, density="gaussian", seed=0).shape
@@ -75,7 +72,7 @@ class GenerativeScatteringNetwork:
         densities: Mapping[str, Density] | None = None,
         linear: LinearDecoder | None = None,
         *,
-        options: Options | None = None,
+        options: presets.Options | None = None,
         best: str | None = None,
         n_leading: int | None = None,
         sharpening: Sharpening | None = None,
@@ -85,11 +82,9 @@ class GenerativeScatteringNetwork:
         self.decoder: Decoder | LocalDecoder = decoder.eval()
         self.densities: dict[str, Density] = dict(densities or {})
         self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
-        self.options: Options = options or {}
-        self.best = best
-        self.n_leading = n_leading
-        self.sharpening = sharpening
-        self.sharpen = sharpen
+        self.options: presets.Options = options or {}
+        self.best, self.n_leading = best, n_leading
+        self.sharpening, self.sharpen = sharpening, sharpen
 
     @classmethod
     def fit(
@@ -97,16 +92,16 @@ class GenerativeScatteringNetwork:
         images: Images,
         preset: str = "auto",
         *,
-        options: Options | None = None,
+        options: presets.Options | None = None,
         seed: int = 0,
         device: str = "cpu",
         progress: Progress = SILENT,
     ) -> "GenerativeScatteringNetwork":
-        """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit_run` does so in a run folder.
+        """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit.fit_run` does so in a run folder.
 
         Args:
             images: As in `Images`.
-            preset: Name of options that fit the images (see `scattergen.stages.presets.preset`).
+            preset: Name of options that suit the images (see `scattergen.stages.presets.preset`).
             options: Complete options instead of a preset's.
             seed: Of everything random.
             device: Where to compute.
@@ -117,9 +112,10 @@ class GenerativeScatteringNetwork:
         """
         images, seed = as_images(images), check_seed(seed)
         channels, height, width = images.shape[-3:]
+        shape, n = (channels, height, width), len(images)
         if options is None:
-            options = preset_options(preset, (channels, height, width), len(images))
-        check_options(options, (channels, height, width), len(images), class_labels(images))
+            options = presets.preset(preset, shape, n)
+        check_options(options, shape, n, class_labels(images))
         return cls(**vars(fit_parts(images, options, Stages(None, progress), seed=seed, device=device)))
 
     def fit_density(
@@ -136,15 +132,13 @@ class GenerativeScatteringNetwork:
     ) -> Density:
         """Fit one density to codes, or one per class, and add it to the model.
 
-        Of codes only the `n_leading` first components are modelled, if that is set.
-
         Args:
             name: In the registry of densities.
-            codes: (N, d), such as `encode(images)`.
+            codes: (N, d), such as `encode(images)`; of these the `n_leading` first components are modelled.
             labels: Class of every code, (N,) whole numbers from 0, perhaps with the classes' names: with these, every
                 class gets a density of this kind (see `scattergen.densities.ClassConditional`).
             keywords: Hyper-parameters of the density.
-            stored_as: Key in `densities`; by default the registry's name, with "-by-class" if there are labels.
+            stored_as: Key in `densities`; by default the name, with "-by-class" if there are labels.
             seed: Of everything random in the fit.
             device: Where to compute.
             progress: Where to report.
@@ -171,7 +165,7 @@ class GenerativeScatteringNetwork:
         *,
         sharpen: float = 0.0,
     ) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] of codes (N, d).
+        """Images (N, C, H, W) in [0, 1] of codes z, (N, d).
 
         Args:
             z: The codes.
@@ -191,11 +185,10 @@ class GenerativeScatteringNetwork:
             )
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
-        device = self.decoder.device
         images = torch.empty(len(z), *self.decoder.image_shape)
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
-                batch = z[i : i + batch_size].float().to(device)
+                batch = z[i : i + batch_size].float().to(self.decoder.device)
                 decoded = self.decoder.decode(batch).cpu()
                 if self.sharpening is not None:
                     decoded = self.sharpening(decoded, sharpen)
@@ -229,8 +222,8 @@ class GenerativeScatteringNetwork:
             density = default_density([*densities], self.best) if labels is None else default_by_class(densities)
         if density not in self.densities:
             raise InputError(
-                f'This model has no density "{density}": it has {", ".join(self.densities)}; fit '
-                "another with `scattergen density RUN NAME`."
+                f'This model has no density "{density}": it has {", ".join(self.densities)}; fit another with '
+                "`scattergen density RUN NAME`."
             )
         drawn = sample_density(self.densities[density], n, seed=seed, temperature=temperature, labels=labels)
         return functional.pad(drawn, (0, self.decoder.n_components - drawn.shape[1]))
@@ -249,25 +242,18 @@ class GenerativeScatteringNetwork:
     ) -> Tensor:
         """New images (n, C, H, W) in [0, 1]; image k depends on the model, the seed and k only.
 
-        Codes are drawn by `sample_codes` and decoded by `decode`, whose arguments these are; sharpened by the model's
-        own strength if none is given.
+        The arguments are those of `sample_codes` and `decode`; `sharpen` is by default the model's own strength.
         """
         codes = self.sample_codes(n, density, seed, temperature, labels)
-        strength = self.sharpen if sharpen is None else sharpen
-        return self.decode(codes, batch_size, progress, sharpen=strength)
+        return self.decode(codes, batch_size, progress, sharpen=self.sharpen if sharpen is None else sharpen)
 
     def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
         r"""Images (steps, C, H, W) along the straight line between the codes of two images ("morphing").
 
-        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included.
+        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included, of images (C, H, W) or (1, C, H, W).
 
-        Args:
-            start: One image, (C, H, W) or (1, C, H, W).
-            stop: Another.
-            steps: Number of images, at least 2.
-
-        References:
-            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+        Raises:
+            InputError: If there are fewer than 2 steps, or more than 2 images.
         """
         steps = whole_number("steps", steps, least=2)
         ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
@@ -280,52 +266,33 @@ class GenerativeScatteringNetwork:
 
         Raises:
             InputError: If the range does not lie in 0 … d.
-
-        References:
-            Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
         """
         z = self.encode(images)
-        d = z.shape[1]
-        start, stop = whole_number("start", start), whole_number("stop", stop)
+        start, stop, d = whole_number("start", start), whole_number("stop", stop), z.shape[1]
         if not 0 <= start < stop <= d:
             raise InputError(f"Components {start}:{stop} are not a range within 0:{d}.")
-        noise = draw_in_chunks(len(z), seed, lambda noise, size: noise.normal(size, stop - start))
-        z[:, start:stop] = noise
+        z[:, start:stop] = draw_in_chunks(len(z), seed, lambda noise, size: noise.normal(size, stop - start))
         return self.decode(z)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the model as a run folder; to a run that holds it already, only densities that it lacks are added.
 
-        Args:
-            path: The folder.
-            overwrite: Replace a run that is there, its codes and report included.
+        With `overwrite` it replaces a run that is there, with its codes and report.
 
         Raises:
             InputError: If a density is not fitted or not registered, or its name cannot be a file's.
             RunFolderError: If the folder holds something else, or another model.
         """
-        # Everything that can fail for the model's sake comes before anything is replaced.
-        content = model_content(self.encoder, self.decoder, self.densities, self.linear, self.sharpening)
-        options, sharpen = self.options, self.sharpen
-        if self.n_leading is not None or self.best is not None or sharpen:  # no stage will tell
-            chosen = {"n_components": self.n_leading, "density": self.best, "sharpen": sharpen}
-            options = {**options, "sampling": chosen}
-        save_run(path, options, content, overwrite=overwrite)
+        parts = Parts(**{part.name: getattr(self, part.name) for part in fields(Parts)})
+        save_parts(parts, path, overwrite=overwrite)
 
     @classmethod
     def load(
         cls, path: Path | str | RunFolder, device: str = "cpu", densities: Collection[str] | None = None
     ) -> "GenerativeScatteringNetwork":
-        """The model of a folder or an opened run; executes nothing that it holds.
-
-        Args:
-            path: The folder or run.
-            device: Where to compute.
-            densities: Keys of those to load; all by default.
+        """The model of a run folder or an opened run, with all densities or those of some keys; executes nothing in it.
 
         Raises:
-            RunFolderError: If the folder is incomplete, damaged, changed or of a newer format, or holds a density of a
-                kind that is not known here.
+            RunFolderError: If it is incomplete, damaged, changed or of a newer format, or a density of an unknown kind.
         """
-        run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-        return cls(**vars(read_parts(run, device, densities)))
+        return cls(**vars(read_parts(path, device, densities)))

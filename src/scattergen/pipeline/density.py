@@ -21,18 +21,13 @@ _ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density
 
 @dataclass(frozen=True)
 class FittedDensity:
-    """Outcome of the fit of one density.
-
-    Attributes:
-        key: Its name in the run.
-        picture: 64 of its samples, or eight of every class in a row.
-        classes: Of a class-conditional one, the classes of the picture's rows.
-        finished_before: Nothing had to be done.
-    """
+    """Outcome of the fit of one density."""
 
     key: str
     picture: Path
+    """64 of its samples, or eight of every class in a row."""
     classes: tuple[str, ...]
+    """Of the picture's rows, if it is class-conditional."""
     finished_before: bool
 
 
@@ -49,36 +44,18 @@ def fit_density_run(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> FittedDensity:
-    """Fit one more density on the codes of a run.
+    """Fit one more density on the codes of a run, by its name in the registry or a key such as "vae-improved".
 
-    Args:
-        path: The run folder.
-        name: Of the density in the registry.
-        keywords: Its hyper-parameters.
-        improved: Whether those not given are its improved ones (`scattergen.densities.IMPROVED`).
-        by_class: Whether every class gets a density of its own.
-        stored_as: Its name in the run; by default the same, with "-improved" and "-by-class".
-        seed: Of the fit and of the picture.
-        device: Where to compute.
-        overwrite: Replace a density of that name, once the new one is fitted.
-        progress: Where to report.
-
-    Returns:
-        Where it is and what its picture shows.
-
-    Raises:
-        InputError: If the density or a keyword is unknown, or it has no improved keywords.
-        RunFolderError: If the run has no codes, no labels, or this density with other
-            hyper-parameters.
+    With `improved`, keywords that are not given are the improved ones, and `by_class` fits one density per class; both
+    are part of the name under which it is stored by default.  `overwrite` replaces a density of that name, once the new
+    one is fitted.
     """
     run = RunFolder.open(path)
-    key = stored_as
-    if name not in names():  # a key that says more than the name, such as vae-improved
+    if name not in names():
         choice = choice_of_key(name, keywords)
-        key, name = key or name, choice.name
+        stored_as, name = stored_as or name, choice.name
         keywords, by_class = choice.keywords, by_class or choice.by_class
-    if key is None:
-        key = density_key(name, improved=improved, by_class=by_class)
+    key = density_key(name, improved=improved, by_class=by_class) if stored_as is None else stored_as
     stage = f"densities/{key}"
     check_name(stage)
     keywords = {**(improved_keywords(name) if improved else {}), **(keywords or {})}
@@ -96,8 +73,8 @@ def fit_density_run(
         _refuse_change(run, key, wanted, classes)
     if not run.has("codes"):
         raise RunFolderError(
-            f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it "
-            "again, to its end; to a model saved from Python add densities there."
+            f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it again, to its end; to "
+            "a model saved from Python add densities there."
         )
     # The others may be damaged, or of a package that is not installed here.
     model = GenerativeScatteringNetwork.load(run, device, densities=())
@@ -123,9 +100,9 @@ def _classes(run: RunFolder) -> tuple[str, ...]:
     classes = run.metadata("codes").get("classes") if run.has("codes") else None
     if classes is None:
         raise RunFolderError(
-            f"{run.path} holds no labels: fit it again from images with classes (a folder with a "
-            "sub-folder for each, or an .npz file with labels), with --overwrite if it was fitted "
-            "to these by a version that did not keep them."
+            f"{run.path} holds no labels: fit it again from images with classes (a folder with a sub-folder for each, "
+            "or an .npz file with labels), with --overwrite if it was fitted to these by a version that did not keep "
+            "them."
         )
     return tuple(classes)
 
@@ -137,7 +114,6 @@ def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any], classes:
     changed = differences(density_metadata(fitted, run.options.get("seed")), wanted)
     if changed:
         raise RunFolderError(
-            f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would "
-            f"change ({', '.join(changed)}): store the new one beside it under another name (--as "
-            "NAME)."
+            f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change "
+            f"({', '.join(changed)}): store the new one beside it under another name (--as NAME)."
         )

@@ -1,4 +1,4 @@
-"""How long a fit will take and what it needs: a few seconds of every stage, and what follows."""
+"""How long a fit will take and how much memory it needs, extrapolated from a few seconds of every stage."""
 
 import math
 import time
@@ -21,32 +21,220 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.model import DECODING_BATCH
-from scattergen.pipeline.judge import FEWEST_TEST_IMAGES
+from scattergen.pipeline.judge import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
 from scattergen.progress import Progress, Task
 from scattergen.stages.density_keys import choice_of_key
-from scattergen.stages.leading import trial_sizes
-from scattergen.stages.options import build, make_decoder
+from scattergen.stages.options import AnyDecoder, build, make_decoder
+from scattergen.stages.sampling import trial_sizes
 
 _SECONDS = 4.0  # of each stage that are tried
 _SOME = 64  # images
 _ORDER = 512  # of the matrix whose decomposition is timed
-_JUDGED = 1000  # images in a row of the judgement
 _EARLY = 0.5  # part of its epochs after which a density with early stopping ends, as a rule
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one stage of a fit will take.
-
-    Attributes:
-        name: Of the stage.
-        seconds: Of it.
-        bytes: Memory that it needs at most, beside 0.5 GB for Python and its libraries.
-    """
+    """Seconds of one stage of a fit, and the memory that it needs beside 0.5 GB for Python and its libraries."""
 
     name: str
     seconds: float
     bytes: int
+
+
+def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> list[StageEstimate]:
+    """Estimate time and memory of the stages of a fit by trying each for a few seconds; nothing is written."""
+    images, densities = data.train, options["densities"]
+    encoder = build("encoder", ScatteringEncoder, options["encoder"], images.shape, device=device)
+    stages = _encoder_and_codes(encoder, images)
+    codes = torch.randn(len(images), encoder.whitening.n_components, generator=torch.Generator().manual_seed(0))
+    stages.append(_linear(encoder, codes, images))
+    decoder = make_decoder(options["decoder"], _any_linear(encoder)).to(device)
+    training = build("training", DecoderTraining, options["training"])
+    stages.append(_decoder(decoder, training, codes, images, encoder))
+    some = codes[:_SOME].to(device)
+    decoding = _seconds(lambda: decoder.decode(some)) / len(some)
+    extract = default_features(images.shape, digits=data.name == "mnist")
+    seeing = _seconds(lambda: extract(images[:_SOME])) / len(some)
+    if options.get("sampling", {}).get("n_components") == "auto":
+        decoded, seen = trial_sizes(*codes.shape)
+        trials = decoded * (decoding + seeing) + seen * seeing
+        stages.append(StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2))
+    for key, keywords in densities.items():
+        stages.append(_density(key, keywords, codes, device))
+    stages.append(_report(data, codes, len(densities), decoding, seeing))
+    return stages
+
+
+def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> int:
+    """Epochs of the decoder, at most those of the options, that let a whole fit end in some seconds."""
+    start = time.monotonic()
+    stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device)}
+    stages["estimate"] = time.monotonic() - start
+    epochs = DecoderTraining(**options["training"]).epochs
+    each = stages.pop("decoder") / epochs
+    others = sum(stages.values())
+    affordable = int((seconds - others) / each)
+    if affordable < 1:
+        raise InputError(
+            f"The fit takes at least {others + each:,.0f} s with one epoch of the decoder: allow more time "
+            "(--max-time), or fewer images (--limit) or densities (--densities)."
+        )
+    return min(affordable, epochs)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds.
+
+    Example:
+        >>> parse_time("90"), parse_time("10m"), parse_time("1.5h")
+        (90.0, 600.0, 5400.0)
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f'"{text}" is no time: write 90s, 10m or 1.5h.')
+    return seconds
+
+
+def _encoder_and_codes(encoder: ScatteringEncoder, images: ImageSource) -> list[StageEstimate]:
+    """The first two stages; the encoder has components afterwards."""
+    n, n_features = len(images), encoder.n_features
+    arranged = encoder.arrange(images)
+    per_image = _seconds(lambda: encoder.features(images[:_SOME])) / min(_SOME, n)
+    watch = _watched(lambda progress: encoder.fit(images, progress, features=None))
+    seconds = watch.seconds()
+    if watch.stopped:
+        seconds = _components(watch, per_image, encoder, arranged.n_fit)
+        _fill(encoder)
+    d = encoder.whitening.n_components
+    # Coefficients are kept, in memory or on the disk, but for those of held-out images.
+    kept = min(4 * len(arranged) * n_features, encoder.whitening.cache_bytes)
+    a = torch.ones(256, 4096)
+    products_per_second = 2 * 256 * 4096 * 256 / max(_seconds(lambda: a @ a.T), 1e-9)
+    projecting = len(arranged) * 2 * d * n_features / products_per_second
+    scattering = (len(arranged) - arranged.n_fit) * per_image
+    return [
+        StageEstimate("encoder", seconds, kept + 12 * d * n_features),
+        StageEstimate("codes", projecting + scattering, kept + 4 * n * d),
+    ]
+
+
+def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n_fit: int) -> float:
+    """Seconds of the encoder's fit that was stopped: only its first pass scatters images."""
+    task = watch.tasks.get("principal components")
+    passes, order = passes_and_order(n_fit, encoder.n_features, encoder.whitening.n_passes)
+    elapsed, done = task.seen[-1] if task is not None and task.seen else (watch.elapsed, n_fit)
+    each = elapsed / max(done, 1)
+    later = max(each - per_image, 0.1 * each)
+    decomposition = 0.0
+    if order:
+        matrix = torch.eye(_ORDER, dtype=torch.float64)
+        decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3
+    return n_fit * (each + (passes - 1) * later) + decomposition
+
+
+def _fill(encoder: ScatteringEncoder) -> None:
+    """Components of the right shapes, whose values do not matter."""
+    whitening, D = encoder.whitening, encoder.n_features
+    d = whitening.n_components
+    whitening.mean_ = torch.zeros(D)
+    whitening.components_ = torch.eye(d, D)
+    whitening.explained_variance_ = torch.ones(d, dtype=torch.float64)
+    whitening.explained_variance_ratio_ = torch.ones(d, dtype=torch.float64) / d
+    whitening.n_samples_ = d + 1
+
+
+def _any_linear(encoder: ScatteringEncoder) -> LinearDecoder:
+    """Least squares of the right shapes, whose values do not matter."""
+    linear = LinearDecoder.shaped(encoder)
+    values = {
+        name: 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+        for name, tensor in linear.state_dict().items()
+    }
+    linear.load_state_dict(values)
+    return linear
+
+
+def _linear(encoder: ScatteringEncoder, codes: Tensor, images: ImageSource) -> StageEstimate:
+    linear, mirrored = _any_linear(encoder), codes if encoder.flips else None
+    watch = _watched(lambda progress: linear.fit(codes, images, mirrored, progress=progress), 2.0)
+    return StageEstimate("linear", watch.seconds(), _cached(images) + 3 * _bytes_of_linear(encoder))
+
+
+def _decoder(
+    decoder: AnyDecoder, training: DecoderTraining, codes: Tensor, images: ImageSource, encoder: ScatteringEncoder
+) -> StageEstimate:
+    to_the_end = replace(training, patience=None)
+    device = str(decoder.device)
+    watch = _watched(
+        lambda progress: to_the_end.fit(
+            decoder, codes, images, encoder=encoder, mirrored=codes, device=device, progress=progress
+        ),
+        1.5 * _SECONDS,
+    )
+    task = watch.tasks["decoder"]
+    n, d = codes.shape
+    n_validation, epochs = training.held_out(n), training.epochs
+    step = task.expected() / max(task.total, 1) / min(training.batch_size, n)
+    # A validation image is decoded and compared, without gradients; training images are, too.
+    seen = task.completed * epochs >= task.total  # at least one epoch, with its validation
+    checks = 0.0 if seen else epochs * (n_validation + min(n_validation, 1000)) * 0.4 * step
+    parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    memory = 4 * n * d * (1 + encoder.flips) + _cached(images) + 2 * _bytes_of_linear(encoder) + 24 * parameters
+    memory += 4 * DECODING_BATCH * math.prod(images.shape) * 20
+    return StageEstimate("decoder", task.expected() + checks, memory)
+
+
+def _density(key: str, keywords: Mapping[str, Any], codes: Tensor, device: str) -> StageEstimate:
+    choice = choice_of_key(key, keywords)
+    density = make(choice.name, **choice.keywords)
+
+    def fit(progress: Progress) -> None:
+        with suppress(ScattergenError):  # random codes may be no good to it
+            density.fit(codes, device=device, progress=progress)
+
+    watch = _watched(fit)
+    seconds = max(watch.seconds(), watch.elapsed)
+    if watch.stopped and getattr(density, "patience", None) is not None:
+        seconds *= _EARLY
+    return StageEstimate(f"densities/{key}", seconds, 4 * codes.numel() * 4)
+
+
+def _report(data: Dataset, codes: Tensor, n_densities: int, decoding: float, seeing: float) -> StageEstimate:
+    """The report, given the seconds that it takes to decode an image, and to compute its features."""
+    n, n_test = len(codes), 0 if data.test is None else len(data.test)
+    seconds = (n_test + 64 * n_densities) * decoding
+    if n_test >= FEWEST_TEST_IMAGES:
+        judged, sampled = min(MOST_JUDGED, n_test), min(MOST_JUDGED, max(LEAST_JUDGED, n_test))
+        rows = 3 * judged + min(MOST_JUDGED, n) + n_densities * sampled
+        seconds += rows * (seeing + decoding)
+    tested = codes[: min(max(n_test, 20), 1000, n)]
+    if len(tested) >= FEWEST_TEST_IMAGES:
+        testing = _seconds(lambda: (count_rejections(tested), rejections_by_sample_size(tested, repeats=5)))
+        seconds += testing * max(1.0, n_test / len(tested))
+    return StageEstimate("report", seconds + 3.0, 4 * MOST_JUDGED * math.prod(data.train.shape) * 6)
+
+
+def _cached(images: ImageSource) -> int:
+    """Bytes of images that are kept in memory."""
+    return min(len(images) * math.prod(images.shape), 1 << 30)
+
+
+def _bytes_of_linear(encoder: ScatteringEncoder) -> int:
+    return 4 * sum(tensor.numel() for tensor in LinearDecoder.shaped(encoder).state_dict().values())
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Of the second of two runs; the first may compile."""
+    work()
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
 
 
 class _EnoughSeenError(Exception):
@@ -111,233 +299,3 @@ def _watched(stage: Callable[[Progress], Any], seconds: float = _SECONDS) -> _Wa
             watch.stopped = True
     watch.elapsed = time.monotonic() - start
     return watch
-
-
-def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> list[StageEstimate]:
-    """Estimate time and memory of a fit; nothing is written.
-
-    Each stage is run for up to a few seconds and its whole is extrapolated.
-
-    Args:
-        data: Training and test images.
-        options: Complete options (see `scattergen.stages.presets.preset`).
-        device: Where to compute.
-
-    Returns:
-        The stages in their order.
-
-    Raises:
-        InputError: If the images or options cannot be used.
-    """
-    images = data.train
-    n, n_test = len(images), 0 if data.test is None else len(data.test)
-    shape = images.shape
-    size = math.prod(shape)
-    encoder: ScatteringEncoder = build("encoder", ScatteringEncoder, options["encoder"], shape, device=device)
-    arranged = encoder.arrange(images)
-    per_image = _seconds(lambda: encoder.features(images[:_SOME])) / min(_SOME, n)
-    watch = _watched(lambda progress: encoder.fit(images, progress, features=None))
-    d = encoder.whitening.n_components
-    seconds = watch.seconds()
-    if watch.stopped:
-        seconds = _components(watch, per_image, encoder, arranged.n_fit)
-        _fill(encoder)
-    kept = min(4 * len(arranged) * encoder.n_features, encoder.whitening.cache_bytes)
-    stages = [StageEstimate("encoder", seconds, kept + 12 * d * encoder.n_features)]
-    cached = min(n * size, 1 << 30)
-    codes = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-    # Coefficients are kept, in memory or on the disk, but for those of held-out images.
-    product = 2 * d * encoder.n_features / _products_per_second()
-    seconds = len(arranged) * product + (len(arranged) - arranged.n_fit) * per_image
-    stages.append(StageEstimate("codes", seconds, kept + 4 * n * d))
-    linear = _any_linear(encoder, codes)
-    trial = LinearDecoder(d, shape, linear.grid, linear.n_channels)
-    mirrored = codes if encoder.flips else None
-    watch = _watched(lambda progress: trial.fit(codes, images, mirrored, progress=progress), 2.0)
-    maps = 4 * sum(tensor.numel() for tensor in linear.state_dict().values())
-    stages.append(StageEstimate("linear", watch.seconds(), cached + 3 * maps))
-    decoder = make_decoder(options["decoder"], linear).to(device)
-    training: DecoderTraining = build("training", DecoderTraining, options["training"])
-    stages.append(_decoder(decoder, training, codes, images, encoder, mirrored, maps))
-    some = codes[:_SOME].to(device)
-    decoding = _seconds(lambda: decoder.decode(some)) / len(some)
-    extract = default_features(shape, digits=data.name == "mnist")
-    seeing = _seconds(lambda: extract(images[:_SOME])) / min(_SOME, n)
-    if options.get("sampling", {}).get("n_components") == "auto":
-        decoded, seen = trial_sizes(n, d)
-        trials = decoded * (decoding + seeing) + seen * seeing
-        stages.append(StageEstimate("sampling", trials + 2.0, 4 * _JUDGED * size * 2))
-    for key, keywords in options["densities"].items():
-        choice = choice_of_key(key, keywords)
-        stages.append(_density(f"densities/{key}", choice.name, choice.keywords, codes, device))
-    seconds = (n_test + 64 * len(options["densities"])) * decoding
-    if n_test >= FEWEST_TEST_IMAGES:
-        judged, sampled = min(_JUDGED, n_test), min(_JUDGED, max(100, n_test))
-        rows = 3 * judged + min(_JUDGED, n) + len(options["densities"]) * sampled
-        seconds += rows * (seeing + decoding)
-    tested = codes[: min(max(n_test, 20), 1000, n)]
-    if len(tested) >= FEWEST_TEST_IMAGES:
-        testing = _seconds(lambda: _normality(tested))
-        seconds += testing * max(1.0, n_test / len(tested))
-    stages.append(StageEstimate("report", seconds + 3.0, 4 * _JUDGED * size * 6))
-    return stages
-
-
-def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> int:
-    """Epochs of the decoder that let a fit end in some time.
-
-    Args:
-        seconds: That the whole fit may take.
-        data: Training and test images.
-        options: Complete options; their number of epochs does not matter.
-        device: Where to compute.
-
-    Returns:
-        At least 1, and at most as many as the options have.
-
-    Raises:
-        InputError: If even one epoch would take longer.
-    """
-    start = time.monotonic()
-    stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device)}
-    stages["estimate"] = time.monotonic() - start
-    epochs = DecoderTraining(**options["training"]).epochs
-    decoder = stages.pop("decoder")
-    left = seconds - sum(stages.values())
-    affordable = int(left / (decoder / epochs))
-    if affordable < 1:
-        least = sum(stages.values()) + decoder / epochs
-        raise InputError(
-            f"The fit takes at least {least:,.0f} s with one epoch of the decoder: allow more time "
-            "(--max-time), or fewer images (--limit) or densities (--densities)."
-        )
-    return min(affordable, epochs)
-
-
-def parse_time(text: str) -> float:
-    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds.
-
-    Args:
-        text: The time.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        InputError: If it is none.
-
-    Example:
-        >>> parse_time("90"), parse_time("10m"), parse_time("1.5h")
-        (90.0, 600.0, 5400.0)
-    """
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InputError(f'"{text}" is no time: write 90s, 10m or 1.5h.')
-    return seconds
-
-
-def _components(watch: _Watch, per_image: float, encoder: ScatteringEncoder, n_fit: int) -> float:
-    """Seconds of the encoder's fit that was stopped: only its first pass scatters images."""
-    task = watch.tasks.get("principal components")
-    passes, order = passes_and_order(n_fit, encoder.n_features, encoder.whitening.n_passes)
-    elapsed, done = task.seen[-1] if task is not None and task.seen else (watch.elapsed, n_fit)
-    each = elapsed / max(done, 1)
-    later = max(each - per_image, 0.1 * each)
-    decomposition = 0.0
-    if order:
-        matrix = torch.eye(_ORDER, dtype=torch.float64)
-        decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3
-    return n_fit * (each + (passes - 1) * later) + decomposition
-
-
-def _fill(encoder: ScatteringEncoder) -> None:
-    """Components of the right shapes, whose values do not matter."""
-    whitening, D = encoder.whitening, encoder.n_features
-    d = whitening.n_components
-    whitening.mean_ = torch.zeros(D)
-    whitening.components_ = torch.eye(d, D)
-    whitening.explained_variance_ = torch.ones(d, dtype=torch.float64)
-    whitening.explained_variance_ratio_ = torch.ones(d, dtype=torch.float64) / d
-    whitening.n_samples_ = d + 1
-
-
-def _decoder(
-    decoder: Any,
-    training: DecoderTraining,
-    codes: Tensor,
-    images: ImageSource,
-    encoder: ScatteringEncoder,
-    mirrored: Tensor | None,
-    maps: int,
-) -> StageEstimate:
-    to_the_end = replace(training, patience=None)
-    device = str(decoder.device)
-    given = mirrored if mirrored is not None else codes
-    watch = _watched(
-        lambda progress: to_the_end.fit(
-            decoder, codes, images, encoder=encoder, mirrored=given, device=device, progress=progress
-        ),
-        1.5 * _SECONDS,
-    )
-    task = watch.tasks["decoder"]
-    n = len(codes)
-    n_validation, epochs = training.held_out(n), training.epochs
-    step = task.expected() / max(task.total, 1) / min(training.batch_size, n)
-    # A validation image is decoded and compared, without gradients; training images are, too.
-    seen = task.completed * epochs >= task.total  # at least one epoch, with its validation
-    checks = 0.0 if seen else epochs * (n_validation + min(n_validation, 1000)) * 0.4 * step
-    parameters = sum(parameter.numel() for parameter in decoder.parameters())
-    shapes = math.prod(decoder.image_shape)
-    memory = 4 * n * codes.shape[1] * (1 if mirrored is None else 2) + min(n * shapes, 1 << 30)
-    return StageEstimate(
-        "decoder", task.expected() + checks, memory + 2 * maps + 24 * parameters + 4 * DECODING_BATCH * shapes * 20
-    )
-
-
-def _density(name: str, kind: str, keywords: Mapping[str, Any], codes: Tensor, device: str) -> StageEstimate:
-    density = make(kind, **keywords)
-
-    def fit(progress: Progress) -> None:
-        with suppress(ScattergenError):  # random codes may be no good to it
-            density.fit(codes, device=device, progress=progress)
-
-    watch = _watched(fit)
-    seconds = max(watch.seconds(), watch.elapsed)
-    if watch.stopped and getattr(density, "patience", None) is not None:
-        seconds *= _EARLY
-    return StageEstimate(name, seconds, 4 * codes.numel() * 4)
-
-
-def _normality(codes: Tensor) -> None:
-    count_rejections(codes)
-    rejections_by_sample_size(codes, repeats=5)
-
-
-def _any_linear(encoder: ScatteringEncoder, codes: Tensor) -> LinearDecoder:
-    """Least squares of the right shapes, whose values do not matter."""
-    linear = LinearDecoder.shaped(encoder)
-    values = {
-        name: 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
-        for name, tensor in linear.state_dict().items()
-    }
-    linear.load_state_dict(values)
-    return linear
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    """Of the second of two runs; the first may compile."""
-    work()
-    start = time.monotonic()
-    work()
-    return time.monotonic() - start
-
-
-def _products_per_second() -> float:
-    """Multiplications and additions of float32 matrices."""
-    a = torch.ones(256, 4096)
-    return 2 * 256 * 4096 * 256 / max(_seconds(lambda: a @ a.T), 1e-9)

@@ -2,39 +2,29 @@
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from scattergen import evaluation
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.source import random_rows, some_of
-from scattergen.densities import Density, LikelihoodDensity
-from scattergen.errors import InputError, ScattergenError
-from scattergen.evaluation import (
-    FEWEST,
-    DigitFeatures,
-    Estimate,
-    Evaluation,
-    FeatureExtractor,
-    InceptionFeatures,
-    PerceptualFeatures,
-    ScatteringFeatures,
-    evaluate,
-    frechet_distance,
-    sharpness,
-)
-from scattergen.files import atomic_path, write_json
+from scattergen.densities import LikelihoodDensity
+from scattergen.errors import InputError
+from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor
+from scattergen.image_quality import sharpness
 from scattergen.keywords import whole_number
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.keeping import check_data, check_densities, keep
 from scattergen.progress import SILENT, Progress
-from scattergen.report.plots import figure_png, quality_by_time
-from scattergen.runs import RunFolder, Stages
+from scattergen.report.plots import quality_by_time
+from scattergen.runs import RunFolder
 
 FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 
@@ -44,39 +34,31 @@ _PIECE = 1024  # images that are decoded and turned into features at a time
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """What a run scored.
-
-    Attributes:
-        rows: Name to scores: the references (training images, what perfect samples would score;
-            decoded training codes, perfect codes; decoded test codes, the decoder's bound, paired
-            with the reference and so optimistic), then the densities.
-        training_seconds: Density to the time of its fit, where that is known.
-        images_per_second: Density to its speed of sampling and decoding.
-        log_likelihood: Density with an exact likelihood to its mean logarithm over codes of test
-            images, in nats per code; only if there are at least 20.
-        training_log_likelihood: The same over codes of training images.
-        sharpness: Row to the share that its images have of the reference images' fine detail.
-        repeats: Density to the Fréchet distances of its sets of samples, drawn with seeds
-            `seed`, `seed` + 1, …
-        features: Name and version of the feature extractor.
-        against: Name of the reference images.
-        n: Images in a row.
-        seed: Of samples and choices of images.
-        kept: Whether the run holds them: it may be on a disk that is full or only to be read.
-    """
+    """What a run scored."""
 
     rows: dict[str, Evaluation]
+    """Name to scores: the references (training images, what perfect samples would score; decoded training codes,
+    perfect codes; decoded test codes, the decoder's bound, paired with the reference and so optimistic), then the
+    densities."""
     training_seconds: dict[str, float]
     images_per_second: dict[str, float]
+    """Density to its speed of sampling and decoding."""
     log_likelihood: dict[str, Estimate]
+    """Density with an exact likelihood to its mean logarithm over at least 20 codes of test images, in nats."""
     training_log_likelihood: dict[str, Estimate]
+    """The same over codes of training images."""
     sharpness: dict[str, float]
+    """Row to the share that its images have of the reference images' fine detail."""
     repeats: dict[str, list[float]]
+    """Density to the Fréchet distances of its sets of samples, drawn with seeds `seed`, `seed` + 1, …"""
     features: tuple[str, str]
+    """Name and version of the feature extractor."""
     against: str
+    """Name of the reference images."""
     n: int
     seed: int
     kept: bool = True
+    """Whether the run holds it all; its disk may be full or read-only."""
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -114,36 +96,20 @@ def evaluate_run(
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> RunEvaluation:
-    """Compare samples of a run's densities with real images, and keep the result in the run.
+    """Compare samples of a run's densities, or some of these, with real images, and keep the scores with the run.
 
-    Writes evaluation.json and pictures/evaluation.png.
-
-    Args:
-        path: The run folder.
-        data: The dataset that the run was fitted to.
-        densities: Keys of those to evaluate; all by default.
-        reference: Images to compare with, its training part; the test images by default.
-        n: Images in every row; fewer where a set of real images is smaller.
-        repeats: Sets of n samples that a density draws, with seeds `seed`, `seed` + 1, …; all
-            scores are of the first, the Fréchet distance is of each.
-        features: "digits" (28 × 28 grey images only), "scattering", "perceptual" or "inception";
-            digits for the embedded MNIST and scattering for everything else by default.
-        seed: Of samples and choices of images.
-        device: Where to compute.
-        progress: Where to report.
-
-    Returns:
-        The scores.
-
-    Raises:
-        InputError: If the data are not those of the run, there are no test images, a density is
-            unknown, or `repeats` is less than 1.
-        RunFolderError: If the run is damaged or incomplete.
+    They are those of the test part, or of the training part of another dataset, the `reference`.  A density draws
+    `repeats` sets of n samples, with seeds `seed`, `seed` + 1, …: all scores are of the first, the Fréchet distance is
+    of each.  Features are by default those of digits for the embedded MNIST, and of scattering for everything else.
     """
     repeats = whole_number("repeats", repeats, least=1)
     run = RunFolder.open(path)
-    keys = _known(densities, run, path)
-    against = _reference(run, path, data, reference)
+    keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
+    check_densities(run, keys)
+    check_data(run, data)
+    against = data.test if reference is None else reference.train
+    if against is None:
+        raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     extract = _extractor(features, model.decoder.image_shape, data.name, device)
     compared = some_of(against, min(n, len(against)), seed)
@@ -155,7 +121,7 @@ def evaluate_run(
     rows.add_densities(keys, repeats, real)
     # Whoever is compared with training images cannot learn whether samples are nearer to these.
     unseen = against.fingerprint != data.train.fingerprint
-    scores = evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
+    scores = evaluation.evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
     stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
     result = RunEvaluation(
         rows=scores,
@@ -170,59 +136,36 @@ def evaluate_run(
         n=n,
         seed=seed,
     )
-    try:
-        _keep(run, result)
-    except ScattergenError as error:
-        warnings.warn(f"The scores are not kept with the run. {error}", stacklevel=2)
-        result = replace(result, kept=False)
-    return result
+    pictures = {"evaluation": lambda: _quality(result)}
+    depends = {"n": n, "seed": seed, "features": result.features, "against": result.against}
+    made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
+    kept = keep(run, "scores", "evaluation", result.summary(), pictures, depends, made_from)
+    return replace(result, kept=kept)
 
 
-def _known(densities: Sequence[str] | None, run: RunFolder, path: Path | str) -> list[str]:
-    """Keys of the densities to evaluate."""
-    there = run.names("densities")
-    keys = list(dict.fromkeys(there if densities is None else densities))
-    for key in keys:
-        if key not in there:
-            raise InputError(f'{path} has no density "{key}": it has {", ".join(there) or "none"}.')
-    return keys
+def _quality(result: RunEvaluation) -> Figure:
+    distances = {name: row.frechet.value for name, row in result.rows.items()}
+    return quality_by_time(
+        {key: (t, distances[key]) for key, t in result.training_seconds.items()},
+        {name: d for name, d in distances.items() if name not in result.images_per_second},
+        f"Fréchet distance to {result.against}, {result.features[0]} features",
+    )
 
 
-def _reference(run: RunFolder, path: Path | str, data: Dataset, reference: Dataset | None) -> ImageSource:
-    """The images to compare with, if the data are those of the run."""
-    fitted_to = run.options.get("data", {}).get("fingerprint")
-    if fitted_to not in (None, data.train.fingerprint):
-        raise InputError(
-            f"{data.name} does not hold the images that {path} was fitted to: name those, with the "
-            "same --size and --mode."
-        )
-    against = data.test if reference is None else reference.train
-    if against is None:
-        raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
-    return against
-
-
+@dataclass
 class _Rows:
-    """Features of the images of every row, and what is measured while they are made.
+    """Features of the images of every row, and what is measured while they are made."""
 
-    Attributes:
-        tables: Row to features.
-        detail: Row to mean sharpness.
-        codes: Row of decoded codes to these.
-        speed: Density to images per second.
-        repeats: Density to the Fréchet distance of each set of samples.
-    """
-
-    def __init__(
-        self, model: GenerativeScatteringNetwork, extract: FeatureExtractor, n: int, seed: int, progress: Progress
-    ) -> None:
-        self.model, self.extract, self.n, self.seed = model, extract, n, seed
-        self.progress = progress
-        self.tables: dict[str, Tensor] = {}
-        self.detail: dict[str, float] = {}
-        self.codes: dict[str, Tensor] = {}
-        self.speed: dict[str, float] = {}
-        self.repeats: dict[str, list[float]] = {}
+    model: GenerativeScatteringNetwork
+    extract: FeatureExtractor
+    n: int
+    seed: int
+    progress: Progress
+    tables: dict[str, Tensor] = field(default_factory=dict)  # row to features
+    detail: dict[str, float] = field(default_factory=dict)  # row to mean sharpness
+    codes: dict[str, Tensor] = field(default_factory=dict)  # of the rows that are decoded codes
+    speed: dict[str, float] = field(default_factory=dict)  # density to images per second
+    repeats: dict[str, list[float]] = field(default_factory=dict)  # density to the Fréchet distance of each set
 
     def add_training_images(self, images: ImageSource, features: Tensor, against: ImageSource) -> None:
         """Add some of the training images, of which all features are known."""
@@ -232,19 +175,20 @@ class _Rows:
             used = torch.zeros(len(others), dtype=torch.bool)
             used[random_rows(len(others), min(self.n, len(against)), self.seed)] = True
             others = others[~used]
-        if len(others) >= FEWEST:
+        if len(others) >= evaluation.FEWEST:
             chosen = others[random_rows(len(others), self.n, self.seed)]
             self.tables[TRAINING] = features[chosen]
             self.detail[TRAINING] = _detail(Subset(images, chosen))
 
     def add_decoded(self, data: Dataset) -> None:
         """Add decoded codes of training and of test images."""
-        n, seed = self.n, self.seed
-        for name, source in (
-            (DECODED_TRAINING, Subset(data.train, random_rows(len(data.train), n, seed + 1))),
-            (DECODED_TEST, None if data.test is None else some_of(data.test, n, seed)),
-        ):
-            if source is not None and len(source) >= FEWEST:
+        sources: dict[str, ImageSource] = {
+            DECODED_TRAINING: Subset(data.train, random_rows(len(data.train), self.n, self.seed + 1))
+        }
+        if data.test is not None:
+            sources[DECODED_TEST] = some_of(data.test, self.n, self.seed)
+        for name, source in sources.items():
+            if len(source) >= evaluation.FEWEST:
                 self.codes[name] = self.model.encode(source, self.progress)
                 self.tables[name], _, self.detail[name] = self._decoded(self.codes[name], name)
 
@@ -256,7 +200,7 @@ class _Rows:
                 drawn = self.model.sample_codes(self.n, key, self.seed + k)
                 drawing = time.monotonic() - start
                 table, decoding, fine = self._decoded(drawn, key, self.model.sharpen)
-                self.repeats.setdefault(key, []).append(frechet_distance(real, table))
+                self.repeats.setdefault(key, []).append(evaluation.frechet_distance(real, table))
                 if k == 0:
                     self.tables[key], self.detail[key] = table, fine
                     self.speed[key] = self.n / (drawing + decoding)
@@ -265,8 +209,12 @@ class _Rows:
         """Mean log-likelihoods of a row's codes, under the densities that have exact ones."""
         if name not in self.codes:
             return {}
-        means = {key: _mean_log_prob(self.model.densities[key], self.codes[name]) for key in keys}
-        return {key: mean for key, mean in means.items() if mean is not None}
+        densities = ((key, self.model.densities[key]) for key in keys)
+        return {
+            key: _mean_log_prob(density, self.codes[name])
+            for key, density in densities
+            if isinstance(density, LikelihoodDensity)
+        }
 
     def _decoded(self, codes: Tensor, name: str, sharpen: float = 0.0) -> tuple[Tensor, float, float]:
         """Features of decoded codes, the seconds that decoding took, and the images' sharpness."""
@@ -286,10 +234,10 @@ def _extractor(name: FeatureName | None, shape: tuple[int, int, int], data: str,
     if name is None:
         name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
     if name == "digits":
-        return DigitFeatures()
+        return evaluation.DigitFeatures()
     if name == "perceptual":
-        return PerceptualFeatures(device)
-    return ScatteringFeatures(shape) if name == "scattering" else InceptionFeatures(device)
+        return evaluation.PerceptualFeatures(device)
+    return evaluation.ScatteringFeatures(shape) if name == "scattering" else evaluation.InceptionFeatures(device)
 
 
 def _detail(images: ImageSource) -> float:
@@ -299,12 +247,9 @@ def _detail(images: ImageSource) -> float:
 
 
 @torch.no_grad()
-def _mean_log_prob(density: Density, codes: Tensor) -> Estimate | None:
-    """Mean log-likelihood of codes in nats; None if the density has no exact one."""
-    if not isinstance(density, LikelihoodDensity):
-        return None
-    # Perhaps the leading components only.
-    modelled = codes[:, : getattr(density, "n_features_", codes.shape[1])]
+def _mean_log_prob(density: LikelihoodDensity, codes: Tensor) -> Estimate:
+    """Mean log-likelihood of codes in nats."""
+    modelled = codes[:, : getattr(density, "n_features_", codes.shape[1])]  # perhaps the leading components only
     values = torch.cat([density.log_prob(piece) for piece in modelled.split(_PIECE)]).double()
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
@@ -314,23 +259,3 @@ def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
     if estimate is None or not math.isfinite(estimate.value):
         return None
     return asdict(estimate)
-
-
-def _keep(run: RunFolder, result: RunEvaluation) -> None:
-    distances = {name: row.frechet.value for name, row in result.rows.items()}
-    figure = quality_by_time(
-        {key: (t, distances[key]) for key, t in result.training_seconds.items()},
-        {name: d for name, d in distances.items() if name not in result.images_per_second},
-        f"Fréchet distance to {result.against}, {result.features[0]} features",
-    )
-    made_from = ["encoder", "decoder", *(f"densities/{key}" for key in result.images_per_second)]
-    made_from = [name for name in made_from if run.has(name)]
-    depends = {"n": result.n, "seed": result.seed, "features": result.features}
-    key = Stages(run, SILENT).key("evaluation", {**depends, "against": result.against}, made_from)
-    with run.working("evaluation", key) as folder:
-        scores, picture = folder / "evaluation.json", folder / "evaluation.png"
-        write_json(scores, result.summary())
-        with atomic_path(picture) as temporary:
-            temporary.write_bytes(figure_png(figure))
-        products = {scores.name: scores, f"pictures/{picture.name}": picture}
-        run.note("evaluation", key, {}, made_from, products)

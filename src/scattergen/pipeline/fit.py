@@ -23,10 +23,9 @@ from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, differences
 from scattergen.runs.layout import products_in
+from scattergen.stages import presets
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.options import bytes_of_run, check_options, stage_of
-from scattergen.stages.presets import Options, override
-from scattergen.stages.presets import preset as preset_options
 
 _AT_ONCE = 256  # test images
 
@@ -35,23 +34,17 @@ class FitOptions(NamedTuple):
     """The name of a preset, and complete options."""
 
     preset: str
-    options: Options
+    options: presets.Options
 
 
 @dataclass(frozen=True)
 class FittedRun:
-    """Outcome of a fit.
-
-    Attributes:
-        run: The run folder.
-        finished_before: Nothing had to be done.
-        measurements: Mean "psnr" (dB) and "ssim" of reconstructed test images, and the "seconds" of
-            all stages together; empty in a process other than that of rank 0.
-    """
+    """Outcome of a fit."""
 
     run: RunFolder
     finished_before: bool
     measurements: dict[str, float]
+    """Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages; of rank 0 only."""
 
     @property
     def expectation(self) -> str | None:
@@ -82,23 +75,10 @@ def fit_run(
 ) -> FittedRun:
     """Fit a model to a dataset in a run folder and write its report, or continue doing so.
 
-    Args:
-        data: Training and test images.
-        out: The run folder.
-        choice: Made by `options_of_fit`; by default its choice for these data.
-        seed: Of everything random.
-        max_seconds: Train the decoder for fewer epochs, if need be, so that the fit ends in about so many seconds;
-            continued, it keeps the number that it began with.
-        device: Where to compute.
-        overwrite: Replace a run that is there, once the new one is finished.
-        command: The command line, for the report.
-        processes: Those that fit together: all call this function with the same arguments and see the same images and
-            run folder, in which rank 0 alone writes results.
-        progress: Where to report.
-
-    Raises:
-        InputError: If the data or options cannot be used, or differ between processes.
-        RunFolderError: If the folder holds something else.
+    With `max_seconds` the decoder is trained for fewer epochs, if need be, so that the fit ends in about that time; a
+    fit that is continued keeps the number that it began with.  `overwrite` replaces a run that is there, once the new
+    one is finished.  Processes that fit together all call this with the same arguments and see the same images and run
+    folder, in which rank 0 alone writes results.
     """
     preset, options = choice or options_of_fit(data)
     options = copy.deepcopy(options)
@@ -108,15 +88,15 @@ def fit_run(
     # How files were cropped and how many were taken, so that later commands do the same.
     taken = {"crop": data.crop, "limit": data.limit}
     taken = {name: value for name, value in taken.items() if value is not None}
-    identity = {
+    identity: dict[str, Any] = {
         "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n, **taken},
         "preset": preset,
         "seed": seed,
         **options,
     }
     if max_seconds is not None:
-        options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, overwrite, device, processes)
-        identity |= {"training": options["training"], "max_seconds": max_seconds}
+        options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, device, processes)
+        identity["max_seconds"] = max_seconds
     _check_agreement(identity, processes)
     mine = None
     if processes.rank == 0:
@@ -152,13 +132,11 @@ def _report(
     """Judge the model and write its report, the last stage of a fit."""
     made_from = [name for name in run.stages if name in _stages_of(run.options)]
     tested_on = None if data.test is None else data.test.fingerprint
-    stages = Stages(run, progress)
-    key = stages.key(LAST_STAGE, {"tested_on": tested_on, "seed": seed}, made_from)
+    key = Stages(run, progress).key(LAST_STAGE, {"tested_on": tested_on, "seed": seed}, made_from)
     with run.working(LAST_STAGE, key) as work:
         start = time.monotonic()
-        digits = data.name == "mnist"
-        judgement = judge(model, data.train, data.test, digits=digits, seed=seed, progress=progress)
-        _, quality = write_run_report(
+        judgement = judge(model, data.train, data.test, digits=data.name == "mnist", seed=seed, progress=progress)
+        quality = write_run_report(
             run, model, data, work, judgement=judgement, seed=seed, command=command, progress=progress
         )
         facts: dict[str, Any] = {"seconds": time.monotonic() - start, **quality}
@@ -176,40 +154,26 @@ def options_of_fit(
     changes: Mapping[str, Any] | None = None,
     densities: list[str] | None = None,
 ) -> FitOptions:
-    """The options that a dataset is fitted with.
+    """The options that a dataset is fitted with: those of a preset with changes, such as {"encoder.J": 3}.
 
-    Args:
-        data: Training and test images.
-        preset: "mnist", "celeba", "celeba-light", "celeba-2019" or "auto"; by default "mnist" for all of MNIST and
-            "auto" for everything else.
-        changes: "section.keyword" to value, over the preset.
-        densities: Keys of the densities to fit, such as "mixture", "vae-improved" or "mixture-by-class"; the preset's
-            by default.
-
-    Raises:
-        InputError: If the preset does not fit the images, or there is no such option.
+    The preset is by default "mnist" for all of MNIST and "auto" for everything else.  `densities` are keys of those to
+    fit, such as "vae-improved" or "mixture-by-class"; those of the preset by default.
     """
-    # The preset of MNIST is for all of its images.
+    changes = changes or {}
     preset = preset or ("mnist" if data.name == "mnist" and data.limit is None else "auto")
-    options = preset_options(preset, data.train.shape, len(data.train))
+    options = presets.preset(preset, data.train.shape, len(data.train))
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
-    options = override(options, changes or {})
-    if "encoder.n_components" in (changes or {}) and "encoder.held_out" not in (changes or {}):
+    options = presets.override(options, changes)
+    if "encoder.n_components" in changes and "encoder.held_out" not in changes:
         options["encoder"].pop("held_out", None)  # a number that was asked for is not changed
     return FitOptions(preset, options)
 
 
 def _epochs(
-    out: Path | str,
-    identity: Mapping[str, Any],
-    max_seconds: float,
-    data: Dataset,
-    overwrite: bool,
-    device: str,
-    processes: Processes,
+    out: Path | str, identity: Mapping[str, Any], max_seconds: float, data: Dataset, device: str, processes: Processes
 ) -> int:
-    """Epochs that fit the time; those of a run that was begun with the same limit."""
+    """Epochs that fit the time, or those of a run that was begun with the same limit."""
     with suppress(RunFolderError):
         begun = RunFolder.begun(out).options  # of the run that will be continued
         wanted = json.loads(json.dumps({**identity, "max_seconds": max_seconds}))
@@ -223,7 +187,7 @@ def _epochs(
 
 
 def _read_test_images(data: Dataset, progress: Progress) -> None:
-    """Find images that cannot be read before the fit, rather than in the report after it."""
+    """Read all test images, so that one that cannot be read is found before the fit rather than in its report."""
     if data.test is None:
         return
     with progress.task("look at test images", len(data.test)) as task:
@@ -236,8 +200,8 @@ def _check_agreement(identity: Mapping[str, Any], processes: Processes) -> None:
     same = processes.broadcast(identity) == identity
     if processes.all_reduce(torch.tensor(float(not same))) > 0:
         raise InputError(
-            "The processes do not all see the same images: name a folder or file that every "
-            "machine has, with the same content."
+            "The processes do not all see the same images: name a folder or file that every machine has, with the same "
+            "content."
         )
 
 
@@ -262,10 +226,9 @@ def _stages_of(options: Mapping[str, Any]) -> list[str]:
 def _may_change(run: RunFolder, option: str) -> bool:
     """Whether an unfinished run has yet to reach the stage that an option concerns.
 
-    A density or a decoder that could not be trained can so be given other options without the work
-    before it being lost.  Where coefficients are kept meanwhile changes no result.
+    A density or a decoder that could not be trained can so be given other options without the work before being lost.
     """
-    if option == "encoder.store":
+    if option == "encoder.store":  # where coefficients are kept meanwhile, which changes no result
         return True
     stage = stage_of(option)
     if stage == "encoder" and run.has_work():  # coefficients, which other options would lose
@@ -274,6 +237,6 @@ def _may_change(run: RunFolder, option: str) -> bool:
 
 
 def _measurements(run: RunFolder) -> dict[str, float]:
-    seconds = sum(stage.get("seconds", 0.0) for stage in run.stages.values())
-    quality = {name: run.stages[LAST_STAGE][name] for name in MEASURES if name in run.stages[LAST_STAGE]}
-    return {**quality, "seconds": seconds}
+    stages = run.stages
+    quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages[LAST_STAGE]}
+    return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}

@@ -10,7 +10,7 @@ from scattergen.image_quality import psnr, sharpness
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 
-_MOST, _LEAST = 1000, 100  # images in a row
+MOST_JUDGED, LEAST_JUDGED = 1000, 100  # images in a row
 FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
 
 
@@ -23,25 +23,15 @@ def judge(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Judgement | None:
-    """Score a model's reconstructions and samples against test images.
+    """Score a model's reconstructions and samples against up to 1,000 test images; None with fewer than 3 of these.
 
-    Features are those of photographs if their weights are installed, else scattering features.
-
-    Args:
-        model: Fitted.
-        train: The images that it was fitted to.
-        test: Others, of which up to 1,000 are used.
-        digits: Whether they are the embedded MNIST, for which there are features of digits.
-        seed: Of samples and choices.
-        progress: Where to report.
-
-    Returns:
-        The scores; None with fewer than 3 test images.
+    Features are those of digits for the embedded MNIST (`digits`), of photographs if their weights are installed, else
+    of scattering.
     """
     if test is None or len(test) < FEWEST_TEST_IMAGES:
         return None
     extract = default_features(model.decoder.image_shape, digits=digits)
-    real = some_of(test, _MOST, seed)[:]
+    real = some_of(test, MOST_JUDGED, seed)[:]
     codes = model.encode(real)
     restored = {DECODER: model.decode(codes)}
     if model.linear is not None:
@@ -60,13 +50,13 @@ def judge(
     rows = {}
     with progress.task("judge", len(restored) + len(model.densities) + 1) as task:
         if len(train) >= FEWEST_TEST_IMAGES:
-            rows[REAL] = row(some_of(train, _MOST, seed)[:])
+            rows[REAL] = row(some_of(train, MOST_JUDGED, seed)[:])
         task.advance()
         for name, images in restored.items():
             rows[name] = row(images, restores=True)
             task.advance()
         for key in model.densities:
-            rows[key] = row(model.sample(min(_MOST, max(_LEAST, len(real))), key, seed))
+            rows[key] = row(model.sample(min(MOST_JUDGED, max(LEAST_JUDGED, len(real))), key, seed))
             task.advance(1, key)
     best = best_of({key: rows[key] for key in model.densities})
-    return Judgement((extract.name, extract.version), _MOST, len(real), rows, best)
+    return Judgement((extract.name, extract.version), MOST_JUDGED, len(real), rows, best)

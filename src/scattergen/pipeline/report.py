@@ -1,11 +1,12 @@
 """The report of a run: what its model does with its data, gathered and written."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scattergen.datasets import Dataset
+from scattergen.datasets import Dataset, ImageSource
 from scattergen.densities import hyperparameters
 from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
@@ -13,16 +14,15 @@ from scattergen.evaluation.judgement import Judgement
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import SILENT, Progress
+from scattergen.progress import Progress
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
 from scattergen.runs import RunFolder
 
 _N_SAMPLES, _N_PAIRS = 64, 12
+_MINIMUM_FOR_TESTS = 20  # K² and Jarque-Bera are not defined well below
 MEASURES = ("psnr", "ssim")
 """What a report measures on test images, in the order of its table."""
-
-_MINIMUM_FOR_TESTS = 20  # K² and Jarque-Bera are not defined well below
 
 
 def write_run_report(
@@ -31,33 +31,22 @@ def write_run_report(
     data: Dataset,
     folder: Path,
     *,
-    judgement: Judgement | None = None,
-    seed: int = 0,
-    command: str = "",
-    progress: Progress = SILENT,
-) -> tuple[Path, dict[str, float]]:
-    """Measure a fitted model on its data and write report.html and pictures/.
+    judgement: Judgement | None,
+    seed: int,
+    command: str,
+    progress: Progress,
+) -> dict[str, float]:
+    """Measure a run's model on its data and write report.html and pictures/ into a folder.
 
-    Args:
-        run: The run.
-        model: Its model.
-        data: The data that it was fitted to; the test images are what is measured on.
-        folder: Where to write.
-        judgement: How good the model is; the best density is then shown first.
-        seed: Of the samples shown.
-        command: The command line that made the run, to be shown.
-        progress: Where to report.
-
-    Returns:
-        Path of the page, and the measurements: mean "psnr" (dB) and "ssim" of test images, if there
-        are any.
+    Returned are the mean "psnr" (dB) and "ssim" of test images, if there are any.
     """
-    densities, quality = [], dict[str, Any]()
+    densities: list[DensityEntry] = []
+    quality: dict[str, Any] = {}
+    codes = None
     with progress.task("report", len(model.densities) + 2) as task:
-        codes = None
         if data.test is not None and len(data.test):
             codes = model.encode(data.test)
-            quality = _reconstruction(model, data, codes)
+            quality = _reconstruction(model, data.test, codes)
         task.advance()
         statistics = _statistics(run, codes, seed)
         task.advance()
@@ -69,7 +58,7 @@ def write_run_report(
             dataset=data.name,
             image_shape=model.decoder.image_shape,
             n_train=len(data.train),
-            n_test=len(data.test) if data.test is not None else 0,
+            n_test=0 if data.test is None else len(data.test),
             seed=seed,
             version=run.version,
             command=command,
@@ -86,17 +75,16 @@ def write_run_report(
             **quality,
             **statistics,
         )
-        page = write_fit_report(facts, folder)
-    return page, {str(name): quality[name].mean().item() for name in MEASURES if name in quality}
+        write_fit_report(facts, folder)
+    return {name: quality[name].mean().item() for name in MEASURES if name in quality}
 
 
-def _reconstruction(model: GenerativeScatteringNetwork, data: Dataset, codes: torch.Tensor) -> dict[str, Any]:
-    assert data.test is not None
+def _reconstruction(model: GenerativeScatteringNetwork, images: ImageSource, codes: torch.Tensor) -> dict[str, Any]:
     measured: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": []}
-    large_enough = min(data.test.shape[1:]) >= WINDOW_SIZE
+    large_enough = min(images.shape[1:]) >= WINDOW_SIZE
     shown: dict[str, Any] = {}
     for i in range(0, len(codes), 256):
-        x, y = data.test[i : i + 256], model.decode(codes[i : i + 256])
+        x, y = images[i : i + 256], model.decode(codes[i : i + 256])
         measured["psnr"].append(psnr(x, y).clamp(max=100))  # JSON has no infinity
         if large_enough:
             measured["ssim"].append(ssim(x, y))
@@ -106,7 +94,7 @@ def _reconstruction(model: GenerativeScatteringNetwork, data: Dataset, codes: to
 
 
 def _statistics(run: RunFolder, test_codes: torch.Tensor | None, seed: int) -> dict[str, Any]:
-    """Whether test codes, or training codes if those are too few, are normal."""
+    """Whether test codes, or training codes if there are too few of those, are normal."""
     codes, split = test_codes, "test"
     if codes is None or len(codes) < _MINIMUM_FOR_TESTS:
         codes, split = run.read("codes")[0]["codes"], "training"
@@ -152,20 +140,17 @@ def _matrices(model: GenerativeScatteringNetwork, *, beside_paper: bool) -> list
     if len(variances) < 2:
         return []
     sigma = (variances[0].sqrt().item(), variances[1].sqrt().item())
-    matrices = []
-    for title, values, in_sigma in (
-        ("One and two standard deviations", SIGMA_VALUES, True),
-        ("The paper’s values", PAPER_VALUES, False),
-    )[: 2 if beside_paper else 1]:
-        units = sigma if in_sigma else (1.0, 1.0)
-        matrices.append(
-            VisualisationMatrix(
-                title=title,
-                images=model.decode(component_grid(variances, values, in_sigma=in_sigma)),
-                first=[value * units[0] for value in values],
-                second=[value * units[1] for value in values],
-                sigma=sigma,
-                paper=not in_sigma,
-            )
+
+    def matrix(title: str, values: Sequence[float], paper: bool) -> VisualisationMatrix:
+        first, second = (1.0, 1.0) if paper else sigma
+        return VisualisationMatrix(
+            title=title,
+            images=model.decode(component_grid(variances, values, in_sigma=not paper)),
+            first=[value * first for value in values],
+            second=[value * second for value in values],
+            sigma=sigma,
+            paper=paper,
         )
-    return matrices
+
+    matrices = [matrix("One and two standard deviations", SIGMA_VALUES, paper=False)]
+    return matrices + ([matrix("The paper’s values", PAPER_VALUES, paper=True)] if beside_paper else [])

@@ -1,53 +1,49 @@
-"""The stages of a fit that need the decoder: its training, and what new images are made from."""
+"""The stage of a fit that trains the decoder, with pictures of what it makes."""
 
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from scattergen.datasets import ImageSource
 from scattergen.decoder.fit import DecoderTraining
-from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
-from scattergen.decoder.sharpening import Sharpening
+from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
-from scattergen.evaluation import default_features
+from scattergen.image_grid import save_image_grid
 from scattergen.runs import Result, Stages
-from scattergen.stages.leading import choose_leading
 from scattergen.stages.model_parts import decoder_metadata
-from scattergen.stages.options import build
-from scattergen.stages.preview import Preview
+from scattergen.stages.options import AnyDecoder, Images, build
+from scattergen.stages.presets import Options
 from scattergen.training.state import History
 
-_SHARPENING_IMAGES = 1000  # that the power of frequencies is measured on
+_PREVIEW_COLUMNS = 8
+_PREVIEW_CODES = 4000  # at most, that its density is fitted to in a second
 
 
 def fit_decoder(
-    decoder: Decoder | LocalDecoder,
-    options: Mapping[str, Any],
+    decoder: AnyDecoder,
+    options: Options,
     codes: Tensor,
-    images: ImageSource | Tensor,
+    images: Images,
     stages: Stages,
     *,
     encoder: ScatteringEncoder,
     mirrored: Tensor | None,
     linear: LinearDecoder,
-    seed: int = 0,
-    device: str = "cpu",
+    seed: int,
+    device: str,
 ) -> None:
     """Train a decoder on codes (N, d) of images and of the mirrored ones, unless it is finished already.
 
-    A picture, for which least squares serve, is drawn after each epoch.
+    After each epoch a picture is drawn of its images beside those of least squares.
     """
     training = build("training", DecoderTraining, options["training"])
 
     def train(work: Path | None) -> Result:
         preview = None
         if stages.run is not None and stages.processes.rank == 0:
-            preview = Preview(stages.run.preview, images, codes, linear, device)
+            preview = Preview(stages.run.preview, images, codes, linear)
             if not preview.path.exists():  # else that of the training to be resumed
                 preview(decoder)
             stages.progress.message(f"  first pictures, after each epoch: {preview.path}")
@@ -60,18 +56,10 @@ def fit_decoder(
                 preview(decoder)
 
         history = training.fit(
-            decoder,
-            codes,
-            images,
-            encoder=encoder,
-            mirrored=mirrored,
-            seed=seed,
-            device=device,
-            processes=stages.processes,
-            checkpoint=None if work is None else work / "checkpoint.safetensors",
-            on_epoch=after_epoch,
-            progress=stages.progress,
-        )
+            decoder, codes, images, encoder=encoder, mirrored=mirrored, seed=seed, device=device,
+            processes=stages.processes, checkpoint=None if work is None else work / "checkpoint.safetensors",
+            on_epoch=after_epoch, progress=stages.progress,
+        )  # fmt: skip
         facts = {"history": history, "seconds": history[-1]["seconds"]}
         return Result(decoder.state_dict(), decoder_metadata(decoder), facts)
 
@@ -81,48 +69,24 @@ def fit_decoder(
         decoder.load_state_dict(result.tensors)
 
 
-def fit_sampling(
-    decoder: Decoder | LocalDecoder,
-    options: Mapping[str, Any],
-    codes: Tensor,
-    images: ImageSource | Tensor,
-    stages: Stages,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-) -> tuple[int | None, Sharpening | None]:
-    """What new images are made from: the number of leading components, as asked or best, and sharpening.
+class Preview:
+    """A picture, replaced after every epoch, of what a decoder makes of the last tenth of images and of new codes.
 
-    None stands for all components, and for no sharpening.
+    Its rows are: held-out images; least squares from their codes; the decoder's images of these; and two rows of new
+    images, from a density that is fitted in a second and drawn with one seed.
     """
-    if "sampling" not in options:
-        return None, None
-    asked = options["sampling"].get("n_components")
-    sharpened = options["sampling"].get("sharpen", 0) > 0
 
-    def choose(_: Path | None) -> Result:
-        gains = _gains(decoder, codes, images, device) if sharpened else {}
-        if asked != "auto":
-            n = codes.shape[1] if asked is None else min(int(asked), codes.shape[1])
-            return Result(gains, facts={"n_components": n})
-        extract = default_features(decoder.image_shape)
-        choice = choose_leading(decoder, codes, images, extract, device=device, seed=seed, progress=stages.progress)
-        facts = {
-            "n_components": choice.n_components,
-            "features": [extract.name, extract.version],
-            "kernel": {str(m): value for m, value in choice.kernel.items()},
-        }
-        return Result(gains, facts=facts)
+    def __init__(self, path: Path, images: Images, codes: Tensor, linear: LinearDecoder) -> None:
+        n = min(_PREVIEW_COLUMNS, len(codes))
+        rows = torch.linspace(len(codes) * 9 // 10, len(codes) - 1, n).round().long()
+        self.shown = torch.cat([images[rows], linear.decode(codes[rows])])
+        some = codes[torch.linspace(0, len(codes) - 1, min(len(codes), _PREVIEW_CODES)).long()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a mixture of few codes; it is but a preview
+            drawn = make("mixture" if len(some) >= 100 else "gaussian").fit(some).sample(2 * n)
+        self.path, self.codes, self.columns = path, torch.cat([codes[rows], drawn]), n
 
-    depends = {"n_components": asked, "seed": seed, "sharpened": sharpened}
-    result = stages.get("sampling", depends, choose, ["decoder"])
-    sharpening = Sharpening(result.tensors["gains"]) if sharpened else None
-    return result.facts["n_components"], sharpening
-
-
-def _gains(
-    decoder: Decoder | LocalDecoder, codes: Tensor, images: ImageSource | Tensor, device: str
-) -> dict[str, Tensor]:
-    some = torch.linspace(0, len(codes) - 1, min(len(codes), _SHARPENING_IMAGES)).round().long()
-    made = [decoder.decode(part.to(device)).cpu() for part in codes[some].split(100)]
-    return {"gains": Sharpening.fit(images[some], torch.cat(made)).gains}
+    def __call__(self, decoder: AnyDecoder) -> None:
+        """Draw the picture anew."""
+        images = decoder.decode(self.codes.to(decoder.device)).cpu()
+        save_image_grid(torch.cat([self.shown, images]), self.path, columns=self.columns)

@@ -32,12 +32,7 @@ def fit_density(
 ) -> Density:
     """Fit a density to codes (N, d), or one for each class if there are labels, unless it is finished already.
 
-    It is kept under its key; `overwrite` fits again what is finished.
-
-    Raises:
-        InputError: If the name, a keyword, the codes or the labels cannot be used.
-        ScattergenError: If the fitted density draws infinite or NaN codes.
-        RunFolderError: If the finished density has other hyper-parameters.
+    It is kept under its key, and refused if it is finished with other hyper-parameters; `overwrite` fits it again.
     """
     labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
     density = make_density(name, keywords, by_class=labels is not None, classes=classes)
@@ -62,22 +57,21 @@ def fit_density(
         )
         if not torch.isfinite(density.sample(1, seed=seed)).all():
             raise ScattergenError(
-                f"The density {key} draws infinite or NaN codes, so it is not kept: change its "
-                "options and run the command again."
+                f"The density {key} draws infinite or NaN codes, so it is not kept: change its options and run the "
+                "command again."
             )
         history = getattr(density, "history_", [])
         # The training loop counts epochs; other fits have iterations, or one row.
         unit = "epochs" if history and "learning_rate" in history[0] else "iterations"
         facts = {unit: len(history), "description": density.description}
-        # The history counts the parts before an interruption, too, but not what a fit does before
-        # and after its epochs.
+        # The history counts the parts before an interruption, too, but not what a fit does before and after its epochs.
         facts["seconds"] = time.monotonic() - start
         if history:
             facts["seconds"] = max(facts["seconds"], history[-1]["seconds"])
         return Result(density.state_dict(), metadata, facts)
 
     # Whoever calls this from Python may give other codes than those of the run.
-    given = [codes, *(() if labels is None else (check_labels(labels, len(codes)),))]
+    given = [codes] if labels is None else [codes, check_labels(labels, len(codes))]
     depends = {**metadata, "fitted_to": [_digest(one) for one in given]}
     after = ["codes"] if run is not None and run.has("codes") else []
     result = stages.get(stage, depends, fit, after)

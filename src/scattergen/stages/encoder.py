@@ -7,20 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.datasets import ImageSource, class_labels, fingerprint_of
+from scattergen.datasets import class_labels, fingerprint_of
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.runs import Result, Stages
-from scattergen.stages.options import build
+from scattergen.stages.options import Images, build
 
 
 def fit_encoder(
-    images: ImageSource | Tensor, options: Mapping[str, Any], stages: Stages, *, device: str = "cpu"
+    images: Images, options: Mapping[str, Any], stages: Stages, *, device: str = "cpu"
 ) -> tuple[ScatteringEncoder, Tensor, Tensor | None]:
     """Fit an encoder to N images and encode them, scattering each once, unless both are finished already.
 
-    The coefficients that the fit keeps, in memory or in the run folder, serve the codes too, and are deleted once the
-    codes are stored.  Returned are the encoder, codes (N, d), and those of the mirrored images if it has `flips`.
+    Returned are the encoder, codes (N, d), and those of the mirrored images if it has `flips`.
     """
     channels, height, width = images.shape[-3:]
     encoder = build("encoder", ScatteringEncoder, options, (channels, height, width), device=device)
@@ -33,7 +32,7 @@ def fit_encoder(
     named = {"labels": labels, "classes": None if classes is None else classes.classes}
     arranged = encoder.arrange(images)
     stages.key("encoder", depends)
-    # The coefficients serve both stages, so they are kept until the second is finished.
+    # The coefficients, in memory or in the run folder, serve both stages: they are kept until the codes are stored.
     with stages.working("codes", stages.key("codes", named, ["encoder"])) as folder:
         features = encoder.open_features(arranged, folder, stages.processes)
 
@@ -53,8 +52,7 @@ def fit_encoder(
             if encoder.held_out > 0:
                 unseen = tensors["codes"][arranged.n_fit // arranged.times :]
                 facts["held_out_rms"] = unseen.square().mean().sqrt().item()
-            metadata = {} if classes is None else {"classes": classes.classes}
-            return Result(tensors, metadata, facts)
+            return Result(tensors, {} if classes is None else {"classes": classes.classes}, facts)
 
         result = stages.get("encoder", depends, fit)
         if result.found:
@@ -64,20 +62,20 @@ def fit_encoder(
 
 
 def fit_linear(
-    encoder: ScatteringEncoder, codes: Tensor, mirrored: Tensor | None, images: ImageSource | Tensor, stages: Stages
+    encoder: ScatteringEncoder, codes: Tensor, mirrored: Tensor | None, images: Images, stages: Stages
 ) -> LinearDecoder:
     """Fit least squares from codes (N, d) to images, and from those of the mirrored ones, unless they are finished.
 
-    The first process computes; all call this together and get the same map.
+    All processes call this together and get the same map, which the first computes.
     """
     processes = stages.processes
     linear = LinearDecoder.of(encoder)
 
     def fit(_: Path | None) -> Result:
+        fitted = {}
         if processes.rank == 0:
             n_fit = encoder.arrange(images).n_fit // (1 if mirrored is None else 2)
-            linear.fit(codes, images, mirrored, n=n_fit, progress=stages.progress)
-        fitted = linear.state_dict() if processes.rank == 0 else {}
+            fitted = linear.fit(codes, images, mirrored, n=n_fit, progress=stages.progress).state_dict()
         return Result(processes.broadcast(fitted), linear.hyperparameters)
 
     linear.load_state_dict(stages.get("linear", {}, fit, ["codes"]).tensors)

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +18,10 @@ from scattergen.densities import Density, hyperparameters, make, registered_name
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_keywords
-from scattergen.runs import RunFolder, check_name
+from scattergen.runs import RunFolder, check_name, save_run
 from scattergen.runs.saving import Content
 from scattergen.stages.density_keys import best_density
+from scattergen.stages.options import AnyDecoder
 from scattergen.stages.presets import Options
 from scattergen.tensor_files import check_shapes
 
@@ -31,7 +33,7 @@ class Parts:
     """What a model is made of, under the names that the attributes of `GenerativeScatteringNetwork` have."""
 
     encoder: ScatteringEncoder
-    decoder: Decoder | LocalDecoder
+    decoder: AnyDecoder
     densities: dict[str, Density] = field(default_factory=dict)
     linear: LinearDecoder | None = None
     options: Options = field(default_factory=dict)
@@ -41,18 +43,19 @@ class Parts:
     sharpen: float = 0.0
 
 
-def model_content(
-    encoder: ScatteringEncoder,
-    decoder: Decoder | LocalDecoder,
-    densities: Mapping[str, Density],
-    linear: LinearDecoder | None = None,
-    sharpening: Sharpening | None = None,
-) -> Content:
-    """Tensors and metadata of all parts of a model, for `scattergen.runs.save_run`.
+def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already."""
+    # Everything that can fail for the model's sake comes before anything is replaced.
+    content, options = _content(parts), parts.options
+    if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
+        chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
+        options = {**options, "sampling": chosen}
+    save_run(path, options, content, overwrite=overwrite)
 
-    Raises:
-        InputError: If a density is not fitted or not registered, is of other codes, or its key cannot be a file's name.
-    """
+
+def _content(parts: Parts) -> Content:
+    """Tensors and metadata of all parts of a model."""
+    encoder, decoder, linear = parts.encoder, parts.decoder, parts.linear
     content: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "encoder": (encoder.state_dict(), encoder.hyperparameters),
         "decoder": (decoder.state_dict(), decoder_metadata(decoder)),
@@ -61,101 +64,103 @@ def model_content(
         linear = decoder.linear
     if linear is not None:
         content["linear"] = (linear.state_dict(), linear.hyperparameters)
-    if sharpening is not None:
-        content["sampling"] = ({"gains": sharpening.gains}, {})
-    for key, density in densities.items():
+    if parts.sharpening is not None:
+        content["sampling"] = ({"gains": parts.sharpening.gains}, {})
+    for key, density in parts.densities.items():
         stage = f"densities/{key}"
         check_name(stage)
         d = getattr(density, "n_features_", decoder.n_components)
         if d > decoder.n_components:  # fewer are the leading ones
             raise InputError(
-                f"The density {key} is of codes with {d} components, those of this model have "
-                f"{decoder.n_components}: fit it to encode(images) of this model."
+                f"The density {key} is of codes with {d} components, those of this model have {decoder.n_components}: "
+                "fit it to encode(images) of this model."
             )
         metadata = density_metadata(density)  # first, since it says what is not registered
         content[stage] = (density.state_dict(), metadata)
     return content
 
 
-def decoder_metadata(decoder: Decoder | LocalDecoder) -> dict[str, Any]:
+def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:
     """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one."""
     kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
     return {**kind, **decoder.hyperparameters}
 
 
 def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any]:
-    """What is stored beside a density's tensors, and tells whether another one is the same.
-
-    Raises:
-        InputError: If its class is not registered.
-    """
+    """What is stored beside a density's tensors and tells it from others, if its class is registered."""
     metadata = {"name": registered_name(density), "hyperparameters": hyperparameters(density)}
     return metadata if seed is None else {**metadata, "seed": seed}
 
 
-def read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Parts:
-    """The stored model of a run, with the densities of these keys, or all.
-
-    Raises:
-        RunFolderError: If a part is missing or damaged, or a density of an unknown kind.
-    """
+def read_parts(path: Path | str | RunFolder, device: str, keys: Collection[str] | None) -> Parts:
+    """The model of a run folder or of an opened run, with the densities of these keys, or all."""
+    run = path if isinstance(path, RunFolder) else RunFolder.open(path)
     while True:
         try:
-            parts = _read_parts(run, device, keys)
-            break
+            return _read_parts(run, device, keys)
         except RunFolderError:
             if not run.refresh():  # else another process has replaced it meanwhile
                 raise
-    asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
-    parts.options, parts.best = run.options, best_density(run)
-    parts.sharpening = _sharpening(run, parts.decoder.image_shape)
-    parts.sharpen = asked.get("sharpen", 0.0)
-    parts.n_leading = found.get("n_components", asked.get("n_components"))
-    if parts.n_leading == "auto":  # an unfinished fit
-        parts.n_leading = None
-    return parts
 
 
 def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Parts:
-    encoder_tensors, encoder_keywords = run.read("encoder")
-    J, L, order = (encoder_keywords[name] for name in ("J", "L", "max_order"))
+    tensors, keywords = run.read("encoder")
+    J, L, order = (keywords[name] for name in ("J", "L", "max_order"))
     paths = (order > 0) * J * L + (order > 1) * L * L * J * (J - 1) // 2
-    _check_size("encoder", [paths], encoder_tensors)
-    encoder = _made(run, "encoder", ScatteringEncoder, encoder_keywords, device=device)
-    encoder.load_state_dict(encoder_tensors)
-    same = {name: encoder_keywords[name] for name in ("n_components", "image_shape")}
+    _check_size("encoder", [paths], tensors)
+    encoder = _made(run, "encoder", ScatteringEncoder, keywords, device=device)
+    encoder.load_state_dict(tensors)
+    same = {name: keywords[name] for name in ("n_components", "image_shape")}
     linear = None
     if run.has("linear"):
         tensors, keywords = run.read("linear")
         _check_same(run, "linear decoder", keywords, same)
-        shapes = {name: _tuples(value) for name, value in keywords.items()}
+        shapes = {name: tuple(value) if isinstance(value, list) else value for name, value in keywords.items()}
         linear = _made(run, "linear decoder", LinearDecoder, shapes)
         linear.load_state_dict(tensors)
-    tensors, keywords = run.read("decoder")
-    kind = keywords.pop("kind", "generator")
-    decoder: Decoder | LocalDecoder
-    if kind == "local":
-        if linear is None:
-            raise RunFolderError(
-                f"{run.path} lacks the least squares that its decoder starts from "
-                "(linear.safetensors): run the `scattergen fit` command that made it again, with "
-                "--overwrite."
-            )
-        decoder = _decoder(run, LocalDecoder, {"linear": linear, **keywords}, tensors)
-    else:
-        _check_same(run, "decoder", keywords, same)
-        decoder = _decoder(run, Decoder, keywords, tensors)
+    decoder = _decoder(run, linear, same)
     densities = {}
     for key in run.names("densities") if keys is None else keys:
-        tensors, metadata = run.read(f"densities/{key}")
-        densities[key] = _density(run, key, tensors, metadata)
+        densities[key] = _density(run, key)
         d = getattr(densities[key], "n_features_", 0)
         if d > decoder.n_components:
             raise RunFolderError(
-                f"The density {key} of {run.path} is of codes with {d} components, those of this "
-                f"model have {decoder.n_components}: copy the run folder again as a whole."
+                f"The density {key} of {run.path} is of codes with {d} components, those of this model have "
+                f"{decoder.n_components}: copy the run folder again as a whole."
             )
-    return Parts(encoder, decoder.to(device), densities, linear)
+    asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
+    n_leading = found.get("n_components", asked.get("n_components"))
+    return Parts(
+        encoder,
+        decoder.to(device),
+        densities,
+        linear,
+        options=run.options,
+        best=best_density(run),
+        n_leading=None if n_leading == "auto" else n_leading,  # of an unfinished fit
+        sharpening=_sharpening(run, decoder.image_shape),
+        sharpen=asked.get("sharpen", 0.0),
+    )
+
+
+def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, Any]) -> AnyDecoder:
+    tensors, keywords = run.read("decoder")
+    kind: Callable[..., AnyDecoder] = Decoder
+    if keywords.pop("kind", "generator") == "local":
+        if linear is None:
+            raise RunFolderError(
+                f"{run.path} lacks the least squares that its decoder starts from (linear.safetensors): run the "
+                "`scattergen fit` command that made it again, with --overwrite."
+            )
+        kind, keywords = LocalDecoder, {"linear": linear, **keywords}
+    else:
+        _check_same(run, "decoder", keywords, same)
+    _check_size("decoder", [], tensors, layers=len(keywords.get("channels", [])))
+    with torch.device("meta"):  # its shapes, before its weights take memory and time
+        _made(run, "decoder", kind, keywords).check_state(tensors)
+    decoder = _made(run, "decoder", kind, keywords)
+    decoder.load_state_dict(tensors)
+    return decoder
 
 
 def _sharpening(run: RunFolder, image_shape: tuple[int, int, int]) -> Sharpening | None:
@@ -174,50 +179,34 @@ def _made(run: RunFolder, what: str, make: Callable[..., Part], keywords: Mappin
     # As of a keyword that is missing, or sizes that no tensor can have.
     except (InputError, TypeError, ValueError, RuntimeError) as error:
         raise RunFolderError(
-            f"The {what} of {run.path} cannot be made ({_reason(error)}): copy the run folder "
-            "again as a whole, or fit it again with --overwrite."
+            f"The {what} of {run.path} cannot be made ({_reason(error)}): copy the run folder again as a whole, or fit "
+            "it again with --overwrite."
         ) from error
-
-
-def _decoder(
-    run: RunFolder,
-    kind: Callable[..., Decoder | LocalDecoder],
-    keywords: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-) -> Decoder | LocalDecoder:
-    """A stored decoder."""
-    _check_size("decoder", [], tensors, layers=len(keywords.get("channels", [])))
-    with torch.device("meta"):  # its shapes, before its weights take memory and time
-        _made(run, "decoder", kind, keywords).check_state(tensors)
-    decoder = _made(run, "decoder", kind, keywords)
-    decoder.load_state_dict(tensors)
-    return decoder
 
 
 def _check_same(run: RunFolder, what: str, keywords: Mapping[str, Any], same: Mapping[str, Any]) -> None:
     for name, value in same.items():
         if keywords.get(name) != value:
             raise RunFolderError(
-                f"The {what} of {run.path} does not belong to its encoder, which has "
-                f"{name}={value}: copy the run folder again as a whole."
+                f"The {what} of {run.path} does not belong to its encoder, which has {name}={value}: copy the run "
+                "folder again as a whole."
             )
 
 
-def _density(run: RunFolder, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Density:
-    """A stored density."""
+def _density(run: RunFolder, key: str) -> Density:
+    tensors, metadata = run.read(f"densities/{key}")
     try:
-        keywords = _without_retired(metadata["name"], metadata["hyperparameters"])
-        density = make(metadata["name"], **keywords)
+        density = make(metadata["name"], **_without_retired(metadata["name"], metadata["hyperparameters"]))
         _check_density_size(metadata["name"], hyperparameters(density), tensors)
         density.load_state_dict(tensors)
         return density
     except RunFolderError:
         raise
     except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        command = shlex.join(["scattergen", "density", str(run.path), key, "--overwrite"])
         raise RunFolderError(
-            f"The density {key} of {run.path} cannot be loaded ({_reason(error)}): if another "
-            "version of scattergen stored it, fit it again by `"
-            f"{shlex.join(['scattergen', 'density', str(run.path), key, '--overwrite'])}`."
+            f"The density {key} of {run.path} cannot be loaded ({_reason(error)}): if another version of scattergen "
+            f"stored it, fit it again by `{command}`."
         ) from error
 
 
@@ -234,15 +223,14 @@ def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
 def _check_size(what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0) -> None:
     """Refuse a network with larger or more layers than its tensors, before it is made.
 
-    Every pair of neighbours among the widths of its hidden layers has a weight; `layers` come
-    besides.
+    Every pair of neighbours among the widths of its hidden layers has a weight; `layers` come besides.
     """
     stored = sum(tensor.numel() for tensor in tensors.values())
     weights = sum(a * b for a, b in pairwise(widths))
     if max(weights, *widths, 0) > stored or len(widths) + layers > len(tensors):
         raise RunFolderError(
-            f"The stored {what} does not fit its options: these have larger or more layers than "
-            "its tensors are; fit the run again with --overwrite."
+            f"The stored {what} does not fit its options: these have larger or more layers than its tensors are; fit "
+            "the run again with --overwrite."
         )
 
 
@@ -263,7 +251,3 @@ def _reason(error: Exception) -> str:
     """The first line of an error, without what a tampered file makes of it."""
     line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     return line if len(line) <= 300 else line[:300] + " …"
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -9,46 +9,25 @@ from scattergen.errors import InputError
 
 Options = dict[str, Any]
 
-# For people's own images: those that won on all kinds of them (docs/own-images.md), and the
-# baseline that every nonlinear density must beat.
-_VAE = "vae-improved"
-_DENSITIES = ("gaussian", "mixture", _VAE)
-
-_FEWEST_FOR_VAE = 24  # with one code in twelve held out
-
+_FEWEST_FOR_VAE = 24  # images: one code in twelve is held out
 _SHARPEN = 0.7  # more makes crisper images, less ones that are closer to real ones (docs/log.md)
+_IMAGES_SEEN = 60_000  # by the decoder in training: more epochs for fewer images
 
-# Images that the decoder sees in training; more epochs for fewer images.
-_IMAGES_SEEN = 60_000
-
-# Mirrored images improve components, least squares and decoder by up to 0.6 dB where images are
-# few, and by nothing where they are many.
+# Mirrored images improve components, least squares and decoder by up to 0.6 dB where images are few, and by nothing
+# where they are many.
 _ENOUGH_WITHOUT_FLIPS = 10_000
 
 
 def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
-    """Options of a fit for images of a shape.
+    """Options of a fit to n training images (C, H, W), by the name of a preset.
 
-    Args:
-        name: "mnist" or "celeba" (the founding paper's settings); "celeba-light", whose decoder two
-            processor cores can train; "celeba-2019", Angles & Mallat's later generator; or "auto",
-            which chooses scale, number of components, widths and epochs from the images.  "celeba"
-            of 64×64 images is "celeba-light".
-        image_shape: (C, H, W).
-        n: Number of training images.
+    "mnist" and "celeba" are the founding paper's settings, "celeba-light" has a decoder that two processor cores can
+    train, and "celeba-2019" Angles & Mallat's later generator; "celeba" of 64×64 images is "celeba-light".  "auto"
+    chooses scale, number of components, widths and epochs from the images.
 
     Returns:
-        {"encoder": …, "decoder": …, "training": …, "densities": {key: …}}: keywords of
-        `ScatteringEncoder`, the decoder, `DecoderTraining` and the densities, with a key per
-        density as `density_choice.choice_of_key` takes it; "auto" has a section "sampling", too.
-
-    Raises:
-        InputError: If the preset is unknown or not for such images, or these are too few or too
-            small.
-
-    Example:
-        >>> preset("auto", (3, 64, 64), 5000)["encoder"]["J"]
-        3
+        {"encoder": …, "decoder": …, "training": …, "densities": {key: …}}: keywords of `ScatteringEncoder`, the
+        decoder, `DecoderTraining` and the densities, whose keys `choice_of_key` knows; "auto" adds "sampling".
     """
     if name == "mnist":
         return copy.deepcopy(_MNIST)
@@ -60,9 +39,9 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
     return _auto(image_shape, n)
 
 
-# The paper's representation and generator; codes divided by their norms, as Angles & Mallat, 2018,
-# did. Two epochs more make better reconstructions by 0.4 dB, and samples as good (docs/decoder.md).
-# Its GAN, which takes longest and is least good, is fitted by `scattergen reproduce`.
+# The paper's representation and generator; codes divided by their norms, as Angles & Mallat, 2018, did. Two epochs
+# more make better reconstructions by 0.4 dB, and samples as good (docs/decoder.md). Its GAN, which takes longest and
+# is least good, is fitted by `scattergen reproduce`.
 _MNIST: Options = {
     "encoder": {"J": 2, "L": 8, "max_order": 2, "n_components": 512},
     "decoder": {"channels": [128, 64, 32], "kernel_size": 3, "unit_norm": True},
@@ -70,25 +49,20 @@ _MNIST: Options = {
     "densities": {"gaussian": {}, "mixture": {}, "vae": {}, "vae-improved": {}},
 }
 
-
-# 128×128 crops, as in the founding paper, with the generator and the training of Angles & Mallat,
-# 2018; its VAE and GAN. How long the decoder was trained is not stated but for its 27 h 45 min.
+# 128×128 crops, as in the founding paper, with the generator and the training of Angles & Mallat, 2018; its VAE and
+# GAN. How long the decoder was trained is not stated but for its 27 h 45 min.
 _CELEBA: Options = {
     "encoder": {"J": 4, "L": 8, "max_order": 2, "n_components": 512},
     "decoder": {
-        "channels": [1024, 512, 256, 128, 64, 32],
-        "kernel_size": 7,
-        "unit_norm": True,
-        "initialization": "normal",
+        "channels": [1024, 512, 256, 128, 64, 32], "kernel_size": 7, "unit_norm": True, "initialization": "normal",
         "momentum": 0.9,
     },
     "training": {"epochs": 50, "batch_size": 128, "learning_rate": 1e-3, "betas": [0.9, 0.999]},
     "densities": {"gaussian": {}, "mixture": {}, "vae": {"beta": 0.0025, "epochs": 96}, "gan": {"epochs": 38}},
-}
+}  # fmt: skip
 
-# The same at half the resolution: one scale less, and a decoder with fewer and smaller filters,
-# trained by more and smaller steps, on mirrored faces too; and a VAE that makes faces, beside the
-# paper's.
+# The same at half the resolution: one scale less, and a decoder with fewer and smaller filters, trained by more and
+# smaller steps, on mirrored faces too; and a VAE that makes faces, beside the paper's.
 _CELEBA_HALF: Options = {
     "encoder": {"J": 3, "L": 8, "max_order": 2, "n_components": 512},
     "decoder": {"channels": [192, 128, 64, 32, 16], "kernel_size": 3, "unit_norm": True},
@@ -103,8 +77,8 @@ _CELEBA_LIGHT: Options = {
     "decoder": {"channels": [192, 128, 64, 32, 16, 8], "kernel_size": 3, "unit_norm": True},
 }
 
-# The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are.  Its
-# training is taken to be that of 2018; J = 3 is ours.
+# The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are.  Its training is taken
+# to be that of 2018; J = 3 is ours.
 _CELEBA_2019: Options = {
     "encoder": _CELEBA_HALF["encoder"],
     "decoder": {"channels": [512, 256, 128, 64, 32], "kernel_size": 5, "initialization": "normal", "momentum": 0.9},
@@ -128,9 +102,9 @@ def _celeba(name: str, image_shape: tuple[int, int, int]) -> Options:
     if image_shape not in settings:
         shapes = " or ".join("×".join(map(str, shape)) for shape in settings)
         raise InputError(
-            f'The preset "{name}" is for images of {shapes}, not of '
-            f"{'×'.join(map(str, image_shape))}: cut the centre out of CelebA's aligned images by "
-            "scattergen.datasets.celeba (resized by --size 64), or use the preset auto."
+            f'The preset "{name}" is for images of {shapes}, not of {"×".join(map(str, image_shape))}: cut the centre '
+            "out of CelebA's aligned images by scattergen.datasets.celeba (resized by --size 64), or use the preset "
+            "auto."
         )
     return copy.deepcopy(settings[image_shape])
 
@@ -140,66 +114,41 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     side = min(height, width)
     if side < 8:
         raise InputError(
-            f"Images of {height}x{width} pixels are too small for a scattering transform: give "
-            "images of at least 8x8 pixels."
+            f"Images of {height}x{width} pixels are too small for a scattering transform: give images of at least 8x8 "
+            "pixels."
         )
     if n < 3:
         raise InputError(
-            f"{n} training image{'s are' if n != 1 else ' is'} too few to model: give at least 3, "
-            "beside those that are held out for tests."
+            f"{n} training image{'s are' if n != 1 else ' is'} too few to model: give at least 3, beside those that "
+            "are held out for tests."
         )
-    # About seven positions of the low-pass along the shorter side, as for the paper's 28 at J = 2
-    # and 128 at J = 4.
+    # About seven positions of the low-pass along the shorter side, as for the paper's 28 at J = 2 and 128 at J = 4.
     J = max(1, floor(log2(side / 7)))
     n_coefficients = channels * (1 + 8 * J + 32 * J * (J - 1)) * (height >> J) * (width >> J)
     few = n <= _ENOUGH_WITHOUT_FLIPS
     epochs = max(8, min(100, round(_IMAGES_SEEN / n)))
+    # Those that won on all kinds of people's own images (docs/own-images.md), and the baseline that every nonlinear
+    # density must beat.
+    densities = ["gaussian", "mixture"] + (["vae-improved"] if n >= _FEWEST_FOR_VAE else [])
     return {
         "encoder": {
-            "J": J,
-            "L": 8,
-            "max_order": 2,
-            "n_components": min(512, n - 2, n_coefficients),
-            "allow_fewer": True,
-            "flips": few,
-            "held_out": 0.1,
+            "J": J, "L": 8, "max_order": 2, "n_components": min(512, n - 2, n_coefficients), "allow_fewer": True,
+            "flips": few, "held_out": 0.1,
         },
         "decoder": {
-            "kind": "local",
-            "channels": [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)],
+            "kind": "local", "channels": [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)],
         },
         "training": {
-            "epochs": epochs,
-            "batch_size": min(16, max(2, n // 4)),
-            "learning_rate": 1e-2,
-            "loss": "scattering",
-            "flips": few,
-            "shortened": 0.5,
-            "patience": max(5, epochs // 3),
+            "epochs": epochs, "batch_size": min(16, max(2, n // 4)), "learning_rate": 1e-2, "loss": "scattering",
+            "flips": few, "shortened": 0.5, "patience": max(5, epochs // 3),
         },
         "sampling": {"n_components": "auto", "sharpen": _SHARPEN},
-        "densities": {name: {} for name in _DENSITIES if name != _VAE or n >= _FEWEST_FOR_VAE},
-    }
+        "densities": {name: {} for name in densities},
+    }  # fmt: skip
 
 
 def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
-    """Options with some values replaced.
-
-    Args:
-        options: Made by `preset`.
-        changes: "section.keyword" to the new value, e.g. {"encoder.J": 3, "densities.vae.beta":
-            0.01}.
-
-    Returns:
-        New options.
-
-    Raises:
-        InputError: If there is no such section, or it would be replaced by a value.
-
-    Example:
-        >>> override({"encoder": {"J": 2}}, {"encoder.J": 3})
-        {'encoder': {'J': 3}}
-    """
+    """New options with some values replaced, such as {"encoder.J": 3, "densities.vae.beta": 0.01}."""
     result = copy.deepcopy(dict(options))
     for name, value in changes.items():
         *path, keyword = name.split(".")
@@ -221,6 +170,6 @@ def _no_such_option(name: str, part: str, options: Mapping[str, Any]) -> str:
             f"({', '.join(options['densities'])}): add it to these (--densities)."
         )
     return (
-        f'There is no option "{name}": write SECTION.NAME with one of the sections '
-        f"{', '.join(options)}, as in encoder.J=3 or densities.vae.beta=0.01."
+        f'There is no option "{name}": write SECTION.NAME with one of the sections {", ".join(options)}, as in '
+        "encoder.J=3 or densities.vae.beta=0.01."
     )
