@@ -2,8 +2,7 @@
 
 Every finished stage is an immutable file NAME-KEY.safetensors, whose key is the hash of all that it
 depends on.  run.json says which of them belong to the run; it alone ever changes, in one step.
-Unfinished work lies in work/KEY.  Readers need no lock, and writers only while they change it.
-Nothing is ever unpickled.
+Unfinished work lies in work/KEY.  Readers need no lock, and writers only while they change run.json.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index
-from scattergen.runs.layout import METRICS, WORK, file_of
+from scattergen.runs.layout import METRICS, WORK, file_of, no_name
 from scattergen.runs.locks import locked, writing_to
-from scattergen.runs.options import no_name, refuse_differences
+from scattergen.runs.options import refuse_differences
 from scattergen.runs.schema import content_of
 from scattergen.runs.starting import begin
 from scattergen.runs.stored import StoredRun
@@ -30,13 +29,7 @@ from scattergen.tensor_files import read_tensors, write_tensors
 
 
 class RunFolder(StoredRun):
-    """Tensors, stages and measurements of one run.
-
-    Made by `RunFolder.start` (to fit) or `RunFolder.open` (to use).
-
-    Attributes:
-        path: The folder.
-        replaces: Whether this run shall take the place of the one that is there (see `finish`).
+    """Tensors, stages and measurements of one run, made by `RunFolder.start` (to fit) or `RunFolder.open` (to use).
 
     Example:
         >>> import tempfile, torch
@@ -64,17 +57,11 @@ class RunFolder(StoredRun):
         Args:
             path: The folder; made if it does not exist.
             options: Anything that `json` can write.
-            overwrite: Make a run with other options, too. A finished run stays until `finish` is
+            overwrite: Make a run with other options, too.  A finished run stays until `finish` is
                 called on the new one; of an unfinished one all is kept that the new one needs.
             afresh: Begin the run that replaces another one anew in any case.
-            may_change: Whether a run may be continued with another value of an option in any case,
-                given the run and the option's name, such as "densities.vae.beta".
-
-        Returns:
-            The run.
-
-        Raises:
-            RunFolderError: If the folder holds something else, or a run with other options.
+            may_change: Whether a run may be continued with another value of an option, given by its
+                name, such as "densities.vae.beta".
         """
         path = Path(path).expanduser()
         wanted = json.loads(json.dumps(options))
@@ -87,41 +74,18 @@ class RunFolder(StoredRun):
 
     @classmethod
     def begun(cls, path: Path | str) -> "RunFolder":
-        """The run of a folder that a fit would go on with: one that replaces it, if there is one.
-
-        Args:
-            path: A folder made by `start`.
-
-        Returns:
-            The run.
-
-        Raises:
-            RunFolderError: As `open`.
-        """
+        """The run of a folder that a fit would go on with: the one that replaces it, if there is one."""
         run = cls.open(path)
         following = read_index(run.path).next
         return run if following is None else cls(run.path, following, replaces=True)
 
     @contextmanager
     def working(self, name: str, key: str) -> Iterator[Path]:
-        """A folder for the unfinished work of a stage, which no other process works on meanwhile.
-
-        Args:
-            name: Of the stage.
-            key: Hash of all that it depends on.
-
-        Yields:
-            The folder; what it holds is deleted once the stage is written.
-
-        Raises:
-            RunFolderError: If another process is making the same, or nobody may write here.
-        """
+        """A folder, deleted once the stage is written, for unfinished work that no other process is at meanwhile."""
         folder = self.work(key)
         with ExitStack() as held:
-            # So that nobody takes the folder for an idle one meanwhile.
-            with remains.changing(self.path):
-                # What is made is made from the stages that have been read: no others are taken.
-                self._current()
+            with remains.changing(self.path):  # so that nobody takes the folder for an idle one meanwhile
+                self._current()  # refuses to work for another run that has been begun here
                 with writing_to(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
                 busy = remains.busy(self.path, f" (it makes {name})")
@@ -148,26 +112,11 @@ class RunFolder(StoredRun):
                 layout.remove_work(self.path, key)
 
     def work(self, key: str) -> Path:
-        """Folder of the unfinished work of a stage, whether it is there or not.
-
-        Args:
-            key: Of the stage.
-
-        Returns:
-            The path.
-        """
+        """Folder of the unfinished work of a stage, whether it is there or not."""
         return self.path / WORK / key
 
     def find(self, name: str, key: str) -> Entry | None:
-        """A finished stage of this or an earlier run of the folder, which then belongs to this one.
-
-        Args:
-            name: Of the stage.
-            key: Hash of all that it depends on.
-
-        Returns:
-            The entry; None if there is none or its file is damaged.
-        """
+        """A whole finished stage of this or an earlier run of the folder, which then belongs to this one."""
         found = self._found(name, key)
         if found is not None and self.work(key).exists():  # of a process that had just written it
             with suppress(RunFolderError), remains.changing(self.path):
@@ -188,7 +137,7 @@ class RunFolder(StoredRun):
             found = Entry(key, sha256(path), kept["after"], [], kept["facts"])
         except (OSError, RunFolderError):
             return None
-        self._enter(name, found)
+        self._enter(name, found, {})
         return found
 
     def learn(self, name: str, entry: Entry) -> None:
@@ -213,17 +162,13 @@ class RunFolder(StoredRun):
             metadata: Anything that `json` can write.
             facts: What was measured.
             after: Stages that it was made from, to their keys.
-
-        Raises:
-            InputError: If the name cannot be that of a file.
-            ScattergenError: If the file cannot be written.
         """
         layout.check_stage(name, key)
         kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts or {}), "after": dict(after or {})}
         new = self.work(key) / f"result{layout.SUFFIX}"
         write_tensors(new, tensors, kept)
         entry = Entry(key, sha256(new), kept["after"], [], kept["facts"])
-        self._enter(name, entry, lambda: self._place({file_of(name, key): new}))
+        self._enter(name, entry, {file_of(name, key): new})
 
     def note(
         self,
@@ -233,34 +178,15 @@ class RunFolder(StoredRun):
         after: Sequence[str],
         products: Mapping[str, Path] | None = None,
     ) -> None:
-        """Note that a stage without tensors is finished, and give its products their places.
-
-        Args:
-            name: Of the stage.
-            key: Hash of all that it depends on.
-            facts: What was measured.
-            after: Finished stages that it was made from.
-            products: Name relative to the run folder, to the file that shall have this name.
-
-        Raises:
-            ScattergenError: If a file cannot be written.
-        """
+        """Note that a stage without tensors is finished, and move its products to their names in the folder."""
         products = products or {}
         layout.check_stage(name, key)
         keys = {one: self.key(one) for one in after}
         entry = Entry(key, None, keys, sorted(products), dict(facts))
-        self._enter(name, entry, lambda: self._place(products))
+        self._enter(name, entry, products)
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
-        """Give files that show a finished stage their places.
-
-        Args:
-            name: Of the stage.
-            products: Name relative to the run folder, to the file that shall have this name.
-
-        Raises:
-            ScattergenError: If a file cannot be written.
-        """
+        """Move files that show a finished stage to their names in the folder."""
         with self._recording({name: self.key(name)}) as stages:
             self._place(products)
             shown = sorted({*stages[name].products, *products})
@@ -273,20 +199,16 @@ class RunFolder(StoredRun):
             (self.path / target).parent.mkdir(exist_ok=True)
             move_file(file, self.path / target)
 
-    def _enter(self, name: str, entry: Entry, place: Callable[[], None] = lambda: None) -> None:
+    def _enter(self, name: str, entry: Entry, products: Mapping[str, Path]) -> None:
         with self._recording(entry.after) as stages:
-            place()
+            self._place(products)
             if name in stages and stages[name].key != entry.key:
                 del stages[name]  # the order is that of making
             stages[name] = entry
 
     @contextmanager
     def _recording(self, made_from: Mapping[str, str]) -> Iterator[dict[str, Entry]]:
-        """The finished stages, to be changed, unless somebody has replaced what that is made from.
-
-        Args:
-            made_from: Stage to the key that it had.
-        """
+        """The finished stages, to be changed, unless those that it is made from have other keys by now."""
         with self._updating() as index:
             stages = self._record.stages
             for one, key in made_from.items():
@@ -294,31 +216,24 @@ class RunFolder(StoredRun):
                     raise RunFolderError(
                         f"Another process has replaced {one} of {self.path} meanwhile: run the same command again."
                     )
-            before, known, finished = self._record.named(), dict(stages), self._is_all(index)
+            before, known, settled = self._record.named(), dict(stages), index.settled
             yield stages
             self._record.drop_outdated()
-            if self._is_all(index) and not finished:
+            if index.settled and not settled:
                 remains.end_work(self.path, index.current)  # first, so that a kill leaves none behind
             index.write(self.path)
             made = {name: one.key for name, one in stages.items() if known.get(name) != one}
             for key in made.values():
                 layout.remove_work(self.path, key)
-            if self._is_all(index):
+            if index.settled:
                 remains.collect(self.path, index.current, before)
                 remains.end_work(self.path, index.current, made)
             else:  # files of stages may yet be found again
                 gone = before - index.named()
                 layout.remove(self.path, [one for one in gone if not layout.is_stage_file(one)])
 
-    def _is_all(self, index: Index) -> bool:
-        """Whether the folder shall hold nothing but this run, which is finished."""
-        return index.next is None and index.current.finished
-
     def finish(self) -> None:
-        """Let this run take the place of the one before, and delete what belongs to neither.
-
-        Files that scattergen did not make stay.
-        """
+        """Let this run take the place of the one before, and delete what scattergen made and neither needs."""
         with self._updating() as index:
             before = {*index.current.named(), *layout.own_files(self.path)}
             self._record.drop_outdated()
@@ -341,7 +256,7 @@ class RunFolder(StoredRun):
     def tidy(self) -> None:
         """Delete what a process that was killed left in a finished run."""
         with self._updating() as index:
-            if self._is_all(index):
+            if index.settled:
                 remains.place_metrics(self.path)
                 with suppress(FileNotFoundError), open_regular(self.path / METRICS, "rb+") as file:
                     remains.end_last_line(file)

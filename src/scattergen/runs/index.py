@@ -10,15 +10,10 @@ from typing import Any
 from scattergen.errors import RunFolderError
 from scattergen.files import read_json, write_json
 from scattergen.runs.layout import INDEX, SUFFIX, file_of
-from scattergen.runs.schema import check_index
+from scattergen.runs.schema import REMEDY, check_index
 
-FORMAT = 2
-"""Version of the layout; raised when older software could not read a newer folder."""
-
-LAST_STAGE = "report"
-"""The stage whose end is that of a fit."""
-
-REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
+FORMAT = 2  # of the layout; raised when older software could not read a newer folder
+LAST_STAGE = "report"  # its end is that of a fit
 
 
 class OtherFormatError(RunFolderError):
@@ -27,36 +22,22 @@ class OtherFormatError(RunFolderError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished stage.
+    """A finished stage."""
 
-    Attributes:
-        key: Hash of all that its result depends on.
-        sha256: Of the file of its tensors; None if it has none.
-        after: Stages that it was made from, to their keys.
-        products: Files for people to look at, relative to the run folder.
-        facts: What was measured, such as "seconds".
-    """
-
-    key: str
-    sha256: str | None = None
-    after: dict[str, str] = field(default_factory=dict)
-    products: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    key: str  # hash of all that its result depends on
+    sha256: str | None = None  # of the file of its tensors, if it has one
+    after: dict[str, str] = field(default_factory=dict)  # stages that it was made from, to their keys
+    products: list[str] = field(default_factory=list)  # files for people to look at, relative to the run folder
+    facts: dict[str, Any] = field(default_factory=dict)  # what was measured, such as "seconds"
 
 
 @dataclass
 class Record:
-    """A run.
+    """A run."""
 
-    Attributes:
-        scattergen: Version that began it.
-        options: What it is fitted with.
-        stages: Those that are finished, in their order.
-    """
-
-    scattergen: str
+    scattergen: str  # version that began it
     options: dict[str, Any]
-    stages: dict[str, Entry] = field(default_factory=dict)
+    stages: dict[str, Entry] = field(default_factory=dict)  # those that are finished, in their order
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Record":
@@ -86,7 +67,7 @@ class Record:
     def named(self) -> set[str]:
         """All files that belong to the run, relative to its folder."""
         products = {one for entry in self.stages.values() for one in entry.products}
-        return products | {*self.files().values()}
+        return products | set(self.files().values())
 
     def drop_outdated(self) -> None:
         """Take out the stages that were made from others than those which are there now."""
@@ -99,29 +80,22 @@ class Record:
 
 @dataclass
 class Index:
-    """What run.json holds.
-
-    Attributes:
-        current: The run.
-        next: The one that shall take its place, once it is finished.
-    """
+    """What run.json holds."""
 
     current: Record
-    next: Record | None = None
+    next: Record | None = None  # takes its place once it is finished
+
+    @property
+    def settled(self) -> bool:
+        """Whether the folder shall hold nothing but this run, which is finished."""
+        return self.next is None and self.current.finished
 
     def named(self) -> set[str]:
         """All files that belong to one of them, relative to the folder."""
         return self.current.named() | (set() if self.next is None else self.next.named())
 
     def write(self, path: Path) -> None:
-        """Write run.json in a folder, atomically.
-
-        Args:
-            path: The folder.
-
-        Raises:
-            ScattergenError: If it cannot be written.
-        """
+        """Write run.json in a folder, atomically."""
         content = asdict(self.current)
         if self.next is not None:
             content["next"] = asdict(self.next)
@@ -129,17 +103,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """The run.json of a folder, checked.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        RunFolderError: If it cannot be read, is damaged, was changed, or is of a newer format.
-    """
+    """The run.json of a folder, unless it cannot be read, is damaged, was changed, or is of a newer format."""
     file = path / INDEX
     try:
         content = read_json(file)
@@ -180,12 +144,10 @@ def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
         # Whoever makes the encoder again makes all again.
         after = {"encoder": ""} if "encoder" in names else {}
         stages = {
-            name: asdict(
-                Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, facts=facts.get(name, {}))
-            )
+            name: Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, [], facts.get(name, {}))
             for name in names
         }
-        return {**content, "stages": stages}
+        return {**content, "stages": {name: asdict(entry) for name, entry in stages.items()}}
     except (KeyError, AttributeError, TypeError, IndexError) as error:
         raise _damaged(file) from error
 

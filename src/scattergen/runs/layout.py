@@ -1,7 +1,4 @@
-"""The layout of a run folder: which files in it are scattergen's, and which it must not touch.
-
-Only files that scattergen made are ever deleted, whatever a folder holds.
-"""
+"""The layout of a run folder: which files in it are scattergen's.  Only those are ever deleted."""
 
 import os
 import re
@@ -10,19 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from scattergen.errors import RunFolderError
+from scattergen.errors import InputError, RunFolderError
 from scattergen.files import is_temporary, read_json
-from scattergen.runs.options import is_name, no_name
 
 INDEX = "run.json"
 METRICS, PREVIEW = "metrics.jsonl", "pictures/preview.png"
 LOCK = ".scattergen-lock"
-WORK = "work"
-"""Folder of unfinished work, with a sub-folder named by the key of each stage."""
-
+WORK = "work"  # holds unfinished work, in a folder named by the key of each stage
 SUFFIX = ".safetensors"
-DENSITIES, PAPER = "densities", "paper"
-"""The only sub-folders that run.json may name files in."""
+DENSITIES, PAPER = "densities", "paper"  # the only folders in which run.json may name files
 
 _KEY = "[0-9a-f]{16}"
 _PICTURE = r"""
@@ -53,84 +46,22 @@ _FOLDERS = ("checkpoints", DENSITIES, PAPER, "pictures", "reproduction")
 _MARKS = {"format", "scattergen", "digest"}  # keys by which our run.json is told from others
 
 
-def file_of(name: str, key: str) -> str:
-    """The file of a stage's results.
-
-    Args:
-        name: Of the stage, such as "densities/vae".
-        key: Hash of all that it depends on; empty in runs of versions before 0.2.
-
-    Returns:
-        A name relative to the run folder.
-
-    Example:
-        >>> file_of("encoder", "0123456789abcdef")
-        'encoder-0123456789abcdef.safetensors'
-    """
-    return f"{name}-{key}{SUFFIX}" if key else f"{name}{SUFFIX}"
-
-
-def is_key(key: str) -> bool:
-    """Whether a text is the key of a stage.
-
-    Args:
-        key: The text.
-
-    Returns:
-        True for 16 hexadecimal digits.
-
-    Example:
-        >>> is_key("0123456789abcdef"), is_key("../0123456789ab")
-        (True, False)
-    """
-    return re.fullmatch(_KEY, key) is not None
-
-
-def is_stage(name: str) -> bool:
-    """Whether run.json may name a stage so.
-
-    Args:
-        name: "NAME", "densities/NAME" or "paper/NAME".
-
-    Returns:
-        False for every other name.
-
-    Example:
-        >>> is_stage("densities/vae"), is_stage("pictures/vae"), is_stage("../vae")
-        (True, False, False)
-    """
-    known = is_name(name) and name.rpartition("/")[0] in ("", DENSITIES, PAPER)
-    return known and _may_exist(file_of(name, "0" * 16))
-
-
-def check_stage(name: str, key: str) -> None:
-    """Refuse names and keys that no stage has.
-
-    Args:
-        name: Of the stage.
-        key: Of the stage.
-
-    Raises:
-        InputError: If run.json may not name it so.
-    """
-    if not (is_stage(name) and is_key(key)):
+def check_name(name: str) -> None:
+    """Refuse a name, "NAME" or "FOLDER/NAME", that no file of a run can have."""
+    if not _is_name(name):
         raise no_name(name)
 
 
-def is_product(name: str) -> bool:
-    """Whether a file is one that scattergen writes for people to look at.
+def no_name(name: str) -> InputError:
+    """What to say of a name that no file can have."""
+    return InputError(
+        f'"{name.partition("/")[2] if "/" in name else name}" cannot be the name of a file: '
+        'use letters, digits, ".", "_" and "-".'
+    )
 
-    Args:
-        name: Relative to the run folder.
 
-    Returns:
-        True for pages, pictures and scores.
-
-    Example:
-        >>> is_product("pictures/samples-vae.png"), is_product("pictures/holiday.png")
-        (True, False)
-    """
-    return _PRODUCT.fullmatch(name) is not None and _may_exist(name)
+def _is_name(name: str) -> bool:
+    return re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) is not None
 
 
 def _may_exist(name: str) -> bool:
@@ -138,28 +69,65 @@ def _may_exist(name: str) -> bool:
     return all(len(part.encode()) <= 255 for part in name.split("/"))
 
 
-def products_in(folder: Path) -> dict[str, Path]:
-    """Products that have been made in another folder first.
+def file_of(name: str, key: str) -> str:
+    """The file of a stage's results; versions before 0.2 stored no keys.
 
-    Args:
-        folder: In the layout of a run folder.
-
-    Returns:
-        Name relative to the folder, to the file.
+    Example:
+        >>> file_of("densities/vae", "0123456789abcdef")
+        'densities/vae-0123456789abcdef.safetensors'
     """
+    return f"{name}-{key}{SUFFIX}" if key else f"{name}{SUFFIX}"
+
+
+def is_key(key: str) -> bool:
+    """Whether a text is the key of a stage: 16 hexadecimal digits."""
+    return re.fullmatch(_KEY, key) is not None
+
+
+def is_stage(name: str) -> bool:
+    """Whether a stage may have this name: "NAME", "densities/NAME" or "paper/NAME"."""
+    known = _is_name(name) and name.rpartition("/")[0] in ("", DENSITIES, PAPER)
+    return known and _may_exist(file_of(name, "0" * 16))
+
+
+def check_stage(name: str, key: str) -> None:
+    """Refuse names and keys that no stage has."""
+    if not (is_stage(name) and is_key(key)):
+        raise no_name(name)
+
+
+def is_stage_file(name: str) -> bool:
+    """Whether a file, relative to the run folder, has a name as `file_of` gives it."""
+    stem, _, key = name.removesuffix(SUFFIX).rpartition("-")
+    return name.endswith(SUFFIX) and is_stage(stem) and is_key(key)
+
+
+def is_product(name: str) -> bool:
+    """Whether a file, relative to the run folder, is one that scattergen writes for people to look at."""
+    return _PRODUCT.fullmatch(name) is not None and _may_exist(name)
+
+
+def products_in(folder: Path) -> dict[str, Path]:
+    """Products that were made in a folder of the same layout: relative name to file."""
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
     return {name: file for name, file in files.items() if is_product(name)}
 
 
-def refuse_links(path: Path) -> None:
-    """Refuse a run with links to other folders in it, whose files it would change.
+def own_files(path: Path) -> Iterator[str]:
+    """Relative names of the files that scattergen made, besides run.json and unfinished work.
 
-    Args:
-        path: The folder of a run; it may itself be a link.
-
-    Raises:
-        RunFolderError: If there is one.
+    They are products, files of stages, whether run.json names them or not, and what killed writers left.
     """
+    for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
+        name = file.relative_to(path).as_posix()
+        left = "/" in name and is_temporary(file)
+        known = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name)
+        if (known or left) and not file.is_dir():
+            yield name
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a run with links to other folders in it, whose files it would change; it may itself be a link."""
     for one in _below(path, WORK, *_FOLDERS):
         if one.is_symlink() and one.is_dir():
             raise RunFolderError(
@@ -169,14 +137,7 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse a place that holds anything but a run.
-
-    Args:
-        path: Where a run shall be made; it need not exist.
-
-    Raises:
-        RunFolderError: If it is a file, or a folder with other things in it.
-    """
+    """Refuse a place, which need not exist, that holds anything but a run."""
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file: name a folder for the run.")
     if not path.is_dir():
@@ -197,54 +158,13 @@ def refuse_foreign(path: Path) -> None:
     others = [file.name for file in path.iterdir() if file.name != LOCK and not is_temporary(file)]
     if others:
         raise RunFolderError(
-            f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}: name "
-            "another folder, or copy the run folder again as a whole; nothing in it has been "
-            "changed."
+            f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}: name another folder, "
+            "or copy the run folder again as a whole; nothing in it has been changed."
         )
 
 
-def own_files(path: Path) -> Iterator[str]:
-    """Files in a run folder that scattergen made, besides run.json and unfinished work.
-
-    Args:
-        path: The folder.
-
-    Yields:
-        Names relative to it: products, and files of stages, whether run.json names them or not,
-        and what killed writers left in its folders.
-    """
-    for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
-        name = file.relative_to(path).as_posix()
-        left = "/" in name and is_temporary(file)
-        known = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name)
-        if (known or left) and not file.is_dir():
-            yield name
-
-
-def is_stage_file(name: str) -> bool:
-    """Whether a file has a name as `file_of` gives it.
-
-    Args:
-        name: Relative to the run folder.
-
-    Returns:
-        True if so.
-
-    Example:
-        >>> is_stage_file("codes-0123456789abcdef.safetensors"), is_stage_file("mine.safetensors")
-        (True, False)
-    """
-    stem, _, key = name.removesuffix(SUFFIX).rpartition("-")
-    return name.endswith(SUFFIX) and is_stage(stem) and is_key(key)
-
-
 def remove(path: Path, names: Iterable[str]) -> None:
-    """Delete files of a run, and the folders that are empty without them.
-
-    Args:
-        path: The folder of the run.
-        names: Relative to it.
-    """
+    """Delete files of a run, and the folders that are empty without them."""
     emptied = set()
     for name in names:
         with suppress(IsADirectoryError, NotADirectoryError):  # put there by somebody
@@ -256,12 +176,7 @@ def remove(path: Path, names: Iterable[str]) -> None:
 
 
 def remove_work(path: Path, key: str) -> None:
-    """Delete the unfinished work of a stage.
-
-    Args:
-        path: The folder of the run.
-        key: Of the stage.
-    """
+    """Delete the unfinished work of a stage."""
     shutil.rmtree(path / WORK / key, ignore_errors=True)
     with suppress(OSError):
         (path / WORK).rmdir()

@@ -11,7 +11,7 @@ from torch import Tensor
 from scattergen.errors import RunFolderError
 from scattergen.runs.layout import DENSITIES, is_key, is_product, is_stage
 
-_REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
+REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
 
 class _Nothing:
@@ -68,20 +68,7 @@ _METADATA: dict[str, Any] = {
 
 
 def misfit(value: Any, schema: Any, at: str = "") -> str | None:
-    """Where JSON does not have the form that it should have.
-
-    Args:
-        value: The JSON.
-        schema: A type, a union of types, or these in a list, tuple or dictionary, as above.
-        at: Where the value is.
-
-    Returns:
-        Names with "." between the levels; None if all is well.
-
-    Example:
-        >>> misfit({"data": {"n": "many"}}, {"data": {"n": int, "limit?": int}})
-        '.data.n'
-    """
+    """Where JSON does not have the form that it should have, such as ".data.n"; None if it has it everywhere."""
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(schema, dict):
         known = {name.removesuffix("?"): one for name, one in schema.items()}
@@ -111,15 +98,7 @@ def _is_a(value: Any, schema: Any) -> bool:
 
 
 def check_index(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a run.json that is not of the form that scattergen writes.
-
-    Args:
-        path: Of the file, for the message.
-        content: Without its format and digest.
-
-    Raises:
-        RunFolderError: If it is another one.
-    """
+    """Refuse a run.json whose content (without its format and digest) is not of the form that scattergen writes."""
     found = misfit(content, _INDEX)
     if found is None:
         records = {"": content, ".next": content.get("next")}
@@ -129,7 +108,7 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _odd(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a form does not tell."""
+    """What is wrong with a run beyond the form of its JSON."""
     measured = any(entry["facts"] for entry in record["stages"].values())
     for name, entry in record["stages"].items():
         at = f".stages.{name}"
@@ -137,7 +116,7 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
         found = _odd_stage(name, entry, measured)
         if found is not None:
             yield at + found
-            return
+            return  # what follows looks into the facts of the report
     judgement = record["stages"].get("report", {"facts": {}})["facts"].get("judgement")
     if judgement is not None and judgement["best"] not in (None, *judgement["rows"]):
         yield ".stages.report.facts.judgement.best"
@@ -146,12 +125,8 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | None:
-    """What is odd of a stage, in run.json or in the metadata of its file.
-
-    Of a model that was saved from Python nothing was measured.
-    """
-    # Runs of versions before 0.2 have no keys.
-    keys = [entry["key"], *entry["after"].values()]
+    """What is wrong with a stage, in run.json or in the metadata of its file."""
+    keys = [entry["key"], *entry["after"].values()]  # empty in runs of versions before 0.2
     if not is_stage(name) or not all(key == "" or is_key(key) for key in keys):
         return ""
     found = misfit(entry["facts"], _FACTS.get(name, _STAGE)) if measured else None
@@ -159,20 +134,7 @@ def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | Non
 
 
 def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
-    """The content within the metadata of a stage's file, which name the stage, too.
-
-    Args:
-        path: Of the file, for the message.
-        name: Of the stage.
-        key: Of the stage.
-        kept: The metadata of the file.
-
-    Returns:
-        The content, to be checked by `check_metadata`.
-
-    Raises:
-        RunFolderError: If the file is that of another stage, or of none.
-    """
+    """The content of a stage, to be checked by `check_metadata`, in the metadata `kept` in its file."""
     found = misfit(kept, _KEPT)
     if found is None and (kept["stage"], kept["key"]) != (name, key):
         found = ".stage"
@@ -181,43 +143,18 @@ def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
 
 
 def check_metadata(path: Path, name: str, metadata: Any) -> None:
-    """Refuse metadata that are not those of the tensors of a name.
-
-    Args:
-        path: Of the file, for the message.
-        name: Of the tensors.
-        metadata: Found there.
-
-    Raises:
-        RunFolderError: If they have another form.
-
-    Example:
-        >>> check_metadata(Path("codes.safetensors"), "codes", {"classes": ["cat", "dog"]})
-    """
+    """Refuse metadata of another form than those of the stage `name` have."""
     _refuse(path, misfit(metadata, _METADATA.get(name.partition("/")[0], object)))
 
 
 def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata: Any, width: int | None) -> None:
-    """Refuse tensors that hold NaN or infinities, and codes that are none.
-
-    Args:
-        path: Of the file, for the message.
-        name: Of the tensors.
-        tensors: Found there.
-        metadata: Which `check_metadata` has checked.
-        width: Of codes, where that is known.
-
-    Raises:
-        RunFolderError: If they cannot be used.
-
-    Example:
-        >>> check_tensors(Path("a.safetensors"), "a", {"w": torch.zeros(2)}, {}, None)
-    """
+    """Refuse tensors that hold NaN or infinities, and codes that are none, or not of a width that is known."""
     for key, tensor in tensors.items():
         # A history may say that something was not measured.
         numbers = tensor.is_floating_point() and "history/" not in key
-        if tensor.is_complex() or (numbers and not torch.isfinite(_wide(tensor)).all()):
-            raise RunFolderError(f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {_REMEDY}.")
+        wide = tensor.float() if numbers and tensor.itemsize == 1 else tensor  # PyTorch cannot tell of 8 bits
+        if tensor.is_complex() or (numbers and not torch.isfinite(wide).all()):
+            raise RunFolderError(f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {REMEDY}.")
     if name == "codes":
         codes, labels = tensors.get("codes", torch.empty(0)), tensors.get("labels")
         n_classes = len(metadata.get("classes", ()))
@@ -232,16 +169,10 @@ def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata
         _refuse(path, None if fits else ".codes")
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.itemsize > 1 else tensor.float()  # of 8 bits PyTorch cannot tell
-
-
 def _refuse(path: Path, found: str | None) -> None:
     if found is not None:
-        raise RunFolderError(
-            f"{path} is damaged ({_shown(found.lstrip('.') or 'its content')} is not what "
-            f"scattergen writes): {_REMEDY}."
-        )
+        where = _shown(found.lstrip(".") or "its content")
+        raise RunFolderError(f"{path} is damaged ({where} is not what scattergen writes): {REMEDY}.")
 
 
 def _shown(name: str) -> str:
