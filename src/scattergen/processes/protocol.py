@@ -8,16 +8,9 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """The processes that fit one model together, as seen from one of them.
+    """The processes that fit one model together; all call the methods in the same order."""
 
-    Every process calls the collective methods in the same order.
-
-    Attributes:
-        rank: Number of this process, 0 for the one that writes the run's files.
-        world_size: Number of processes.
-    """
-
-    rank: int
+    rank: int  # number of this process, 0 for the one that writes the run's files
     world_size: int
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
@@ -38,8 +31,6 @@ class Processes(Protocol):
 
 
 class _Alone:
-    """One process."""
-
     rank = 0
     world_size = 1
 
@@ -57,4 +48,3 @@ class _Alone:
 
 
 ALONE: Processes = _Alone()
-"""This process alone."""

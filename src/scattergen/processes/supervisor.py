@@ -57,37 +57,19 @@ class _Rank:
 
 
 def this_program() -> list[str]:
-    """The beginning of a command that starts the command line of this package once more.
-
-    Returns:
-        Program and arguments; Python then looks for modules where they are installed, not in the
-        current folder, where a file torch.py would be run in place of PyTorch.
-
-    Example:
-        >>> this_program()[-2:]
-        ['-m', 'scattergen']
-    """
-    # A checkout that is not installed is found in the current folder only.
+    """The beginning of a command that starts the command line of this package once more."""
+    # Python shall not look in the current folder (-P), where a file torch.py would be run in place of PyTorch,
+    # unless the package is a checkout that is not installed, which is only found there.
     here = Path(__file__).parents[2] == Path.cwd()
     return [sys.executable, *([] if here else ["-P"]), "-m", "scattergen"]
 
 
 def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
-    """Run a command in several processes, until all have ended.
+    """Run a command, whose work is inside `errors_reported`, in processes that share some threads, to their end.
 
-    The processes find their number in the environment, as below `torchrun` (see
-    `Layout.of_environment`).
-
-    Args:
-        command: Program and arguments, whose work is inside `errors_reported`.
-        layout: Processes to start.  With several machines, every machine runs the same command,
-            and the environment says which machine this is and where they meet.
-        threads: Processor threads that the processes of this machine share.
-
-    Raises:
-        InputError: If several machines are asked for and the environment says too little.
-        ScattergenError: If a process failed or was killed; the others are ended.
-        KeyboardInterrupt: On Ctrl-C, when all are ended.
+    They find their number in the environment, as below `torchrun` (see `Layout.of_environment`).  With
+    several machines, every machine runs the same command, and the environment says which machine this
+    is and where they meet.  If a process fails or is killed, the others are ended.
     """
     with _meeting_place(layout) as where:
         reports = _run(command, layout, {**os.environ, **where}, threads)
@@ -155,9 +137,8 @@ def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
     missing = [name for name in _MEETING_PLACE if not os.environ.get(name)]
     if missing:
         raise InputError(
-            f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment: set on every "
-            "machine its number from 0, and the address and a free port of machine 0; or start "
-            "the processes by torchrun."
+            f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment: set on every machine its number "
+            "from 0, and the address and a free port of machine 0; or start the processes by torchrun."
         )
     node = os.environ["NODE_RANK"]
     if not node.isdecimal() or int(node) >= layout.nodes:
@@ -194,25 +175,20 @@ def _raise(reports: dict[int, tuple[str, str]], world_size: int) -> None:
         return KINDS.index(kind), text == "SIGABRT", number
 
     number, (kind, text) = min(reports.items(), key=precedence)
-    again = "run the same command again; finished parts are kept"
+    who, again = f"Process {number} of {world_size}", "run the same command again; finished parts are kept"
     if kind == "refused":
         raise ScattergenError(text)
     if kind == "killed":
         hint = ", perhaps for lack of memory" if text == "SIGKILL" else ""
-        raise ScattergenError(
-            f"Process {number} of {world_size} was ended by the signal {text}{hint}, so the others "
-            f"were stopped: {again}."
-        )
+        raise ScattergenError(f"{who} was ended by the signal {text}{hint}, so the others were stopped: {again}.")
     if kind == "unexpected":
         print(text, end="", file=sys.stderr)
         raise ScattergenError(
-            f"Process {number} of {world_size} failed (see above), so the others were stopped: "
-            f"{again} once the cause is removed."
+            f"{who} failed (see above), so the others were stopped: {again} once the cause is removed."
         )
     if kind == "lost":
         raise ScattergenError(
-            f"Process {number} of {world_size} lost its connection to the others: see what the "
-            f"other machines say, then {again}."
+            f"{who} lost its connection to the others: see what the other machines say, then {again}."
         )
     raise KeyboardInterrupt
 
@@ -237,13 +213,13 @@ def _end(ranks: Sequence[_Rank], number: int | None = None) -> None:
 @contextmanager
 def _raising_signals() -> Iterator[None]:
     """Raise `_Stopped` on the signals by which users and schedulers end a program."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for each in numbers:
             signal.signal(each, signal.SIG_IGN)  # one is enough: ending the ranks must not stop
         raise _Stopped(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
