@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import diagnosing, fitting, looking, reproducing, using
+from scattergen.cli import fitting, looking, reproducing, using
 from scattergen.cli.failures import sentence_of
 from scattergen.terminal import say, visible
 
@@ -67,7 +67,7 @@ for _command in (
     using.interpolate,
     looking.info,
     looking.evaluate,
-    diagnosing.diagnose,
+    looking.diagnose,
     reproducing.reproduce,
 ):
     app.command()(_command)

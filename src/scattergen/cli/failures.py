@@ -4,14 +4,7 @@ from scattergen.errors import ScattergenError
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The sentence that tells a user of an error and what to do about it.
-
-    Args:
-        error: Any.
-
-    Returns:
-        The sentence; None for an error that nobody expected, whose traceback says more.
-    """
+    """What to tell a user of an error; None for one that nobody expected, whose traceback says more."""
     if isinstance(error, ScattergenError):
         return str(error)
     if isinstance(error, OSError):
@@ -27,7 +20,7 @@ def sentence_of(error: BaseException) -> str | None:
         return "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
     if is_lost_connection(error):
         return (
-            "The connection to another process of this fit was lost: see what that one says, then "
-            "run the same command again; finished parts are kept."
+            "The connection to another process of this fit was lost: see what that one says, "
+            "then run the same command again; finished parts are kept."
         )
     return None

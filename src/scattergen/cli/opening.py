@@ -21,7 +21,7 @@ _SHOWN = 5  # of the files that were left out
 
 
 def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
-    """Check the device, set the number of threads, and say where to report."""
+    """Check the device and set the number of threads; where to report."""
     if threads is not None:
         torch.set_num_threads(threads)
     reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
@@ -68,12 +68,11 @@ def open_celeba(
         )
     if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
         raise InputError(
-            f"The presets of CelebA are for a folder of its aligned images, not for {source}: name "
-            "the folder img_align_celeba."
+            f"The presets of CelebA are for a folder of its aligned images, not for {source}: "
+            "name the folder img_align_celeba."
         )
-    return _saying_what_is_left_out(
-        source, celeba(source, size=size, strict=strict, workers=workers, progress=progress)
-    )
+    data = celeba(source, size=size, strict=strict, workers=workers, progress=progress)
+    return _saying_what_is_left_out(source, data)
 
 
 def open_to_fit(
@@ -85,10 +84,10 @@ def open_to_fit(
     *,
     preset: str | None,
     most: int | None,
-    workers: int,
-    progress: Progress,
+    workers: int = 0,
+    progress: Progress = SILENT,
 ) -> Dataset:
-    """The images that a run will be fitted to with a preset, at most so many for training."""
+    """The images that a run is fitted to with a preset, at most so many for training."""
     if preset in CELEBA_PRESETS:
         data = open_celeba(source, size, crop, mode, strict, workers, progress)
     else:
@@ -97,16 +96,18 @@ def open_to_fit(
 
 
 def open_of_run(
-    run: Path, source: str, size: int | None, crop: int | None, mode: Literal["L", "RGB"] | None, strict: bool
+    run: Path, source: str | None, size: int | None, crop: int | None, mode: Literal["L", "RGB"] | None, strict: bool
 ) -> Dataset:
-    """The images that a run was fitted to, in its split; cropped as there by default."""
-    if RunFolder.open(run).options.get("preset") in CELEBA_PRESETS:
-        data = open_celeba(source, size, crop, mode, strict)
-    else:
+    """The images that a run was fitted to, in its split, cropped as there by default; None finds those of MNIST."""
+    options = RunFolder.open(run).options
+    fitted_to, preset = options.get("data", {}), options.get("preset")
+    if source is None:
+        if fitted_to.get("name") != "mnist":
+            raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
+        source = "mnist"
+    if preset not in CELEBA_PRESETS:
         crop = _crop_of(run, source, size, crop)
-        data = open_source(source, size=size, crop=crop, mode=mode, strict=strict)
-    taken = RunFolder.open(run).options.get("data", {}).get("limit")
-    return data if taken is None else limit(data, taken)
+    return open_to_fit(source, size, crop, mode, strict, preset=preset, most=fitted_to.get("limit"))
 
 
 def open_like(
@@ -141,7 +142,7 @@ def image_shape_of(run: Path) -> tuple[int, int, int]:
 
 
 def _crop_of(run: Path, source: str, size: int | None, crop: int | None) -> int | None:
-    """The crop asked for; that of the run if neither it nor a size is, and it is a folder."""
+    """The crop asked for; if neither it nor a size is, that of the run for a folder."""
     if crop is None and size is None and holds_files(source):
         recorded: int | None = RunFolder.open(run).options.get("data", {}).get("crop")
         return recorded

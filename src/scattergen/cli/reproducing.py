@@ -3,12 +3,13 @@
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from scattergen.cli.arguments import Device, Json, Quiet, Seed, Strict, Threads, path
+from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
 
@@ -26,16 +27,16 @@ def reproduce(
         typer.Option(
             metavar="RUN",
             help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.",
-            parser=path,
+            parser=arg.path,
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
-    seed: Seed = 0,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    seed: arg.Seed = 0,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Measure the founding paper's tables and figures again, and write them beside its own.
 
@@ -69,11 +70,8 @@ def reproduce(
         progress=progress,
     )
     if as_json:
-        findings = [
-            {"item": found.item, "verdict": found.verdict, "because": found.because} for found in result.findings
-        ]
-        facts = {"page": str(result.page), "findings": findings}
-        print(json.dumps({**facts, "finished_before": result.finished_before}))
+        findings = [asdict(found) for found in result.findings]
+        print(json.dumps({"page": str(result.page), "findings": findings, "finished_before": result.finished_before}))
         return
     if result.finished_before:
         say("Everything was measured before with the same options: nothing to do.")

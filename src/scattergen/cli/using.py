@@ -6,24 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scattergen.cli.arguments import (
-    BatchSize,
-    Crop,
-    Device,
-    ImagesOut,
-    Json,
-    Mode,
-    Part,
-    Quiet,
-    Run,
-    Seed,
-    Size,
-    Source,
-    Strict,
-    Threads,
-    parse_labels,
-    path,
-)
+from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
 
@@ -35,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def sample(
-    run: Run,
-    out: ImagesOut,
+    run: arg.Run,
+    out: arg.ImagesOut,
     density: Annotated[str | None, typer.Option(help="Which density; the best by measurement.")] = None,
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")
@@ -48,12 +31,12 @@ def sample(
     sharpen: Annotated[
         float | None, typer.Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
     ] = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 256,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    seed: arg.Seed = 0,
+    batch_size: arg.BatchSize = 256,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Make new images.
 
@@ -82,7 +65,7 @@ def sample(
     progress = prepare(device, threads, quiet)
     check_output(out)
     check_temperature(temperature)
-    labels = parse_labels(label)
+    labels = arg.parse_labels(label)
     if n is None:
         n = 8 * len(labels) if len(labels) > 1 else 64
     if n < len(labels):
@@ -90,22 +73,19 @@ def sample(
     opened = RunFolder.open(run)
     opened.require("decoder")
     there = opened.names("densities")
-    if density is not None:
-        chosen = density
-    else:
+    if density is None:
         by_class = default_by_class(density_classes(opened)) if labels else None
-        chosen = by_class or default_density(there, best_density(opened))
-    if chosen not in there:
-        raise InputError(f'{run} has no density "{chosen}": it has {", ".join(there) or "none"}.')
-    model = GenerativeScatteringNetwork.load(opened, device, densities=[chosen])
+        density = by_class or default_density(there, best_density(opened))
+    if density not in there:
+        raise InputError(f'{run} has no density "{density}": it has {", ".join(there) or "none"}.')
+    model = GenerativeScatteringNetwork.load(opened, device, densities=[density])
     check_memory(n, model)
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
-        classes = _class_labels(model.densities[chosen], each)
-    codes = model.sample_codes(n, chosen, seed, temperature, None if classes is None else classes.labels)
-    strength = model.sharpen if sharpen is None else sharpen
-    images = model.decode(codes, batch_size, progress, sharpen=strength)
+        classes = _class_labels(model.densities[density], each)
+    codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
+    images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     _say_written(out, n, as_json)
 
@@ -125,18 +105,18 @@ def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
 
 
 def encode(
-    run: Run,
-    images: Source,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=path)],
-    part: Part = None,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: arg.Run,
+    images: arg.Source,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=arg.path)],
+    part: arg.Part = None,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Turn images into codes.
 
@@ -159,14 +139,14 @@ def encode(
 
 
 def decode(
-    run: Run,
-    codes: Annotated[Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=path)],
-    out: ImagesOut,
-    batch_size: BatchSize = 256,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: arg.Run,
+    codes: Annotated[Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=arg.path)],
+    out: arg.ImagesOut,
+    batch_size: arg.BatchSize = 256,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Turn codes into images.
 
@@ -187,19 +167,19 @@ def decode(
 
 
 def reconstruct(
-    run: Run,
-    images: Source,
-    out: ImagesOut,
+    run: arg.Run,
+    images: arg.Source,
+    out: arg.ImagesOut,
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")] = None,
-    part: Part = None,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    part: arg.Part = None,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Encode images and decode them again.
 
@@ -220,31 +200,29 @@ def reconstruct(
     originals = open_like(run, images, size, crop, mode, strict, part).train[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
-    shown = results
     columns = min(8, len(results))
-    if out.suffix.lower() == ".png":
-        shown = _rows_in_turn(originals, results, columns)
+    shown = _rows_in_turn(originals, results, columns) if out.suffix.lower() == ".png" else results
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
     _say_written(out, len(results), as_json, psnr=mean)
 
 
 def interpolate(
-    run: Run,
-    images: Source,
-    out: ImagesOut,
+    run: arg.Run,
+    images: arg.Source,
+    out: arg.ImagesOut,
     start: Annotated[int, typer.Option("--from", min=0, help="Number of the first image.")] = 0,
     stop: Annotated[int, typer.Option("--to", min=0, help="Number of the last image.")] = 1,
     steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
-    part: Part = None,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    part: arg.Part = None,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Morph one image into another along a straight line between their codes.
 
