@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
@@ -51,7 +52,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _version(version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         say(f"scattergen {scattergen.__version__}")
         raise typer.Exit

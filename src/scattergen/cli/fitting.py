@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 
 def fit(
     images: arg.Source,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="Run folder to make.", parser=arg.path)],
+    out: Annotated[Path, Option(metavar="PATH", help="Run folder to make.", parser=arg.path)],
     preset: arg.Preset = None,
     densities: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES", help="Densities to fit, separated by commas; a name may end in -improved, -by-class."
-        ),
+        Option(metavar="NAMES", help="Densities to fit, separated by commas; a name may end in -improved, -by-class."),
     ] = None,
     options: arg.Set = None,
     seed: arg.Seed = 0,
@@ -34,27 +32,21 @@ def fit(
     crop: arg.Crop = None,
     mode: arg.Mode = None,
     strict: arg.Strict = True,
-    limit: Annotated[int | None, typer.Option(min=3, metavar="N", help="Use at most N training images.")] = None,
+    limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."
-        ),
+        Option(metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."),
     ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Tell how long each stage will take; write nothing.")
-    ] = False,
+    estimate: Annotated[bool, Option("--estimate", help="Tell how long each stage will take; write nothing.")] = False,
     workers: arg.Workers = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run that is there once the new one is done.")
+        bool, Option("--overwrite", help="Replace a run that is there once the new one is done.")
     ] = False,
     device: arg.Device = "cpu",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
+        int | None, Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
     ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines (see docs/scale.md); each runs the command.")
-    ] = None,
+    nodes: Annotated[int | None, Option(min=1, help="Machines (see docs/scale.md); each runs the command.")] = None,
     threads: arg.Threads = None,
     quiet: arg.Quiet = False,
     as_json: arg.Json = False,
@@ -173,17 +165,17 @@ def _say_fitted(out: Path, fitted: "FittedRun", as_json: bool) -> None:
 
 def density(
     run: arg.Run,
-    name: Annotated[str, typer.Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
+    name: Annotated[str, Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
     stored_as: Annotated[
-        str | None, typer.Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved.")
+        str | None, Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved.")
     ] = None,
     improved: Annotated[
-        bool, typer.Option("--improved", help="Start from better keywords than the paper's: vae, gan.")
+        bool, Option("--improved", help="Start from better keywords than the paper's: vae, gan.")
     ] = False,
-    by_class: Annotated[bool, typer.Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
+    by_class: Annotated[bool, Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
     options: arg.Set = None,
     seed: arg.Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fit again and replace one of that name.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Fit again and replace one of that name.")] = False,
     device: arg.Device = "cpu",
     threads: arg.Threads = None,
     quiet: arg.Quiet = False,

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
@@ -55,13 +55,13 @@ def info(
 def evaluate(
     run: arg.Run,
     images: Annotated[
-        str | None, typer.Option(metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST.")
+        str | None, Option(metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST.")
     ] = None,
-    densities: Annotated[str | None, typer.Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
-    against: Annotated[str, typer.Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
-    n: Annotated[int, typer.Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
+    densities: Annotated[str | None, Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
+    against: Annotated[str, Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
+    n: Annotated[int, Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
     repeats: Annotated[
-        int, typer.Option(metavar="R", min=1, help="Sets of samples of a density, to see how its score varies.")
+        int, Option(metavar="R", min=1, help="Sets of samples of a density, to see how its score varies.")
     ] = 1,
     features: arg.Features = None,
     seed: arg.Seed = 0,
@@ -125,17 +125,15 @@ def evaluate(
 
 def diagnose(
     run: arg.Run,
-    density: Annotated[str | None, typer.Option(metavar="NAME", help="Test samples of this density too.")] = None,
-    part: Annotated[Literal["train", "test"], typer.Option(help="Codes of which images.")] = "train",
+    density: Annotated[str | None, Option(metavar="NAME", help="Test samples of this density too.")] = None,
+    part: Annotated[Literal["train", "test"], Option(help="Codes of which images.")] = "train",
     images: Annotated[
         str | None,
-        typer.Option(
-            metavar="IMAGES", help="The images that the run was fitted to, for --part test; not needed for MNIST."
-        ),
+        Option(metavar="IMAGES", help="The images that the run was fitted to, for --part test; not needed for MNIST."),
     ] = None,
-    components: Annotated[int, typer.Option(min=2, help="Leading components to test.")] = 64,
-    n: Annotated[int, typer.Option("-n", min=40, help="Codes to test.")] = 5_000,
-    simulations: Annotated[int, typer.Option(min=19, help="Simulations or shuffles of each test.")] = 199,
+    components: Annotated[int, Option(min=2, help="Leading components to test.")] = 64,
+    n: Annotated[int, Option("-n", min=40, help="Codes to test.")] = 5_000,
+    simulations: Annotated[int, Option(min=19, help="Simulations or shuffles of each test.")] = 199,
     seed: arg.Seed = 0,
     size: arg.Size = None,
     crop: arg.Crop = None,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    name: Annotated[Literal["mnist", "celeba"], typer.Argument(help="The paper's data set.")],
+    name: Annotated[Literal["mnist", "celeba"], Argument(help="The paper's data set.")],
     images: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to.")
+        str | None, Option(metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to.")
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="RUN",
             help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.",
             parser=arg.path,
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
+    quick: Annotated[bool, Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
     seed: arg.Seed = 0,
     strict: arg.Strict = True,
     device: arg.Device = "cpu",

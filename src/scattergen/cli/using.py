@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 def sample(
     run: arg.Run,
     out: arg.ImagesOut,
-    density: Annotated[str | None, typer.Option(help="Which density; the best by measurement.")] = None,
-    n: Annotated[
-        int | None, typer.Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")
-    ] = None,
+    density: Annotated[str | None, Option(help="Which density; the best by measurement.")] = None,
+    n: Annotated[int | None, Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="Class, by name or number; repeatable, or separated by commas.")
+        list[str] | None, Option(help="Class, by name or number; repeatable, or separated by commas.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
+    temperature: Annotated[float, Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
     sharpen: Annotated[
-        float | None, typer.Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
+        float | None, Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
     ] = None,
     seed: arg.Seed = 0,
     batch_size: arg.BatchSize = 256,
@@ -107,7 +105,7 @@ def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
 def encode(
     run: arg.Run,
     images: arg.Source,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=arg.path)],
+    out: Annotated[Path, Option(metavar="PATH", help="codes.npz or codes.npy.", parser=arg.path)],
     part: arg.Part = None,
     size: arg.Size = None,
     crop: arg.Crop = None,
@@ -140,7 +138,7 @@ def encode(
 
 def decode(
     run: arg.Run,
-    codes: Annotated[Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=arg.path)],
+    codes: Annotated[Path, Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=arg.path)],
     out: arg.ImagesOut,
     batch_size: arg.BatchSize = 256,
     device: arg.Device = "cpu",
@@ -170,7 +168,7 @@ def reconstruct(
     run: arg.Run,
     images: arg.Source,
     out: arg.ImagesOut,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")] = None,
+    n: Annotated[int | None, Option("-n", min=1, help="How many images, from the first; all.")] = None,
     part: arg.Part = None,
     size: arg.Size = None,
     crop: arg.Crop = None,
@@ -211,9 +209,9 @@ def interpolate(
     run: arg.Run,
     images: arg.Source,
     out: arg.ImagesOut,
-    start: Annotated[int, typer.Option("--from", min=0, help="Number of the first image.")] = 0,
-    stop: Annotated[int, typer.Option("--to", min=0, help="Number of the last image.")] = 1,
-    steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
+    start: Annotated[int, Option("--from", min=0, help="Number of the first image.")] = 0,
+    stop: Annotated[int, Option("--to", min=0, help="Number of the last image.")] = 1,
+    steps: Annotated[int, Option(min=2, help="Images, both ends included.")] = 8,
     part: arg.Part = None,
     size: arg.Size = None,
     crop: arg.Crop = None,
