@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from scattergen.datasets import Dataset, celeba, limit, open_dataset
+from scattergen.datasets.decoding import Mode
 from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
@@ -56,7 +57,7 @@ def open_celeba(
     source: str,
     size: int | None,
     crop: int | None,
-    mode: Literal["L", "RGB"] | None,
+    mode: Mode | None,
     strict: bool,
     workers: int = 0,
     progress: Progress = SILENT,
@@ -79,7 +80,7 @@ def open_to_fit(
     source: str,
     size: int | None,
     crop: int | None,
-    mode: Literal["L", "RGB"] | None,
+    mode: Mode | None,
     strict: bool,
     *,
     preset: str | None,
@@ -96,7 +97,7 @@ def open_to_fit(
 
 
 def open_of_run(
-    run: Path, source: str | None, size: int | None, crop: int | None, mode: Literal["L", "RGB"] | None, strict: bool
+    run: Path, source: str | None, size: int | None, crop: int | None, mode: Mode | None, strict: bool
 ) -> Dataset:
     """The images that a run was fitted to, in its split, cropped as there by default; None finds those of MNIST."""
     options = RunFolder.open(run).options
@@ -115,7 +116,7 @@ def open_like(
     source: str,
     size: int | None,
     crop: int | None,
-    mode: Literal["L", "RGB"] | None,
+    mode: Mode | None,
     strict: bool,
     part: Literal["train", "test"] | None = None,
 ) -> Dataset:

@@ -1,17 +1,16 @@
-"""Processes that Lightning Fabric joins over torch.distributed (gloo on CPUs, NCCL on GPUs)."""
+"""The processes of a fit: this one alone, or several that Lightning Fabric joins over torch.distributed."""
 
 import logging
 import os
 import socket
 import warnings
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from scattergen.processes.layout import Layout, check_ranks
-from scattergen.processes.protocol import ALONE, Processes
 
 T = TypeVar("T")
 
@@ -19,6 +18,45 @@ T = TypeVar("T")
 # at once, since its connections close; this is for a machine that vanished from the network, and
 # longer than what rank 0 does alone in between (a validation, a QR, the file of a stage).
 _TIMEOUT = timedelta(minutes=30)
+
+
+class Processes(Protocol):
+    """The processes that fit one model together; all call the methods in the same order."""
+
+    rank: int  # number of this process, 0 for the one that writes the run's files
+    world_size: int
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum of the tensors of all processes, the same in each; may overwrite `tensor`."""
+
+    def broadcast(self, value: T) -> T:
+        """The value (a tensor or anything that can be pickled) of the process of rank 0."""
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+
+    def leave(self) -> None:
+        """End the work together: no other method may be called any more."""
+
+
+class _Alone:
+    rank = 0
+    world_size = 1
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        return value
+
+    def barrier(self) -> None:
+        return
+
+    def leave(self) -> None:
+        return
+
+
+ALONE: Processes = _Alone()
 
 
 class ProcessGroup:

@@ -29,16 +29,7 @@ from scattergen.tensor_files import read_tensors, write_tensors
 
 
 class RunFolder(StoredRun):
-    """Tensors, stages and measurements of one run, made by `RunFolder.start` (to fit) or `RunFolder.open` (to use).
-
-    Example:
-        >>> import tempfile, torch
-        >>> place = Path(tempfile.mkdtemp()) / "run"
-        >>> run = RunFolder.start(place, {"seed": 0})
-        >>> run.write("weights", "0123456789abcdef", {"w": torch.ones(2)}, {"width": 2})
-        >>> RunFolder.open(place).read("weights")[1]
-        {'width': 2}
-    """
+    """Tensors, stages and measurements of one run, made by `RunFolder.start` (to fit) or `RunFolder.open` (to use)."""
 
     @classmethod
     def start(
@@ -50,18 +41,13 @@ class RunFolder(StoredRun):
         afresh: bool = False,
         may_change: Callable[["RunFolder", str], bool] | None = None,
     ) -> "RunFolder":
-        """A new run, or the one that is there if it has the same options.
+        """A new run with options that `json` can write, or the one that is there if it has the same options.
 
-        A run in which nothing has been finished yet gives way to one with other options.
-
-        Args:
-            path: The folder; made if it does not exist.
-            options: Anything that `json` can write.
-            overwrite: Make a run with other options, too.  A finished run stays until `finish` is
-                called on the new one; of an unfinished one all is kept that the new one needs.
-            afresh: Begin the run that replaces another one anew in any case.
-            may_change: Whether a run may be continued with another value of an option, given by its
-                name, such as "densities.vae.beta".
+        A run in which nothing is finished yet gives way to one with other options.  With `overwrite` any
+        run does: a finished one stays until `finish` is called on the new one, and of an unfinished one
+        all is kept that the new one needs.  `afresh` begins the new one without what was begun of it.
+        `may_change` tells whether a run may be continued with another value of an option such as
+        "densities.vae.beta".
         """
         path = Path(path).expanduser()
         wanted = json.loads(json.dumps(options))
@@ -153,16 +139,7 @@ class RunFolder(StoredRun):
         facts: Mapping[str, Any] | None = None,
         after: Mapping[str, str] | None = None,
     ) -> None:
-        """Store tensors and, with them, the fact that a stage is finished.
-
-        Args:
-            name: Of the stage; may contain one "/".
-            key: Hash of all that it depends on.
-            tensors: Name to tensor.
-            metadata: Anything that `json` can write.
-            facts: What was measured.
-            after: Stages that it was made from, to their keys.
-        """
+        """Store a finished stage: its tensors, what was measured, and the keys of the stages it was made from."""
         layout.check_stage(name, key)
         kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts or {}), "after": dict(after or {})}
         new = self.work(key) / f"result{layout.SUFFIX}"

@@ -70,12 +70,7 @@ def _may_exist(name: str) -> bool:
 
 
 def file_of(name: str, key: str) -> str:
-    """The file of a stage's results; versions before 0.2 stored no keys.
-
-    Example:
-        >>> file_of("densities/vae", "0123456789abcdef")
-        'densities/vae-0123456789abcdef.safetensors'
-    """
+    """The file of a stage's results, NAME-KEY.safetensors; versions before 0.2 stored no keys."""
     return f"{name}-{key}{SUFFIX}" if key else f"{name}{SUFFIX}"
 
 
@@ -138,10 +133,10 @@ def refuse_links(path: Path) -> None:
 
 def refuse_foreign(path: Path) -> None:
     """Refuse a place, which need not exist, that holds anything but a run."""
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file: name a folder for the run.")
-    if not path.is_dir():
+    if not path.exists():
         return
+    if not path.is_dir():
+        raise RunFolderError(f"{path} is a file: name a folder for the run.")
     if os.path.lexists(path / INDEX):
         try:
             ours = read_json(path / INDEX).keys() >= _MARKS
@@ -149,17 +144,13 @@ def refuse_foreign(path: Path) -> None:
             return  # whoever reads it says why it cannot be read
         except (ValueError, AttributeError):
             ours = False
-        if not ours:
-            raise RunFolderError(
-                f"{path / INDEX} is damaged or not one that scattergen wrote: name another folder, "
-                "or copy the run folder again as a whole; nothing in it has been changed."
-            )
-        return
-    others = [file.name for file in path.iterdir() if file.name != LOCK and not is_temporary(file)]
-    if others:
+        what = None if ours else f"{path / INDEX} is damaged or not one that scattergen wrote"
+    else:
+        others = [file.name for file in path.iterdir() if file.name != LOCK and not is_temporary(file)]
+        what = f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}" if others else None
+    if what is not None:
         raise RunFolderError(
-            f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}: name another folder, "
-            "or copy the run folder again as a whole; nothing in it has been changed."
+            f"{what}: name another folder, or copy the run folder again as a whole; nothing in it has been changed."
         )
 
 

@@ -9,12 +9,7 @@ from scattergen.errors import RunFolderError
 
 
 def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
-    """Names of the options in which two nested sets differ, sorted, with "." between the levels.
-
-    Example:
-        >>> differences({"seed": 0, "vae": {"beta": 1}}, {"seed": 0, "vae": {"beta": 2}})
-        ['vae.beta']
-    """
+    """Names of the options in which two nested sets differ, sorted, with "." between the levels: ["vae.beta"]."""
     old, new = _flatten(have), _flatten(want)
     return sorted(name for name in old.keys() | new.keys() if old.get(name, ...) != new.get(name, ...))
 

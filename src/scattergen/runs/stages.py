@@ -39,12 +39,6 @@ class Stages:
     A stage is known by its key: a hash of its name, of all that it depends on by itself, and of the
     keys of the stages that it is made from.  What has the same key is never made twice.  Of several
     processes, which have the same folder, rank 0 alone writes to it.
-
-    Example:
-        >>> from scattergen.progress import SILENT
-        >>> stages = Stages(None, SILENT)
-        >>> stages.get("answer", {"question": 6}, lambda work: Result({}, 42)).metadata
-        42
     """
 
     def __init__(self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE) -> None:
@@ -53,7 +47,7 @@ class Stages:
         self._held: set[str] = set()  # keys of the stages that this process works on
 
     def key(self, name: str, depends: Mapping[str, Any], after: Sequence[str] = ()) -> str:
-        """The key of a stage, by what it depends on by itself and the stages that it is made from."""
+        """The key of a stage that depends on something that `json` can write, and is made after other stages."""
         content = [name, VERSIONS.get(name.partition("/")[0], 1), depends, self._keys_of(after)]
         text = json.dumps(content, sort_keys=True, default=list)
         self._keys[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -66,11 +60,9 @@ class Stages:
     def get(
         self, name: str, depends: Mapping[str, Any], make: Callable[[Path | None], Result], after: Sequence[str] = ()
     ) -> Result:
-        """The result of a stage, the same whether it is made now or found.
+        """The result of a stage, the same whether it is made now or found; see `key` for what it depends on.
 
-        `depends` is what it depends on by itself, anything that `json` can write, and `after` names the
-        stages that it is made from.  In the folder that `make` is given it may keep what it needs to be
-        resumed.
+        In the folder that `make` is given it may keep what it needs to be resumed.
         """
         key = self.key(name, depends, after)
         if self.run is None:
