@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -53,20 +53,8 @@ def open_source(source: str, **how: Any) -> Dataset:
     return _saying_what_is_left_out(source, open_dataset(source, **how))
 
 
-def open_celeba(
-    source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Mode | None,
-    strict: bool,
-    workers: int = 0,
-    progress: Progress = SILENT,
-) -> Dataset:
+def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
     """Open a folder in CelebA's layout and say which files were left out."""
-    if crop is not None or mode == "L":
-        raise InputError(
-            "The presets of CelebA cut their own square from CelebA's images, in colour: leave out --crop and --mode."
-        )
     if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
         raise InputError(
             f"The presets of CelebA are for a folder of its aligned images, not for {source}: "
@@ -90,7 +78,12 @@ def open_to_fit(
 ) -> Dataset:
     """The images that a run is fitted to with a preset, at most so many for training."""
     if preset in CELEBA_PRESETS:
-        data = open_celeba(source, size, crop, mode, strict, workers, progress)
+        if crop is not None or mode == "L":
+            raise InputError(
+                "The presets of CelebA cut their own square from CelebA's images, in colour: "
+                "leave out --crop and --mode."
+            )
+        data = open_celeba(source, size, strict, workers, progress)
     else:
         data = open_source(source, size=size, crop=crop, mode=mode, strict=strict, workers=workers, progress=progress)
     return data if most is None else limit(data, most)
@@ -112,13 +105,7 @@ def open_of_run(
 
 
 def open_like(
-    run: Path,
-    source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Mode | None,
-    strict: bool,
-    part: Literal["train", "test"] | None = None,
+    run: Path, source: str, size: int | None, crop: int | None, mode: Mode | None, strict: bool, part: str | None = None
 ) -> Dataset:
     """All images of a source as the training part; of one with a test set, one of both parts.
 

@@ -99,4 +99,4 @@ def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":
         raise InputError(f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`.")
     side = image_shape_of(run)[1]
     size = side if side in CROPS.values() else None  # of a run on other images, which is refused
-    return open_celeba(images, size, None, None, strict)
+    return open_celeba(images, size, strict)

@@ -81,11 +81,9 @@ def _run(
     command: Sequence[str], layout: Layout, environment: dict[str, str], threads: int
 ) -> dict[int, tuple[str, str]]:
     """Reports of the ranks that failed, when all have ended."""
-    environment["WORLD_SIZE"] = str(layout.world_size)
-    environment["LOCAL_WORLD_SIZE"] = str(layout.devices)
+    environment["WORLD_SIZE"], environment["LOCAL_WORLD_SIZE"] = str(layout.world_size), str(layout.devices)
     environment["OMP_NUM_THREADS"] = str(max(1, threads // layout.devices))
-    # Else every rank prints stack traces of C++ when another one dies.
-    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each rank prints stacks of C++ when another dies
     environment.pop("GROUP_RANK", None)  # of another launcher
     first = int(environment["NODE_RANK"]) * layout.devices
     ranks: list[_Rank] = []
@@ -168,13 +166,10 @@ def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:
 
 def _raise(reports: dict[int, tuple[str, str]], world_size: int) -> None:
     """Say once what went wrong, by the report that says most."""
-
-    def precedence(report: tuple[int, tuple[str, str]]) -> tuple[int, bool, int]:
-        number, (kind, text) = report
-        # The connection to a process that was killed may break in a thread that can only abort.
-        return KINDS.index(kind), text == "SIGABRT", number
-
-    number, (kind, text) = min(reports.items(), key=precedence)
+    # The connection to a process that was killed may break in a thread that can only abort.
+    rows = [(KINDS.index(kind), text == "SIGABRT", number) for number, (kind, text) in reports.items()]
+    number = min(rows)[2]
+    kind, text = reports[number]
     who, again = f"Process {number} of {world_size}", "run the same command again; finished parts are kept"
     if kind == "refused":
         raise ScattergenError(text)

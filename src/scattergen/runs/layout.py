@@ -18,29 +18,20 @@ SUFFIX = ".safetensors"
 DENSITIES, PAPER = "densities", "paper"  # the only folders in which run.json may name files
 
 _KEY = "[0-9a-f]{16}"
-_PICTURE = r"""
-    pictures/(
-        preview | evaluation | density-NAME | diagnosis-NAME | densities | samples-NAME |
-        reconstructions | eigenvalues | explained-variance | rejections-\w+ | training-loss |
-        validation-psnr | visualisation-matrix-\w+
-    )(-\d+)?\.png
-"""
-# What people look at; NAME is what `is_name` allows.
+_NAME = r"\w[\w.-]*"
+_PICTURE = (
+    rf"pictures/(preview|evaluation|density-{_NAME}|diagnosis-{_NAME}|densities|samples-{_NAME}|reconstructions|"
+    r"eigenvalues|explained-variance|rejections-\w+|training-loss|validation-psnr|visualisation-matrix-\w+)(-\d+)?\.png"
+)
+# What people look at.
 _PRODUCT = re.compile(
-    rf"""
-    metrics\.jsonl | report\.html | evaluation\.json | diagnosis(-NAME)?\.json |
-    reproduction(-quick)?\.html | {_PICTURE}
-    """.replace("NAME", r"\w[\w.-]*"),
-    re.VERBOSE,
+    rf"metrics\.jsonl|report\.html|evaluation\.json|diagnosis(-{_NAME})?\.json|reproduction(-quick)?\.html|{_PICTURE}"
 )
 # What only versions before 0.2 wrote, and a benchmark.
 _OLD = re.compile(
-    rf"""
-    benchmark\.jsonl | reproduction/\w+/NAME\.safetensors |
-    reproduction/\w+/unfinished/(NAME/)+NAME\.(safetensors|json) |
-    checkpoints/(NAME/){{1,2}}({_KEY}[\w.-]*(/NAME)? | mirrored\.safetensors)
-    """.replace("NAME", r"\w[\w.-]*"),
-    re.VERBOSE,
+    rf"benchmark\.jsonl|reproduction/\w+/{_NAME}\.safetensors|"
+    rf"reproduction/\w+/unfinished/({_NAME}/)+{_NAME}\.(safetensors|json)|"
+    rf"checkpoints/({_NAME}/){{1,2}}({_KEY}[\w.-]*(/{_NAME})?|mirrored\.safetensors)"
 )
 _FOLDERS = ("checkpoints", DENSITIES, PAPER, "pictures", "reproduction")
 _MARKS = {"format", "scattergen", "digest"}  # keys by which our run.json is told from others
@@ -61,7 +52,7 @@ def no_name(name: str) -> InputError:
 
 
 def _is_name(name: str) -> bool:
-    return re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) is not None
+    return re.fullmatch(rf"({_NAME}/)?{_NAME}", name) is not None
 
 
 def _may_exist(name: str) -> bool:

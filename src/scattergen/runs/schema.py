@@ -26,9 +26,7 @@ _SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "
 _RESTORED = {**_SCORES, "psnr": _NUMBER}
 _JUDGEMENT = {
     "features": (str, str), "n": int, "n_test": int, "best": str | None, "*": _Nothing,
-    "rows": {
-        "decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}
-    },
+    "rows": {"decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}},
 }  # fmt: skip
 _EPOCH = {name: _NUMBER for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")}
 _ENTRY = {"key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict, "*": _Nothing}
@@ -45,18 +43,12 @@ _RECORD = {
     "scattergen": str,
     "options": {
         "data?": {"name?": str, "fingerprint?": str, "n?": int, "crop?": int | None, "limit?": int | None},
-        "preset?": str | None,
-        "seed?": int,
-        "max_seconds?": _NUMBER,
-        "encoder?": dict,
-        "decoder?": dict,
-        "training?": {"epochs?": int},
+        "preset?": str | None, "seed?": int, "max_seconds?": _NUMBER,
+        "encoder?": dict, "decoder?": dict, "training?": {"epochs?": int}, "densities?": {"*": dict},
         "sampling?": {"n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER},
-        "densities?": {"*": dict},
     },
-    "stages": {"*": _ENTRY},
-    "*": _Nothing,
-}
+    "stages": {"*": _ENTRY}, "*": _Nothing,
+}  # fmt: skip
 _INDEX = {**_RECORD, "next?": _RECORD}
 _METADATA: dict[str, Any] = {
     "encoder": {"image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int},
