@@ -19,7 +19,7 @@ _INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
 
 class _Commands(TyperGroup):
-    """The commands; a mistaken argument is shown harmlessly, where it might be a file's name."""
+    """The commands; mistaken arguments, which may be hostile file names, are shown with `visible`."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _harmless_mistakes():

@@ -14,7 +14,7 @@ from scattergen.errors import InputError
 
 
 def path(text: str) -> Path:
-    """A path that a user wrote; an empty one, as of an unset variable, would be this folder."""
+    """A path that a user wrote; an empty one, from an unset variable, would mean this folder."""
     if not text:
         raise typer.BadParameter('it is empty: name a file or folder, or "." for this one.')
     return Path(text).expanduser()

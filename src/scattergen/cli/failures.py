@@ -1,14 +1,14 @@
-"""What a user is told of an error."""
+"""What to tell a user about an error."""
 
 from scattergen.errors import ScattergenError
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """What to tell a user of an error; None for one that nobody expected, whose traceback says more."""
+    """What to tell a user about an error; None if nobody expected it, so that its traceback says more."""
     if isinstance(error, ScattergenError):
         return str(error)
     if isinstance(error, OSError):
-        # Of places where no better sentence was found, such as a network drive that went away.
+        # Where there is no better sentence, as for a network drive that went away.
         return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
     import torch
 

@@ -1,4 +1,4 @@
-"""The commands that tell about a run."""
+"""The commands that tell about a run: info, evaluate, diagnose."""
 
 import json
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What commands do before they begin: the device, the memory, the images."""
+"""What commands do first: check the device and memory, and open images."""
 
 import math
 import os
@@ -18,11 +18,11 @@ from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.stages.presets import CELEBA_PRESETS
 
-_SHOWN = 5  # of the files that were left out
+_SHOWN = 5  # files left out that are named
 
 
 def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
-    """Check the device and set the number of threads; where to report."""
+    """Check the device, set the number of threads, and make the progress display."""
     if threads is not None:
         torch.set_num_threads(threads)
     reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
@@ -38,7 +38,7 @@ def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
 
 
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
-    """Refuse to make more images than memory holds, with their codes while these are drawn."""
+    """Refuse more images than memory can hold together with their codes while those are drawn."""
     floats = math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 4 * n * floats > there:
@@ -92,7 +92,7 @@ def open_to_fit(
 def open_of_run(
     run: Path, source: str | None, size: int | None, crop: int | None, mode: Mode | None, strict: bool
 ) -> Dataset:
-    """The images that a run was fitted to, in its split, cropped as there by default; None finds those of MNIST."""
+    """The images of a run, split and by default cropped as in its fit; without a source, the embedded MNIST."""
     options = RunFolder.open(run).options
     fitted_to, preset = options.get("data", {}), options.get("preset")
     if source is None:
@@ -107,9 +107,9 @@ def open_of_run(
 def open_like(
     run: Path, source: str, size: int | None, crop: int | None, mode: Mode | None, strict: bool, part: str | None = None
 ) -> Dataset:
-    """All images of a source as the training part; of one with a test set, one of both parts.
+    """All images of a source as the training part, or one part of a source with a test set.
 
-    The images of a folder are brought to the crop, size and mode of those that a run has.
+    The images of a folder get the crop, size and mode of those of a run.
     """
     crop = _crop_of(run, source, size, crop)
     if holds_files(source):
@@ -130,7 +130,7 @@ def image_shape_of(run: Path) -> tuple[int, int, int]:
 
 
 def _crop_of(run: Path, source: str, size: int | None, crop: int | None) -> int | None:
-    """The crop asked for; if neither it nor a size is, that of the run for a folder."""
+    """The crop asked for, or for a folder, if no size is asked for either, that of the run."""
     if crop is None and size is None and holds_files(source):
         recorded: int | None = RunFolder.open(run).options.get("data", {}).get("crop")
         return recorded

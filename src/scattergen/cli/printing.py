@@ -16,7 +16,7 @@ from scattergen.pipeline.evaluate import RunEvaluation
 from scattergen.terminal import say, visible
 from scattergen.wording import duration
 
-_WIDE = 150  # columns of tables that are wider than a terminal may be
+_WIDE = 150  # columns for tables that may be wider than the terminal
 
 
 def print_stages(stages: dict[str, dict[str, Any]]) -> None:
@@ -74,7 +74,7 @@ def print_scores(result: RunEvaluation) -> None:
 
 
 def _densities(result: RunEvaluation) -> Table:
-    """The table of what only densities have."""
+    """The table of what is measured only for densities."""
     repeats = max(map(len, result.repeats.values()))
     over_seeds = [f"Fréchet, {repeats} seeds"] if repeats > 1 else []
     table = _table(
@@ -129,7 +129,7 @@ def print_tests(result: RunDiagnosis) -> None:
 
 
 def _probability(p: float) -> str:
-    """A p-value; one that is too small for a float is told from an impossible 0."""
+    """A p-value; one too small for a float is not shown as 0, which is impossible."""
     return f"{p:.2g}" if p > 0 else "< 1e-300"
 
 
@@ -142,5 +142,5 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _show(table: Table, width: int | None = None) -> None:
-    # Names in it are no markup and no emoji.
+    # Names must not be taken for markup or emoji.
     Console(width=width, markup=False, emoji=False).print(table)

@@ -89,7 +89,7 @@ def sample(
 
 
 def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
-    """Classes of a class-conditional density, by numbers and names."""
+    """Numbers and names of classes of a class-conditional density."""
     from scattergen.datasets import ClassLabels
     from scattergen.densities.labels import label_numbers
 
@@ -247,7 +247,7 @@ def interpolate(
 
 
 def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
-    """Images for a grid in which each row of some stands above the same row of others."""
+    """Images for a grid that shows a row of some above the same row of the others, in turn."""
     import torch
 
     missing = -len(above) % columns
@@ -258,7 +258,7 @@ def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
 
 
 def _say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
-    """Print where results are and what was measured on them."""
+    """Print where results are and what was measured."""
     if as_json:
         print(json.dumps({"out": str(path), "n": n, **measured}))
         return

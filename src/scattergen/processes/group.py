@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 # How long a process waits for the others in one collective call.  The death of a process is noticed
 # at once, since its connections close; this is for a machine that vanished from the network, and
-# longer than what rank 0 does alone in between (a validation, a QR, the file of a stage).
+# longer than anything rank 0 does alone in between (a validation, a QR, writing a stage).
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -60,7 +60,7 @@ ALONE: Processes = _Alone()
 
 
 class ProcessGroup:
-    """The processes of a launched Fabric, as `Processes` says; `threads` are for rank 0 once it goes on alone."""
+    """The processes of a launched Fabric; rank 0 gets `threads` threads once it goes on alone."""
 
     def __init__(self, fabric: Any, threads: int | None = None) -> None:
         self._fabric, self._threads = fabric, threads
@@ -106,16 +106,16 @@ class ProcessGroup:
 
 
 def join(layout: Layout, device: str, threads: int | None = None) -> ProcessGroup:
-    """Meet the other processes of a fit, which a launcher has started too, to compute on "cpu" or "cuda"."""
+    """Join the other processes of a fit, which a launcher has started too, on "cpu" or "cuda"."""
     for name in [name for name in os.environ if name.startswith("LT_")]:
         del os.environ[name]  # `fabric run` sets these, and Fabric would hold our arguments to them
-    # Said of filters with one output channel, whose stride along that axis has no meaning.
+    # Warned about filters with one output channel, whose stride along that axis means nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return ProcessGroup(_launched(layout, device), threads)
 
 
 def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> Any:
-    """A `lightning_fabric.Fabric` for a training in this process, or by distributed data parallelism in several."""
+    """A `lightning_fabric.Fabric` for training in this process, or with distributed data parallelism in several."""
     if processes.world_size > 1:
         layout = Layout.of_environment()
         assert layout is not None, "a group is made from the environment"
@@ -155,11 +155,11 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
 
 
 def _stay_on_this_machine() -> None:
-    """Let gloo and NCCL listen where other machines do not come, unless a user chose a network."""
+    """Keep gloo and NCCL on the loopback interface, unless the user chose a network."""
     loopback = {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex())
     for name in loopback:  # Linux and macOS have one of the two
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # else of all that begin so
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # = stands for exactly this name
 
 
 def _quiet() -> None:
@@ -167,7 +167,7 @@ def _quiet() -> None:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error of gloo, NCCL or their store says only that another process cannot be reached."""
+    """Whether an error (of gloo, NCCL or their store) says only that another process cannot be reached."""
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError)
         and any(word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer"))

@@ -7,7 +7,7 @@ import torch
 
 from scattergen.errors import InputError
 
-# What every launcher sets, and where some put the number of the machine.
+# What every launcher sets, and variables for the number of the machine.
 _BY_LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MACHINE = ("GROUP_RANK", "NODE_RANK")
 _REMEDY = "unset LOCAL_RANK, or start all processes by torchrun"
@@ -29,7 +29,7 @@ class Layout:
 
     @property
     def rank(self) -> int:
-        """Number of this process; of the machine's first one before the processes are started."""
+        """Number of this process, or of the machine's first one before any are started."""
         return self.node_rank * self.devices + (self.local_rank or 0)
 
     @classmethod
@@ -78,14 +78,14 @@ class Layout:
         return layout
 
     def device_of_rank(self, device: str) -> str:
-        """The device of this process: for "cuda" the GPU of its number on its machine."""
+        """The device of this process: for "cuda" the GPU with its number on its machine."""
         if device == "cuda" and self.local_rank is not None and self.world_size > 1:
             return f"cuda:{self.local_rank}"
         return device
 
 
 def check_ranks() -> None:
-    """Refuse an environment in which the number of this process is no number."""
+    """Refuse an environment in which the rank of this process is not a number."""
     for name in ("RANK", "LOCAL_RANK"):
         if name in os.environ:
             _number(name)

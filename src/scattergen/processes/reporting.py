@@ -1,4 +1,4 @@
-"""What the process of a rank tells the supervisor that started it, and how it notices its end."""
+"""How a rank reports to the supervisor that started it, and ends with it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _AFTER_RANK_0 = 2.0  # seconds in which torchrun, which looks every 0.1 s, ends 
 
 @contextmanager
 def errors_reported(layout: Layout, sentence_of: Callable[[BaseException], str | None]) -> Iterator[None]:
-    """Let an error that occurs in several processes be printed once, as the sentence of it if there is one.
+    """Let an error that occurs in several processes be printed once, as `sentence_of` words it.
 
     Below our supervisor, a process hands its error over and exits.  Below another launcher, it
     raises the error, and those of rank 1 and above do so after rank 0 had the time to.
@@ -58,7 +58,7 @@ def _supervisor() -> socket.socket | None:
     supervisor.set_inheritable(False)
 
     def end_with_supervisor() -> None:
-        # It sends nothing: this returns when it is gone, were it by SIGKILL.
+        # It sends nothing: this returns when it is gone, even by SIGKILL.
         supervisor.recv(1)
         os.killpg(0, signal.SIGKILL)  # this process, which leads its group, and its children
 

@@ -27,7 +27,7 @@ _POLL = 0.05  # seconds between two looks at the ranks
 _AFTER_FAILURE = 1.0  # seconds in which other ranks may say what they know of a failure
 _AFTER_SIGNAL = 5.0  # seconds in which ranks may end by themselves after Ctrl-C or SIGTERM
 _MEETING_PLACE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-_STORE_IS_THERE = "TORCHELASTIC_USE_AGENT_STORE"  # by which torchrun tells PyTorch that it made one
+_STORE_IS_THERE = "TORCHELASTIC_USE_AGENT_STORE"  # tells PyTorch that a store exists, as torchrun does
 
 
 class _Stopped(BaseException):
@@ -65,7 +65,7 @@ def this_program() -> list[str]:
 
 
 def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
-    """Run a command, whose work is inside `errors_reported`, in processes that share some threads, to their end.
+    """Run a command, which works inside `errors_reported`, in several processes that share the threads, to its end.
 
     They find their number in the environment, as below `torchrun` (see `Layout.of_environment`).  With
     several machines, every machine runs the same command, and the environment says which machine this
@@ -122,7 +122,7 @@ def _start(number: int, command: Sequence[str], environment: dict[str, str]) -> 
 def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
     """Where the ranks meet, as variables of the environment."""
     if layout.nodes == 1:
-        # Made here, since that of rank 0 would listen to other machines too, whatever its address.
+        # Made here, since rank 0's own would listen to other machines too, whatever its address.
         listening = socket.create_server(("127.0.0.1", 0))
         host, port = listening.getsockname()
         store = TCPStore(  # which closes the socket
@@ -156,7 +156,7 @@ def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:
         if len(ended) == len(ranks):
             break
         if failed:
-            # The one seen first is not always the cause: wait for what the others say.
+            # The first one seen is not always the cause: wait for what the others say.
             deadline = deadline or time.monotonic() + _AFTER_FAILURE
             if time.monotonic() > deadline:
                 break
@@ -212,7 +212,7 @@ def _raising_signals() -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         for each in numbers:
-            signal.signal(each, signal.SIG_IGN)  # one is enough: ending the ranks must not stop
+            signal.signal(each, signal.SIG_IGN)  # one is enough: nothing may interrupt ending the ranks
         raise _Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in numbers}

@@ -67,16 +67,16 @@ class RunFolder(StoredRun):
 
     @contextmanager
     def working(self, name: str, key: str) -> Iterator[Path]:
-        """A folder, deleted once the stage is written, for unfinished work that no other process is at meanwhile."""
+        """A folder for unfinished work that no other process touches meanwhile; deleted once the stage is written."""
         folder = self.work(key)
         with ExitStack() as held:
-            with remains.changing(self.path):  # so that nobody takes the folder for an idle one meanwhile
+            with remains.changing(self.path):  # so that nobody takes the folder for an idle one
                 self._current()  # refuses to work for another run that has been begun here
                 with writing_to(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
                 busy = remains.busy(self.path, f" (it makes {name})")
                 held.enter_context(locked(folder / "lock", busy))
-                with suppress(OSError):  # else it is found out when it is finished
+                with suppress(OSError):  # a full disk shows up when the stage is written
                     (folder / "lock").write_text(name)
             for path in folder.rglob("*"):  # of a process that was killed
                 if is_temporary(path):
@@ -90,7 +90,7 @@ class RunFolder(StoredRun):
 
     @contextmanager
     def drawing(self, name: str) -> Iterator[Path]:
-        """A folder for what shows a finished stage, until `illustrate` gives it its place."""
+        """A folder for pictures of a finished stage, until `illustrate` moves them to their places."""
         key = hashlib.sha256(f"{name} {self.key(name)}".encode()).hexdigest()[:16]
         with self.working(name, key) as folder:
             yield folder
@@ -102,7 +102,7 @@ class RunFolder(StoredRun):
         return self.path / WORK / key
 
     def find(self, name: str, key: str) -> Entry | None:
-        """A whole finished stage of this or an earlier run of the folder, which then belongs to this one."""
+        """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
         found = self._found(name, key)
         if found is not None and self.work(key).exists():  # of a process that had just written it
             with suppress(RunFolderError), remains.changing(self.path):
@@ -180,12 +180,12 @@ class RunFolder(StoredRun):
         with self._recording(entry.after) as stages:
             self._place(products)
             if name in stages and stages[name].key != entry.key:
-                del stages[name]  # the order is that of making
+                del stages[name]  # so that the order stays that of making
             stages[name] = entry
 
     @contextmanager
     def _recording(self, made_from: Mapping[str, str]) -> Iterator[dict[str, Entry]]:
-        """The finished stages, to be changed, unless those that it is made from have other keys by now."""
+        """The finished stages, to be changed; refused if one that the change builds on has another key by now."""
         with self._updating() as index:
             stages = self._record.stages
             for one, key in made_from.items():
@@ -205,12 +205,12 @@ class RunFolder(StoredRun):
             if index.settled:
                 remains.collect(self.path, index.current, before)
                 remains.end_work(self.path, index.current, made)
-            else:  # files of stages may yet be found again
+            else:  # keep the files of stages, which may be found again
                 gone = before - index.named()
                 layout.remove(self.path, [one for one in gone if not layout.is_stage_file(one)])
 
     def finish(self) -> None:
-        """Let this run take the place of the one before, and delete what scattergen made and neither needs."""
+        """Take the place of the run before, and delete all files of scattergen that this one does not need."""
         with self._updating() as index:
             before = {*index.current.named(), *layout.own_files(self.path)}
             self._record.drop_outdated()
@@ -222,7 +222,7 @@ class RunFolder(StoredRun):
                 remains.end_work(self.path, self._record)
             layout.remove(self.path, filter(layout.is_product, old))
             if not self.replaces and index.next is not None:
-                layout.remove(self.path, remains.DRAFTS)  # of one that is given up
+                layout.remove(self.path, remains.DRAFTS)  # of the one that is given up
             index.current, index.next = self._record, None
             index.write(self.path)
             self.replaces = False
@@ -249,10 +249,10 @@ class RunFolder(StoredRun):
             yield index
 
     def _current(self) -> tuple[Index, Record]:
-        """The index as it is now, and this run in it, unless another one is there instead."""
+        """The index as it is now, and this run in it; refused if another run has replaced it."""
         index = read_index(self.path)
         record = index.next if self.replaces else index.current
-        if record is None:  # somebody finished or gave it up
+        if record is None:  # another process has finished or given up that one
             record = index.current
         refuse_differences(self.path, record.options, self.options)
         return index, record

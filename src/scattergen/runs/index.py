@@ -1,4 +1,4 @@
-"""run.json: which results belong to a run, and those of another one that shall take its place."""
+"""run.json: which results belong to a run, and to the one that will take its place."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from scattergen.files import read_json, write_json
 from scattergen.runs.layout import INDEX, SUFFIX, file_of
 from scattergen.runs.schema import REMEDY, check_index
 
-FORMAT = 2  # of the layout; raised when older software could not read a newer folder
-LAST_STAGE = "report"  # its end is that of a fit
+FORMAT = 2  # version of the layout, raised when older software could not read a newer folder
+LAST_STAGE = "report"  # a fit ends with it
 
 
 class OtherFormatError(RunFolderError):
@@ -41,7 +41,7 @@ class Record:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Record":
-        """From JSON that was checked."""
+        """The run that checked JSON describes."""
         stages = {name: Entry(**entry) for name, entry in content["stages"].items()}
         return cls(content["scattergen"], content["options"], stages)
 
@@ -53,7 +53,7 @@ class Record:
 
     @property
     def has_keys(self) -> bool:
-        """Whether it is known of all stages what they depend on; not before version 0.2."""
+        """Whether every stage says what it depends on; versions before 0.2 did not keep that."""
         return all(entry.key for entry in self.stages.values())
 
     def files(self) -> dict[str, str]:
@@ -70,9 +70,9 @@ class Record:
         return products | set(self.files().values())
 
     def drop_outdated(self) -> None:
-        """Take out the stages that were made from others than those which are there now."""
+        """Take out the stages that were made from stages that have been replaced since."""
         keys = {name: entry.key for name, entry in self.stages.items()}
-        # In the order of making, so that what was made from them is dropped, too.
+        # In the order of making, so that whatever was made from a dropped stage is dropped, too.
         for name, entry in [*self.stages.items()]:
             if any(keys.get(one) != key for one, key in entry.after.items()):
                 del keys[name], self.stages[name]
@@ -87,7 +87,7 @@ class Index:
 
     @property
     def settled(self) -> bool:
-        """Whether the folder shall hold nothing but this run, which is finished."""
+        """Whether the folder should hold nothing but this run, which is finished."""
         return self.next is None and self.current.finished
 
     def named(self) -> set[str]:
@@ -103,7 +103,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """The run.json of a folder, unless it cannot be read, is damaged, was changed, or is of a newer format."""
+    """The checked run.json of a folder; refused if it is unreadable, damaged, changed, or of a newer format."""
     file = path / INDEX
     try:
         content = read_json(file)
@@ -130,10 +130,10 @@ def read_index(path: Path) -> Index:
 
 
 def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """An index of versions before 0.2, whose stages had no keys and files the names of stages."""
+    """An index of a version before 0.2, where stages had no keys and files were named after them."""
     try:
         hashes = {
-            # There were two while one file took the place of another.
+            # A file that was just being replaced had two.
             name: digest if isinstance(digest, str) else [*map(str, digest)][1]
             for name, digest in content.pop("files").items()
         }
@@ -141,7 +141,7 @@ def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
             raise TypeError
         facts = content["stages"]
         names = dict.fromkeys([*(name.removesuffix(SUFFIX) for name in hashes), *facts])
-        # Whoever makes the encoder again makes all again.
+        # With a new encoder everything is made again.
         after = {"encoder": ""} if "encoder" in names else {}
         stages = {
             name: Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, [], facts.get(name, {}))

@@ -1,4 +1,4 @@
-"""The layout of a run folder: which files in it are scattergen's.  Only those are ever deleted."""
+"""The layout of a run folder: which files in it are scattergen's, since only those are ever deleted."""
 
 import os
 import re
@@ -34,7 +34,7 @@ _OLD = re.compile(
     rf"checkpoints/({_NAME}/){{1,2}}({_KEY}[\w.-]*(/{_NAME})?|mirrored\.safetensors)"
 )
 _FOLDERS = ("checkpoints", DENSITIES, PAPER, "pictures", "reproduction")
-_MARKS = {"format", "scattergen", "digest"}  # keys by which our run.json is told from others
+_MARKS = {"format", "scattergen", "digest"}  # keys that tell our run.json from others
 
 
 def check_name(name: str) -> None:
@@ -44,7 +44,7 @@ def check_name(name: str) -> None:
 
 
 def no_name(name: str) -> InputError:
-    """What to say of a name that no file can have."""
+    """The error for a name that no file can have."""
     return InputError(
         f'"{name.partition("/")[2] if "/" in name else name}" cannot be the name of a file: '
         'use letters, digits, ".", "_" and "-".'
@@ -83,13 +83,13 @@ def check_stage(name: str, key: str) -> None:
 
 
 def is_stage_file(name: str) -> bool:
-    """Whether a file, relative to the run folder, has a name as `file_of` gives it."""
+    """Whether a name, relative to the run folder, is one that `file_of` gives."""
     stem, _, key = name.removesuffix(SUFFIX).rpartition("-")
     return name.endswith(SUFFIX) and is_stage(stem) and is_key(key)
 
 
 def is_product(name: str) -> bool:
-    """Whether a file, relative to the run folder, is one that scattergen writes for people to look at."""
+    """Whether a name, relative to the run folder, is that of a file that scattergen writes for people to look at."""
     return _PRODUCT.fullmatch(name) is not None and _may_exist(name)
 
 
@@ -100,9 +100,9 @@ def products_in(folder: Path) -> dict[str, Path]:
 
 
 def own_files(path: Path) -> Iterator[str]:
-    """Relative names of the files that scattergen made, besides run.json and unfinished work.
+    """Relative names of all files that scattergen made, but run.json and unfinished work.
 
-    They are products, files of stages, whether run.json names them or not, and what killed writers left.
+    They are products, files of stages, whether run.json names them or not, and leftovers of killed writers.
     """
     for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
         name = file.relative_to(path).as_posix()
@@ -113,7 +113,7 @@ def own_files(path: Path) -> Iterator[str]:
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse a run with links to other folders in it, whose files it would change; it may itself be a link."""
+    """Refuse a run with links to folders in it, whose files it would change; it may itself be a link."""
     for one in _below(path, WORK, *_FOLDERS):
         if one.is_symlink() and one.is_dir():
             raise RunFolderError(
@@ -123,7 +123,7 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse a place, which need not exist, that holds anything but a run."""
+    """Refuse a place that holds anything but a run; it need not exist."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -132,7 +132,7 @@ def refuse_foreign(path: Path) -> None:
         try:
             ours = read_json(path / INDEX).keys() >= _MARKS
         except OSError:
-            return  # whoever reads it says why it cannot be read
+            return  # the reader will say why it cannot be read
         except (ValueError, AttributeError):
             ours = False
         what = None if ours else f"{path / INDEX} is damaged or not one that scattergen wrote"
@@ -149,11 +149,11 @@ def remove(path: Path, names: Iterable[str]) -> None:
     """Delete files of a run, and the folders that are empty without them."""
     emptied = set()
     for name in names:
-        with suppress(IsADirectoryError, NotADirectoryError):  # put there by somebody
+        with suppress(IsADirectoryError, NotADirectoryError):  # somebody put it there
             (path / name).unlink(missing_ok=True)
         emptied |= {*Path(name).parents}
     for folder in sorted(emptied - {Path()}, reverse=True):
-        with suppress(OSError):  # it is not empty, or not there
+        with suppress(OSError):  # not empty, or not there
             (path / folder).rmdir()
 
 
@@ -168,6 +168,6 @@ def _below(path: Path, *tops: str) -> Iterator[Path]:
     """Sub-folders and all that is in them."""
     for top in tops:
         yield path / top
-        # Which passes over what another process deletes meanwhile, and does not enter links.
+        # os.walk passes over what another process deletes meanwhile, and does not follow links.
         for folder, folders, files in os.walk(path / top):
             yield from (Path(folder, name) for name in (*folders, *files))

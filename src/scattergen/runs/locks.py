@@ -1,4 +1,4 @@
-"""Locks between processes, which end with the process that holds them."""
+"""Locks between processes; a lock ends with the process that holds it."""
 
 import fcntl
 import time
@@ -23,7 +23,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
-    """Lock a file, which is made; `busy` is said if another process still holds it after `patience` seconds."""
+    """Make and lock a file; raise `busy` if another process still holds it after `patience` seconds."""
     with writing_to(path.parent):
         file = open_regular(path, "ab")
     with file:

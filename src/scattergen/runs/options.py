@@ -15,7 +15,7 @@ def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
-    """Refuse to continue something, named by its path, that was started with other options."""
+    """Refuse to continue something at a path that was started with other options."""
     names = differences(have, want)
     if names:
         old, new = _flatten(have), _flatten(want)

@@ -1,4 +1,4 @@
-"""What is left in a run folder besides finished stages: unfinished work, metrics, old files."""
+"""What lies in a run folder besides finished stages: unfinished work, metrics, old files."""
 
 import fcntl
 import os
@@ -14,9 +14,9 @@ from scattergen.runs.index import Record
 from scattergen.runs.layout import INDEX, LOCK, METRICS, WORK
 from scattergen.runs.locks import is_free, locked
 
-# Metrics and preview of a run that shall take another one's place.
+# Metrics and preview of a run that will take another one's place.
 DRAFTS = (f"{WORK}/{METRICS}", f"{WORK}/preview.png")
-_PATIENCE = 30.0  # seconds in which somebody else's change of run.json is over
+_PATIENCE = 30.0  # seconds; a change of run.json by another process takes less
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def changing(path: Path) -> Iterator[None]:
 
 
 def busy(path: Path, what: str = "") -> str:
-    """What to say to whoever comes second."""
+    """What to tell whoever comes second."""
     return f"Another process is writing to {path}{what}: wait for it to finish, or stop it."
 
 
@@ -42,14 +42,14 @@ def refuse_if_busy(path: Path) -> None:
 
 
 def collect(path: Path, record: Record, before: Collection[str]) -> None:
-    """Delete what run.json no longer names: files of before, and those of stages."""
+    """Delete what run.json no longer names: files that it named before, and those of stages."""
     kept = {INDEX, METRICS, *record.named()}
     found = [name for name in layout.own_files(path) if layout.is_stage_file(name)]
     layout.remove(path, {*before, *found, *DRAFTS} - kept)
 
 
 def end_work(path: Path, record: Record, names: Collection[str] | None = None) -> None:
-    """Delete what nobody works on: of finished stages, of those of some names (or all), and empty folders."""
+    """Delete idle work: empty folders, and work on finished stages and on stages of some names, or on all."""
     keys = {entry.key for entry in record.stages.values()}
     for folder in _work_folders(path):
         ended = names is None or folder.name in keys or _stage_of(folder) in names
@@ -79,7 +79,7 @@ def forsake(path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file, after its last whole one."""
+    """Append a line to a file, after its last complete one."""
     try:
         path.parent.mkdir(exist_ok=True)
         with open_regular(path, "ab+") as file:
@@ -106,7 +106,7 @@ def place_metrics(path: Path) -> None:
 
 
 def is_empty(path: Path, record: Record) -> bool:
-    """Whether nothing would be lost with a run."""
+    """Whether a run holds nothing that could be lost."""
     files = any(map(layout.is_stage_file, layout.own_files(path)))
     return not (record.stages or files or has_work(path))
 

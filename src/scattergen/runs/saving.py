@@ -28,7 +28,7 @@ def save_run(path: Path | str, options: Mapping[str, Any], content: Content, *, 
     run = RunFolder.start(path, options, overwrite=overwrite, afresh=True)
     for name, (tensors, metadata) in content.items():
         key = _key(name, tensors, metadata)
-        # The file of the same tensors may belong to the run that is replaced: it is not changed.
+        # The run being replaced may own a file with the same tensors, which is then used as it is.
         if not run.has(name) and run.find(name, key) is None:
             run.write(name, key, tensors, metadata)
     if overwrite:

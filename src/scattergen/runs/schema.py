@@ -15,11 +15,11 @@ REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite
 
 
 class _Nothing:
-    """What no value is."""
+    """A type that no value has."""
 
 
-# A dictionary names the entries of an object: "name?" may be missing, "*" is any other.  A list
-# holds values of one form, a tuple a list of so many.
+# A dictionary names the entries of an object: "name?" may be missing, "*" stands for all others.
+# A list is a list of values of one form; a tuple is a list of that length.
 _NUMBER = int | float
 _STAGE = {"seconds?": _NUMBER, "epochs?": int, "iterations?": int}
 _SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing}
@@ -60,7 +60,7 @@ _METADATA: dict[str, Any] = {
 
 
 def misfit(value: Any, schema: Any, at: str = "") -> str | None:
-    """Where JSON does not have the form that it should have, such as ".data.n"; None if it has it everywhere."""
+    """The first place, such as ".data.n", where JSON does not have the form that it should; None if it has."""
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(schema, dict):
         known = {name.removesuffix("?"): one for name, one in schema.items()}
@@ -85,12 +85,12 @@ def misfit(value: Any, schema: Any, at: str = "") -> str | None:
 def _is_a(value: Any, schema: Any) -> bool:
     if isinstance(value, bool):  # which Python counts among the integers
         return schema in (bool, object)
-    # No number that is counted or measured has more digits.
+    # No count and no measurement is that large.
     return isinstance(value, schema) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
 def check_index(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a run.json whose content (without its format and digest) is not of the form that scattergen writes."""
+    """Refuse a run.json whose content (without format and digest) is not what scattergen writes."""
     found = misfit(content, _INDEX)
     if found is None:
         records = {"": content, ".next": content.get("next")}
@@ -108,7 +108,7 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
         found = _odd_stage(name, entry, measured)
         if found is not None:
             yield at + found
-            return  # what follows looks into the facts of the report
+            return  # the judgement below may be malformed, too
     judgement = record["stages"].get("report", {"facts": {}})["facts"].get("judgement")
     if judgement is not None and judgement["best"] not in (None, *judgement["rows"]):
         yield ".stages.report.facts.judgement.best"
@@ -126,7 +126,7 @@ def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | Non
 
 
 def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
-    """The content of a stage, to be checked by `check_metadata`, in the metadata `kept` in its file."""
+    """The content within the metadata `kept` in the file of a stage; `check_metadata` checks it further."""
     found = misfit(kept, _KEPT)
     if found is None and (kept["stage"], kept["key"]) != (name, key):
         found = ".stage"
@@ -135,16 +135,16 @@ def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
 
 
 def check_metadata(path: Path, name: str, metadata: Any) -> None:
-    """Refuse metadata of another form than those of the stage `name` have."""
+    """Refuse metadata that do not have the form of those of the stage `name`."""
     _refuse(path, misfit(metadata, _METADATA.get(name.partition("/")[0], object)))
 
 
 def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata: Any, width: int | None) -> None:
-    """Refuse tensors that hold NaN or infinities, and codes that are none, or not of a width that is known."""
+    """Refuse tensors with NaN or infinities, and codes without the right shape, width (if known) or labels."""
     for key, tensor in tensors.items():
-        # A history may say that something was not measured.
+        # In a history NaN says that something was not measured.
         numbers = tensor.is_floating_point() and "history/" not in key
-        wide = tensor.float() if numbers and tensor.itemsize == 1 else tensor  # PyTorch cannot tell of 8 bits
+        wide = tensor.float() if numbers and tensor.itemsize == 1 else tensor  # isfinite does not know 8 bits
         if tensor.is_complex() or (numbers and not torch.isfinite(wide).all()):
             raise RunFolderError(f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {REMEDY}.")
     if name == "codes":
@@ -168,5 +168,5 @@ def _refuse(path: Path, found: str | None) -> None:
 
 
 def _shown(name: str) -> str:
-    """A name that may be of any length and hold any letter, in quotes."""
+    """A name of any length, with any letters, in quotes and cut short."""
     return json.dumps(name if len(name) <= 80 else name[:77] + "...", ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Stages of a fit: made, or found where they were made before from the same."""
+"""The stages of a fit: made, or found if they were made before from the same things."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import Entry
 from scattergen.training.state import History
 
-# Stage, or folder of stages, to the version of its code where that is not 1: raise it when the same
-# options shall give another result, and what runs hold of it is made again.
+# Version of the code of a stage, or of a folder of stages, where it is not 1: raise it when the same
+# options give another result, so that runs make the stage again.
 VERSIONS: dict[str, int] = {}
 
 
@@ -36,9 +36,9 @@ class Result:
 class Stages:
     """The stages of one fit, with or without a folder to keep them in.
 
-    A stage is known by its key: a hash of its name, of all that it depends on by itself, and of the
-    keys of the stages that it is made from.  What has the same key is never made twice.  Of several
-    processes, which have the same folder, rank 0 alone writes to it.
+    A stage is known by its key: a hash of its name, of everything it depends on itself, and of the keys
+    of the stages it is made from.  Nothing is made twice under one key.  Several processes share the
+    folder, and only rank 0 writes to it.
     """
 
     def __init__(self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE) -> None:
@@ -47,7 +47,7 @@ class Stages:
         self._held: set[str] = set()  # keys of the stages that this process works on
 
     def key(self, name: str, depends: Mapping[str, Any], after: Sequence[str] = ()) -> str:
-        """The key of a stage that depends on something that `json` can write, and is made after other stages."""
+        """The key of a stage: what it depends on (anything `json` can write) and the stages it is made from, hashed."""
         content = [name, VERSIONS.get(name.partition("/")[0], 1), depends, self._keys_of(after)]
         text = json.dumps(content, sort_keys=True, default=list)
         self._keys[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -62,7 +62,7 @@ class Stages:
     ) -> Result:
         """The result of a stage, the same whether it is made now or found; see `key` for what it depends on.
 
-        In the folder that `make` is given it may keep what it needs to be resumed.
+        `make` is given a folder for whatever it needs to be resumed.
         """
         key = self.key(name, depends, after)
         if self.run is None:
@@ -71,7 +71,7 @@ class Stages:
         found = self.processes.broadcast(self._found(self.run, name, key) if self._writes else None)
         if found is not None:
             self.progress.message(f"{name}: done before")
-            self._keys[name] = found.key  # none of stages that a version before 0.2 made
+            self._keys[name] = found.key  # empty if a version before 0.2 made it
             self.run.learn(name, found)
             tensors, metadata = self.run.read(name) if self.run.has(name) else ({}, None)
             return Result(tensors, metadata, found.facts, found=True)
@@ -114,7 +114,7 @@ class Stages:
             self._held.discard(key)
 
     def log_epoch(self, name: str) -> Callable[[History], None] | None:
-        """What appends a stage's epochs to the run's metrics."""
+        """A function that appends each epoch of a stage to the metrics of the run."""
         if self.run is None or not self._writes:
             return None
         run = self.run

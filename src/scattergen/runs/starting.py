@@ -1,4 +1,4 @@
-"""The beginning of a run: in an empty place, in that of another one, or where it was left."""
+"""How a run begins: in an empty place, in place of another run, or where it was left."""
 
 import os
 from collections.abc import Callable
@@ -42,11 +42,11 @@ def begin(
             elif not overwrite:
                 refuse_differences(path, now.options, wanted)
             elif index.next is None and not now.finished and now.has_keys:
-                index.current = new  # what fits is found by its key
+                index.current = new  # stages that still fit are found by their keys
             elif index.next is None or differences(index.next.options, wanted):
                 index.next = new
             if index.current != was.current or was.next not in (None, index.next):
-                refuse_if_busy(path)  # who works there would be lost
+                refuse_if_busy(path)  # whose work would be lost
             if was.next not in (None, index.next):
                 layout.remove(path, DRAFTS)
         try:
@@ -56,7 +56,7 @@ def begin(
             if not os.path.lexists(path / INDEX):
                 forsake(path)
             raise
-        if was is None:  # there may be some of a run whose run.json is damaged
+        if was is None:  # of a run whose run.json is damaged
             layout.remove(path, [METRICS])
         if index.next is not None and not differences(index.next.options, wanted):
             return index.next, True
@@ -69,6 +69,6 @@ def _known_index(path: Path, overwrite: bool) -> Index | None:
         return read_index(path) if os.path.lexists(path / INDEX) else None
     except RunFolderError as error:
         whole = isinstance(error, OtherFormatError) or isinstance(error.__cause__, OSError)
-        if overwrite and not whole:  # a newer version, or a mended disk, may yet read it
+        if overwrite and not whole:  # a newer version or a mended disk may yet read it
             return None
         raise

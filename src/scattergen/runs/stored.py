@@ -17,7 +17,7 @@ from scattergen.tensor_files import read_metadata, read_tensors
 
 
 class StoredRun:
-    """What can be read of a run; `RunFolder` writes, too.  It may be one that `replaces` the run that is there."""
+    """The reading half of `RunFolder`; `replaces` says that the run will take the place of the one in the folder."""
 
     def __init__(self, path: Path, record: Record, replaces: bool = False) -> None:
         self.path, self.replaces, self._record = path, replaces, record
@@ -29,7 +29,7 @@ class StoredRun:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """Stages in order, each with "seconds" and what else was measured; none of a model saved from Python."""
+        """What was measured of each stage, such as "seconds", in order; nothing of a model saved from Python."""
         return {name: dict(e.facts) for name, e in self._record.stages.items() if e.facts}
 
     @property
@@ -57,11 +57,11 @@ class StoredRun:
         return cls(path, read_index(path).current)
 
     def being_replaced(self) -> bool:
-        """Whether a run that shall take this one's place has been begun."""
+        """Whether a run that will take this one's place has been begun."""
         return read_index(self.path).next is not None
 
     def refresh(self) -> bool:
-        """Become the run as it is now; whether it has other files than when it was opened."""
+        """Read the run again; whether its files have changed since."""
         with suppress(RunFolderError):
             now = read_index(self.path).current
             before, self._record = self._record, now
@@ -83,7 +83,7 @@ class StoredRun:
         return self.path / (remains.DRAFTS[1] if self.replaces else layout.PREVIEW)
 
     def check(self) -> None:
-        """Refuse a run of which a file is missing or not the one that was written."""
+        """Refuse a run with a file that is missing or was changed."""
         for name in self._record.files():
             self._checked(name)
 
@@ -127,7 +127,7 @@ class StoredRun:
         return [name.removeprefix(start) for name in self._record.files() if name.startswith(start)]
 
     def read(self, name: str) -> tuple[dict[str, Tensor], Any]:
-        """Tensors and metadata as given to `write`, unless the file is not the one written or holds NaN."""
+        """Tensors and metadata as given to `write`; refused if the file was changed or holds NaN."""
         self.require(name)
         path = self._checked(name)
         tensors, kept = read_tensors(path)
@@ -142,7 +142,7 @@ class StoredRun:
         return self._content(name, read_metadata(self.file(name)))
 
     def _content(self, name: str, kept: Any) -> Any:
-        """The metadata of a stage within those of its file, checked."""
+        """The checked metadata of a stage, within those of its file."""
         path, key = self.file(name), self.key(name)
         metadata = content_of(path, name, key, kept) if key else kept  # of versions before 0.2
         check_metadata(path, name, metadata)

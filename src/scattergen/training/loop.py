@@ -105,7 +105,7 @@ class _Clock:
     """Seconds of training, without interruptions and what is called in between."""
 
     def __init__(self, seconds: float) -> None:
-        self._before = self.seconds = seconds  # at the last `tick`, or those that all processes go by
+        self._before = self.seconds = seconds  # at the last `tick`; then those of rank 0, if there is a limit
         self._start = self.now = time.monotonic()  # of the last `tick`
 
     def tick(self) -> None:
@@ -146,7 +146,7 @@ class _Training:
         rank, world_size, batch_size = processes.rank, processes.world_size, settings.batch_size
         self.steps_per_epoch = len(data) // batch_size
         self.n_steps = settings.epochs * self.steps_per_epoch
-        # Of every batch, this process's part.
+        # This process's part of every batch.
         self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.weight = (self.share.stop - self.share.start) / batch_size
         self.fabric = _fabric(settings, processes)
@@ -227,7 +227,7 @@ class _Training:
         """Update every module that is trained; the learning rate of the updates."""
         settings, state = self.settings, self.state
         if self.processes.world_size > 1:
-            # By the step and the rank, so that a checkpoint of rank 0 is one for all.
+            # Seeded by step and rank, so that rank 0's checkpoint does for all.
             seed = (settings.seed * 1_000_003 + state.step) * 1_000_003 + self.processes.rank
             self.generator.manual_seed(seed)
         batch = tuple(self.fabric.to_device(part) for part in read)
@@ -242,11 +242,11 @@ class _Training:
         optimizer, settings = self.optimizers[name], self.settings
         optimizer.param_groups[0]["lr"] = rate
         loss = self.losses[name](self.wrapped, batch, self.generator)
-        # Before the gradients: all processes stop together if it is not finite in one.
+        # Before the gradients, so that all processes stop together if it is not finite in one.
         mean = self.processes.all_reduce(loss.detach() * self.weight).item()
         self.state.add_loss(name, mean, settings.learning_rate)
         optimizer.zero_grad()
-        # The processes' gradients will be averaged with equal weights.
+        # Fabric averages the processes' gradients with equal weights.
         self.fabric.backward(loss * (self.weight * self.processes.world_size))
         if settings.clip_norm is not None:
             self.fabric.clip_gradients(
@@ -282,7 +282,7 @@ class _Training:
                 self.on_epoch(state.history)
 
     def _validated(self) -> Metrics:
-        """What rank 0 finds, the same in all processes."""
+        """What rank 0 measures, broadcast to all processes."""
         for module in self.wrapped.values():
             module.eval()
         validate = self.validate if self.processes.rank == 0 else None
@@ -295,14 +295,14 @@ class _Training:
         return part if limit is None else max(part, min(1.0, self.clock.seconds / limit))
 
     def _not_shown(self, task: Task) -> int:
-        """What is done and not yet reported, in steps, or in seconds if there is a limit."""
+        """Progress not yet reported, in steps, or in seconds if there is a limit."""
         limited = self.settings.max_seconds is not None
         done = int(self._part_done() * task.total) if limited else self.state.step
         return done - task.completed
 
 
 def _fabric(settings: TrainingSettings, processes: Processes) -> Any:
-    """Fabric of the device, in the precision that was chosen."""
+    """Fabric for the chosen device and precision."""
     precision = settings.precision
     if precision == "auto":
         precision = "bfloat16" if bfloat16_is_fast(settings.device) else "float32"

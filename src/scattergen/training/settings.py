@@ -20,7 +20,7 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-# From the part of the training done, in [0, 1], to a factor of the peak learning rate.
+# Each maps the part of the training done, in [0, 1], to a factor of the peak learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
 PRECISIONS = ("float32", "bfloat16", "auto")
 _HYPERPARAMETERS = ("epochs", "batch_size", "learning_rate", "schedule", "betas", "clip_norm", "patience", "precision")
@@ -108,8 +108,8 @@ class TrainingSettings:
         return cls(**own, **others)
 
     def depends(self) -> dict[str, Any]:
-        """What a checkpoint must have been made with if a training shall continue from it, for JSON."""
+        """What a training and the checkpoint that it continues from must share, for JSON."""
         names = [name for name in _HYPERPARAMETERS if name != "precision"]
-        if self.max_seconds is not None:  # else as before there were limits
+        if self.max_seconds is not None:  # without a limit, as in checkpoints from before there were any
             names.append("max_seconds")
         return {name: getattr(self, name) for name in [*names, "seed"]} | {"betas": list(self.betas)}

@@ -26,7 +26,7 @@ def _diverged(what: str, learning_rate: float) -> ScattergenError:
 
 
 class TrainingState:
-    """Everything that a checkpoint, which must have been made with the same settings, holds."""
+    """Everything that a checkpoint holds, with the settings that it must have been made with."""
 
     def __init__(
         self,
@@ -55,17 +55,17 @@ class TrainingState:
             self.count += 1
 
     def check_parameters(self, learning_rate: float) -> None:
-        """Refuse a network that its last steps have spoiled."""
+        """Refuse a network whose last steps diverged."""
         for name, tensor in self._parameters().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise _diverged(f"parameters {name} became infinite or NaN", learning_rate)
 
     def running_loss(self) -> float:
-        """Mean loss of the epoch so far, of all parts together."""
+        """Mean loss of the epoch so far, summed over all modules."""
         return sum(self.sums.values()) / max(self.count, 1)
 
     def end_epoch(self, epoch: int, rate: float) -> Metrics:
-        """Begin another epoch; the metrics of this one, which are in the history now."""
+        """Begin another epoch; the metrics of the one that ended, now in the history."""
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
         single = len(means) == 1
         losses = {"loss" if single else f"loss/{name}": mean for name, mean in means.items()}
@@ -108,7 +108,7 @@ class TrainingState:
         write_tensors(self.path, tensors, {"settings": self.settings, "progress": progress})
 
     def resume(self) -> None:
-        """Become the state of the checkpoint, if there is one."""
+        """Take over the state of the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
             return
         found = read_tensors_if_whole(self.path)
@@ -124,7 +124,7 @@ class TrainingState:
             )
         try:
             self._adopt(tensors, metadata["progress"])
-        # Whole, but no checkpoint that this version writes.
+        # The file is whole, but not a checkpoint of this version.
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise RunFolderError(
                 f"{self.path} is not a whole checkpoint ({type(error).__name__}): delete it and run the same command "
