@@ -30,18 +30,12 @@ def info(
     prepare(device, threads, quiet)
     opened = RunFolder.open(run)
     opened.check()
-    facts: dict[str, Any] = {
-        "run": str(run),
-        "version": opened.version,
-        "complete": opened.finished,
-        "densities": opened.names("densities"),
-        "options": opened.options,
-        "stages": opened.stages,
-    }
     if as_json:
+        facts: dict[str, Any] = {"run": str(run), "version": opened.version, "complete": opened.finished}
+        facts |= {"densities": opened.names("densities"), "options": opened.options, "stages": opened.stages}
         print(json.dumps(facts))
         return
-    state = "complete" if facts["complete"] else "unfinished: run the same fit command again"
+    state = "complete" if opened.finished else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if opened.being_replaced():
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
