@@ -103,28 +103,23 @@ class RunFolder(StoredRun):
 
     def find(self, name: str, key: str) -> Entry | None:
         """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
-        found = self._found(name, key)
-        if found is not None and self.work(key).exists():  # of a process that had just written it
-            with suppress(RunFolderError), remains.changing(self.path):
-                layout.remove_work(self.path, key)
-        return found
-
-    def _found(self, name: str, key: str) -> Entry | None:
         entry = self._record.stages.get(name)
-        # Versions before 0.2 stored no keys.  `start` has seen to it that the options are the same;
+        # Versions before 0.2 stored no keys.  `start` has made sure that the options are the same;
         # those of densities are in their metadata.
         same = ("", key) if "/" not in name else (key,)
-        if entry is not None and entry.key in same and self.is_whole(name):
-            return entry
-        path = self.path / file_of(name, key)
-        try:
-            kept = read_tensors(path)[1]
-            content_of(path, name, key, kept)
-            found = Entry(key, sha256(path), kept["after"], [], kept["facts"])
-        except (OSError, RunFolderError):
-            return None
-        self._enter(name, found, {})
-        return found
+        if entry is None or entry.key not in same or not self.is_whole(name):
+            path = self.path / file_of(name, key)
+            try:
+                kept = read_tensors(path)[1]
+                content_of(path, name, key, kept)
+                entry = Entry(key, sha256(path), kept["after"], [], kept["facts"])
+            except (OSError, RunFolderError):
+                return None
+            self._enter(name, entry, {})
+        if self.work(key).exists():  # of a process that had just written it
+            with suppress(RunFolderError), remains.changing(self.path):
+                layout.remove_work(self.path, key)
+        return entry
 
     def learn(self, name: str, entry: Entry) -> None:
         """Know a stage that another process of the same fit has found or made."""

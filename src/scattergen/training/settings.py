@@ -22,7 +22,6 @@ def constant(progress: float) -> float:
 
 # Each maps the part of the training done, in [0, 1], to a factor of the peak learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
-PRECISIONS = ("float32", "bfloat16", "auto")
 _HYPERPARAMETERS = ("epochs", "batch_size", "learning_rate", "schedule", "betas", "clip_norm", "patience", "precision")
 
 
@@ -89,7 +88,7 @@ class TrainingSettings:
             raise InputError(f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1.")
         if self.schedule not in SCHEDULES:
             raise InputError(f'schedule="{self.schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.')
-        if self.precision not in PRECISIONS:
+        if self.precision not in ("float32", "bfloat16", "auto"):
             raise InputError(f'precision="{self.precision}": choose "float32", "bfloat16" or "auto".')
 
     @classmethod
