@@ -9,7 +9,7 @@ import typing
 import pytest
 
 import scattergen
-from scattergen.cli import diagnosing, looking
+from scattergen.cli import looking
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
 from scattergen.pipeline.diagnose import CODES, COMPONENTS
 from scattergen.pipeline.evaluate import FeatureName
@@ -53,7 +53,7 @@ def test_every_public_name_is_there():
 
 def test_the_command_lines_defaults_are_the_librarys():
     """They are written twice, since the library's modules take seconds to import."""
-    parameters = inspect.signature(diagnosing.diagnose).parameters
+    parameters = inspect.signature(looking.diagnose).parameters
     found = {name: parameters[name].default for name in ("components", "n", "simulations")}
     assert found == {"components": COMPONENTS, "n": CODES, "simulations": SIMULATIONS}
     assert typing.get_args(parameters["n"].annotation)[1].min == FEWEST_CODES

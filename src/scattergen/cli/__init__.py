@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import diagnosing, fitting, looking, reproducing, using
+from scattergen.cli import fitting, looking, reproducing, using
 from scattergen.cli.failures import sentence_of
 from scattergen.terminal import say, visible
 
@@ -18,7 +19,7 @@ _INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
 
 class _Commands(TyperGroup):
-    """The commands; a mistaken argument is shown harmlessly, where it might be a file's name."""
+    """The commands; mistaken arguments, which may be hostile file names, are shown with `visible`."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _harmless_mistakes():
@@ -51,7 +52,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _version(version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         say(f"scattergen {scattergen.__version__}")
         raise typer.Exit
@@ -67,7 +68,7 @@ for _command in (
     using.interpolate,
     looking.info,
     looking.evaluate,
-    diagnosing.diagnose,
+    looking.diagnose,
     reproducing.reproduce,
 ):
     app.command()(_command)

@@ -8,51 +8,49 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from scattergen.errors import InputError
 
 
 def path(text: str) -> Path:
-    """A path that a user wrote; an empty one, as of an unset variable, would be this folder."""
+    """A path that a user wrote; an empty one, from an unset variable, would mean this folder."""
     if not text:
         raise typer.BadParameter('it is empty: name a file or folder, or "." for this one.')
     return Path(text).expanduser()
 
 
-Run = Annotated[Path, typer.Argument(help="Run folder made by `scattergen fit`.", metavar="RUN", parser=path)]
+Run = Annotated[Path, Argument(help="Run folder made by `scattergen fit`.", metavar="RUN", parser=path)]
 Source = Annotated[
     str,
-    typer.Argument(
-        help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.', metavar="IMAGES"
-    ),
+    Argument(help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.', metavar="IMAGES"),
 ]
 ImagesOut = Annotated[
-    Path, typer.Option("--out", metavar="PATH", help="grid.png, folder/, images.npz or images.npy.", parser=path)
+    Path, Option("--out", metavar="PATH", help="grid.png, folder/, images.npz or images.npy.", parser=path)
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Resize image files and crop them to this square.")]
-Crop = Annotated[int | None, typer.Option(min=1, help="Cut this central square from image files before resizing.")]
-Mode = Annotated[Literal["L", "RGB"] | None, typer.Option(help="Convert image files to grey or colour.")]
+Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of everything random.")]
+Set = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
+Size = Annotated[int | None, Option(min=1, help="Resize image files and crop them to this square.")]
+Crop = Annotated[int | None, Option(min=1, help="Cut this central square from image files before resizing.")]
+Mode = Annotated[Literal["L", "RGB"] | None, Option(help="Convert image files to grey or colour.")]
 Preset = Annotated[
-    Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None,
-    typer.Option(help="Options to start from."),
+    Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None, Option(help="Options to start from.")
 ]
 Features = Annotated[
     Literal["digits", "scattering", "perceptual", "inception"] | None,
-    typer.Option(help="Features of images; by default digits or scattering."),
+    Option(help="Features of images; by default digits or scattering."),
 ]
 Part = Annotated[
     Literal["train", "test"] | None,
-    typer.Option(help="Which images of data that have a test set, such as MNIST; test by default."),
+    Option(help="Which images of data that have a test set, such as MNIST; test by default."),
 ]
-Strict = Annotated[bool, typer.Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
-Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images decoded together; affects time only.")]
-Device = Annotated[str, typer.Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Common")]
+Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
+Workers = Annotated[int, Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")]
+BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
+Device = Annotated[str, Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
+Threads = Annotated[int | None, Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel="Common")]
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:

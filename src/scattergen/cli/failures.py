@@ -1,21 +1,14 @@
-"""What a user is told of an error."""
+"""What to tell a user about an error."""
 
 from scattergen.errors import ScattergenError
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The sentence that tells a user of an error and what to do about it.
-
-    Args:
-        error: Any.
-
-    Returns:
-        The sentence; None for an error that nobody expected, whose traceback says more.
-    """
+    """What to tell a user about an error; None if nobody expected it, so that its traceback says more."""
     if isinstance(error, ScattergenError):
         return str(error)
     if isinstance(error, OSError):
-        # Of places where no better sentence was found, such as a network drive that went away.
+        # Where there is no better sentence, as for a network drive that went away.
         return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
     import torch
 
@@ -27,7 +20,7 @@ def sentence_of(error: BaseException) -> str | None:
         return "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
     if is_lost_connection(error):
         return (
-            "The connection to another process of this fit was lost: see what that one says, then "
-            "run the same command again; finished parts are kept."
+            "The connection to another process of this fit was lost: see what that one says, "
+            "then run the same command again; finished parts are kept."
         )
     return None

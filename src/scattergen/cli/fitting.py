@@ -5,79 +5,51 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from scattergen.cli.arguments import (
-    Crop,
-    Device,
-    Json,
-    Mode,
-    Preset,
-    Quiet,
-    Run,
-    Seed,
-    Set,
-    Size,
-    Source,
-    Strict,
-    Threads,
-    Workers,
-    parse_names,
-    parse_options,
-    path,
-)
+from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
 
 if TYPE_CHECKING:
-    from scattergen.datasets import Dataset
     from scattergen.pipeline.fit import FittedRun
 
 
 def fit(
-    images: Source,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="Run folder to make.", parser=path)],
-    preset: Preset = None,
+    images: arg.Source,
+    out: Annotated[Path, Option(metavar="PATH", help="Run folder to make.", parser=arg.path)],
+    preset: arg.Preset = None,
     densities: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES", help="Densities to fit, separated by commas; a name may end in -improved, -by-class."
-        ),
+        Option(metavar="NAMES", help="Densities to fit, separated by commas; a name may end in -improved, -by-class."),
     ] = None,
-    options: Set = None,
-    seed: Seed = 0,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    limit: Annotated[int | None, typer.Option(min=3, metavar="N", help="Use at most N training images.")] = None,
+    options: arg.Set = None,
+    seed: arg.Seed = 0,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."
-        ),
+        Option(metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."),
     ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Tell how long each stage will take; write nothing.")
-    ] = False,
-    workers: Workers = 0,
+    estimate: Annotated[bool, Option("--estimate", help="Tell how long each stage will take; write nothing.")] = False,
+    workers: arg.Workers = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run that is there once the new one is done.")
+        bool, Option("--overwrite", help="Replace a run that is there once the new one is done.")
     ] = False,
-    device: Device = "cpu",
+    device: arg.Device = "cpu",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
+        int | None, Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
     ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines (see docs/scale.md); each runs the command.")
-    ] = None,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    nodes: Annotated[int | None, Option(min=1, help="Machines (see docs/scale.md); each runs the command.")] = None,
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Fit encoder, decoder and densities to images, and write a report.
 
@@ -103,12 +75,15 @@ def fit(
 
     from scattergen.cli.failures import sentence_of
     from scattergen.cli.opening import open_to_fit, prepare
-    from scattergen.pipeline.estimate import parse_time
+    from scattergen.cli.printing import print_estimate
+    from scattergen.datasets import class_labels
+    from scattergen.pipeline.estimate import estimate_fit, parse_time
     from scattergen.pipeline.fit import fit_run, options_of_fit
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
+    from scattergen.stages.options import check_options
 
-    changes = parse_options(options)
-    keys = None if densities is None else parse_names(densities)
+    changes = arg.parse_options(options)
+    keys = None if densities is None else arg.parse_names(densities)
     layout = Layout.asked_for(devices, nodes, device)
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(device, threads, quiet)  # which checks the device
@@ -128,7 +103,9 @@ def fit(
             )
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
-            _estimate(data, choice.options, device, as_json)
+            n = len(data.train)
+            check_options(choice.options, data.train.shape, n, class_labels(data.train))
+            print_estimate(estimate_fit(data, choice.options, device), n, as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:
@@ -151,18 +128,6 @@ def fit(
         _say_fitted(out, fitted, as_json)
 
 
-def _estimate(data: "Dataset", options: Mapping[str, Any], device: str, as_json: bool) -> None:
-    """Print how long a fit would take, if its options can be used."""
-    from scattergen.cli.printing import print_estimate
-    from scattergen.datasets import class_labels
-    from scattergen.pipeline.estimate import estimate_fit
-    from scattergen.stages.options import check_options
-
-    n = len(data.train)
-    check_options(options, data.train.shape, n, class_labels(data.train))
-    print_estimate(estimate_fit(data, options, device), n, as_json)
-
-
 def _refuse_inside(out: Path, images: str) -> None:
     """Refuse a run among the images, and images in the run, where a fit replaces pictures."""
     named = images.removeprefix("hf:").partition(",")[0] if images.startswith("hf:") else images
@@ -171,54 +136,49 @@ def _refuse_inside(out: Path, images: str) -> None:
     source, run = Path(named).resolve(), out.resolve()
     if os.path.isdir(named) and run.is_relative_to(source):
         raise InputError(
-            f"{out} lies inside {images}, so that the run's pictures would be taken for images of "
-            "it: choose a place outside (--out)."
+            f"{out} lies inside {images}, so that the run's pictures would be taken for images of it: "
+            "choose a place outside (--out)."
         )
     if source != run and source.is_relative_to(run):
         raise InputError(
-            f"{images} lies inside {out}, whose pictures a fit replaces: copy the images to a "
-            "place outside, or choose another one for the run (--out)."
+            f"{images} lies inside {out}, whose pictures a fit replaces: "
+            "copy the images to a place outside, or choose another one for the run (--out)."
         )
 
 
 def _say_fitted(out: Path, fitted: "FittedRun", as_json: bool) -> None:
-    result = {
-        "run": str(out),
-        "report": str(fitted.report),
-        "pictures": str(out / "pictures"),
-        "finished_before": fitted.finished_before,
-        **fitted.measurements,
-        "expectation": fitted.expectation,
-    }
+    measured, before = fitted.measurements, fitted.finished_before
     if as_json:
-        print(json.dumps(result))
+        places = {"run": str(out), "report": str(fitted.report), "pictures": str(out / "pictures")}
+        facts = {**places, "finished_before": before, **measured, "expectation": fitted.expectation}
+        print(json.dumps(facts))
         return
-    if fitted.finished_before:
+    if before:
         say(f"{out} was finished before with the same options: nothing to do.")
     if fitted.expectation is not None:
         say(fitted.expectation)
-    elif "psnr" in result:
-        say(f"Test reconstruction: {result['psnr']:.2f} dB PSNR.")
+    elif "psnr" in measured:
+        say(f"Test reconstruction: {measured['psnr']:.2f} dB PSNR.")
     say(f"Pictures: {out / 'pictures'}", f"Report:   {fitted.report}")
 
 
 def density(
-    run: Run,
-    name: Annotated[str, typer.Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
+    run: arg.Run,
+    name: Annotated[str, Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
     stored_as: Annotated[
-        str | None, typer.Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved.")
+        str | None, Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved.")
     ] = None,
     improved: Annotated[
-        bool, typer.Option("--improved", help="Start from better keywords than the paper's: vae, gan.")
+        bool, Option("--improved", help="Start from better keywords than the paper's: vae, gan.")
     ] = False,
-    by_class: Annotated[bool, typer.Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
-    options: Set = None,
-    seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fit again and replace one of that name.")] = False,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    by_class: Annotated[bool, Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
+    options: arg.Set = None,
+    seed: arg.Seed = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Fit again and replace one of that name.")] = False,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Fit one more density on the codes of a run.
 
@@ -241,7 +201,7 @@ def density(
     fitted = fit_density_run(
         run,
         name,
-        keywords=parse_options(options),
+        keywords=arg.parse_options(options),
         improved=improved,
         by_class=by_class,
         stored_as=stored_as,
@@ -251,9 +211,9 @@ def density(
         progress=progress,
     )
     if as_json:
-        facts = {"density": fitted.key, "picture": str(fitted.picture)}
         rows = {"rows": fitted.classes} if fitted.classes else {}
-        print(json.dumps({**facts, **rows, "finished_before": fitted.finished_before}))
+        facts = {"density": fitted.key, "picture": str(fitted.picture), **rows}
+        print(json.dumps({**facts, "finished_before": fitted.finished_before}))
         return
     if fitted.finished_before:
         say("It was fitted before with the same options: nothing to do.")

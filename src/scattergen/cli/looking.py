@@ -1,30 +1,21 @@
-"""The commands that tell about a run."""
+"""The commands that tell about a run: info, evaluate, diagnose."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import typer
+from typer import Option
 
-from scattergen.cli.arguments import (
-    Crop,
-    Device,
-    Features,
-    Json,
-    Mode,
-    Quiet,
-    Run,
-    Seed,
-    Size,
-    Strict,
-    Threads,
-    parse_names,
-)
+from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
 
 
 def info(
-    run: Run, device: Device = "cpu", threads: Threads = None, quiet: Quiet = False, as_json: Json = False
+    run: arg.Run,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Tell what a run holds, how it was made, and whether its files are intact.
 
@@ -39,18 +30,12 @@ def info(
     prepare(device, threads, quiet)
     opened = RunFolder.open(run)
     opened.check()
-    facts: dict[str, Any] = {
-        "run": str(run),
-        "version": opened.version,
-        "complete": opened.finished,
-        "densities": opened.names("densities"),
-        "options": opened.options,
-        "stages": opened.stages,
-    }
     if as_json:
+        facts: dict[str, Any] = {"run": str(run), "version": opened.version, "complete": opened.finished}
+        facts |= {"densities": opened.names("densities"), "options": opened.options, "stages": opened.stages}
         print(json.dumps(facts))
         return
-    state = "complete" if facts["complete"] else "unfinished: run the same fit command again"
+    state = "complete" if opened.finished else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if opened.being_replaced():
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
@@ -62,26 +47,26 @@ def info(
 
 
 def evaluate(
-    run: Run,
+    run: arg.Run,
     images: Annotated[
-        str | None, typer.Option(metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST.")
+        str | None, Option(metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST.")
     ] = None,
-    densities: Annotated[str | None, typer.Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
-    against: Annotated[str, typer.Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
-    n: Annotated[int, typer.Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
+    densities: Annotated[str | None, Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
+    against: Annotated[str, Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
+    n: Annotated[int, Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
     repeats: Annotated[
-        int, typer.Option(metavar="R", min=1, help="Sets of samples of a density, to see how its score varies.")
+        int, Option(metavar="R", min=1, help="Sets of samples of a density, to see how its score varies.")
     ] = 1,
-    features: Features = None,
-    seed: Seed = 0,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    features: arg.Features = None,
+    seed: arg.Seed = 0,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Measure how close a run's samples are to real images.
 
@@ -103,14 +88,8 @@ def evaluate(
     from scattergen.cli.printing import print_scores
     from scattergen.datasets import Dataset
     from scattergen.pipeline.evaluate import evaluate_run
-    from scattergen.runs import RunFolder
 
     progress = prepare(device, threads, quiet)
-    opened = RunFolder.open(run)
-    if images is None:
-        if opened.options.get("data", {}).get("name") != "mnist":
-            raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
-        images = "mnist"
     data = open_of_run(run, images, size, crop, mode, strict)
     if against == "train":
         reference = Dataset(f"{data.name}, training", data.train)
@@ -121,7 +100,7 @@ def evaluate(
     result = evaluate_run(
         run,
         data,
-        densities=None if densities is None else parse_names(densities),
+        densities=None if densities is None else arg.parse_names(densities),
         reference=reference,
         n=n,
         repeats=repeats,
@@ -135,5 +114,64 @@ def evaluate(
         return
     print_scores(result)
     if result.kept:
-        picture = run / "pictures" / "evaluation.png"
-        say(f"Scores:  {run / 'evaluation.json'}", f"Picture: {picture}")
+        say(f"Scores:  {run / 'evaluation.json'}", f"Picture: {run / 'pictures' / 'evaluation.png'}")
+
+
+def diagnose(
+    run: arg.Run,
+    density: Annotated[str | None, Option(metavar="NAME", help="Test samples of this density too.")] = None,
+    part: Annotated[Literal["train", "test"], Option(help="Codes of which images.")] = "train",
+    images: Annotated[
+        str | None,
+        Option(metavar="IMAGES", help="The images that the run was fitted to, for --part test; not needed for MNIST."),
+    ] = None,
+    components: Annotated[int, Option(min=2, help="Leading components to test.")] = 64,
+    n: Annotated[int, Option("-n", min=40, help="Codes to test.")] = 5_000,
+    simulations: Annotated[int, Option(min=19, help="Simulations or shuffles of each test.")] = 199,
+    seed: arg.Seed = 0,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
+) -> None:
+    """Test whether the codes of a run are normal and their components independent.
+
+    With --density the same tests of its samples stand beside them: where the codes are rejected and
+    the samples are not, or have another effect, is what the density misses.  Effects do not grow
+    with n; p-values of simulated tests are at least 1/(simulations + 1).
+
+    [bold]Examples[/bold]
+
+      scattergen diagnose runs/mnist
+
+      scattergen diagnose runs/mnist --density mixture --components 32
+
+      scattergen diagnose runs/mnist --part test -n 10000
+    """
+    from scattergen.cli.opening import open_of_run, prepare
+    from scattergen.cli.printing import print_tests
+    from scattergen.pipeline.diagnose import diagnose_run
+
+    progress = prepare(device, threads, quiet)
+    if part == "train" and images is not None:
+        raise InputError("The codes of the training images are in the run: leave out --images, or add --part test.")
+    data = open_of_run(run, images, size, crop, mode, strict) if part == "test" else None
+    result = diagnose_run(
+        run,
+        density=density,
+        data=data,
+        components=components,
+        n=n,
+        n_simulations=simulations,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    if as_json:
+        print(json.dumps(result.summary()))
+        return
+    print_tests(result)

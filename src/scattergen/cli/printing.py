@@ -16,7 +16,7 @@ from scattergen.pipeline.evaluate import RunEvaluation
 from scattergen.terminal import say, visible
 from scattergen.wording import duration
 
-_WIDE = 150  # columns of tables that are wider than a terminal may be
+_WIDE = 150  # columns for tables that may be wider than the terminal
 
 
 def print_stages(stages: dict[str, dict[str, Any]]) -> None:
@@ -47,22 +47,15 @@ def print_scores(result: RunEvaluation) -> None:
     """Print what `evaluate` found."""
     name, version = result.features
     say(f"{result.n:,} images in a row against {result.against}; features {name} {version}; seed {result.seed}.")
-    columns = (
-        "", "Fréchet", "kernel·1000", "precision", "recall", "density", "coverage", "classifier",
-        "bins", "sharpness",
-    )  # fmt: skip
-    table = _table(*columns)
+    manifold_scores = ("precision", "recall", "density", "coverage")
+    table = _table("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness")
     for key, row in result.rows.items():
-        kernel, manifolds = row.kernel, row.manifolds
         _add(
             table,
             key,
             f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
-            f"{1000 * kernel.value:.1f} ± {1000 * kernel.standard_error:.1f}",
-            *(
-                f"{estimate.value:.3f}"
-                for estimate in (manifolds.precision, manifolds.recall, manifolds.density, manifolds.coverage)
-            ),
+            f"{1000 * row.kernel.value:.1f} ± {1000 * row.kernel.standard_error:.1f}",
+            *(f"{getattr(row.manifolds, name).value:.3f}" for name in manifold_scores),
             f"{row.two_sample.accuracy:.3f}",
             f"{row.bins.different}/{row.bins.n_bins}",
             f"{result.sharpness[key]:.2f}",
@@ -75,14 +68,13 @@ def print_scores(result: RunEvaluation) -> None:
         found = result.rows[key].memorisation
         if found and found.copies:
             say(
-                f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): "
-                f"{found.train_share:.1%} of its samples are nearest to one, "
-                f"{found.expected_share:.1%} would be by chance."
+                f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): {found.train_share:.1%} "
+                f"of its samples are nearest to one, {found.expected_share:.1%} would be by chance."
             )
 
 
 def _densities(result: RunEvaluation) -> Table:
-    """What only densities have."""
+    """The table of what is measured only for densities."""
     repeats = max(map(len, result.repeats.values()))
     over_seeds = [f"Fréchet, {repeats} seeds"] if repeats > 1 else []
     table = _table(
@@ -105,6 +97,42 @@ def _densities(result: RunEvaluation) -> Table:
     return table
 
 
+def print_tests(result: RunDiagnosis) -> None:
+    """Print what `diagnose` found."""
+    batteries = result.tables
+    first = next(iter(batteries.values()))
+    say(f"{first.n:,} codes, the leading {first.d} components; seed {result.seed}.")
+    table = _table("null hypothesis", "test")
+    for name in batteries:
+        for column in (visible(name), "p", "effect"):
+            table.add_column(column, justify="right")
+    table.add_column("what the effect is")
+    for k, test in enumerate(first.tests):
+        cells = []
+        for battery in batteries.values():
+            found = battery.tests[k]
+            cells += [f"{found.statistic:.3g}", _probability(found.pvalue), f"{found.effect:.3f}"]
+        _add(table, test.null, test.name, *cells, test.effect_name)
+    _show(table, _WIDE)
+    pairs = first.d * (first.d - 1) // 2
+    for name, battery in batteries.items():
+        say(
+            f"{name}: K² rejects {result.rejections[name]} of {battery.d} components at 0.05, uncorrected; "
+            f"{len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at 0.05, corrected for all pairs."
+        )
+    if result.told_apart is not None:
+        accuracy, p = result.told_apart.accuracy, _probability(result.told_apart.pvalue)
+        say(f"A classifier tells these samples from codes with accuracy {accuracy:.3f} (chance 0.5; p: {p}).")
+    if result.scores is not None:
+        say(f"Scores:   {result.scores}")
+        say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+
+
+def _probability(p: float) -> str:
+    """A p-value; one too small for a float is not shown as 0, which is impossible."""
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
+
+
 def _table(*columns: str) -> Table:
     return Table(*columns, box=None, padding=(0, 2, 0, 0))
 
@@ -114,46 +142,5 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _show(table: Table, width: int | None = None) -> None:
-    # Names in it are no markup and no emoji.
+    # Names must not be taken for markup or emoji.
     Console(width=width, markup=False, emoji=False).print(table)
-
-
-def print_tests(result: RunDiagnosis) -> None:
-    """Print what `diagnose` found."""
-    batteries = result.tables
-    first = next(iter(batteries.values()))
-    say(f"{first.n:,} codes, the leading {first.d} components; seed {result.seed}.")
-    table = _table("null hypothesis", "test")
-    for name in batteries:
-        table.add_column(visible(name), justify="right")
-        table.add_column("p", justify="right")
-        table.add_column("effect", justify="right")
-    table.add_column("what the effect is")
-    for k, test in enumerate(first.tests):
-        cells = []
-        for battery in batteries.values():
-            found = battery.tests[k]
-            cells += [f"{found.statistic:.3g}", f"{_probability(found.pvalue)}", f"{found.effect:.3f}"]
-        _add(table, test.null, test.name, *cells, test.effect_name)
-    _show(table, _WIDE)
-    pairs = first.d * (first.d - 1) // 2
-    for name, battery in batteries.items():
-        say(
-            f"{name}: K² rejects {result.rejections[name]} of {battery.d} components at 0.05, "
-            f"uncorrected; {len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at "
-            "0.05, corrected for all pairs."
-        )
-    if result.told_apart is not None:
-        p = _probability(result.told_apart.pvalue)
-        say(
-            f"A classifier tells these samples from codes with accuracy "
-            f"{result.told_apart.accuracy:.3f} (chance 0.5; p: {p})."
-        )
-    if result.scores is not None:
-        say(f"Scores:   {result.scores}")
-        say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
-
-
-def _probability(p: float) -> str:
-    """A p-value; one that is too small for a float is told from an impossible 0."""
-    return f"{p:.2g}" if p > 0 else "< 1e-300"

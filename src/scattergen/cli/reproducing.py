@@ -3,12 +3,13 @@
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from scattergen.cli.arguments import Device, Json, Quiet, Seed, Strict, Threads, path
+from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
 
@@ -17,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    name: Annotated[Literal["mnist", "celeba"], typer.Argument(help="The paper's data set.")],
+    name: Annotated[Literal["mnist", "celeba"], Argument(help="The paper's data set.")],
     images: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to.")
+        str | None, Option(metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to.")
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="RUN",
             help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.",
-            parser=path,
+            parser=arg.path,
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
-    seed: Seed = 0,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    quick: Annotated[bool, Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
+    seed: arg.Seed = 0,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Measure the founding paper's tables and figures again, and write them beside its own.
 
@@ -69,11 +70,8 @@ def reproduce(
         progress=progress,
     )
     if as_json:
-        findings = [
-            {"item": found.item, "verdict": found.verdict, "because": found.because} for found in result.findings
-        ]
-        facts = {"page": str(result.page), "findings": findings}
-        print(json.dumps({**facts, "finished_before": result.finished_before}))
+        findings = [asdict(found) for found in result.findings]
+        print(json.dumps({"page": str(result.page), "findings": findings, "finished_before": result.finished_before}))
         return
     if result.finished_before:
         say("Everything was measured before with the same options: nothing to do.")
@@ -101,4 +99,4 @@ def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":
         raise InputError(f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`.")
     side = image_shape_of(run)[1]
     size = side if side in CROPS.values() else None  # of a run on other images, which is refused
-    return open_celeba(images, size, None, None, strict)
+    return open_celeba(images, size, strict)

@@ -4,26 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from scattergen.cli.arguments import (
-    BatchSize,
-    Crop,
-    Device,
-    ImagesOut,
-    Json,
-    Mode,
-    Part,
-    Quiet,
-    Run,
-    Seed,
-    Size,
-    Source,
-    Strict,
-    Threads,
-    parse_labels,
-    path,
-)
+from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
 
@@ -35,25 +18,23 @@ if TYPE_CHECKING:
 
 
 def sample(
-    run: Run,
-    out: ImagesOut,
-    density: Annotated[str | None, typer.Option(help="Which density; the best by measurement.")] = None,
-    n: Annotated[
-        int | None, typer.Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")
-    ] = None,
+    run: arg.Run,
+    out: arg.ImagesOut,
+    density: Annotated[str | None, Option(help="Which density; the best by measurement.")] = None,
+    n: Annotated[int | None, Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="Class, by name or number; repeatable, or separated by commas.")
+        list[str] | None, Option(help="Class, by name or number; repeatable, or separated by commas.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
+    temperature: Annotated[float, Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
     sharpen: Annotated[
-        float | None, typer.Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
+        float | None, Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
     ] = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 256,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    seed: arg.Seed = 0,
+    batch_size: arg.BatchSize = 256,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Make new images.
 
@@ -82,7 +63,7 @@ def sample(
     progress = prepare(device, threads, quiet)
     check_output(out)
     check_temperature(temperature)
-    labels = parse_labels(label)
+    labels = arg.parse_labels(label)
     if n is None:
         n = 8 * len(labels) if len(labels) > 1 else 64
     if n < len(labels):
@@ -90,28 +71,25 @@ def sample(
     opened = RunFolder.open(run)
     opened.require("decoder")
     there = opened.names("densities")
-    if density is not None:
-        chosen = density
-    else:
+    if density is None:
         by_class = default_by_class(density_classes(opened)) if labels else None
-        chosen = by_class or default_density(there, best_density(opened))
-    if chosen not in there:
-        raise InputError(f'{run} has no density "{chosen}": it has {", ".join(there) or "none"}.')
-    model = GenerativeScatteringNetwork.load(opened, device, densities=[chosen])
+        density = by_class or default_density(there, best_density(opened))
+    if density not in there:
+        raise InputError(f'{run} has no density "{density}": it has {", ".join(there) or "none"}.')
+    model = GenerativeScatteringNetwork.load(opened, device, densities=[density])
     check_memory(n, model)
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
-        classes = _class_labels(model.densities[chosen], each)
-    codes = model.sample_codes(n, chosen, seed, temperature, None if classes is None else classes.labels)
-    strength = model.sharpen if sharpen is None else sharpen
-    images = model.decode(codes, batch_size, progress, sharpen=strength)
+        classes = _class_labels(model.densities[density], each)
+    codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
+    images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     _say_written(out, n, as_json)
 
 
 def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
-    """Classes of a class-conditional density, by numbers and names."""
+    """Numbers and names of classes of a class-conditional density."""
     from scattergen.datasets import ClassLabels
     from scattergen.densities.labels import label_numbers
 
@@ -125,18 +103,18 @@ def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
 
 
 def encode(
-    run: Run,
-    images: Source,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="codes.npz or codes.npy.", parser=path)],
-    part: Part = None,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: arg.Run,
+    images: arg.Source,
+    out: Annotated[Path, Option(metavar="PATH", help="codes.npz or codes.npy.", parser=arg.path)],
+    part: arg.Part = None,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Turn images into codes.
 
@@ -159,14 +137,14 @@ def encode(
 
 
 def decode(
-    run: Run,
-    codes: Annotated[Path, typer.Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=path)],
-    out: ImagesOut,
-    batch_size: BatchSize = 256,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: arg.Run,
+    codes: Annotated[Path, Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=arg.path)],
+    out: arg.ImagesOut,
+    batch_size: arg.BatchSize = 256,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Turn codes into images.
 
@@ -187,19 +165,19 @@ def decode(
 
 
 def reconstruct(
-    run: Run,
-    images: Source,
-    out: ImagesOut,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="How many images, from the first; all.")] = None,
-    part: Part = None,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: arg.Run,
+    images: arg.Source,
+    out: arg.ImagesOut,
+    n: Annotated[int | None, Option("-n", min=1, help="How many images, from the first; all.")] = None,
+    part: arg.Part = None,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Encode images and decode them again.
 
@@ -220,31 +198,29 @@ def reconstruct(
     originals = open_like(run, images, size, crop, mode, strict, part).train[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
-    shown = results
     columns = min(8, len(results))
-    if out.suffix.lower() == ".png":
-        shown = _rows_in_turn(originals, results, columns)
+    shown = _rows_in_turn(originals, results, columns) if out.suffix.lower() == ".png" else results
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
     _say_written(out, len(results), as_json, psnr=mean)
 
 
 def interpolate(
-    run: Run,
-    images: Source,
-    out: ImagesOut,
-    start: Annotated[int, typer.Option("--from", min=0, help="Number of the first image.")] = 0,
-    stop: Annotated[int, typer.Option("--to", min=0, help="Number of the last image.")] = 1,
-    steps: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 8,
-    part: Part = None,
-    size: Size = None,
-    crop: Crop = None,
-    mode: Mode = None,
-    strict: Strict = True,
-    device: Device = "cpu",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    run: arg.Run,
+    images: arg.Source,
+    out: arg.ImagesOut,
+    start: Annotated[int, Option("--from", min=0, help="Number of the first image.")] = 0,
+    stop: Annotated[int, Option("--to", min=0, help="Number of the last image.")] = 1,
+    steps: Annotated[int, Option(min=2, help="Images, both ends included.")] = 8,
+    part: arg.Part = None,
+    size: arg.Size = None,
+    crop: arg.Crop = None,
+    mode: arg.Mode = None,
+    strict: arg.Strict = True,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = None,
+    quiet: arg.Quiet = False,
+    as_json: arg.Json = False,
 ) -> None:
     """Morph one image into another along a straight line between their codes.
 
@@ -271,7 +247,7 @@ def interpolate(
 
 
 def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
-    """Images for a grid in which each row of some stands above the same row of others."""
+    """Images for a grid that shows a row of some above the same row of the others, in turn."""
     import torch
 
     missing = -len(above) % columns
@@ -282,7 +258,7 @@ def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
 
 
 def _say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
-    """Print where results are and what was measured on them."""
+    """Print where results are and what was measured."""
     if as_json:
         print(json.dumps({"out": str(path), "n": n, **measured}))
         return

@@ -1,15 +1,13 @@
 """The processes of one fit: this one alone, or several that share images and gradients."""
 
-from scattergen.processes.group import ProcessGroup, is_lost_connection, join, make_fabric
+from scattergen.processes.group import ALONE, Processes, is_lost_connection, join, make_fabric
 from scattergen.processes.layout import Layout
-from scattergen.processes.protocol import ALONE, Processes
 from scattergen.processes.reporting import errors_reported
 from scattergen.processes.supervisor import supervise, this_program
 
 __all__ = [
     "ALONE",
     "Layout",
-    "ProcessGroup",
     "Processes",
     "errors_reported",
     "is_lost_connection",

@@ -1,37 +1,66 @@
-"""Processes that Lightning Fabric joins over torch.distributed (gloo on CPUs, NCCL on GPUs)."""
+"""The processes of a fit: this one alone, or several that Lightning Fabric joins over torch.distributed."""
 
 import logging
 import os
 import socket
 import warnings
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from scattergen.processes.layout import Layout, check_ranks
-from scattergen.processes.protocol import ALONE, Processes
 
 T = TypeVar("T")
 
 # How long a process waits for the others in one collective call.  The death of a process is noticed
 # at once, since its connections close; this is for a machine that vanished from the network, and
-# longer than what rank 0 does alone in between (a validation, a QR, the file of a stage).
+# longer than anything rank 0 does alone in between (a validation, a QR, writing a stage).
 _TIMEOUT = timedelta(minutes=30)
 
 
+class Processes(Protocol):
+    """The processes that fit one model together; all call the methods in the same order."""
+
+    rank: int  # number of this process, 0 for the one that writes the run's files
+    world_size: int
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum of the tensors of all processes, the same in each; may overwrite `tensor`."""
+
+    def broadcast(self, value: T) -> T:
+        """The value (a tensor or anything that can be pickled) of the process of rank 0."""
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+
+    def leave(self) -> None:
+        """End the work together: no other method may be called any more."""
+
+
+class _Alone:
+    rank = 0
+    world_size = 1
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        return value
+
+    def barrier(self) -> None:
+        return
+
+    def leave(self) -> None:
+        return
+
+
+ALONE: Processes = _Alone()
+
+
 class ProcessGroup:
-    """Several processes that share a fit; see `Processes` for the methods.
-
-    Args:
-        fabric: Launched, with as many processes as there are.
-        threads: Processor threads of rank 0 once it goes on alone; None leaves them as they are.
-
-    Attributes:
-        rank: Number of this process.
-        world_size: Number of processes.
-    """
+    """The processes of a launched Fabric; rank 0 gets `threads` threads once it goes on alone."""
 
     def __init__(self, fabric: Any, threads: int | None = None) -> None:
         self._fabric, self._threads = fabric, threads
@@ -39,25 +68,25 @@ class ProcessGroup:
         self.world_size: int = fabric.world_size
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Sum of the tensors of all processes, the same in each; may overwrite `tensor`."""
+        """Sum of the tensors of all processes."""
         shared = tensor.detach().to(self._fabric.device).contiguous()
         # Not fabric.all_reduce, which waits at a barrier first: that doubles the latency.
         distributed.all_reduce(shared)
         return shared.to(tensor.device)
 
     def broadcast(self, value: T) -> T:
-        """The value (a tensor or anything that can be pickled) of the process of rank 0."""
-        # Other processes need not know that a tensor will come, nor its shape.  Tensors are not
-        # pickled, which would take memory several times.
-        is_tensor = isinstance(value, Tensor)
-        form = (value.shape, value.dtype, value.device.type) if isinstance(value, Tensor) else value
+        """The value of rank 0; others need not know that a tensor will come, nor its shape."""
+        # Tensors are not pickled, which would take memory several times.
+        sent: Any = value
+        is_tensor = isinstance(sent, Tensor)
+        form = (sent.shape, sent.dtype, sent.device.type) if is_tensor else sent
         is_tensor, form = self._fabric.broadcast((is_tensor, form))
-        if not is_tensor:
-            return value if self.rank == 0 else form
-        if isinstance(value, Tensor) and self.rank == 0:
-            shared = value.detach().to(self._fabric.device).contiguous()
-            distributed.broadcast(shared, 0)
+        if self.rank == 0:
+            if is_tensor:
+                distributed.broadcast(sent.detach().to(self._fabric.device).contiguous(), 0)
             return value
+        if not is_tensor:
+            return form
         shape, dtype, kind = form
         shared = torch.empty(shape, dtype=dtype, device=self._fabric.device)
         distributed.broadcast(shared, 0)
@@ -69,7 +98,7 @@ class ProcessGroup:
         self._fabric.barrier()
 
     def leave(self) -> None:
-        """End the work together: no other method may be called any more."""
+        """End the work together."""
         self.barrier()
         distributed.destroy_process_group()
         if self.rank == 0 and self._threads is not None:
@@ -77,41 +106,22 @@ class ProcessGroup:
 
 
 def join(layout: Layout, device: str, threads: int | None = None) -> ProcessGroup:
-    """Meet the other processes of a fit, which a launcher has started too.
-
-    Args:
-        layout: Of the environment.
-        device: "cpu" or "cuda".
-        threads: Processor threads of rank 0 once it goes on alone.
-
-    Returns:
-        The group; its rank 0 is the one writer of files.
-    """
+    """Join the other processes of a fit, which a launcher has started too, on "cpu" or "cuda"."""
     for name in [name for name in os.environ if name.startswith("LT_")]:
         del os.environ[name]  # `fabric run` sets these, and Fabric would hold our arguments to them
-    # Said of filters with one output channel, whose stride along that axis has no meaning.
+    # Warned about filters with one output channel, whose stride along that axis means nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return ProcessGroup(_launched(layout, device), threads)
 
 
 def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> Any:
-    """Fabric for a training in this process, or in all processes of a group.
-
-    Args:
-        device: "cpu", "cuda", "cuda:1" …
-        precision: Fabric's name of it.
-        processes: Those that train together, by distributed data parallelism.
-
-    Returns:
-        A `lightning_fabric.Fabric`.
-    """
+    """A `lightning_fabric.Fabric` for training in this process, or with distributed data parallelism in several."""
     if processes.world_size > 1:
         layout = Layout.of_environment()
         assert layout is not None, "a group is made from the environment"
         return _launched(layout, device, precision)
     check_ranks()  # which Fabric reads while it is imported
-    # Imported here: it takes a second, which sampling and encoding need not wait for.
-    from lightning_fabric import Fabric
+    from lightning_fabric import Fabric  # takes a second, which sampling and encoding need not wait for
 
     _quiet()
     where = torch.device(device)
@@ -132,12 +142,11 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
         accelerator=torch.device(device).type,
         devices=layout.devices,
         num_nodes=layout.nodes,
-        # Which no network has. But without it gradients are put into another order after the first
-        # step, and so summed in another, so that a resumed training would end with other bits.
+        # No network has unused parameters.  But unless DDP looks for them, it sums gradients in another order
+        # after the first step, so that a resumed training would end with other bits.
         # Buffers are running means, which rank 0 gives to all at the end, and fixed maps.
         strategy=DDPStrategy(timeout=_TIMEOUT, find_unused_parameters=True, broadcast_buffers=False),
-        # Named, since Fabric would take a single process inside a Slurm job for one that Slurm
-        # started as a rank.
+        # Named, since Fabric would take a single process inside a Slurm job for one of Slurm's ranks.
         plugins=[LightningEnvironment()],
         precision=precision,  # type: ignore[arg-type]
     )
@@ -146,11 +155,11 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
 
 
 def _stay_on_this_machine() -> None:
-    """Let gloo and NCCL listen where other machines do not come, unless a user chose a network."""
+    """Keep gloo and NCCL on the loopback interface, unless the user chose a network."""
     loopback = {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex())
     for name in loopback:  # Linux and macOS have one of the two
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # else of all that begin so
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # = stands for exactly this name
 
 
 def _quiet() -> None:
@@ -158,14 +167,7 @@ def _quiet() -> None:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says that another process cannot be reached, and not what is wrong there.
-
-    Args:
-        error: Raised by a collective call.
-
-    Returns:
-        True for errors of gloo, NCCL and the store through which processes meet.
-    """
+    """Whether an error (of gloo, NCCL or their store) says only that another process cannot be reached."""
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError)
         and any(word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer"))

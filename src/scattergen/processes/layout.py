@@ -7,7 +7,7 @@ import torch
 
 from scattergen.errors import InputError
 
-# What every launcher sets, and where some put the number of the machine.
+# What every launcher sets, and variables for the number of the machine.
 _BY_LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MACHINE = ("GROUP_RANK", "NODE_RANK")
 _REMEDY = "unset LOCAL_RANK, or start all processes by torchrun"
@@ -15,23 +15,12 @@ _REMEDY = "unset LOCAL_RANK, or start all processes by torchrun"
 
 @dataclass(frozen=True)
 class Layout:
-    """Processes of a fit: so many on each of so many machines.
+    """Processes of a fit: so many on each of so many machines."""
 
-    Attributes:
-        devices: Processes on each machine, one for each GPU if they compute on GPUs.
-        nodes: Machines.
-        local_rank: Number of this process on its machine; None before the processes are started.
-        node_rank: Number of its machine.
-
-    Example:
-        >>> Layout(devices=4, nodes=2, local_rank=1, node_rank=1).rank
-        5
-    """
-
-    devices: int = 1
-    nodes: int = 1
-    local_rank: int | None = None
-    node_rank: int = 0
+    devices: int = 1  # processes on each machine, one for each GPU if they compute on GPUs
+    nodes: int = 1  # machines
+    local_rank: int | None = None  # number of this process on its machine; None before the processes are started
+    node_rank: int = 0  # number of its machine
 
     @property
     def world_size(self) -> int:
@@ -40,18 +29,15 @@ class Layout:
 
     @property
     def rank(self) -> int:
-        """Number of this process; of the machine's first one before the processes are started."""
+        """Number of this process, or of the machine's first one before any are started."""
         return self.node_rank * self.devices + (self.local_rank or 0)
 
     @classmethod
     def of_environment(cls) -> "Layout | None":
-        """Where the launcher that started this process put it; None without a launcher.
+        """Where `torchrun` or our own supervisor put this process; None without a launcher.
 
-        `torchrun` sets LOCAL_RANK and others, and so does our own supervisor.  Without LOCAL_RANK
-        the others say nothing of this process: some clusters set them for what will be launched.
-
-        Raises:
-            InputError: If the environment is none that a launcher makes.
+        Without LOCAL_RANK the other variables say nothing of this process: some clusters set them for
+        what will be launched.
         """
         check_ranks()
         if "LOCAL_RANK" not in os.environ:
@@ -59,18 +45,16 @@ class Layout:
         missing = [name for name in _BY_LAUNCHER if not os.environ.get(name)]
         if missing:
             raise InputError(
-                f"LOCAL_RANK={os.environ['LOCAL_RANK']} in the environment says that a launcher "
-                f"started this process, but {', '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} not set: {_REMEDY}."
+                f"LOCAL_RANK={os.environ['LOCAL_RANK']} in the environment says that a launcher started this process, "
+                f"but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: {_REMEDY}."
             )
         _number("MASTER_PORT")
         local_rank, world_size, devices = (_number(name) for name in _BY_LAUNCHER[:3])
         node_rank = next((_number(name) for name in _MACHINE if name in os.environ), 0)
         if devices < 1 or world_size % devices or local_rank >= devices:
             raise InputError(
-                f"The environment contradicts itself: WORLD_SIZE={world_size} processes are not "
-                f"LOCAL_WORLD_SIZE={devices} on each machine, or LOCAL_RANK={local_rank} is not "
-                f"the number of one: {_REMEDY}."
+                f"The environment contradicts itself: WORLD_SIZE={world_size} processes are not LOCAL_WORLD_SIZE="
+                f"{devices} on each machine, or LOCAL_RANK={local_rank} is not the number of one: {_REMEDY}."
             )
         if node_rank * devices >= world_size:
             raise InputError(
@@ -81,59 +65,27 @@ class Layout:
 
     @classmethod
     def asked_for(cls, devices: int | None, nodes: int | None, device: str) -> "Layout":
-        """The processes that a user asked for, or those that a launcher has started.
-
-        Args:
-            devices: Processes on each machine; by default one, or the launcher's number.
-            nodes: Machines; likewise.
-            device: "cpu", "cuda", "cuda:1" …
-
-        Returns:
-            The layout.
-
-        Raises:
-            InputError: If the launcher started another number, or the devices are not there.
-
-        Example:
-            >>> Layout.asked_for(2, None, "cpu").world_size
-            2
-        """
-        found = cls.of_environment()
-        layout = found or cls(devices or 1, nodes or 1)
+        """The processes that a launcher has started, or else those that a user asked for, by default one."""
+        layout = cls.of_environment() or cls(devices or 1, nodes or 1)
         for option, asked, there in (("devices", devices, layout.devices), ("nodes", nodes, layout.nodes)):
             if asked is not None and asked != there:
                 raise InputError(
-                    f"--{option} {asked} contradicts the launcher, which started this as one of "
-                    f"{layout.devices} processes on each of {layout.nodes} machines: leave out "
-                    f"--{option}."
+                    f"--{option} {asked} contradicts the launcher, which started this as one of {layout.devices} "
+                    f"processes on each of {layout.nodes} machines: leave out --{option}."
                 )
         if layout.world_size > 1:
             _check_device(device, layout.devices)
         return layout
 
     def device_of_rank(self, device: str) -> str:
-        """The device of this process.
-
-        Args:
-            device: What the user asked for.
-
-        Returns:
-            The GPU of this process's number on its machine for "cuda", else `device`.
-        """
+        """The device of this process: for "cuda" the GPU with its number on its machine."""
         if device == "cuda" and self.local_rank is not None and self.world_size > 1:
             return f"cuda:{self.local_rank}"
         return device
 
 
 def check_ranks() -> None:
-    """Refuse an environment in which the number of this process is no number.
-
-    Raises:
-        InputError: If it is something else.
-
-    Example:
-        >>> check_ranks()
-    """
+    """Refuse an environment in which the rank of this process is not a number."""
     for name in ("RANK", "LOCAL_RANK"):
         if name in os.environ:
             _number(name)

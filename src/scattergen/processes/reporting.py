@@ -1,4 +1,4 @@
-"""What the process of a rank tells the supervisor that started it, and how it notices its end."""
+"""How a rank reports to the supervisor that started it, and ends with it."""
 
 import json
 import os
@@ -14,29 +14,19 @@ from contextlib import contextmanager
 from scattergen.processes.group import is_lost_connection
 from scattergen.processes.layout import Layout
 
-LINK = "SCATTERGEN_SUPERVISOR_SOCKET"
-"""Environment variable with the number of the socket that the supervisor listens at."""
-
+LINK = "SCATTERGEN_SUPERVISOR_SOCKET"  # environment variable with the socket that the supervisor listens at
 # The kinds of failure, from the one that says most of what is wrong to the one that says least.
 KINDS = ("refused", "killed", "unexpected", "lost", "interrupted")
 _LONGEST = 30_000  # characters: fits the buffer of a socket, so that no rank waits to be read
-# Time in which torchrun ends the others after rank 0 has failed (it looks every 0.1 s).
-_AFTER_RANK_0 = 2.0
+_AFTER_RANK_0 = 2.0  # seconds in which torchrun, which looks every 0.1 s, ends the others after rank 0 has failed
 
 
 @contextmanager
 def errors_reported(layout: Layout, sentence_of: Callable[[BaseException], str | None]) -> Iterator[None]:
-    """Let an error that occurs in several processes be printed once.
+    """Let an error that occurs in several processes be printed once, as `sentence_of` words it.
 
     Below our supervisor, a process hands its error over and exits.  Below another launcher, it
     raises the error, and those of rank 1 and above do so after rank 0 had the time to.
-
-    Args:
-        layout: Where this process stands.
-        sentence_of: What to tell a user of an error; None if nobody expected it.
-
-    Raises:
-        SystemExit: In place of any error, below our supervisor.
     """
     supervisor = _supervisor()
     try:
@@ -68,7 +58,7 @@ def _supervisor() -> socket.socket | None:
     supervisor.set_inheritable(False)
 
     def end_with_supervisor() -> None:
-        # It sends nothing: this returns when it is gone, were it by SIGKILL.
+        # It sends nothing: this returns when it is gone, even by SIGKILL.
         supervisor.recv(1)
         os.killpg(0, signal.SIGKILL)  # this process, which leads its group, and its children
 

@@ -27,7 +27,7 @@ _POLL = 0.05  # seconds between two looks at the ranks
 _AFTER_FAILURE = 1.0  # seconds in which other ranks may say what they know of a failure
 _AFTER_SIGNAL = 5.0  # seconds in which ranks may end by themselves after Ctrl-C or SIGTERM
 _MEETING_PLACE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-_STORE_IS_THERE = "TORCHELASTIC_USE_AGENT_STORE"  # by which torchrun tells PyTorch that it made one
+_STORE_IS_THERE = "TORCHELASTIC_USE_AGENT_STORE"  # tells PyTorch that a store exists, as torchrun does
 
 
 class _Stopped(BaseException):
@@ -57,37 +57,19 @@ class _Rank:
 
 
 def this_program() -> list[str]:
-    """The beginning of a command that starts the command line of this package once more.
-
-    Returns:
-        Program and arguments; Python then looks for modules where they are installed, not in the
-        current folder, where a file torch.py would be run in place of PyTorch.
-
-    Example:
-        >>> this_program()[-2:]
-        ['-m', 'scattergen']
-    """
-    # A checkout that is not installed is found in the current folder only.
+    """The beginning of a command that starts the command line of this package once more."""
+    # Python shall not look in the current folder (-P), where a file torch.py would be run in place of PyTorch,
+    # unless the package is a checkout that is not installed, which is only found there.
     here = Path(__file__).parents[2] == Path.cwd()
     return [sys.executable, *([] if here else ["-P"]), "-m", "scattergen"]
 
 
 def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
-    """Run a command in several processes, until all have ended.
+    """Run a command, which works inside `errors_reported`, in several processes that share the threads, to its end.
 
-    The processes find their number in the environment, as below `torchrun` (see
-    `Layout.of_environment`).
-
-    Args:
-        command: Program and arguments, whose work is inside `errors_reported`.
-        layout: Processes to start.  With several machines, every machine runs the same command,
-            and the environment says which machine this is and where they meet.
-        threads: Processor threads that the processes of this machine share.
-
-    Raises:
-        InputError: If several machines are asked for and the environment says too little.
-        ScattergenError: If a process failed or was killed; the others are ended.
-        KeyboardInterrupt: On Ctrl-C, when all are ended.
+    They find their number in the environment, as below `torchrun` (see `Layout.of_environment`).  With
+    several machines, every machine runs the same command, and the environment says which machine this
+    is and where they meet.  If a process fails or is killed, the others are ended.
     """
     with _meeting_place(layout) as where:
         reports = _run(command, layout, {**os.environ, **where}, threads)
@@ -99,11 +81,9 @@ def _run(
     command: Sequence[str], layout: Layout, environment: dict[str, str], threads: int
 ) -> dict[int, tuple[str, str]]:
     """Reports of the ranks that failed, when all have ended."""
-    environment["WORLD_SIZE"] = str(layout.world_size)
-    environment["LOCAL_WORLD_SIZE"] = str(layout.devices)
+    environment["WORLD_SIZE"], environment["LOCAL_WORLD_SIZE"] = str(layout.world_size), str(layout.devices)
     environment["OMP_NUM_THREADS"] = str(max(1, threads // layout.devices))
-    # Else every rank prints stack traces of C++ when another one dies.
-    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each rank prints stacks of C++ when another dies
     environment.pop("GROUP_RANK", None)  # of another launcher
     first = int(environment["NODE_RANK"]) * layout.devices
     ranks: list[_Rank] = []
@@ -142,7 +122,7 @@ def _start(number: int, command: Sequence[str], environment: dict[str, str]) -> 
 def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
     """Where the ranks meet, as variables of the environment."""
     if layout.nodes == 1:
-        # Made here, since that of rank 0 would listen to other machines too, whatever its address.
+        # Made here, since rank 0's own would listen to other machines too, whatever its address.
         listening = socket.create_server(("127.0.0.1", 0))
         host, port = listening.getsockname()
         store = TCPStore(  # which closes the socket
@@ -155,9 +135,8 @@ def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
     missing = [name for name in _MEETING_PLACE if not os.environ.get(name)]
     if missing:
         raise InputError(
-            f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment: set on every "
-            "machine its number from 0, and the address and a free port of machine 0; or start "
-            "the processes by torchrun."
+            f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment: set on every machine its number "
+            "from 0, and the address and a free port of machine 0; or start the processes by torchrun."
         )
     node = os.environ["NODE_RANK"]
     if not node.isdecimal() or int(node) >= layout.nodes:
@@ -177,7 +156,7 @@ def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:
         if len(ended) == len(ranks):
             break
         if failed:
-            # The one seen first is not always the cause: wait for what the others say.
+            # The first one seen is not always the cause: wait for what the others say.
             deadline = deadline or time.monotonic() + _AFTER_FAILURE
             if time.monotonic() > deadline:
                 break
@@ -187,32 +166,24 @@ def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:
 
 def _raise(reports: dict[int, tuple[str, str]], world_size: int) -> None:
     """Say once what went wrong, by the report that says most."""
-
-    def precedence(report: tuple[int, tuple[str, str]]) -> tuple[int, bool, int]:
-        number, (kind, text) = report
-        # The connection to a process that was killed may break in a thread that can only abort.
-        return KINDS.index(kind), text == "SIGABRT", number
-
-    number, (kind, text) = min(reports.items(), key=precedence)
-    again = "run the same command again; finished parts are kept"
+    # The connection to a process that was killed may break in a thread that can only abort.
+    rows = [(KINDS.index(kind), text == "SIGABRT", number) for number, (kind, text) in reports.items()]
+    number = min(rows)[2]
+    kind, text = reports[number]
+    who, again = f"Process {number} of {world_size}", "run the same command again; finished parts are kept"
     if kind == "refused":
         raise ScattergenError(text)
     if kind == "killed":
         hint = ", perhaps for lack of memory" if text == "SIGKILL" else ""
-        raise ScattergenError(
-            f"Process {number} of {world_size} was ended by the signal {text}{hint}, so the others "
-            f"were stopped: {again}."
-        )
+        raise ScattergenError(f"{who} was ended by the signal {text}{hint}, so the others were stopped: {again}.")
     if kind == "unexpected":
         print(text, end="", file=sys.stderr)
         raise ScattergenError(
-            f"Process {number} of {world_size} failed (see above), so the others were stopped: "
-            f"{again} once the cause is removed."
+            f"{who} failed (see above), so the others were stopped: {again} once the cause is removed."
         )
     if kind == "lost":
         raise ScattergenError(
-            f"Process {number} of {world_size} lost its connection to the others: see what the "
-            f"other machines say, then {again}."
+            f"{who} lost its connection to the others: see what the other machines say, then {again}."
         )
     raise KeyboardInterrupt
 
@@ -237,13 +208,13 @@ def _end(ranks: Sequence[_Rank], number: int | None = None) -> None:
 @contextmanager
 def _raising_signals() -> Iterator[None]:
     """Raise `_Stopped` on the signals by which users and schedulers end a program."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(each, signal.SIG_IGN)  # one is enough: ending the ranks must not stop
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # one is enough: nothing may interrupt ending the ranks
         raise _Stopped(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

@@ -2,7 +2,8 @@
 
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import LAST_STAGE
-from scattergen.runs.options import check_name, differences, refuse_differences
+from scattergen.runs.layout import check_name
+from scattergen.runs.options import differences, refuse_differences
 from scattergen.runs.saving import save_run
 from scattergen.runs.stages import Result, Stages
 

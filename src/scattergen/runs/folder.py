@@ -2,8 +2,7 @@
 
 Every finished stage is an immutable file NAME-KEY.safetensors, whose key is the hash of all that it
 depends on.  run.json says which of them belong to the run; it alone ever changes, in one step.
-Unfinished work lies in work/KEY.  Readers need no lock, and writers only while they change it.
-Nothing is ever unpickled.
+Unfinished work lies in work/KEY.  Readers need no lock, and writers only while they change run.json.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index
-from scattergen.runs.layout import METRICS, WORK, file_of
+from scattergen.runs.layout import METRICS, WORK, file_of, no_name
 from scattergen.runs.locks import locked, writing_to
-from scattergen.runs.options import no_name, refuse_differences
+from scattergen.runs.options import refuse_differences
 from scattergen.runs.schema import content_of
 from scattergen.runs.starting import begin
 from scattergen.runs.stored import StoredRun
@@ -30,22 +29,7 @@ from scattergen.tensor_files import read_tensors, write_tensors
 
 
 class RunFolder(StoredRun):
-    """Tensors, stages and measurements of one run.
-
-    Made by `RunFolder.start` (to fit) or `RunFolder.open` (to use).
-
-    Attributes:
-        path: The folder.
-        replaces: Whether this run shall take the place of the one that is there (see `finish`).
-
-    Example:
-        >>> import tempfile, torch
-        >>> place = Path(tempfile.mkdtemp()) / "run"
-        >>> run = RunFolder.start(place, {"seed": 0})
-        >>> run.write("weights", "0123456789abcdef", {"w": torch.ones(2)}, {"width": 2})
-        >>> RunFolder.open(place).read("weights")[1]
-        {'width': 2}
-    """
+    """Tensors, stages and measurements of one run, made by `RunFolder.start` (to fit) or `RunFolder.open` (to use)."""
 
     @classmethod
     def start(
@@ -57,24 +41,13 @@ class RunFolder(StoredRun):
         afresh: bool = False,
         may_change: Callable[["RunFolder", str], bool] | None = None,
     ) -> "RunFolder":
-        """A new run, or the one that is there if it has the same options.
+        """A new run with options that `json` can write, or the one that is there if it has the same options.
 
-        A run in which nothing has been finished yet gives way to one with other options.
-
-        Args:
-            path: The folder; made if it does not exist.
-            options: Anything that `json` can write.
-            overwrite: Make a run with other options, too. A finished run stays until `finish` is
-                called on the new one; of an unfinished one all is kept that the new one needs.
-            afresh: Begin the run that replaces another one anew in any case.
-            may_change: Whether a run may be continued with another value of an option in any case,
-                given the run and the option's name, such as "densities.vae.beta".
-
-        Returns:
-            The run.
-
-        Raises:
-            RunFolderError: If the folder holds something else, or a run with other options.
+        A run in which nothing is finished yet gives way to one with other options.  With `overwrite` any
+        run does: a finished one stays until `finish` is called on the new one, and of an unfinished one
+        all is kept that the new one needs.  `afresh` begins the new one without what was begun of it.
+        `may_change` tells whether a run may be continued with another value of an option such as
+        "densities.vae.beta".
         """
         path = Path(path).expanduser()
         wanted = json.loads(json.dumps(options))
@@ -87,46 +60,23 @@ class RunFolder(StoredRun):
 
     @classmethod
     def begun(cls, path: Path | str) -> "RunFolder":
-        """The run of a folder that a fit would go on with: one that replaces it, if there is one.
-
-        Args:
-            path: A folder made by `start`.
-
-        Returns:
-            The run.
-
-        Raises:
-            RunFolderError: As `open`.
-        """
+        """The run of a folder that a fit would go on with: the one that replaces it, if there is one."""
         run = cls.open(path)
         following = read_index(run.path).next
         return run if following is None else cls(run.path, following, replaces=True)
 
     @contextmanager
     def working(self, name: str, key: str) -> Iterator[Path]:
-        """A folder for the unfinished work of a stage, which no other process works on meanwhile.
-
-        Args:
-            name: Of the stage.
-            key: Hash of all that it depends on.
-
-        Yields:
-            The folder; what it holds is deleted once the stage is written.
-
-        Raises:
-            RunFolderError: If another process is making the same, or nobody may write here.
-        """
+        """A folder for unfinished work that no other process touches meanwhile; deleted once the stage is written."""
         folder = self.work(key)
         with ExitStack() as held:
-            # So that nobody takes the folder for an idle one meanwhile.
-            with remains.changing(self.path):
-                # What is made is made from the stages that have been read: no others are taken.
-                self._current()
+            with remains.changing(self.path):  # so that nobody takes the folder for an idle one
+                self._current()  # refuses to work for another run that has been begun here
                 with writing_to(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
                 busy = remains.busy(self.path, f" (it makes {name})")
                 held.enter_context(locked(folder / "lock", busy))
-                with suppress(OSError):  # else it is found out when it is finished
+                with suppress(OSError):  # a full disk shows up when the stage is written
                     (folder / "lock").write_text(name)
             for path in folder.rglob("*"):  # of a process that was killed
                 if is_temporary(path):
@@ -140,7 +90,7 @@ class RunFolder(StoredRun):
 
     @contextmanager
     def drawing(self, name: str) -> Iterator[Path]:
-        """A folder for what shows a finished stage, until `illustrate` gives it its place."""
+        """A folder for pictures of a finished stage, until `illustrate` moves them to their places."""
         key = hashlib.sha256(f"{name} {self.key(name)}".encode()).hexdigest()[:16]
         with self.working(name, key) as folder:
             yield folder
@@ -148,48 +98,28 @@ class RunFolder(StoredRun):
                 layout.remove_work(self.path, key)
 
     def work(self, key: str) -> Path:
-        """Folder of the unfinished work of a stage, whether it is there or not.
-
-        Args:
-            key: Of the stage.
-
-        Returns:
-            The path.
-        """
+        """Folder of the unfinished work of a stage, whether it is there or not."""
         return self.path / WORK / key
 
     def find(self, name: str, key: str) -> Entry | None:
-        """A finished stage of this or an earlier run of the folder, which then belongs to this one.
-
-        Args:
-            name: Of the stage.
-            key: Hash of all that it depends on.
-
-        Returns:
-            The entry; None if there is none or its file is damaged.
-        """
-        found = self._found(name, key)
-        if found is not None and self.work(key).exists():  # of a process that had just written it
-            with suppress(RunFolderError), remains.changing(self.path):
-                layout.remove_work(self.path, key)
-        return found
-
-    def _found(self, name: str, key: str) -> Entry | None:
+        """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
         entry = self._record.stages.get(name)
-        # Versions before 0.2 stored no keys.  `start` has seen to it that the options are the same;
+        # Versions before 0.2 stored no keys.  `start` has made sure that the options are the same;
         # those of densities are in their metadata.
         same = ("", key) if "/" not in name else (key,)
-        if entry is not None and entry.key in same and self.is_whole(name):
-            return entry
-        path = self.path / file_of(name, key)
-        try:
-            kept = read_tensors(path)[1]
-            content_of(path, name, key, kept)
-            found = Entry(key, sha256(path), kept["after"], [], kept["facts"])
-        except (OSError, RunFolderError):
-            return None
-        self._enter(name, found)
-        return found
+        if entry is None or entry.key not in same or not self.is_whole(name):
+            path = self.path / file_of(name, key)
+            try:
+                kept = read_tensors(path)[1]
+                content_of(path, name, key, kept)
+                entry = Entry(key, sha256(path), kept["after"], [], kept["facts"])
+            except (OSError, RunFolderError):
+                return None
+            self._enter(name, entry, {})
+        if self.work(key).exists():  # of a process that had just written it
+            with suppress(RunFolderError), remains.changing(self.path):
+                layout.remove_work(self.path, key)
+        return entry
 
     def learn(self, name: str, entry: Entry) -> None:
         """Know a stage that another process of the same fit has found or made."""
@@ -204,26 +134,13 @@ class RunFolder(StoredRun):
         facts: Mapping[str, Any] | None = None,
         after: Mapping[str, str] | None = None,
     ) -> None:
-        """Store tensors and, with them, the fact that a stage is finished.
-
-        Args:
-            name: Of the stage; may contain one "/".
-            key: Hash of all that it depends on.
-            tensors: Name to tensor.
-            metadata: Anything that `json` can write.
-            facts: What was measured.
-            after: Stages that it was made from, to their keys.
-
-        Raises:
-            InputError: If the name cannot be that of a file.
-            ScattergenError: If the file cannot be written.
-        """
+        """Store a finished stage: its tensors, what was measured, and the keys of the stages it was made from."""
         layout.check_stage(name, key)
         kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts or {}), "after": dict(after or {})}
         new = self.work(key) / f"result{layout.SUFFIX}"
         write_tensors(new, tensors, kept)
         entry = Entry(key, sha256(new), kept["after"], [], kept["facts"])
-        self._enter(name, entry, lambda: self._place({file_of(name, key): new}))
+        self._enter(name, entry, {file_of(name, key): new})
 
     def note(
         self,
@@ -233,34 +150,15 @@ class RunFolder(StoredRun):
         after: Sequence[str],
         products: Mapping[str, Path] | None = None,
     ) -> None:
-        """Note that a stage without tensors is finished, and give its products their places.
-
-        Args:
-            name: Of the stage.
-            key: Hash of all that it depends on.
-            facts: What was measured.
-            after: Finished stages that it was made from.
-            products: Name relative to the run folder, to the file that shall have this name.
-
-        Raises:
-            ScattergenError: If a file cannot be written.
-        """
+        """Note that a stage without tensors is finished, and move its products to their names in the folder."""
         products = products or {}
         layout.check_stage(name, key)
         keys = {one: self.key(one) for one in after}
         entry = Entry(key, None, keys, sorted(products), dict(facts))
-        self._enter(name, entry, lambda: self._place(products))
+        self._enter(name, entry, products)
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
-        """Give files that show a finished stage their places.
-
-        Args:
-            name: Of the stage.
-            products: Name relative to the run folder, to the file that shall have this name.
-
-        Raises:
-            ScattergenError: If a file cannot be written.
-        """
+        """Move files that show a finished stage to their names in the folder."""
         with self._recording({name: self.key(name)}) as stages:
             self._place(products)
             shown = sorted({*stages[name].products, *products})
@@ -273,20 +171,16 @@ class RunFolder(StoredRun):
             (self.path / target).parent.mkdir(exist_ok=True)
             move_file(file, self.path / target)
 
-    def _enter(self, name: str, entry: Entry, place: Callable[[], None] = lambda: None) -> None:
+    def _enter(self, name: str, entry: Entry, products: Mapping[str, Path]) -> None:
         with self._recording(entry.after) as stages:
-            place()
+            self._place(products)
             if name in stages and stages[name].key != entry.key:
-                del stages[name]  # the order is that of making
+                del stages[name]  # so that the order stays that of making
             stages[name] = entry
 
     @contextmanager
     def _recording(self, made_from: Mapping[str, str]) -> Iterator[dict[str, Entry]]:
-        """The finished stages, to be changed, unless somebody has replaced what that is made from.
-
-        Args:
-            made_from: Stage to the key that it had.
-        """
+        """The finished stages, to be changed; refused if one that the change builds on has another key by now."""
         with self._updating() as index:
             stages = self._record.stages
             for one, key in made_from.items():
@@ -294,31 +188,24 @@ class RunFolder(StoredRun):
                     raise RunFolderError(
                         f"Another process has replaced {one} of {self.path} meanwhile: run the same command again."
                     )
-            before, known, finished = self._record.named(), dict(stages), self._is_all(index)
+            before, known, settled = self._record.named(), dict(stages), index.settled
             yield stages
             self._record.drop_outdated()
-            if self._is_all(index) and not finished:
+            if index.settled and not settled:
                 remains.end_work(self.path, index.current)  # first, so that a kill leaves none behind
             index.write(self.path)
             made = {name: one.key for name, one in stages.items() if known.get(name) != one}
             for key in made.values():
                 layout.remove_work(self.path, key)
-            if self._is_all(index):
+            if index.settled:
                 remains.collect(self.path, index.current, before)
                 remains.end_work(self.path, index.current, made)
-            else:  # files of stages may yet be found again
+            else:  # keep the files of stages, which may be found again
                 gone = before - index.named()
                 layout.remove(self.path, [one for one in gone if not layout.is_stage_file(one)])
 
-    def _is_all(self, index: Index) -> bool:
-        """Whether the folder shall hold nothing but this run, which is finished."""
-        return index.next is None and index.current.finished
-
     def finish(self) -> None:
-        """Let this run take the place of the one before, and delete what belongs to neither.
-
-        Files that scattergen did not make stay.
-        """
+        """Take the place of the run before, and delete all files of scattergen that this one does not need."""
         with self._updating() as index:
             before = {*index.current.named(), *layout.own_files(self.path)}
             self._record.drop_outdated()
@@ -330,7 +217,7 @@ class RunFolder(StoredRun):
                 remains.end_work(self.path, self._record)
             layout.remove(self.path, filter(layout.is_product, old))
             if not self.replaces and index.next is not None:
-                layout.remove(self.path, remains.DRAFTS)  # of one that is given up
+                layout.remove(self.path, remains.DRAFTS)  # of the one that is given up
             index.current, index.next = self._record, None
             index.write(self.path)
             self.replaces = False
@@ -341,7 +228,7 @@ class RunFolder(StoredRun):
     def tidy(self) -> None:
         """Delete what a process that was killed left in a finished run."""
         with self._updating() as index:
-            if self._is_all(index):
+            if index.settled:
                 remains.place_metrics(self.path)
                 with suppress(FileNotFoundError), open_regular(self.path / METRICS, "rb+") as file:
                     remains.end_last_line(file)
@@ -357,10 +244,10 @@ class RunFolder(StoredRun):
             yield index
 
     def _current(self) -> tuple[Index, Record]:
-        """The index as it is now, and this run in it, unless another one is there instead."""
+        """The index as it is now, and this run in it; refused if another run has replaced it."""
         index = read_index(self.path)
         record = index.next if self.replaces else index.current
-        if record is None:  # somebody finished or gave it up
+        if record is None:  # another process has finished or given up that one
             record = index.current
         refuse_differences(self.path, record.options, self.options)
         return index, record

@@ -1,4 +1,4 @@
-"""run.json: which results belong to a run, and those of another one that shall take its place."""
+"""run.json: which results belong to a run, and to the one that will take its place."""
 
 import hashlib
 import json
@@ -10,15 +10,10 @@ from typing import Any
 from scattergen.errors import RunFolderError
 from scattergen.files import read_json, write_json
 from scattergen.runs.layout import INDEX, SUFFIX, file_of
-from scattergen.runs.schema import check_index
+from scattergen.runs.schema import REMEDY, check_index
 
-FORMAT = 2
-"""Version of the layout; raised when older software could not read a newer folder."""
-
-LAST_STAGE = "report"
-"""The stage whose end is that of a fit."""
-
-REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
+FORMAT = 2  # version of the layout, raised when older software could not read a newer folder
+LAST_STAGE = "report"  # a fit ends with it
 
 
 class OtherFormatError(RunFolderError):
@@ -27,40 +22,26 @@ class OtherFormatError(RunFolderError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished stage.
+    """A finished stage."""
 
-    Attributes:
-        key: Hash of all that its result depends on.
-        sha256: Of the file of its tensors; None if it has none.
-        after: Stages that it was made from, to their keys.
-        products: Files for people to look at, relative to the run folder.
-        facts: What was measured, such as "seconds".
-    """
-
-    key: str
-    sha256: str | None = None
-    after: dict[str, str] = field(default_factory=dict)
-    products: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    key: str  # hash of all that its result depends on
+    sha256: str | None = None  # of the file of its tensors, if it has one
+    after: dict[str, str] = field(default_factory=dict)  # stages that it was made from, to their keys
+    products: list[str] = field(default_factory=list)  # files for people to look at, relative to the run folder
+    facts: dict[str, Any] = field(default_factory=dict)  # what was measured, such as "seconds"
 
 
 @dataclass
 class Record:
-    """A run.
+    """A run."""
 
-    Attributes:
-        scattergen: Version that began it.
-        options: What it is fitted with.
-        stages: Those that are finished, in their order.
-    """
-
-    scattergen: str
+    scattergen: str  # version that began it
     options: dict[str, Any]
-    stages: dict[str, Entry] = field(default_factory=dict)
+    stages: dict[str, Entry] = field(default_factory=dict)  # those that are finished, in their order
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Record":
-        """From JSON that was checked."""
+        """The run that checked JSON describes."""
         stages = {name: Entry(**entry) for name, entry in content["stages"].items()}
         return cls(content["scattergen"], content["options"], stages)
 
@@ -72,7 +53,7 @@ class Record:
 
     @property
     def has_keys(self) -> bool:
-        """Whether it is known of all stages what they depend on; not before version 0.2."""
+        """Whether every stage says what it depends on; versions before 0.2 did not keep that."""
         return all(entry.key for entry in self.stages.values())
 
     def files(self) -> dict[str, str]:
@@ -86,12 +67,12 @@ class Record:
     def named(self) -> set[str]:
         """All files that belong to the run, relative to its folder."""
         products = {one for entry in self.stages.values() for one in entry.products}
-        return products | {*self.files().values()}
+        return products | set(self.files().values())
 
     def drop_outdated(self) -> None:
-        """Take out the stages that were made from others than those which are there now."""
+        """Take out the stages that were made from stages that have been replaced since."""
         keys = {name: entry.key for name, entry in self.stages.items()}
-        # In the order of making, so that what was made from them is dropped, too.
+        # In the order of making, so that whatever was made from a dropped stage is dropped, too.
         for name, entry in [*self.stages.items()]:
             if any(keys.get(one) != key for one, key in entry.after.items()):
                 del keys[name], self.stages[name]
@@ -99,29 +80,22 @@ class Record:
 
 @dataclass
 class Index:
-    """What run.json holds.
-
-    Attributes:
-        current: The run.
-        next: The one that shall take its place, once it is finished.
-    """
+    """What run.json holds."""
 
     current: Record
-    next: Record | None = None
+    next: Record | None = None  # takes its place once it is finished
+
+    @property
+    def settled(self) -> bool:
+        """Whether the folder should hold nothing but this run, which is finished."""
+        return self.next is None and self.current.finished
 
     def named(self) -> set[str]:
         """All files that belong to one of them, relative to the folder."""
         return self.current.named() | (set() if self.next is None else self.next.named())
 
     def write(self, path: Path) -> None:
-        """Write run.json in a folder, atomically.
-
-        Args:
-            path: The folder.
-
-        Raises:
-            ScattergenError: If it cannot be written.
-        """
+        """Write run.json in a folder, atomically."""
         content = asdict(self.current)
         if self.next is not None:
             content["next"] = asdict(self.next)
@@ -129,17 +103,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """The run.json of a folder, checked.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        RunFolderError: If it cannot be read, is damaged, was changed, or is of a newer format.
-    """
+    """The checked run.json of a folder; refused if it is unreadable, damaged, changed, or of a newer format."""
     file = path / INDEX
     try:
         content = read_json(file)
@@ -166,10 +130,10 @@ def read_index(path: Path) -> Index:
 
 
 def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """An index of versions before 0.2, whose stages had no keys and files the names of stages."""
+    """An index of a version before 0.2, where stages had no keys and files were named after them."""
     try:
         hashes = {
-            # There were two while one file took the place of another.
+            # A file that was just being replaced had two.
             name: digest if isinstance(digest, str) else [*map(str, digest)][1]
             for name, digest in content.pop("files").items()
         }
@@ -177,15 +141,13 @@ def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
             raise TypeError
         facts = content["stages"]
         names = dict.fromkeys([*(name.removesuffix(SUFFIX) for name in hashes), *facts])
-        # Whoever makes the encoder again makes all again.
+        # With a new encoder everything is made again.
         after = {"encoder": ""} if "encoder" in names else {}
         stages = {
-            name: asdict(
-                Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, facts=facts.get(name, {}))
-            )
+            name: Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, [], facts.get(name, {}))
             for name in names
         }
-        return {**content, "stages": stages}
+        return {**content, "stages": {name: asdict(entry) for name, entry in stages.items()}}
     except (KeyError, AttributeError, TypeError, IndexError) as error:
         raise _damaged(file) from error
 

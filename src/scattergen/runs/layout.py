@@ -1,7 +1,4 @@
-"""The layout of a run folder: which files in it are scattergen's, and which it must not touch.
-
-Only files that scattergen made are ever deleted, whatever a folder holds.
-"""
+"""The layout of a run folder: which files in it are scattergen's, since only those are ever deleted."""
 
 import os
 import re
@@ -10,127 +7,52 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from scattergen.errors import RunFolderError
+from scattergen.errors import InputError, RunFolderError
 from scattergen.files import is_temporary, read_json
-from scattergen.runs.options import is_name, no_name
 
 INDEX = "run.json"
 METRICS, PREVIEW = "metrics.jsonl", "pictures/preview.png"
 LOCK = ".scattergen-lock"
-WORK = "work"
-"""Folder of unfinished work, with a sub-folder named by the key of each stage."""
-
+WORK = "work"  # holds unfinished work, in a folder named by the key of each stage
 SUFFIX = ".safetensors"
-DENSITIES, PAPER = "densities", "paper"
-"""The only sub-folders that run.json may name files in."""
+DENSITIES, PAPER = "densities", "paper"  # the only folders in which run.json may name files
 
 _KEY = "[0-9a-f]{16}"
-_PICTURE = r"""
-    pictures/(
-        preview | evaluation | density-NAME | diagnosis-NAME | densities | samples-NAME |
-        reconstructions | eigenvalues | explained-variance | rejections-\w+ | training-loss |
-        validation-psnr | visualisation-matrix-\w+
-    )(-\d+)?\.png
-"""
-# What people look at; NAME is what `is_name` allows.
+_NAME = r"\w[\w.-]*"
+_PICTURE = (
+    rf"pictures/(preview|evaluation|density-{_NAME}|diagnosis-{_NAME}|densities|samples-{_NAME}|reconstructions|"
+    r"eigenvalues|explained-variance|rejections-\w+|training-loss|validation-psnr|visualisation-matrix-\w+)(-\d+)?\.png"
+)
+# What people look at.
 _PRODUCT = re.compile(
-    rf"""
-    metrics\.jsonl | report\.html | evaluation\.json | diagnosis(-NAME)?\.json |
-    reproduction(-quick)?\.html | {_PICTURE}
-    """.replace("NAME", r"\w[\w.-]*"),
-    re.VERBOSE,
+    rf"metrics\.jsonl|report\.html|evaluation\.json|diagnosis(-{_NAME})?\.json|reproduction(-quick)?\.html|{_PICTURE}"
 )
 # What only versions before 0.2 wrote, and a benchmark.
 _OLD = re.compile(
-    rf"""
-    benchmark\.jsonl | reproduction/\w+/NAME\.safetensors |
-    reproduction/\w+/unfinished/(NAME/)+NAME\.(safetensors|json) |
-    checkpoints/(NAME/){{1,2}}({_KEY}[\w.-]*(/NAME)? | mirrored\.safetensors)
-    """.replace("NAME", r"\w[\w.-]*"),
-    re.VERBOSE,
+    rf"benchmark\.jsonl|reproduction/\w+/{_NAME}\.safetensors|"
+    rf"reproduction/\w+/unfinished/({_NAME}/)+{_NAME}\.(safetensors|json)|"
+    rf"checkpoints/({_NAME}/){{1,2}}({_KEY}[\w.-]*(/{_NAME})?|mirrored\.safetensors)"
 )
 _FOLDERS = ("checkpoints", DENSITIES, PAPER, "pictures", "reproduction")
-_MARKS = {"format", "scattergen", "digest"}  # keys by which our run.json is told from others
+_MARKS = {"format", "scattergen", "digest"}  # keys that tell our run.json from others
 
 
-def file_of(name: str, key: str) -> str:
-    """The file of a stage's results.
-
-    Args:
-        name: Of the stage, such as "densities/vae".
-        key: Hash of all that it depends on; empty in runs of versions before 0.2.
-
-    Returns:
-        A name relative to the run folder.
-
-    Example:
-        >>> file_of("encoder", "0123456789abcdef")
-        'encoder-0123456789abcdef.safetensors'
-    """
-    return f"{name}-{key}{SUFFIX}" if key else f"{name}{SUFFIX}"
-
-
-def is_key(key: str) -> bool:
-    """Whether a text is the key of a stage.
-
-    Args:
-        key: The text.
-
-    Returns:
-        True for 16 hexadecimal digits.
-
-    Example:
-        >>> is_key("0123456789abcdef"), is_key("../0123456789ab")
-        (True, False)
-    """
-    return re.fullmatch(_KEY, key) is not None
-
-
-def is_stage(name: str) -> bool:
-    """Whether run.json may name a stage so.
-
-    Args:
-        name: "NAME", "densities/NAME" or "paper/NAME".
-
-    Returns:
-        False for every other name.
-
-    Example:
-        >>> is_stage("densities/vae"), is_stage("pictures/vae"), is_stage("../vae")
-        (True, False, False)
-    """
-    known = is_name(name) and name.rpartition("/")[0] in ("", DENSITIES, PAPER)
-    return known and _may_exist(file_of(name, "0" * 16))
-
-
-def check_stage(name: str, key: str) -> None:
-    """Refuse names and keys that no stage has.
-
-    Args:
-        name: Of the stage.
-        key: Of the stage.
-
-    Raises:
-        InputError: If run.json may not name it so.
-    """
-    if not (is_stage(name) and is_key(key)):
+def check_name(name: str) -> None:
+    """Refuse a name, "NAME" or "FOLDER/NAME", that no file of a run can have."""
+    if not _is_name(name):
         raise no_name(name)
 
 
-def is_product(name: str) -> bool:
-    """Whether a file is one that scattergen writes for people to look at.
+def no_name(name: str) -> InputError:
+    """The error for a name that no file can have."""
+    return InputError(
+        f'"{name.partition("/")[2] if "/" in name else name}" cannot be the name of a file: '
+        'use letters, digits, ".", "_" and "-".'
+    )
 
-    Args:
-        name: Relative to the run folder.
 
-    Returns:
-        True for pages, pictures and scores.
-
-    Example:
-        >>> is_product("pictures/samples-vae.png"), is_product("pictures/holiday.png")
-        (True, False)
-    """
-    return _PRODUCT.fullmatch(name) is not None and _may_exist(name)
+def _is_name(name: str) -> bool:
+    return re.fullmatch(rf"({_NAME}/)?{_NAME}", name) is not None
 
 
 def _may_exist(name: str) -> bool:
@@ -138,80 +60,49 @@ def _may_exist(name: str) -> bool:
     return all(len(part.encode()) <= 255 for part in name.split("/"))
 
 
+def file_of(name: str, key: str) -> str:
+    """The file of a stage's results, NAME-KEY.safetensors; versions before 0.2 stored no keys."""
+    return f"{name}-{key}{SUFFIX}" if key else f"{name}{SUFFIX}"
+
+
+def is_key(key: str) -> bool:
+    """Whether a text is the key of a stage: 16 hexadecimal digits."""
+    return re.fullmatch(_KEY, key) is not None
+
+
+def is_stage(name: str) -> bool:
+    """Whether a stage may have this name: "NAME", "densities/NAME" or "paper/NAME"."""
+    known = _is_name(name) and name.rpartition("/")[0] in ("", DENSITIES, PAPER)
+    return known and _may_exist(file_of(name, "0" * 16))
+
+
+def check_stage(name: str, key: str) -> None:
+    """Refuse names and keys that no stage has."""
+    if not (is_stage(name) and is_key(key)):
+        raise no_name(name)
+
+
+def is_stage_file(name: str) -> bool:
+    """Whether a name, relative to the run folder, is one that `file_of` gives."""
+    stem, _, key = name.removesuffix(SUFFIX).rpartition("-")
+    return name.endswith(SUFFIX) and is_stage(stem) and is_key(key)
+
+
+def is_product(name: str) -> bool:
+    """Whether a name, relative to the run folder, is that of a file that scattergen writes for people to look at."""
+    return _PRODUCT.fullmatch(name) is not None and _may_exist(name)
+
+
 def products_in(folder: Path) -> dict[str, Path]:
-    """Products that have been made in another folder first.
-
-    Args:
-        folder: In the layout of a run folder.
-
-    Returns:
-        Name relative to the folder, to the file.
-    """
+    """Products that were made in a folder of the same layout: relative name to file."""
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
     return {name: file for name, file in files.items() if is_product(name)}
 
 
-def refuse_links(path: Path) -> None:
-    """Refuse a run with links to other folders in it, whose files it would change.
-
-    Args:
-        path: The folder of a run; it may itself be a link.
-
-    Raises:
-        RunFolderError: If there is one.
-    """
-    for one in _below(path, WORK, *_FOLDERS):
-        if one.is_symlink() and one.is_dir():
-            raise RunFolderError(
-                f"{one} is a link to another folder, whose files are not the run's: put the folder "
-                "itself there, or delete the link."
-            )
-
-
-def refuse_foreign(path: Path) -> None:
-    """Refuse a place that holds anything but a run.
-
-    Args:
-        path: Where a run shall be made; it need not exist.
-
-    Raises:
-        RunFolderError: If it is a file, or a folder with other things in it.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file: name a folder for the run.")
-    if not path.is_dir():
-        return
-    if os.path.lexists(path / INDEX):
-        try:
-            ours = read_json(path / INDEX).keys() >= _MARKS
-        except OSError:
-            return  # whoever reads it says why it cannot be read
-        except (ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise RunFolderError(
-                f"{path / INDEX} is damaged or not one that scattergen wrote: name another folder, "
-                "or copy the run folder again as a whole; nothing in it has been changed."
-            )
-        return
-    others = [file.name for file in path.iterdir() if file.name != LOCK and not is_temporary(file)]
-    if others:
-        raise RunFolderError(
-            f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}: name "
-            "another folder, or copy the run folder again as a whole; nothing in it has been "
-            "changed."
-        )
-
-
 def own_files(path: Path) -> Iterator[str]:
-    """Files in a run folder that scattergen made, besides run.json and unfinished work.
+    """Relative names of all files that scattergen made, but run.json and unfinished work.
 
-    Args:
-        path: The folder.
-
-    Yields:
-        Names relative to it: products, and files of stages, whether run.json names them or not,
-        and what killed writers left in its folders.
+    They are products, files of stages, whether run.json names them or not, and leftovers of killed writers.
     """
     for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
         name = file.relative_to(path).as_posix()
@@ -221,47 +112,53 @@ def own_files(path: Path) -> Iterator[str]:
             yield name
 
 
-def is_stage_file(name: str) -> bool:
-    """Whether a file has a name as `file_of` gives it.
+def refuse_links(path: Path) -> None:
+    """Refuse a run with links to folders in it, whose files it would change; it may itself be a link."""
+    for one in _below(path, WORK, *_FOLDERS):
+        if one.is_symlink() and one.is_dir():
+            raise RunFolderError(
+                f"{one} is a link to another folder, whose files are not the run's: put the folder "
+                "itself there, or delete the link."
+            )
 
-    Args:
-        name: Relative to the run folder.
 
-    Returns:
-        True if so.
-
-    Example:
-        >>> is_stage_file("codes-0123456789abcdef.safetensors"), is_stage_file("mine.safetensors")
-        (True, False)
-    """
-    stem, _, key = name.removesuffix(SUFFIX).rpartition("-")
-    return name.endswith(SUFFIX) and is_stage(stem) and is_key(key)
+def refuse_foreign(path: Path) -> None:
+    """Refuse a place that holds anything but a run; it need not exist."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunFolderError(f"{path} is a file: name a folder for the run.")
+    if os.path.lexists(path / INDEX):
+        try:
+            ours = read_json(path / INDEX).keys() >= _MARKS
+        except OSError:
+            return  # the reader will say why it cannot be read
+        except (ValueError, AttributeError):
+            ours = False
+        what = None if ours else f"{path / INDEX} is damaged or not one that scattergen wrote"
+    else:
+        others = [file.name for file in path.iterdir() if file.name != LOCK and not is_temporary(file)]
+        what = f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}" if others else None
+    if what is not None:
+        raise RunFolderError(
+            f"{what}: name another folder, or copy the run folder again as a whole; nothing in it has been changed."
+        )
 
 
 def remove(path: Path, names: Iterable[str]) -> None:
-    """Delete files of a run, and the folders that are empty without them.
-
-    Args:
-        path: The folder of the run.
-        names: Relative to it.
-    """
+    """Delete files of a run, and the folders that are empty without them."""
     emptied = set()
     for name in names:
-        with suppress(IsADirectoryError, NotADirectoryError):  # put there by somebody
+        with suppress(IsADirectoryError, NotADirectoryError):  # somebody put it there
             (path / name).unlink(missing_ok=True)
         emptied |= {*Path(name).parents}
     for folder in sorted(emptied - {Path()}, reverse=True):
-        with suppress(OSError):  # it is not empty, or not there
+        with suppress(OSError):  # not empty, or not there
             (path / folder).rmdir()
 
 
 def remove_work(path: Path, key: str) -> None:
-    """Delete the unfinished work of a stage.
-
-    Args:
-        path: The folder of the run.
-        key: Of the stage.
-    """
+    """Delete the unfinished work of a stage."""
     shutil.rmtree(path / WORK / key, ignore_errors=True)
     with suppress(OSError):
         (path / WORK).rmdir()
@@ -271,6 +168,6 @@ def _below(path: Path, *tops: str) -> Iterator[Path]:
     """Sub-folders and all that is in them."""
     for top in tops:
         yield path / top
-        # Which passes over what another process deletes meanwhile, and does not enter links.
+        # os.walk passes over what another process deletes meanwhile, and does not follow links.
         for folder, folders, files in os.walk(path / top):
             yield from (Path(folder, name) for name in (*folders, *files))

@@ -1,4 +1,4 @@
-"""Locks between processes, which end with the process that holds them."""
+"""Locks between processes; a lock ends with the process that holds it."""
 
 import fcntl
 import time
@@ -12,14 +12,7 @@ from scattergen.files import open_regular
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Say in a sentence why nothing can be written to a folder.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        RunFolderError: If the block raises an OSError.
-    """
+    """Say in a sentence why nothing can be written to a folder."""
     try:
         yield
     except OSError as error:
@@ -30,16 +23,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock while a block runs.
-
-    Args:
-        path: A file, which is made; its folder exists.
-        busy: What to say if another process holds the lock.
-        patience: Seconds to wait for it.
-
-    Raises:
-        RunFolderError: If another process holds the lock, or the file cannot be written.
-    """
+    """Make and lock a file; raise `busy` if another process still holds it after `patience` seconds."""
     with writing_to(path.parent):
         file = open_regular(path, "ab")
     with file:
@@ -56,14 +40,7 @@ def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds a lock.
-
-    Args:
-        path: Its file.
-
-    Returns:
-        True also if there is no such file.
-    """
+    """Whether no process holds the lock of a file, which need not exist."""
     try:
         with open_regular(path, "rb+") as file:  # network drives lock only what can be written
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What is left in a run folder besides finished stages: unfinished work, metrics, old files."""
+"""What lies in a run folder besides finished stages: unfinished work, metrics, old files."""
 
 import fcntl
 import os
@@ -14,10 +14,9 @@ from scattergen.runs.index import Record
 from scattergen.runs.layout import INDEX, LOCK, METRICS, WORK
 from scattergen.runs.locks import is_free, locked
 
+# Metrics and preview of a run that will take another one's place.
 DRAFTS = (f"{WORK}/{METRICS}", f"{WORK}/preview.png")
-"""Metrics and preview of a run that shall take another one's place."""
-
-_PATIENCE = 30.0  # seconds in which somebody else's change of run.json is over
+_PATIENCE = 30.0  # seconds; a change of run.json by another process takes less
 
 
 @contextmanager
@@ -32,33 +31,29 @@ def changing(path: Path) -> Iterator[None]:
 
 
 def busy(path: Path, what: str = "") -> str:
-    """What to say to whoever comes second."""
+    """What to tell whoever comes second."""
     return f"Another process is writing to {path}{what}: wait for it to finish, or stop it."
 
 
 def refuse_if_busy(path: Path) -> None:
-    """Refuse to go on while somebody is making a stage."""
+    """Refuse to go on while another process is making a stage."""
     if not all(is_free(lock) for lock in (path / WORK).glob("*/lock")):
         raise RunFolderError(busy(path))
 
 
 def collect(path: Path, record: Record, before: Collection[str]) -> None:
-    """Delete what run.json no longer names: files of before, and those of stages."""
+    """Delete what run.json no longer names: files that it named before, and those of stages."""
     kept = {INDEX, METRICS, *record.named()}
     found = [name for name in layout.own_files(path) if layout.is_stage_file(name)]
     layout.remove(path, {*before, *found, *DRAFTS} - kept)
 
 
 def end_work(path: Path, record: Record, names: Collection[str] | None = None) -> None:
-    """Delete work that nobody is at: of what is finished, and of some stages or, else, of all.
-
-    That of others may yet be gone on with.
-    """
+    """Delete idle work: empty folders, and work on finished stages and on stages of some names, or on all."""
     keys = {entry.key for entry in record.stages.values()}
-    for folder in (path / WORK).glob("*"):
+    for folder in _work_folders(path):
         ended = names is None or folder.name in keys or _stage_of(folder) in names
-        free = layout.is_key(folder.name) and is_free(folder / "lock")
-        if free and (ended or not has_progress(folder)):
+        if is_free(folder / "lock") and (ended or not has_progress(folder)):
             layout.remove_work(path, folder.name)
 
 
@@ -74,9 +69,8 @@ def _stage_of(folder: Path) -> str:
 def forsake(path: Path) -> None:
     """Delete a run in which nothing is stored, and its folder unless other things are in it."""
     layout.remove(path, [*layout.own_files(path)])
-    for folder in (path / WORK).glob("*"):
-        if layout.is_key(folder.name):
-            layout.remove_work(path, folder.name)
+    for folder in _work_folders(path):
+        layout.remove_work(path, folder.name)
     (path / INDEX).unlink(missing_ok=True)
     if {file.name for file in path.iterdir()} <= {LOCK}:
         (path / LOCK).unlink(missing_ok=True)
@@ -85,7 +79,7 @@ def forsake(path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file, which ends with a whole one."""
+    """Append a line to a file, after its last complete one."""
     try:
         path.parent.mkdir(exist_ok=True)
         with open_regular(path, "ab+") as file:
@@ -94,8 +88,8 @@ def append_line(path: Path, line: str) -> None:
             file.write(line.encode() + b"\n")
     except OSError as error:
         raise ScattergenError(
-            f"Cannot write {path}: {error.strerror}. Free some space, then run the same command "
-            "again; it continues where it stopped."
+            f"Cannot write {path}: {error.strerror}. Free some space, then run the same command again; "
+            "it continues where it stopped."
         ) from error
 
 
@@ -106,21 +100,24 @@ def end_last_line(file: IO[bytes]) -> None:
 
 
 def place_metrics(path: Path) -> None:
-    """Give the metrics of a run that has taken its place theirs."""
+    """Move the metrics of a run that has taken another one's place to where they belong."""
     if (path / DRAFTS[0]).exists():
         move_file(path / DRAFTS[0], path / METRICS)
 
 
 def is_empty(path: Path, record: Record) -> bool:
-    """Whether nothing would be lost with a run."""
+    """Whether a run holds nothing that could be lost."""
     files = any(map(layout.is_stage_file, layout.own_files(path)))
     return not (record.stages or files or has_work(path))
 
 
 def has_work(path: Path) -> bool:
-    """Whether there is unfinished work to go on with, or somebody at it."""
-    folders = [one for one in (path / WORK).glob("*") if layout.is_key(one.name)]
-    return any(has_progress(one) or not is_free(one / "lock") for one in folders)
+    """Whether there is unfinished work to go on with, or another process at it."""
+    return any(has_progress(one) or not is_free(one / "lock") for one in _work_folders(path))
+
+
+def _work_folders(path: Path) -> list[Path]:
+    return [one for one in (path / WORK).glob("*") if layout.is_key(one.name)]
 
 
 def has_progress(folder: Path) -> bool:

@@ -13,20 +13,14 @@ from scattergen.errors import RunFolderError
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.layout import INDEX
 
-Content = Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+Part = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors and metadata
+Content = Mapping[str, Part]
 
 
 def save_run(path: Path | str, options: Mapping[str, Any], content: Content, *, overwrite: bool = False) -> None:
     """Write named tensors as a run, or add what is new to the run that is there.
 
-    Args:
-        path: The folder.
-        options: What the model was fitted with.
-        content: Name to tensors and metadata.
-        overwrite: Replace a run that is there by this content alone, once all of it is written.
-
-    Raises:
-        RunFolderError: If the folder holds something else, or a run that would change.
+    `overwrite` replaces that run by this content alone, once all of it is written.
     """
     path = Path(path)
     if not overwrite and (path / INDEX).exists():
@@ -34,7 +28,7 @@ def save_run(path: Path | str, options: Mapping[str, Any], content: Content, *, 
     run = RunFolder.start(path, options, overwrite=overwrite, afresh=True)
     for name, (tensors, metadata) in content.items():
         key = _key(name, tensors, metadata)
-        # The file of the same tensors may belong to the run that is replaced: it is not changed.
+        # The run being replaced may own a file with the same tensors, which is then used as it is.
         if not run.has(name) and run.find(name, key) is None:
             run.write(name, key, tensors, metadata)
     if overwrite:
@@ -42,7 +36,7 @@ def save_run(path: Path | str, options: Mapping[str, Any], content: Content, *, 
 
 
 def _key(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    """What was made elsewhere depends on its content only."""
+    """The key of what was made elsewhere: a hash of its content alone."""
     found = hashlib.sha256(json.dumps([name, metadata], sort_keys=True, default=list).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -56,20 +50,17 @@ def _refuse_change(run: RunFolder, content: Content) -> None:
     stored += [f"densities/{key}" for key in run.names("densities")]
     for name in stored:
         if name not in content:
-            raise RunFolderError(
-                f"{run.path} holds {name}, which this model lacks: name another folder, or pass "
-                "overwrite=True to replace the run."
-            )
-        if not _equal(run.read(name), content[name]):
-            raise RunFolderError(
-                f"{run.path} holds another {name} than this model: name another folder, or pass "
-                "overwrite=True to replace the run."
-            )
+            found = f"{name}, which this model lacks"
+        elif not _equal(run.read(name), content[name]):
+            found = f"another {name} than this model"
+        else:
+            continue
+        raise RunFolderError(
+            f"{run.path} holds {found}: name another folder, or pass overwrite=True to replace the run."
+        )
 
 
-def _equal(
-    stored: tuple[Mapping[str, Tensor], Mapping[str, Any]], new: tuple[Mapping[str, Tensor], Mapping[str, Any]]
-) -> bool:
+def _equal(stored: Part, new: Part) -> bool:
     """Whether tensors are the same, and metadata where both have them."""
     (old_tensors, old_metadata), (tensors, metadata) = stored, new
     return (

@@ -11,24 +11,22 @@ from torch import Tensor
 from scattergen.errors import RunFolderError
 from scattergen.runs.layout import DENSITIES, is_key, is_product, is_stage
 
-_REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
+REMEDY = "copy the run folder again as a whole, or fit it again with --overwrite"
 
 
 class _Nothing:
-    """What no value is."""
+    """A type that no value has."""
 
 
-# A dictionary names the entries of an object: "name?" may be missing, "*" is any other.  A list
-# holds values of one form, a tuple a list of so many.
+# A dictionary names the entries of an object: "name?" may be missing, "*" stands for all others.
+# A list is a list of values of one form; a tuple is a list of that length.
 _NUMBER = int | float
 _STAGE = {"seconds?": _NUMBER, "epochs?": int, "iterations?": int}
 _SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing}
 _RESTORED = {**_SCORES, "psnr": _NUMBER}
 _JUDGEMENT = {
     "features": (str, str), "n": int, "n_test": int, "best": str | None, "*": _Nothing,
-    "rows": {
-        "decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}
-    },
+    "rows": {"decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}},
 }  # fmt: skip
 _EPOCH = {name: _NUMBER for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")}
 _ENTRY = {"key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict, "*": _Nothing}
@@ -45,18 +43,12 @@ _RECORD = {
     "scattergen": str,
     "options": {
         "data?": {"name?": str, "fingerprint?": str, "n?": int, "crop?": int | None, "limit?": int | None},
-        "preset?": str | None,
-        "seed?": int,
-        "max_seconds?": _NUMBER,
-        "encoder?": dict,
-        "decoder?": dict,
-        "training?": {"epochs?": int},
+        "preset?": str | None, "seed?": int, "max_seconds?": _NUMBER,
+        "encoder?": dict, "decoder?": dict, "training?": {"epochs?": int}, "densities?": {"*": dict},
         "sampling?": {"n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER},
-        "densities?": {"*": dict},
     },
-    "stages": {"*": _ENTRY},
-    "*": _Nothing,
-}
+    "stages": {"*": _ENTRY}, "*": _Nothing,
+}  # fmt: skip
 _INDEX = {**_RECORD, "next?": _RECORD}
 _METADATA: dict[str, Any] = {
     "encoder": {"image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int},
@@ -68,20 +60,7 @@ _METADATA: dict[str, Any] = {
 
 
 def misfit(value: Any, schema: Any, at: str = "") -> str | None:
-    """Where JSON does not have the form that it should have.
-
-    Args:
-        value: The JSON.
-        schema: A type, a union of types, or these in a list, tuple or dictionary, as above.
-        at: Where the value is.
-
-    Returns:
-        Names with "." between the levels; None if all is well.
-
-    Example:
-        >>> misfit({"data": {"n": "many"}}, {"data": {"n": int, "limit?": int}})
-        '.data.n'
-    """
+    """The first place, such as ".data.n", where JSON does not have the form that it should; None if it has."""
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(schema, dict):
         known = {name.removesuffix("?"): one for name, one in schema.items()}
@@ -106,20 +85,12 @@ def misfit(value: Any, schema: Any, at: str = "") -> str | None:
 def _is_a(value: Any, schema: Any) -> bool:
     if isinstance(value, bool):  # which Python counts among the integers
         return schema in (bool, object)
-    # No number that is counted or measured has more digits.
+    # No count and no measurement is that large.
     return isinstance(value, schema) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
 def check_index(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a run.json that is not of the form that scattergen writes.
-
-    Args:
-        path: Of the file, for the message.
-        content: Without its format and digest.
-
-    Raises:
-        RunFolderError: If it is another one.
-    """
+    """Refuse a run.json whose content (without format and digest) is not what scattergen writes."""
     found = misfit(content, _INDEX)
     if found is None:
         records = {"": content, ".next": content.get("next")}
@@ -129,7 +100,7 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _odd(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a form does not tell."""
+    """What is wrong with a run beyond the form of its JSON."""
     measured = any(entry["facts"] for entry in record["stages"].values())
     for name, entry in record["stages"].items():
         at = f".stages.{name}"
@@ -137,7 +108,7 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
         found = _odd_stage(name, entry, measured)
         if found is not None:
             yield at + found
-            return
+            return  # the judgement below may be malformed, too
     judgement = record["stages"].get("report", {"facts": {}})["facts"].get("judgement")
     if judgement is not None and judgement["best"] not in (None, *judgement["rows"]):
         yield ".stages.report.facts.judgement.best"
@@ -146,12 +117,8 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | None:
-    """What is odd of a stage, in run.json or in the metadata of its file.
-
-    Of a model that was saved from Python nothing was measured.
-    """
-    # Runs of versions before 0.2 have no keys.
-    keys = [entry["key"], *entry["after"].values()]
+    """What is wrong with a stage, in run.json or in the metadata of its file."""
+    keys = [entry["key"], *entry["after"].values()]  # empty in runs of versions before 0.2
     if not is_stage(name) or not all(key == "" or is_key(key) for key in keys):
         return ""
     found = misfit(entry["facts"], _FACTS.get(name, _STAGE)) if measured else None
@@ -159,20 +126,7 @@ def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | Non
 
 
 def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
-    """The content within the metadata of a stage's file, which name the stage, too.
-
-    Args:
-        path: Of the file, for the message.
-        name: Of the stage.
-        key: Of the stage.
-        kept: The metadata of the file.
-
-    Returns:
-        The content, to be checked by `check_metadata`.
-
-    Raises:
-        RunFolderError: If the file is that of another stage, or of none.
-    """
+    """The content within the metadata `kept` in the file of a stage; `check_metadata` checks it further."""
     found = misfit(kept, _KEPT)
     if found is None and (kept["stage"], kept["key"]) != (name, key):
         found = ".stage"
@@ -181,43 +135,18 @@ def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
 
 
 def check_metadata(path: Path, name: str, metadata: Any) -> None:
-    """Refuse metadata that are not those of the tensors of a name.
-
-    Args:
-        path: Of the file, for the message.
-        name: Of the tensors.
-        metadata: Found there.
-
-    Raises:
-        RunFolderError: If they have another form.
-
-    Example:
-        >>> check_metadata(Path("codes.safetensors"), "codes", {"classes": ["cat", "dog"]})
-    """
+    """Refuse metadata that do not have the form of those of the stage `name`."""
     _refuse(path, misfit(metadata, _METADATA.get(name.partition("/")[0], object)))
 
 
 def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata: Any, width: int | None) -> None:
-    """Refuse tensors that hold NaN or infinities, and codes that are none.
-
-    Args:
-        path: Of the file, for the message.
-        name: Of the tensors.
-        tensors: Found there.
-        metadata: Which `check_metadata` has checked.
-        width: Of codes, where that is known.
-
-    Raises:
-        RunFolderError: If they cannot be used.
-
-    Example:
-        >>> check_tensors(Path("a.safetensors"), "a", {"w": torch.zeros(2)}, {}, None)
-    """
+    """Refuse tensors with NaN or infinities, and codes without the right shape, width (if known) or labels."""
     for key, tensor in tensors.items():
-        # A history may say that something was not measured.
+        # In a history NaN says that something was not measured.
         numbers = tensor.is_floating_point() and "history/" not in key
-        if tensor.is_complex() or (numbers and not torch.isfinite(_wide(tensor)).all()):
-            raise RunFolderError(f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {_REMEDY}.")
+        wide = tensor.float() if numbers and tensor.itemsize == 1 else tensor  # isfinite does not know 8 bits
+        if tensor.is_complex() or (numbers and not torch.isfinite(wide).all()):
+            raise RunFolderError(f"{path} holds NaN, infinities or complex numbers ({_shown(key)}): {REMEDY}.")
     if name == "codes":
         codes, labels = tensors.get("codes", torch.empty(0)), tensors.get("labels")
         n_classes = len(metadata.get("classes", ()))
@@ -232,18 +161,12 @@ def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata
         _refuse(path, None if fits else ".codes")
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.itemsize > 1 else tensor.float()  # of 8 bits PyTorch cannot tell
-
-
 def _refuse(path: Path, found: str | None) -> None:
     if found is not None:
-        raise RunFolderError(
-            f"{path} is damaged ({_shown(found.lstrip('.') or 'its content')} is not what "
-            f"scattergen writes): {_REMEDY}."
-        )
+        where = _shown(found.lstrip(".") or "its content")
+        raise RunFolderError(f"{path} is damaged ({where} is not what scattergen writes): {REMEDY}.")
 
 
 def _shown(name: str) -> str:
-    """A name that may be of any length and hold any letter, in quotes."""
+    """A name of any length, with any letters, in quotes and cut short."""
     return json.dumps(name if len(name) <= 80 else name[:77] + "...", ensure_ascii=False)

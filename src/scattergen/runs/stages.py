@@ -1,4 +1,4 @@
-"""Stages of a fit: made, or found where they were made before from the same."""
+"""The stages of a fit: made, or found if they were made before from the same things."""
 
 import hashlib
 import json
@@ -18,44 +18,27 @@ from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import Entry
 from scattergen.training.state import History
 
+# Version of the code of a stage, or of a folder of stages, where it is not 1: raise it when the same
+# options give another result, so that runs make the stage again.
 VERSIONS: dict[str, int] = {}
-"""Stage, or folder of stages, to the version of its code where that is not 1: raise it when the
-same options shall give another result, and what runs hold of it is made again."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage makes.
-
-    Attributes:
-        tensors: Name to tensor.
-        metadata: What is needed to use them; anything that `json` can write.
-        facts: What was measured; "seconds" is added if it is not among them.
-        found: Whether it was made before.
-    """
+    """What a stage makes."""
 
     tensors: dict[str, Tensor]
-    metadata: Any = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    found: bool = False
+    metadata: Any = None  # what is needed to use them; anything that `json` can write
+    facts: dict[str, Any] = field(default_factory=dict)  # what was measured; "seconds" is added
+    found: bool = False  # whether it was made before
 
 
 class Stages:
     """The stages of one fit, with or without a folder to keep them in.
 
-    A stage is known by its key: a hash of its name, of all that it depends on by itself, and of the
-    keys of the stages that it is made from.  What has the same key is never made twice.
-
-    Args:
-        run: The folder, or None to keep nothing.
-        progress: Where to report.
-        processes: Those that fit together, all with the same folder; rank 0 alone writes to it.
-
-    Example:
-        >>> from scattergen.progress import SILENT
-        >>> stages = Stages(None, SILENT)
-        >>> stages.get("answer", {"question": 6}, lambda work: Result({}, 42)).metadata
-        42
+    A stage is known by its key: a hash of its name, of everything it depends on itself, and of the keys
+    of the stages it is made from.  Nothing is made twice under one key.  Several processes share the
+    folder, and only rank 0 writes to it.
     """
 
     def __init__(self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE) -> None:
@@ -64,16 +47,7 @@ class Stages:
         self._held: set[str] = set()  # keys of the stages that this process works on
 
     def key(self, name: str, depends: Mapping[str, Any], after: Sequence[str] = ()) -> str:
-        """The key of a stage.
-
-        Args:
-            name: Of the stage.
-            depends: What its result depends on by itself; anything that `json` can write.
-            after: Stages that it is made from.
-
-        Returns:
-            16 hexadecimal digits.
-        """
+        """The key of a stage: what it depends on (anything `json` can write) and the stages it is made from, hashed."""
         content = [name, VERSIONS.get(name.partition("/")[0], 1), depends, self._keys_of(after)]
         text = json.dumps(content, sort_keys=True, default=list)
         self._keys[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -86,29 +60,21 @@ class Stages:
     def get(
         self, name: str, depends: Mapping[str, Any], make: Callable[[Path | None], Result], after: Sequence[str] = ()
     ) -> Result:
-        """The result of a stage: of this process, of one before, or of another that works with it.
+        """The result of a stage, the same whether it is made now or found; see `key` for what it depends on.
 
-        Args:
-            name: Of the stage.
-            depends: What its result depends on by itself; anything that `json` can write.
-            make: Makes it; in the folder that it is given it may keep what it needs to be resumed.
-            after: Stages that it is made from.
-
-        Returns:
-            The result, the same whether it was made or found.
-
-        Raises:
-            RunFolderError: If another process is making it.
+        `make` is given a folder for whatever it needs to be resumed.
         """
         key = self.key(name, depends, after)
         if self.run is None:
             self.progress.message(name)
             return make(None)
-        found = self.processes.broadcast(self._found(name, key))
+        found = self.processes.broadcast(self._found(self.run, name, key) if self._writes else None)
         if found is not None:
             self.progress.message(f"{name}: done before")
-            self._keys[name] = found.key  # none of stages that a version before 0.2 made
-            return self._read(name, found)
+            self._keys[name] = found.key  # empty if a version before 0.2 made it
+            self.run.learn(name, found)
+            tensors, metadata = self.run.read(name) if self.run.has(name) else ({}, None)
+            return Result(tensors, metadata, found.facts, found=True)
         with self.working(name, key) as work:
             self.progress.message(name)
             start = time.monotonic()
@@ -125,37 +91,18 @@ class Stages:
     def _writes(self) -> bool:
         return self.processes.rank == 0
 
-    def _found(self, name: str, key: str) -> Entry | None:
-        if self.run is None or not self._writes:
-            return None
-        found = self.run.find(name, key)
-        if found is None and not self.run.is_whole(name):
-            file = self.run.file(name)
+    def _found(self, run: RunFolder, name: str, key: str) -> Entry | None:
+        found = run.find(name, key)
+        if found is None and not run.is_whole(name):
+            file = run.file(name)
             if file.is_dir():  # in the way of what would be made
-                self.run.read(name)
+                run.read(name)
             warnings.warn(f"{file} is missing or damaged: it is made again.", stacklevel=4)
         return found
 
-    def _read(self, name: str, entry: Entry) -> Result:
-        assert self.run is not None
-        self.run.learn(name, entry)
-        tensors, metadata = self.run.read(name) if self.run.has(name) else ({}, None)
-        return Result(tensors, metadata, entry.facts, found=True)
-
     @contextmanager
     def working(self, name: str, key: str) -> Iterator[Path | None]:
-        """The folder of a stage's unfinished work, kept from processes of other fits meanwhile.
-
-        Args:
-            name: Of the stage.
-            key: Of it.
-
-        Yields:
-            The folder; None if nothing is kept.
-
-        Raises:
-            RunFolderError: If another process is making the stage.
-        """
+        """The folder of a stage's unfinished work, kept from other fits meanwhile; None if nothing is kept."""
         if self.run is None:
             yield None
         elif not self._writes or key in self._held:
@@ -167,7 +114,7 @@ class Stages:
             self._held.discard(key)
 
     def log_epoch(self, name: str) -> Callable[[History], None] | None:
-        """Appends a stage's epochs to the run's metrics."""
+        """A function that appends each epoch of a stage to the metrics of the run."""
         if self.run is None or not self._writes:
             return None
         run = self.run

@@ -1,4 +1,4 @@
-"""The beginning of a run: in an empty place, in that of another one, or where it was left."""
+"""How a run begins: in an empty place, in place of another run, or where it was left."""
 
 import os
 from collections.abc import Callable
@@ -18,51 +18,35 @@ from scattergen.version import __version__
 def begin(
     path: Path, wanted: dict[str, Any], may_keep: Callable[[Record, str], bool], *, overwrite: bool, afresh: bool
 ) -> tuple[Record, bool]:
-    """Make a run of a folder, or go on with the one that is there, as `RunFolder.start` says.
-
-    Args:
-        path: The folder.
-        wanted: Options of the run.
-        may_keep: Whether a run may be continued with another value of an option.
-        overwrite: Make a run with other options, too.
-        afresh: Begin the run that replaces another one anew.
-
-    Returns:
-        The run, and whether it shall take the place of another one.
-
-    Raises:
-        RunFolderError: If the folder holds something else, or a run with other options.
-    """
+    """Do what `RunFolder.start` says: the run, and whether it shall take the place of another one."""
     layout.refuse_foreign(path)
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
-
-    def continues(record: Record) -> bool:
-        return all(may_keep(record, one) for one in differences(record.options, wanted))
-
+    new = Record(__version__, wanted)
     with changing(path):
         was = _known_index(path, overwrite)
         if was is None:
-            index = Index(_record(wanted))
+            index = Index(new)
         else:
             index = read_index(path)
             now = index.current
+            other = differences(now.options, wanted)
             if overwrite and afresh:
-                index.next = _record(wanted)
-            elif not differences(now.options, wanted):
+                index.next = new
+            elif not other:
                 if not overwrite:
                     return now, False
                 index.next = None  # given up
-            elif not now.finished and (is_empty(path, now) or continues(now)):
+            elif not now.finished and (is_empty(path, now) or all(may_keep(now, option) for option in other)):
                 now.options = wanted
             elif not overwrite:
                 refuse_differences(path, now.options, wanted)
             elif index.next is None and not now.finished and now.has_keys:
-                index.current = _record(wanted)  # what fits is found by its key
+                index.current = new  # stages that still fit are found by their keys
             elif index.next is None or differences(index.next.options, wanted):
-                index.next = _record(wanted)
+                index.next = new
             if index.current != was.current or was.next not in (None, index.next):
-                refuse_if_busy(path)  # who works there would be lost
+                refuse_if_busy(path)  # whose work would be lost
             if was.next not in (None, index.next):
                 layout.remove(path, DRAFTS)
         try:
@@ -72,7 +56,7 @@ def begin(
             if not os.path.lexists(path / INDEX):
                 forsake(path)
             raise
-        if was is None:  # there may be some of a run whose run.json is damaged
+        if was is None:  # of a run whose run.json is damaged
             layout.remove(path, [METRICS])
         if index.next is not None and not differences(index.next.options, wanted):
             return index.next, True
@@ -85,10 +69,6 @@ def _known_index(path: Path, overwrite: bool) -> Index | None:
         return read_index(path) if os.path.lexists(path / INDEX) else None
     except RunFolderError as error:
         whole = isinstance(error, OtherFormatError) or isinstance(error.__cause__, OSError)
-        if overwrite and not whole:  # a newer version, or a mended disk, may yet read it
+        if overwrite and not whole:  # a newer version or a mended disk may yet read it
             return None
         raise
-
-
-def _record(options: dict[str, Any]) -> Record:
-    return Record(__version__, options)

@@ -10,20 +10,14 @@ from torch import Tensor
 from scattergen.errors import RunFolderError
 from scattergen.files import sha256
 from scattergen.runs import layout, remains
-from scattergen.runs.index import REMEDY, Record, read_index
+from scattergen.runs.index import Record, read_index
 from scattergen.runs.layout import INDEX, WORK
-from scattergen.runs.schema import check_metadata, check_tensors, content_of
+from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
 from scattergen.tensor_files import read_metadata, read_tensors
 
 
 class StoredRun:
-    """What can be read of a run; `scattergen.runs.RunFolder` writes, too.
-
-    Args:
-        path: The folder.
-        record: The run in it.
-        replaces: Whether this run shall take the place of the one that is there.
-    """
+    """The reading half of `RunFolder`; `replaces` says that the run will take the place of the one in the folder."""
 
     def __init__(self, path: Path, record: Record, replaces: bool = False) -> None:
         self.path, self.replaces, self._record = path, replaces, record
@@ -35,10 +29,7 @@ class StoredRun:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """Finished stages in their order, each with "seconds" and whatever else was measured.
-
-        Of a model that was saved from Python nothing was measured.
-        """
+        """What was measured of each stage, such as "seconds", in order; nothing of a model saved from Python."""
         return {name: dict(e.facts) for name, e in self._record.stages.items() if e.facts}
 
     @property
@@ -53,39 +44,24 @@ class StoredRun:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """The run in a folder.
-
-        Args:
-            path: A folder made by `start`.
-
-        Returns:
-            The run; its files are checked when they are read.
-
-        Raises:
-            RunFolderError: If the folder is missing, is not a run, is damaged, cannot be read, or
-                is of a newer format.
-        """
+        """The run in a folder; its files are checked when they are read."""
         path = Path(path).expanduser()
         if not path.is_dir():
             raise RunFolderError(f"There is no run folder {path}: fit one with `scattergen fit`.")
         layout.refuse_links(path)
         if not os.path.lexists(path / INDEX):
             raise RunFolderError(
-                f"{path} is not a run folder, since run.json is missing: name one that "
-                "`scattergen fit` made, or copy that one again as a whole."
+                f"{path} is not a run folder, since run.json is missing: name one that `scattergen fit` made, "
+                "or copy that one again as a whole."
             )
         return cls(path, read_index(path).current)
 
     def being_replaced(self) -> bool:
-        """Whether a run that shall take this one's place has been begun."""
+        """Whether a run that will take this one's place has been begun."""
         return read_index(self.path).next is not None
 
     def refresh(self) -> bool:
-        """Become the run as it is now.
-
-        Returns:
-            Whether it has other files than when it was opened.
-        """
+        """Read the run again; whether its files have changed since."""
         with suppress(RunFolderError):
             now = read_index(self.path).current
             before, self._record = self._record, now
@@ -93,12 +69,12 @@ class StoredRun:
         return False
 
     def has_work(self) -> bool:
-        """Whether there is unfinished work to go on with, or somebody at it."""
+        """Whether there is unfinished work to go on with, or another process at it."""
         return remains.has_work(self.path)
 
     @property
     def drafts(self) -> Path:
-        """Where metrics and previews are, of a run that replaces another one apart from its own."""
+        """Where metrics go; those of a run that replaces another one are kept apart from its own."""
         return self.path / WORK if self.replaces else self.path
 
     @property
@@ -107,11 +83,7 @@ class StoredRun:
         return self.path / (remains.DRAFTS[1] if self.replaces else layout.PREVIEW)
 
     def check(self) -> None:
-        """Compare every file with its hash.
-
-        Raises:
-            RunFolderError: If one is missing or is not the one that was written.
-        """
+        """Refuse a run with a file that is missing or was changed."""
         for name in self._record.files():
             self._checked(name)
 
@@ -127,15 +99,11 @@ class StoredRun:
         return name in self._record.files()
 
     def require(self, name: str) -> None:
-        """Refuse to go on without the tensors `name`.
-
-        Raises:
-            RunFolderError: If they were not written.
-        """
+        """Refuse to go on without the tensors `name`."""
         if not self.has(name):
             raise RunFolderError(
-                f"{self.path} has no {name}: the fit was interrupted or has not made it; run the "
-                "same `scattergen fit` command again."
+                f"{self.path} has no {name}: the fit was interrupted or has not made it; "
+                "run the same `scattergen fit` command again."
             )
 
     def key(self, name: str) -> str:
@@ -159,18 +127,7 @@ class StoredRun:
         return [name.removeprefix(start) for name in self._record.files() if name.startswith(start)]
 
     def read(self, name: str) -> tuple[dict[str, Tensor], Any]:
-        """Tensors and metadata, after their hash has been checked.
-
-        Args:
-            name: As given to `write`.
-
-        Returns:
-            Name to tensor, and the metadata.
-
-        Raises:
-            RunFolderError: If the file is missing, is not the one that was written, or holds what
-                cannot be used, such as NaN.
-        """
+        """Tensors and metadata as given to `write`; refused if the file was changed or holds NaN."""
         self.require(name)
         path = self._checked(name)
         tensors, kept = read_tensors(path)
@@ -181,21 +138,11 @@ class StoredRun:
         return tensors, metadata
 
     def metadata(self, name: str) -> Any:
-        """Metadata alone, which is fast, since the hash of the tensors is not checked.
-
-        Args:
-            name: As given to `write`.
-
-        Returns:
-            The metadata.
-
-        Raises:
-            RunFolderError: If the file is missing or damaged.
-        """
+        """Metadata alone, which is fast, since the hash of the tensors is not checked."""
         return self._content(name, read_metadata(self.file(name)))
 
     def _content(self, name: str, kept: Any) -> Any:
-        """The metadata of a stage within those of its file, checked."""
+        """The checked metadata of a stage, within those of its file."""
         path, key = self.file(name), self.key(name)
         metadata = content_of(path, name, key, kept) if key else kept  # of versions before 0.2
         check_metadata(path, name, metadata)
@@ -209,8 +156,8 @@ class StoredRun:
             raise RunFolderError(f"{path} is missing: {REMEDY}.") from error
         except OSError as error:
             raise RunFolderError(
-                f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or "
-                "copy the run folder again as a whole."
+                f"{path} cannot be read ({error.strerror}): check its permissions and the disk, "
+                "or copy the run folder again as a whole."
             ) from error
         if found != self.digest(name):
             raise RunFolderError(f"{path} is not the file that was written there (truncated or changed): {REMEDY}.")

@@ -48,33 +48,30 @@ def train(
 ) -> History:
     """Train modules by Adam, one optimizer and one loss each, alternating on every batch.
 
-    With a checkpoint, a training that was stopped at any moment continues from it and ends, on the
-    same machine with the same number of threads, with the same bits as one that was never stopped.
+    A training that was stopped at any moment continues from its checkpoint and ends, on the same
+    machine with the same number of threads, with the same bits as one that was never stopped.
 
     Several processes share every batch and average their gradients (distributed data parallelism):
     process r of w takes the r-th w-th part.  All call this function with the same arguments and end
-    with the same modules; rank 0 validates, reports and writes the checkpoints, which any number of
-    processes can continue from.  Batch normalisation uses the statistics of each process's part on
-    CPUs, and of the whole batch on GPUs.
+    with the same modules; rank 0 validates, reports and writes the checkpoints, from which any number
+    of processes can continue.  Batch normalisation uses the statistics of each process's part on CPUs,
+    and of the whole batch on GPUs.
 
     Args:
         modules: Name to module; those without a loss are used but not trained.
         losses: Name to the loss of that module's parameters, in the order of their updates.
         data: Training examples.
         settings: Epochs, batches, step sizes, seed, device …
-        validate: Called with the modules in evaluation mode after each epoch; its "loss" is what
-            early stopping watches.
+        validate: Called with the modules in evaluation mode after each epoch; early stopping watches its "loss".
         processes: Those that train together; several train one module only.
         checkpoint: File to save progress in and to continue from; removed by whoever owns it.
-        on_step: Called after each step with the seconds of training so far, which it does not add
-            to.
+        on_step: Called after each step with the seconds of training so far; its own time is not counted.
         on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
 
     Returns:
-        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds"
-        (of training, interruptions not counted), "loss" or "loss/NAME" for several,
-        "learning_rate", and "validation/…" of `validate`.
+        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of
+        training), "loss" or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
 
     Raises:
         InputError: If there are no data, or the settings do not suit them or the other arguments.
@@ -105,19 +102,11 @@ def train(
 
 
 class _Clock:
-    """Seconds of training, without interruptions and what is called in between.
-
-    Args:
-        seconds: Of the training before it was interrupted.
-
-    Attributes:
-        seconds: Of the training until the last `tick`, or those that all processes go by.
-        now: When the last `tick` was.
-    """
+    """Seconds of training, without interruptions and what is called in between."""
 
     def __init__(self, seconds: float) -> None:
-        self._before = self.seconds = seconds
-        self._start = self.now = time.monotonic()
+        self._before = self.seconds = seconds  # at the last `tick`; then those of rank 0, if there is a limit
+        self._start = self.now = time.monotonic()  # of the last `tick`
 
     def tick(self) -> None:
         """Take the time after a step."""
@@ -134,15 +123,10 @@ class _Clock:
 
 
 class _Training:
-    """A training under way; `train` explains the arguments.
+    """A training under way; `train` explains the arguments."""
 
-    Attributes:
-        clock: Runs as soon as steps are taken.
-        saved_at: Its time at the last checkpoint.
-    """
-
-    clock: _Clock
-    saved_at: float
+    clock: _Clock  # runs as soon as steps are taken
+    saved_at: float  # its time at the last checkpoint
 
     def __init__(
         self,
@@ -162,7 +146,7 @@ class _Training:
         rank, world_size, batch_size = processes.rank, processes.world_size, settings.batch_size
         self.steps_per_epoch = len(data) // batch_size
         self.n_steps = settings.epochs * self.steps_per_epoch
-        # Of every batch, this process's part.
+        # This process's part of every batch.
         self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.weight = (self.share.stop - self.share.start) / batch_size
         self.fabric = _fabric(settings, processes)
@@ -194,8 +178,8 @@ class _Training:
             state.watch(self._validated()["loss"], settings.patience)
         self.clock = _Clock(state.seconds)
         self.saved_at = self.clock.now
-        # With a limit, progress counts seconds: the steps may be far more than will be done.
         limit = settings.max_seconds
+        # With a limit, progress counts seconds: there may be far more steps than will be done.
         total = self.n_steps if limit is None else math.ceil(limit)
         with progress.task(settings.description, total) as task:
             task.advance(self._not_shown(task))
@@ -243,7 +227,7 @@ class _Training:
         """Update every module that is trained; the learning rate of the updates."""
         settings, state = self.settings, self.state
         if self.processes.world_size > 1:
-            # By the step and the rank, so that a checkpoint of rank 0 is one for all.
+            # Seeded by step and rank, so that rank 0's checkpoint does for all.
             seed = (settings.seed * 1_000_003 + state.step) * 1_000_003 + self.processes.rank
             self.generator.manual_seed(seed)
         batch = tuple(self.fabric.to_device(part) for part in read)
@@ -258,11 +242,11 @@ class _Training:
         optimizer, settings = self.optimizers[name], self.settings
         optimizer.param_groups[0]["lr"] = rate
         loss = self.losses[name](self.wrapped, batch, self.generator)
-        # Before the gradients: all processes stop together if it is not finite in one.
+        # Before the gradients, so that all processes stop together if it is not finite in one.
         mean = self.processes.all_reduce(loss.detach() * self.weight).item()
         self.state.add_loss(name, mean, settings.learning_rate)
         optimizer.zero_grad()
-        # The processes' gradients will be averaged with equal weights.
+        # Fabric averages the processes' gradients with equal weights.
         self.fabric.backward(loss * (self.weight * self.processes.world_size))
         if settings.clip_norm is not None:
             self.fabric.clip_gradients(
@@ -298,7 +282,7 @@ class _Training:
                 self.on_epoch(state.history)
 
     def _validated(self) -> Metrics:
-        """What rank 0 finds, the same in all processes."""
+        """What rank 0 measures, broadcast to all processes."""
         for module in self.wrapped.values():
             module.eval()
         validate = self.validate if self.processes.rank == 0 else None
@@ -311,14 +295,14 @@ class _Training:
         return part if limit is None else max(part, min(1.0, self.clock.seconds / limit))
 
     def _not_shown(self, task: Task) -> int:
-        """What is done and not yet reported, in steps, or in seconds if there is a limit."""
+        """Progress not yet reported, in steps, or in seconds if there is a limit."""
         limited = self.settings.max_seconds is not None
         done = int(self._part_done() * task.total) if limited else self.state.step
         return done - task.completed
 
 
 def _fabric(settings: TrainingSettings, processes: Processes) -> Any:
-    """Fabric of the device, in the precision that was chosen."""
+    """Fabric for the chosen device and precision."""
     precision = settings.precision
     if precision == "auto":
         precision = "bfloat16" if bfloat16_is_fast(settings.device) else "float32"
@@ -326,11 +310,7 @@ def _fabric(settings: TrainingSettings, processes: Processes) -> Any:
 
 
 def check_shares(batch_size: int, n_processes: int) -> None:
-    """Refuse batches that leave nothing for some of the processes.
-
-    Args:
-        batch_size: Examples per step, of all processes together.
-        n_processes: That train together.
+    """Refuse batches, of all processes together, that leave nothing for some of the processes.
 
     Raises:
         InputError: If there are more processes than examples.
@@ -343,20 +323,13 @@ def check_shares(batch_size: int, n_processes: int) -> None:
     """
     if batch_size < n_processes:
         raise InputError(
-            f"Batches of {batch_size} examples leave nothing for some of {n_processes} processes: "
-            "use fewer processes or larger batches (--set training.batch_size=NUMBER)."
+            f"Batches of {batch_size} examples leave nothing for some of {n_processes} processes: use fewer processes "
+            "or larger batches (--set training.batch_size=NUMBER)."
         )
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """Whether bfloat16 products are faster than float32 ones on a device.
-
-    Args:
-        device: "cpu", "cuda" …
-
-    Returns:
-        True on processors with AVX-512 BF16 or AMX instructions and on GPUs that support bfloat16.
-    """
+    """Whether bfloat16 products are faster than float32 ones: on CPUs with AVX-512 BF16 or AMX, and on newer GPUs."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()

@@ -9,22 +9,7 @@ from scattergen.errors import InputError
 
 
 def one_cycle(progress: float, warm_up: float = 0.2) -> float:
-    """Learning-rate factor that rises linearly and falls to zero as a cosine.
-
-    Args:
-        progress: Part of the training done, in [0, 1].
-        warm_up: Part of the training in which it rises.
-
-    Returns:
-        Factor of the peak learning rate, in [0, 1].
-
-    References:
-        Smith, Topin, "Super-convergence", 2018.
-
-    Example:
-        >>> one_cycle(0.2), round(one_cycle(0.6), 6), one_cycle(1.0)
-        (1.0, 0.5, 0.0)
-    """
+    """Learning-rate factor that rises linearly and falls to zero as a cosine (Smith, Topin, 2018)."""
     if progress < warm_up:
         return 0.04 + 0.96 * progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
@@ -35,8 +20,8 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+# Each maps the part of the training done, in [0, 1], to a factor of the peak learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "constant": constant}
-PRECISIONS = ("float32", "bfloat16", "auto")
 _HYPERPARAMETERS = ("epochs", "batch_size", "learning_rate", "schedule", "betas", "clip_norm", "patience", "precision")
 
 
@@ -51,13 +36,12 @@ class TrainingSettings:
         schedule: A name in `SCHEDULES`.
         betas: Adam's decay rates.
         clip_norm: Largest norm of one module's gradient; longer ones are shortened to it.
-        patience: Stop after so many epochs without a lower validation loss; the best parameters are
-            restored.  None never stops early and keeps the last ones.
+        patience: Stop after so many epochs without a lower validation loss, and go back to the best
+            parameters.  None never stops early and keeps the last ones.
         from_start: Whether the parameters as given may be the best ones, too.
-        max_seconds: Stop at the first step after so many seconds of training, interruptions not
-            counted, if that is before the last epoch.  The schedule then follows whichever is
-            further, the steps or the seconds, so that what is trained depends on the machine's
-            speed.
+        max_seconds: Stop at the first step after so many seconds of training, interruptions not counted.
+            The schedule then follows the steps or the seconds, whichever are further, so that what is
+            trained depends on the machine's speed.
         seed: Of the order of the data and of everything random in the losses.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
         device: "cpu", "cuda", "cuda:1" …
@@ -104,19 +88,12 @@ class TrainingSettings:
             raise InputError(f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1.")
         if self.schedule not in SCHEDULES:
             raise InputError(f'schedule="{self.schedule}" is unknown: choose one of {", ".join(SCHEDULES)}.')
-        if self.precision not in PRECISIONS:
+        if self.precision not in ("float32", "bfloat16", "auto"):
             raise InputError(f'precision="{self.precision}": choose "float32", "bfloat16" or "auto".')
 
     @classmethod
     def of(cls, model: object, **others: Any) -> "TrainingSettings":
-        """The settings among the hyper-parameters of a model.
-
-        Args:
-            model: What has attributes of their names.
-            **others: Settings that no model has, such as the seed.
-
-        Returns:
-            The settings.
+        """The settings that a model has as attributes, and others that no model has, such as the seed.
 
         Raises:
             InputError: If one is out of its range.
@@ -130,16 +107,8 @@ class TrainingSettings:
         return cls(**own, **others)
 
     def depends(self) -> dict[str, Any]:
-        """What a checkpoint that a training continues from must have been made with.
-
-        Returns:
-            Name to value, for JSON.
-        """
-        found = {
-            "epochs": self.epochs, "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate, "schedule": self.schedule,
-            "betas": list(self.betas), "clip_norm": self.clip_norm, "patience": self.patience,
-        }  # fmt: skip
-        if self.max_seconds is not None:  # without a limit, as before there were any
-            found["max_seconds"] = self.max_seconds
-        return found | {"seed": self.seed}
+        """What a training and the checkpoint that it continues from must share, for JSON."""
+        names = [name for name in _HYPERPARAMETERS if name != "precision"]
+        if self.max_seconds is not None:  # without a limit, as in checkpoints from before there were any
+            names.append("max_seconds")
+        return {name: getattr(self, name) for name in [*names, "seed"]} | {"betas": list(self.betas)}

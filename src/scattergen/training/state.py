@@ -15,6 +15,7 @@ from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_s
 
 Metrics = dict[str, float]
 History = list[Metrics]
+_PROGRESS = ("step", "seconds", "stopped", "history", "sums", "count", "best_loss", "epochs_since_best")
 
 
 def _diverged(what: str, learning_rate: float) -> ScattergenError:
@@ -25,15 +26,7 @@ def _diverged(what: str, learning_rate: float) -> ScattergenError:
 
 
 class TrainingState:
-    """Everything that a checkpoint holds.
-
-    Args:
-        modules: Name to module.
-        optimizers: Name to optimizer, of those that are trained.
-        generator: Source of the randomness of losses.
-        settings: Which a checkpoint must have been made with.
-        path: Of the checkpoint; None for none.
-    """
+    """Everything that a checkpoint holds, with the settings that it must have been made with."""
 
     def __init__(
         self,
@@ -62,23 +55,20 @@ class TrainingState:
             self.count += 1
 
     def check_parameters(self, learning_rate: float) -> None:
-        """Refuse a network that its last steps have spoiled."""
+        """Refuse a network whose last steps diverged."""
         for name, tensor in self._parameters().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise _diverged(f"parameters {name} became infinite or NaN", learning_rate)
 
     def running_loss(self) -> float:
-        """Mean loss of the epoch so far, of all parts together."""
+        """Mean loss of the epoch so far, summed over all modules."""
         return sum(self.sums.values()) / max(self.count, 1)
 
     def end_epoch(self, epoch: int, rate: float) -> Metrics:
-        """Begin another epoch; the metrics of this one, which are in the history now."""
+        """Begin another epoch; the metrics of the one that ended, now in the history."""
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
-        losses = (
-            {"loss": next(iter(means.values()))}
-            if len(means) == 1
-            else {f"loss/{name}": mean for name, mean in means.items()}
-        )
+        single = len(means) == 1
+        losses = {"loss" if single else f"loss/{name}": mean for name, mean in means.items()}
         self.history.append({"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate})
         self.sums, self.count = dict.fromkeys(self.sums, 0.0), 0
         return self.history[-1]
@@ -113,16 +103,12 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             tensors |= flatten_state(f"optimizers/{name}", optimizer.state_dict()["state"])
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        progress = {
-            "step": self.step, "seconds": self.seconds, "stopped": self.stopped,
-            "history": self.history, "sums": self.sums, "count": self.count,
-            "best_loss": self.best_loss if self.best else None,
-            "epochs_since_best": self.epochs_since_best,
-        }  # fmt: skip
+        progress = {name: getattr(self, name) for name in _PROGRESS}
+        progress["best_loss"] = self.best_loss if self.best else None
         write_tensors(self.path, tensors, {"settings": self.settings, "progress": progress})
 
     def resume(self) -> None:
-        """Become the state of the checkpoint, if there is one."""
+        """Take over the state of the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
             return
         found = read_tensors_if_whole(self.path)
@@ -133,16 +119,16 @@ class TrainingState:
         settings = metadata.get("settings") if isinstance(metadata, dict) else None
         if settings != json.loads(json.dumps(self.settings)):
             raise RunFolderError(
-                f"{self.path} is the checkpoint of a training with other settings or another "
-                "network: use those again, or delete it."
+                f"{self.path} is the checkpoint of a training with other settings or another network: "
+                "use those again, or delete it."
             )
         try:
             self._adopt(tensors, metadata["progress"])
-        # Whole, but no checkpoint that this version writes.
+        # The file is whole, but not a checkpoint of this version.
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise RunFolderError(
-                f"{self.path} is not a whole checkpoint ({type(error).__name__}): delete it and "
-                "run the same command again."
+                f"{self.path} is not a whole checkpoint ({type(error).__name__}): delete it and run the same command "
+                "again."
             ) from error
 
     def _adopt(self, tensors: Mapping[str, Tensor], progress: dict[str, Any]) -> None:
@@ -157,8 +143,7 @@ class TrainingState:
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.best = take_state(tensors, "best")
-        self.step, self.seconds = progress["step"], progress["seconds"]
-        self.stopped, self.history = progress["stopped"], progress["history"]
-        self.sums, self.count = progress["sums"], progress["count"]
-        self.epochs_since_best = progress["epochs_since_best"]
-        self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
+        for name in _PROGRESS:
+            setattr(self, name, progress[name])
+        if self.best_loss is None:
+            self.best_loss = math.inf
