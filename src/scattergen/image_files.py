@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from scattergen.datasets.arrays import load_npy, load_npz
-from scattergen.datasets.classes import ClassLabels
+from scattergen.datasets.source import ClassLabels
 from scattergen.errors import InputError
 from scattergen.files import atomic_path, is_temporary, temporary_path
 from scattergen.image_grid import image_grid, png
@@ -22,18 +22,7 @@ FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.n
 
 
 def check_output(path: Path) -> None:
-    """Refuse an output path before any work is done for it.
-
-    Args:
-        path: Where images shall go.
-
-    Raises:
-        InputError: If its ending says nothing about the form, or a file stands where a folder must
-            be.
-
-    Example:
-        >>> check_output(Path("samples.png"))
-    """
+    """Refuse a path for images before any work is done for it."""
     if path.suffix.lower() not in ("", ".png", ".npz", ".npy"):
         raise InputError(f"{path} has an unknown ending: name {FORMS}.")
     if path.suffix == "" and path.exists() and not path.is_dir():
@@ -57,19 +46,9 @@ def write_images(
     columns: int | None = None,
     classes: ClassLabels | None = None,
 ) -> None:
-    """Write images in the form that the path's ending names.
+    """Write images (N, C, H, W) in the form that the path's ending names: a grid, single files or arrays.
 
-    Args:
-        path: A grid in "….png", single files in a folder, or arrays in "….npz" (with the codes) or
-            "….npy".
-        images: (N, C, H, W) in [0, 1].
-        codes: Their codes, (N, d), kept in ".npz".
-        columns: Of a grid.
-        classes: Their classes, kept in ".npz" as "labels" and, by name, "classes".
-
-    Raises:
-        InputError: If the ending is unknown, or the folder holds other files.
-        ScattergenError: If the files cannot be written.
+    Codes (N, d) and classes are kept in ".npz" only.
     """
     check_output(path)
     if path.suffix.lower() == ".png":
@@ -161,16 +140,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def write_codes(path: Path, codes: Tensor) -> None:
-    """Write codes as "….npy" or as "codes" in "….npz".
-
-    Args:
-        path: Destination.
-        codes: (N, d).
-
-    Raises:
-        InputError: If the ending is another one.
-        ScattergenError: If the file cannot be written.
-    """
+    """Write codes (N, d) as "….npy" or as "codes" in "….npz"."""
     check_codes_path(path)
     with _replacing(path) as temporary:
         if path.suffix.lower() == ".npy":
@@ -180,14 +150,7 @@ def write_codes(path: Path, codes: Tensor) -> None:
 
 
 def check_codes_path(path: Path) -> None:
-    """Refuse a path that is not that of an array file.
-
-    Args:
-        path: Where codes shall go.
-
-    Raises:
-        InputError: If it does not end in .npy or .npz, or its folder cannot be written to.
-    """
+    """Refuse a path for codes before any work is done for it."""
     _check_codes_suffix(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file for the codes.")
@@ -200,17 +163,7 @@ def _check_codes_suffix(path: Path) -> None:
 
 
 def read_codes(path: Path) -> Tensor:
-    """Codes from "….npy", or from "codes" or the only array of "….npz".
-
-    Args:
-        path: An array file.
-
-    Returns:
-        Codes, (N, d) float32.
-
-    Raises:
-        InputError: If the file is missing, damaged, or holds no table of finite numbers.
-    """
+    """Codes (N, d), float32 and finite, from "….npy", or from "codes" or the only array of "….npz"."""
     _check_codes_suffix(path)
     if path.suffix.lower() == ".npy":
         array = load_npy(path)

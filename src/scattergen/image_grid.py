@@ -23,20 +23,18 @@ def image_grid(
     """Arrange images in a grid, row by row; every pixel value is kept exactly.
 
     Args:
-        x: images in [0, 1], shape (N, C, H, W) with one (grey) or three (RGB) channels; values
-            outside are clipped.
+        x: images in [0, 1], (N, C, H, W) with one (grey) or three (RGB) channels; values outside are clipped.
         columns: images in a row; by default the grid is as square as it can be.
         pad: gap between images, in pixels of the result; there is no outer border.
-        scale: every pixel becomes a block of scale x scale; by default the smallest that makes
-            the longer side 64 pixels or more.
+        scale: every pixel becomes a block of scale x scale; by default the smallest that makes the longer side 64
+            pixels or more.
         fill: grey value from 0 to 255 of gaps and of empty cells; None leaves them transparent.
 
     Returns:
         A picture of mode "L" or "RGB" (with transparency "LA" or "RGBA").
 
     Raises:
-        InputError: x is not a tensor of this form, is empty or holds NaN, or columns, pad or
-            scale is out of range.
+        InputError: if x is not of this form, is empty or holds NaN, or columns, pad or scale is out of range.
 
     Example:
         >>> image_grid(torch.zeros(6, 1, 28, 28), columns=3, pad=2, scale=1).size
@@ -68,18 +66,7 @@ def image_grid(
 
 
 def png(picture: Image.Image) -> bytes:
-    """The PNG file of a picture.
-
-    Args:
-        picture: a PIL image.
-
-    Returns:
-        The content of the file.
-
-    Example:
-        >>> png(image_grid(torch.zeros(1, 1, 8, 8)))[1:4]
-        b'PNG'
-    """
+    """The content of a picture's PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -89,7 +76,7 @@ def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, sca
     """Write a grid of images as a PNG file, atomically.
 
     Args:
-        x: images in [0, 1], shape (N, C, H, W); see :func:`image_grid`.
+        x: images in [0, 1], (N, C, H, W); see `image_grid`, as for the columns and the scale.
         path: where to write; an existing file is replaced.
         columns: images in a row.
         scale: integer enlargement.
@@ -98,13 +85,12 @@ def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, sca
         The path.
 
     Raises:
-        InputError: as for :func:`image_grid`.
-        ScattergenError: the file cannot be written.
+        InputError: as for `image_grid`.
+        ScattergenError: if the file cannot be written.
 
     Example:
         >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_image_grid(torch.zeros(4, 1, 28, 28), folder / "samples.png").name
+        >>> save_image_grid(torch.zeros(4, 1, 28, 28), Path(tempfile.mkdtemp()) / "samples.png").name
         'samples.png'
     """
     content = png(image_grid(x, columns=columns, scale=scale))

@@ -22,19 +22,17 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
 
     .. math:: \mathrm{PSNR} = -10 \log_{10} \frac{1}{CHW} \sum (x - y)^2
 
-    The peak is 1. Outputs are clipped to [0, 1] first. The PSNR *of a data set* is the mean of
-    these values, not the PSNR of the mean squared error.
+    The peak is 1. The PSNR *of a data set* is the mean of these values, not the PSNR of the mean squared error.
 
     Args:
-        original: images in [0, 1], shape (N, C, H, W).
+        original: images in [0, 1], (N, C, H, W).
         output: images of the same shape; values outside [0, 1] are clipped.
 
     Returns:
-        float64 tensor of shape (N,), in dB; ``inf`` where the images are identical.
+        (N,) float64, in dB; ``inf`` where the images are identical.
 
     Raises:
-        InputError: the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a
-            value is NaN or infinite.
+        InputError: if the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a value is not finite.
 
     Example:
         >>> x = torch.zeros(2, 1, 16, 16)
@@ -53,24 +51,23 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
     .. math:: \mathrm{SSIM} = \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
                                    {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
-    The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at
-    every position where the window lies inside the image, as in the authors' own program.
-    Implementations that pad, such as torchmetrics, also average over the border and so give other
-    values, higher ones for images with an empty border. Outputs are clipped to [0, 1] first.
+    The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at every position where the
+    window lies inside the image, as in the authors' own program. Implementations that pad, such as torchmetrics, also
+    average over the border and so give other values, higher ones for images with an empty border.
 
     Args:
-        original: images in [0, 1], shape (N, C, H, W), at least 11 pixels on each side.
+        original: images in [0, 1], (N, C, H, W), at least 11 pixels on each side.
         output: images of the same shape; values outside [0, 1] are clipped.
 
     Returns:
-        float64 tensor of shape (N,); 1 where the images are identical, never above.
+        (N,) float64; 1 where the images are identical, never above.
 
     Raises:
-        InputError: as for :func:`psnr`, or the images are smaller than the window.
+        InputError: as for `psnr`, or if the images are smaller than the window.
 
     References:
-        Wang, Bovik, Sheikh & Simoncelli, Image quality assessment: from error visibility to
-        structural similarity, 2004.
+        Wang, Bovik, Sheikh & Simoncelli, Image quality assessment: from error visibility to structural similarity,
+        2004.
 
     Example:
         >>> x = torch.rand(2, 3, 16, 16)
@@ -94,14 +91,14 @@ def sharpness(images: Tensor) -> Tensor:
 
     .. math:: \frac{1}{CHW} \sum (x - \bar x)^2
 
-    with :math:`\bar x` the mean over 3 × 3 pixels, reflected at the border. It depends on what is
-    shown, so compare its mean over some images with that over real ones.
+    with :math:`\bar x` the mean over 3 × 3 pixels, reflected at the border. It depends on what is shown, so compare its
+    mean over some images with that over real ones.
 
     Args:
-        images: shape (N, C, H, W), at least 2 pixels on each side.
+        images: (N, C, H, W), at least 2 pixels on each side.
 
     Returns:
-        float64 tensor of shape (N,).
+        (N,) float64.
 
     Example:
         >>> x = torch.zeros(1, 1, 9, 9)

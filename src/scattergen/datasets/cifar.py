@@ -17,24 +17,12 @@ _LAYOUTS = {
     "test.bin": ("train.bin", 2, "fine_label_names.txt"),
 }
 
-_PICKLED = ("data_batch_1", "batches.meta", "meta")
+_PICKLED = (("data_batch_1", "batches.meta"), ("train", "test", "meta"))  # files of the Python version of either
 
 
 def is_cifar(folder: Path) -> bool:
-    """Whether a folder has the layout of CIFAR-10's or CIFAR-100's binary version.
-
-    Args:
-        folder: where to look.
-
-    Returns:
-        True if its test and training files are there.
-
-    Raises:
-        InputError: if the folder has the layout of the Python version, which is pickled.
-    """
-    if all((folder / name).is_file() for name in (_PICKLED[1], _PICKLED[0])) or all(
-        (folder / name).is_file() for name in (_PICKLED[2], "train", "test")
-    ):
+    """Whether a folder holds CIFAR's binary version; the pickled Python version is refused."""
+    if any(all((folder / name).is_file() for name in names) for names in _PICKLED):
         raise InputError(
             f"{folder} holds CIFAR's Python version, whose files are pickled and can run code: "
             "give the folder of the binary version, or an .npz file with x_train and x_test."

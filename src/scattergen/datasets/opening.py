@@ -56,20 +56,18 @@ def open_dataset(
 
     Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on.
 
-    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none
-    of a single image. Of arrays it is the last ones, so shuffle an array that is sorted by class.
-    Of folders it is those whose relative names have the smallest SHA-256: all classes take part,
-    and adding files moves few of the others to the other side. Of Hugging Face datasets it is
-    likewise those whose row numbers have the smallest SHA-256.
+    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none of a single image.
+    Of arrays it is the last ones, so shuffle an array that is sorted by class. Of folders it is those whose relative
+    names have the smallest SHA-256: all classes take part, and adding files moves few of the others to the other side.
+    Of Hugging Face datasets it is likewise those whose row numbers have the smallest SHA-256.
 
-    A Hugging Face dataset may be followed by `,config=…`, `,split=…`, `,image=…` and `,label=…`;
-    see `HuggingFaceName`. Its test images are those of the split "test", or else "validation".
+    A Hugging Face dataset may be followed by `,config=…`, `,split=…`, `,image=…` and `,label=…`; its test images are
+    those of the split "test", or else "validation".
 
     Args:
-        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a
-            folder).
-        size: for encoded images (folders, Hugging Face), resize the shorter side to this and keep
-            the central square. Arrays must have this height and width already.
+        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
+        size: for encoded images (folders, Hugging Face), resize the shorter side to this and keep the central square.
+            Arrays must have this height and width already.
         mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
         strict: for encoded images, whether an unreadable one is an error or left out.
         test_fraction: share of the test set where there is no split; 0 for none.
@@ -78,8 +76,7 @@ def open_dataset(
         progress: where to report the reading of many headers.
 
     Returns:
-        The dataset; `name` is "mnist" for the embedded digits only, or else the file's or folder's
-        name without extension.
+        The dataset, whose name is "mnist" for the embedded digits only, or else that of the file or folder.
 
     Raises:
         InputError: if there is no such data or it cannot be used.
@@ -122,7 +119,7 @@ def limit(dataset: Dataset, n: int) -> Dataset:
 
     Args:
         dataset: the whole.
-        n: how many training images; which is decided by their number and n alone.
+        n: how many training images; their number and n alone decide which.
 
     Returns:
         The dataset itself if it has no more.
@@ -154,14 +151,7 @@ def _some(images: ImageSource, n: int) -> ImageSource:
 
 
 def holds_files(source: str) -> bool:
-    """Whether a source is of image files, which can be cropped, resized and converted.
-
-    Args:
-        source: as `open_dataset` takes it.
-
-    Returns:
-        True for folders of images and Hugging Face datasets.
-    """
+    """Whether a source is of image files (a folder, a Hugging Face dataset), which can be resized and converted."""
     if source.startswith(PREFIX):
         return True
     path = Path(source).expanduser()
@@ -247,9 +237,8 @@ def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]
         if key in arrays:
             return key, labels
     raise InputError(
-        f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test "
-        "(with y_train and y_test), train_images and test_images, images or x (with labels "
-        "or y), or one array only."
+        f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test (with y_train and y_test), "
+        "train_images and test_images, images or x (with labels or y), or one array only."
     )
 
 
@@ -281,9 +270,8 @@ def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: M
     channels, height, width = dataset.train.shape
     if dataset.test is not None and dataset.test.shape != dataset.train.shape:
         raise InputError(
-            f"{source}: training images have shape {dataset.train.shape} but test images "
-            f"{dataset.test.shape} (channels, height, width): make them equal; "
-            "folders can be resized by size=N (--size N)."
+            f"{source}: training images have shape {dataset.train.shape} but test images {dataset.test.shape} "
+            "(channels, height, width): make them equal; folders can be resized by size=N (--size N)."
         )
     if size is not None and (height, width) != (size, size):
         raise InputError(

@@ -23,15 +23,7 @@ BATCH = 32  # activations of more images leave a core's cache: half the speed
 
 
 class DigitClassifier(nn.Module):
-    """Three convolutions and two linear layers: digits to 10 logits.
-
-    3×3 convolutions to 32, 64 and 96 channels, each with batch normalisation, ReLU and 2×2
-    max-pooling, then 128 features with batch normalisation and ReLU, then the logits.
-
-    Example:
-        >>> DigitClassifier().eval()(torch.zeros(2, 1, 28, 28)).shape
-        torch.Size([2, 10])
-    """
+    """Logits, (N, 10), of digits (N, 1, 28, 28) in [0, 1], by three convolutions and two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,13 +49,8 @@ class DigitClassifier(nn.Module):
 class DigitFeatures:
     """Features of 28×28 grey images: 128 activations of a classifier of MNIST that is shipped.
 
-    The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training
-    images, selected on the last 5,000 and tested once (see `docs/evaluation.md`). Distances between
-    features are comparable only within one version.
-
-    Attributes:
-        name: "mnist-classifier".
-        version: Changes with the weights.
+    The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training images, selected on the
+    last 5,000 and tested once (see `docs/evaluation.md`). Distances are comparable only within one `version`.
 
     Raises:
         InputError: If the installed file of weights is missing or is not the one that was shipped.

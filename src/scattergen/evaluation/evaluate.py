@@ -35,8 +35,7 @@ class Evaluation:
         kernel: Kernel distance, unbiased.
         manifolds: Precision, recall, density, coverage.
         two_sample: Classifier two-sample test.
-        bins: Number of statistically different bins, against the training images if they were
-            given.
+        bins: Number of statistically different bins, against the training images if they were given.
         memorisation: Nearest-neighbour evidence; None without training images.
     """
 
@@ -69,16 +68,16 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Compare tables of features of samples with features of real images.
 
-    Fréchet distance, precision, recall, density and coverage depend on the number of rows: give all
-    tables the same, and beside the samples the references that say what the numbers mean, such as
-    training images (what perfect samples would score), decoded training codes (perfect codes) and
-    decoded codes of the reference (the decoder's bound; paired, so optimistic).
+    Fréchet distance, precision, recall, density and coverage depend on the number of rows: give all tables the same,
+    and beside the samples the references that say what the numbers mean, such as training images (what perfect samples
+    would score), decoded training codes (perfect codes) and decoded codes of the reference (the decoder's bound;
+    paired, so optimistic).
 
     Args:
         samples: Name to features, (n, k), at least 20 rows.
         reference: Features of real images that nothing was fitted to, (N, k), at least 20.
-        train: Features of the training images, (M, k); without them there is no test of
-            memorisation, and the bins are those of the reference.
+        train: Features of the training images, (M, k); without them there is no test of memorisation, and the bins are
+            those of the reference.
         n_neighbours: Which neighbour bounds a neighbourhood, in precision and its kin.
         seed: Of everything random.
         progress: Where to report.
@@ -94,8 +93,6 @@ def evaluate(
         >>> x = torch.randn(3, 400, 4, generator=torch.Generator().manual_seed(0))
         >>> results = evaluate({"good": x[0], "shifted": x[0] + 1}, x[1], train=x[2])
         >>> results["good"].frechet.value < 0.2 < results["shifted"].frechet.value
-        True
-        >>> results["shifted"].two_sample.accuracy > 0.7
         True
     """
     if not samples:
@@ -142,13 +139,13 @@ class Evaluator:
             self.test_distances = nearest(reference, train)[0][:, 0]
 
     def __call__(self, samples: Tensor) -> Evaluation:
-        """Compare a table of samples with the reference.
+        """Compare samples with the reference.
 
         Args:
             samples: Features, (n, k), at least 20 rows.
 
         Returns:
-            What it scored.
+            What they scored.
 
         Raises:
             InputError: If the table cannot be compared with the reference.

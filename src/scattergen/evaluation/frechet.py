@@ -13,10 +13,10 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
     $\|\mu_1 - \mu_2\|^2 + \mathrm{tr}\,\Sigma_1 + \mathrm{tr}\,\Sigma_2
     - 2\,\mathrm{tr}(\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}$, with unbiased covariances.
 
-    The last trace is the sum of the singular values of $\Sigma_1^{1/2} \Sigma_2^{1/2}$: no product
-    of covariances is formed and no root of a rounded zero is taken, so deficient ranks cost no
-    accuracy. The distance is biased upwards by an amount of order k/n: compare equal numbers of
-    rows only. It is "FID" for features of Inception and for no others.
+    The last trace is the sum of the singular values of $\Sigma_1^{1/2} \Sigma_2^{1/2}$: no product of covariances is
+    formed and no root of a rounded zero is taken, so deficient ranks cost no accuracy. The distance is biased upwards
+    by an amount of order k/n: compare equal numbers of rows only. It is "FID" for features of Inception and for no
+    others.
 
     Args:
         real: Features of real images, (N, k), N ≥ 2.
@@ -30,8 +30,8 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
 
     References:
         Dowson, Landau, "The Fréchet distance between multivariate normal distributions", 1982.
-        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update
-        rule converge to a local Nash equilibrium", 2017.
+        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update rule converge to a
+        local Nash equilibrium", 2017.
 
     Example:
         >>> x = torch.randn(1000, 8)

@@ -17,22 +17,18 @@ _BATCH = 64
 class InceptionFeatures:
     """2,048 pooled activations of the InceptionV3 that FID is defined by, through torch-fidelity.
 
-    The weights are downloaded by torch-fidelity on first use (91 MB). Grey images are repeated in
-    three channels; values are rounded to 8 bits, as FID prescribes.
+    The weights are downloaded by torch-fidelity on first use (91 MB). Grey images are repeated in three channels;
+    values are rounded to 8 bits, as FID prescribes.
 
     Args:
         device: Where to compute.
-
-    Attributes:
-        name: "inception".
-        version: Of the weights.
 
     Raises:
         InputError: If torch-fidelity is not installed or the weights cannot be had.
 
     References:
-        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update
-        rule converge to a local Nash equilibrium", 2017.
+        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update rule converge to a
+        local Nash equilibrium", 2017.
 
     Example:
         >>> InceptionFeatures.version

@@ -12,15 +12,13 @@ from scattergen.evaluation.tables import Estimate, check_tables, row_blocks
 def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
     r"""Unbiased squared maximum mean discrepancy with a cubic kernel, "KID" on Inception features.
 
-    $\frac{1}{n(n-1)} \sum_{i \ne j} \kappa(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j}
-    \kappa(y_i, y_j) - \frac{2}{nm} \sum_{ij} \kappa(x_i, y_j)$ with
-    $\kappa(x, y) = (x^\top y / k + 1)^3$.
+    $\frac{1}{n(n-1)} \sum_{i \ne j} \kappa(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j} \kappa(y_i, y_j)
+    - \frac{2}{nm} \sum_{ij} \kappa(x_i, y_j)$ with $\kappa(x, y) = (x^\top y / k + 1)^3$.
 
-    All pairs are used: the customary mean over random subsets of 1,000 estimates the same number
-    with more noise. Being unbiased, it compares across numbers of rows, and is about as often
-    negative as positive where both tables have one distribution. The standard error is the
-    delete-one jackknife of both tables, in closed form; where the distributions are equal it is too
-    large (by about √2), never too small.
+    All pairs are used: the customary mean over random subsets of 1,000 estimates the same number with more noise. Being
+    unbiased, it compares across numbers of rows, and is about as often negative as positive where both tables have one
+    distribution. The standard error is the delete-one jackknife of both tables, in closed form; where the distributions
+    are equal it is too large (by about √2), never too small.
 
     Args:
         real: Features of real images, (N, k), N ≥ 3.
@@ -37,8 +35,7 @@ def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
         Gretton, Borgwardt, Rasch, Schölkopf, Smola, "A kernel two-sample test", 2012.
 
     Example:
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> x = torch.randn(2, 500, 4, generator=generator)
+        >>> x = torch.randn(2, 500, 4, generator=torch.Generator().manual_seed(0))
         >>> same, moved = kernel_distance(x[0], x[1]), kernel_distance(x[0], x[1] + 1)
         >>> abs(same.value) < 3 * same.standard_error, moved.value > 10 * moved.standard_error
         (True, True)

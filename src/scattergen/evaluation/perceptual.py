@@ -77,18 +77,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite1(nn.Module):
-    """EfficientNet-Lite1 without its classifier: images to 1,280 pooled activations.
-
-    Shape:
-        (N, 3, H, W), (value − 127) / 128 of 8-bit values -> (N, 1280), none negative.
-
-    References:
-        Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
-
-    Example:
-        >>> EfficientNetLite1().eval()(torch.zeros(2, 3, 64, 64)).shape
-        torch.Size([2, 1280])
-    """
+    """EfficientNet-Lite1 without its classifier: (value − 127) / 128, (N, 3, H, W), to 1,280 pooled activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,14 +101,13 @@ class EfficientNetLite1(nn.Module):
 class PerceptualFeatures:
     """1,280 pooled activations of EfficientNet-Lite1, trained on ImageNet's photographs.
 
-    They tell sharp images from blurred ones and real from odd ones, for colour and grey images of
-    any content, by distances that the scattering features and no training here know of.  The
-    weights come inside a package of the Python index and are read without executing anything.
-    Images whose shorter side is up to 128 pixels are resized to 128 (bicubic), others to 240.
+    They tell sharp images from blurred ones and real from odd ones, for colour and grey images of any content, by
+    distances that the scattering features and no training here know of. The weights come inside a package of the Python
+    index and are read without executing anything. Images whose shorter side is up to 128 pixels are resized to 128
+    (bicubic), others to 240.
 
-    Attributes:
-        name: "perceptual".
-        version: Of the weights and of how images are shown to the network.
+    Args:
+        device: Where to compute.
 
     Raises:
         InputError: If the package is not installed, or its file is not the one that is known.

@@ -35,12 +35,11 @@ class TwoSampleTest:
 
 
 def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) -> TwoSampleTest:
-    r"""Train a classifier on half of the rows and test on the other half.
+    """Train a classifier on half of the rows and test on the other half.
 
-    A network with one hidden layer learns to tell real images from samples, equally many of each.
-    If both have one distribution, the number of right answers among the n held-out rows is
-    binomial(n, 1/2), or varies less where one answer is preferred, so that the p-value is valid
-    for any classifier, and small only if the distributions differ.
+    A network with one hidden layer learns to tell real images from samples, equally many of each. If both have one
+    distribution, the number of right answers among the n held-out rows is binomial(n, 1/2), or varies less where one
+    answer is preferred, so that the p-value is valid for any classifier, and small only if the distributions differ.
 
     Args:
         real: Features of real images, (N, k), N ≥ 4.
