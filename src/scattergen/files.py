@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,23 +72,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
     """
-    temporary: Path | None = None
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # The suffix stays, since some writers choose the format by it; they know small letters.
-            suffix = path.suffix.lower()
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=suffix)
-            os.close(handle)
-            temporary = Path(name)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, since some writers choose the format by it; they know small letters.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix.lower())
+        os.close(handle)
+        temporary = Path(name)
+        try:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-    finally:
-        if temporary is not None:
+            move_file(temporary, path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -95,17 +92,11 @@ def move_file(source: Path, path: Path) -> None:
     """Give a file whose content has reached the disk another name, for good: a power cut leaves it."""
     with _writing(path):
         os.replace(source, path)
-        sync_folder(path.parent)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Delete what interrupted writes left in a folder and below, when nobody else is writing there.
-
-    Args:
-        folder: The folder.
-    """
-    for path in folder.rglob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def temporary_path(path: Path) -> Path:
@@ -147,15 +138,6 @@ def _umask() -> int:
     return mask
 
 
-def sync_folder(folder: Path) -> None:
-    """Let the names in a folder reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically, indented for people; NaN and infinities are refused."""
     with atomic_path(path) as temporary:
@@ -179,12 +161,8 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
     level = [content]
     for _ in range(_DEEPEST):
-        level = [
-            part
-            for one in level
-            if isinstance(one, dict | list)
-            for part in (one.values() if isinstance(one, dict) else one)
-        ]
+        nested = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = list(chain.from_iterable(nested))
     if level:
         raise ValueError("it is nested too deeply")
     return content

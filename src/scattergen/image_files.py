@@ -3,7 +3,7 @@
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,7 +102,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     The name of the temporary file says which output it is for, its lock that its writer lives.
     """
     mark = temporary_path(Path(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])).name
-    _remove_left_over(path.parent.glob(f"{mark}*"))
+    for left_over in path.parent.glob(f"{mark}*"):
+        with suppress(OSError), _locked(left_over) as free:
+            if free:
+                left_over.unlink()
     with atomic_path(path) as unmarked, _locked(unmarked):
         temporary = unmarked.with_name(mark + unmarked.name)
         unmarked.rename(temporary)
@@ -113,14 +116,6 @@ def _replacing(path: Path) -> Iterator[Path]:
             temporary.rename(unmarked)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _remove_left_over(files: Iterable[Path]) -> None:
-    """Delete temporary files that no process holds the lock of."""
-    for file in files:
-        with suppress(OSError), _locked(file) as free:
-            if free:
-                file.unlink()
 
 
 @contextmanager

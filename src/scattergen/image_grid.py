@@ -12,9 +12,8 @@ from torch import Tensor
 from scattergen.errors import InputError
 from scattergen.files import atomic_path
 
-# Images whose longer side is below this are enlarged by default, so that 28 x 28 digits can be
-# looked at without a magnifying glass.
 COMFORTABLE_SIDE = 64
+"""Smaller images are enlarged by default, so that 28 x 28 digits can be seen without a magnifying glass."""
 
 
 def image_grid(
@@ -41,7 +40,7 @@ def image_grid(
         (88, 58)
     """
     pixels = _to_bytes(x)
-    count, height, width, channels = pixels.shape
+    count, height, width, _ = pixels.shape
     columns = int(np.ceil(np.sqrt(count))) if columns is None else columns
     scale = -(-COMFORTABLE_SIDE // max(height, width)) if scale is None else scale
     if columns < 1 or pad < 0 or scale < 1:
@@ -49,20 +48,18 @@ def image_grid(
             f"an image grid needs columns >= 1, pad >= 0 and scale >= 1, got columns={columns}, "
             f"pad={pad}, scale={scale}."
         )
+    if fill is None:
+        opaque = np.full((count, height, width, 1), 255, np.uint8)
+        pixels = np.concatenate([pixels, opaque], axis=3)
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = height * scale, width * scale
+    _, height, width, channels = pixels.shape
     rows = -(-count // columns)
-    shape = (rows * (height + pad) - pad, columns * (width + pad) - pad)
-    canvas = np.full((*shape, channels), 0 if fill is None else fill, np.uint8)
-    alpha = np.zeros((*shape, 1), np.uint8)
+    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, channels), fill or 0, np.uint8)
     for index, picture in enumerate(pixels):
         top = (index // columns) * (height + pad)
         left = (index % columns) * (width + pad)
         canvas[top : top + height, left : left + width] = picture
-        alpha[top : top + height, left : left + width] = 255
-    if fill is None:
-        canvas = np.concatenate([canvas, alpha], axis=2)
-    return Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
 def png(picture: Image.Image) -> bytes:

@@ -1,5 +1,8 @@
 """How good an image is, one number per image: PSNR and SSIM to its original, and sharpness."""
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,7 +44,7 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
     """
     _check_pair(original, output)
     error = [(x.double() - y.double().clamp(0, 1)).square().flatten(1).mean(1) for x, y in _chunks(original, output)]
-    return -10 * torch.log10(torch.cat(error)) if error else original.new_zeros(0).double()
+    return -10 * torch.log10(torch.cat(error))
 
 
 @torch.no_grad()
@@ -81,8 +84,7 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
             f"SSIM looks through a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images "
             f"are {height} x {width}; use psnr for images this small, or enlarge them first."
         )
-    index = [_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)]
-    return torch.cat(index) if index else original.new_zeros(0).double()
+    return torch.cat([_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)])
 
 
 @torch.no_grad()
@@ -114,9 +116,7 @@ def _ssim_of_chunk(x: Tensor, y: Tensor) -> Tensor:
     # float64, because E[x^2] - E[x]^2 cancels: in float32 its rounding (1e-7) is no longer small
     # beside C2 = 9e-4 in the flat regions that fill most of a digit's image.
     x, y = x.double(), y.double()
-    count = len(x)
-    moments = _blur(torch.cat([x, y, x * x, y * y, x * y]))
-    mean_x, mean_y, xx, yy, xy = torch.split(moments, count)
+    mean_x, mean_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
     variances = (xx - mean_x**2) + (yy - mean_y**2)
     covariance = xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
@@ -135,11 +135,9 @@ def _blur(x: Tensor) -> Tensor:
     return functional.conv2d(functional.conv2d(x, column, groups=channels), row, groups=channels)
 
 
-def _chunks(original: Tensor, output: Tensor) -> list[tuple[Tensor, Tensor]]:
-    if len(original) == 0:
-        return []
-    size = max(1, VALUES_PER_CHUNK // original[0].numel())
-    return list(zip(torch.split(original, size), torch.split(output, size), strict=True))
+def _chunks(original: Tensor, output: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    size = max(1, VALUES_PER_CHUNK // math.prod(original.shape[1:]))
+    return zip(original.split(size), output.split(size), strict=True)
 
 
 def _check_pair(original: Tensor, output: Tensor) -> None:

@@ -10,8 +10,7 @@ from scattergen.errors import InputError
 
 _SHAPE = (3, 32, 32)
 
-# Files of either set, the bytes in front of each image (the last is the class), and where the
-# classes' names are.
+# Files of either set, the bytes in front of each image (the last is the class), and where the classes' names are.
 _LAYOUTS = {
     "test_batch.bin": ("data_batch_*.bin", 1, "batches.meta.txt"),
     "test.bin": ("train.bin", 2, "fine_label_names.txt"),

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -70,18 +69,7 @@ class DigitFeatures:
         self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images of shape (1, 28, 28) in [0, 1].
-            progress: Where to report.
-
-        Returns:
-            (N, 128), float32, none negative.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, 128), float32, not negative, of images (N, 1, 28, 28) in [0, 1]; an `InputError` for others."""
         check_images(images, IMAGE_SHAPE)
         return in_batches(images, self._features, 128, BATCH, progress)
 
@@ -94,9 +82,9 @@ def _weights() -> Mapping[str, Tensor]:
     file = files("scattergen.evaluation") / "data" / FILE
     try:
         content = file.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found == SHA256:
-            return load(content)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise InputError(f"{file} cannot be read ({error}): reinstall scattergen.") from error
-    raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
+    return load(content)

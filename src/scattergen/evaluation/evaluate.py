@@ -8,8 +8,7 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 from scattergen.evaluation.clusters import BinTest, different_bins, k_means
-from scattergen.evaluation.frechet import frechet_distance
-from scattergen.evaluation.kernel_distance import kernel_distance
+from scattergen.evaluation.distances import frechet_distance, kernel_distance
 from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
 from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
@@ -139,17 +138,7 @@ class Evaluator:
             self.test_distances = nearest(reference, train)[0][:, 0]
 
     def __call__(self, samples: Tensor) -> Evaluation:
-        """Compare samples with the reference.
-
-        Args:
-            samples: Features, (n, k), at least 20 rows.
-
-        Returns:
-            What they scored.
-
-        Raises:
-            InputError: If the table cannot be compared with the reference.
-        """
+        """What samples, (n, k), at least 20, score against the reference; an `InputError` if they do not compare."""
         reference, seed = self.reference, self.seed
         check_tables(FEWEST, **{"the samples": samples, "the reference": reference})
         copies = None

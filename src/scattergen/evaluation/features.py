@@ -32,7 +32,7 @@ class FeatureExtractor(Protocol):
         ...
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features, (N, k) float32 on the CPU, of images (N, C, H, W) in [0, 1]."""
+        """Features, (N, k) float32 on the CPU, of images (N, C, H, W) in [0, 1]; an `InputError` for others."""
         ...
 
 

@@ -58,18 +58,7 @@ class InceptionFeatures:
         self._network = network.to(device).eval()
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images (1 or 3, H, W) in [0, 1].
-            progress: Where to report.
-
-        Returns:
-            (N, 2048), float32.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, 2048), float32, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
         check_grey_or_colour(images, "Inception")
         return in_batches(images, self._features, 2048, _BATCH, progress)
 

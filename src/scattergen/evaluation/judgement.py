@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
+_FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,6 @@ def in_words(judgement: Judgement, n_train: int) -> str:
             how = "much further from real ones than"
         words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions")
     return ". ".join(words) + "."
-
-
-_FEW = 1000
 
 
 def _look(share: float) -> str:

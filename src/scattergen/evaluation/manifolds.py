@@ -73,8 +73,7 @@ def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
         raise InputError(f"k={k}: a neighbourhood needs at least 1 neighbour.")
     check_tables(k + 1, real=real, samples=samples)
     real, samples = real.double(), samples.double()
-    # Balls are closed, so that copies count: a neighbour at the very radius must be inside in spite
-    # of rounding.
+    # Balls are closed, so that copies count: a neighbour at the very radius must be inside in spite of rounding.
     slack = rounding(real, samples) + rounding(samples, real)
     real_radii = nearest(real, real, k, exclude_self=True)[0][:, -1].square() + slack
     sample_radii = nearest(samples, samples, k, exclude_self=True)[0][:, -1].square() + slack

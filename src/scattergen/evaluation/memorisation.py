@@ -87,18 +87,15 @@ def memorisation(
 ) -> Memorisation:
     r"""Test whether samples lie nearer to training images than to images never trained on.
 
-    If the generator copies nothing, and training and test images are draws of one distribution, then it makes no
-    difference which of the real images were trained on: given all real images and the samples, every choice is equally
-    likely. That holds for good samples and bad ones, blurred ones included, which are nearer to *everything* than a
-    real image is.
+    If the generator copies nothing, and training and test images are draws of one distribution, every choice of those
+    that were trained on is equally likely, given all real images and the samples, good ones or bad ones.
 
     Let $c_i$ be the number of samples whose nearest real image is i. In a cell of N real images with a share p of
     training images, $\sum_{i \in \mathrm{train}} c_i$ then has mean $p \sum c$ and variance
     $p (1 - p) \frac{N}{N - 1} (\sum c^2 - (\sum c)^2 / N)$. Such z-scores are formed for each cell and for all
     together, once of all samples and once of the tenth of each cell's that lies closest to any real image, where copies
     are. The largest is compared with its values under 9,999 random choices, within each cell, of the images that were
-    trained on: an exact test of all of them at once. Choosing within cells allows for training and test images that
-    differ in how many lie in which cell.
+    trained on: an exact test of all of them at once, also where cells differ in their shares of training images.
 
     With many samples small effects are significant, also that of training and test images which differ within cells;
     (train_share − expected_share) / (1 − expected_share) estimates the share of copies. Copies with so much noise that

@@ -137,18 +137,7 @@ class PerceptualFeatures:
         return find_spec(PACKAGE) is not None
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images (1 or 3, H, W) in [0, 1]; grey ones are repeated in three channels.
-            progress: Where to report.
-
-        Returns:
-            (N, 1280), float32, none negative.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, 1280), float32, ≥ 0, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
         check_grey_or_colour(images, "EfficientNet-Lite1")
         return in_batches(images, self._features, DIMENSION, _BATCH, progress)
 
@@ -159,11 +148,9 @@ class PerceptualFeatures:
         side = _SMALL_SIDE if shorter <= _SMALL_SIDE else _LARGE_SIDE
         if shorter != side:
             size = (round(height * side / shorter), round(width * side / shorter))
-            smaller = side < shorter
-            x = functional.interpolate(x, size, mode="bicubic", antialias=smaller).clamp(0, 1)
+            x = functional.interpolate(x, size, mode="bicubic", antialias=side < shorter).clamp(0, 1)
         x = ((x * 255 - 127) / 128).expand(-1, 3, -1, -1)
-        features: Tensor = self._network(x.contiguous(memory_format=torch.channels_last))
-        return features
+        return self._network(x.contiguous(memory_format=torch.channels_last))
 
 
 @functools.cache
@@ -186,5 +173,4 @@ def _weights() -> Mapping[str, Tensor]:
         raise InputError(
             f"{file} is not the file that is known: its SHA-256 is {found}, expected {SHA256}; {reinstall}."
         )
-    weights: Mapping[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)
-    return weights
+    return torch.load(io.BytesIO(content), weights_only=True)

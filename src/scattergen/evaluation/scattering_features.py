@@ -66,18 +66,7 @@ class ScatteringFeatures:
         self.version = f"{VERSION} J={J} L={L} grid={grid} images={shape}"
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images of the shape given at construction, in [0, 1].
-            progress: Where to report.
-
-        Returns:
-            (N, k), float32.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, k), float32, of images of the shape (C, H, W) and in [0, 1]; an `InputError` for others."""
         check_images(images, self.image_shape)
         K, rows, columns = self.scattering.output_shape
         coefficients = self.image_shape[0] * K * rows * columns

@@ -88,12 +88,8 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
         right = int((classifier(held_out).argmax(1) == labels).sum())
     n = 2 * count
     accuracy = right / n
-    return TwoSampleTest(
-        accuracy=accuracy,
-        standard_error=(accuracy * (1 - accuracy) / n) ** 0.5,
-        pvalue=float(stats.binom.sf(right - 1, n, 0.5)),
-        n=n,
-    )
+    standard_error = (accuracy * (1 - accuracy) / n) ** 0.5
+    return TwoSampleTest(accuracy, standard_error, pvalue=float(stats.binom.sf(right - 1, n, 0.5)), n=n)
 
 
 def _cross_entropy(modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
