@@ -126,10 +126,10 @@ def _locked(path: Path) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
         except OSError:  # of another process, or of a file system without locks
-            yield False
-        else:
-            yield True
+            locked = False
+        yield locked
     finally:
         os.close(descriptor)
 

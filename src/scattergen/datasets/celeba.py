@@ -63,15 +63,8 @@ def celeba(
             f"{first} is grey, but CelebA is in colour: give the folder img_align_celeba, or fit "
             "other images without --preset celeba."
         )
-    images = ImageFolder(
-        root,
-        crop=crop,
-        size=None if size == crop else size,
-        mode="RGB",
-        strict=strict,
-        workers=workers,
-        progress=progress,
-    )
+    size = None if size == crop else size
+    images = ImageFolder(root, crop=crop, size=size, mode="RGB", strict=strict, workers=workers, progress=progress)
     if len(images.file_sizes) > 1:
         found = " and ".join(f"{width}×{height}" for width, height in sorted(images.file_sizes)[:2])
         raise InputError(
@@ -86,9 +79,8 @@ def celeba(
     enough = n >= N_TRAIN + N_TEST
     n_test = N_TEST if enough else n // _TEST_SHARE
     n_train = N_TRAIN if enough else n - n_test
-    return Dataset(
-        "celeba", Subset(images, slice(n_train)), Subset(images, slice(n - n_test, None)), images.skipped, crop
-    )
+    train, test = Subset(images, slice(n_train)), Subset(images, slice(n - n_test, None))
+    return Dataset("celeba", train, test, images.skipped, crop)
 
 
 def _first_readable(files: list[Path], strict: bool) -> tuple[Path, Header]:

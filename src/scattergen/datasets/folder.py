@@ -85,14 +85,9 @@ class ImageFolder:
         self.files = tuple(headers)
         self.size, self.crop = size, crop
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
+        select = partial(_select, self.files)
         self._reader = ImageReader(
-            partial(_select, self.files),
-            headers,
-            mode=mode,
-            size=size,
-            crop=crop,
-            cache_bytes=cache_bytes,
-            workers=workers,
+            select, headers, mode=mode, size=size, crop=crop, cache_bytes=cache_bytes, workers=workers
         )
         self.mode = self._reader.mode
         self.classes, self.labels = _label(self.root, self.files, classes)
@@ -118,17 +113,16 @@ class ImageFolder:
         # Without a crop as it was before there were any: runs know their images by it.
         cropped = "" if self.crop is None else f" crop {self.crop}"
         digest = hashlib.sha256(f"{self.size} {self.mode}{cropped}".encode())
-        for file in (self.files[number] for number in numbers):
-            name = file.relative_to(self.root).as_posix()
+        for number in numbers:
+            file = self.files[number]
             try:
                 status = file.stat()
             except OSError as error:
                 raise InputError(
                     f"{file} cannot be read any more ({error.strerror}): put it back, or start again without it."
                 ) from error
-            line = f"\n{name} {status.st_size} {status.st_mtime_ns}"
-            # File names need not be valid Unicode.
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            line = f"\n{file.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}"
+            digest.update(line.encode("utf-8", "surrogateescape"))  # file names need not be valid Unicode
         return digest.hexdigest()
 
 

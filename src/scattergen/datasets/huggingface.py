@@ -57,20 +57,14 @@ class HuggingFaceName:
 class HuggingFaceImages:
     """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
 
-    Files are decoded as those of `ImageFolder` are, and brought to one size and mode by the same arguments.
+    Files are decoded as those of `ImageFolder` are, and `size`, `mode`, `crop`, `strict`, `cache_bytes`, `workers` and
+    `progress` are as there.
 
     Args:
         table: a `datasets.Dataset`.
         image: the column of images; by default the only column with the feature `Image`.
         label: the column of classes; by default the only one with the feature `ClassLabel`, or of several the one
             called "label", if there is one.
-        size: resize the shorter side to this many pixels and keep the central square.
-        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if some are grey.
-        crop: cut the central square of this many pixels first.
-        strict: whether an unreadable image is an error. Otherwise it is left out and listed in `skipped`.
-        cache_bytes: largest size of all decoded images, as uint8, that is kept in memory.
-        workers: processes that decode; 0 for threads of this process.
-        progress: where to report the reading of many headers.
         name: what messages call the table.
 
     Attributes:
@@ -111,14 +105,10 @@ class HuggingFaceImages:
         numbered = _files(files, column, name, digest)
         headers, self.skipped = readable(numbered, len(table), f"images of {name}", strict=strict, progress=progress)
         rows = np.array(list(headers))
+        select = partial(_select, files, column, name, rows)
+        named = {f"image {row} of {name}": header for row, header in headers.items()}
         self._reader = ImageReader(
-            partial(_select, files, column, name, rows),
-            {f"image {row} of {name}": header for row, header in headers.items()},
-            mode=mode,
-            size=size,
-            crop=crop,
-            cache_bytes=cache_bytes,
-            workers=workers,
+            select, named, mode=mode, size=size, crop=crop, cache_bytes=cache_bytes, workers=workers
         )
         self.mode = self._reader.mode
         self.labels, self.classes = _labels(table, label, rows, name)

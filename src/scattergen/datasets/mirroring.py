@@ -12,8 +12,8 @@ from scattergen.datasets.source import ImageSource, Index, positions
 class WithMirrored:
     """Images to fit to, their mirror images, and then the images that are held out, likewise.
 
-    With m of N images that are not held out, it holds images 0 … m − 1, the same mirrored left to right, images m … N −
-    1, and these mirrored: the first 2m are for fitting.
+    With m of N images that are not held out, it holds images 0 … m − 1, the same mirrored left to right, images
+    m … N − 1, and these mirrored: the first 2m are for fitting.
 
     Args:
         source: N images, a source or a tensor (N, C, H, W).

@@ -23,9 +23,7 @@ from scattergen.progress import SILENT, Progress
 TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 10_000
 _FEWEST_TEST_IMAGES = 100  # of a limited dataset
-
-# Splits of Hugging Face datasets that serve as test images, by preference.
-_TEST_SPLITS = ("test", "validation", "valid", "val")
+_TEST_SPLITS = ("test", "validation", "valid", "val")  # of Hugging Face datasets, by preference
 
 
 def open_dataset(
@@ -94,11 +92,11 @@ def open_dataset(
     if source == "mnist":
         dataset = mnist()
     elif str(source).startswith(PREFIX):
-        dataset = _open_hugging_face(str(source), test_fraction, encoded)
+        dataset = replace(_open_hugging_face(str(source), test_fraction, encoded), crop=crop)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
         files = holds_files(str(source))
-        dataset = _open_folder(path, test_fraction, encoded) if files else cifar(path)
+        dataset = replace(_open_folder(path, test_fraction, encoded), crop=crop) if files else cifar(path)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     else:
@@ -168,14 +166,14 @@ def _cannot_open(path: Path) -> str:
 
 
 def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Dataset:
-    name, crop = path.resolve().name, how["crop"]
+    name = path.resolve().name
     if (path / "train").is_dir() and (path / "test").is_dir():
         train = ImageFolder(path / "train", **how)
         test = ImageFolder(path / "test", **how | {"mode": train.mode}, classes=train.classes)
-        return Dataset(name, train, test, train.skipped + test.skipped, crop)
+        return Dataset(name, train, test, train.skipped + test.skipped)
     folder = ImageFolder(path, **how)
     names = [file.relative_to(path).as_posix() for file in folder.files]
-    return replace(_hold_out_by_name(name, folder, names, test_fraction), skipped=folder.skipped, crop=crop)
+    return replace(_hold_out(name, folder, _shuffled(names), test_fraction), skipped=folder.skipped)
 
 
 def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -> Dataset:
@@ -199,38 +197,40 @@ def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -
     name = PREFIX + (named.name if "/" in named.name else Path(named.name).name)
     if test_split:
         test = images(test_split, train.mode)
-        return Dataset(name, train, test, train.skipped + test.skipped, how["crop"])
+        return Dataset(name, train, test, train.skipped + test.skipped)
     rows = [str(row) for row in range(len(train))]
-    return replace(_hold_out_by_name(name, train, rows, test_fraction), skipped=train.skipped, crop=how["crop"])
+    return replace(_hold_out(name, train, _shuffled(rows), test_fraction), skipped=train.skipped)
 
 
-def _hold_out_by_name(name: str, images: ImageSource, names: list[str], test_fraction: float) -> Dataset:
-    shuffled = sorted(
-        range(len(names)), key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest()
-    )
-    n_test = _count_test(len(names), test_fraction)
-    # Sorted again: each part keeps the order of the names.
-    return _split(name, images, sorted(shuffled[n_test:]), sorted(shuffled[:n_test]))
+def _shuffled(names: list[str]) -> list[int]:
+    """Numbers of the names, by their SHA-256 from the largest to the smallest."""
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    return sorted(range(len(names)), key=digests.__getitem__, reverse=True)
 
 
 def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     if path.suffix.lower() == ".npy":
-        return _hold_out_last(path.stem, ImageArray(load_npy(path), name=str(path)), test_fraction)
+        images = ImageArray(load_npy(path), name=str(path))
+        return _hold_out(path.stem, images, range(len(images)), test_fraction)
     arrays = load_npz(path)
+    classes = arrays.get("classes")
+    names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
+
+    def part(images: str, labels: str) -> ImageArray:
+        return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")
+
     if "train_images" in arrays and "test_images" in arrays:
-        train, test = (_from_archive(path, arrays, f"{part}_images", f"{part}_labels") for part in ("train", "test"))
-        return Dataset(path.stem, train, test)
-    if "x_train" in arrays:
-        train = _from_archive(path, arrays, "x_train", "y_train")
-        if "x_test" not in arrays:
-            return _hold_out_last(path.stem, train, test_fraction)
-        return Dataset(path.stem, train, _from_archive(path, arrays, "x_test", "y_test"))
-    images, labels = _find_arrays(path, arrays)
-    return _hold_out_last(path.stem, _from_archive(path, arrays, images, labels), test_fraction)
+        return Dataset(path.stem, part("train_images", "train_labels"), part("test_images", "test_labels"))
+    if "x_train" in arrays and "x_test" in arrays:
+        return Dataset(path.stem, part("x_train", "y_train"), part("x_test", "y_test"))
+    images = part(*_find_arrays(path, arrays))
+    return _hold_out(path.stem, images, range(len(images)), test_fraction)
 
 
 def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]:
     """The names of the images and of the labels, which may be absent."""
+    if "x_train" in arrays:
+        return "x_train", "y_train"
     labels = "labels" if "labels" in arrays else "y"
     others = [key for key in arrays if key not in ("labels", "y", "classes")]
     for key in ("images", "x", *(others if len(others) == 1 else ())):
@@ -242,28 +242,14 @@ def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]
     )
 
 
-def _from_archive(path: Path, arrays: dict[str, NDArray[Any]], images: str, labels: str) -> ImageArray:
-    classes = arrays.get("classes")
-    names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
-    return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")
-
-
-def _hold_out_last(name: str, images: ImageArray, test_fraction: float) -> Dataset:
-    n, n_test = len(images), _count_test(len(images), test_fraction)
-    return _split(name, images, range(n - n_test), range(n - n_test, n))
-
-
-def _count_test(n: int, test_fraction: float) -> int:
+def _hold_out(name: str, images: ImageSource, order: Sequence[int], test_fraction: float) -> Dataset:
+    """The last images in an order as test images; both parts keep the order of the source."""
+    n = len(order)
     if test_fraction == 0 or n < 2:
-        return 0
-    return min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
-
-
-def _split(name: str, images: ImageSource, train: Sequence[int], test: Sequence[int]) -> Dataset:
-    if not test:
         return Dataset(name, images)
-    first, second = (Subset(images, torch.tensor(numbers)) for numbers in (train, test))
-    return Dataset(name, first, second)
+    n_train = n - min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
+    train, test = (Subset(images, torch.tensor(sorted(part))) for part in (order[:n_train], order[n_train:]))
+    return Dataset(name, train, test)
 
 
 def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: Mode | None) -> None:

@@ -43,8 +43,8 @@ class ImageReader:
         mode: Mode | None,
         size: int | None,
         crop: int | None,
-        cache_bytes: int = CACHE_BYTES,
-        workers: int = 0,
+        cache_bytes: int,
+        workers: int,
     ) -> None:
         if crop is not None:
             for name, header in headers.items():

@@ -59,8 +59,8 @@ class Dataset:
         name: what reports call the data.
         train: the images that models are fitted to.
         test: images held out for evaluation.
-        skipped: one sentence for every file that was left out because it could not be read.
-        crop: side of the central square that was cut from every file of a folder.
+        skipped: a sentence for every file that was left out because it could not be read.
+        crop: side of the central square that was cut from every file.
         limit: number of training images that were chosen of more.
     """
 

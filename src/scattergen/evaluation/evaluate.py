@@ -25,17 +25,10 @@ _ROWS_PER_BIN = 20
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one table of samples scored.
+    """What n samples scored against `n_reference` real images.
 
-    Attributes:
-        n: Number of samples.
-        n_reference: Number of real images they were compared with.
-        frechet: Fréchet distance; its error by the jackknife.
-        kernel: Kernel distance, unbiased.
-        manifolds: Precision, recall, density, coverage.
-        two_sample: Classifier two-sample test.
-        bins: Number of statistically different bins, against the training images if they were given.
-        memorisation: Nearest-neighbour evidence; None without training images.
+    The error of the Fréchet distance is by the jackknife. Bins are those of the training images if they were given;
+    without them there is no test of memorisation.
     """
 
     n: int
@@ -108,13 +101,7 @@ def evaluate(
 
 
 class Evaluator:
-    """Scores one table of samples after the other, with what they share computed once.
-
-    Args:
-        reference: Features of real images that nothing was fitted to, (N, k), at least 20.
-        train: Features of the training images, (M, k), or None; see `evaluate`.
-        n_neighbours: Which neighbour bounds a neighbourhood.
-        seed: Of everything random.
+    """Scores one table of samples after the other, with what they share computed once; arguments are as for `evaluate`.
 
     Raises:
         InputError: If the tables cannot be compared.
