@@ -221,16 +221,15 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
     accepted = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
     if len(shape) == 3 and shape[2] not in (1, 3):
         return "NHW"
-    if len(shape) == 4:
-        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-        if first and last:
-            raise InputError(
-                f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels: "
-                "say which by ImageArray(..., layout='NCHW') or layout='NHWC'."
-            )
-        if first or last:
-            return "NCHW" if first else "NHWC"
-    if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)):
+    channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
+    if len(channels) == 1:
+        return "NCHW" if channels == [1] else "NHWC"
+    if channels:
+        raise InputError(
+            f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels: "
+            "say which by ImageArray(..., layout='NCHW') or layout='NHWC'."
+        )
+    if len(shape) in (2, 3):
         raise InputError(
             f"{name} has shape {shape}, which looks like a single image: expected {accepted}; "
             "add the axis N in front with images[None]."
