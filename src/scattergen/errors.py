@@ -18,3 +18,8 @@ class InputError(ScattergenError, ValueError):
 
 class RunFolderError(ScattergenError):
     """A run folder is missing, damaged, of another version or in use for something else."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, or its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,24 +23,7 @@ _DEEPEST = 50  # objects and lists within each other
 
 
 def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
-    """Open a file, but not what it links to, nor a device or pipe, which might never end.
-
-    Args:
-        path: The file; folders above it may be links.
-        mode: As of `open`.
-
-    Returns:
-        The open file.
-
-    Raises:
-        RunFolderError: If it is a link, a device or a pipe.
-
-    Example:
-        >>> open_regular(Path("/dev/zero"))
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.RunFolderError: /dev/zero is a link, a device or a pipe where a file ...
-    """
+    """Open a file, but not what it links to, nor a device or pipe, which might never end."""
     refusal = RunFolderError(
         f"{path} is a link, a device or a pipe where a file is needed: put the file itself there, "
         "or delete it and copy the run folder again as a whole."
@@ -86,135 +70,59 @@ def _writing(path: Path) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends without an error.
 
-    The data reach the disk before the name does, so that neither a kill nor a power cut leaves a
-    partial file under `path`.
-
-    Args:
-        path: Final path; its folder is created.
-
-    Yields:
-        The path to write to.
-
-    Raises:
-        ScattergenError: If the folder cannot be written or the disk is full.
-
-    Example:
-        >>> import tempfile
-        >>> target = Path(tempfile.mkdtemp()) / "hello.txt"
-        >>> with atomic_path(target) as temporary:
-        ...     _ = temporary.write_text("hello")
-        >>> target.read_text()
-        'hello'
+    The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
     """
-    temporary: Path | None = None
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # The suffix stays, since some writers choose the format by it; they know small letters.
-            suffix = path.suffix.lower()
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=suffix)
-            os.close(handle)
-            temporary = Path(name)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, since some writers choose the format by it; they know small letters.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix.lower())
+        os.close(handle)
+        temporary = Path(name)
+        try:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-    finally:
-        if temporary is not None:
+            move_file(temporary, path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
 def move_file(source: Path, path: Path) -> None:
-    """Give a file another name, perhaps that of another one, for good: a power cut leaves it.
-
-    Args:
-        source: The file, whose content has reached the disk.
-        path: Its new name, in an existing folder.
-
-    Raises:
-        ScattergenError: If the folder cannot be written or the disk is full.
-    """
+    """Give a file whose content has reached the disk another name, for good: a power cut leaves it."""
     with _writing(path):
         os.replace(source, path)
-        sync_folder(path.parent)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Delete what interrupted writes left in a folder and below, when nobody else is writing there.
-
-    Args:
-        folder: The folder.
-    """
-    for path in folder.rglob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside a file that `remove_temporaries` knows.
-
-    Args:
-        path: A file.
-
-    Returns:
-        Its name with a prefix.
-    """
+    """A name beside a file that `is_temporary` knows."""
     return path.with_name(_TEMPORARY + path.name)
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is one that an interrupted write left.
-
-    Args:
-        path: A file.
-
-    Returns:
-        True for names that only `atomic_path` gives.
-    """
+    """Whether a file is one that an interrupted write left."""
     return path.name.startswith(_TEMPORARY)
 
 
 def free_bytes(path: Path) -> int:
-    """Free space where a file or folder is, or would be made.
-
-    Args:
-        path: It need not exist.
-
-    Returns:
-        Bytes.
-    """
+    """Free space where a file or folder is, or would be made."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def gigabytes(size: int) -> str:
-    """A size as messages have it.
-
-    Args:
-        size: Bytes.
-
-    Returns:
-        The number with its unit.
-
-    Example:
-        >>> gigabytes(2_500_000_000)
-        '2.50 GB'
-    """
+    """A size in bytes as messages have it."""
     return f"{size / 1e9:.2f} GB"
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuse to begin what a disk has no room for.
-
-    Args:
-        path: Where it would be written.
-        needed: Bytes.
-
-    Raises:
-        ScattergenError: If fewer are free.
-    """
+    """Refuse to begin writing what a disk has no room for."""
     free = free_bytes(path)
     if free < needed:
         raise ScattergenError(
@@ -230,73 +138,21 @@ def _umask() -> int:
     return mask
 
 
-def sync_folder(folder: Path) -> None:
-    """Let the names in a folder reach the disk.
-
-    Args:
-        folder: The folder.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically, indented for people.
-
-    Args:
-        path: Destination.
-        content: Anything that `json` can write; NaN and infinities are refused.
-    """
+    """Write a JSON file atomically, indented for people; NaN and infinities are refused."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file of at most 16 MiB, whoever wrote it.
-
-    Args:
-        path: A file.
-
-    Returns:
-        The content.
-
-    Raises:
-        OSError: If it is missing or cannot be read.
-        ValueError: If it is not JSON, too long, or nested too deeply.
-        RunFolderError: If it is a link, a device or a pipe.
-
-    Example:
-        >>> path = Path(tempfile.mkdtemp()) / "file.json"
-        >>> write_json(path, {"a": [1]})
-        >>> read_json(path)
-        {'a': [1]}
-    """
+    """Content of a JSON file of at most 16 MiB, whoever wrote it; ValueError if it is none."""
     with open_regular(path) as file:
         text: bytes = file.read(_LONGEST_TEXT + 1)
     return parse_json(text.decode())
 
 
 def parse_json(text: str) -> Any:
-    """JSON that is neither too long nor nested so deeply that nobody could go through it.
-
-    Args:
-        text: The JSON.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ValueError: If it is something else.
-
-    Example:
-        >>> parse_json("[" * 60 + "]" * 60)
-        Traceback (most recent call last):
-        ...
-        ValueError: it is nested too deeply
-    """
+    """Content of JSON that is not too long, nor nested so deeply that nobody could go through it; else a ValueError."""
     if len(text) > _LONGEST_TEXT:
         raise ValueError("it is too long")
     try:
@@ -305,25 +161,14 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
     level = [content]
     for _ in range(_DEEPEST):
-        level = [
-            part
-            for one in level
-            if isinstance(one, dict | list)
-            for part in (one.values() if isinstance(one, dict) else one)
-        ]
+        nested = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = list(chain.from_iterable(nested))
     if level:
         raise ValueError("it is nested too deeply")
     return content
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's content.
-
-    Args:
-        path: A file.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Hash of a file's content, 64 hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

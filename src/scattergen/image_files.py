@@ -3,7 +3,7 @@
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from scattergen.datasets.arrays import load_npy, load_npz
-from scattergen.datasets.classes import ClassLabels
+from scattergen.datasets.source import ClassLabels
 from scattergen.errors import InputError
 from scattergen.files import atomic_path, is_temporary, temporary_path
 from scattergen.image_grid import image_grid, png
@@ -22,18 +22,7 @@ FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.n
 
 
 def check_output(path: Path) -> None:
-    """Refuse an output path before any work is done for it.
-
-    Args:
-        path: Where images shall go.
-
-    Raises:
-        InputError: If its ending says nothing about the form, or a file stands where a folder must
-            be.
-
-    Example:
-        >>> check_output(Path("samples.png"))
-    """
+    """Refuse a path for images before any work is done for it."""
     if path.suffix.lower() not in ("", ".png", ".npz", ".npy"):
         raise InputError(f"{path} has an unknown ending: name {FORMS}.")
     if path.suffix == "" and path.exists() and not path.is_dir():
@@ -57,19 +46,9 @@ def write_images(
     columns: int | None = None,
     classes: ClassLabels | None = None,
 ) -> None:
-    """Write images in the form that the path's ending names.
+    """Write images (N, C, H, W) in the form that the path's ending names: a grid, single files or arrays.
 
-    Args:
-        path: A grid in "….png", single files in a folder, or arrays in "….npz" (with the codes) or
-            "….npy".
-        images: (N, C, H, W) in [0, 1].
-        codes: Their codes, (N, d), kept in ".npz".
-        columns: Of a grid.
-        classes: Their classes, kept in ".npz" as "labels" and, by name, "classes".
-
-    Raises:
-        InputError: If the ending is unknown, or the folder holds other files.
-        ScattergenError: If the files cannot be written.
+    Codes (N, d) and classes are kept in ".npz" only.
     """
     check_output(path)
     if path.suffix.lower() == ".png":
@@ -123,7 +102,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     The name of the temporary file says which output it is for, its lock that its writer lives.
     """
     mark = temporary_path(Path(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])).name
-    _remove_left_over(path.parent.glob(f"{mark}*"))
+    for left_over in path.parent.glob(f"{mark}*"):
+        with suppress(OSError), _locked(left_over) as free:
+            if free:
+                left_over.unlink()
     with atomic_path(path) as unmarked, _locked(unmarked):
         temporary = unmarked.with_name(mark + unmarked.name)
         unmarked.rename(temporary)
@@ -136,14 +118,6 @@ def _replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _remove_left_over(files: Iterable[Path]) -> None:
-    """Delete temporary files that no process holds the lock of."""
-    for file in files:
-        with suppress(OSError), _locked(file) as free:
-            if free:
-                file.unlink()
-
-
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Try to lock a file or folder until the block or this process ends; whether it worked."""
@@ -152,25 +126,16 @@ def _locked(path: Path) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
         except OSError:  # of another process, or of a file system without locks
-            yield False
-        else:
-            yield True
+            locked = False
+        yield locked
     finally:
         os.close(descriptor)
 
 
 def write_codes(path: Path, codes: Tensor) -> None:
-    """Write codes as "….npy" or as "codes" in "….npz".
-
-    Args:
-        path: Destination.
-        codes: (N, d).
-
-    Raises:
-        InputError: If the ending is another one.
-        ScattergenError: If the file cannot be written.
-    """
+    """Write codes (N, d) as "….npy" or as "codes" in "….npz"."""
     check_codes_path(path)
     with _replacing(path) as temporary:
         if path.suffix.lower() == ".npy":
@@ -180,14 +145,7 @@ def write_codes(path: Path, codes: Tensor) -> None:
 
 
 def check_codes_path(path: Path) -> None:
-    """Refuse a path that is not that of an array file.
-
-    Args:
-        path: Where codes shall go.
-
-    Raises:
-        InputError: If it does not end in .npy or .npz, or its folder cannot be written to.
-    """
+    """Refuse a path for codes before any work is done for it."""
     _check_codes_suffix(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file for the codes.")
@@ -200,17 +158,7 @@ def _check_codes_suffix(path: Path) -> None:
 
 
 def read_codes(path: Path) -> Tensor:
-    """Codes from "….npy", or from "codes" or the only array of "….npz".
-
-    Args:
-        path: An array file.
-
-    Returns:
-        Codes, (N, d) float32.
-
-    Raises:
-        InputError: If the file is missing, damaged, or holds no table of finite numbers.
-    """
+    """Codes (N, d), float32 and finite, from "….npy", or from "codes" or the only array of "….npz"."""
     _check_codes_suffix(path)
     if path.suffix.lower() == ".npy":
         array = load_npy(path)

@@ -12,9 +12,8 @@ from torch import Tensor
 from scattergen.errors import InputError
 from scattergen.files import atomic_path
 
-# Images whose longer side is below this are enlarged by default, so that 28 x 28 digits can be
-# looked at without a magnifying glass.
 COMFORTABLE_SIDE = 64
+"""Smaller images are enlarged by default, so that 28 x 28 digits can be seen without a magnifying glass."""
 
 
 def image_grid(
@@ -23,27 +22,25 @@ def image_grid(
     """Arrange images in a grid, row by row; every pixel value is kept exactly.
 
     Args:
-        x: images in [0, 1], shape (N, C, H, W) with one (grey) or three (RGB) channels; values
-            outside are clipped.
+        x: images in [0, 1], (N, C, H, W) with one (grey) or three (RGB) channels; values outside are clipped.
         columns: images in a row; by default the grid is as square as it can be.
         pad: gap between images, in pixels of the result; there is no outer border.
-        scale: every pixel becomes a block of scale x scale; by default the smallest that makes
-            the longer side 64 pixels or more.
+        scale: every pixel becomes a block of scale x scale; by default the smallest that makes the longer side 64
+            pixels or more.
         fill: grey value from 0 to 255 of gaps and of empty cells; None leaves them transparent.
 
     Returns:
         A picture of mode "L" or "RGB" (with transparency "LA" or "RGBA").
 
     Raises:
-        InputError: x is not a tensor of this form, is empty or holds NaN, or columns, pad or
-            scale is out of range.
+        InputError: if x is not of this form, is empty or holds NaN, or columns, pad or scale is out of range.
 
     Example:
         >>> image_grid(torch.zeros(6, 1, 28, 28), columns=3, pad=2, scale=1).size
         (88, 58)
     """
     pixels = _to_bytes(x)
-    count, height, width, channels = pixels.shape
+    count, height, width, _ = pixels.shape
     columns = int(np.ceil(np.sqrt(count))) if columns is None else columns
     scale = -(-COMFORTABLE_SIDE // max(height, width)) if scale is None else scale
     if columns < 1 or pad < 0 or scale < 1:
@@ -51,35 +48,22 @@ def image_grid(
             f"an image grid needs columns >= 1, pad >= 0 and scale >= 1, got columns={columns}, "
             f"pad={pad}, scale={scale}."
         )
+    if fill is None:
+        opaque = np.full((count, height, width, 1), 255, np.uint8)
+        pixels = np.concatenate([pixels, opaque], axis=3)
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = height * scale, width * scale
+    _, height, width, channels = pixels.shape
     rows = -(-count // columns)
-    shape = (rows * (height + pad) - pad, columns * (width + pad) - pad)
-    canvas = np.full((*shape, channels), 0 if fill is None else fill, np.uint8)
-    alpha = np.zeros((*shape, 1), np.uint8)
+    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, channels), fill or 0, np.uint8)
     for index, picture in enumerate(pixels):
         top = (index // columns) * (height + pad)
         left = (index % columns) * (width + pad)
         canvas[top : top + height, left : left + width] = picture
-        alpha[top : top + height, left : left + width] = 255
-    if fill is None:
-        canvas = np.concatenate([canvas, alpha], axis=2)
-    return Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
 def png(picture: Image.Image) -> bytes:
-    """The PNG file of a picture.
-
-    Args:
-        picture: a PIL image.
-
-    Returns:
-        The content of the file.
-
-    Example:
-        >>> png(image_grid(torch.zeros(1, 1, 8, 8)))[1:4]
-        b'PNG'
-    """
+    """The content of a picture's PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -89,7 +73,7 @@ def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, sca
     """Write a grid of images as a PNG file, atomically.
 
     Args:
-        x: images in [0, 1], shape (N, C, H, W); see :func:`image_grid`.
+        x: images in [0, 1], (N, C, H, W); see `image_grid`, as for the columns and the scale.
         path: where to write; an existing file is replaced.
         columns: images in a row.
         scale: integer enlargement.
@@ -98,13 +82,12 @@ def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, sca
         The path.
 
     Raises:
-        InputError: as for :func:`image_grid`.
-        ScattergenError: the file cannot be written.
+        InputError: as for `image_grid`.
+        ScattergenError: if the file cannot be written.
 
     Example:
         >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_image_grid(torch.zeros(4, 1, 28, 28), folder / "samples.png").name
+        >>> save_image_grid(torch.zeros(4, 1, 28, 28), Path(tempfile.mkdtemp()) / "samples.png").name
         'samples.png'
     """
     content = png(image_grid(x, columns=columns, scale=scale))

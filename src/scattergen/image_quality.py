@@ -1,5 +1,8 @@
 """How good an image is, one number per image: PSNR and SSIM to its original, and sharpness."""
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,19 +25,17 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
 
     .. math:: \mathrm{PSNR} = -10 \log_{10} \frac{1}{CHW} \sum (x - y)^2
 
-    The peak is 1. Outputs are clipped to [0, 1] first. The PSNR *of a data set* is the mean of
-    these values, not the PSNR of the mean squared error.
+    The peak is 1. The PSNR *of a data set* is the mean of these values, not the PSNR of the mean squared error.
 
     Args:
-        original: images in [0, 1], shape (N, C, H, W).
+        original: images in [0, 1], (N, C, H, W).
         output: images of the same shape; values outside [0, 1] are clipped.
 
     Returns:
-        float64 tensor of shape (N,), in dB; ``inf`` where the images are identical.
+        (N,) float64, in dB; ``inf`` where the images are identical.
 
     Raises:
-        InputError: the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a
-            value is NaN or infinite.
+        InputError: if the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a value is not finite.
 
     Example:
         >>> x = torch.zeros(2, 1, 16, 16)
@@ -43,7 +44,7 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
     """
     _check_pair(original, output)
     error = [(x.double() - y.double().clamp(0, 1)).square().flatten(1).mean(1) for x, y in _chunks(original, output)]
-    return -10 * torch.log10(torch.cat(error)) if error else original.new_zeros(0).double()
+    return -10 * torch.log10(torch.cat(error))
 
 
 @torch.no_grad()
@@ -53,24 +54,23 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
     .. math:: \mathrm{SSIM} = \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
                                    {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
-    The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at
-    every position where the window lies inside the image, as in the authors' own program.
-    Implementations that pad, such as torchmetrics, also average over the border and so give other
-    values, higher ones for images with an empty border. Outputs are clipped to [0, 1] first.
+    The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at every position where the
+    window lies inside the image, as in the authors' own program. Implementations that pad, such as torchmetrics, also
+    average over the border and so give other values, higher ones for images with an empty border.
 
     Args:
-        original: images in [0, 1], shape (N, C, H, W), at least 11 pixels on each side.
+        original: images in [0, 1], (N, C, H, W), at least 11 pixels on each side.
         output: images of the same shape; values outside [0, 1] are clipped.
 
     Returns:
-        float64 tensor of shape (N,); 1 where the images are identical, never above.
+        (N,) float64; 1 where the images are identical, never above.
 
     Raises:
-        InputError: as for :func:`psnr`, or the images are smaller than the window.
+        InputError: as for `psnr`, or if the images are smaller than the window.
 
     References:
-        Wang, Bovik, Sheikh & Simoncelli, Image quality assessment: from error visibility to
-        structural similarity, 2004.
+        Wang, Bovik, Sheikh & Simoncelli, Image quality assessment: from error visibility to structural similarity,
+        2004.
 
     Example:
         >>> x = torch.rand(2, 3, 16, 16)
@@ -84,8 +84,7 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
             f"SSIM looks through a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images "
             f"are {height} x {width}; use psnr for images this small, or enlarge them first."
         )
-    index = [_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)]
-    return torch.cat(index) if index else original.new_zeros(0).double()
+    return torch.cat([_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)])
 
 
 @torch.no_grad()
@@ -94,14 +93,14 @@ def sharpness(images: Tensor) -> Tensor:
 
     .. math:: \frac{1}{CHW} \sum (x - \bar x)^2
 
-    with :math:`\bar x` the mean over 3 × 3 pixels, reflected at the border. It depends on what is
-    shown, so compare its mean over some images with that over real ones.
+    with :math:`\bar x` the mean over 3 × 3 pixels, reflected at the border. It depends on what is shown, so compare its
+    mean over some images with that over real ones.
 
     Args:
-        images: shape (N, C, H, W), at least 2 pixels on each side.
+        images: (N, C, H, W), at least 2 pixels on each side.
 
     Returns:
-        float64 tensor of shape (N,).
+        (N,) float64.
 
     Example:
         >>> x = torch.zeros(1, 1, 9, 9)
@@ -117,9 +116,7 @@ def _ssim_of_chunk(x: Tensor, y: Tensor) -> Tensor:
     # float64, because E[x^2] - E[x]^2 cancels: in float32 its rounding (1e-7) is no longer small
     # beside C2 = 9e-4 in the flat regions that fill most of a digit's image.
     x, y = x.double(), y.double()
-    count = len(x)
-    moments = _blur(torch.cat([x, y, x * x, y * y, x * y]))
-    mean_x, mean_y, xx, yy, xy = torch.split(moments, count)
+    mean_x, mean_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
     variances = (xx - mean_x**2) + (yy - mean_y**2)
     covariance = xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
@@ -138,11 +135,9 @@ def _blur(x: Tensor) -> Tensor:
     return functional.conv2d(functional.conv2d(x, column, groups=channels), row, groups=channels)
 
 
-def _chunks(original: Tensor, output: Tensor) -> list[tuple[Tensor, Tensor]]:
-    if len(original) == 0:
-        return []
-    size = max(1, VALUES_PER_CHUNK // original[0].numel())
-    return list(zip(torch.split(original, size), torch.split(output, size), strict=True))
+def _chunks(original: Tensor, output: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    size = max(1, VALUES_PER_CHUNK // math.prod(original.shape[1:]))
+    return zip(original.split(size), output.split(size), strict=True)
 
 
 def _check_pair(original: Tensor, output: Tensor) -> None:

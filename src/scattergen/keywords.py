@@ -14,16 +14,9 @@ from scattergen.errors import InputError
 def check_keywords(
     owner: str, make: Callable[..., Any], keywords: Mapping[str, Any], own: Collection[str] = ()
 ) -> None:
-    """Refuse keywords that a constructor or function does not know, and values of another type.
+    """Refuse keywords that a class or function does not know, and values of another type than it is annotated with.
 
-    Args:
-        owner: What the keywords belong to, for messages, such as "the decoder".
-        make: The class or function.
-        keywords: Name to value, perhaps from JSON.
-        own: Parameters that are not for the user to set.
-
-    Raises:
-        InputError: If a keyword is unknown or a value does not suit its annotation.
+    `owner` is what messages call it, such as "the decoder"; parameters in `own` are not for the user to set.
 
     Example:
         >>> from scattergen.decoder.generator import Decoder
@@ -48,24 +41,7 @@ def check_keywords(
 
 
 def whole_number(name: str, value: Any, *, least: int = 0, most: int = 2**62) -> int:
-    """The value, if it is a whole number that is large enough.
-
-    Args:
-        name: What the number is called, for the message.
-        value: What a user gave; NumPy's integers count too.
-        least: The smallest that can be used.
-        most: The largest.
-
-    Returns:
-        The number.
-
-    Raises:
-        InputError: If it is none, or out of range.
-
-    Example:
-        >>> whole_number("n", 3)
-        3
-    """
+    """The value, if it is a whole number in range, NumPy's integers included."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -77,21 +53,7 @@ def whole_number(name: str, value: Any, *, least: int = 0, most: int = 2**62) ->
 
 
 def check_seed(seed: Any) -> int:
-    """The seed, if it is one.
-
-    Args:
-        seed: What a user gave.
-
-    Returns:
-        The number.
-
-    Raises:
-        InputError: If it is no whole number from 0 to 2³² − 1, the range that every generator has.
-
-    Example:
-        >>> check_seed(7)
-        7
-    """
+    """The seed, if it is a whole number from 0 to 2³² − 1, the range that every generator has."""
     return whole_number("seed", seed, most=2**32 - 1)
 
 

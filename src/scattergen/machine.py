@@ -7,15 +7,7 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """What the measurements were made on.
-
-    Returns:
-        Processor, number of threads, and versions.
-
-    Example:
-        >>> sorted(machine())
-        ['processor', 'python', 'system', 'threads', 'torch']
-    """
+    """Processor, number of threads, and versions."""
     processor = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():

@@ -38,9 +38,9 @@ class _BarTask(Task):
 
 
 class _LogTask(Task):
-    def __init__(self, console: Console, description: str, total: int) -> None:
+    def __init__(self, progress: "Progress", description: str, total: int) -> None:
         super().__init__(description, total)
-        self._console, self._start = console, time.monotonic()
+        self._progress, self._start = progress, time.monotonic()
         self._next = self._start + _LOG_EVERY
         self._first: int | None = None
 
@@ -53,13 +53,8 @@ class _LogTask(Task):
         if now >= self._next and self._first < self.completed < self.total:
             done = self.completed - self._first
             left = (now - self._start) / done * (self.total - self.completed)
-            eta = str(timedelta(seconds=round(left)))
-            self._console.print(
-                f"  {self.description}: {self.completed:,}/{self.total:,}, {eta} left  {self.note}",
-                highlight=False,
-                markup=False,
-                emoji=False,
-            )
+            count, eta = f"{self.completed:,}/{self.total:,}", timedelta(seconds=round(left))
+            self._progress.message(f"  {self.description}: {count}, {eta} left  {self.note}")
             self._next = now + _LOG_EVERY
 
 
@@ -103,7 +98,7 @@ class Progress:
                 task = _BarTask(bars, description, total)
                 yield task
         else:
-            task = _LogTask(self.console, description, total)
+            task = _LogTask(self, description, total)
             yield task
         self.message(f"  {description}: {time.monotonic() - start:.1f} s  {task.note}")
 

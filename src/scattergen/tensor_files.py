@@ -21,15 +21,7 @@ _LEAST = {"running_var": 0.0, "explained_variance": 1e-30}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
-    """Write named tensors and JSON metadata as one safetensors file, atomically.
-
-    A checksum of all of it is kept too, by which `read_tensors` finds damage.
-
-    Args:
-        path: Destination.
-        tensors: Name to tensor, on any device.
-        metadata: Anything that `json` can write.
-    """
+    """Write named tensors and JSON metadata as one safetensors file, atomically, with a checksum of all of it."""
     # Copies, because safetensors refuses tensors that share memory, such as tied weights.
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
@@ -50,33 +42,13 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def read_metadata(path: Path) -> Any:
-    """Metadata of a file made by `write_tensors`, without its tensors.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        The metadata.
-
-    Raises:
-        RunFolderError: If the file is missing, truncated or not a safetensors file.
-    """
+    """Metadata of a file made by `write_tensors`, without reading its tensors."""
     with _opened(path) as (_, kept):
         return parse_json(kept.get("json", "null"))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Tensors and metadata of a file made by `write_tensors`; no code is executed.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        Name to tensor (on the CPU), and the metadata.
-
-    Raises:
-        RunFolderError: If the file is missing, damaged or not a safetensors file.
-    """
+    """Tensors by name, on the CPU, and metadata of a file made by `write_tensors`; no code is executed."""
     with _opened(path) as (file, kept):
         text = kept.get("json", "null")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -87,14 +59,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
-    """As `read_tensors`, of a file that can be made again.
-
-    Args:
-        path: A safetensors file.
-
-    Returns:
-        Name to tensor, and the metadata; None if the file is missing or damaged.
-    """
+    """As `read_tensors`, of a file that can be made again: None if it is missing or damaged."""
     try:
         return read_tensors(path)
     except RunFolderError:
@@ -123,19 +88,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 
 
 def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a nested state as one flat mapping with "/" between the names.
-
-    Args:
-        prefix: Put before every name.
-        state: Nested mappings whose leaves are tensors or numbers.
-
-    Returns:
-        Flat name to tensor.
-
-    Example:
-        >>> flatten_state("a", {"b": {"c": torch.zeros(2)}})
-        {'a/b/c': tensor([0., 0.])}
-    """
+    """Tensors of nested mappings as one flat mapping with "/" between the names, and the prefix before all of them."""
     flat: dict[str, Tensor] = {}
     for name, value in state.items():
         key = f"{prefix}/{name}"
@@ -147,21 +100,7 @@ def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def check_shapes(what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse stored tensors that are not those of what they are loaded into.
-
-    Args:
-        what: It is, for the message.
-        tensors: Name to tensor.
-        shapes: Name to the shape that is needed.
-
-    Raises:
-        RunFolderError: If a tensor is missing, unknown, has another shape, does not hold real
-            numbers, or is no variance where one is needed.
-
-    Example:
-        >>> import torch
-        >>> check_shapes("line", {"slope": torch.zeros(2)}, {"slope": (2,)})
-    """
+    """Refuse stored tensors of `what` that are not real numbers of the expected shapes, or too small for variances."""
     for name in [*shapes, *(tensors.keys() - shapes)]:
         wanted, tensor = shapes.get(name, "nothing"), tensors.get(name)
         found: Any = "missing" if tensor is None else tuple(tensor.shape)
@@ -180,14 +119,6 @@ def check_shapes(what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, 
 
 
 def take_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a flat mapping below `prefix`, with the prefix removed.
-
-    Args:
-        tensors: Made by `flatten_state`.
-        prefix: Its prefix.
-
-    Returns:
-        Remaining name to tensor.
-    """
+    """The part of a flat mapping below `prefix`, with the prefix removed."""
     start = prefix + "/"
     return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}

@@ -10,18 +10,7 @@ _ACTIVE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def visible(text: object) -> str:
-    r"""Text that a terminal only shows, in one line.
-
-    Args:
-        text: Perhaps from a file, or a name that somebody chose.
-
-    Returns:
-        It, with escapes as Python writes them in place of what is not shown but acts.
-
-    Example:
-        >>> print(visible("a\x1b[2Jb\nc\u202e"))
-        a\x1b[2Jb\nc\u202e
-    """
+    """One line of text that a terminal only shows, with Python's escapes in place of what acts."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _ACTIVE else character
         for character in str(text)
@@ -29,16 +18,6 @@ def visible(text: object) -> str:
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    r"""Print lines harmlessly.
-
-    Args:
-        *lines: Each becomes one line of its own.
-        file: Standard output by default.
-
-    Example:
-        >>> say("a\tb", 3)
-        a\tb
-        3
-    """
+    """Print lines harmlessly."""
     for line in lines:
         print(visible(line), file=file)

@@ -4,12 +4,6 @@
 def duration(seconds: float) -> str:
     """A time span as a person would say it.
 
-    Args:
-        seconds: at least 0.
-
-    Returns:
-        Its text.
-
     Example:
         >>> [duration(s) for s in (0.001, 0.042, 8.94, 134, 3780)]
         ['< 0.01 s', '0.04 s', '8.9 s', '2 min 14 s', '1 h 03 min']
@@ -29,13 +23,6 @@ def duration(seconds: float) -> str:
 def number(value: float, digits: int = 0) -> str:
     """A number with thousands separated, a true minus but of 0, and ∞ where it is infinite.
 
-    Args:
-        value: any number.
-        digits: after the decimal point.
-
-    Returns:
-        Its text.
-
     Example:
         >>> number(60000), number(-1.5, 1), number(-0.01, 1), number(float("inf"))
         ('60,000', '−1.5', '0.0', '∞')
@@ -44,29 +31,12 @@ def number(value: float, digits: int = 0) -> str:
 
 
 def sample_size(n: int) -> str:
-    """The statement of a sample size, kept on one line.
-
-    Args:
-        n: the size.
-
-    Returns:
-        Its text, with spaces that do not break.
-
-    Example:
-        >>> sample_size(5000).split()
-        ['n', '=', '5,000']
-    """
+    """The statement of a sample size, with spaces that do not break."""
     return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,}"
 
 
 def setting(value: object) -> str:
     """A value of a configuration: sequences without their brackets, floats without noise.
-
-    Args:
-        value: anything.
-
-    Returns:
-        Its text.
 
     Example:
         >>> setting((512, 256)), setting(0.001), setting(None)

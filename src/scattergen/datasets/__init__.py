@@ -3,14 +3,13 @@
 from scattergen.datasets.arrays import ImageArray, as_images, fingerprint_of
 from scattergen.datasets.celeba import celeba
 from scattergen.datasets.cifar import cifar
-from scattergen.datasets.classes import ClassLabels, class_labels
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import HuggingFaceImages
 from scattergen.datasets.mirroring import WithMirrored
 from scattergen.datasets.mnist import mnist
 from scattergen.datasets.opening import limit, open_dataset
 from scattergen.datasets.prefetching import prefetched
-from scattergen.datasets.source import Dataset, ImageSource, Subset
+from scattergen.datasets.source import ClassLabels, Dataset, ImageSource, Subset, class_labels
 
 __all__ = [
     "ClassLabels",

@@ -11,23 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.source import Dataset, ImageSource, Index, positions
-from scattergen.errors import InputError
+from scattergen.datasets.source import Dataset, ImageSource, Index, as_numpy, check_labels, positions
+from scattergen.errors import InputError, one_line
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
 
-# Checks and hashes read an array in pieces of about this many bytes, so a memory-mapped file
-# larger than memory passes through.
-_PIECE_BYTES = 1 << 24
+_PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a memory-mapped file may be larger than memory
 
 
 class ImageArray:
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
-    uint8 values are divided by 255 on access; floats must lie in [0, 1]. Shapes are (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C = 1 or 3. Where both axis 1 and the last axis have length
-    1 or 3, or the last axis of three does (one colour image?), the layout is ambiguous and must
-    be given.
+    uint8 values are divided by 255 on access; floats must lie in [0, 1]. Shapes are (N, H, W), (N, H, W, C) or
+    (N, C, H, W) with C = 1 or 3. Where both axis 1 and the last have length 1 or 3, or the last of three axes does (one
+    colour image?), the layout must be given.
 
     Args:
         images: a NumPy array (memory-mapped or not) or a tensor.
@@ -38,15 +35,13 @@ class ImageArray:
         fingerprint: SHA-256 of the content where it is already known.
 
     Raises:
-        InputError: for other shapes and dtypes, floats outside [0, 1], NaN, no images at all, or
-            labels that do not match.
+        InputError: for other shapes and dtypes, floats outside [0, 1], NaN, no images, or labels that do not match.
 
     Example:
         >>> images = ImageArray(np.full((10, 32, 32, 3), 51, dtype=np.uint8))
         >>> len(images), images.shape
         (10, (3, 32, 32))
-        >>> batch = images[:4]
-        >>> batch.shape, round(batch[0, 0, 0, 0].item(), 6)
+        >>> images[:4].shape, round(images[:4].max().item(), 6)
         (torch.Size([4, 3, 32, 32]), 0.2)
     """
 
@@ -61,12 +56,18 @@ class ImageArray:
         fingerprint: str | None = None,
     ) -> None:
         if isinstance(images, Tensor):
-            images = _as_numpy(images)
+            images = as_numpy(images)
         self.name = name
         self._images = _channels_first(images, layout, name)
         self._known_fingerprint = fingerprint
         _check_values(self._images, name)
-        self.labels = None if labels is None else _check_labels(labels, len(images), name)
+        self.labels: Tensor | None = None
+        if labels is not None:
+            labels = as_numpy(labels)
+            if labels.shape == (len(self), 1):  # as Keras and MedMNIST have them
+                labels = labels[:, 0]
+            check_labels(labels, len(self), name)
+            self.labels = torch.from_numpy(labels.astype(np.int64))
         self.classes = None if classes is None else tuple(classes)
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class ImageArray:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width (C, H, W) of every image."""
+        """(C, H, W) of every image."""
         channels, height, width = self._images.shape[1:]
         return channels, height, width
 
@@ -106,8 +107,7 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
     """Images in a form that can be read in batches, checked as far as that is cheap.
 
     Args:
-        images: a source; a float tensor (N, C, H, W) in [0, 1]; or anything that `ImageArray`
-            takes.
+        images: a source; a float tensor (N, C, H, W) in [0, 1]; or anything that `ImageArray` takes.
 
     Returns:
         The source itself, a float32 tensor, or an `ImageArray`.
@@ -171,38 +171,18 @@ def fingerprint_of(images: ImageSource | Tensor) -> str:
 
 
 def load_npy(path: Path) -> NDArray[Any]:
-    """Memory-map the array of a .npy file, read-only.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The array, whose values are read from disk when they are used.
-
-    Raises:
-        InputError: if the file is not a complete .npy file, or holds Python objects.
-    """
+    """The array of a .npy file, memory-mapped and read-only."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
-            f"{path} cannot be read as a .npy file ({_one_line(error)}): "
+            f"{path} cannot be read as a .npy file ({one_line(error)}): "
             "save a plain array of numbers again with numpy.save."
         ) from error
 
 
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Load every array of a .npz file into memory (compressed files cannot be memory-mapped).
-
-    Args:
-        path: the file.
-
-    Returns:
-        The arrays by their names.
-
-    Raises:
-        InputError: if the file is not a complete .npz file, or holds Python objects.
-    """
+    """The arrays of a .npz file by name, in memory, since compressed files cannot be memory-mapped."""
     try:
         # Opened here: numpy leaves the file open when the archive is damaged.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -211,18 +191,9 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     # under another name, because an array has no `files`: there is no common base class.
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as a .npz file ({_one_line(error)}): "
+            f"{path} cannot be read as a .npz file ({one_line(error)}): "
             "save plain arrays of numbers again with numpy.savez_compressed."
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _as_numpy(images: Tensor) -> NDArray[Any]:
-    images = images.detach().cpu()
-    return (images.float() if images.dtype == torch.bfloat16 else images).numpy()
 
 
 def _channels_first(images: NDArray[Any], layout: Layout | None, name: str) -> NDArray[Any]:
@@ -250,16 +221,15 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
     accepted = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
     if len(shape) == 3 and shape[2] not in (1, 3):
         return "NHW"
-    if len(shape) == 4:
-        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-        if first and last:
-            raise InputError(
-                f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels: "
-                "say which by ImageArray(..., layout='NCHW') or layout='NHWC'."
-            )
-        if first or last:
-            return "NCHW" if first else "NHWC"
-    if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)):
+    channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
+    if len(channels) == 1:
+        return "NCHW" if channels == [1] else "NHWC"
+    if channels:
+        raise InputError(
+            f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels: "
+            "say which by ImageArray(..., layout='NCHW') or layout='NHWC'."
+        )
+    if len(shape) in (2, 3):
         raise InputError(
             f"{name} has shape {shape}, which looks like a single image: expected {accepted}; "
             "add the axis N in front with images[None]."
@@ -278,38 +248,22 @@ def _check_values(images: NDArray[Any], name: str) -> None:
         return
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(
-            f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]; "
-            "convert grey levels 0…255 with images.astype('uint8'), "
-            "other ranges to floats by dividing by their maximum."
+            f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]; convert grey levels "
+            "0…255 with images.astype('uint8'), other ranges to floats by dividing by their maximum."
         )
     for start, piece in _pieces(images):
         # A NaN makes both extremes NaN, and every comparison with it false.
         low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
         bad = np.flatnonzero(~((low >= 0) & (high <= 1)))
-        if len(bad):
-            first = int(bad[0])
-            raise InputError(_bad_values(name, start + first, low[first], high[first]))
-
-
-def _bad_values(name: str, number: int, low: np.floating[Any], high: np.floating[Any]) -> str:
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return (
-            f"Image {number} of {name} holds NaN or infinite values: expected floats in [0, 1]; "
-            "remove or repair that image."
-        )
-    return (
-        f"Image {number} of {name} has values from {low:g} to {high:g}: expected floats in [0, 1]; "
-        "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors."
-    )
-
-
-def _check_labels(labels: NDArray[Any] | Tensor, n: int, name: str) -> Tensor:
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.shape == (n, 1):  # as Keras and MedMNIST have them
-        values = values[:, 0]
-    if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
+        if not len(bad):
+            continue
+        first = bad[0]
+        image = f"Image {start + first} of {name}"
+        if not np.isfinite([low[first], high[first]]).all():
+            raise InputError(
+                f"{image} holds NaN or infinite values: expected floats in [0, 1]; remove or repair that image."
+            )
         raise InputError(
-            f"The labels of {name} are {values.dtype} of shape {values.shape}: "
-            f"expected one integer per image, shape ({n},)."
+            f"{image} has values from {low[first]:g} to {high[first]:g}: expected floats in [0, 1]; divide grey levels "
+            "0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors."
         )
-    return torch.from_numpy(values.astype(np.int64))

@@ -20,11 +20,10 @@ def celeba(
 ) -> Dataset:
     """Faces of CelebA: the central 128×128 pixels of aligned images, or 64×64 of halved ones.
 
-    The files are those of `img_align_celeba`, 178×218 pixels, or the same at half resolution,
-    89×109; the folder may be that one or hold it. Of at least 73,728 images, sorted by name, the
-    first 65,536 are the training set and the last 8,192 the test set, the sizes of Angles and
-    Mallat; with all of CelebA both lie within the official training and test partitions. Of fewer
-    images the last eighth is the test set.
+    The files are those of `img_align_celeba`, 178×218 pixels, or the same at half resolution, 89×109; the folder may be
+    that one or hold it. Of at least 73,728 images, sorted by name, the first 65,536 are the training set and the last
+    8,192 the test set, the sizes of Angles and Mallat; with all of CelebA both lie within the official training and
+    test partitions. Of fewer images the last eighth is the test set.
 
     Args:
         folder: where the images are.
@@ -37,8 +36,7 @@ def celeba(
         A `Dataset` named "celeba", in colour.
 
     Raises:
-        InputError: if the folder holds no images, images of another size or in grey, or fewer
-            than 8.
+        InputError: if the folder holds no images, images of another size or in grey, or fewer than 8.
 
     References:
         Liu, Luo, Wang, Tang, "Deep learning face attributes in the wild", 2015.
@@ -57,24 +55,16 @@ def celeba(
     crop = CROPS.get((header.width, header.height))
     if crop is None:
         raise InputError(
-            f"{first} has {header.width}×{header.height} pixels, but CelebA's aligned images have "
-            "178×218, or 89×109 at half resolution: give the folder img_align_celeba, or fit "
-            "other images without --preset celeba."
+            f"{first} has {header.width}×{header.height} pixels, but CelebA's aligned images have 178×218, or 89×109 "
+            "at half resolution: give the folder img_align_celeba, or fit other images without --preset celeba."
         )
     if header.mode != "RGB":
         raise InputError(
             f"{first} is grey, but CelebA is in colour: give the folder img_align_celeba, or fit "
             "other images without --preset celeba."
         )
-    images = ImageFolder(
-        root,
-        crop=crop,
-        size=None if size == crop else size,
-        mode="RGB",
-        strict=strict,
-        workers=workers,
-        progress=progress,
-    )
+    size = None if size == crop else size
+    images = ImageFolder(root, crop=crop, size=size, mode="RGB", strict=strict, workers=workers, progress=progress)
     if len(images.file_sizes) > 1:
         found = " and ".join(f"{width}×{height}" for width, height in sorted(images.file_sizes)[:2])
         raise InputError(
@@ -89,9 +79,8 @@ def celeba(
     enough = n >= N_TRAIN + N_TEST
     n_test = N_TEST if enough else n // _TEST_SHARE
     n_train = N_TRAIN if enough else n - n_test
-    return Dataset(
-        "celeba", Subset(images, slice(n_train)), Subset(images, slice(n - n_test, None)), images.skipped, crop
-    )
+    train, test = Subset(images, slice(n_train)), Subset(images, slice(n - n_test, None))
+    return Dataset("celeba", train, test, images.skipped, crop)
 
 
 def _first_readable(files: list[Path], strict: bool) -> tuple[Path, Header]:

@@ -10,31 +10,17 @@ from scattergen.errors import InputError
 
 _SHAPE = (3, 32, 32)
 
-# Files of either set, the bytes in front of each image (the last is the class), and where the
-# classes' names are.
-_LAYOUTS = {
-    "test_batch.bin": ("data_batch_*.bin", 1, "batches.meta.txt"),
-    "test.bin": ("train.bin", 2, "fine_label_names.txt"),
-}
-
-_PICKLED = ("data_batch_1", "batches.meta", "meta")
+# Training and test files, the bytes in front of each image (the last is the class), and where the classes' names are.
+_LAYOUTS = (
+    ("data_batch_*.bin", "test_batch.bin", 1, "batches.meta.txt"),
+    ("train.bin", "test.bin", 2, "fine_label_names.txt"),
+)
+_PICKLED = (("data_batch_1", "batches.meta"), ("train", "test", "meta"))  # files of the Python version of either
 
 
 def is_cifar(folder: Path) -> bool:
-    """Whether a folder has the layout of CIFAR-10's or CIFAR-100's binary version.
-
-    Args:
-        folder: where to look.
-
-    Returns:
-        True if its test and training files are there.
-
-    Raises:
-        InputError: if the folder has the layout of the Python version, which is pickled.
-    """
-    if all((folder / name).is_file() for name in (_PICKLED[1], _PICKLED[0])) or all(
-        (folder / name).is_file() for name in (_PICKLED[2], "train", "test")
-    ):
+    """Whether a folder holds CIFAR's binary version; the pickled Python version is refused."""
+    if any(all((folder / name).is_file() for name in names) for names in _PICKLED):
         raise InputError(
             f"{folder} holds CIFAR's Python version, whose files are pickled and can run code: "
             "give the folder of the binary version, or an .npz file with x_train and x_test."
@@ -69,21 +55,19 @@ def cifar(folder: Path) -> Dataset:
     layout = _layout(folder)
     if layout is None:
         raise InputError(f"{folder} does not hold CIFAR's binary version: name its folder.")
-    test, (pattern, n_labels, names) = layout
+    pattern, test_file, n_labels, names = layout
     classes = None
     if (folder / names).is_file():
         classes = (folder / names).read_text(encoding="utf-8").split()
-    train, held_out = (
-        _read(files, n_labels, classes, f"{folder} ({part})")
-        for part, files in (("training", sorted(folder.glob(pattern))), ("test", [folder / test]))
-    )
-    return Dataset(folder.resolve().name, train, held_out)
+    train = _read(sorted(folder.glob(pattern)), n_labels, classes, f"{folder} (training)")
+    test = _read([folder / test_file], n_labels, classes, f"{folder} (test)")
+    return Dataset(folder.resolve().name, train, test)
 
 
-def _layout(folder: Path) -> tuple[str, tuple[str, int, str]] | None:
-    for test, layout in _LAYOUTS.items():
-        if (folder / test).is_file() and any(folder.glob(layout[0])):
-            return test, layout
+def _layout(folder: Path) -> tuple[str, str, int, str] | None:
+    for pattern, test_file, n_labels, names in _LAYOUTS:
+        if (folder / test_file).is_file() and any(folder.glob(pattern)):
+            return pattern, test_file, n_labels, names
     return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from scattergen.errors import InputError
+from scattergen.errors import InputError, one_line
 
 Mode = Literal["L", "RGB"]
 
@@ -47,53 +47,25 @@ class Header(NamedTuple):
 
 
 def read_header(file: File) -> Header:
-    """The mode and size, upright, that an image file declares.
-
-    Args:
-        file: where it is, or what is in it.
-
-    Returns:
-        "L" for grey images (with or without transparency), "RGB" for all others, and the size in
-        pixels after the EXIF rotation.
-
-    Raises:
-        InputError: if the file cannot be read or is not an image.
-    """
+    """What an image file declares, upright by its EXIF orientation; grey with transparency counts as "L"."""
     with _opened(file) as image:
         mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or _is_16_bit(image) else "RGB"
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are
-            # not.
+            # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
             width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE)
         # Asking a PNG for EXIF data that it does not hold would decode the whole image.
-        if image.format != "PNG" or "exif" in image.info:
-            # Orientations 5 to 8 swap the axes.
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            width, height = (height, width) if turned else (width, height)
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        if exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # which swap the axes
+            width, height = height, width
     return Header(mode, width, height)
 
 
 def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = None) -> NDArray[np.uint8]:
-    """The pixels of an image file.
+    """The uint8 pixels (C, H, W) of an image file: upright, on white where transparent, the first frame if it moves.
 
-    The image is turned upright by its EXIF orientation; transparency is composited on white; 16-bit
-    grey is rounded to 8 bits; of an animation the first frame is taken. Then `crop` keeps the
-    central square of its own pixels, and then `size` resizes the shorter side of what is left
+    First `crop` cuts the central square of so many pixels; then `size` resizes the shorter side of what is left
     (bicubic, antialiased) and keeps the central square of that.
-
-    Args:
-        file: where it is, or what is in it.
-        mode: "L" (grey, by the ITU-R 601 luma) or "RGB".
-        size: side of the square result in pixels, or None to keep the size.
-        crop: side of the central square in pixels of the file, or None for the whole image.
-
-    Returns:
-        uint8 pixels, shape (1, H, W) or (3, H, W).
-
-    Raises:
-        InputError: if the file cannot be read, is truncated, is not an 8- or 16-bit image, or is
-            smaller than the crop.
     """
     with _opened(file) as opened:
         image = _to_mode(ImageOps.exif_transpose(opened), mode)
@@ -101,23 +73,18 @@ def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = N
         check_crop(file, image.width, image.height, crop)
         image = _central_square(image, crop)
     if size is not None:
-        image = _resize_and_crop(image, size)
+        shorter = min(image.size)
+        if shorter != size:
+            # At least `size` on both axes, since both sides are at least `shorter`.
+            sides = round(image.width * size / shorter), round(image.height * size / shorter)
+            image = image.resize(sides, Image.Resampling.BICUBIC)
+        image = _central_square(image, size)
     pixels = np.asarray(image)
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
 def check_crop(file: File | str, width: int, height: int, crop: int) -> None:
-    """Refuse an image that a central square cannot be cut from.
-
-    Args:
-        file: of the image, or what messages call it.
-        width: of the image, upright, in pixels.
-        height: likewise.
-        crop: side of the square in pixels.
-
-    Raises:
-        InputError: if the image is smaller.
-    """
+    """Refuse an image that a central square cannot be cut from; `file` is what messages call it."""
     if min(width, height) < crop:
         raise InputError(
             f"{file} has {width}×{height} pixels, too few to cut {crop}×{crop} from: choose a "
@@ -146,7 +113,7 @@ def _reason(file: File, error: Exception) -> str:
         return "not an image" if size else "the file is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _is_16_bit(image: Image.Image) -> bool:
@@ -164,16 +131,6 @@ def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
-
-
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    shorter = min(width, height)
-    if shorter != size:
-        # At least `size` on both axes, since both sides are at least `shorter`.
-        width, height = round(width * size / shorter), round(height * size / shorter)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return _central_square(image, size)
 
 
 def _central_square(image: Image.Image, side: int) -> Image.Image:

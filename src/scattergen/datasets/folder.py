@@ -21,35 +21,28 @@ from scattergen.progress import SILENT, Progress
 class ImageFolder:
     """The images below a folder at any depth, sorted by their relative path.
 
-    Files are JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM by their extension; others, and
-    names that begin with a dot, are not looked at. Images are turned upright by their EXIF
-    orientation and transparency is composited on white. Headers are read at once, pixels on
-    access; decoded pixels are kept as uint8 when all together take less than `cache_bytes`.
-
-    If every image lies in a sub-folder and there are at least two, the first-level sub-folders
-    are the classes.
+    Files are JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM by their extension; others, and names that begin with
+    a dot, are not looked at. Images are turned upright by their EXIF orientation and transparency is composited on
+    white. Headers are read at once, pixels on access. If every image lies in a sub-folder and there are at least two,
+    the first-level sub-folders are the classes.
 
     Args:
         root: the folder.
-        size: resize the shorter side to this many pixels and keep the central square; by default
-            all images must have one size already, or a `crop`.
-        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if
-            some are grey.
-        strict: whether an unreadable file is an error. Otherwise every file is decoded once at
-            the start, and unreadable ones are left out and listed in `skipped`.
-        classes: names of the classes in label order, to label a test folder like its training
-            folder; by default the sub-folders' names, sorted.
-        cache_bytes: largest decoded size in bytes that is kept in memory.
-        crop: cut the central square of this many pixels from the upright image, without resizing;
-            with `size`, the square is then resized.
-        workers: processes that decode files; 0 for as many threads of this process as there are
-            processors, which is no slower on few of them.
+        size: resize the shorter side to this many pixels and keep the central square; by default all images must have
+            one size already, or a `crop`.
+        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if some are grey.
+        strict: whether an unreadable file is an error. Otherwise every file is decoded once at the start, and
+            unreadable ones are left out and listed in `skipped`.
+        classes: names of the classes in label order, to label a test folder like its training folder; by default the
+            sub-folders' names, sorted.
+        cache_bytes: largest size of all decoded images, as uint8, that is kept in memory.
+        crop: cut the central square of this many pixels from the upright image; with `size`, that is then resized.
+        workers: processes that decode files; 0 for as many threads of this process as there are processors, which is no
+            slower on few of them.
         progress: where to report the reading of many headers.
 
     Attributes:
         files: the image files, in order.
-        size: as given.
-        crop: as given.
         file_sizes: the different sizes (width, height) that the upright files have.
         mode: "L" or "RGB".
         classes: names of the classes in label order, or None.
@@ -57,19 +50,17 @@ class ImageFolder:
         skipped: one sentence for every file left out.
 
     Raises:
-        InputError: if there is no image, or a file cannot be read, differs in size or mode, or is
-            smaller than the crop.
+        InputError: if there is no image, or a file cannot be read, differs in size, or is smaller than the crop.
 
     Example:
         >>> import tempfile
         >>> from PIL import Image
-        >>> folder = tempfile.TemporaryDirectory()
+        >>> folder = tempfile.mkdtemp()
         >>> for name in "ab":
-        ...     Image.new("RGB", (60, 40), "red").save(f"{folder.name}/{name}.png")
-        >>> images = ImageFolder(folder.name, size=32)
+        ...     Image.new("RGB", (60, 40), "red").save(f"{folder}/{name}.png")
+        >>> images = ImageFolder(folder, size=32)
         >>> len(images), images.shape, images[:1].amax(dim=(0, 2, 3))
         (2, (3, 32, 32), tensor([1., 0., 0.]))
-        >>> folder.cleanup()
     """
 
     def __init__(
@@ -88,22 +79,15 @@ class ImageFolder:
         check_reading(size, crop, mode, workers)
         self.root = Path(root).expanduser()
         found = list_images(self.root)
-        headers, self.skipped = readable(((file, file) for file in found), len(found), strict=strict, progress=progress)
-        if not headers:
-            raise InputError(
-                f"None of the {len(found)} image files in {self.root} can be read; the first: {self.skipped[0]}"
-            )
+        what = f"image files in {self.root}"
+        files = ((file, file) for file in found)
+        headers, self.skipped = readable(files, len(found), what, strict=strict, progress=progress)
         self.files = tuple(headers)
         self.size, self.crop = size, crop
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
+        select = partial(_select, self.files)
         self._reader = ImageReader(
-            partial(_select, self.files),
-            headers,
-            mode=mode,
-            size=size,
-            crop=crop,
-            cache_bytes=cache_bytes,
-            workers=workers,
+            select, headers, mode=mode, size=size, crop=crop, cache_bytes=cache_bytes, workers=workers
         )
         self.mode = self._reader.mode
         self.classes, self.labels = _label(self.root, self.files, classes)
@@ -116,7 +100,7 @@ class ImageFolder:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width (C, H, W) of every image."""
+        """(C, H, W) of every image."""
         return self._reader.shape
 
     @cached_property
@@ -125,28 +109,20 @@ class ImageFolder:
         return self.fingerprint_of(range(len(self)))
 
     def fingerprint_of(self, numbers: Iterable[int]) -> str:
-        """The fingerprint of some of the images, which changes of the others leave as it is.
-
-        Args:
-            numbers: which.
-
-        Returns:
-            A SHA-256, in hexadecimal.
-        """
+        """The fingerprint of some of the images, by their numbers, which changes of the others leave as it is."""
         # Without a crop as it was before there were any: runs know their images by it.
         cropped = "" if self.crop is None else f" crop {self.crop}"
         digest = hashlib.sha256(f"{self.size} {self.mode}{cropped}".encode())
-        for file in (self.files[number] for number in numbers):
-            name = file.relative_to(self.root).as_posix()
+        for number in numbers:
+            file = self.files[number]
             try:
                 status = file.stat()
             except OSError as error:
                 raise InputError(
                     f"{file} cannot be read any more ({error.strerror}): put it back, or start again without it."
                 ) from error
-            line = f"\n{name} {status.st_size} {status.st_mtime_ns}"
-            # File names need not be valid Unicode.
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            line = f"\n{file.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}"
+            digest.update(line.encode("utf-8", "surrogateescape"))  # file names need not be valid Unicode
         return digest.hexdigest()
 
 
@@ -155,17 +131,7 @@ def _select(files: Sequence[Path], numbers: NDArray[np.int64]) -> list[Path]:
 
 
 def list_images(root: Path) -> list[Path]:
-    """The image files below a folder, sorted by their relative path.
-
-    Args:
-        root: the folder.
-
-    Returns:
-        At least one path.
-
-    Raises:
-        InputError: if it is not a folder, cannot be read, or holds no images.
-    """
+    """The image files below a folder, at least one, sorted by their relative path."""
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {problem}: give a folder of images.")

@@ -15,33 +15,16 @@ from torch import Tensor
 from scattergen.datasets.decoding import Encoded, File, Mode
 from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
 from scattergen.datasets.source import Index, positions
-from scattergen.errors import InputError
+from scattergen.errors import InputError, one_line
 from scattergen.progress import SILENT, Progress
 
 PREFIX = "hf:"
-
-# Rows that are read from a table at once.
-_ROWS = 256
-
-# What a column of images has in each row: the file's content, or where it is.
-_CONTENT, _PLACE = "bytes", "path"
+_ROWS = 256  # that are read from a table at once
 
 
 @dataclass(frozen=True)
 class HuggingFaceName:
-    """What "hf:NAME,config=…,split=…,image=…,label=…" says; all but the name may be left out.
-
-    Attributes:
-        name: of the dataset on the Hub, or the path of a folder or .parquet file.
-        config: of a dataset that has several.
-        split: the only one to use.
-        image: the column of images.
-        label: the column of classes.
-
-    Example:
-        >>> HuggingFaceName.parse("hf:uoft-cs/cifar100,label=coarse_label").label
-        'coarse_label'
-    """
+    """What "hf:NAME,config=…,split=…,image=…,label=…" says: a name on the Hub or a path, and the columns to use."""
 
     name: str
     config: str | None = None
@@ -51,17 +34,7 @@ class HuggingFaceName:
 
     @classmethod
     def parse(cls, text: str) -> "HuggingFaceName":
-        """Read the form that users write.
-
-        Args:
-            text: begins with "hf:".
-
-        Returns:
-            Its parts.
-
-        Raises:
-            InputError: if the name is missing or an option is none of these.
-        """
+        """Read the form that users write."""
         name, *options = text.removeprefix(PREFIX).split(",")
         known = [field.name for field in fields(cls)[1:]]
         chosen: dict[str, str] = {}
@@ -84,23 +57,14 @@ class HuggingFaceName:
 class HuggingFaceImages:
     """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
 
-    Files are decoded as those of `ImageFolder` are: upright by their EXIF orientation, on white
-    where they are transparent, brought to one size and mode by the same arguments.
+    Files are decoded as those of `ImageFolder` are, and `size`, `mode`, `crop`, `strict`, `cache_bytes`, `workers` and
+    `progress` are as there.
 
     Args:
         table: a `datasets.Dataset`.
         image: the column of images; by default the only column with the feature `Image`.
-        label: the column of classes; by default the only one with the feature `ClassLabel`, or of
-            several the one called "label", if there is one.
-        size: resize the shorter side to this many pixels and keep the central square.
-        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if
-            some are grey.
-        crop: cut the central square of this many pixels first.
-        strict: whether an unreadable image is an error. Otherwise it is left out and listed in
-            `skipped`.
-        cache_bytes: largest decoded size in bytes that is kept in memory.
-        workers: processes that decode; 0 for threads of this process.
-        progress: where to report the reading of many headers.
+        label: the column of classes; by default the only one with the feature `ClassLabel`, or of several the one
+            called "label", if there is one.
         name: what messages call the table.
 
     Attributes:
@@ -136,24 +100,15 @@ class HuggingFaceImages:
 
         check_reading(size, crop, mode, workers)
         column = _image_column(table.features, image, name)
-        files = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
-        files = files.with_format(None)
+        files = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).with_format(None)
         digest = hashlib.sha256()
-        headers, self.skipped = readable(
-            _files(files, column, name, digest), len(table), strict=strict, progress=progress
-        )
-        if not headers:
-            reason = f"; the first: {self.skipped[0]}" if self.skipped else "."
-            raise InputError(f"None of the {len(table)} images of {name} can be read{reason}")
+        numbered = _files(files, column, name, digest)
+        headers, self.skipped = readable(numbered, len(table), f"images of {name}", strict=strict, progress=progress)
         rows = np.array(list(headers))
+        select = partial(_select, files, column, name, rows)
+        named = {f"image {row} of {name}": header for row, header in headers.items()}
         self._reader = ImageReader(
-            partial(_select, files, column, name, rows),
-            {f"image {row} of {name}": header for row, header in headers.items()},
-            mode=mode,
-            size=size,
-            crop=crop,
-            cache_bytes=cache_bytes,
-            workers=workers,
+            select, named, mode=mode, size=size, crop=crop, cache_bytes=cache_bytes, workers=workers
         )
         self.mode = self._reader.mode
         self.labels, self.classes = _labels(table, label, rows, name)
@@ -171,23 +126,12 @@ class HuggingFaceImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width (C, H, W) of every image."""
+        """(C, H, W) of every image."""
         return self._reader.shape
 
 
 def load_tables(source: HuggingFaceName) -> dict[str, Any]:
-    """The splits of a dataset, downloaded unless they are here; no code that comes with it is run.
-
-    Args:
-        source: its name on the Hub, the folder of `save_to_disk`, or .parquet files.
-
-    Returns:
-        A `datasets.Dataset` for every split, or for the chosen one alone.
-
-    Raises:
-        InputError: if the package `datasets` is missing, or there is no such dataset, config or
-            split.
-    """
+    """The splits of a dataset, downloaded unless they are here, or the chosen one alone; none of its code is run."""
     try:
         import datasets
     except ImportError as error:
@@ -222,7 +166,7 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
 
 
 def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    reason = one_line(error).rstrip(".")
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "Config name is missing" in reason or "BuilderConfig" in reason:
         remedy = "choose one by hf:NAME,config=CONFIG"
@@ -239,24 +183,23 @@ def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
 def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) -> str:
     found = [key for key, feature in features.items() if _holds_images(feature)]
     there = ", ".join(features)
+    if wanted in found or (wanted is None and len(found) == 1):
+        return wanted or found[0]
     if wanted is not None:
-        if wanted not in found:
-            problem = "holds no images" if wanted in features else "is not there"
-            raise InputError(
-                f"The column {wanted} of {name} {problem}: choose one of its columns ({there}) with encoded images."
-            )
-        return wanted
-    if len(found) != 1:
-        what = f"several columns of images ({', '.join(found)})" if found else "no column of images"
-        remedy = "choose one by ,image=COLUMN" if found else "give a dataset of images"
-        raise InputError(f"{name} has {what} among {there}: {remedy}.")
-    return found[0]
+        problem = "holds no images" if wanted in features else "is not there"
+        raise InputError(
+            f"The column {wanted} of {name} {problem}: choose one of its columns ({there}) with encoded images."
+        )
+    if found:
+        what, remedy = f"several columns of images ({', '.join(found)})", "choose one by ,image=COLUMN"
+    else:
+        what, remedy = "no column of images", "give a dataset of images"
+    raise InputError(f"{name} has {what} among {there}: {remedy}.")
 
 
 def _holds_images(feature: Any) -> bool:
     """Whether a column is of images, by its feature or by how files are kept in Parquet."""
-    parts = set(feature) if isinstance(feature, Mapping) else None
-    return type(feature).__name__ == "Image" or parts == {_CONTENT, _PLACE}
+    return type(feature).__name__ == "Image" or (isinstance(feature, Mapping) and set(feature) == {"bytes", "path"})
 
 
 def _labels(
@@ -298,8 +241,9 @@ def _select(table: Any, column: str, name: str, rows: NDArray[np.int64], numbers
 
 
 def _file(value: Mapping[str, Any] | None, name: str) -> File:
-    content = (value or {}).get(_CONTENT)
-    place = (value or {}).get(_PLACE)
+    """The image of a row, which has the file's content, or where it is, or nothing."""
+    value = value or {}
+    content, place = value.get("bytes"), value.get("path")
     if content is None and place is not None and Path(place).is_file():
         return Path(place)
     return Encoded(name, content or b"")

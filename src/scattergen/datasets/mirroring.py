@@ -10,18 +10,18 @@ from scattergen.datasets.source import ImageSource, Index, positions
 
 
 class WithMirrored:
-    """Some images, their mirror images, and then the images that are held out, likewise.
+    """Images to fit to, their mirror images, and then the images that are held out, likewise.
 
-    With m of N images that are not held out, it holds images 0 … m − 1, the same mirrored left to
-    right, images m … N − 1, and these mirrored: the first 2m are for fitting.
+    With m of N images that are not held out, it holds images 0 … m − 1, the same mirrored left to right, images
+    m … N − 1, and these mirrored: the first 2m are for fitting.
 
     Args:
-        source: Source of N images, or a tensor (N, C, H, W).
-        n_held_out: Number of the last images that are held out.
-        mirrored: Whether to mirror at all.
+        source: N images, a source or a tensor (N, C, H, W).
+        n_held_out: number of the last images that are held out.
+        mirrored: whether to mirror at all.
 
     Attributes:
-        n_fit: Number of the first images here that are not held out.
+        n_fit: number of the first images here that are not held out.
         times: 2 if there are mirrored images, else 1.
 
     Example:
@@ -53,21 +53,20 @@ class WithMirrored:
         return images
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What was computed for these images, by the number of the image they come from.
+        """What was computed for these images, in the source's order.
 
         Args:
-            rows: One row for each of these images, (len(self), k).
+            rows: one row for each of these images, (len(self), k).
 
         Returns:
-            Rows of the images and of the mirrored images, each (N, k); None for the second if
-            there are none.
+            Rows of the images and of the mirrored images, each (N, k); None for the second if there are none.
         """
         plain = rows[~self._flipped]
         return plain, rows[self._flipped] if self.times == 2 else None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width (C, H, W) of every image."""
+        """(C, H, W) of every image."""
         channels, height, width = self.source.shape[-3:]
         return channels, height, width
 

@@ -18,8 +18,8 @@ SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
 def mnist() -> Dataset:
     """The 60,000 training and 10,000 test digits of MNIST, with their labels.
 
-    The file is part of the package and its SHA-256 is checked on load. It is licensed CC BY-SA 3.0
-    by LeCun, Cortes and Burges; its origin and licence lie beside it.
+    The file is part of the package and its SHA-256 is checked on load. It is licensed CC BY-SA 3.0 by LeCun, Cortes and
+    Burges; its origin and licence lie beside it.
 
     Returns:
         A `Dataset` of 1×28×28 images, 0 for paper and 1 for ink, in the canonical split.
@@ -28,8 +28,7 @@ def mnist() -> Dataset:
         InputError: if the installed file is missing or is not the file that was shipped.
 
     References:
-        LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document
-        recognition", 1998.
+        LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition", 1998.
 
     Example:
         >>> digits = mnist()

@@ -23,9 +23,7 @@ from scattergen.progress import SILENT, Progress
 TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 10_000
 _FEWEST_TEST_IMAGES = 100  # of a limited dataset
-
-# Splits of Hugging Face datasets that serve as test images, by preference.
-_TEST_SPLITS = ("test", "validation", "valid", "val")
+_TEST_SPLITS = ("test", "validation", "valid", "val")  # of Hugging Face datasets, by preference
 
 
 def open_dataset(
@@ -56,20 +54,18 @@ def open_dataset(
 
     Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on.
 
-    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none
-    of a single image. Of arrays it is the last ones, so shuffle an array that is sorted by class.
-    Of folders it is those whose relative names have the smallest SHA-256: all classes take part,
-    and adding files moves few of the others to the other side. Of Hugging Face datasets it is
-    likewise those whose row numbers have the smallest SHA-256.
+    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none of a single image.
+    Of arrays it is the last ones, so shuffle an array that is sorted by class. Of folders it is those whose relative
+    names have the smallest SHA-256: all classes take part, and adding files moves few of the others to the other side.
+    Of Hugging Face datasets it is likewise those whose row numbers have the smallest SHA-256.
 
-    A Hugging Face dataset may be followed by `,config=…`, `,split=…`, `,image=…` and `,label=…`;
-    see `HuggingFaceName`. Its test images are those of the split "test", or else "validation".
+    A Hugging Face dataset may be followed by `,config=…`, `,split=…`, `,image=…` and `,label=…`; its test images are
+    those of the split "test", or else "validation".
 
     Args:
-        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a
-            folder).
-        size: for encoded images (folders, Hugging Face), resize the shorter side to this and keep
-            the central square. Arrays must have this height and width already.
+        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
+        size: for encoded images (folders, Hugging Face), resize the shorter side to this and keep the central square.
+            Arrays must have this height and width already.
         mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
         strict: for encoded images, whether an unreadable one is an error or left out.
         test_fraction: share of the test set where there is no split; 0 for none.
@@ -78,8 +74,7 @@ def open_dataset(
         progress: where to report the reading of many headers.
 
     Returns:
-        The dataset; `name` is "mnist" for the embedded digits only, or else the file's or folder's
-        name without extension.
+        The dataset, whose name is "mnist" for the embedded digits only, or else that of the file or folder.
 
     Raises:
         InputError: if there is no such data or it cannot be used.
@@ -97,11 +92,11 @@ def open_dataset(
     if source == "mnist":
         dataset = mnist()
     elif str(source).startswith(PREFIX):
-        dataset = _open_hugging_face(str(source), test_fraction, encoded)
+        dataset = replace(_open_hugging_face(str(source), test_fraction, encoded), crop=crop)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
         files = holds_files(str(source))
-        dataset = _open_folder(path, test_fraction, encoded) if files else cifar(path)
+        dataset = replace(_open_folder(path, test_fraction, encoded), crop=crop) if files else cifar(path)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     else:
@@ -122,7 +117,7 @@ def limit(dataset: Dataset, n: int) -> Dataset:
 
     Args:
         dataset: the whole.
-        n: how many training images; which is decided by their number and n alone.
+        n: how many training images; their number and n alone decide which.
 
     Returns:
         The dataset itself if it has no more.
@@ -154,14 +149,7 @@ def _some(images: ImageSource, n: int) -> ImageSource:
 
 
 def holds_files(source: str) -> bool:
-    """Whether a source is of image files, which can be cropped, resized and converted.
-
-    Args:
-        source: as `open_dataset` takes it.
-
-    Returns:
-        True for folders of images and Hugging Face datasets.
-    """
+    """Whether a source is of image files (a folder, a Hugging Face dataset), which can be resized and converted."""
     if source.startswith(PREFIX):
         return True
     path = Path(source).expanduser()
@@ -178,14 +166,14 @@ def _cannot_open(path: Path) -> str:
 
 
 def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Dataset:
-    name, crop = path.resolve().name, how["crop"]
+    name = path.resolve().name
     if (path / "train").is_dir() and (path / "test").is_dir():
         train = ImageFolder(path / "train", **how)
         test = ImageFolder(path / "test", **how | {"mode": train.mode}, classes=train.classes)
-        return Dataset(name, train, test, train.skipped + test.skipped, crop)
+        return Dataset(name, train, test, train.skipped + test.skipped)
     folder = ImageFolder(path, **how)
     names = [file.relative_to(path).as_posix() for file in folder.files]
-    return replace(_hold_out_by_name(name, folder, names, test_fraction), skipped=folder.skipped, crop=crop)
+    return replace(_hold_out(name, folder, _shuffled(names), test_fraction), skipped=folder.skipped)
 
 
 def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -> Dataset:
@@ -209,81 +197,67 @@ def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -
     name = PREFIX + (named.name if "/" in named.name else Path(named.name).name)
     if test_split:
         test = images(test_split, train.mode)
-        return Dataset(name, train, test, train.skipped + test.skipped, how["crop"])
+        return Dataset(name, train, test, train.skipped + test.skipped)
     rows = [str(row) for row in range(len(train))]
-    return replace(_hold_out_by_name(name, train, rows, test_fraction), skipped=train.skipped, crop=how["crop"])
+    return replace(_hold_out(name, train, _shuffled(rows), test_fraction), skipped=train.skipped)
 
 
-def _hold_out_by_name(name: str, images: ImageSource, names: list[str], test_fraction: float) -> Dataset:
-    shuffled = sorted(
-        range(len(names)), key=lambda i: hashlib.sha256(names[i].encode("utf-8", "surrogateescape")).digest()
-    )
-    n_test = _count_test(len(names), test_fraction)
-    # Sorted again: each part keeps the order of the names.
-    return _split(name, images, sorted(shuffled[n_test:]), sorted(shuffled[:n_test]))
+def _shuffled(names: list[str]) -> list[int]:
+    """Numbers of the names, by their SHA-256 from the largest to the smallest."""
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    return sorted(range(len(names)), key=digests.__getitem__, reverse=True)
 
 
 def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     if path.suffix.lower() == ".npy":
-        return _hold_out_last(path.stem, ImageArray(load_npy(path), name=str(path)), test_fraction)
+        images = ImageArray(load_npy(path), name=str(path))
+        return _hold_out(path.stem, images, range(len(images)), test_fraction)
     arrays = load_npz(path)
+    classes = arrays.get("classes")
+    names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
+
+    def part(images: str, labels: str) -> ImageArray:
+        return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")
+
     if "train_images" in arrays and "test_images" in arrays:
-        train, test = (_from_archive(path, arrays, f"{part}_images", f"{part}_labels") for part in ("train", "test"))
-        return Dataset(path.stem, train, test)
-    if "x_train" in arrays:
-        train = _from_archive(path, arrays, "x_train", "y_train")
-        if "x_test" not in arrays:
-            return _hold_out_last(path.stem, train, test_fraction)
-        return Dataset(path.stem, train, _from_archive(path, arrays, "x_test", "y_test"))
-    images, labels = _find_arrays(path, arrays)
-    return _hold_out_last(path.stem, _from_archive(path, arrays, images, labels), test_fraction)
+        return Dataset(path.stem, part("train_images", "train_labels"), part("test_images", "test_labels"))
+    if "x_train" in arrays and "x_test" in arrays:
+        return Dataset(path.stem, part("x_train", "y_train"), part("x_test", "y_test"))
+    images = part(*_find_arrays(path, arrays))
+    return _hold_out(path.stem, images, range(len(images)), test_fraction)
 
 
 def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]:
     """The names of the images and of the labels, which may be absent."""
+    if "x_train" in arrays:
+        return "x_train", "y_train"
     labels = "labels" if "labels" in arrays else "y"
     others = [key for key in arrays if key not in ("labels", "y", "classes")]
     for key in ("images", "x", *(others if len(others) == 1 else ())):
         if key in arrays:
             return key, labels
     raise InputError(
-        f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test "
-        "(with y_train and y_test), train_images and test_images, images or x (with labels "
-        "or y), or one array only."
+        f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test (with y_train and y_test), "
+        "train_images and test_images, images or x (with labels or y), or one array only."
     )
 
 
-def _from_archive(path: Path, arrays: dict[str, NDArray[Any]], images: str, labels: str) -> ImageArray:
-    classes = arrays.get("classes")
-    names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
-    return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")
-
-
-def _hold_out_last(name: str, images: ImageArray, test_fraction: float) -> Dataset:
-    n, n_test = len(images), _count_test(len(images), test_fraction)
-    return _split(name, images, range(n - n_test), range(n - n_test, n))
-
-
-def _count_test(n: int, test_fraction: float) -> int:
+def _hold_out(name: str, images: ImageSource, order: Sequence[int], test_fraction: float) -> Dataset:
+    """The last images in an order as test images; both parts keep the order of the source."""
+    n = len(order)
     if test_fraction == 0 or n < 2:
-        return 0
-    return min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
-
-
-def _split(name: str, images: ImageSource, train: Sequence[int], test: Sequence[int]) -> Dataset:
-    if not test:
         return Dataset(name, images)
-    first, second = (Subset(images, torch.tensor(numbers)) for numbers in (train, test))
-    return Dataset(name, first, second)
+    n_train = n - min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
+    train, test = (Subset(images, torch.tensor(sorted(part))) for part in (order[:n_train], order[n_train:]))
+    return Dataset(name, train, test)
 
 
 def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: Mode | None) -> None:
     channels, height, width = dataset.train.shape
     if dataset.test is not None and dataset.test.shape != dataset.train.shape:
         raise InputError(
-            f"{source}: training images have shape {dataset.train.shape} but test images "
-            f"{dataset.test.shape} (channels, height, width): make them equal; "
-            "folders can be resized by size=N (--size N)."
+            f"{source}: training images have shape {dataset.train.shape} but test images {dataset.test.shape} "
+            "(channels, height, width): make them equal; folders can be resized by size=N (--size N)."
         )
     if size is not None and (height, width) != (size, size):
         raise InputError(

@@ -11,9 +11,9 @@ T = TypeVar("T")
 def prefetched(values: Iterable[T], ahead: int = 2) -> Iterator[T]:
     """The same values in the same order, taken from their iterator by a thread of its own.
 
-    Wrap batches that are decoded from files, so that decoding goes on while the caller computes.
-    The thread ends when the values do, when one cannot be made (the caller gets that exception in
-    its place), and when the caller stops asking: at its own exception, `break`, or Ctrl-C.
+    Wrap batches that are decoded from files, so that decoding goes on while the caller computes. The thread ends when
+    the values do, when one cannot be made (the caller gets that exception in its place), and when the caller stops
+    asking.
 
     Args:
         values: what to read; not used by anyone else meanwhile.

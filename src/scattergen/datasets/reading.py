@@ -21,36 +21,18 @@ from scattergen.progress import SILENT, Progress
 CACHE_BYTES = 1 << 30
 """Largest size of all decoded images in bytes that is kept in memory."""
 
-# Files whose headers take a second or two.
-_MANY = 2000
-
-# Files that one thread or process is given at a time, so that handing over costs little.
-_AT_ONCE = 32
+_MANY = 2000  # files, whose headers take a second or two
+_AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
 Key = TypeVar("Key")
 Headers = Mapping[Path, Header] | Mapping[str, Header]
 
 
 class ImageReader:
-    """Batches of images from numbered files; decoded pixels are kept while they all fit.
+    """Batches of images from numbered files; decoded pixels are kept while they all fit into `cache_bytes`.
 
-    Args:
-        files: the files of some numbers, in their order.
-        headers: of every file, by anything that messages call it.
-        mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if
-            some are grey.
-        size: resize the shorter side to this many pixels and keep the central square; by default
-            all images must have one size already, or a `crop`.
-        crop: cut the central square of this many pixels first.
-        cache_bytes: largest decoded size in bytes that is kept in memory.
-        workers: processes that decode; 0 for threads of this process.
-
-    Attributes:
-        shape: (C, H, W) of every image.
-        mode: "L" or "RGB".
-
-    Raises:
-        InputError: if images differ in size, or are smaller than the crop.
+    `files` gives those of some numbers; `headers` are of all, by what messages call them. The other arguments are those
+    of `ImageFolder`.
     """
 
     def __init__(
@@ -61,8 +43,8 @@ class ImageReader:
         mode: Mode | None,
         size: int | None,
         crop: int | None,
-        cache_bytes: int = CACHE_BYTES,
-        workers: int = 0,
+        cache_bytes: int,
+        workers: int,
     ) -> None:
         if crop is not None:
             for name, header in headers.items():
@@ -81,17 +63,7 @@ class ImageReader:
         self._workers = WorkerProcesses(workers) if workers else None
 
     def read(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Images by their numbers.
-
-        Args:
-            numbers: (n,), each at least 0.
-
-        Returns:
-            (n, C, H, W) float32 in [0, 1].
-
-        Raises:
-            InputError: for a file that cannot be decoded or has another size than its header said.
-        """
+        """Images by their numbers (n,), as (n, C, H, W) float32 in [0, 1]."""
         if self._cache is None:
             pixels = self._decode(numbers)
         else:
@@ -112,59 +84,31 @@ class ImageReader:
         parts = [numbers[i : i + step] for i in range(0, len(numbers), step)]
         files = (self._files(part) for part in parts)
         decode_part = partial(decode_all, shape=self.shape, mode=self.mode, size=self._size, crop=self._crop)
-        if self._workers:
-            for i, images in enumerate(self._workers.map(decode_part, files)):
+        with ThreadPoolExecutor(min(len(parts), n_workers)) as threads:  # Pillow releases the interpreter lock
+            decoded = (self._workers or threads).map(decode_part, files)
+            for i, images in enumerate(decoded):
                 pixels[i * step : i * step + len(images)] = images
-        else:  # Pillow releases the interpreter lock
-            with ThreadPoolExecutor(min(len(parts), n_workers)) as pool:
-                for i, images in enumerate(pool.map(decode_part, files)):
-                    pixels[i * step : i * step + len(images)] = images
         return pixels
 
 
 def decode_all(
     files: Sequence[File], *, shape: tuple[int, int, int], mode: Mode, size: int | None, crop: int | None
 ) -> NDArray[np.uint8]:
-    """Decode several files to one shape.
-
-    Args:
-        files: see `decode`, as for `mode`, `size` and `crop`.
-        shape: (C, H, W) that every image must then have.
-        mode: likewise.
-        size: likewise.
-        crop: likewise.
-
-    Returns:
-        (n, C, H, W) uint8.
-
-    Raises:
-        InputError: if a file cannot be decoded or has another size.
-    """
+    """Decode several files, all of which must come out in one shape (C, H, W), to (n, C, H, W) uint8."""
     pixels = np.empty((len(files), *shape), np.uint8)
     for row, file in enumerate(files):
         image = decode(file, mode, size, crop)
         if image.shape != shape:
             raise InputError(
-                f"{file} decodes to {image.shape[2]}×{image.shape[1]} pixels, not "
-                f"the {shape[2]}×{shape[1]} of the other images: replace it, "
-                "or pass size=N (--size N)."
+                f"{file} decodes to {image.shape[2]}×{image.shape[1]} pixels, not the {shape[2]}×{shape[1]} of the "
+                "other images: replace it, or pass size=N (--size N)."
             )
         pixels[row] = image
     return pixels
 
 
 def check_reading(size: int | None, crop: int | None, mode: str | None, workers: int) -> None:
-    """Refuse settings of a source of image files.
-
-    Args:
-        size: at least 1, or None; as is `crop`.
-        crop: see `size`.
-        mode: "L", "RGB" or None.
-        workers: at least 0.
-
-    Raises:
-        InputError: if one is out of its range.
-    """
+    """Refuse settings of a source of image files that are out of range."""
     for name, pixels in (("size", size), ("crop", crop)):
         if pixels is not None and pixels < 1:
             raise InputError(f"{name}={pixels} is not a number of pixels: give at least 1.")
@@ -175,22 +119,11 @@ def check_reading(size: int | None, crop: int | None, mode: str | None, workers:
 
 
 def readable(
-    files: Iterable[tuple[Key, File]], n: int, *, strict: bool, progress: Progress = SILENT
+    files: Iterable[tuple[Key, File]], n: int, what: str, *, strict: bool, progress: Progress
 ) -> tuple[dict[Key, Header], tuple[str, ...]]:
-    """What every file says of its image.
+    """Headers of n files by key, at least one, and a sentence for every file left out, if that is not an error.
 
-    Args:
-        files: each with its key.
-        n: how many they are.
-        strict: whether an unreadable file is an error. Otherwise every file is decoded once, and
-            unreadable ones are left out.
-        progress: where to report, if they are many.
-
-    Returns:
-        Headers by key, and one sentence for every file left out.
-
-    Raises:
-        InputError: if `strict` and a file cannot be read.
+    Unless `strict`, every file is decoded once.
     """
     headers: dict[Key, Header] = {}
     skipped: list[str] = []
@@ -206,18 +139,20 @@ def readable(
                     raise
                 skipped.append(str(error))
             task.advance()
+    if not headers:
+        reason = f"; the first: {skipped[0]}" if skipped else "."
+        raise InputError(f"None of the {n} {what} can be read{reason}")
     return headers, tuple(skipped)
 
 
 def _common_mode(headers: Headers) -> Mode:
     """The mode in which no image loses anything: colour if any image has it."""
-    grey = sum(header.mode == "L" for header in headers.values())
-    if grey == len(headers):
+    grey = [file for file, header in headers.items() if header.mode == "L"]
+    if len(grey) == len(headers):
         return "L"
     if grey:
-        first = next(key for key, header in headers.items() if header.mode == "L")
         warnings.warn(
-            f"{grey:,} of {len(headers):,} images are grey, such as {first}: all are taken as RGB "
+            f"{len(grey):,} of {len(headers):,} images are grey, such as {grey[0]}: all are taken as RGB "
             "(--mode L makes all of them grey).",
             stacklevel=2,
         )
@@ -229,8 +164,7 @@ def _common_size(headers: Headers) -> tuple[int, int]:
     for file, other in rest:
         if (other.width, other.height) != (header.width, header.height):
             raise InputError(
-                f"{first} has {header.width}×{header.height} pixels but {file} has "
-                f"{other.width}×{other.height}: make all images N×N by size=N (--size N), which "
-                "resizes the shorter side and keeps the central square."
+                f"{first} has {header.width}×{header.height} pixels but {file} has {other.width}×{other.height}: make "
+                "all images N×N by size=N (--size N), which resizes the shorter side and keeps the central square."
             )
     return header.width, header.height

@@ -3,22 +3,23 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.errors import InputError
+
 Index = slice | Tensor
 
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A numbered collection of equally sized images that are read in batches.
+    """A numbered collection of equally sized images that are read in batches, and need not fit in memory.
 
-    Anything with these members can be passed wherever images are expected; the images need not
-    fit in memory.
+    Anything with these members can be passed wherever images are expected.
 
     Example:
         >>> from scattergen.datasets import ImageSource, mnist
@@ -57,10 +58,10 @@ class Dataset:
     Args:
         name: what reports call the data.
         train: the images that models are fitted to.
-        test: images held out for evaluation, or None.
-        skipped: one sentence for every file that was left out because it could not be read.
-        crop: side of the central square that was cut from every file of a folder, or None.
-        limit: number of training images that were chosen of more, or None.
+        test: images held out for evaluation.
+        skipped: a sentence for every file that was left out because it could not be read.
+        crop: side of the central square that was cut from every file.
+        limit: number of training images that were chosen of more.
     """
 
     name: str
@@ -72,25 +73,7 @@ class Dataset:
 
 
 def positions(index: Index, n: int) -> NDArray[np.int64]:
-    """The image numbers that an index into `n` images selects, in order.
-
-    Args:
-        index: a slice, or a 1-D LongTensor whose negative entries count from the end.
-        n: the number of images.
-
-    Returns:
-        Numbers in 0 … n − 1, shape (selected,).
-
-    Raises:
-        TypeError: for any other kind of index.
-        IndexError: for a number outside −n … n − 1.
-
-    Example:
-        >>> positions(slice(None, None, 2), 5)
-        array([0, 2, 4])
-        >>> positions(torch.tensor([-1, 0]), 5)
-        array([4, 0])
-    """
+    """The numbers, from 0 to n - 1, that a slice or a 1-D LongTensor selects among n images, in order."""
     if isinstance(index, slice):
         # A copy, since torch takes no array with a negative stride.
         return np.arange(n)[index].copy()
@@ -131,7 +114,7 @@ class Subset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width (C, H, W) of every image."""
+        """(C, H, W) of every image."""
         return self.source.shape
 
     @property
@@ -147,47 +130,80 @@ class Subset:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the image numbers and of the source's fingerprint, or of the part's.
-
-        A source with a method `fingerprint_of` has one for any part, which is not concerned by
-        changes of other images.
-        """
+        """A SHA-256, of these images alone if the source has a method `fingerprint_of` for parts."""
         of_part = getattr(self.source, "fingerprint_of", None)
         base = self.source.fingerprint if of_part is None else of_part(self._positions.tolist())
-        digest = hashlib.sha256(base.encode())
-        digest.update(self._positions.numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(base.encode() + self._positions.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+class ClassLabels(NamedTuple):
+    """Classes of images: a label of every image, (N,) int64 from 0 to C - 1, each of which occurs, and C names."""
+
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
+    """The classes of images, if they have labels.
+
+    Args:
+        images: a source, whose attribute `classes`, if there is one, names the classes in the order of their labels;
+            otherwise the labels are the names.
+
+    Returns:
+        Labels and names, without the classes that have no image; None for images without labels.
+
+    Raises:
+        InputError: if the labels are not one integer per image, or have no name.
+
+    Example:
+        >>> from scattergen.datasets import mnist
+        >>> class_labels(mnist().train).classes[:3]
+        ('0', '1', '2')
+    """
+    labels = None if isinstance(images, Tensor) else getattr(images, "labels", None)
+    if labels is None:
+        return None
+    values = as_numpy(labels)
+    check_labels(values, len(images), "the images")
+    there, numbers = np.unique(values, return_inverse=True)
+    names = getattr(images, "classes", None)
+    if names is None:
+        names = {value: value for value in there.tolist()}
+    else:
+        unnamed = [value for value in there.tolist() if not 0 <= value < len(names)]
+        if unnamed:
+            raise InputError(
+                f"Label {unnamed[0]} of the images has no name, since there are {len(names)} classes: name them all, "
+                "in the order of their labels from 0."
+            )
+    return ClassLabels(torch.from_numpy(numbers), tuple(str(names[value]) for value in there.tolist()))
+
+
+def as_numpy(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """An array of the same values; bfloat16, which NumPy does not have, as float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def check_labels(labels: NDArray[Any], n: int, name: str) -> None:
+    """Refuse labels that are not one integer for each of n images."""
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"The labels of {name} are {labels.dtype} of shape {labels.shape}: expected one integer per image, shape "
+            f"({n},)."
+        )
 
 
 def some_of(source: ImageSource, n: int, seed: int) -> ImageSource:
-    """Some n images of a source, or all of fewer.
-
-    Args:
-        source: Of images.
-        n: How many.
-        seed: Of the choice.
-
-    Returns:
-        In the order of the source.
-    """
+    """A part of a source, n random images in its order, or all if there are no more."""
     return source if n >= len(source) else Subset(source, random_rows(len(source), n, seed))
 
 
 def random_rows(N: int, n: int, seed: int | Sequence[int]) -> Tensor:
-    """Numbers of n of N things, all if there are fewer; without order, neighbours being alike.
-
-    Args:
-        N: Number of things.
-        n: How many to choose.
-        seed: Of the choice; several numbers for one of several choices of the same seed.
-
-    Returns:
-        Sorted, (min(n, N),).
-
-    Example:
-        >>> random_rows(3, 5, 0)
-        tensor([0, 1, 2])
-    """
+    """Random numbers of n of N things, sorted, or all if there are fewer; `seed` may be several numbers."""
     if n >= N:
         return torch.arange(N)
     return torch.from_numpy(np.random.default_rng(seed).choice(N, n, replace=False)).sort().values

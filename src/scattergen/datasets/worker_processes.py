@@ -21,18 +21,8 @@ Result = TypeVar("Result")
 class WorkerProcesses:
     """Processes that apply functions to values, started when first needed.
 
-    They are new processes of the same program, not copies of the running one, which would inherit
-    its threads and its accelerator. They end when the object is no longer used, and also when this
-    process ends in any way.
-
-    Args:
-        count: how many.
-
-    Example:
-        >>> workers = WorkerProcesses(2)
-        >>> list(workers.map(abs, [-1, 2, -3]))
-        [1, 2, 3]
-        >>> workers.close()
+    They are new processes, not copies of this one, which would inherit its threads and its accelerator. They end when
+    the object is no longer used, and also when this process ends in any way.
     """
 
     def __init__(self, count: int) -> None:
@@ -41,18 +31,7 @@ class WorkerProcesses:
         self._lock = threading.Lock()
 
     def map(self, function: Callable[[Value], Result], values: Iterable[Value]) -> Iterator[Result]:
-        """The function's results in the order of the values.
-
-        Args:
-            function: importable by its name.
-            values: each is sent to a process.
-
-        Returns:
-            An iterator, which raises what the function raised.
-
-        Raises:
-            ScattergenError: if a process was killed.
-        """
+        """Results of a function, importable by its name, in the order of the values."""
         try:
             yield from self._started().map(function, values)
         except BrokenProcessPool as error:
@@ -85,11 +64,7 @@ class WorkerProcesses:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Let programs of Python that start now look for no modules in the current folder.
-
-    A file torch.py there would be run in place of PyTorch: unlike that of this process, the first
-    place where they look is the current folder.
-    """
+    """Let Python programs that start now not look for modules, such as a torch.py, in the current folder first."""
     name = "PYTHONSAFEPATH"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -3,11 +3,10 @@
 from scattergen.evaluation.clusters import BinTest, different_bins, k_means
 from scattergen.evaluation.default_features import default_features
 from scattergen.evaluation.digit_classifier import DigitFeatures
+from scattergen.evaluation.distances import frechet_distance, kernel_distance
 from scattergen.evaluation.evaluate import FEWEST, Evaluation, Evaluator, evaluate
 from scattergen.evaluation.features import FeatureExtractor
-from scattergen.evaluation.frechet import frechet_distance
 from scattergen.evaluation.inception import InceptionFeatures
-from scattergen.evaluation.kernel_distance import kernel_distance
 from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
 from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
 from scattergen.evaluation.perceptual import PerceptualFeatures

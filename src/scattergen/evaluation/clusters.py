@@ -83,9 +83,9 @@ def different_bins(
 ) -> BinTest:
     r"""Number of statistically different bins (NDB).
 
-    The bins are the k-means clusters of the training images. In each, the shares p of the training
-    images and q of the samples are compared by the two-proportion z-test,
-    $z = (q - p) / \sqrt{r (1 - r) (1/n + 1/m)}$ with r the share of both together.
+    The bins are the k-means clusters of the training images. In each, the shares p of the training images and q of the
+    samples are compared by the two-proportion z-test, $z = (q - p) / \sqrt{r (1 - r) (1/n + 1/m)}$ with r the share of
+    both together.
 
     Args:
         train: Features of training images, (n, k).

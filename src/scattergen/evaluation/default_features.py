@@ -14,8 +14,11 @@ def default_features(image_shape: tuple[int, int, int], *, digits: bool = False)
         digits: Whether the images are the embedded MNIST.
 
     Returns:
-        Features of digits for these, of photographs if their weights are installed, else scattering
-        features.
+        Features of digits for these, of photographs if their weights are installed, else scattering features.
+
+    Example:
+        >>> default_features((1, 28, 28), digits=True).name
+        'mnist-classifier'
     """
     if digits and image_shape == (1, 28, 28):
         return DigitFeatures()

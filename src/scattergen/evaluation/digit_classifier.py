@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -23,15 +22,7 @@ BATCH = 32  # activations of more images leave a core's cache: half the speed
 
 
 class DigitClassifier(nn.Module):
-    """Three convolutions and two linear layers: digits to 10 logits.
-
-    3×3 convolutions to 32, 64 and 96 channels, each with batch normalisation, ReLU and 2×2
-    max-pooling, then 128 features with batch normalisation and ReLU, then the logits.
-
-    Example:
-        >>> DigitClassifier().eval()(torch.zeros(2, 1, 28, 28)).shape
-        torch.Size([2, 10])
-    """
+    """Logits, (N, 10), of digits (N, 1, 28, 28) in [0, 1], by three convolutions and two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,13 +48,8 @@ class DigitClassifier(nn.Module):
 class DigitFeatures:
     """Features of 28×28 grey images: 128 activations of a classifier of MNIST that is shipped.
 
-    The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training
-    images, selected on the last 5,000 and tested once (see `docs/evaluation.md`). Distances between
-    features are comparable only within one version.
-
-    Attributes:
-        name: "mnist-classifier".
-        version: Changes with the weights.
+    The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training images, selected on the
+    last 5,000 and tested once (see `docs/evaluation.md`). Distances are comparable only within one `version`.
 
     Raises:
         InputError: If the installed file of weights is missing or is not the one that was shipped.
@@ -83,18 +69,7 @@ class DigitFeatures:
         self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images of shape (1, 28, 28) in [0, 1].
-            progress: Where to report.
-
-        Returns:
-            (N, 128), float32, none negative.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, 128), float32, not negative, of images (N, 1, 28, 28) in [0, 1]; an `InputError` for others."""
         check_images(images, IMAGE_SHAPE)
         return in_batches(images, self._features, 128, BATCH, progress)
 
@@ -107,9 +82,9 @@ def _weights() -> Mapping[str, Tensor]:
     file = files("scattergen.evaluation") / "data" / FILE
     try:
         content = file.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found == SHA256:
-            return load(content)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise InputError(f"{file} cannot be read ({error}): reinstall scattergen.") from error
-    raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
+    return load(content)

@@ -32,23 +32,12 @@ class FeatureExtractor(Protocol):
         ...
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features, (N, k) float32 on the CPU, of images (N, C, H, W) in [0, 1]."""
+        """Features, (N, k) float32 on the CPU, of images (N, C, H, W) in [0, 1]; an `InputError` for others."""
         ...
 
 
 def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int]) -> None:
-    """Refuse images that an extractor cannot use.
-
-    Args:
-        images: Source of images, or a tensor (N, C, H, W).
-        shape: The (C, H, W) that is needed.
-
-    Raises:
-        InputError: If the shape differs, or a tensor does not hold floats in [0, 1].
-
-    Example:
-        >>> check_images(torch.rand(2, 1, 28, 28), (1, 28, 28))
-    """
+    """Refuse images that have another shape (C, H, W) than an extractor needs, or are no floats in [0, 1]."""
     found = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
     if found != shape:
         wanted = " × ".join(map(str, shape))
@@ -67,18 +56,7 @@ def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int]) -> N
 
 
 def check_grey_or_colour(images: ImageSource | Tensor, who: str) -> None:
-    """Refuse images that a network of photographs cannot look at, whatever their size.
-
-    Args:
-        images: Source of images, or a tensor (N, C, H, W).
-        who: Looks at them, for the message.
-
-    Raises:
-        InputError: If they have neither one channel nor three, or not floats in [0, 1].
-
-    Example:
-        >>> check_grey_or_colour(torch.rand(2, 1, 20, 30), "Inception")
-    """
+    """Refuse images that a network of photographs, `who`, cannot look at, whatever their size."""
     shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(f"{who} looks at images (1 or 3, H, W), not at {shape}.")
@@ -93,22 +71,7 @@ def in_batches(
     batch_size: int,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """Features of images, a batch at a time.
-
-    Args:
-        images: Source of N images, or a tensor (N, C, H, W).
-        features: Of a batch, (n, C, H, W) to (n, k).
-        dimension: k.
-        batch_size: Images at a time.
-        progress: Where to report.
-
-    Returns:
-        (N, k), float32, on the CPU.
-
-    Example:
-        >>> in_batches(torch.rand(5, 1, 4, 4), lambda x: x.flatten(1), 16, 2).shape
-        torch.Size([5, 16])
-    """
+    """Features (N, dimension), float32 on the CPU, of N images, by a function of a batch."""
     out = torch.empty(len(images), dimension)
     with progress.task("features", len(images)) as task:
         for start in range(0, len(images), batch_size):

@@ -17,22 +17,18 @@ _BATCH = 64
 class InceptionFeatures:
     """2,048 pooled activations of the InceptionV3 that FID is defined by, through torch-fidelity.
 
-    The weights are downloaded by torch-fidelity on first use (91 MB). Grey images are repeated in
-    three channels; values are rounded to 8 bits, as FID prescribes.
+    The weights are downloaded by torch-fidelity on first use (91 MB). Grey images are repeated in three channels;
+    values are rounded to 8 bits, as FID prescribes.
 
     Args:
         device: Where to compute.
-
-    Attributes:
-        name: "inception".
-        version: Of the weights.
 
     Raises:
         InputError: If torch-fidelity is not installed or the weights cannot be had.
 
     References:
-        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update
-        rule converge to a local Nash equilibrium", 2017.
+        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update rule converge to a
+        local Nash equilibrium", 2017.
 
     Example:
         >>> InceptionFeatures.version
@@ -62,18 +58,7 @@ class InceptionFeatures:
         self._network = network.to(device).eval()
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images (1 or 3, H, W) in [0, 1].
-            progress: Where to report.
-
-        Returns:
-            (N, 2048), float32.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, 2048), float32, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
         check_grey_or_colour(images, "Inception")
         return in_batches(images, self._features, 2048, _BATCH, progress)
 

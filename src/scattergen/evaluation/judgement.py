@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
+_FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Judgement:
         features: Name and version of the features that distances are between.
         n: Most images in a row.
         n_test: Test images that they are compared with.
-        rows: "training images" (what perfect samples would score), "decoder" and "least squares"
-            (codes of test images decoded), and each density.
+        rows: "training images" (what perfect samples would score), "decoder" and "least squares" (codes of test images
+            decoded), and each density.
         best: Density of the least kernel distance; "mixture" if none is better by a standard error.
     """
 
@@ -56,19 +57,7 @@ class Judgement:
 
 
 def best_of(rows: Mapping[str, Row]) -> str | None:
-    """The density with the least kernel distance, if that is no accident.
-
-    Args:
-        rows: Density to its scores.
-
-    Returns:
-        "mixture", which is fitted in seconds, unless another is better by a standard error.
-
-    Example:
-        >>> scores = {"mixture": Row(2.0, 0.5, 1.0), "vae": Row(1.8, 0.5, 1.0)}
-        >>> best_of(scores), best_of({**scores, "vae": Row(1.2, 0.5, 1.0)})
-        ('mixture', 'vae')
-    """
+    """The density with the least kernel distance, or "mixture" if that is less than a standard error behind."""
     if not rows:
         return None
     best = min(rows, key=lambda key: rows[key].kernel)
@@ -80,20 +69,7 @@ def best_of(rows: Mapping[str, Row]) -> str | None:
 
 
 def in_words(judgement: Judgement, n_train: int) -> str:
-    """What a person may expect of a model, in a sentence or two.
-
-    Args:
-        judgement: Of the model.
-        n_train: Images it was fitted to.
-
-    Returns:
-        Plain text.
-
-    Example:
-        >>> rows = {"decoder": Row(90.0, 5.0, 0.3, 24.2), "mixture": Row(300.0, 9.0, 0.3)}
-        >>> in_words(Judgement(("scattering", "1"), 1000, 30, rows, "mixture"), 270)
-        'Unseen images come back at 24.2 dB, soft. 270 images are few: more would help most. ...'
-    """
+    """What a person may expect of a model that was fitted to `n_train` images, in a sentence or two."""
     decoder = judgement.rows[DECODER]
     words = [f"Unseen images come back at {decoder.psnr:.1f} dB, {_look(decoder.sharpness)}"]
     if LEAST_SQUARES in judgement.rows:
@@ -108,9 +84,6 @@ def in_words(judgement: Judgement, n_train: int) -> str:
             how = "much further from real ones than"
         words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions")
     return ". ".join(words) + "."
-
-
-_FEW = 1000
 
 
 def _look(share: float) -> str:

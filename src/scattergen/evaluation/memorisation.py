@@ -27,13 +27,12 @@ class Memorisation:
     Attributes:
         distance: Median distance of a sample to its nearest training image.
         test_distance: The same of a test image.
-        close: Share of samples closer to a training image than 99 % of the test images are; 0.01
-            for samples of the true distribution, above where there are copies.
-        train_share: Share of samples whose nearest real image is a training image rather than a
-            test image.
+        close: Share of samples closer to a training image than 99 % of the test images are; 0.01 for samples of the
+            true distribution, above where there are copies.
+        train_share: Share of samples whose nearest real image is a training image rather than a test image.
         expected_share: What it is if the generator does not know one from the other.
-        copying: Largest z-score of such shares: everywhere and in single cells, of all samples and
-            of the closest tenth.
+        copying: Largest z-score of such shares: everywhere and in single cells, of all samples and of the closest
+            tenth.
         copying_pvalue: Exact p-value of a largest z-score as high; at least 0.0001.
         copying_cell: Number of the cell where it is, None if it is that of all cells together.
     """
@@ -88,23 +87,19 @@ def memorisation(
 ) -> Memorisation:
     r"""Test whether samples lie nearer to training images than to images never trained on.
 
-    If the generator copies nothing, and training and test images are draws of one distribution,
-    then it makes no difference which of the real images were trained on: given all real images and
-    the samples, every choice is equally likely.  That holds for good samples and bad ones, blurred
-    ones included, which are nearer to *everything* than a real image is.
+    If the generator copies nothing, and training and test images are draws of one distribution, every choice of those
+    that were trained on is equally likely, given all real images and the samples, good ones or bad ones.
 
-    Let $c_i$ be the number of samples whose nearest real image is i.  In a cell of N real images
-    with a share p of training images, $\sum_{i \in \mathrm{train}} c_i$ then has mean $p \sum c$
-    and variance $p (1 - p) \frac{N}{N - 1} (\sum c^2 - (\sum c)^2 / N)$.  Such z-scores are formed
-    for each cell and for all together, once of all samples and once of the tenth of each cell's
-    that lies closest to any real image, where copies are.  The largest is compared with its values
-    under 9,999 random choices, within each cell, of the images that were trained on: an exact test
-    of all of them at once.  Choosing within cells allows for training and test images that differ
-    in how many lie in which cell.
+    Let $c_i$ be the number of samples whose nearest real image is i. In a cell of N real images with a share p of
+    training images, $\sum_{i \in \mathrm{train}} c_i$ then has mean $p \sum c$ and variance
+    $p (1 - p) \frac{N}{N - 1} (\sum c^2 - (\sum c)^2 / N)$. Such z-scores are formed for each cell and for all
+    together, once of all samples and once of the tenth of each cell's that lies closest to any real image, where copies
+    are. The largest is compared with its values under 9,999 random choices, within each cell, of the images that were
+    trained on: an exact test of all of them at once, also where cells differ in their shares of training images.
 
-    With many samples small effects are significant, also that of training and test images which
-    differ within cells; (train_share − expected_share) / (1 − expected_share) estimates the share
-    of copies.  Copies with so much noise that another image is nearer are not seen.
+    With many samples small effects are significant, also that of training and test images which differ within cells;
+    (train_share − expected_share) / (1 − expected_share) estimates the share of copies. Copies with so much noise that
+    another image is nearer are not seen.
 
     Args:
         train: Features (or pixels) of training images, (n, k), at least 20.
@@ -112,8 +107,7 @@ def memorisation(
         samples: Of samples, (l, k), at least 20.
         n_cells: Number of cells.
         cells: The cells, from `image_cells(train, test)`, where they are at hand.
-        test_distances: Of the test images to their nearest training images, (m,), where they are at
-            hand.
+        test_distances: Of the test images to their nearest training images, (m,), where they are at hand.
         seed: Of the clustering and of the random choices.
 
     Returns:
@@ -123,13 +117,12 @@ def memorisation(
         InputError: If the tables cannot be compared or are too short.
 
     References:
-        Meehan, Chaudhuri, Dasgupta, "A non-parametric test to detect data-copying in generative
-        models", 2020, for cells; their statistic C_T takes blurred samples for copies.
+        Meehan, Chaudhuri, Dasgupta, "A non-parametric test to detect data-copying in generative models", 2020, for
+        cells; their statistic C_T takes blurred samples for copies.
         Ernst, "Permutation methods: a basis for exact inference", 2004.
 
     Example:
-        >>> x = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0))
-        >>> train, test, new = x
+        >>> train, test, new = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0))
         >>> memorisation(train, test, new).copies
         False
         >>> found = memorisation(train, test, torch.cat([new, train[:50] + 0.1 * new[:50]]))
@@ -202,8 +195,8 @@ def _excesses(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Counts at a cell's training images minus their expectation, and the variance of that.
 
-    The first row is that of the images that were trained on, the others of random choices.  Images
-    with the same counts are drawn together: how many of them are chosen is hypergeometric.
+    The first row is that of the images that were trained on, the others of random choices. Images with the same counts
+    are drawn together: how many of them are chosen is hypergeometric.
     """
     N, n = len(trained), int(trained.sum())
     kinds, sizes = np.unique(counts, axis=1, return_counts=True)

@@ -77,18 +77,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite1(nn.Module):
-    """EfficientNet-Lite1 without its classifier: images to 1,280 pooled activations.
-
-    Shape:
-        (N, 3, H, W), (value − 127) / 128 of 8-bit values -> (N, 1280), none negative.
-
-    References:
-        Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
-
-    Example:
-        >>> EfficientNetLite1().eval()(torch.zeros(2, 3, 64, 64)).shape
-        torch.Size([2, 1280])
-    """
+    """EfficientNet-Lite1 without its classifier: (value − 127) / 128, (N, 3, H, W), to 1,280 pooled activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,14 +101,13 @@ class EfficientNetLite1(nn.Module):
 class PerceptualFeatures:
     """1,280 pooled activations of EfficientNet-Lite1, trained on ImageNet's photographs.
 
-    They tell sharp images from blurred ones and real from odd ones, for colour and grey images of
-    any content, by distances that the scattering features and no training here know of.  The
-    weights come inside a package of the Python index and are read without executing anything.
-    Images whose shorter side is up to 128 pixels are resized to 128 (bicubic), others to 240.
+    They tell sharp images from blurred ones and real from odd ones, for colour and grey images of any content, by
+    distances that the scattering features and no training here know of. The weights come inside a package of the Python
+    index and are read without executing anything. Images whose shorter side is up to 128 pixels are resized to 128
+    (bicubic), others to 240.
 
-    Attributes:
-        name: "perceptual".
-        version: Of the weights and of how images are shown to the network.
+    Args:
+        device: Where to compute.
 
     Raises:
         InputError: If the package is not installed, or its file is not the one that is known.
@@ -149,18 +137,7 @@ class PerceptualFeatures:
         return find_spec(PACKAGE) is not None
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images (1 or 3, H, W) in [0, 1]; grey ones are repeated in three channels.
-            progress: Where to report.
-
-        Returns:
-            (N, 1280), float32, none negative.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, 1280), float32, ≥ 0, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
         check_grey_or_colour(images, "EfficientNet-Lite1")
         return in_batches(images, self._features, DIMENSION, _BATCH, progress)
 
@@ -171,11 +148,9 @@ class PerceptualFeatures:
         side = _SMALL_SIDE if shorter <= _SMALL_SIDE else _LARGE_SIDE
         if shorter != side:
             size = (round(height * side / shorter), round(width * side / shorter))
-            smaller = side < shorter
-            x = functional.interpolate(x, size, mode="bicubic", antialias=smaller).clamp(0, 1)
+            x = functional.interpolate(x, size, mode="bicubic", antialias=side < shorter).clamp(0, 1)
         x = ((x * 255 - 127) / 128).expand(-1, 3, -1, -1)
-        features: Tensor = self._network(x.contiguous(memory_format=torch.channels_last))
-        return features
+        return self._network(x.contiguous(memory_format=torch.channels_last))
 
 
 @functools.cache
@@ -198,5 +173,4 @@ def _weights() -> Mapping[str, Tensor]:
         raise InputError(
             f"{file} is not the file that is known: its SHA-256 is {found}, expected {SHA256}; {reinstall}."
         )
-    weights: Mapping[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)
-    return weights
+    return torch.load(io.BytesIO(content), weights_only=True)

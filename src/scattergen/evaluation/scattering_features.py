@@ -20,20 +20,18 @@ _BATCH_FLOATS = 1 << 25  # coefficients of one batch: 128 MiB
 class ScatteringFeatures:
     r"""Logarithms of scattering coefficients averaged over regions; nothing is learned.
 
-    $\log(1 + 255\, \bar S_p)$ for every path p, channel and region, where $\bar S_p$ is the mean of
-    the coefficients over the region: linear below one grey level, logarithmic above, so that weak
-    coefficients count beside the few strong ones, and of one scale for the kernel distance.
+    $\log(1 + 255\, \bar S_p)$ for every path p, channel and region, where $\bar S_p$ is the mean of the coefficients
+    over the region: linear below one grey level, logarithmic above, so that weak coefficients count beside the few
+    strong ones, and of one scale for the kernel distance.
 
     Args:
         image_shape: (C, H, W) of the images.
-        J: Scale of the transform; by default the low-pass has about seven positions along the
-            shorter side.
+        J: Scale of the transform; by default the low-pass has about seven positions along the shorter side.
         L: Its number of orientations.
-        grid: The image is divided into grid × grid regions. A Fréchet distance needs several times
-            as many images as features.
+        grid: The image is divided into grid × grid regions. A Fréchet distance needs several times as many images as
+            features.
 
     Attributes:
-        name: "scattering".
         version: Of the method, with everything that the numbers depend on.
         dimension: Number k of features.
 
@@ -44,8 +42,7 @@ class ScatteringFeatures:
         Bruna, Mallat, "Invariant scattering convolution networks", 2013.
 
     Example:
-        >>> features = ScatteringFeatures((3, 32, 32))
-        >>> features(torch.rand(2, 3, 32, 32)).shape
+        >>> ScatteringFeatures((3, 32, 32))(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 243])
     """
 
@@ -69,18 +66,7 @@ class ScatteringFeatures:
         self.version = f"{VERSION} J={J} L={L} grid={grid} images={shape}"
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
-        """Features of images.
-
-        Args:
-            images: N images of the shape given at construction, in [0, 1].
-            progress: Where to report.
-
-        Returns:
-            (N, k), float32.
-
-        Raises:
-            InputError: If the images have another shape or range.
-        """
+        """Features (N, k), float32, of images of the shape (C, H, W) and in [0, 1]; an `InputError` for others."""
         check_images(images, self.image_shape)
         K, rows, columns = self.scattering.output_shape
         coefficients = self.image_shape[0] * K * rows * columns

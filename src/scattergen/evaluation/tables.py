@@ -16,11 +16,7 @@ NORMAL_QUANTILE = 1.959964  # two-sided, 95 %
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number computed from samples, and how far it would move with others.
-
-    Attributes:
-        value: The number.
-        standard_error: Its standard deviation over draws of the samples, estimated.
+    """A number computed from samples, and its standard deviation over draws of the samples, estimated.
 
     Example:
         >>> [round(end, 2) for end in Estimate(3.0, 0.5).interval]
@@ -38,23 +34,7 @@ class Estimate:
 
 
 def check_tables(minimum: int = 2, /, **tables: Tensor) -> None:
-    """Refuse tables of features that cannot be compared.
-
-    Args:
-        minimum: Smallest usable number of rows.
-        **tables: Name, for the message, to a table (N, k).
-
-    Raises:
-        InputError: If one is not a floating-point (N, k) with enough rows and finite values, or
-            they differ in k.
-
-    Example:
-        >>> check_tables(real=torch.zeros(5, 3), samples=torch.zeros(9, 3))
-        >>> check_tables(real=torch.zeros(5, 3), samples=torch.zeros(9, 4))
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.InputError: The tables have different numbers of features (real 3, ...
-    """
+    """Refuse tables of features, by their names, that cannot be compared or have fewer rows than the minimum."""
     for name, x in tables.items():
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 2 or not x.shape[1]:
             found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -75,36 +55,16 @@ def check_tables(minimum: int = 2, /, **tables: Tensor) -> None:
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of rows such that a block of `columns` values per row takes bounded memory.
-
-    Args:
-        rows: Number of rows.
-        columns: Values per row.
-
-    Yields:
-        Consecutive slices.
-
-    Example:
-        >>> list(row_blocks(5, 1 << 22))
-        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
+    """Consecutive slices of rows such that a block of `columns` values per row takes bounded memory."""
     step = max(1, _BLOCK // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared Euclidean distances of all rows of `x` to all of `y`, some rows at a time.
+    """Squared Euclidean distances (rows, M) of the rows of x (N, k) to those of y (M, k), some rows of x at a time.
 
-    They are |x|² + |y|² − 2 x·y of centred rows, so they carry an absolute error of a few roundings
-    of the largest |x|²: see `rounding`.
-
-    Args:
-        x: (N, k), float64.
-        y: (M, k), float64.
-
-    Yields:
-        Rows of `x`, and their distances, (rows, M), none negative.
+    They are |x|² + |y|² − 2 x·y of centred rows, so their error is a few roundings of the largest |x|²: see `rounding`.
     """
     centre = y.mean(0)
     y = y - centre
@@ -116,15 +76,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def rounding(x: Tensor, y: Tensor) -> float:
-    """Bound on the error of `squared_distances`.
-
-    Args:
-        x: (N, k), float64.
-        y: (M, k), float64.
-
-    Returns:
-        Absolute error.
-    """
+    """Bound on the absolute error of `squared_distances`."""
     centre = y.mean(0)
     norms = torch.stack([(t - centre).square().sum(1).max() for t in (x, y)])
     # A product of k terms is off by k roundings at worst, and k is 10 to 10,000.
@@ -176,9 +128,9 @@ def jackknife(
     r"""A metric with its standard error by the delete-group jackknife of both tables.
 
     Each table is cut into G random groups; $\theta_{-g}$ is the metric without group g:
-    $\mathrm{se}^2 = \frac{G-1}{G} \sum_g (\theta_{-g} - \bar\theta)^2$, summed over both tables. A
-    bootstrap would repeat rows, which adds to the bias of a Fréchet distance and breaks everything
-    that looks at nearest neighbours; the jackknife does not.
+    $\mathrm{se}^2 = \frac{G-1}{G} \sum_g (\theta_{-g} - \bar\theta)^2$, summed over both tables. A bootstrap would
+    repeat rows, which adds to the bias of a Fréchet distance and breaks everything that looks at nearest neighbours;
+    the jackknife does not.
 
     Args:
         metric: Of (real, samples).

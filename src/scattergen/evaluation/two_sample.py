@@ -35,12 +35,11 @@ class TwoSampleTest:
 
 
 def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) -> TwoSampleTest:
-    r"""Train a classifier on half of the rows and test on the other half.
+    """Train a classifier on half of the rows and test on the other half.
 
-    A network with one hidden layer learns to tell real images from samples, equally many of each.
-    If both have one distribution, the number of right answers among the n held-out rows is
-    binomial(n, 1/2), or varies less where one answer is preferred, so that the p-value is valid
-    for any classifier, and small only if the distributions differ.
+    A network with one hidden layer learns to tell real images from samples, equally many of each. If both have one
+    distribution, the number of right answers among the n held-out rows is binomial(n, 1/2), or varies less where one
+    answer is preferred, so that the p-value is valid for any classifier, and small only if the distributions differ.
 
     Args:
         real: Features of real images, (N, k), N ≥ 4.
@@ -89,12 +88,8 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
         right = int((classifier(held_out).argmax(1) == labels).sum())
     n = 2 * count
     accuracy = right / n
-    return TwoSampleTest(
-        accuracy=accuracy,
-        standard_error=(accuracy * (1 - accuracy) / n) ** 0.5,
-        pvalue=float(stats.binom.sf(right - 1, n, 0.5)),
-        n=n,
-    )
+    standard_error = (accuracy * (1 - accuracy) / n) ** 0.5
+    return TwoSampleTest(accuracy, standard_error, pvalue=float(stats.binom.sf(right - 1, n, 0.5)), n=n)
 
 
 def _cross_entropy(modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
