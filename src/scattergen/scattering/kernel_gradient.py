@@ -2,22 +2,20 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The gradient of the compiled scattering transform (needs Numba).
 
-Nothing is kept from the transform but the image: its spectra are computed again, step by step, and
-every step is followed backwards while its intermediates are in the cache.  With F the unnormalised
-DFT, which is symmetric, and real weights, the adjoint of each step is made of the same parts:
+Nothing is kept from the transform but the image: its spectra are computed again, step by step, and every step is
+followed backwards while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and real
+weights, the adjoint of each step is made of the same parts:
 
-* z = F p̄, the conjugate of p's inverse FFT: the gradient of p is F applied to the conjugate of
-  z's gradient;
+* z = F p̄, the conjugate of p's inverse FFT: the gradient of p is F applied to the conjugate of z's gradient;
 * u = |z|: z's gradient is u's times z / |z|, and 0 where z is 0;
 * p = sum over blocks of ψ times a spectrum: the gradient is spread over the same blocks;
-* half spectrum of a real u: u's gradient is the real part of F applied to the conjugate of the
-  spectrum's gradient, of which two columns share one transform again.
+* half spectrum of a real u: u's gradient is the real part of F applied to the conjugate of the spectrum's gradient,
+  of which two columns share one transform again.
 
-Gradients of spectra are kept conjugated.  Each lane does the same operations whatever the batch, so
-gradients do not depend on batch or threads, bit by bit.
+Gradients of spectra are kept conjugated. Each lane does the same operations whatever the batch, so gradients do not
+depend on batch or threads, bit by bit.
 
-Numba renews compiled code when this file changes: touch it after a change of simd.py, fft.py or
-kernels.py alone.
+Numba renews compiled code when this file changes: touch it after a change of simd.py, fft.py or kernels.py alone.
 """
 
 import numba
@@ -37,10 +35,9 @@ from scattergen.scattering.kernels import (
     transform_row,
     workspace_parts,
     workspace_size,
-)
-from scattergen.scattering.plan import LANES, Plan
+)  # fmt: skip
+from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
-    COMPLEX,
     compiled,
     load,
     load_complex,
@@ -51,7 +48,7 @@ from scattergen.scattering.simd import (
     store,
     store_complex,
     zero,
-)
+)  # fmt: skip
 
 
 @compiled
@@ -354,29 +351,10 @@ def _differentiate(images, gradient, out, plan, a2, workspace):
 
 
 def gradient_batch(images: Tensor, gradient: Tensor, plan: Plan) -> Tensor:
-    """Gradients of a batch of images, by as many threads as torch uses.
-
-    Args:
-        images: Images (B, H, W) in the plan's precision.
-        gradient: Gradient of the coefficients, (B, K, H', W').
-        plan: The transform's tables.
-
-    Returns:
-        Gradient of the images, (B, H, W).
-
-    Example:
-        >>> import torch
-        >>> from scattergen.scattering import Scattering2D
-        >>> scattering = Scattering2D(J=2, shape=(28, 28))  # whose gradient uses this function
-        >>> x = torch.rand(5, 28, 28, requires_grad=True)
-        >>> scattering(x).sum().backward()
-        >>> x.grad.shape
-        torch.Size([5, 28, 28])
-    """
+    """Gradient (B, H, W) of images (B, H, W) in the plan's precision from that of their coefficients."""
     out = images.new_empty(images.shape)
-    M, N = len(plan.source_rows), len(plan.source_columns)
     a2 = workspace_size(plan)
-    size = _gradient_parts.py_func(M, N, a2)[-1]
+    size = _gradient_parts.py_func(len(plan.source_rows), len(plan.source_columns), a2)[-1]
 
     def work(part: slice, workspace: NDArray[np.floating]) -> None:
         _differentiate(contiguous(images, part), contiguous(gradient, part), out.numpy()[part], plan, a2, workspace)

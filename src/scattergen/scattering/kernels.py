@@ -2,20 +2,20 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The scattering transform of one image after another as one compiled CPU kernel (needs Numba).
 
-Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any
-size, filter products and low-pass are vector instructions without shuffles.  An image's
-intermediate spectra stay in a core's cache, and nothing but coefficients is written to memory:
+Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any size, filter
+products and low-pass are vector instructions without shuffles. An image's intermediate spectra stay in a core's
+cache, and nothing but coefficients is written to memory:
 
 1. spectrum of the padded image (vectors of eight columns, then of eight rows);
-2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and
-   the spectrum of the modulus, of which the half that determines the other is kept;
+2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and the spectrum of the
+   modulus, of which the half that determines the other is kept;
 3. per (j2, θ2): the same with the spectrum of step 2, without the last part.
 
-Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a
-change of simd.py or fft.py alone.
+Inverse FFTs are forward FFTs of conjugates, which have the same modulus. Each vector lane does the same operations
+whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
 
-Inverse FFTs are forward FFTs of conjugates, which have the same modulus.  Each vector lane does the
-same operations whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
+Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a change of simd.py
+or fft.py alone.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.scattering.fft import axis_tables, fft
-from scattergen.scattering.plan import LANES, Plan
+from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
-    COMPLEX,
     compiled,
     load,
     load_complex,
@@ -40,7 +39,7 @@ from scattergen.scattering.simd import (
     store,
     store_complex,
     zero,
-)
+)  # fmt: skip
 
 _PIXELS_PER_TASK = 2**13  # padded ones
 
@@ -327,21 +326,7 @@ def _scatter(images, out, plan, workspace):
 
 
 def scatter_batch(images: Tensor, plan: Plan) -> Tensor:
-    """Scattering coefficients of a batch, by as many threads as torch uses.
-
-    Args:
-        images: Images (B, H, W) in the plan's precision.
-        plan: The transform's tables.
-
-    Returns:
-        Coefficients, (B, K, H', W').
-
-    Example:
-        >>> from scattergen.scattering import Scattering2D
-        >>> scattering = Scattering2D(J=2, shape=(28, 28))  # which uses this function
-        >>> scattering(torch.rand(5, 28, 28)).shape
-        torch.Size([5, 81, 7, 7])
-    """
+    """Coefficients (B, K, H', W') of images (B, H, W) in the plan's precision."""
     out = images.new_empty(len(images), *plan.outputs)
 
     def work(part: slice, workspace: NDArray[np.floating]) -> None:
@@ -357,14 +342,7 @@ def contiguous(x: Tensor, part: slice) -> NDArray[np.floating]:
 
 
 def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, plan: Plan, n_numbers: int) -> None:
-    """Call work(part of the batch, workspace) for all parts, by as many threads as torch uses.
-
-    Args:
-        work: What to do.
-        images: Images (B, H, W); a workspace has their precision.
-        plan: The transform's tables.
-        n_numbers: Size of a thread's workspace.
-    """
+    """Call work(part of the batch, workspace of n numbers) for all parts, by as many threads as torch uses."""
     n_threads = torch.get_num_threads()
     # Tasks of about a millisecond at least, and enough of them to even out unequal threads.
     pixels = len(plan.source_rows) * len(plan.source_columns)

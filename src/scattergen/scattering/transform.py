@@ -21,24 +21,15 @@ _CHUNK_FLOATS = 2**20
 
 
 class Kernels(NamedTuple):
-    """The compiled CPU kernel.
+    """The compiled CPU kernel."""
 
-    Attributes:
-        transform: Coefficients (B, K, H', W') of images (B, H, W) and a plan.
-        gradient: Gradient (B, H, W) of images, from them, that of their coefficients and a plan.
-    """
-
-    transform: Callable[[Tensor, Plan], Tensor]
-    gradient: Callable[[Tensor, Tensor, Plan], Tensor]
+    transform: Callable[[Tensor, Plan], Tensor]  # coefficients (B, K, H', W') of images (B, H, W)
+    gradient: Callable[[Tensor, Tensor, Plan], Tensor]  # of images, from them and that of their coefficients
 
 
 @lru_cache
 def compiled_kernels() -> Kernels | None:
-    """The compiled CPU kernel.
-
-    Returns:
-        Its functions, imported on the first call, or None where Numba is missing or cannot work.
-    """
+    """The compiled CPU kernel, imported on the first call; None where Numba is missing or cannot work."""
     try:
         from scattergen.scattering import kernel_gradient, kernels
     except (ImportError, RuntimeError):  # Numba's errors: NumPy too new; no place to cache code
@@ -47,15 +38,7 @@ def compiled_kernels() -> Kernels | None:
 
 
 class Path(NamedTuple):
-    """One scattering path; unused entries are None.
-
-    Attributes:
-        order: 0, 1 or 2.
-        j1: Scale of the first wavelet.
-        theta1: Orientation index of the first wavelet.
-        j2: Scale of the second wavelet, larger than j1.
-        theta2: Orientation index of the second wavelet.
-    """
+    """One scattering path: its order, and scales and orientation indices of its wavelets, None if unused; j2 > j1."""
 
     order: int
     j1: int | None = None
@@ -99,19 +82,7 @@ class _ByKernel(torch.autograd.Function):
 
 
 def padded_size(size: int, J: int) -> int:
-    """Length of an axis after padding, the multiple of 2^J that leaves a margin of 2^J.
-
-    Args:
-        size: Length of the axis in pixels.
-        J: Number of scales.
-
-    Returns:
-        Padded length in pixels.
-
-    Example:
-        >>> padded_size(28, 2), padded_size(128, 4)
-        (36, 160)
-    """
+    """Length of an axis after padding, the multiple of 2^J that leaves a margin of 2^J: 36 for 28 pixels and J = 2."""
     return ((size + 2**J) // 2**J + 1) * 2**J
 
 
@@ -133,8 +104,8 @@ class Scattering2D(nn.Module):
     $S x = \{x \star \phi,\ |x \star \psi_{\lambda_1}| \star \phi,\
     ||x \star \psi_{\lambda_1}| \star \psi_{\lambda_2}| \star \phi\}$, subsampled by 2^J.
 
-    Coefficients, their order, the padding and the filters' conventions are those of Kymatio's
-    `Scattering2D`.  The transform is differentiable; the modulus has subgradient 0 at 0.
+    Coefficients, their order, the padding and the filters' conventions are those of Kymatio's `Scattering2D`. The
+    transform is differentiable; the modulus has subgradient 0 at 0.
 
     Args:
         J: Scale: the low-pass averages over about 2^J pixels; 2^J may not exceed a side.
@@ -185,12 +156,8 @@ class Scattering2D(nn.Module):
         self.shape = (rows, columns)
         self.padded_shape = (padded_size(rows, J), padded_size(columns, J))
         self.paths = self._paths()
-        margin = 2 * 2**J
-        self.output_shape = (
-            len(self.paths),
-            (self.padded_shape[0] - margin) // 2**J,
-            (self.padded_shape[1] - margin) // 2**J,
-        )
+        height, width = (size // 2**J - 2 for size in self.padded_shape)
+        self.output_shape = (len(self.paths), height, width)
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -221,8 +188,8 @@ class Scattering2D(nn.Module):
             Coefficients, (..., K, H', W'), in the precision of the computation.
 
         Raises:
-            InputError: If the input is not a tensor of real floating-point numbers, its last two
-                axes are not the `shape` given at construction, or a pixel is NaN or infinite.
+            InputError: If the input is not a tensor of real floating-point numbers, its last two axes are not the
+                `shape` given at construction, or a pixel is NaN or infinite.
         """
         self._check(x)
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -262,15 +229,11 @@ class Scattering2D(nn.Module):
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""
+        M, N = self.padded_shape
+        floats_per_image = 2 * M * N * self.L * max(1, self.J - 1)
+        budget = _CHUNK_FLOATS if x.device.type == "cpu" else 256 * _CHUNK_FLOATS
         constants = self._constants_for(x.dtype, x.device)
-        parts = x.split(self._chunk(x.device))
-        return torch.cat([self._scatter(part, constants) for part in parts])
-
-    def _chunk(self, device: torch.device) -> int:
-        rows, columns = self.padded_shape
-        floats_per_image = 2 * rows * columns * self.L * max(1, self.J - 1)
-        budget = _CHUNK_FLOATS if device.type == "cpu" else 256 * _CHUNK_FLOATS
-        return max(1, budget // floats_per_image)
+        return torch.cat([self._scatter(part, constants) for part in x.split(max(1, budget // floats_per_image))])
 
     def _scatter(self, x: Tensor, c: Constants) -> Tensor:
         """Coefficients of a chunk: x (B, H, W) -> (B, K, H', W')."""
@@ -305,8 +268,8 @@ def _source(shape: tuple[int, int], padded_shape: tuple[int, int]) -> tuple[Tens
     return _reflection(H, M), _reflection(W, N)
 
 
-# Transforms of the same images share what is computed for them. A few sets are kept, so that those
-# of sizes that are no longer used leave the memory of their device.
+# Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
+# are no longer used leave the memory of their device.
 
 
 @lru_cache(maxsize=8)
