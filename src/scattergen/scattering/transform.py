@@ -81,11 +81,6 @@ class _ByKernel(torch.autograd.Function):
         return ctx.kernels.gradient(x.detach(), gradient.detach(), plan), None, None
 
 
-def padded_size(size: int, J: int) -> int:
-    """Length of an axis after padding, the multiple of 2^J that leaves a margin of 2^J: 36 for 28 pixels and J = 2."""
-    return ((size + 2**J) // 2**J + 1) * 2**J
-
-
 def _reflection(size: int, padded: int) -> Tensor:
     """Source index of every padded position; the edge sample is not repeated."""
     before = (padded - size) // 2
@@ -154,10 +149,10 @@ class Scattering2D(nn.Module):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
         self.J, self.L, self.max_order = J, L, max_order
         self.shape = (rows, columns)
-        self.padded_shape = (padded_size(rows, J), padded_size(columns, J))
+        # Multiples of 2^J that leave a margin of 2^J.
+        self.padded_shape = (((rows >> J) + 2) << J, ((columns >> J) + 2) << J)
         self.paths = self._paths()
-        height, width = (size // 2**J - 2 for size in self.padded_shape)
-        self.output_shape = (len(self.paths), height, width)
+        self.output_shape = (len(self.paths), rows >> J, columns >> J)
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -168,14 +163,10 @@ class Scattering2D(nn.Module):
         paths = [Path(0)]
         first = [(j1, theta1) for j1 in range(J) for theta1 in range(L)]
         if self.max_order >= 1:
-            paths += [Path(1, j1, theta1) for j1, theta1 in first]
+            paths += [Path(1, *wave) for wave in first]
         if self.max_order == 2:
-            paths += [
-                Path(2, j1, theta1, j2, theta2)
-                for j1, theta1 in first
-                for j2 in range(j1 + 1, J)
-                for theta2 in range(L)
-            ]
+            later = [[(j2, theta2) for j2 in range(j1 + 1, J) for theta2 in range(L)] for j1 in range(J)]
+            paths += [Path(2, j1, theta1, *wave) for j1, theta1 in first for wave in later[j1]]
         return tuple(paths)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -254,18 +245,15 @@ class Scattering2D(nn.Module):
         return torch.cat([block for order in orders for block in order], 1)
 
     def _source(self) -> tuple[Tensor, Tensor]:
-        return _source(self.shape, self.padded_shape)
+        """Row and column of the image at every padded row and column."""
+        (H, W), (M, N) = self.shape, self.padded_shape
+        return _reflection(H, M), _reflection(W, N)
 
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        return _shared_plan(self.shape, self.padded_shape, self.J, self.L, self.output_shape, self.max_order, dtype)
+        return _shared_plan(self.J, self.shape, self.L, self.max_order, dtype)
 
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        return _shared_constants(self.shape, self.padded_shape, self.J, self.L, dtype, device)
-
-
-def _source(shape: tuple[int, int], padded_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    (H, W), (M, N) = shape, padded_shape
-    return _reflection(H, M), _reflection(W, N)
+        return _shared_constants(self.J, self.shape, self.L, dtype, device)
 
 
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
@@ -273,21 +261,13 @@ def _source(shape: tuple[int, int], padded_shape: tuple[int, int]) -> tuple[Tens
 
 
 @lru_cache(maxsize=8)
-def _shared_plan(
-    shape: tuple[int, int],
-    padded_shape: tuple[int, int],
-    J: int,
-    L: int,
-    output_shape: tuple[int, int, int],
-    max_order: int,
-    dtype: torch.dtype,
-) -> Plan:
-    bank = filter_bank(padded_shape, J, L)
-    return build_plan(bank, _source(shape, padded_shape), output_shape, max_order, dtype)
+def _shared_plan(J: int, shape: tuple[int, int], L: int, max_order: int, dtype: torch.dtype) -> Plan:
+    transform = Scattering2D(J, shape, L, max_order)
+    bank = filter_bank(transform.padded_shape, J, L)
+    return build_plan(bank, transform._source(), transform.output_shape, max_order, dtype)
 
 
 @lru_cache(maxsize=8)
-def _shared_constants(
-    shape: tuple[int, int], padded_shape: tuple[int, int], J: int, L: int, dtype: torch.dtype, device: torch.device
-) -> Constants:
-    return Constants(filter_bank(padded_shape, J, L), _source(shape, padded_shape), dtype, device)
+def _shared_constants(J: int, shape: tuple[int, int], L: int, dtype: torch.dtype, device: torch.device) -> Constants:
+    transform = Scattering2D(J, shape, L)
+    return Constants(filter_bank(transform.padded_shape, J, L), transform._source(), dtype, device)
