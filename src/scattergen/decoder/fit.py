@@ -94,9 +94,6 @@ class DecoderTraining:
     Raises:
         InputError: If a value is out of its range.
 
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-
     Example:
         >>> x = torch.rand(64, 1, 8, 8)
         >>> decoder = Decoder(16, (1, 8, 8), channels=(8, 4))
@@ -230,13 +227,10 @@ class DecoderTraining:
                 on_epoch(history)
 
         settings = TrainingSettings.of(
-            self,
-            description="decoder",
+            self, description="decoder", seed=seed, device=device,
             from_start=isinstance(decoder, LocalDecoder),  # which starts as least squares
-            seed=seed,
-            device=device,
             prefetch=not isinstance(images, (Tensor, ImageArray)),
-        )
+        )  # fmt: skip
         return train(
             {"decoder": decoder}, {"decoder": task.loss}, _Pairs(codes, images, task.n, mirrored), settings,
             validate=task.validate, processes=processes, checkpoint=checkpoint, on_epoch=after_epoch,
@@ -244,28 +238,26 @@ class DecoderTraining:
         )  # fmt: skip
 
 
+@dataclass
 class _Regression:
-    """One regression of images on their codes, the first n, by its loss, and its validation by the others."""
+    """One regression of images on their codes: its loss on the first n, and its validation on the others."""
 
-    def __init__(
-        self,
-        training: DecoderTraining,
-        decoder: Decoder | LocalDecoder,
-        codes: Tensor,
-        images: ImageSource | Tensor,
-        encoder: ScatteringEncoder | None,
-        seed: int,
-        device: str,
-        progress: Progress,
-    ) -> None:
-        self.training, self.decoder, self.codes, self.images = training, decoder, codes, images
-        self.encoder, self.seed, self.device, self.progress = encoder, seed, device, progress
-        self.n = len(codes) - training.held_out(len(codes))
+    training: DecoderTraining
+    decoder: Decoder | LocalDecoder
+    codes: Tensor
+    images: ImageSource | Tensor
+    encoder: ScatteringEncoder | None
+    seed: int
+    device: str
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.n = len(self.codes) - self.training.held_out(len(self.codes))
         self.added: ImageLoss | None = None
-        make = LOSSES[training.loss]
+        make = LOSSES[self.training.loss]
         if make is not None:
             some = torch.linspace(0, self.n - 1, min(self.n, _REAL_IMAGES)).round().long()
-            self.added = make(decoder.image_shape).fit(2 * images[some] - 1)
+            self.added = make(self.decoder.image_shape).fit(2 * self.images[some] - 1)
 
     def error(self, output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Of images in [-1, 1]."""
@@ -314,9 +306,8 @@ def _warn_of_overfitting(history: History) -> None:
     gaps = [row["validation/train_psnr"] - row["validation/psnr"] for row in history]
     if _overfits(gaps) and not any(_overfits(gaps[:i]) for i in range(len(gaps))):
         warnings.warn(
-            f"The decoder overfits: training images are {gaps[-1]:.1f} dB better than "
-            "validation images, and the gap grows. Use more images, fewer epochs, or "
-            "augmentation (shifts, flips).",
+            f"The decoder overfits: training images are {gaps[-1]:.1f} dB better than validation images, and the gap "
+            "grows. Use more images, fewer epochs, or augmentation (shifts, flips).",
             OverfittingWarning,
             stacklevel=2,
         )

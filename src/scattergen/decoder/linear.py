@@ -37,9 +37,6 @@ class LinearDecoder:
         weight: W, (d, C·H·W).
         coefficients: Standardised coefficients of a code's components, (d, n_channels, h, w).
 
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-
     Example:
         >>> x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> encoder = ScatteringEncoder((1, 8, 8), J=1, L=4, n_components=20).fit(x)
@@ -47,10 +44,6 @@ class LinearDecoder:
         >>> linear.decode(encoder.transform(x)).shape
         torch.Size([60, 1, 8, 8])
     """
-
-    mean: Tensor
-    weight: Tensor
-    coefficients: Tensor
 
     def __init__(
         self, n_components: int, image_shape: tuple[int, int, int], grid: tuple[int, int], n_channels: int
@@ -129,9 +122,6 @@ class LinearDecoder:
             mirrored: Codes of the mirrored images, (N, d), which then count as much.
             n: Use the first n images only; all by default.
             progress: Where to report.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: If the numbers of codes and images differ.

@@ -33,7 +33,6 @@ class LocalDecoder(CodeDecoder):
         InputError: If an argument is out of range or the grid becomes too small for the filters.
 
     References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
         Dong, Loy, He, Tang, "Image super-resolution using deep convolutional networks", 2016.
 
     Example:

@@ -46,8 +46,6 @@ class ScatteringLoss:
         0.0
     """
 
-    scale: Tensor
-
     def __init__(self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2) -> None:
         C, H, W = image_shape
         if min(H, W) < 2**J:
@@ -59,9 +57,6 @@ class ScatteringLoss:
 
         Args:
             images: Real images, (N, C, H, W), a few hundred.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: If they are zero everywhere.

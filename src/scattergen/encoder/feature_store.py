@@ -81,8 +81,7 @@ class FeatureStore:
         Decided by the first process, for all of them, when all first ask for the `shift`.
         """
         if self._place is None:
-            decided = self._decide() if self.processes.rank == 0 else ""
-            self._place = self.processes.broadcast(decided)
+            self._place = self.processes.broadcast(self._decide() if self.processes.rank == 0 else "")
             if self._place == "disk" and self._files is not None and self.processes.rank == 0:
                 self._files.remove(f"*-{other}" for other in _DTYPES if other != self.precision)
         return self._place
@@ -92,14 +91,13 @@ class FeatureStore:
         self.reopen()
         place = self.place  # asked for by all here; later only by those whose chunks are missing
         if self._shift is None:
-            features = torch.zeros(1, self.n_features)
-            if self.processes.rank == 0:
-                features = self._compute(0)
+            first = self.processes.rank == 0
+            features = self._compute(0) if first else torch.zeros(1, self.n_features)
             shift = features.mean(0, dtype=torch.float64).float()
-            if self.processes.rank == 0 and place == "disk":
+            if first and place == "disk":
                 self._write("shift", shift)
             self._shift = self.processes.broadcast(shift)
-            if self.processes.rank == 0:
+            if first:
                 self._keep_chunk(0, features)
         return self._shift
 
@@ -255,12 +253,14 @@ class _ChunkFiles:
         tensors, metadata = read_tensors_if_whole(path) or ({}, None)
         tensor = tensors.get("values")
         if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
-            self._discard(path, "is damaged")
-            return None
-        if metadata != {"identity": self.identity, "name": name, "base": base} or tensor.shape != shape:
-            self._discard(path, "belongs to other images or options")
-            return None
-        return tensor
+            reason = "is damaged"
+        elif metadata != {"identity": self.identity, "name": name, "base": base} or tensor.shape != shape:
+            reason = "belongs to other images or options"
+        else:
+            return tensor
+        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
+        path.unlink(missing_ok=True)
+        return None
 
     def remove(self, patterns: Iterable[str]) -> None:
         """Delete files by name, where * stands for the number of a chunk."""
@@ -268,10 +268,6 @@ class _ChunkFiles:
             name = pattern.replace("*", "[0-9]" * 8)
             for path in self.folder.glob(f"{name}.safetensors"):
                 path.unlink(missing_ok=True)
-
-    def _discard(self, path: Path, reason: str) -> None:
-        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
-        path.unlink(missing_ok=True)
 
 
 def _checksum(tensor: Tensor) -> int:

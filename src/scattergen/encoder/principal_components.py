@@ -227,8 +227,9 @@ _Method = Callable[[_Passes, int], tuple[Tensor, Tensor]]
 def _from_covariance(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors of the covariance, which is summed in one pass."""
     n, D = passes.samples.n_samples, passes.samples.n_features
-    zero = passes.zeros(D, D, dtype=torch.float64)
-    upper = passes.run(zero, lambda upper, _, deviation: _add_upper(upper, deviation.T))
+    upper = passes.run(
+        passes.zeros(D, D, dtype=torch.float64), lambda upper, _, deviation: _add_upper(upper, deviation.T)
+    )
     offset = passes.offset().to(upper)
     upper.div_(n).addr_(offset, offset, alpha=-1)
     d = min(d, D)

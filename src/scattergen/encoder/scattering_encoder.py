@@ -84,12 +84,8 @@ class ScatteringEncoder:
         self.whitening = PCAWhitening(n_components, allow_fewer=allow_fewer)
         self.device = device
         self.store, self.store_dtype = store, store_dtype
-        self._features_keywords: dict[str, Any] = {
-            "image_shape": list(self.image_shape),
-            "J": J,
-            "L": L,
-            "max_order": max_order,
-        }
+        keywords: dict[str, Any] = {"image_shape": list(self.image_shape), "J": J, "L": L, "max_order": max_order}
+        self._features_keywords = keywords
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -172,9 +168,6 @@ class ScatteringEncoder:
             features: What `open_features` made of `arrange(images)`, so that they are kept.
             processes: Those that share the work; all call this together and get the same encoder.
             checkpoint: File to save progress in and to continue from; removed by whoever owns it.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: If the images are too few or do not vary enough for `n_components`.

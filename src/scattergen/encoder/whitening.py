@@ -29,18 +29,18 @@ class PCAWhitening:
     which makes fits reproducible.
 
     Args:
-        n_components: Number d of components kept.
+        n_components: Number d of components to keep.
         n_passes: Passes over the data of the subspace iteration.
         cache_bytes: Largest size of data that are kept in memory between passes.
         allow_fewer: Keep fewer components, with a warning, if the data vary in fewer ways.
 
     Attributes:
-        n_components: As given; after a fit the number of components kept.
+        n_components: As given; after a fit, those kept.
         mean_: (D,) float32.
         components_: Rows are eigenvectors, (d, D), float32.
         explained_variance_: Eigenvalues, (d,), float64.
         explained_variance_ratio_: The same as parts of the total variance, (d,), float64.
-        n_samples_: Number of samples fitted on.
+        n_samples_: How many samples it was fitted to.
 
     References:
         Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018.
@@ -53,12 +53,6 @@ class PCAWhitening:
         >>> torch.allclose(z.T @ z / 1000, torch.eye(5), atol=1e-3)
         True
     """
-
-    mean_: Tensor
-    components_: Tensor
-    explained_variance_: Tensor
-    explained_variance_ratio_: Tensor
-    n_samples_: int
 
     def __init__(
         self, n_components: int = 512, n_passes: int = 4, cache_bytes: int = 1 << 31, allow_fewer: bool = False
@@ -74,9 +68,6 @@ class PCAWhitening:
         Args:
             batches: Returns an iterable over all features in batches (n, D), the same at every call. It is called
                 once, and once more per pass if they do not fit in `cache_bytes`.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: If there are too few samples or features for `n_components`, if they do not vary enough, or if
@@ -107,9 +98,6 @@ class PCAWhitening:
             checkpoint_seconds: Time between two checkpoints within a pass.
             device: Where sums and products are computed; it needs float64.
             progress: Where to report.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: As for `fit`.

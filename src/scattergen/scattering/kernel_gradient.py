@@ -23,19 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.scattering.fft import axis_tables, fft
+from scattergen.scattering.fft import fft
 from scattergen.scattering.kernels import (
     contiguous,
-    first_product,
+    first_order,
     image_spectrum,
     image_step,
+    pointers,
     second_product,
-    separate,
     share,
-    transform_row,
     workspace_parts,
     workspace_size,
-)  # fmt: skip
+)
 from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
     compiled,
@@ -48,7 +47,7 @@ from scattergen.scattering.simd import (
     store,
     store_complex,
     zero,
-)  # fmt: skip
+)
 
 
 @compiled
@@ -156,7 +155,7 @@ def _spread_second(b, s, gh, n, products, row):
 
 
 @compiled
-def _read_averages(b, at, gradient, image, path, stride, n_lanes, along, level, plan):
+def _read_averages(b, at, gradient, image, path, stride, n_lanes, tables, level, plan):
     """Gradient of the coefficients `path + l * stride` (lane l), spread along rows, at t."""
     t, s = at[6], at[7]
     n = len(plan.source_columns) >> level
@@ -173,39 +172,14 @@ def _read_averages(b, at, gradient, image, path, stride, n_lanes, along, level, 
                 b[s + h * row + w * LANES + lane] = value
     for h in range(height):
         to = t + h * n * LANES
-        _spread_averages(b, s + h * row, vector, to, vector, n, along, level, width)
+        _spread_averages(b, s + h * row, vector, to, vector, n, tables[1], level, width)
 
 
 @compiled
-def _first_moduli(b, at, row, j1, again, down, along, products, plan):
-    """Conjugate of x * ψ_j1 for LANES θ1 at a and, if asked, the spectrum of its modulus at h."""
-    line, other, scratch, x, h, a, _, _ = at
-    m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
-    stride, across = np.int64(COMPLEX), np.int64(n * COMPLEX)
-    for i in range(m):
-        first_product(b, x, line, n, products, row + i)
-        fft(b, line, stride, a + i * across, stride, scratch, n, along, j1)
-    for c in range(0, n, 2):  # the moduli of two columns share one transform
-        for part in range(2):
-            column = a + (c + part) * COMPLEX
-            fft(b, column, across, other, stride, scratch, m, down, j1)
-            for i in range(m):
-                r, q = load_complex(b, other + i * COMPLEX)
-                store_complex(b, column + i * across, r, q)
-                store(b, line + i * COMPLEX + part * LANES, square_root(r * r + q * q))
-        if again:
-            fft(b, line, stride, line, stride, scratch, m, down, j1)
-            to = h + c * COMPLEX
-            separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
-    if again:
-        for i in range(m // 2 + 1):
-            transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
-
-
-@compiled
-def _through_second(b, at, a2, gh, row, j2, down, along, products, plan):
+def _through_second(b, at, a2, gh, row, j2, tables, plan):
     """Add to gh what one (j2, θ2) contributes; its coefficients' gradients are at t."""
     line, other, scratch, _, h, _, t, _ = at
+    down, along, products = tables
     m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
     stride, vector, across = np.int64(COMPLEX), np.int64(LANES), np.int64(n * COMPLEX)
     for i in range(m):
@@ -232,9 +206,10 @@ def _fold_last_column(b, row, n):
 
 
 @compiled
-def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
+def _through_first(b, at, gh, gx, row, j1, tables, plan):
     """Add to gx what one (j1, LANES θ1) contributes; its coefficients' gradients are at t."""
     line, other, scratch, _, _, a, t, _ = at
+    down, along, products = tables
     M, N = len(plan.source_rows), len(plan.source_columns)
     m, n = M >> j1, N >> j1
     again = plan.order == 2 and j1 < plan.J - 1
@@ -252,7 +227,7 @@ def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
         else:
             _clear(b, line, 2 * m)
         for part in range(2):
-            column, averages, u = (a + (c + part) * COMPLEX, t + (c + part) * LANES, line + part * LANES)
+            column, averages, u = a + (c + part) * COMPLEX, t + (c + part) * LANES, line + part * LANES
             _spread_averages(b, averages, n * LANES, u, stride, m, down, j1, plan.outputs[1])
             _through_modulus(b, column, across, u, stride, other, m)
             fft(b, other, stride, column, across, scratch, m, down, j1)
@@ -262,9 +237,10 @@ def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
 
 
 @compiled
-def _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along):
+def _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan):
     """The image's gradient from its spectrum's, gx, and that of its order-0 coefficients."""
     line, _, scratch, x, _, a, t, _ = at
+    down, along, _ = tables
     rows, columns = plan.source_rows, plan.source_columns
     M, N = len(rows), len(columns)
     _, height, width = plan.outputs
@@ -314,16 +290,13 @@ def _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along):
 def _differentiate(images, gradient, out, plan, a2, workspace):
     """Gradients of images (B, H, W) to out from those of coefficients (B, K, H', W')."""
     J, L = plan.J, plan.L
-    b = pointer_to(workspace)
-    down = axis_tables(plan.rows_axis, plan.constants)
-    along = axis_tables(plan.columns_axis, plan.constants)
-    table = plan.products
-    products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
+    b, table = pointer_to(workspace), plan.products
+    tables = pointers(plan)
     M, N = len(plan.source_rows), len(plan.source_columns)
     at = workspace_parts(M, N, plan.outputs[1])
     gh, gx, _ = _gradient_parts(M, N, a2)
     for image in range(len(images)):
-        image_spectrum(b, at, images, image, plan, down, along)
+        image_spectrum(b, at, images, image, tables, plan)
         _clear(b, gx, 2 * (M // 2 + 1) * (N + 1))
         second_path = 1 + J * L
         for j1 in range(J if plan.order > 0 else 0):
@@ -333,21 +306,21 @@ def _differentiate(images, gradient, out, plan, a2, workspace):
             for theta1 in range(0, L, LANES):
                 n_lanes = min(LANES, L - theta1)
                 first = table.first[j1] + theta1 // LANES * m
-                _first_moduli(b, at, first, j1, again, down, along, products, plan)
+                first_order(b, at, first, j1, True, again, tables, plan)
                 if again:
                     _clear(b, gh, 2 * (m // 2 + 1) * (n + 1))
                     path, step = second_path + theta1 * paths_per_theta, np.int64(paths_per_theta)
                     for j2 in range(j1 + 1, J):
                         for theta2 in range(L):
                             row = table.second[j1, j2] + theta2 * (M >> j2)
-                            _read_averages(b, at, gradient, image, path, step, n_lanes, along, j2, plan)
-                            _through_second(b, at, a2, gh, row, j2, down, along, products, plan)
+                            _read_averages(b, at, gradient, image, path, step, n_lanes, tables, j2, plan)
+                            _through_second(b, at, a2, gh, row, j2, tables, plan)
                             path += 1
                 path, step = 1 + j1 * L + theta1, np.int64(1)
-                _read_averages(b, at, gradient, image, path, step, n_lanes, along, j1, plan)
-                _through_first(b, at, gh, gx, first, j1, down, along, products, plan)
+                _read_averages(b, at, gradient, image, path, step, n_lanes, tables, j1, plan)
+                _through_first(b, at, gh, gx, first, j1, tables, plan)
             second_path += L * paths_per_theta
-        _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along)
+        _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan)
 
 
 def gradient_batch(images: Tensor, gradient: Tensor, plan: Plan) -> Tensor:

@@ -31,6 +31,7 @@ from scattergen.scattering.fft import axis_tables, fft
 from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
     compiled,
+    inlined,
     load,
     load_complex,
     pointer_to,
@@ -39,7 +40,7 @@ from scattergen.scattering.simd import (
     store,
     store_complex,
     zero,
-)  # fmt: skip
+)
 
 _PIXELS_PER_TASK = 2**13  # padded ones
 
@@ -193,9 +194,10 @@ def image_step(N):
 
 
 @compiled
-def image_spectrum(b, at, images, image, plan, down, along):
+def image_spectrum(b, at, images, image, tables, plan):
     """Half spectrum of a padded image at x, rows in lanes, and averages of its columns at t."""
     line, _, scratch, x, _, a, t, _ = at
+    down, along, _ = tables
     rows, columns = plan.source_rows, plan.source_columns
     M, N = len(rows), len(columns)
     height = plan.outputs[1]
@@ -224,7 +226,7 @@ def image_spectrum(b, at, images, image, plan, down, along):
 
 
 @compiled
-def _zeroth_order(b, at, out, image, plan, along):
+def _zeroth_order(b, at, out, image, along, plan):
     """Coefficients of order 0 from averages of the padded image's columns."""
     N, t, matrix = len(plan.source_columns), at[6], along[5]
     _, height, width = plan.outputs
@@ -248,9 +250,10 @@ def _average_rows(b, t, s, n, axis, level, plan):
 
 
 @compiled
-def _first_order(b, at, row, j1, again, down, along, products, plan):
-    """Average |x * ψ_j1| of LANES orientations to s and, if asked, put its half spectrum at h."""
+def first_order(b, at, row, j1, keep, again, tables, plan):
+    """Average |x * ψ_j1| of LANES orientations to s, or keep conj(x * ψ_j1) at a; again asks for its spectrum at h."""
     line, other, scratch, x, h, a, t, s = at
+    down, along, products = tables
     m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
     stride = np.int64(COMPLEX)
     for i in range(m):
@@ -261,22 +264,29 @@ def _first_order(b, at, row, j1, again, down, along, products, plan):
             column, u = a + (c + part) * COMPLEX, line + part * LANES
             fft(b, column, n * COMPLEX, other, stride, scratch, m, down, j1)
             _modulus(b, other, u, m)
-            to = t + (c + part) * LANES
-            _low_pass(b, u, stride, to, n * LANES, m, down, j1, plan.outputs[1])
+            if keep:
+                for i in range(m):
+                    r, q = load_complex(b, other + i * COMPLEX)
+                    store_complex(b, column + i * n * COMPLEX, r, q)
+            else:
+                to = t + (c + part) * LANES
+                _low_pass(b, u, stride, to, n * LANES, m, down, j1, plan.outputs[1])
         if again:
             fft(b, line, stride, line, stride, scratch, m, down, j1)
             to = h + c * COMPLEX
             separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
-    _average_rows(b, t, s, n, along, j1, plan)
+    if not keep:
+        _average_rows(b, t, s, n, along, j1, plan)
     if again:
         for i in range(m // 2 + 1):
             transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
 
 
 @compiled
-def _second_order(b, at, row, j2, down, along, products, plan):
+def _second_order(b, at, row, j2, tables, plan):
     """Average ||x * ψ_j1| * ψ_j2| of LANES first orientations and one second one to s."""
     line, _, scratch, _, h, a, t, s = at
+    down, along, products = tables
     m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
     stride = np.int64(COMPLEX)
     for i in range(m):
@@ -289,19 +299,27 @@ def _second_order(b, at, row, j2, down, along, products, plan):
     _average_rows(b, t, s, n, along, j2, plan)
 
 
+@inlined
+def pointers(plan):
+    """FFTs and low-pass along either axis, and filter products, as pointers."""
+    products = plan.products
+    return (
+        axis_tables(plan.rows_axis, plan.constants),
+        axis_tables(plan.columns_axis, plan.constants),
+        (pointer_to(products.rows), pointer_to(products.blocks), pointer_to(products.weights)),
+    )
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 def _scatter(images, out, plan, workspace):
     """Coefficients of images (B, H, W) to out (B, K, H', W')."""
     J, L, outputs = plan.J, plan.L, plan.outputs
-    b = pointer_to(workspace)
-    down = axis_tables(plan.rows_axis, plan.constants)
-    along = axis_tables(plan.columns_axis, plan.constants)
-    table = plan.products
-    products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
+    b, table = pointer_to(workspace), plan.products
+    tables = pointers(plan)
     at = workspace_parts(len(plan.source_rows), len(plan.source_columns), outputs[1])
     for image in range(len(images)):
-        image_spectrum(b, at, images, image, plan, down, along)
-        _zeroth_order(b, at, out, image, plan, along)
+        image_spectrum(b, at, images, image, tables, plan)
+        _zeroth_order(b, at, out, image, tables[1], plan)
         second_path = 1 + J * L
         for j1 in range(J if plan.order > 0 else 0):
             again = plan.order == 2 and j1 < J - 1
@@ -309,7 +327,7 @@ def _scatter(images, out, plan, workspace):
             for theta1 in range(0, L, LANES):
                 n_lanes = min(LANES, L - theta1)
                 row = table.first[j1] + theta1 // LANES * (len(plan.source_rows) >> j1)
-                _first_order(b, at, row, j1, again, down, along, products, plan)
+                first_order(b, at, row, j1, False, again, tables, plan)
                 path, step = 1 + j1 * L + theta1, np.int64(1)
                 _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
                 if not again:
@@ -318,7 +336,7 @@ def _scatter(images, out, plan, workspace):
                 for j2 in range(j1 + 1, J):
                     for theta2 in range(L):
                         row = table.second[j1, j2] + theta2 * (len(plan.source_rows) >> j2)
-                        _second_order(b, at, row, j2, down, along, products, plan)
+                        _second_order(b, at, row, j2, tables, plan)
                         step = np.int64(paths_per_theta)
                         _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
                         path += 1

@@ -213,9 +213,8 @@ class Scattering2D(nn.Module):
             raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
         if x.ndim < 2 or tuple(x.shape[-2:]) != self.shape:
             raise InputError(
-                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels "
-                f"but got an array of shape {tuple(x.shape)}: build another Scattering2D or resize "
-                "the images."
+                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
+                f"shape {tuple(x.shape)}: build another Scattering2D or resize the images."
             )
 
     def _by_torch(self, x: Tensor) -> Tensor:
