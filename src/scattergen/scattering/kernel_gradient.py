@@ -25,6 +25,7 @@ from torch import Tensor
 
 from scattergen.scattering.fft import fft
 from scattergen.scattering.kernels import (
+    blocks_of,
     contiguous,
     first_order,
     image_spectrum,
@@ -114,44 +115,25 @@ def _through_modulus(b, z, zs, u, us, d, n):
 
 
 @compiled
-def _spread_first(b, s, gx, n, N, products, row):
-    """Adjoint of `first_product`: add a row's conjugate gradient to that of the spectrum, gx."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, at = rows[4 * row + 2], rows[4 * row + 3]
-    for block in range(first, first + n_stored + n_mirrored):
-        # The spectrum holds eight rows in lanes; gx has a vector for each of its numbers.
-        vector, lane = blocks[block] // COMPLEX, blocks[block] % COMPLEX
-        source = vector // (N + 1) * LANES + lane
-        d = gx + (source * (N + 1) + vector % (N + 1)) * COMPLEX
-        mirrored = block >= first + n_stored
-        step = -COMPLEX if mirrored else COMPLEX
+def _spread_product(b, s, d, n, N, products, row, grouped):
+    """Adjoint of `first_product`, if grouped, or `second_product`: add a row's conjugate gradient to that at d."""
+    _, blocks, weights = products
+    first, mirrored, end, at = blocks_of(products, row)
+    size = LANES if grouped else 1
+    for block in range(first, end):
+        source = blocks[block]
+        if grouped:  # the spectrum holds eight rows in lanes; its gradient has a vector for each number
+            vector, lane = source // COMPLEX, source % COMPLEX
+            source = ((vector // (N + 1) * LANES + lane) * (N + 1) + vector % (N + 1)) * COMPLEX
+        to = d + source
+        step = COMPLEX if block < mirrored else -COMPLEX
         for k in range(n):
-            weight = load(weights, at + k * LANES)
+            weight = load(weights, at) if grouped else spread(weights, at)
             r, i = load_complex(b, s + k * COMPLEX)
-            gr, gi = load_complex(b, d + k * step)
+            gr, gi = load_complex(b, to + k * step)
             i = weight * i
-            store_complex(b, d + k * step, gr + weight * r, gi + i if mirrored else gi - i)
-        at += n * LANES
-
-
-@compiled
-def _spread_second(b, s, gh, n, products, row):
-    """Adjoint of `second_product`: add a row's conjugate gradient to that of the spectra, gh."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, at = rows[4 * row + 2], rows[4 * row + 3]
-    for block in range(first, first + n_stored + n_mirrored):
-        d = gh + blocks[block]
-        mirrored = block >= first + n_stored
-        step = -COMPLEX if mirrored else COMPLEX
-        for k in range(n):
-            weight = spread(weights, at + k)
-            r, i = load_complex(b, s + k * COMPLEX)
-            gr, gi = load_complex(b, d + k * step)
-            i = weight * i
-            store_complex(b, d + k * step, gr + weight * r, gi + i if mirrored else gi - i)
-        at += n
+            store_complex(b, to + k * step, gr + weight * r, gi - i if block < mirrored else gi + i)
+            at += size
 
 
 @compiled
@@ -180,7 +162,8 @@ def _through_second(b, at, a2, gh, row, j2, tables, plan):
     """Add to gh what one (j2, θ2) contributes; its coefficients' gradients are at t."""
     line, other, scratch, _, h, _, t, _ = at
     down, along, products = tables
-    m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
+    M, N = len(plan.source_rows), len(plan.source_columns)
+    m, n = M >> j2, N >> j2
     stride, vector, across = np.int64(COMPLEX), np.int64(LANES), np.int64(n * COMPLEX)
     for i in range(m):
         second_product(b, h, line, n, products, row + i)
@@ -194,7 +177,7 @@ def _through_second(b, at, a2, gh, row, j2, tables, plan):
         fft(b, line, stride, column, across, scratch, m, down, j2)
     for i in range(m):
         fft(b, a2 + i * across, stride, line, stride, scratch, n, along, j2)
-        _spread_second(b, line, gh, n, products, row + i)
+        _spread_product(b, line, gh, n, N, products, row + i, False)
 
 
 @compiled
@@ -233,7 +216,7 @@ def _through_first(b, at, gh, gx, row, j1, tables, plan):
             fft(b, other, stride, column, across, scratch, m, down, j1)
     for i in range(m):
         fft(b, a + i * across, stride, line, stride, scratch, n, along, j1)
-        _spread_first(b, line, gx, n, N, products, row + i)
+        _spread_product(b, line, gx, n, N, products, row + i, True)
 
 
 @compiled

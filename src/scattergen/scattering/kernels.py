@@ -114,22 +114,30 @@ def _modulus(b, s, d, n):
         store(b, d + i * COMPLEX, square_root(r * r + m * m))
 
 
+@inlined
+def blocks_of(products, row):
+    """First block of a row of a product, the first that is mirrored, their end, and the first weight."""
+    rows = products[0]
+    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    mirrored = first + rows[4 * row]
+    return first, mirrored, mirrored + rows[4 * row + 1], w
+
+
 @compiled
 def first_product(b, x, d, n, products, row):
     """Conjugate of a row of (spectrum of the image) times (LANES wavelets), periodised."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    _, blocks, weights = products
+    first, mirrored, end, w = blocks_of(products, row)
     for k in range(n):
         r, i = zero(b), zero(b)
         at = w + k * LANES
-        for block in range(first, first + n_stored):
+        for block in range(first, mirrored):
             s = x + blocks[block] + k * COMPLEX
             weight = load(weights, at)
             r += weight * spread(b, s)
             i -= weight * spread(b, s + LANES)
             at += n * LANES
-        for block in range(first + n_stored, first + n_stored + n_mirrored):
+        for block in range(mirrored, end):
             s = x + blocks[block] - k * COMPLEX
             weight = load(weights, at)
             r += weight * spread(b, s)
@@ -141,13 +149,12 @@ def first_product(b, x, d, n, products, row):
 @compiled
 def second_product(b, h, d, n, products, row):
     """Conjugate of a row of (LANES spectra) times (one wavelet), periodised."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    _, blocks, weights = products
+    first, mirrored, end, w = blocks_of(products, row)
     for k in range(0, n, 2):  # lengths are even; two at once for the latency of the sums
         r, i, u, v = zero(b), zero(b), zero(b), zero(b)
         at = w + k
-        for block in range(first, first + n_stored):
+        for block in range(first, mirrored):
             s = h + blocks[block] + k * COMPLEX
             weight, next_weight = spread(weights, at), spread(weights, at + 1)
             r += weight * load(b, s)
@@ -155,7 +162,7 @@ def second_product(b, h, d, n, products, row):
             u += next_weight * load(b, s + COMPLEX)
             v -= next_weight * load(b, s + COMPLEX + LANES)
             at += n
-        for block in range(first + n_stored, first + n_stored + n_mirrored):
+        for block in range(mirrored, end):
             s = h + blocks[block] - k * COMPLEX
             weight, next_weight = spread(weights, at), spread(weights, at + 1)
             r += weight * load(b, s)

@@ -89,6 +89,17 @@ def _reflection(size: int, padded: int) -> Tensor:
     return last - (position % (2 * last) - last).abs()
 
 
+def _padded(shape: tuple[int, int], J: int) -> tuple[int, int]:
+    """Sides after padding, multiples of 2^J that leave a margin of 2^J."""
+    return ((shape[0] >> J) + 2) << J, ((shape[1] >> J) + 2) << J
+
+
+def _source(shape: tuple[int, int], J: int) -> tuple[Tensor, Tensor]:
+    """Row and column of the image at every padded row and column."""
+    (H, W), (M, N) = shape, _padded(shape, J)
+    return _reflection(H, M), _reflection(W, N)
+
+
 # More are closer to each other than a wavelet is wide, and L² paths take hours.
 _MOST_ORIENTATIONS = 128
 
@@ -149,8 +160,7 @@ class Scattering2D(nn.Module):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
         self.J, self.L, self.max_order = J, L, max_order
         self.shape = (rows, columns)
-        # Multiples of 2^J that leave a margin of 2^J.
-        self.padded_shape = (((rows >> J) + 2) << J, ((columns >> J) + 2) << J)
+        self.padded_shape = _padded(self.shape, J)
         self.paths = self._paths()
         self.output_shape = (len(self.paths), rows >> J, columns >> J)
 
@@ -244,15 +254,13 @@ class Scattering2D(nn.Module):
         return torch.cat([block for order in orders for block in order], 1)
 
     def _source(self) -> tuple[Tensor, Tensor]:
-        """Row and column of the image at every padded row and column."""
-        (H, W), (M, N) = self.shape, self.padded_shape
-        return _reflection(H, M), _reflection(W, N)
+        return _source(self.shape, self.J)
 
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        return _shared_plan(self.J, self.shape, self.L, self.max_order, dtype)
+        return _shared_plan(self.shape, self.J, self.L, self.output_shape, self.max_order, dtype)
 
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        return _shared_constants(self.J, self.shape, self.L, dtype, device)
+        return _shared_constants(self.shape, self.J, self.L, dtype, device)
 
 
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
@@ -260,13 +268,12 @@ class Scattering2D(nn.Module):
 
 
 @lru_cache(maxsize=8)
-def _shared_plan(J: int, shape: tuple[int, int], L: int, max_order: int, dtype: torch.dtype) -> Plan:
-    transform = Scattering2D(J, shape, L, max_order)
-    bank = filter_bank(transform.padded_shape, J, L)
-    return build_plan(bank, transform._source(), transform.output_shape, max_order, dtype)
+def _shared_plan(
+    shape: tuple[int, int], J: int, L: int, outputs: tuple[int, int, int], max_order: int, dtype: torch.dtype
+) -> Plan:
+    return build_plan(filter_bank(_padded(shape, J), J, L), _source(shape, J), outputs, max_order, dtype)
 
 
 @lru_cache(maxsize=8)
-def _shared_constants(J: int, shape: tuple[int, int], L: int, dtype: torch.dtype, device: torch.device) -> Constants:
-    transform = Scattering2D(J, shape, L)
-    return Constants(filter_bank(transform.padded_shape, J, L), transform._source(), dtype, device)
+def _shared_constants(shape: tuple[int, int], J: int, L: int, dtype: torch.dtype, device: torch.device) -> Constants:
+    return Constants(filter_bank(_padded(shape, J), J, L), _source(shape, J), dtype, device)
