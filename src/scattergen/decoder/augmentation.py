@@ -14,21 +14,9 @@ from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 
 def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, shifts: int = 0) -> Tensor:
-    """Images that are mirrored left to right with probability one half and moved by a few pixels.
+    """Images (N, C, H, W), perhaps mirrored with probability one half, moved by up to so many pixels along each axis.
 
-    Args:
-        images: (N, C, H, W).
-        generator: Source of all randomness.
-        flips: Whether to mirror.
-        shifts: Largest move along each axis in pixels; edge pixels are repeated.
-
-    Returns:
-        (N, C, H, W).
-
-    Example:
-        >>> x = torch.rand(4, 1, 8, 8)
-        >>> augment(x, torch.Generator(), shifts=2).shape
-        torch.Size([4, 1, 8, 8])
+    Edge pixels are repeated.
     """
     n, _, H, W = images.shape
     rows = torch.arange(H).expand(n, H)
@@ -70,53 +58,25 @@ def mirrored_codes(
     checkpoint: Path | None = None,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """Codes of the first images of a source, mirrored left to right.
-
-    Args:
-        encoder: Computes them.
-        images: At least n.
-        n: How many.
-        processes: Those that share the work.
-        checkpoint: Of the training, beside which they are kept until it is resumed.
-        progress: Where to report.
-
-    Returns:
-        (n, d).
-
-    Warns:
-        UserWarning: If those that were kept are damaged.
-    """
-    path = None if checkpoint is None else checkpoint.with_name("mirrored.safetensors")
-    found = None
-    if processes.rank == 0 and path is not None:
+    """Codes (n, d) of the first n images mirrored, kept beside the checkpoint of the training until it is resumed."""
+    path, stored = None, torch.empty(0)
+    if checkpoint is not None and processes.rank == 0:
+        path = checkpoint.with_name("mirrored.safetensors")
         found = read_tensors_if_whole(path)
-        if found is None and path.exists():
+        if found is not None:
+            stored = found[0].get("codes", stored)
+        elif path.exists():
             warnings.warn(f"{path} is damaged: it is made again.", stacklevel=2)
-    stored = torch.empty(0) if found is None else found[0].get("codes", torch.empty(0))
     if processes.broadcast(len(stored) == n):
         return processes.broadcast(stored)
     codes = encoder.transform(_Mirrored(images, n), progress, processes=processes)
-    if processes.rank == 0 and path is not None:
+    if path is not None:
         write_tensors(path, {"codes": codes})
     return codes
 
 
 def shortening(n: int, d: int, share: float, generator: torch.Generator) -> Tensor:
-    """Which components each of n codes keeps, if some lose theirs from a random one on.
-
-    Args:
-        n: Number of codes.
-        d: Of their components.
-        share: Of the codes that lose some.
-        generator: Source of all randomness.
-
-    Returns:
-        (n, d), True for components that are kept.
-
-    Example:
-        >>> shortening(4, 3, 0.0, torch.Generator()).all().item()
-        True
-    """
+    """Which components n codes keep, (n, d), if this share of them lose theirs from a random one on."""
     fewest = fewest_leading(d)
     kept = fewest * (d / fewest) ** torch.rand(n, generator=generator)  # as often in every octave
     chosen = torch.rand(n, generator=generator) < share
@@ -124,16 +84,5 @@ def shortening(n: int, d: int, share: float, generator: torch.Generator) -> Tens
 
 
 def fewest_leading(d: int) -> int:
-    """The least number of leading components that shortened codes keep.
-
-    Args:
-        d: Components of the codes.
-
-    Returns:
-        A thirty-second of them, and at least 4 if there are so many.
-
-    Example:
-        >>> fewest_leading(512), fewest_leading(50), fewest_leading(3)
-        (16, 4, 3)
-    """
+    """The fewest of d components that shortened codes keep: a thirty-second, and at least 4 if there are so many."""
     return min(d, max(4, d // 32))

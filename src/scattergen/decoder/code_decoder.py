@@ -48,14 +48,7 @@ class CodeDecoder(nn.Module):
             self.train(was_training)
 
     def check_codes(self, z: Tensor) -> None:
-        """Refuse codes that are not (N, d).
-
-        Args:
-            z: Codes.
-
-        Raises:
-            InputError: If they are of another shape.
-        """
+        """Refuse codes that are not (N, d)."""
         if z.ndim != 2 or z.shape[1] != self.n_components:
             raise InputError(
                 f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}: use "
@@ -63,14 +56,7 @@ class CodeDecoder(nn.Module):
             )
 
     def check_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse stored tensors that are not those of this decoder.
-
-        Args:
-            tensors: Name to tensor.
-
-        Raises:
-            RunFolderError: If a tensor is missing, unknown or has another shape.
-        """
+        """Refuse stored tensors that are not those of this decoder, by a `RunFolderError`."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         check_shapes("decoder", tensors, shapes)
 

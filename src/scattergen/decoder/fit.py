@@ -30,11 +30,9 @@ class ImageLoss(Protocol):
 
     def fit(self, images: Tensor, /) -> Self:
         """Look at real images."""
-        ...
 
     def __call__(self, output: Tensor, images: Tensor, generator: torch.Generator, /) -> Tensor:
         """The loss of a decoder's output, given the images that it should be."""
-        ...
 
 
 LOSSES: dict[str, Callable[[tuple[int, int, int]], ImageLoss] | None] = {
@@ -75,8 +73,8 @@ class _Pairs:
 class DecoderTraining:
     r"""Trains decoders to invert codes, by the error of pixels or also of local scattering.
 
-    $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle
-    schedule; with `loss="scattering"` the mean over pixels plus a quarter of `ScatteringLoss`.
+    $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle schedule; with
+    `loss="scattering"` the mean over pixels plus a quarter of `ScatteringLoss`.
 
     Args:
         loss: "pixels", or "scattering", which makes sharper images.
@@ -85,20 +83,16 @@ class DecoderTraining:
         learning_rate: Peak of the schedule.
         betas: Adam's decay rates.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
-        patience: Stop after so many epochs without a lower validation loss, and go back to the best
-            epoch, or to a `LocalDecoder` as it was given if none was better.
-        flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every
-            step).
+        patience: Stop after so many epochs without a lower validation loss, and go back to the best epoch, or to a
+            `LocalDecoder` as it was given if none was better.
+        flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every step).
         shifts: Augment by moves of up to so many pixels, encoded in every step.
-        shortened: Share of codes, in every step, that lose their components from a random one on:
-            the decoder then makes images of any number of leading components.
+        shortened: Share of codes, in every step, that lose their components from a random one on: the decoder then
+            makes images of any number of leading components.
         precision: "float32", "bfloat16" or "auto".
 
     Raises:
         InputError: If a value is out of its range.
-
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
 
     Example:
         >>> x = torch.rand(64, 1, 8, 8)
@@ -203,9 +197,9 @@ class DecoderTraining:
             progress: Where to report.
 
         Returns:
-            One dictionary per epoch with "loss", "validation/loss" (the same over validation
-            images), "validation/psnr" and "validation/train_psnr" (dB; mean over validation images
-            and over as many training images).
+            One dictionary per epoch with "loss", "validation/loss" (the same over validation images),
+            "validation/psnr" and "validation/train_psnr" (dB; mean over validation images and over as many training
+            images).
 
         Raises:
             InputError: If there are too few images, or augmentation lacks its encoder.
@@ -233,53 +227,37 @@ class DecoderTraining:
                 on_epoch(history)
 
         settings = TrainingSettings.of(
-            self,
-            description="decoder",
+            self, description="decoder", seed=seed, device=device,
             from_start=isinstance(decoder, LocalDecoder),  # which starts as least squares
-            seed=seed,
-            device=device,
             prefetch=not isinstance(images, (Tensor, ImageArray)),
-        )
+        )  # fmt: skip
         return train(
-            {"decoder": decoder},
-            {"decoder": task.loss},
-            _Pairs(codes, images, task.n, mirrored),
-            settings,
-            validate=task.validate,
-            processes=processes,
-            checkpoint=checkpoint,
-            on_epoch=after_epoch,
+            {"decoder": decoder}, {"decoder": task.loss}, _Pairs(codes, images, task.n, mirrored), settings,
+            validate=task.validate, processes=processes, checkpoint=checkpoint, on_epoch=after_epoch,
             progress=progress,
-        )
+        )  # fmt: skip
 
 
+@dataclass
 class _Regression:
-    """One regression of images on their codes: its loss, and its validation.
+    """One regression of images on their codes: its loss on the first n, and its validation on the others."""
 
-    Attributes:
-        n: Number of images to train on; those after them are held out.
-    """
+    training: DecoderTraining
+    decoder: Decoder | LocalDecoder
+    codes: Tensor
+    images: ImageSource | Tensor
+    encoder: ScatteringEncoder | None
+    seed: int
+    device: str
+    progress: Progress
 
-    def __init__(
-        self,
-        training: DecoderTraining,
-        decoder: Decoder | LocalDecoder,
-        codes: Tensor,
-        images: ImageSource | Tensor,
-        encoder: ScatteringEncoder | None,
-        seed: int,
-        device: str,
-        progress: Progress,
-    ) -> None:
-        self.training, self.decoder, self.codes, self.images = training, decoder, codes, images
-        self.encoder, self.seed, self.device, self.progress = encoder, seed, device, progress
-        self.n_validation = training.held_out(len(codes))
-        self.n = len(codes) - self.n_validation
+    def __post_init__(self) -> None:
+        self.n = len(self.codes) - self.training.held_out(len(self.codes))
         self.added: ImageLoss | None = None
-        make = LOSSES[training.loss]
+        make = LOSSES[self.training.loss]
         if make is not None:
             some = torch.linspace(0, self.n - 1, min(self.n, _REAL_IMAGES)).round().long()
-            self.added = make(decoder.image_shape).fit(2 * images[some] - 1)
+            self.added = make(self.decoder.image_shape).fit(2 * self.images[some] - 1)
 
     def error(self, output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Of images in [-1, 1]."""
@@ -306,9 +284,8 @@ class _Regression:
 
     def validate(self) -> Metrics:
         """Loss and PSNR of the held-out images, and PSNR of as many others."""
-        n, n_validation = self.n, self.n_validation
-        lost, decibels = self._measure(n, n + n_validation)
-        seen = self._measure(0, min(n, n_validation, 1000))[1]
+        lost, decibels = self._measure(self.n, len(self.codes))
+        seen = self._measure(0, min(self.n, len(self.codes) - self.n, 1000))[1]
         self.progress.message(f"  validation: {decibels:.2f} dB PSNR, training images {seen:.2f} dB")
         return {"loss": lost, "psnr": decibels, "train_psnr": seen}
 
@@ -329,9 +306,8 @@ def _warn_of_overfitting(history: History) -> None:
     gaps = [row["validation/train_psnr"] - row["validation/psnr"] for row in history]
     if _overfits(gaps) and not any(_overfits(gaps[:i]) for i in range(len(gaps))):
         warnings.warn(
-            f"The decoder overfits: training images are {gaps[-1]:.1f} dB better than "
-            "validation images, and the gap grows. Use more images, fewer epochs, or "
-            "augmentation (shifts, flips).",
+            f"The decoder overfits: training images are {gaps[-1]:.1f} dB better than validation images, and the gap "
+            "grows. Use more images, fewer epochs, or augmentation (shifts, flips).",
             OverfittingWarning,
             stacklevel=2,
         )

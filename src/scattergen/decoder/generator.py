@@ -15,26 +15,22 @@ from scattergen.errors import InputError
 class Decoder(CodeDecoder):
     r"""Generator of Angles & Mallat, from a code to an image.
 
-    A linear layer without bias makes a small grid of `channels[0]` features; each block upsamples
-    the grid bilinearly by two, pads it by reflection and convolves it; a last convolution makes the
-    image. Batch normalisation follows every layer, then a ReLU, or tanh after the last one.
+    A linear layer without bias makes a small grid of `channels[0]` features; each block upsamples the grid bilinearly
+    by two, pads it by reflection and convolves it; a last convolution makes the image. Batch normalisation follows
+    every layer, then a ReLU, or tanh after the last one.
 
     Args:
         n_components: Dimension d of the codes.
         image_shape: (C, H, W).
         channels: Features of the start grid and of each upsampling block, e.g. (128, 64, 32).
-        kernel_size: Side of the filters: 3 (the founding paper's MNIST), 5 (Angles & Mallat 2019)
-            or 7 (Angles & Mallat 2018).
-        start_grid: Size (h, w) of the first grid; by default the image size halved, rounding up,
-            once per block, which makes every block double it. From another one the grids double
-            until the last, which is the image's whatever the factor.
+        kernel_size: Side of the filters: 3 (the founding paper's MNIST), 5 (Angles & Mallat 2019) or 7 (2018).
+        start_grid: Size (h, w) of the first grid; by default the image size halved, rounding up, once per block, which
+            makes every block double it. From another one the grids double until the last, which is the image's
+            whatever the factor.
         unit_norm: Divide codes by their Euclidean norm first, as in the 2018 generator.
-        initialization: "kaiming" filters and N(0, 0.01) in the first layer, which trains fastest,
-            or "normal", the original N(0, 0.02) everywhere.
+        initialization: "kaiming" filters and N(0, 0.01) in the first layer, which trains fastest, or "normal", the
+            original N(0, 0.02) everywhere.
         momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
-
-    Attributes:
-        start_grid: Size of the first grid.
 
     Raises:
         InputError: If an argument is out of range or the grid becomes too small for the filters.
@@ -60,34 +56,19 @@ class Decoder(CodeDecoder):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        if len(channels) < 1 or min(channels) < 1:
-            raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3, 5 or 7.")
+        check_layers(channels, kernel_size, momentum, "3, 5 or 7")
         if initialization not in ("kaiming", "normal"):
             raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
-        if not 0 < momentum <= 1:
-            raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
-        image_channels, *size = image_shape
-        sizes = grids((size[0], size[1]), len(channels), start_grid)
-        smallest = min(min(grid) for grid in [*sizes[1:], sizes[-1]])
-        if smallest <= kernel_size // 2:
-            raise InputError(
-                f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels: use fewer "
-                f"channels (blocks) than {len(channels)}, smaller filters or larger images."
-            )
-        self.n_components, self.image_shape = n_components, (image_channels, size[0], size[1])
+        image_channels, H, W = image_shape
+        sizes = grids((H, W), len(channels), start_grid)
+        check_grids([*sizes[1:], sizes[-1]], len(channels), kernel_size)
+        self.n_components, self.image_shape = n_components, (image_channels, H, W)
         self.start_grid, self.unit_norm = sizes[0], unit_norm
         self.hyperparameters: dict[str, Any] = {
-            "n_components": n_components,
-            "image_shape": list(self.image_shape),
-            "channels": list(channels),
-            "kernel_size": kernel_size,
-            "start_grid": list(sizes[0]),
-            "unit_norm": unit_norm,
-            "initialization": initialization,
-            "momentum": momentum,
-        }
+            "n_components": n_components, "image_shape": [image_channels, H, W],
+            "channels": list(channels), "kernel_size": kernel_size, "start_grid": list(sizes[0]),
+            "unit_norm": unit_norm, "initialization": initialization, "momentum": momentum,
+        }  # fmt: skip
         # (d, features), not nn.Linear's transpose: a bfloat16 gradient would be copied by columns.
         n_features = sizes[0][0] * sizes[0][1] * channels[0]
         self.linear = nn.Parameter(torch.empty(n_components, n_features))
@@ -123,8 +104,7 @@ class Decoder(CodeDecoder):
         self.check_codes(z)
         if self.unit_norm:
             z = F.normalize(z, dim=1)
-        features = z @ self.linear
-        features = features.unflatten(1, (*self.start_grid, -1))  # channels last
+        features = (z @ self.linear).unflatten(1, (*self.start_grid, -1))  # channels last
         for norm, convolution in zip(self.norms, self.convolutions, strict=False):
             # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
             normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
@@ -132,24 +112,28 @@ class Decoder(CodeDecoder):
         return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
 
 
+def check_layers(channels: Sequence[int], kernel_size: int, momentum: float, sizes: str) -> None:
+    """Refuse widths, filters, of which the message names some sizes, and momenta that no decoder can have."""
+    if len(channels) < 1 or min(channels) < 1:
+        raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as {sizes}.")
+    if not 0 < momentum <= 1:
+        raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
+
+
+def check_grids(convolved: Sequence[tuple[int, int]], n_grids: int, kernel_size: int) -> None:
+    """Refuse filters that do not fit a grid that is convolved."""
+    smallest = min(map(min, convolved))
+    if smallest <= kernel_size // 2:
+        raise InputError(
+            f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels: use fewer "
+            f"channels (blocks) than {n_grids}, smaller filters or larger images."
+        )
+
+
 def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> list[tuple[int, int]]:
-    """Sizes of the grids of a decoder, from its first to the image.
-
-    Args:
-        size: (H, W) of the images.
-        n_grids: How many.
-        start: Size of the first one; by default the image size halved, rounding up, once per block.
-
-    Returns:
-        (h, w) of each.
-
-    Raises:
-        InputError: If the start grid does not lead to the image.
-
-    Example:
-        >>> grids((28, 28), 3, None)
-        [(7, 7), (14, 14), (28, 28)]
-    """
+    """Sizes (h, w) of the grids of a decoder, from the start, or the image's halved once per block, to the image."""
     if start is None:
         sizes = [size]
         for _ in range(n_grids - 1):

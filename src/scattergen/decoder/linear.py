@@ -1,5 +1,6 @@
 """Least squares from codes: linear estimates of the image and of its scattering coefficients."""
 
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -20,10 +21,10 @@ _BATCH_FLOATS = 1 << 24
 class LinearDecoder:
     r"""Images from codes by least squares, the baseline of every decoder.
 
-    $\hat x(z) = \bar x + W^\top (z - \bar z)$ with W minimising
-    $\sum_i \lVert x_i - \hat x(z_i) \rVert^2$ over the training images.  It also keeps the linear
-    estimate of the scattering coefficients that whitening leaves, on their grid of positions and
-    reduced to the leading principal components of the channels: what a code says about each place.
+    $\hat x(z) = \bar x + W^\top (z - \bar z)$ with W minimising $\sum_i \lVert x_i - \hat x(z_i) \rVert^2$ over the
+    training images. It also keeps the linear estimate of the scattering coefficients that whitening leaves, on their
+    grid of positions and reduced to the leading principal components of the channels: what a code says about each
+    place.
 
     Args:
         n_components: Dimension d of the codes.
@@ -36,9 +37,6 @@ class LinearDecoder:
         weight: W, (d, C·H·W).
         coefficients: Standardised coefficients of a code's components, (d, n_channels, h, w).
 
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-
     Example:
         >>> x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> encoder = ScatteringEncoder((1, 8, 8), J=1, L=4, n_components=20).fit(x)
@@ -46,10 +44,6 @@ class LinearDecoder:
         >>> linear.decode(encoder.transform(x)).shape
         torch.Size([60, 1, 8, 8])
     """
-
-    mean: Tensor
-    weight: Tensor
-    coefficients: Tensor
 
     def __init__(
         self, n_components: int, image_shape: tuple[int, int, int], grid: tuple[int, int], n_channels: int
@@ -66,15 +60,12 @@ class LinearDecoder:
             n_channels: Most coefficients to keep at each position.
 
         Returns:
-            What remains to be fitted is the image.
+            A decoder of which the image remains to be fitted.
         """
-        K, h, w = encoder.scattering.output_shape
-        K *= encoder.image_shape[0]
-        whitening = encoder.whitening
-        d = whitening.n_components
-        linear = cls(d, encoder.image_shape, (h, w), min(n_channels, K))
+        linear = cls._sized(encoder, n_channels)
+        (h, w), whitening = linear.grid, encoder.whitening
         scale = whitening.explained_variance_.sqrt().to(whitening.components_)
-        maps = (whitening.components_ * scale[:, None]).view(d, K, h, w)
+        maps = (whitening.components_ * scale[:, None]).view(linear.n_components, -1, h, w)
         # Every coefficient counts alike, weak ones of high order too; one that never varies not.
         power = maps.square().sum(0).mean((1, 2))
         varies = power > power.max() * torch.finfo(torch.float32).eps
@@ -98,16 +89,21 @@ class LinearDecoder:
             n_channels: As for `of`.
 
         Returns:
-            Its tensors are on the device "meta".
+            A decoder whose tensors are on the device "meta".
         """
-        K, h, w = encoder.scattering.output_shape
-        C, H, W = encoder.image_shape
-        d = encoder.whitening.n_components
-        linear = cls(d, (C, H, W), (h, w), min(n_channels, C * K))
-        linear.mean = torch.empty(C, H, W, device="meta")
-        linear.weight = torch.empty(d, C * H * W, device="meta")
-        linear.coefficients = torch.empty(d, linear.n_channels, h, w, device="meta")
+        linear = cls._sized(encoder, n_channels)
+        for name, shape in linear._shapes().items():
+            setattr(linear, name, torch.empty(shape, device="meta"))
         return linear
+
+    @classmethod
+    def _sized(cls, encoder: ScatteringEncoder, n_channels: int) -> Self:
+        (C, _, _), (K, h, w) = encoder.image_shape, encoder.scattering.output_shape
+        return cls(encoder.whitening.n_components, encoder.image_shape, (h, w), min(n_channels, C * K))
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        d, maps = self.n_components, (self.n_channels, *self.grid)
+        return {"mean": tuple(self.image_shape), "weight": (d, math.prod(self.image_shape)), "coefficients": (d, *maps)}
 
     def fit(
         self,
@@ -127,18 +123,14 @@ class LinearDecoder:
             n: Use the first n images only; all by default.
             progress: Where to report.
 
-        Returns:
-            This object.
-
         Raises:
             InputError: If the numbers of codes and images differ.
         """
         if len(codes) != len(images):
             raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
-        d = codes.shape[1]
+        d, size = codes.shape[1], math.prod(self.image_shape)
         n = len(codes) if n is None else n
         chosen = torch.linspace(0, n - 1, min(n, _MOST_IMAGES)).round().long()
-        size = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
         products, images_sum = torch.zeros(d, size, dtype=torch.float64), torch.zeros(size).double()
         gram, codes_sum = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d).double()
         with progress.task("least squares", len(chosen)) as task:
@@ -164,13 +156,13 @@ class LinearDecoder:
         return self
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images in [0, 1] of codes.
+        """Images of codes.
 
         Args:
             z: Codes, (N, d).
 
         Returns:
-            (N, C, H, W).
+            Images in [0, 1], (N, C, H, W).
         """
         images = self.mean.flatten() + z.to(self.weight) @ self.weight
         return images.clamp_(0, 1).unflatten(1, self.image_shape)
@@ -198,13 +190,6 @@ class LinearDecoder:
         Raises:
             RunFolderError: If a tensor is missing or does not fit this decoder.
         """
-        C, H, W = self.image_shape
-        d = self.n_components
-        shapes: dict[str, tuple[int, ...]] = {
-            "mean": (C, H, W),
-            "weight": (d, C * H * W),
-            "coefficients": (d, self.n_channels, *self.grid),
-        }
-        check_shapes("linear decoder", tensors, shapes)
+        check_shapes("linear decoder", tensors, self._shapes())
         self.mean, self.weight = tensors["mean"].float(), tensors["weight"].float()
         self.coefficients = tensors["coefficients"].float()

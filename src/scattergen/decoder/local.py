@@ -8,22 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scattergen.decoder.code_decoder import CodeDecoder
-from scattergen.decoder.generator import grids
+from scattergen.decoder.generator import check_grids, check_layers, grids
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.upsampled_convolution import UpsampledConv2d
-from scattergen.errors import InputError
 
 
 class LocalDecoder(CodeDecoder):
     r"""Images from codes: least squares, and a convolutional correction.
 
-    $G(z) = \hat x(z) + R(\hat s(z), \hat x(z))$: a code is first mapped linearly to the image
-    $\hat x$ and to scattering coefficients $\hat s$ on their grid (see `LinearDecoder`).  The
-    network R starts from the coefficients, whose channels it mixes at every position; each block
-    upsamples its grid bilinearly by two, convolves it and adds the pixels of $\hat x$ that lie
-    under each position.  What is learned is the same everywhere in the image, and so is learned
-    from every position of every image; a generator that maps the whole code to the whole image must
-    see many more images to come to the same quality.  An untrained network is least squares.
+    $G(z) = \hat x(z) + R(\hat s(z), \hat x(z))$: a code is first mapped linearly to the image $\hat x$ and to
+    scattering coefficients $\hat s$ on their grid (see `LinearDecoder`). The network R starts from the coefficients,
+    whose channels it mixes at every position; each block upsamples its grid bilinearly by two, convolves it and adds
+    the pixels of $\hat x$ that lie under each position. What is learned is the same everywhere in the image, and so is
+    learned from every position of every image; a generator that maps the whole code to the whole image must see many
+    more images to come to the same quality. An untrained network is least squares.
 
     Args:
         linear: Fitted.
@@ -31,14 +29,10 @@ class LocalDecoder(CodeDecoder):
         kernel_size: Side of the filters.
         momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
 
-    Attributes:
-        linear: As given.
-
     Raises:
         InputError: If an argument is out of range or the grid becomes too small for the filters.
 
     References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
         Dong, Loy, He, Tang, "Image super-resolution using deep convolutional networks", 2016.
 
     Example:
@@ -62,27 +56,15 @@ class LocalDecoder(CodeDecoder):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        if len(channels) < 1 or min(channels) < 1:
-            raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3 or 5.")
-        if not 0 < momentum <= 1:
-            raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
+        check_layers(channels, kernel_size, momentum, "3 or 5")
         self.linear = linear
         self.n_components, self.image_shape = linear.n_components, linear.image_shape
         self.hyperparameters: dict[str, Any] = {
-            "channels": list(channels),
-            "kernel_size": kernel_size,
-            "momentum": momentum,
-        }
+            "channels": list(channels), "kernel_size": kernel_size, "momentum": momentum,
+        }  # fmt: skip
         C, H, W = linear.image_shape
-        sizes = grids((H, W), len(channels), None)
-        if min(sizes[0]) <= kernel_size // 2:
-            raise InputError(
-                f"Filters of side {kernel_size} do not fit a grid of {min(sizes[0])} pixels: use "
-                f"fewer channels (blocks) than {len(channels)}, smaller filters or larger images."
-            )
-        self._sizes = sizes
+        self._sizes = sizes = grids((H, W), len(channels), None)
+        check_grids(sizes, len(channels), kernel_size)
         # Pixels of a position of the grid along each axis, from the coarsest grid on.
         self._factors = [2 ** (len(channels) - 1 - i) for i in range(len(channels))]
         self.mixing = nn.Parameter(torch.empty(linear.n_channels, channels[0]))
@@ -119,13 +101,13 @@ class LocalDecoder(CodeDecoder):
         self._half: dict[str, Tensor] = {}
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images, in or near the range [-1, 1].
+        """Images in or near the range [-1, 1].
 
         Args:
             z: Codes, (N, d).
 
         Returns:
-            (N, C, H, W), in the precision of z.
+            Images, (N, C, H, W), in the precision of z.
 
         Raises:
             InputError: If d is not that of the decoder.

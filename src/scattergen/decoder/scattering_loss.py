@@ -1,5 +1,7 @@
 """The scattering loss: images compared by their local scattering coefficients."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,16 +15,15 @@ _REGION = 4  # positions along each side of a region
 class ScatteringLoss:
     r"""Relative error of local scattering coefficients, of one random colour per image.
 
-    $\mathbb E_u \sum_r \sqrt{\operatorname{mean}_p\, \langle S_p(u^\top y) - S_p(u^\top x)
-    \rangle_r^2 / \sigma_p^2}$ with S a scattering transform of small scale, u a direction of
-    colour, uniform on the sphere (±1 for grey images), $\sigma_p$ the root mean square of path p
-    over real images and directions, and $\langle\cdot\rangle_r$ a mean over one position, over
-    4 × 4 and over all.  The sum is one of these three, each a mean over its positions.
+    $\mathbb E_u \sum_r \sqrt{\operatorname{mean}_p\, \langle S_p(u^\top y) - S_p(u^\top x) \rangle_r^2 / \sigma_p^2}$
+    with S a scattering transform of small scale, u a direction of colour, uniform on the sphere (±1 for grey images),
+    $\sigma_p$ the root mean square of path p over real images and directions, and $\langle\cdot\rangle_r$ a mean over
+    one position, over 4 × 4 and over all. The sum is one of these three, each a mean over its positions.
 
-    Pixels that cannot be known have a blur as their least absolute error.  The coefficients forgive
-    a detail that is moved by less than 2^J pixels, and their means one that is moved further, but
-    neither one that is missing, so that the least error has it.  A random direction ties the
-    colours together, whose phases no sum over channels would compare, at a third of the cost.
+    Pixels that cannot be known have a blur as their least absolute error. The coefficients forgive a detail that is
+    moved by less than 2^J pixels, and their means one that is moved further, but neither one that is missing, so that
+    the least error has it. A random direction ties the colours together, whose phases no sum over channels would
+    compare, at a third of the cost.
 
     Args:
         image_shape: (C, H, W).
@@ -45,22 +46,17 @@ class ScatteringLoss:
         0.0
     """
 
-    scale: Tensor
-
     def __init__(self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2) -> None:
         C, H, W = image_shape
         if min(H, W) < 2**J:
             J = max(1, min(H, W).bit_length() - 1)
         self.n_channels, self.scattering = C, Scattering2D(J, (H, W), L, max_order)
 
-    def fit(self, images: Tensor) -> "ScatteringLoss":
+    def fit(self, images: Tensor) -> Self:
         """Measure the size of each path.
 
         Args:
             images: Real images, (N, C, H, W), a few hundred.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: If they are zero everywhere.
@@ -68,17 +64,14 @@ class ScatteringLoss:
         with torch.no_grad():
             directions = self._directions(len(images), torch.Generator().manual_seed(0))
             parts = zip(images.split(256), directions.split(256), strict=True)
-            power = torch.stack([self._power(_mixed(x, u)) for x, u in parts]).sum(0)
+            s = (self.scattering(_mixed(x, u)) for x, u in parts)
+            power = torch.stack([part.square().mean((2, 3)).sum(0) for part in s]).sum(0)
             scale = (power / len(images)).sqrt()
         if not scale.max() > 0:
             raise InputError("All images are zero: there is nothing to compare them by.")
         # A path that no image uses is not magnified.
         self.scale = scale.clamp(min=1e-3 * scale.max().item())[:, None, None]
         return self
-
-    def _power(self, x: Tensor) -> Tensor:
-        power: Tensor = self.scattering(x).square().mean((2, 3)).sum(0)
-        return power
 
     def __call__(self, output: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
         """The loss.

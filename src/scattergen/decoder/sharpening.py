@@ -1,6 +1,7 @@
 """Giving decoded images the fine detail of real ones, by the power of their frequencies."""
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,21 +12,11 @@ from scattergen.errors import InputError
 class Sharpening:
     r"""Factors of the frequencies of decoded images that give them the power of real images.
 
-    What a decoder cannot know it leaves out, so its images have less power at high frequencies.
-    With the cosine transform $\hat y(k)$ of an image, $\hat y(k)\, g(|k|)^s$ has at strength s = 1,
-    on average over images and directions, the power of the real images; at s = 0 nothing changes.
-    The phases stay as they are: the images look crisper, and know no more than before.
-
-    Args:
-        gains: $g$ at the radii 0, 1, 2, … of a frequency, (R,); a radius counts half periods along
-            the longer side.
-
-    Example:
-        >>> x = torch.rand(50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-        >>> blurred = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
-        >>> sharpening = Sharpening.fit(x, blurred)
-        >>> sharpening(blurred, 0.0).equal(blurred), bool(sharpening.gains[-1] > 1)
-        (True, True)
+    What a decoder cannot know it leaves out, so its images have less power at high frequencies. With the cosine
+    transform $\hat y(k)$ of an image, $\hat y(k)\, g(|k|)^s$ has at strength s = 1, on average over images and
+    directions, the power of the real images; at s = 0 nothing changes. The phases stay as they are: the images look
+    crisper, and know no more than before. The gains g are those at the radii 0, 1, 2, … of a frequency, (R,); a radius
+    counts half periods along the longer side.
     """
 
     def __init__(self, gains: Tensor) -> None:
@@ -34,19 +25,8 @@ class Sharpening:
         self.gains = gains
 
     @classmethod
-    def fit(cls, images: Tensor, decoded: Tensor) -> "Sharpening":
-        """Measure the gains.
-
-        Args:
-            images: Real images, (N, C, H, W).
-            decoded: The same images, decoded from their codes.
-
-        Returns:
-            The sharpening.
-
-        Raises:
-            InputError: If the shapes differ.
-        """
+    def fit(cls, images: Tensor, decoded: Tensor) -> Self:
+        """Measure the gains by real images (N, C, H, W) and the same, decoded from their codes."""
         if images.shape != decoded.shape:
             raise InputError(
                 f"Images of {tuple(images.shape)} and decoded ones of {tuple(decoded.shape)} do not belong together."
@@ -57,18 +37,7 @@ class Sharpening:
         return cls((real / made).sqrt().clamp(1.0, _MOST).nan_to_num(1.0).float())
 
     def __call__(self, images: Tensor, strength: float = 1.0) -> Tensor:
-        """Sharpened images.
-
-        Args:
-            images: (N, C, H, W), in [0, 1].
-            strength: s, from 0 (nothing changes) to 1 (the power of real images).
-
-        Returns:
-            Images in [0, 1], (N, C, H, W).
-
-        Raises:
-            InputError: If the strength is below 0 or above 1.
-        """
+        """Sharpened images (N, C, H, W) in [0, 1], at a strength from 0 to 1."""
         if not 0 <= strength <= 1:
             raise InputError(f"A strength of {strength}: give a number from 0 to 1.")
         if strength == 0:

@@ -1,13 +1,13 @@
 """Convolution of an upsampled image, computed without ever making the upsampled image.
 
-Upsampling, padding and the shifts of a convolution act on positions; its weights act on channels.
-The two commute, so the channels can be mixed where there are four times fewer pixels:
+Upsampling, padding and the shifts of a convolution act on positions; its weights act on channels. The two commute, so
+the channels can be mixed where there are four times fewer pixels:
 
     conv(pad(up(x)), W) = Σ_ab R_a (x W_ab) C_bᵀ
 
-with R_a the matrix that upsamples, pads and shifts rows by tap a, and C_b the same for columns.
-The multiplications fall by the square of the upsampling factor (less a small part for R and C), the
-result and its gradients are the same to rounding.
+with R_a the matrix that upsamples, pads and shifts rows by tap a, and C_b the same for columns. The multiplications
+fall by the square of the upsampling factor (less a small part for R and C); the result and its gradients are the same
+to rounding.
 """
 
 from typing import Any
@@ -19,15 +19,7 @@ from torch.autograd.function import once_differentiable
 
 
 def tap_matrices(size: int, output_size: int, kernel_size: int) -> Tensor:
-    """Matrices that upsample one axis bilinearly, pad it by reflection and shift it by each tap.
-
-    Args:
-        size: Input length.
-        output_size: Output length; equal to `size` for no upsampling.
-        kernel_size: Odd number of taps k of the convolution.
-
-    Returns:
-        One (output_size, size) matrix per tap, (k, output_size, size), float32.
+    """Matrices (taps, output_size, size) that upsample an axis, pad it by reflection and shift it by each tap.
 
     Example:
         >>> tap_matrices(2, 4, 1)[0]
@@ -110,23 +102,8 @@ def _plain_convolution(x: Tensor, weight: Tensor) -> Tensor:
 class UpsampledConv2d(nn.Module):
     r"""Bilinear upsampling, reflection padding and a convolution without bias, as one operation.
 
-    Equal to `conv2d(pad(interpolate(x, output_size), k // 2, "reflect"), weight)` with
-    `align_corners=False`, for images in channels-last layout.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Odd side k of the square filters.
-        size: Input size (h, w).
-        output_size: Output size (H, W).
-
-    Shape:
-        (N, h, w, in_channels) -> (N, H, W, out_channels).  Note the trailing channels.
-
-    Example:
-        >>> layer = UpsampledConv2d(8, 4, 3, (7, 7), (14, 14))
-        >>> layer(torch.rand(2, 7, 7, 8)).shape
-        torch.Size([2, 14, 14, 4])
+    Equal to `conv2d(pad(interpolate(x, output_size), k // 2, "reflect"), weight)` with `align_corners=False` and odd k,
+    of images with trailing channels: (N, h, w, in_channels) -> (N, H, W, out_channels).
     """
 
     rows: Tensor

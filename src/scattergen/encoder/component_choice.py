@@ -8,7 +8,6 @@ from torch import Tensor
 from scattergen.datasets import WithMirrored
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.encoder.whitening import PCAWhitening
-from scattergen.processes import Processes
 from scattergen.progress import SILENT, Progress
 
 # Images that least squares are fitted to and tested on: more would not change the choice.
@@ -19,21 +18,12 @@ _INDIFFERENCE = 0.01
 
 
 class FirstSamples:
-    """The first samples of a store, for a fit that must not see the others.
-
-    Args:
-        store: Of all samples.
-        n_samples: How many are the first.
-    """
+    """The first samples of a store, for a fit that must not see the others."""
 
     def __init__(self, store: FeatureStore, n_samples: int) -> None:
         self.store, self.n_samples = store, n_samples
-        self.n_features = store.n_features
-        self.processes: Processes = store.processes
-
-    def shift(self) -> Tensor:
-        """See `FeatureStore.shift`."""
-        return self.store.shift()
+        self.n_features, self.processes = store.n_features, store.processes
+        self.shift = store.shift
 
     def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
         """See `FeatureStore.deviations`."""
@@ -48,26 +38,15 @@ def best_number_of_components(
 ) -> int:
     r"""The number of leading components from which least squares restore held-out images best.
 
-    Each further component brings the images that it was fitted to closer, whether it is a property
-    of all images or an accident of these; the error of held-out images,
-    $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$, falls and then
-    rises again.
-
-    Args:
-        whitening: Fitted to the first `images.n_fit` samples.
-        features: Coefficients of `images`.
-        images: Those of the fit, then those held out.
-        progress: Where to report.
-
-    Returns:
-        The smallest number, on a grid of two per octave, whose error is within a hundredth of
-        the least.
+    Each further component brings the images that it was fitted to closer, whether it is a property of all images or
+    an accident of these; the error of those held out, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T
+    z_{i, 1 \ldots d} \rVert^2$, falls and then rises again. The smallest number is taken, on a grid of two per octave,
+    whose error is within a hundredth of the least.
     """
-    most = whitening.n_components
+    most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]
     grid = [size for size in sorted(steps) if size < most] + [most]
     chunks = [features.rows(i) for i in range(features.n_chunks)]
-    n_fit, step = images.n_fit, features.chunk_size
     fitted = _spread([i for i, rows in enumerate(chunks) if rows.start < n_fit], _MOST_FITTED, step)
     rest = [i for i, rows in enumerate(chunks) if rows.stop > n_fit]
     held_out = _spread(rest, _MOST_HELD_OUT, step)

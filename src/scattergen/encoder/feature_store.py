@@ -1,13 +1,12 @@
 """Features of all images in numbered chunks: kept in memory or on disk, or computed anew."""
 
 import errno
-import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,38 +21,29 @@ Precision = Literal["float16", "float32"]
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
-# Left free on the disk for the rest of a run: the state of the principal components, the codes and
-# the decoder's checkpoints.
+# Left free on the disk for the rest of a run: the state of the principal components, the codes and the decoder's
+# checkpoints.
 _SPARE_BYTES = 1 << 30
 
 
 class FeatureStore:
     """Features of N samples in chunks of a fixed size, computed once where there is room for them.
 
-    Chunk i holds samples i·chunk_size … (i + 1)·chunk_size − 1, whatever the number of processes;
-    process r computes and keeps the chunks with i mod world_size = r.  On disk, every chunk is a
-    file that appears as a whole, with what it belongs to and a checksum: one that is damaged or of
-    other data is noticed when it is read, and made again.  In float16 the deviations from the mean
-    of the first chunk are stored, which lose less to rounding than the features would.
+    Chunk i holds samples i·chunk_size … (i + 1)·chunk_size − 1, whatever the number of processes; process r computes
+    and keeps the chunks with i mod world_size = r. On disk, every chunk is a file that appears as a whole, with what
+    it belongs to and a checksum: one that is damaged or of other data is noticed when it is read, and made again. In
+    float16 the deviations from the mean of the first chunk are stored, which lose less to rounding than the features
+    would.
 
     Args:
         compute: Features of a range of samples, (n, D) float32; the same at every call.
-        n_samples: Their number N.
-        n_features: Their width D.
-        chunk_size: Samples in a chunk.
-        keep: Where to keep chunks: "memory", "disk" (in `folder`), nowhere ("recompute"), or
-            "auto", the first of these that has room.
+        keep: Where to keep chunks: "memory", "disk" (in `folder`), nowhere ("recompute"), or "auto", the first of
+            these that has room.
         precision: Of chunks on disk; those in memory are float32.
         cache_bytes: Largest size in float32 that "auto" keeps in memory.
         folder: Place on disk, seen by all processes; what it holds already is used.
         identity: What the features depend on, as text; files with another one are not used.
         processes: Those that share the chunks.
-
-    Example:
-        >>> s = torch.rand(10, 3)
-        >>> store = FeatureStore(lambda rows: s[rows], 10, 3, chunk_size=4)
-        >>> [len(store.chunk(i)) for i in range(store.n_chunks)]
-        [4, 4, 2]
     """
 
     def __init__(
@@ -86,16 +76,12 @@ class FeatureStore:
 
     @property
     def place(self) -> str:
-        """Where chunks are kept: "memory", "disk" or "recompute" for nowhere.
+        """Where chunks are kept, "memory", "disk" or "recompute" for nowhere.
 
         Decided by the first process, for all of them, when all first ask for the `shift`.
-
-        Raises:
-            ScattergenError: If `keep` is "disk" and there is no folder, or too little space.
         """
         if self._place is None:
-            decided = self._decide() if self.processes.rank == 0 else ""
-            self._place = self.processes.broadcast(decided)
+            self._place = self.processes.broadcast(self._decide() if self.processes.rank == 0 else "")
             if self._place == "disk" and self._files is not None and self.processes.rank == 0:
                 self._files.remove(f"*-{other}" for other in _DTYPES if other != self.precision)
         return self._place
@@ -103,28 +89,24 @@ class FeatureStore:
     def shift(self) -> Tensor:
         """Mean of the first chunk, (D,) float32; all processes ask for it together."""
         self.reopen()
-        in_place = self.place  # asked for by all here; later only by those whose chunks are missing
+        place = self.place  # asked for by all here; later only by those whose chunks are missing
         if self._shift is None:
-            features = torch.zeros(1, self.n_features)
-            if self.processes.rank == 0:
-                features = self._compute(0)
+            first = self.processes.rank == 0
+            features = self._compute(0) if first else torch.zeros(1, self.n_features)
             shift = features.mean(0, dtype=torch.float64).float()
-            if self.processes.rank == 0 and in_place == "disk":
+            if first and place == "disk":
                 self._write("shift", shift)
             self._shift = self.processes.broadcast(shift)
-            if self.processes.rank == 0:
+            if first:
                 self._keep_chunk(0, features)
         return self._shift
 
     def reopen(self) -> None:
         """Find what is on the disk; all processes do so together before they read chunks."""
         if self._shift is None and self._files is not None:
-            found = None
-            if self.processes.rank == 0:
-                found = self._files.read("shift", (self.n_features,))
+            found = self._files.read("shift", (self.n_features,)) if self.processes.rank == 0 else None
             if self.processes.broadcast(found is not None):
-                shift = torch.zeros(self.n_features) if found is None else found
-                self._shift = self.processes.broadcast(shift)
+                self._shift = self.processes.broadcast(torch.zeros(self.n_features) if found is None else found)
 
     def own(self, start: int = 0) -> range:
         """Numbers of this process's chunks, without the `start` first ones."""
@@ -132,14 +114,7 @@ class FeatureStore:
         return range(self.processes.rank + start * size, self.n_chunks, size)
 
     def chunk(self, i: int) -> Tensor:
-        """Features of chunk i, (n, D) float32, from where they are, else computed and not kept.
-
-        Args:
-            i: Number of the chunk.
-
-        Returns:
-            The features, rounded to the precision of the store if they come from the disk.
-        """
+        """Features of chunk i, (n, D) float32, from where they are, else computed and not kept."""
         found = self._found(i)
         if found is None:
             return self._compute(i)
@@ -149,16 +124,9 @@ class FeatureStore:
         return found.float() + self._shift
 
     def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """This process's chunks, less `shift`, computed and kept if they are not there yet.
+        """This process's chunks from its `start`-th on: the first row, and the features less `shift`, (n, D) float32.
 
-        Args:
-            start: How many of them to leave out.
-
-        Yields:
-            Number of the first sample of the chunk, and the deviations, (n, D) float32.
-
-        Raises:
-            ScattergenError: If the disk is full.
+        They are computed and kept if they are not there yet.
         """
         shift = self.shift()
         for i in self.own(start):
@@ -215,16 +183,24 @@ class FeatureStore:
 
     def _write(self, name: str, tensor: Tensor, base: int = 0) -> None:
         assert self._files is not None  # a place on disk has a folder
-        with _saying_what_is_missing(self.folder, self._missing_bytes):
+        try:
             self._files.write(name, tensor, base)
+        except ScattergenError as error:
+            cause = error.__cause__  # an OSError, or one of safetensors when the disk is full
+            if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ScattergenError(
+                f"The disk of {self.folder} is full, and the coefficients need {gigabytes(self._missing_bytes())} "
+                "more: free some space, or let the rest be computed anew in every pass (--set "
+                "encoder.store=recompute); then run the same command again, which continues where it stopped."
+            ) from error
 
     def _missing_bytes(self) -> int:
         """What the chunks that are not on the disk yet will take there."""
-        size = self.n_features * _DTYPES[self.precision].itemsize
         files = self._files
         assert files is not None
-        missing = (i for i in range(self.n_chunks) if not files.path(self._name(i)).exists())
-        return sum((self.rows(i).stop - self.rows(i).start) * size for i in missing)
+        missing = [self.rows(i) for i in range(self.n_chunks) if not files.path(self._name(i)).exists()]
+        return sum(rows.stop - rows.start for rows in missing) * self.n_features * _DTYPES[self.precision].itemsize
 
     def _decide(self) -> str:
         if self.keep in ("memory", "recompute"):
@@ -241,9 +217,8 @@ class FeatureStore:
         if needed == 0 or needed + _SPARE_BYTES <= free:
             return "disk"
         lacking = (
-            f"The coefficients of {self.n_samples:,} images need {gigabytes(needed)} in "
-            f"{self.folder}, and {gigabytes(_SPARE_BYTES)} for the rest of the run, but "
-            f"{gigabytes(free)} are free"
+            f"The coefficients of {self.n_samples:,} images need {gigabytes(needed)} in {self.folder}, and "
+            f"{gigabytes(_SPARE_BYTES)} for the rest of the run, but {gigabytes(free)} are free"
         )
         if self.keep == "disk":
             raise ScattergenError(
@@ -267,7 +242,7 @@ class _ChunkFiles:
         return self.folder / f"{name}.safetensors"
 
     def write(self, name: str, tensor: Tensor, base: int = 0) -> None:
-        metadata = self._metadata(name, base) | {"checksum": _checksum(tensor)}
+        metadata = {"identity": self.identity, "name": name, "base": base, "checksum": _checksum(tensor)}
         write_tensors(self.path(name), {"values": tensor}, metadata)
 
     def read(self, name: str, shape: tuple[int, ...], base: int = 0) -> Tensor | None:
@@ -278,12 +253,14 @@ class _ChunkFiles:
         tensors, metadata = read_tensors_if_whole(path) or ({}, None)
         tensor = tensors.get("values")
         if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
-            self._discard(path, "is damaged")
-            return None
-        if metadata != json.loads(json.dumps(self._metadata(name, base))) or tensor.shape != shape:
-            self._discard(path, "belongs to other images or options")
-            return None
-        return tensor
+            reason = "is damaged"
+        elif metadata != {"identity": self.identity, "name": name, "base": base} or tensor.shape != shape:
+            reason = "belongs to other images or options"
+        else:
+            return tensor
+        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
+        path.unlink(missing_ok=True)
+        return None
 
     def remove(self, patterns: Iterable[str]) -> None:
         """Delete files by name, where * stands for the number of a chunk."""
@@ -292,31 +269,7 @@ class _ChunkFiles:
             for path in self.folder.glob(f"{name}.safetensors"):
                 path.unlink(missing_ok=True)
 
-    def _discard(self, path: Path, reason: str) -> None:
-        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
-        path.unlink(missing_ok=True)
-
-    def _metadata(self, name: str, base: int) -> dict[str, Any]:
-        return {"identity": self.identity, "name": name, "base": base}
-
 
 def _checksum(tensor: Tensor) -> int:
     # CRC-32 finds damage as well as a cryptographic hash does, at the speed of the disk.
     return zlib.crc32(tensor.contiguous().numpy().data)
-
-
-@contextmanager
-def _saying_what_is_missing(folder: Path | None, missing: Callable[[], int]) -> Iterator[None]:
-    """Let the error of a full disk say how much more is needed, and what else can be done."""
-    try:
-        yield
-    except ScattergenError as error:
-        cause = error.__cause__  # an OSError, or one of safetensors when the disk is full
-        if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ScattergenError(
-            f"The disk of {folder} is full, and the coefficients need {gigabytes(missing())} "
-            "more: free some space, or let the rest be computed anew in every pass (--set "
-            "encoder.store=recompute); then run the same command again, which continues where it "
-            "stopped."
-        ) from error

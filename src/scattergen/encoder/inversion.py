@@ -22,18 +22,17 @@ def reconstruct_codes(
     r"""Images from whitened codes, without a decoder, by projected L-BFGS from several starts.
 
     Each image minimises, over pixels in [0, 1],
-    $\epsilon^2 = \sum_i \sqrt{\lambda_i}\, (z_i(x) - z_i)^2 \big/ \sum_i \sqrt{\lambda_i}$, the
-    error of its code relative to the size of a typical one, with λ the variances of the components.
-     Only what the code knows is matched.  Matching `PCAWhitening.inverse_transform(z)` instead also
-     asks
-    the image to have none of what the code leaves out, which costs 30 dB on MNIST (docs/log.md).
+    $\epsilon^2 = \sum_i \sqrt{\lambda_i}\, (z_i(x) - z_i)^2 \big/ \sum_i \sqrt{\lambda_i}$, the error of its code
+    relative to the size of a typical one, with λ the variances of the components. Only what the code knows is matched.
+    Matching `PCAWhitening.inverse_transform(z)` instead would also ask the image to have none of what the code leaves
+    out, which costs 30 dB on MNIST (docs/log.md).
 
-    A code that no image has, such as one drawn from a density, gives the nearest that was found;
-    its error says how near.
+    A code that no image has, such as one drawn from a density, gives the nearest that was found; its error says how
+    near.
 
     Args:
         z: Codes, (N, d).
-        encoder: Fitted; what the codes are of. It is computed on the encoder's device.
+        encoder: Fitted; what the codes are of. Its device computes.
         n_starts: Most starts per image.
         max_iterations: Most iterations per start.
         tolerance: Relative error ε at which a start ends; up to ten times it counts as solved.
@@ -44,8 +43,7 @@ def reconstruct_codes(
         Images (N, C, H, W), errors (N,) and iterations (N,), on the CPU.
 
     Raises:
-        InputError: If `z` does not fit the encoder or is not finite, or an argument is out of
-            range.
+        InputError: If `z` does not fit the encoder or is not finite, or an argument is out of range.
 
     References:
         Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
@@ -53,8 +51,7 @@ def reconstruct_codes(
     Example:
         >>> images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> encoder = ScatteringEncoder((1, 8, 8), J=1, L=4, n_components=50).fit(images)
-        >>> found = reconstruct_codes(encoder.transform(images[:2]), encoder)
-        >>> found.images.shape
+        >>> reconstruct_codes(encoder.transform(images[:2]), encoder).images.shape
         torch.Size([2, 1, 8, 8])
     """
     whitening, transform = encoder.whitening, encoder.scattering

@@ -1,8 +1,8 @@
 """Leading principal components of samples that are read in chunks, resumable at any chunk.
 
-Three ways to a subspace: from the Gram matrix of few samples, from the covariance of few features,
-or by block subspace iteration.  Everything is centred on the mean of the first chunk, so that sums
-lose no digits to a large mean and the products of one chunk can be float32.
+Three ways to a subspace: from the Gram matrix of few samples, from the covariance of few features, or by block
+subspace iteration. Everything is centred on the mean of the first chunk, so that sums lose no digits to a large mean
+and the products of one chunk can be float32.
 """
 
 import math
@@ -21,8 +21,7 @@ from scattergen.processes import Processes
 from scattergen.progress import SILENT, Progress, Task
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
-# Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace
-# iteration.
+# Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace iteration.
 _MOST_FOR_GRAM = 4096
 # Of at most so many numbers in all: 800 MB in float32.
 _LARGEST_GRAM_INPUT = 200_000_000
@@ -43,11 +42,9 @@ class Samples(Protocol):
 
     def shift(self) -> Tensor:
         """A point near the mean, (D,) float32, the same in all processes."""
-        ...
 
     def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Chunks of this process from its `start`-th on: first row, samples less the shift."""
-        ...
 
 
 _PASSES = {"_from_gram": 2, "_from_covariance": 1}
@@ -55,19 +52,12 @@ _PASSES = {"_from_gram": 2, "_from_covariance": 1}
 
 @dataclass
 class PrincipalComponents:
-    """Leading eigenvectors of a covariance.
+    """Leading eigenvectors of a covariance, fewer than asked for if there are no more."""
 
-    Attributes:
-        mean: (D,) float64.
-        components: Rows are orthonormal, (d, D) float32.
-        variances: Eigenvalues, (d,) float64, decreasing; fewer than asked for if there are no more.
-        total_variance: Sum of all eigenvalues.
-    """
-
-    mean: Tensor
-    components: Tensor
-    variances: Tensor
-    total_variance: float
+    mean: Tensor  # (D,) float64
+    components: Tensor  # rows are orthonormal, (d, D) float32
+    variances: Tensor  # eigenvalues, (d,) float64, decreasing
+    total_variance: float  # the sum of all eigenvalues
 
 
 def principal_components(
@@ -80,27 +70,12 @@ def principal_components(
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> PrincipalComponents:
-    """Leading principal components; all processes call this together and get the same ones.
+    """Leading principal components (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011).
 
-    Args:
-        samples: What they are of.
-        n_components: Number d of components.
-        n_passes: Passes of subspace iteration, the last of which is the Rayleigh-Ritz step.
-        checkpoint: File to save progress in and to continue from, at whatever chunk of whatever
-            pass; removed by whoever owns it.  Several processes save at the end of passes only.
-        checkpoint_seconds: Time between two checkpoints within a pass, more if writing them would
-            take more than a twentieth of the time.
-        device: Where sums and products are computed; it needs float64.
-        progress: Where to report.
-
-    Returns:
-        The components.
-
-    Raises:
-        InputError: If a value is NaN or infinite.
-
-    References:
-        Halko, Martinsson, Tropp, "Finding structure with randomness", 2011.
+    All processes call this together and get the same ones. The last pass of subspace iteration is the Rayleigh-Ritz
+    step. A checkpoint, which its owner removes, is continued from at whatever chunk of whatever pass it was made; one
+    is made every `checkpoint_seconds`, less often if writing takes more than a twentieth of the time, and by several
+    processes at the end of passes only. The device needs float64.
     """
     n, D = samples.n_samples, samples.n_features
     method = _method(n, D)
@@ -122,16 +97,7 @@ def principal_components(
 
 
 def passes_and_order(n: int, D: int, n_passes: int) -> tuple[int, int]:
-    """What the components of some samples will take.
-
-    Args:
-        n: Number of samples.
-        D: Features of each.
-        n_passes: Of subspace iteration.
-
-    Returns:
-        Passes over the samples, and the order of the matrix whose eigenvectors are found at the
-        end; 0 where that is small.
+    """Passes over n samples of D features, and the order of the matrix whose eigenvectors end them; 0 if small.
 
     Example:
         >>> passes_and_order(60_000, 3969, 4)
@@ -150,22 +116,7 @@ def _method(n: int, D: int) -> "_Method":
 
 
 class _Passes:
-    """Passes over samples, each of which adds something up; resumable at any chunk.
-
-    Args:
-        samples: To pass over.
-        settings: Which a checkpoint must have been made with.
-        task: To count samples in.
-        checkpoint: Where to save; None for nowhere.
-        checkpoint_seconds: Time between two checkpoints within a pass.
-        device: Of the basis, the deviations and what is added up of them.
-
-    Attributes:
-        number: Passes finished.
-        basis: What the next pass projects on, (D, w) float32.
-        total: Sum of the deviations, (D,) float64, and
-        squares: of their squares, both from the first pass.
-    """
+    """Passes over samples, each of which adds something up; resumable at any chunk with the same settings."""
 
     def __init__(
         self,
@@ -179,12 +130,13 @@ class _Passes:
         self.samples, self.settings, self.task = samples, settings, task
         self.path, self.checkpoint_seconds = checkpoint, checkpoint_seconds
         self.device = torch.device(device)
-        self.number, self.basis = 0, torch.empty(0)
+        self.number, self.basis = 0, torch.empty(0)  # passes finished; what the next projects on, (D, w)
+        # Sums of the deviations, (D,), and of their squares, both made in the first pass.
         self.total = torch.zeros(samples.n_features, dtype=torch.float64)
         self.squares = torch.zeros((), dtype=torch.float64)
         self._done, self._sum = 0, torch.empty(0)  # chunks of the pass under way, and its sum
-        # The clock starts after the first chunk, which may include compiling the transform; how
-        # long writing takes is a guess at first, so that fits of seconds write nothing.
+        # The clock starts after the first chunk, which may include compiling the transform; how long writing takes is
+        # a guess at first, so that fits of seconds write nothing.
         self._saved, self._writing = math.inf, 0.25
 
     def offset(self) -> Tensor:
@@ -196,16 +148,9 @@ class _Passes:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def run(self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True) -> Tensor:
-        """One pass, or what is left of it.
+        """One pass, or what is left of it: the sum over the chunks of all processes, saved within the pass or not.
 
-        Args:
-            zero: What to start from.
-            add: Adds a chunk to the sum in place, given the sum, the chunk's first row and its
-                deviations.
-            save: Save the sum within the pass.
-
-        Returns:
-            The sum over the chunks of all processes.
+        `add` adds a chunk to the sum in place, given the sum, the chunk's first row and its deviations.
         """
         if self._done == 0:
             self._sum = zero
@@ -214,7 +159,8 @@ class _Passes:
         for row, read in self.samples.deviations(self._done):
             deviation = read.to(self.device)
             if self.number == 0:
-                self._count(deviation)
+                self.total += deviation.sum(0, dtype=torch.float64).cpu()
+                self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square().cpu()
             add(self._sum, row, deviation)
             self._done += 1
             seen = self.number * n + min(n, row + len(deviation))
@@ -233,8 +179,7 @@ class _Passes:
 
     def project_on(self, basis: Tensor) -> None:
         """Use another basis from the next pass on."""
-        # In one layout and alignment, whether it comes from a QR or a file: the last bits of
-        # products depend on these.
+        # In one layout and alignment, whether from a QR or a file: the last bits of products depend on these.
         self.basis = basis.to(self.device).contiguous()
         if self.samples.processes.rank == 0 and self._is_due(0):
             self._save()
@@ -243,16 +188,11 @@ class _Passes:
         wait = max(seconds, self._writing / _PART_OF_TIME_WRITING)
         return time.monotonic() - self._saved >= wait
 
-    def _count(self, deviation: Tensor) -> None:
-        self.total += deviation.sum(0, dtype=torch.float64).cpu()
-        self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square().cpu()
-
     def _save(self) -> None:
         if self.path is None:
             return
         start = time.monotonic()
-        tensors = {"total": self.total, "squares": self.squares}
-        tensors |= {"basis": self.basis, "sum": self._sum}
+        tensors = {"total": self.total, "squares": self.squares, "basis": self.basis, "sum": self._sum}
         metadata = {"settings": self.settings, "number": self.number, "done": self._done}
         write_tensors(self.path, tensors, metadata)
         self._saved = time.monotonic()
@@ -287,11 +227,9 @@ _Method = Callable[[_Passes, int], tuple[Tensor, Tensor]]
 def _from_covariance(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors of the covariance, which is summed in one pass."""
     n, D = passes.samples.n_samples, passes.samples.n_features
-
-    def add(upper: Tensor, row: int, deviation: Tensor) -> None:
-        _add_upper(upper, deviation.T)
-
-    upper = passes.run(passes.zeros(D, D, dtype=torch.float64), add)
+    upper = passes.run(
+        passes.zeros(D, D, dtype=torch.float64), lambda upper, _, deviation: _add_upper(upper, deviation.T)
+    )
     offset = passes.offset().to(upper)
     upper.div_(n).addr_(offset, offset, alpha=-1)
     d = min(d, D)
@@ -328,7 +266,7 @@ def _by_subspace_iteration(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     n, D = passes.samples.n_samples, passes.samples.n_features
     width = min(d + _OVERSAMPLING, D)
 
-    def add(image: Tensor, row: int, deviation: Tensor) -> None:
+    def add(image: Tensor, _: int, deviation: Tensor) -> None:
         image.addmm_(deviation.T, deviation @ passes.basis)
 
     if not len(passes.basis):
@@ -349,7 +287,7 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """The best eigenvalues and eigenvectors within the span of the basis, in one pass."""
     n, (D, width) = passes.samples.n_samples, passes.basis.shape
 
-    def add(products: Tensor, row: int, deviation: Tensor) -> None:
+    def add(products: Tensor, _: int, deviation: Tensor) -> None:
         projected = (deviation @ passes.basis).double()
         products.addmm_(projected.T, projected)
 
@@ -360,8 +298,8 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     basis = passes.basis
     centre = (basis.T @ passes.offset().to(basis)).double()
     products.div_(n).addr_(centre, centre, alpha=-1)
-    # The basis is orthonormal up to float32 rounding (at random, if it is the first one): its own
-    # products, in float64, make up for that.
+    # The basis is orthonormal up to float32 rounding (at random, if it is the first one): its own products, in float64,
+    # make up for that.
     overlaps = torch.zeros_like(products)
     for part in basis.split(_GRAM_COLUMNS):
         overlaps.addmm_(part.T.double(), part.double())
@@ -372,17 +310,15 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     vectors = vectors.flip(1)[:, :d].contiguous()
     rotation = torch.linalg.solve_triangular(lower.T, vectors, upper=True)
     components = torch.empty(d, D)
-    for start in range(0, D, _GRAM_COLUMNS):
-        part = basis[start : start + _GRAM_COLUMNS].double()
-        components[:, start : start + len(part)] = (part @ rotation).T
+    for part, out in zip(basis.split(_GRAM_COLUMNS), components.split(_GRAM_COLUMNS, 1), strict=True):
+        out[:] = (part.double() @ rotation).T
     return values.flip(0)[:d].clone(), components
 
 
 def _add_upper(products: Tensor, rows: Tensor) -> None:
     """Add the products of all pairs of rows to the upper triangle of a matrix, in place."""
-    # The matrix is symmetric: four strips of its upper triangle are 5/8 of the work.
-    strips = [(len(rows) * i // 4, len(rows) * (i + 1) // 4) for i in range(4)]
-    for start, stop in strips:
+    for i in range(4):  # four strips of the triangle are 5/8 of the work
+        start, stop = len(rows) * i // 4, len(rows) * (i + 1) // 4
         products[start:stop, start:] += rows[start:stop] @ rows[start:].T
 
 

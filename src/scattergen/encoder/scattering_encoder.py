@@ -25,8 +25,8 @@ _BATCH_FLOATS = 2**25
 class ScatteringEncoder:
     """Images to whitened scattering coefficients; nothing is trained.
 
-    Each image is scattered channel by channel; the flattened coefficients are projected on their
-    leading principal components and scaled to unit variance.
+    Each image is scattered channel by channel; the flattened coefficients are projected on their leading principal
+    components and scaled to unit variance.
 
     Args:
         image_shape: (C, H, W) of the images.
@@ -34,16 +34,14 @@ class ScatteringEncoder:
         L: Its number of orientations.
         max_order: Its highest order.
         n_components: Dimension d of the codes.
-        allow_fewer: Let the codes have fewer components, with a warning, if the images vary in
-            fewer ways.
+        allow_fewer: Let the codes have fewer components, with a warning, if the images vary in fewer ways.
         flips: Fit the components to the mirrored images, too, which makes up for few images.
-        held_out: Part of the images, the last ones, that components are not fitted to; if it is not
-            0, those are kept, of `n_components` at most, from which least squares restore the
-            held-out images best.
+        held_out: Part of the images, the last ones, that components are not fitted to; if it is not 0, those are kept,
+            of `n_components` at most, from which least squares restore the held-out images best.
         device: Where scattering, components and codes are computed.
-        store: Where the coefficients of training images are kept between the passes of the fit:
-            "memory", "disk" (the run folder), nowhere ("recompute"), or "auto": in memory up to
-            2 GiB, else on the disk if there is space, else nowhere.
+        store: Where the coefficients of training images are kept between the passes of the fit: "memory", "disk" (the
+            run folder), nowhere ("recompute"), or "auto": in memory up to 2 GiB, else on the disk if there is space,
+            else nowhere.
         store_dtype: Precision of coefficients on the disk, "float16" or "float32".
 
     Attributes:
@@ -86,16 +84,13 @@ class ScatteringEncoder:
         self.whitening = PCAWhitening(n_components, allow_fewer=allow_fewer)
         self.device = device
         self.store, self.store_dtype = store, store_dtype
-        self._scattering_keywords = {"J": J, "L": L, "max_order": max_order}
+        keywords: dict[str, Any] = {"image_shape": list(self.image_shape), "J": J, "L": L, "max_order": max_order}
+        self._features_keywords = keywords
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Keywords of the constructor that make an encoder like this one."""
-        return {
-            "image_shape": list(self.image_shape),
-            **self._scattering_keywords,
-            "n_components": self.whitening.n_components,
-        }
+        return {**self._features_keywords, "n_components": self.whitening.n_components}
 
     @property
     def n_features(self) -> int:
@@ -147,21 +142,14 @@ class ScatteringEncoder:
         Returns:
             The chunks; nothing is computed yet.
         """
-        identity: dict[str, Any] = {"image_shape": list(self.image_shape), **self._scattering_keywords}
+        identity = dict(self._features_keywords)
         if folder is not None:
             identity["images"] = fingerprint_of(images)
         return FeatureStore(
-            lambda rows: self.features(images[rows]),
-            len(images),
-            self.n_features,
-            self.batch_size,
-            keep=self.store,
-            precision=self.store_dtype,
-            cache_bytes=self.whitening.cache_bytes,
-            folder=folder,
-            identity=json.dumps(identity),
-            processes=processes,
-        )
+            lambda rows: self.features(images[rows]), len(images), self.n_features, self.batch_size,
+            keep=self.store, precision=self.store_dtype, cache_bytes=self.whitening.cache_bytes,
+            folder=folder, identity=json.dumps(identity), processes=processes,
+        )  # fmt: skip
 
     def fit(
         self,
@@ -181,9 +169,6 @@ class ScatteringEncoder:
             processes: Those that share the work; all call this together and get the same encoder.
             checkpoint: File to save progress in and to continue from; removed by whoever owns it.
 
-        Returns:
-            This object.
-
         Raises:
             InputError: If the images are too few or do not vary enough for `n_components`.
             ScattergenError: If there is too little space on the disk.
@@ -191,19 +176,16 @@ class ScatteringEncoder:
         Warns:
             UserWarning: If they do not vary enough and `allow_fewer` is set.
         """
-        arranged = None
-        if not isinstance(images, FeatureStore):
-            arranged = self.arrange(images)
-            features = features or self.open_features(arranged, processes=processes)
-        elif self.flips or self.held_out > 0:
-            raise InputError("Components are chosen by images: pass these, and the features too.")
+        if isinstance(images, FeatureStore):
+            if self.flips or self.held_out > 0:
+                raise InputError("Components are chosen by images: pass these, and the features too.")
+            features, arranged, n_fit = images, None, images.n_samples
         else:
-            features = images
-        n_fit = features.n_samples if arranged is None else arranged.n_fit
+            arranged = self.arrange(images)
+            features, n_fit = features or self.open_features(arranged, processes=processes), arranged.n_fit
         self.check_count(n_fit)
         if self.held_out > 0:
-            most = min(self.whitening.n_components, n_fit - 1, self.n_features)
-            self.whitening.n_components = most
+            self.whitening.n_components = min(self.whitening.n_components, n_fit - 1, self.n_features)
         try:
             self.whitening.fit_samples(
                 FirstSamples(features, n_fit), checkpoint=checkpoint, device=self._products_device, progress=progress
@@ -214,9 +196,8 @@ class ScatteringEncoder:
                 checkpoint.unlink(missing_ok=True)
             raise
         if arranged is not None and n_fit < features.n_samples:
-            best = 0
-            if features.processes.rank == 0:
-                best = best_number_of_components(self.whitening, features, arranged, progress)
+            first = features.processes.rank == 0
+            best = best_number_of_components(self.whitening, features, arranged, progress) if first else 0
             self.whitening.keep(features.processes.broadcast(best))
         return self
 
@@ -229,16 +210,13 @@ class ScatteringEncoder:
         Returns:
             Those that components are fitted to, then those that are held out.
         """
-        n = len(images)
-        n_held_out = 0
+        n, n_held_out = len(images), 0
         if self.held_out > 0:  # a hair more, for products like 0.29 · 100
             n_held_out = min(max(1, int(self.held_out * n + 1e-6)), max(n - 2, 0))
         return WithMirrored(images, n_held_out, self.flips)
 
     def check_count(self, n: int) -> None:
-        """Refuse to fit to fewer images than the components need.
-
-        Where their number is chosen by held-out images, two are enough.
+        """Refuse to fit to fewer images than the components need: two, if held-out images choose their number.
 
         Args:
             n: Number of images.
@@ -249,9 +227,7 @@ class ScatteringEncoder:
         d, most = self.whitening.n_components, min(n - 1, self.n_features)
         if n < 2:
             raise InputError(f"{n} training image(s) have no components: give at least 2.")
-        if self.held_out > 0:  # the number is but a limit
-            return
-        if n <= d or d > self.n_features:
+        if self.held_out == 0 and d > most:  # with images held out, the number is but a limit
             raise InputError(
                 f"{d} components were asked of {n} training images (those held out for tests do "
                 f"not count) with {self.n_features} coefficients each: use more than {d} images or "
@@ -264,7 +240,7 @@ class ScatteringEncoder:
         """Codes of images.
 
         Args:
-            images: Source of N images, a tensor (N, C, H, W), or what `open_features` made of them.
+            images: As of `fit`.
             progress: Where to report.
             processes: Those that share the work; all call this together.
 
@@ -306,14 +282,10 @@ class ScatteringEncoder:
         if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
             whitening.n_components = min(whitening.n_components, len(tensors["components"]))
         d, D = whitening.n_components, self.n_features
-        shapes: dict[str, tuple[int, ...]] = {
-            "mean": (D,),
-            "components": (d, D),
-            "explained_variance": (d,),
-            "explained_variance_ratio": (d,),
+        check_shapes("encoder", tensors, {
+            "mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,),
             "n_samples": (),
-        }
-        check_shapes("encoder", tensors, shapes)
+        })  # fmt: skip
         whitening.mean_ = tensors["mean"].float()
         whitening.components_ = tensors["components"].float()
         whitening.explained_variance_ = tensors["explained_variance"].double()

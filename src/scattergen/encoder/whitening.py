@@ -20,28 +20,27 @@ Batches = Callable[[], Iterable[Tensor]]
 class PCAWhitening:
     r"""Projection on the leading principal components, scaled to unit variance.
 
-    $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$
-    and $\Lambda$ their eigenvalues, in decreasing order.
+    $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$ and $\Lambda$ their
+    eigenvalues, in decreasing order.
 
-    Of at most 4,096 samples (800 MB in all) with more features, the components come from the Gram
-    matrix, and of up to 10,000 features from the covariance, both exactly; of more of both, from
-    block subspace iteration, `n_passes` passes in memory proportional to D·n_components.  The sign
-    of each component is fixed so that its entry of largest magnitude is positive, which makes fits
-    reproducible.
+    Of at most 4,096 samples (800 MB in all) with more features, the components come from the Gram matrix, and of up
+    to 10,000 features from the covariance, both exactly; of more of both, from block subspace iteration, `n_passes`
+    passes in memory proportional to D·n_components. The entry of largest magnitude of each component is positive,
+    which makes fits reproducible.
 
     Args:
-        n_components: Number d of components kept.
+        n_components: Number d of components to keep.
         n_passes: Passes over the data of the subspace iteration.
         cache_bytes: Largest size of data that are kept in memory between passes.
         allow_fewer: Keep fewer components, with a warning, if the data vary in fewer ways.
 
     Attributes:
-        n_components: As given; after a fit the number of components kept.
+        n_components: As given; after a fit, those kept.
         mean_: (D,) float32.
         components_: Rows are eigenvectors, (d, D), float32.
         explained_variance_: Eigenvalues, (d,), float64.
         explained_variance_ratio_: The same as parts of the total variance, (d,), float64.
-        n_samples_: Number of samples fitted on.
+        n_samples_: How many samples it was fitted to.
 
     References:
         Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018.
@@ -55,12 +54,6 @@ class PCAWhitening:
         True
     """
 
-    mean_: Tensor
-    components_: Tensor
-    explained_variance_: Tensor
-    explained_variance_ratio_: Tensor
-    n_samples_: int
-
     def __init__(
         self, n_components: int = 512, n_passes: int = 4, cache_bytes: int = 1 << 31, allow_fewer: bool = False
     ) -> None:
@@ -73,16 +66,12 @@ class PCAWhitening:
         """Fit mean, components and variances.
 
         Args:
-            batches: Returns an iterable over all features in batches (n, D), the same at every
-                call.  It is called once, and once more per pass if they do not fit in
-                `cache_bytes`.
-
-        Returns:
-            This object.
+            batches: Returns an iterable over all features in batches (n, D), the same at every call. It is called
+                once, and once more per pass if they do not fit in `cache_bytes`.
 
         Raises:
-            InputError: If there are too few samples or features for `n_components`, if they do not
-                vary enough, or if a value is NaN or infinite.
+            InputError: If there are too few samples or features for `n_components`, if they do not vary enough, or if
+                a value is NaN or infinite.
         """
         samples = _BatchesAsSamples(batches, self.cache_bytes)
         if samples.n_samples == 0:
@@ -100,9 +89,8 @@ class PCAWhitening:
     ) -> Self:
         """Fit to samples in numbered chunks, such as a `FeatureStore`, by all their processes.
 
-        With a checkpoint, a fit that was stopped at any moment continues from it and ends, on the
-        same machine with the same number of threads, with the same bits as one that was never
-        stopped.
+        With a checkpoint, a fit that was stopped at any moment continues from it and ends, on the same machine with
+        the same number of threads, with the same bits as one that was never stopped.
 
         Args:
             samples: Chunks, shared out to processes that all call this together.
@@ -111,21 +99,13 @@ class PCAWhitening:
             device: Where sums and products are computed; it needs float64.
             progress: Where to report.
 
-        Returns:
-            This object.
-
         Raises:
             InputError: As for `fit`.
         """
         found = principal_components(
-            samples,
-            self.n_components,
-            self.n_passes,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
-            device=device,
-            progress=progress,
-        )
+            samples, self.n_components, self.n_passes, checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds, device=device, progress=progress,
+        )  # fmt: skip
         d = self.n_components = self._check_rank(found, samples)
         components, variances = found.components[:d], found.variances[:d]
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
@@ -147,10 +127,10 @@ class PCAWhitening:
                 f"All {n} images give the same features, so they have no principal components: give images that differ."
             )
         if d > n - 1 or d > D:
+            most = min(n - 1, D)
             raise InputError(
                 f"{d} components were asked of {n} images with {D} features each: use more images "
-                f"or set n_components to at most {min(n - 1, D)} "
-                f"(--set encoder.n_components={min(n - 1, D)})."
+                f"or set n_components to at most {most} (--set encoder.n_components={most})."
             )
         # float32 features leave rounding noise of about eps times the largest variance.
         rank = int((values > eps * values[0]).sum())
@@ -189,7 +169,7 @@ class PCAWhitening:
             s: Features, (N, D), on any device.
 
         Returns:
-            Codes, (N, d), unit variance on the data of the fit, on the same device.
+            Codes, (N, d), of unit variance on the data of the fit, on the same device.
 
         Raises:
             InputError: If D is not that of the fit.
@@ -228,12 +208,7 @@ class PCAWhitening:
 
 
 class _BatchesAsSamples:
-    """Batches of an unknown number of samples, counted by reading them once.
-
-    Args:
-        batches: Starts a pass over them.
-        cache_bytes: Largest size of batches that are kept after the first pass.
-    """
+    """Batches of an unknown number of samples, counted by reading them once, and kept then if they are small."""
 
     processes = ALONE
 

@@ -12,27 +12,13 @@ _GRAM_FLOATS = 2**24
 
 
 def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
-    r"""Largest energy that one layer of the subsampled transform makes of a unit of energy.
+    r"""Largest energy that a layer with wavelets of these scales, or none, makes of a unit at resolution 2^-level.
 
-    $\max_{\|u\| = 1} \|2^J\, u \star \phi_{\downarrow J}\|^2 +
-    \sum_{j, \theta} \|2^j\, u \star \psi_{j, \theta \downarrow j}\|^2$ over real u, relative to
-    the resolution of u. Without subsampling it would be the maximum of the Littlewood-Paley sum;
-    subsampling adds aliases.  It mixes frequencies that differ by multiples of the outputs'
-    sampling rate only, so that the layer is a matrix for each set of these.
-
-    Args:
-        bank: Filters of the padded grid.
-        level: The layer's input has resolution 2^-level.
-        scales: Scales j of the wavelets; none for the low-pass alone.
-
-    Returns:
-        The bound, which some image attains if no output is cropped.
-
-    Example:
-        >>> from scattergen.scattering.filters import filter_bank, littlewood_paley
-        >>> bank = filter_bank((36, 36), 2, 8)
-        >>> round(layer_bound(bank, 0, range(2)), 3), round(littlewood_paley(bank)[1], 3)
-        (1.042, 1.0)
+    $\max_{\|u\| = 1} \|2^J\, u \star \phi_{\downarrow J}\|^2 + \sum_{j, \theta}
+    \|2^j\, u \star \psi_{j, \theta \downarrow j}\|^2$ over real u, relative to the resolution of u; some image attains
+    it if no output is cropped. Without subsampling it would be the maximum of the Littlewood-Paley sum. Subsampling
+    adds aliases, which mix only frequencies that differ by multiples of the outputs' sampling rate: the layer is a
+    matrix for each set of these.
     """
     J, _, M, N = bank.psi.shape
     rows, columns = low_frequencies(M, level), low_frequencies(N, level)
@@ -40,8 +26,9 @@ def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
     filters = [(low_pass, 2 ** (J - level))]
     filters += [(bank.psi[j][:, rows[:, None], columns], 2 ** (j - level)) for j in scales]
     n_aliases = 2 ** (J - level)  # along either axis
-    alias = torch.arange(n_aliases)
-    groups = [(_by_aliases(spectra, n_aliases), _congruent(alias, n_aliases // factor)) for spectra, factor in filters]
+    groups = [
+        (_by_aliases(spectra, n_aliases), _congruent(n_aliases, n_aliases // factor)) for spectra, factor in filters
+    ]
     if not scales:  # one filter, symmetric: matrices of rank one
         return groups[0][0].square().sum((1, 2)).max().item()
     bound = 0.0
@@ -65,8 +52,9 @@ def _by_aliases(spectra: Tensor, n: int) -> Tensor:
     return both.permute(2, 4, 0, 1, 3).flatten(3).flatten(0, 1)
 
 
-def _congruent(alias: Tensor, period: int) -> Tensor:
-    """Which pairs of aliases (n², n²) meet in a spectrum that has `period` of them per axis."""
+def _congruent(n: int, period: int) -> Tensor:
+    """Which pairs of the n² aliases, (n², n²), meet in a spectrum that has `period` of them per axis."""
+    alias = torch.arange(n)
     axis = (alias[:, None] - alias) % period == 0
     return torch.kron(axis.double(), axis.double())
 
@@ -74,8 +62,8 @@ def _congruent(alias: Tensor, period: int) -> Tensor:
 def lipschitz_constant(bank: FilterBank, max_order: int = 2) -> float:
     r"""Bound c of the subsampled transform: $2^J \|Sx - Sy\| \le c\, \|x - y\|$ on the padded grid.
 
-    Layers multiply the energy of a difference by at most their bounds, and the modulus does not
-    enlarge it. With y = 0 it bounds the energy of the coefficients; 2^J makes up for their number.
+    Layers multiply the energy of a difference by at most their bounds, and the modulus does not enlarge it. With
+    y = 0 it bounds the energy of the coefficients; 2^J makes up for their number.
 
     Args:
         bank: Filters of the padded grid.

@@ -22,40 +22,15 @@ def minimize_in_box(
     *,
     max_iterations: int,
     target: float,
-    on_iteration: Callable[[], None] | None = None,
+    on_iteration: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Minimise N independent functions over [0, 1]^D, each by its own L-BFGS.
+    r"""Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
 
-    An iteration moves the coordinates that are not held at a bound by the sign of their gradient:
-    $x \leftarrow P(x - t H g)$ with $P$ the projection on the box, $H$ the two-loop estimate of the
-    inverse Hessian on the free coordinates, and t halved until the value falls enough.  A problem
-    ends when its value is below `target`, when it has improved by less than 1 % in 20 iterations,
-    or when even its gradient is no direction of descent.
-
-    Args:
-        objective: The functions; problem i must not depend on the others.
-        start: First points, (N, D), inside the box.
-        max_iterations: Limit per problem.
-        target: Value below which a problem counts as solved.
-        on_iteration: Called after each iteration.
-
-    Returns:
-        Best points (N, D), their values (N,), and the iterations used (N,).
-
-    References:
-        Nocedal, "Updating quasi-Newton matrices with limited storage", 1980.
-        Bertsekas, "Projected Newton methods for optimization problems with simple constraints",
-        1982.
-
-    Example:
-        >>> centre = torch.tensor([[0.3, 2.0]])
-        >>> def squared_distance(x, rows):
-        ...     return (x - centre[rows]).square().sum(1), 2 * (x - centre[rows])
-        >>> x, value, _ = minimize_in_box(
-        ...     squared_distance, torch.zeros(1, 2), max_iterations=20, target=0.0
-        ... )
-        >>> [round(v, 4) for v in x[0].tolist()], round(value.item(), 4)
-        ([0.3, 1.0], 1.0)
+    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982). An iteration moves the
+    coordinates that their gradient does not hold at a bound: $x \leftarrow P(x - t H g)$, with $P$ the projection on
+    the box, $H$ the two-loop estimate of the inverse Hessian on the free coordinates, and t halved until the value
+    falls enough. A problem ends when its value is below `target`, when it has improved by less than 1 % in 20
+    iterations, or when even its gradient is no direction of descent.
     """
     points, values = start.clone(), start.new_empty(len(start))
     iterations = torch.zeros(len(start), dtype=torch.int64, device=start.device)
@@ -64,11 +39,10 @@ def minimize_in_box(
     values[rows] = state.value
     before = state.value
     for iteration in range(max_iterations):
-        finished = state.value <= target
+        finished = (state.value <= target) | state.stuck
         if iteration % _WINDOW == 0 and iteration > 0:
             finished |= state.value > (1 - _IMPROVEMENT) * before
             before = state.value
-        finished |= state.stuck
         if finished.any():
             state.keep(~finished)
             before = before[~finished]
@@ -77,8 +51,7 @@ def minimize_in_box(
         state.step()
         points[state.rows], values[state.rows] = state.x, state.value
         iterations[state.rows] += 1
-        if on_iteration is not None:
-            on_iteration()
+        on_iteration()
     return points, values, iterations
 
 
@@ -103,8 +76,7 @@ class _Problems:
 
     def step(self) -> None:
         """One iteration of every problem."""
-        direction = self._direction()
-        x, value, gradient, failed = self._line_search(direction)
+        x, value, gradient, failed = self._line_search(self._direction())
         step, change = x - self.x, gradient - self.gradient
         product, square = (step * change).sum(1), change.square().sum(1)
         # Positive curvature keeps the estimate positive definite.
@@ -114,8 +86,8 @@ class _Problems:
         self.curvature[:, self.place] = torch.where(usable, 1 / product, 0)
         self.scale = torch.where(usable, product / square, self.scale)
         self.place = (self.place + 1) % _PAIRS
-        # What is remembered may be of no use after bounds became active: forget it and go on.  A
-        # problem that fails without memory has nowhere to go.
+        # What is remembered may be of no use once other bounds are active: forget it and go on. A problem that fails
+        # without memory has nowhere to go.
         self.stuck = failed & self.fresh
         self.curvature[failed] = 0
         self.fresh = (self.fresh & ~usable) | failed
@@ -125,8 +97,7 @@ class _Problems:
         """Minus the inverse Hessian's estimate times the gradient, 0 for coordinates held."""
         held = ((self.x <= 0) & (self.gradient > 0)) | ((self.x >= 1) & (self.gradient < 0))
         q = torch.where(held, 0, self.gradient)
-        tiny = torch.finfo(q.dtype).tiny
-        first = _FIRST_STEP / q.square().mean(1).sqrt().clamp_min(tiny)
+        first = _FIRST_STEP / q.square().mean(1).sqrt().clamp_min(torch.finfo(q.dtype).tiny)
         newest_first = [(self.place - 1 - i) % _PAIRS for i in range(_PAIRS)]
         weights = {}
         for i in newest_first:

@@ -2,20 +2,22 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """FFTs of lines of complex vectors, LANES transforms at once (Stockham's algorithm), for Numba.
 
-All intermediates of a scattering transform live in one workspace b.  A line starts at s (source)
-or d (destination) and advances by ss or ds floats.  A pass of radix r splits q interleaved
-transforms of length n into q·r of length n / r; tw holds exp(-2πi k / (n q)) from position t.
+All intermediates of a scattering transform live in one workspace b. A line starts at s (source) or d (destination)
+and advances by ss or ds floats. A pass of radix r splits q interleaved transforms of length n into q·r of length
+n / r; tw holds exp(-2πi k / (n q)) from position t.
 """
 
 import numpy as np
 
-from scattergen.scattering.simd import COMPLEX, compiled, inlined, load_complex, pointer_to, spread, store_complex, zero
+from scattergen.scattering.plan import COMPLEX
+from scattergen.scattering.simd import compiled, inlined, load_complex, pointer_to, spread, store_complex, zero
 
 
 @inlined
-def _rotate(r, i, tw, t):
+def _store_rotated(b, at, r, i, tw, t):
+    """Write r + i·i times the twiddle at t."""
     wr, wi = spread(tw, t), spread(tw, t + 1)
-    return r * wr - i * wi, r * wi + i * wr
+    store_complex(b, at, r * wr - i * wi, r * wi + i * wr)
 
 
 @compiled
@@ -87,7 +89,7 @@ def _pass4(b, s, ss, d, ds, n, q, tw, t):
 @compiled
 def _pass5(b, s, ss, d, ds, n, q, tw, t, constants):
     m = n // 5
-    c1, s1, c2, s2 = (spread(constants, 2), spread(constants, 3), spread(constants, 4), spread(constants, 5))
+    c1, s1, c2, s2 = spread(constants, 2), spread(constants, 3), spread(constants, 4), spread(constants, 5)
     for p in range(m):
         for k in range(q):
             x, dx = s + (k + q * p) * ss, q * m * ss
@@ -103,16 +105,12 @@ def _pass5(b, s, ss, d, ds, n, q, tw, t, constants):
             xr, xi = ar + pr * c1 + ur * c2, ai + pi * c1 + ui * c2
             zr, zi = mi * s1 + vi * s2, mr * s1 + vr * s2
             step = 2 * q * p
-            br, bi = _rotate(xr + zr, xi - zi, tw, t + step)
-            fr, fi = _rotate(xr - zr, xi + zi, tw, t + 4 * step)
-            store_complex(b, y + dy, br, bi)
-            store_complex(b, y + 4 * dy, fr, fi)
+            _store_rotated(b, y + dy, xr + zr, xi - zi, tw, t + step)
+            _store_rotated(b, y + 4 * dy, xr - zr, xi + zi, tw, t + 4 * step)
             xr, xi = ar + pr * c2 + ur * c1, ai + pi * c2 + ui * c1
             zr, zi = mi * s2 - vi * s1, mr * s2 - vr * s1
-            cr, ci = _rotate(xr + zr, xi - zi, tw, t + 2 * step)
-            er, ei = _rotate(xr - zr, xi + zi, tw, t + 3 * step)
-            store_complex(b, y + 2 * dy, cr, ci)
-            store_complex(b, y + 3 * dy, er, ei)
+            _store_rotated(b, y + 2 * dy, xr + zr, xi - zi, tw, t + 2 * step)
+            _store_rotated(b, y + 3 * dy, xr - zr, xi + zi, tw, t + 3 * step)
 
 
 @compiled
@@ -134,11 +132,9 @@ def _pass_odd(b, s, ss, d, ds, n, q, radix, tw, t):
                     cr, ci = load_complex(b, x + (radix - j) * dx)
                     er, ei = er + (ar + cr) * cosine, ei + (ai + ci) * cosine
                     ur, ui = ur + (ci - ai) * sine, ui + (ar - cr) * sine
-                r, i = _rotate(er + ur, ei + ui, tw, t + 2 * q * p * f)
-                store_complex(b, y + f * dy, r, i)
+                _store_rotated(b, y + f * dy, er + ur, ei + ui, tw, t + 2 * q * p * f)
                 if f > 0:
-                    r, i = _rotate(er - ur, ei - ui, tw, t + 2 * q * p * (radix - f))
-                    store_complex(b, y + (radix - f) * dy, r, i)
+                    _store_rotated(b, y + (radix - f) * dy, er - ur, ei - ui, tw, t + 2 * q * p * (radix - f))
 
 
 @compiled

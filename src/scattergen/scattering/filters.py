@@ -1,8 +1,8 @@
 """Morlet wavelets and the Gaussian low-pass of the scattering transform, built in Fourier.
 
-A filter that is sampled on a periodic grid has, by Poisson's formula, a discrete Fourier transform
-that is the sum of the 2π-translates of its continuous one.  Since all filters here are (differences
-of) Gaussians in Fourier, they are real there, need no FFT, and are exact to float64 rounding.
+By Poisson's formula, a filter sampled on a periodic grid has as its discrete Fourier transform the sum of the
+2π-translates of its continuous one. All filters here are (differences of) Gaussians in Fourier, so they are real
+there, need no FFT, and are exact to float64 rounding.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ _REACH = 9.5
 
 @dataclass(frozen=True)
 class FilterBank:
-    """Fourier-domain filters of one padded grid, in float64.
+    """Fourier-domain filters of one padded grid, real, in float64.
 
     Attributes:
-        psi: Wavelets, (J, L, M, N), real.
+        psi: Wavelets, (J, L, M, N).
         phi_rows: Low-pass along the rows' axis, (M,); the 2-D low-pass is the outer product.
         phi_columns: Low-pass along the columns' axis, (N,).
     """
@@ -56,51 +56,18 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def gaussian(size: int, sigma: float) -> Tensor:
-    r"""Fourier transform of a periodised 1-D Gaussian of unit mass.
-
-    $\hat\phi(\omega) = \sum_k e^{-\sigma^2 (\omega + 2\pi k)^2 / 2}$
-
-    Args:
-        size: Number of samples of the periodic grid.
-        sigma: Spatial standard deviation in samples.
-
-    Returns:
-        Real spectrum in DFT order, (size,), float64.
-
-    Example:
-        >>> round(gaussian(64, 2.0)[0].item(), 12)
-        1.0
-    """
+    r"""Spectrum of a periodised Gaussian of unit mass, (size,): $\sum_k e^{-\sigma^2 (\omega + 2\pi k)^2 / 2}$."""
     bins = _bins(size, 0.0, 1 / sigma)
     values = _exp(-0.5 * (2 * pi / size * sigma * bins.double()) ** 2)
     return values.new_zeros(size).index_add_(0, bins % size, values)
 
 
 def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant: float) -> Tensor:
-    r"""Fourier transform of a periodised 2-D Morlet wavelet.
+    r"""Spectrum (M, N) of a periodised Morlet wavelet of direction theta, in radians from the rows' axis.
 
-    $\hat\psi(\omega) = \hat g(\omega - \xi u_\theta) - \kappa\, \hat g(\omega)$, where
-    $\hat g(\omega) = e^{-\sigma^2 (\omega_\parallel^2 + \omega_\perp^2 / s^2) / 2}$ and κ makes the
-    mean of ψ zero.
-
-    Args:
-        shape: Periodic grid (M, N) in pixels.
-        sigma: Spatial standard deviation of the envelope along the wave, in pixels.
-        theta: Direction of the wave, in radians from the rows' axis.
-        xi: Centre frequency in radians per pixel.
-        slant: Ratio of the envelope's widths along and across the wave; the envelope is
-            sigma / slant wide across it.
-
-    Returns:
-        Real spectrum in DFT order, (M, N), float64.
-
-    References:
-        Bruna, Mallat, "Invariant scattering convolution networks", 2013.
-
-    Example:
-        >>> psi = morlet((32, 32), 1.6, 0.0, 1.2, 0.5)
-        >>> abs(psi[0, 0].item()) < 1e-15
-        True
+    $\hat g(\omega - \xi u_\theta) - \kappa\, \hat g(\omega)$, where $\hat g(\omega) =
+    e^{-\sigma^2 (\omega_\parallel^2 + \omega_\perp^2 / s^2) / 2}$, s is the slant, and κ makes the mean zero: the
+    envelope is sigma pixels wide along the wave and sigma / slant across it.
     """
     # Standard deviations along and across the wave, and of the envelope's shadow on either axis.
     along, across = 1 / sigma, slant / sigma
@@ -124,10 +91,10 @@ def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant:
 
 @lru_cache(maxsize=16)
 def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
-    r"""All filters of a scattering transform on a padded grid.
+    r"""All filters of a scattering transform with J scales and L orientations on a padded grid.
 
-    $\psi_{j,\theta}$ has σ = 0.8·2^j, ξ = 3π/(4·2^j), slant 4/L and angle (⌊L - L/2 - 1⌋ - θ)π/L
-    for θ = 0 … L-1; φ is a Gaussian with σ = 0.8·2^(J-1).
+    $\psi_{j,\theta}$ has σ = 0.8·2^j, ξ = 3π/(4·2^j), slant 4/L and angle (⌊L - L/2 - 1⌋ - θ)π/L for θ = 0 … L-1;
+    φ is a Gaussian with σ = 0.8·2^(J-1).
 
     Args:
         shape: Padded grid (M, N), multiples of 2^J.
@@ -154,14 +121,7 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
 
 
 def low_frequencies(size: int, level: int) -> Tensor:
-    """Indices of the DFT bins that remain when a spectrum is cropped to resolution 2^-level.
-
-    Args:
-        size: Length of the full spectrum, a multiple of 2^(level + 1).
-        level: Dyadic resolution; 0 keeps everything.
-
-    Returns:
-        size / 2^level indices in DFT order, int64.
+    """Indices, in DFT order, of the bins that remain when a spectrum is cropped to resolution 2^-level.
 
     Example:
         >>> low_frequencies(8, 1).tolist()
@@ -172,21 +132,9 @@ def low_frequencies(size: int, level: int) -> Tensor:
 
 
 def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
-    """Circular convolution with φ at resolution 2^-level, subsampled to 2^-J, one sample cropped.
+    """Matrix (outputs, size / 2^level) that averages by φ at resolution 2^-level, subsamples to 2^-J and crops by one.
 
     Along one axis all three are linear, so that they are one matrix.
-
-    Args:
-        phi: Spectrum of φ along the axis, (size,).
-        level: Resolution of the input.
-        J: Resolution of the output.
-
-    Returns:
-        Matrix (outputs, size / 2^level).
-
-    Example:
-        >>> low_pass_matrix(gaussian(36, 1.6), 1, 2).shape
-        torch.Size([7, 18])
     """
     kernel = torch.fft.ifft(phi[low_frequencies(len(phi), level)]).real
     size, step = len(kernel), 2 ** (J - level)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
-from scattergen.scattering.box_lbfgs import Objective, minimize_in_box
+from scattergen.scattering.box_lbfgs import minimize_in_box
 from scattergen.scattering.transform import Scattering2D
 
 Residual = Callable[[Tensor, Tensor], Tensor]
@@ -18,7 +19,7 @@ Residual = Callable[[Tensor, Tensor], Tensor]
 The sum of their squares is the squared relative error.
 """
 
-# Largest value of the uniform noise that distinguishes the starts.  0.01 and 0.1 recovered as many
+# Largest value of the uniform noise that distinguishes the starts. 0.01 and 0.1 recovered as many
 # of 32 MNIST digits per start, 0.3 fewer; several starts recovered most with 0.1.
 _NOISE = 0.1
 
@@ -36,8 +37,7 @@ class Reconstruction:
 
     Attributes:
         images: In [0, 1], (..., H, W).
-        error: Relative error of what was matched, one per problem; about 1e-3 and more means a
-            local minimum.
+        error: Relative error of what was matched, one per problem; about 1e-3 and more means a local minimum.
         iterations: Iterations spent on each, all starts together.
     """
 
@@ -60,18 +60,16 @@ def reconstruct(
     r"""Images from scattering coefficients, by projected L-BFGS from several starts.
 
     Each image minimises, over pixels in [0, 1],
-    $\epsilon^2 = \sum_m w_m \lVert S_m x - s_m \rVert^2 \big/ \sum_m w_m \lVert s_m \rVert^2$,
-    where m is the order and $w_m$ the inverse root mean square of its coefficients $s_m$. The
-    problem is not convex: a start ends in the image or in a local minimum. Starts are the
-    low-passed image (order 0) with a little noise; those after the first are made only for images
-    whose error is above ten times the tolerance, and the best is kept.
+    $\epsilon^2 = \sum_m w_m \lVert S_m x - s_m \rVert^2 \big/ \sum_m w_m \lVert s_m \rVert^2$, where m is the order
+    and $w_m$ the inverse root mean square of its coefficients $s_m$. The problem is not convex: a start ends in the
+    image or in a local minimum. Starts are the low-passed image (order 0) with a little noise; those after the first
+    are made only for images whose error is above ten times the tolerance, and the best is kept.
 
-    The image of a coefficient array depends on it, the seed and the number of starts only, up to
-    rounding, and not on the others of the batch.
+    The image of a coefficient array depends on it, the seed and the number of starts only, up to rounding, and not on
+    the others of the batch.
 
     Args:
-        s: Coefficients, (..., K, H', W'), float32 or float64; every channel is a problem of its
-            own.
+        s: Coefficients, (..., K, H', W'), float32 or float64; every channel is a problem of its own.
         transform: The transform that they are of.
         n_starts: Most starts per image.
         max_iterations: Most iterations per start.
@@ -84,8 +82,7 @@ def reconstruct(
         Images (..., H, W), errors (...) and iterations (...), where `s` is.
 
     Raises:
-        InputError: If `s` does not fit the transform or is not finite, or an argument is out of
-            range.
+        InputError: If `s` does not fit the transform or is not finite, or an argument is out of range.
 
     References:
         Bruna, Mallat, "Audio texture synthesis with scattering moments", 2013.
@@ -98,10 +95,16 @@ def reconstruct(
         >>> found.error.item() < 1e-3, torch.allclose(found.images, x, atol=0.05)
         (True, True)
     """
-    _check_coefficients(s, transform)
+    K, height, width = transform.output_shape
+    if s.ndim < 3 or tuple(s.shape[-3:]) != (K, height, width):
+        raise InputError(
+            f"Expected coefficients of shape (..., {K}, {height}, {width}) but got "
+            f"{tuple(s.shape)}: give the transform that they were computed with."
+        )
+    check_finite(s, "coefficients")
     batch = s.shape[:-3]
     dtype = s.dtype if s.dtype == torch.float64 else torch.float32
-    wanted = s.detach().to(device or s.device, dtype).reshape(-1, 1, *transform.output_shape)
+    wanted = s.detach().to(device or s.device, dtype).reshape(-1, 1, K, height, width)
     weights = _order_weights(wanted, transform)
 
     def residual(x: Tensor, rows: Tensor) -> Tensor:
@@ -119,20 +122,7 @@ def reconstruct(
 
 
 def coarse_images(s: Tensor, transform: Scattering2D) -> Tensor:
-    """First guesses: the low-passed images (order 0), interpolated.
-
-    Args:
-        s: Coefficients, (N, C, K, H', W').
-        transform: The transform that they are of.
-
-    Returns:
-        Images in [0, 1], (N, C, H, W).
-
-    Example:
-        >>> transform = Scattering2D(J=1, shape=(8, 8))
-        >>> coarse_images(transform(torch.ones(1, 3, 8, 8)), transform).shape
-        torch.Size([1, 3, 8, 8])
-    """
+    """First guesses (N, C, H, W) from coefficients (N, C, K, H', W'): their order 0, interpolated."""
     return F.interpolate(s[:, :, 0], size=transform.shape, mode="bilinear").clamp(0, 1)
 
 
@@ -147,23 +137,9 @@ def multi_start(
     seed: int,
     progress: Progress,
 ) -> Reconstruction:
-    """Minimise the squares of residuals over images, each from several starts.
+    """Minimise the squares of residuals over images, each from several starts near its coarse one (N, C, H, W).
 
-    Args:
-        residual: What is to vanish; its norm is the relative error.
-        coarse: First guesses, (N, C, H, W).
-        transform: The transform inside the residual; it sets how many images fit in memory.
-        n_starts: Most starts per image.
-        max_iterations: Most iterations per start.
-        tolerance: Error at which a start ends; up to ten times it counts as solved.
-        seed: Of the noise of the starts, which is the same for all images.
-        progress: Where to report.
-
-    Returns:
-        The best images (N, C, H, W), their errors (N,) and the iterations (N,).
-
-    Raises:
-        InputError: If an argument is out of range.
+    The transform inside the residual sets how many images fit in memory; the noise is the same for all of them.
     """
     if n_starts < 1 or max_iterations < 1:
         raise InputError(f"n_starts={n_starts}, max_iterations={max_iterations}: both must be at least 1.")
@@ -175,38 +151,34 @@ def multi_start(
     shape = coarse.shape[1:]
     generator = torch.Generator().manual_seed(seed)
     noise = [_NOISE * torch.rand(shape, generator=generator).to(coarse) for _ in range(n_starts)]
+    solved = (_ANOTHER_START * tolerance) ** 2
 
-    def objective_of(rows: Tensor) -> Objective:
-        def objective(points: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-            x = points.reshape(-1, *shape).requires_grad_()
-            with torch.enable_grad():
-                squares = residual(x, rows[chosen]).square().sum(1)
-                (gradient,) = torch.autograd.grad(squares.sum(), x)
-            return squares.detach(), gradient.flatten(1)
+    def squared_error(rows: Tensor, points: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        x = points.reshape(-1, *shape).requires_grad_()
+        with torch.enable_grad():
+            squares = residual(x, rows[chosen]).square().sum(1)
+            (gradient,) = torch.autograd.grad(squares.sum(), x)
+        return squares.detach(), gradient.flatten(1)
 
-        return objective
-
-    batches = torch.arange(len(coarse), device=coarse.device).split(_batch_size(shape, transform))
+    M, N = transform.padded_shape
+    batch_size = max(1, _BATCH_FLOATS // (shape[0] * 2 * M * N * transform.L * transform.J))
+    batches = torch.arange(len(coarse), device=coarse.device).split(batch_size)
     with progress.task("inversion", len(batches) * n_starts * max_iterations) as task:
         for batch in batches:
             for k in range(n_starts):
-                rows = batch[value[batch] > (_ANOTHER_START * tolerance) ** 2]
+                rows = batch[value[batch] > solved]
                 before = task.completed
                 if len(rows) > 0:
                     points, values, used = minimize_in_box(
-                        objective_of(rows),
-                        (coarse[rows] + noise[k]).clamp(0, 1).flatten(1),
-                        max_iterations=max_iterations,
-                        target=tolerance**2,
-                        on_iteration=task.advance,
-                    )
+                        partial(squared_error, rows), (coarse[rows] + noise[k]).clamp(0, 1).flatten(1),
+                        max_iterations=max_iterations, target=tolerance**2, on_iteration=task.advance,
+                    )  # fmt: skip
                     better = values < value[rows]
                     images[rows[better]] = points[better].reshape(-1, *shape)
                     value[rows[better]] = values[better]
                     iterations[rows] += used
                 skipped = max_iterations - (task.completed - before)
-                solved = int((value <= (_ANOTHER_START * tolerance) ** 2).sum())
-                task.advance(skipped, f"{solved} of {len(coarse)} solved")
+                task.advance(skipped, f"{int((value <= solved).sum())} of {len(coarse)} solved")
     return Reconstruction(images, value.sqrt(), iterations)
 
 
@@ -218,22 +190,11 @@ def check_finite(values: Tensor, what: str) -> None:
         raise InputError(f"The {what} hold NaN or infinite values: check where they come from.")
 
 
-def _check_coefficients(s: Tensor, transform: Scattering2D) -> None:
-    K, height, width = transform.output_shape
-    if s.ndim < 3 or tuple(s.shape[-3:]) != (K, height, width):
-        raise InputError(
-            f"Expected coefficients of shape (..., {K}, {height}, {width}) but got "
-            f"{tuple(s.shape)}: give the transform that they were computed with."
-        )
-    check_finite(s, "coefficients")
-
-
 def _order_weights(s: Tensor, transform: Scattering2D) -> Tensor:
     """Square roots of the normalised weights, (N, 1, K, 1, 1), of coefficients (N, 1, K, H', W').
 
-    An order's squared error is divided by its root mean square.  Undivided, the high orders hardly
-    count and inversion stops in more local minima; divided by the mean square it is ill-conditioned
-    and no better (docs/log.md).
+    An order's squared error is divided by its root mean square. Undivided, the high orders hardly count and inversion
+    stops in more local minima; divided by the mean square it is ill-conditioned and no better (docs/log.md).
     """
     order = torch.tensor([path.order for path in transform.paths], device=s.device)
     energy = s.square().mean((1, 3, 4))  # (N, K)
@@ -245,8 +206,3 @@ def _order_weights(s: Tensor, transform: Scattering2D) -> Tensor:
     norm = (weights * energy).sum(1, keepdim=True) * s.shape[-1] * s.shape[-2]
     weights = weights / torch.where(norm > 0, norm, 1)
     return weights.sqrt()[:, None, :, None, None]
-
-
-def _batch_size(shape: torch.Size, transform: Scattering2D) -> int:
-    rows, columns = transform.padded_shape
-    return max(1, _BATCH_FLOATS // (shape[0] * 2 * rows * columns * transform.L * transform.J))

@@ -2,22 +2,20 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The gradient of the compiled scattering transform (needs Numba).
 
-Nothing is kept from the transform but the image: its spectra are computed again, step by step, and
-every step is followed backwards while its intermediates are in the cache.  With F the unnormalised
-DFT, which is symmetric, and real weights, the adjoint of each step is made of the same parts:
+Nothing is kept from the transform but the image: its spectra are computed again, step by step, and every step is
+followed backwards while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and real
+weights, the adjoint of each step is made of the same parts:
 
-* z = F p̄, the conjugate of p's inverse FFT: the gradient of p is F applied to the conjugate of
-  z's gradient;
+* z = F p̄, the conjugate of p's inverse FFT: the gradient of p is F applied to the conjugate of z's gradient;
 * u = |z|: z's gradient is u's times z / |z|, and 0 where z is 0;
 * p = sum over blocks of ψ times a spectrum: the gradient is spread over the same blocks;
-* half spectrum of a real u: u's gradient is the real part of F applied to the conjugate of the
-  spectrum's gradient, of which two columns share one transform again.
+* half spectrum of a real u: u's gradient is the real part of F applied to the conjugate of the spectrum's gradient,
+  of which two columns share one transform again.
 
-Gradients of spectra are kept conjugated.  Each lane does the same operations whatever the batch, so
-gradients do not depend on batch or threads, bit by bit.
+Gradients of spectra are kept conjugated. Each lane does the same operations whatever the batch, so gradients do not
+depend on batch or threads, bit by bit.
 
-Numba renews compiled code when this file changes: touch it after a change of simd.py, fft.py or
-kernels.py alone.
+Numba renews compiled code when this file changes: touch it after a change of simd.py, fft.py or kernels.py alone.
 """
 
 import numba
@@ -25,22 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.scattering.fft import axis_tables, fft
+from scattergen.scattering.fft import fft
 from scattergen.scattering.kernels import (
+    blocks_of,
     contiguous,
-    first_product,
+    first_order,
     image_spectrum,
     image_step,
+    pointers,
     second_product,
-    separate,
     share,
-    transform_row,
     workspace_parts,
     workspace_size,
 )
-from scattergen.scattering.plan import LANES, Plan
+from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
-    COMPLEX,
     compiled,
     load,
     load_complex,
@@ -118,48 +115,29 @@ def _through_modulus(b, z, zs, u, us, d, n):
 
 
 @compiled
-def _spread_first(b, s, gx, n, N, products, row):
-    """Adjoint of `first_product`: add a row's conjugate gradient to that of the spectrum, gx."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, at = rows[4 * row + 2], rows[4 * row + 3]
-    for block in range(first, first + n_stored + n_mirrored):
-        # The spectrum holds eight rows in lanes; gx has a vector for each of its numbers.
-        vector, lane = blocks[block] // COMPLEX, blocks[block] % COMPLEX
-        source = vector // (N + 1) * LANES + lane
-        d = gx + (source * (N + 1) + vector % (N + 1)) * COMPLEX
-        mirrored = block >= first + n_stored
-        step = -COMPLEX if mirrored else COMPLEX
+def _spread_product(b, s, d, n, N, products, row, grouped):
+    """Adjoint of `first_product`, if grouped, or `second_product`: add a row's conjugate gradient to that at d."""
+    _, blocks, weights = products
+    first, mirrored, end, at = blocks_of(products, row)
+    size = LANES if grouped else 1
+    for block in range(first, end):
+        source = blocks[block]
+        if grouped:  # the spectrum holds eight rows in lanes; its gradient has a vector for each number
+            vector, lane = source // COMPLEX, source % COMPLEX
+            source = ((vector // (N + 1) * LANES + lane) * (N + 1) + vector % (N + 1)) * COMPLEX
+        to = d + source
+        step = COMPLEX if block < mirrored else -COMPLEX
         for k in range(n):
-            weight = load(weights, at + k * LANES)
+            weight = load(weights, at) if grouped else spread(weights, at)
             r, i = load_complex(b, s + k * COMPLEX)
-            gr, gi = load_complex(b, d + k * step)
+            gr, gi = load_complex(b, to + k * step)
             i = weight * i
-            store_complex(b, d + k * step, gr + weight * r, gi + i if mirrored else gi - i)
-        at += n * LANES
+            store_complex(b, to + k * step, gr + weight * r, gi - i if block < mirrored else gi + i)
+            at += size
 
 
 @compiled
-def _spread_second(b, s, gh, n, products, row):
-    """Adjoint of `second_product`: add a row's conjugate gradient to that of the spectra, gh."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, at = rows[4 * row + 2], rows[4 * row + 3]
-    for block in range(first, first + n_stored + n_mirrored):
-        d = gh + blocks[block]
-        mirrored = block >= first + n_stored
-        step = -COMPLEX if mirrored else COMPLEX
-        for k in range(n):
-            weight = spread(weights, at + k)
-            r, i = load_complex(b, s + k * COMPLEX)
-            gr, gi = load_complex(b, d + k * step)
-            i = weight * i
-            store_complex(b, d + k * step, gr + weight * r, gi + i if mirrored else gi - i)
-        at += n
-
-
-@compiled
-def _read_averages(b, at, gradient, image, path, stride, n_lanes, along, level, plan):
+def _read_averages(b, at, gradient, image, path, stride, n_lanes, tables, level, plan):
     """Gradient of the coefficients `path + l * stride` (lane l), spread along rows, at t."""
     t, s = at[6], at[7]
     n = len(plan.source_columns) >> level
@@ -176,40 +154,16 @@ def _read_averages(b, at, gradient, image, path, stride, n_lanes, along, level, 
                 b[s + h * row + w * LANES + lane] = value
     for h in range(height):
         to = t + h * n * LANES
-        _spread_averages(b, s + h * row, vector, to, vector, n, along, level, width)
+        _spread_averages(b, s + h * row, vector, to, vector, n, tables[1], level, width)
 
 
 @compiled
-def _first_moduli(b, at, row, j1, again, down, along, products, plan):
-    """Conjugate of x * ψ_j1 for LANES θ1 at a and, if asked, the spectrum of its modulus at h."""
-    line, other, scratch, x, h, a, _, _ = at
-    m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
-    stride, across = np.int64(COMPLEX), np.int64(n * COMPLEX)
-    for i in range(m):
-        first_product(b, x, line, n, products, row + i)
-        fft(b, line, stride, a + i * across, stride, scratch, n, along, j1)
-    for c in range(0, n, 2):  # the moduli of two columns share one transform
-        for part in range(2):
-            column = a + (c + part) * COMPLEX
-            fft(b, column, across, other, stride, scratch, m, down, j1)
-            for i in range(m):
-                r, q = load_complex(b, other + i * COMPLEX)
-                store_complex(b, column + i * across, r, q)
-                store(b, line + i * COMPLEX + part * LANES, square_root(r * r + q * q))
-        if again:
-            fft(b, line, stride, line, stride, scratch, m, down, j1)
-            to = h + c * COMPLEX
-            separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
-    if again:
-        for i in range(m // 2 + 1):
-            transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
-
-
-@compiled
-def _through_second(b, at, a2, gh, row, j2, down, along, products, plan):
+def _through_second(b, at, a2, gh, row, j2, tables, plan):
     """Add to gh what one (j2, θ2) contributes; its coefficients' gradients are at t."""
     line, other, scratch, _, h, _, t, _ = at
-    m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
+    down, along, products = tables
+    M, N = len(plan.source_rows), len(plan.source_columns)
+    m, n = M >> j2, N >> j2
     stride, vector, across = np.int64(COMPLEX), np.int64(LANES), np.int64(n * COMPLEX)
     for i in range(m):
         second_product(b, h, line, n, products, row + i)
@@ -223,7 +177,7 @@ def _through_second(b, at, a2, gh, row, j2, down, along, products, plan):
         fft(b, line, stride, column, across, scratch, m, down, j2)
     for i in range(m):
         fft(b, a2 + i * across, stride, line, stride, scratch, n, along, j2)
-        _spread_second(b, line, gh, n, products, row + i)
+        _spread_product(b, line, gh, n, N, products, row + i, False)
 
 
 @compiled
@@ -235,9 +189,10 @@ def _fold_last_column(b, row, n):
 
 
 @compiled
-def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
+def _through_first(b, at, gh, gx, row, j1, tables, plan):
     """Add to gx what one (j1, LANES θ1) contributes; its coefficients' gradients are at t."""
     line, other, scratch, _, _, a, t, _ = at
+    down, along, products = tables
     M, N = len(plan.source_rows), len(plan.source_columns)
     m, n = M >> j1, N >> j1
     again = plan.order == 2 and j1 < plan.J - 1
@@ -255,19 +210,20 @@ def _through_first(b, at, gh, gx, row, j1, down, along, products, plan):
         else:
             _clear(b, line, 2 * m)
         for part in range(2):
-            column, averages, u = (a + (c + part) * COMPLEX, t + (c + part) * LANES, line + part * LANES)
+            column, averages, u = a + (c + part) * COMPLEX, t + (c + part) * LANES, line + part * LANES
             _spread_averages(b, averages, n * LANES, u, stride, m, down, j1, plan.outputs[1])
             _through_modulus(b, column, across, u, stride, other, m)
             fft(b, other, stride, column, across, scratch, m, down, j1)
     for i in range(m):
         fft(b, a + i * across, stride, line, stride, scratch, n, along, j1)
-        _spread_first(b, line, gx, n, N, products, row + i)
+        _spread_product(b, line, gx, n, N, products, row + i, True)
 
 
 @compiled
-def _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along):
+def _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan):
     """The image's gradient from its spectrum's, gx, and that of its order-0 coefficients."""
     line, _, scratch, x, _, a, t, _ = at
+    down, along, _ = tables
     rows, columns = plan.source_rows, plan.source_columns
     M, N = len(rows), len(columns)
     _, height, width = plan.outputs
@@ -317,16 +273,13 @@ def _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along):
 def _differentiate(images, gradient, out, plan, a2, workspace):
     """Gradients of images (B, H, W) to out from those of coefficients (B, K, H', W')."""
     J, L = plan.J, plan.L
-    b = pointer_to(workspace)
-    down = axis_tables(plan.rows_axis, plan.constants)
-    along = axis_tables(plan.columns_axis, plan.constants)
-    table = plan.products
-    products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
+    b, table = pointer_to(workspace), plan.products
+    tables = pointers(plan)
     M, N = len(plan.source_rows), len(plan.source_columns)
     at = workspace_parts(M, N, plan.outputs[1])
     gh, gx, _ = _gradient_parts(M, N, a2)
     for image in range(len(images)):
-        image_spectrum(b, at, images, image, plan, down, along)
+        image_spectrum(b, at, images, image, tables, plan)
         _clear(b, gx, 2 * (M // 2 + 1) * (N + 1))
         second_path = 1 + J * L
         for j1 in range(J if plan.order > 0 else 0):
@@ -336,47 +289,28 @@ def _differentiate(images, gradient, out, plan, a2, workspace):
             for theta1 in range(0, L, LANES):
                 n_lanes = min(LANES, L - theta1)
                 first = table.first[j1] + theta1 // LANES * m
-                _first_moduli(b, at, first, j1, again, down, along, products, plan)
+                first_order(b, at, first, j1, True, again, tables, plan)
                 if again:
                     _clear(b, gh, 2 * (m // 2 + 1) * (n + 1))
                     path, step = second_path + theta1 * paths_per_theta, np.int64(paths_per_theta)
                     for j2 in range(j1 + 1, J):
                         for theta2 in range(L):
                             row = table.second[j1, j2] + theta2 * (M >> j2)
-                            _read_averages(b, at, gradient, image, path, step, n_lanes, along, j2, plan)
-                            _through_second(b, at, a2, gh, row, j2, down, along, products, plan)
+                            _read_averages(b, at, gradient, image, path, step, n_lanes, tables, j2, plan)
+                            _through_second(b, at, a2, gh, row, j2, tables, plan)
                             path += 1
                 path, step = 1 + j1 * L + theta1, np.int64(1)
-                _read_averages(b, at, gradient, image, path, step, n_lanes, along, j1, plan)
-                _through_first(b, at, gh, gx, first, j1, down, along, products, plan)
+                _read_averages(b, at, gradient, image, path, step, n_lanes, tables, j1, plan)
+                _through_first(b, at, gh, gx, first, j1, tables, plan)
             second_path += L * paths_per_theta
-        _through_image_spectrum(b, at, gx, gradient, out, image, plan, down, along)
+        _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan)
 
 
 def gradient_batch(images: Tensor, gradient: Tensor, plan: Plan) -> Tensor:
-    """Gradients of a batch of images, by as many threads as torch uses.
-
-    Args:
-        images: Images (B, H, W) in the plan's precision.
-        gradient: Gradient of the coefficients, (B, K, H', W').
-        plan: The transform's tables.
-
-    Returns:
-        Gradient of the images, (B, H, W).
-
-    Example:
-        >>> import torch
-        >>> from scattergen.scattering import Scattering2D
-        >>> scattering = Scattering2D(J=2, shape=(28, 28))  # whose gradient uses this function
-        >>> x = torch.rand(5, 28, 28, requires_grad=True)
-        >>> scattering(x).sum().backward()
-        >>> x.grad.shape
-        torch.Size([5, 28, 28])
-    """
+    """Gradient (B, H, W) of images (B, H, W) in the plan's precision from that of their coefficients."""
     out = images.new_empty(images.shape)
-    M, N = len(plan.source_rows), len(plan.source_columns)
     a2 = workspace_size(plan)
-    size = _gradient_parts.py_func(M, N, a2)[-1]
+    size = _gradient_parts.py_func(len(plan.source_rows), len(plan.source_columns), a2)[-1]
 
     def work(part: slice, workspace: NDArray[np.floating]) -> None:
         _differentiate(contiguous(images, part), contiguous(gradient, part), out.numpy()[part], plan, a2, workspace)

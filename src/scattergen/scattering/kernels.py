@@ -2,20 +2,20 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The scattering transform of one image after another as one compiled CPU kernel (needs Numba).
 
-Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any
-size, filter products and low-pass are vector instructions without shuffles.  An image's
-intermediate spectra stay in a core's cache, and nothing but coefficients is written to memory:
+Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any size, filter
+products and low-pass are vector instructions without shuffles. An image's intermediate spectra stay in a core's
+cache, and nothing but coefficients is written to memory:
 
 1. spectrum of the padded image (vectors of eight columns, then of eight rows);
-2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and
-   the spectrum of the modulus, of which the half that determines the other is kept;
+2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and the spectrum of the
+   modulus, of which the half that determines the other is kept;
 3. per (j2, θ2): the same with the spectrum of step 2, without the last part.
 
-Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a
-change of simd.py or fft.py alone.
+Inverse FFTs are forward FFTs of conjugates, which have the same modulus. Each vector lane does the same operations
+whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
 
-Inverse FFTs are forward FFTs of conjugates, which have the same modulus.  Each vector lane does the
-same operations whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
+Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a change of simd.py
+or fft.py alone.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.scattering.fft import axis_tables, fft
-from scattergen.scattering.plan import LANES, Plan
+from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
-    COMPLEX,
     compiled,
+    inlined,
     load,
     load_complex,
     pointer_to,
@@ -114,22 +114,30 @@ def _modulus(b, s, d, n):
         store(b, d + i * COMPLEX, square_root(r * r + m * m))
 
 
+@inlined
+def blocks_of(products, row):
+    """First block of a row of a product, the first that is mirrored, their end, and the first weight."""
+    rows = products[0]
+    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    mirrored = first + rows[4 * row]
+    return first, mirrored, mirrored + rows[4 * row + 1], w
+
+
 @compiled
 def first_product(b, x, d, n, products, row):
     """Conjugate of a row of (spectrum of the image) times (LANES wavelets), periodised."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    _, blocks, weights = products
+    first, mirrored, end, w = blocks_of(products, row)
     for k in range(n):
         r, i = zero(b), zero(b)
         at = w + k * LANES
-        for block in range(first, first + n_stored):
+        for block in range(first, mirrored):
             s = x + blocks[block] + k * COMPLEX
             weight = load(weights, at)
             r += weight * spread(b, s)
             i -= weight * spread(b, s + LANES)
             at += n * LANES
-        for block in range(first + n_stored, first + n_stored + n_mirrored):
+        for block in range(mirrored, end):
             s = x + blocks[block] - k * COMPLEX
             weight = load(weights, at)
             r += weight * spread(b, s)
@@ -141,13 +149,12 @@ def first_product(b, x, d, n, products, row):
 @compiled
 def second_product(b, h, d, n, products, row):
     """Conjugate of a row of (LANES spectra) times (one wavelet), periodised."""
-    rows, blocks, weights = products
-    n_stored, n_mirrored = rows[4 * row], rows[4 * row + 1]
-    first, w = rows[4 * row + 2], rows[4 * row + 3]
+    _, blocks, weights = products
+    first, mirrored, end, w = blocks_of(products, row)
     for k in range(0, n, 2):  # lengths are even; two at once for the latency of the sums
         r, i, u, v = zero(b), zero(b), zero(b), zero(b)
         at = w + k
-        for block in range(first, first + n_stored):
+        for block in range(first, mirrored):
             s = h + blocks[block] + k * COMPLEX
             weight, next_weight = spread(weights, at), spread(weights, at + 1)
             r += weight * load(b, s)
@@ -155,7 +162,7 @@ def second_product(b, h, d, n, products, row):
             u += next_weight * load(b, s + COMPLEX)
             v -= next_weight * load(b, s + COMPLEX + LANES)
             at += n
-        for block in range(first + n_stored, first + n_stored + n_mirrored):
+        for block in range(mirrored, end):
             s = h + blocks[block] - k * COMPLEX
             weight, next_weight = spread(weights, at), spread(weights, at + 1)
             r += weight * load(b, s)
@@ -194,9 +201,10 @@ def image_step(N):
 
 
 @compiled
-def image_spectrum(b, at, images, image, plan, down, along):
+def image_spectrum(b, at, images, image, tables, plan):
     """Half spectrum of a padded image at x, rows in lanes, and averages of its columns at t."""
     line, _, scratch, x, _, a, t, _ = at
+    down, along, _ = tables
     rows, columns = plan.source_rows, plan.source_columns
     M, N = len(rows), len(columns)
     height = plan.outputs[1]
@@ -225,7 +233,7 @@ def image_spectrum(b, at, images, image, plan, down, along):
 
 
 @compiled
-def _zeroth_order(b, at, out, image, plan, along):
+def _zeroth_order(b, at, out, image, along, plan):
     """Coefficients of order 0 from averages of the padded image's columns."""
     N, t, matrix = len(plan.source_columns), at[6], along[5]
     _, height, width = plan.outputs
@@ -249,9 +257,10 @@ def _average_rows(b, t, s, n, axis, level, plan):
 
 
 @compiled
-def _first_order(b, at, row, j1, again, down, along, products, plan):
-    """Average |x * ψ_j1| of LANES orientations to s and, if asked, put its half spectrum at h."""
+def first_order(b, at, row, j1, keep, again, tables, plan):
+    """Average |x * ψ_j1| of LANES orientations to s, or keep conj(x * ψ_j1) at a; again asks for its spectrum at h."""
     line, other, scratch, x, h, a, t, s = at
+    down, along, products = tables
     m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
     stride = np.int64(COMPLEX)
     for i in range(m):
@@ -262,22 +271,29 @@ def _first_order(b, at, row, j1, again, down, along, products, plan):
             column, u = a + (c + part) * COMPLEX, line + part * LANES
             fft(b, column, n * COMPLEX, other, stride, scratch, m, down, j1)
             _modulus(b, other, u, m)
-            to = t + (c + part) * LANES
-            _low_pass(b, u, stride, to, n * LANES, m, down, j1, plan.outputs[1])
+            if keep:
+                for i in range(m):
+                    r, q = load_complex(b, other + i * COMPLEX)
+                    store_complex(b, column + i * n * COMPLEX, r, q)
+            else:
+                to = t + (c + part) * LANES
+                _low_pass(b, u, stride, to, n * LANES, m, down, j1, plan.outputs[1])
         if again:
             fft(b, line, stride, line, stride, scratch, m, down, j1)
             to = h + c * COMPLEX
             separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
-    _average_rows(b, t, s, n, along, j1, plan)
+    if not keep:
+        _average_rows(b, t, s, n, along, j1, plan)
     if again:
         for i in range(m // 2 + 1):
             transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
 
 
 @compiled
-def _second_order(b, at, row, j2, down, along, products, plan):
+def _second_order(b, at, row, j2, tables, plan):
     """Average ||x * ψ_j1| * ψ_j2| of LANES first orientations and one second one to s."""
     line, _, scratch, _, h, a, t, s = at
+    down, along, products = tables
     m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
     stride = np.int64(COMPLEX)
     for i in range(m):
@@ -290,19 +306,27 @@ def _second_order(b, at, row, j2, down, along, products, plan):
     _average_rows(b, t, s, n, along, j2, plan)
 
 
+@inlined
+def pointers(plan):
+    """FFTs and low-pass along either axis, and filter products, as pointers."""
+    products = plan.products
+    return (
+        axis_tables(plan.rows_axis, plan.constants),
+        axis_tables(plan.columns_axis, plan.constants),
+        (pointer_to(products.rows), pointer_to(products.blocks), pointer_to(products.weights)),
+    )
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 def _scatter(images, out, plan, workspace):
     """Coefficients of images (B, H, W) to out (B, K, H', W')."""
     J, L, outputs = plan.J, plan.L, plan.outputs
-    b = pointer_to(workspace)
-    down = axis_tables(plan.rows_axis, plan.constants)
-    along = axis_tables(plan.columns_axis, plan.constants)
-    table = plan.products
-    products = pointer_to(table.rows), pointer_to(table.blocks), pointer_to(table.weights)
+    b, table = pointer_to(workspace), plan.products
+    tables = pointers(plan)
     at = workspace_parts(len(plan.source_rows), len(plan.source_columns), outputs[1])
     for image in range(len(images)):
-        image_spectrum(b, at, images, image, plan, down, along)
-        _zeroth_order(b, at, out, image, plan, along)
+        image_spectrum(b, at, images, image, tables, plan)
+        _zeroth_order(b, at, out, image, tables[1], plan)
         second_path = 1 + J * L
         for j1 in range(J if plan.order > 0 else 0):
             again = plan.order == 2 and j1 < J - 1
@@ -310,7 +334,7 @@ def _scatter(images, out, plan, workspace):
             for theta1 in range(0, L, LANES):
                 n_lanes = min(LANES, L - theta1)
                 row = table.first[j1] + theta1 // LANES * (len(plan.source_rows) >> j1)
-                _first_order(b, at, row, j1, again, down, along, products, plan)
+                first_order(b, at, row, j1, False, again, tables, plan)
                 path, step = 1 + j1 * L + theta1, np.int64(1)
                 _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
                 if not again:
@@ -319,7 +343,7 @@ def _scatter(images, out, plan, workspace):
                 for j2 in range(j1 + 1, J):
                     for theta2 in range(L):
                         row = table.second[j1, j2] + theta2 * (len(plan.source_rows) >> j2)
-                        _second_order(b, at, row, j2, down, along, products, plan)
+                        _second_order(b, at, row, j2, tables, plan)
                         step = np.int64(paths_per_theta)
                         _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
                         path += 1
@@ -327,21 +351,7 @@ def _scatter(images, out, plan, workspace):
 
 
 def scatter_batch(images: Tensor, plan: Plan) -> Tensor:
-    """Scattering coefficients of a batch, by as many threads as torch uses.
-
-    Args:
-        images: Images (B, H, W) in the plan's precision.
-        plan: The transform's tables.
-
-    Returns:
-        Coefficients, (B, K, H', W').
-
-    Example:
-        >>> from scattergen.scattering import Scattering2D
-        >>> scattering = Scattering2D(J=2, shape=(28, 28))  # which uses this function
-        >>> scattering(torch.rand(5, 28, 28)).shape
-        torch.Size([5, 81, 7, 7])
-    """
+    """Coefficients (B, K, H', W') of images (B, H, W) in the plan's precision."""
     out = images.new_empty(len(images), *plan.outputs)
 
     def work(part: slice, workspace: NDArray[np.floating]) -> None:
@@ -357,14 +367,7 @@ def contiguous(x: Tensor, part: slice) -> NDArray[np.floating]:
 
 
 def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, plan: Plan, n_numbers: int) -> None:
-    """Call work(part of the batch, workspace) for all parts, by as many threads as torch uses.
-
-    Args:
-        work: What to do.
-        images: Images (B, H, W); a workspace has their precision.
-        plan: The transform's tables.
-        n_numbers: Size of a thread's workspace.
-    """
+    """Call work(part of the batch, workspace of n numbers) for all parts, by as many threads as torch uses."""
     n_threads = torch.get_num_threads()
     # Tasks of about a millisecond at least, and enough of them to even out unequal threads.
     pixels = len(plan.source_rows) * len(plan.source_columns)

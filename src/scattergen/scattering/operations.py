@@ -58,18 +58,7 @@ def _fast_modulus(x: Tensor) -> Tensor:
 
 
 def modulus(x: Tensor) -> Tensor:
-    """|x| of complex x, with the subgradient 0 at x = 0.
-
-    Args:
-        x: Complex numbers of any shape.
-
-    Returns:
-        Their moduli.
-
-    Example:
-        >>> modulus(torch.tensor([3 + 4j]))
-        tensor([5.])
-    """
+    """|x| of complex x, with the subgradient 0 at x = 0."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _Modulus.apply(x)
     return _fast_modulus(x)
@@ -78,16 +67,8 @@ def modulus(x: Tensor) -> Tensor:
 class Constants:
     """Filters, low-pass matrices and padding indices of one transform on one device and dtype.
 
-    Attributes:
-        pad_rows: Row of the image at every padded row, (M,).
-        pad_columns: Column of the image at every padded column, (N,).
-        filters: Wavelets of scale j applied at resolution 2^-level, by (level, j).
-
-    Args:
-        bank: Filters of the padded grid.
-        source: Row and column of the image at every padded row and column.
-        dtype: float32 or float64.
-        device: Where to compute.
+    `filters[level, j]` are the wavelets of scale j applied at resolution 2^-level; `source`, on the device
+    `pad_rows` and `pad_columns`, has the row and column of the image at every padded row and column.
     """
 
     def __init__(
@@ -101,10 +82,10 @@ class Constants:
                 rows, columns = low_frequencies(M, level), low_frequencies(N, level)
                 cropped = bank.psi[j][:, rows[:, None], columns]
                 self.filters[level, j] = Wavelets(cropped.to(device, dtype), 2 ** (j - level))
-        self._left = [low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in range(J)]
-        self._right = [
-            low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype) for level in range(J)
-        ]
+        levels = range(J)
+        self._left = [low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in levels]
+        right = [low_pass_matrix(bank.phi_columns, level, J).T.contiguous() for level in levels]
+        self._right = [matrix.to(device, dtype) for matrix in right]
 
     def low_pass(self, u: Tensor, level: int) -> Tensor:
         """Average (..., M/2^level, N/2^level) by φ, subsample and crop it to (..., H', W')."""
@@ -117,13 +98,12 @@ class Constants:
 class Wavelets:
     """The L wavelets of one scale, multiplied with a spectrum and subsampled in one pass.
 
-    Subsampling by k in space is the mean of the k² aliases in Fourier.  Blocks of aliases where the
-    wavelets vanish to rounding are skipped; the factor 1/k² is part of the weights.
+    Subsampling by k in space is the mean of the k² aliases in Fourier. Blocks of aliases where the wavelets vanish to
+    rounding are skipped; the factor 1/k² is part of the weights.
     """
 
     def __init__(self, psi: Tensor, factor: int) -> None:
         rows, columns = psi.shape[-2] // factor, psi.shape[-1] // factor
-        self.shape = (rows, columns)
         self.blocks: list[tuple[slice, slice, Tensor]] = []
         negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
         for top in range(0, psi.shape[-2], rows):

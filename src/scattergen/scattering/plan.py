@@ -1,5 +1,6 @@
 """Tables of the compiled CPU kernel: what of a transform does not depend on the image."""
 
+from itertools import chain, count
 from typing import NamedTuple
 
 import numpy as np
@@ -12,132 +13,74 @@ from scattergen.scattering.filters import FilterBank, low_frequencies, low_pass_
 LANES = 8
 """Numbers in one vector: as many as the usual orientations, and an AVX2 register of float32."""
 
-_COMPLEX = 2 * LANES  # a vector of real parts, then one of imaginary parts
+COMPLEX = 2 * LANES
+"""Numbers in a complex vector: real parts, then imaginary parts."""
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
 
 
 class Axis(NamedTuple):
-    """FFTs along one axis at every resolution.
+    """FFTs and low-pass along one axis at every resolution; what a level has starts at its `start`, (J,)."""
 
-    Attributes:
-        radices: Factors of each level's length, (J, R), filled with zeros.
-        twiddles: exp(-2πi k / n) of each level, real and imaginary parts in turn, one after
-            another.
-        start: Where a level's twiddles start, (J,).
-        low_pass: Matrices (n, outputs) of each level, outputs filled up to a multiple of LANES.
-        low_pass_start: Where a level's matrix starts, (J,).
-    """
-
-    radices: Integers
-    twiddles: Floats
+    radices: Integers  # factors of each level's length, (J, R), filled with zeros
+    twiddles: Floats  # exp(-2πi k / n), real and imaginary parts in turn
     start: Integers
-    low_pass: Floats
+    low_pass: Floats  # matrices (n, outputs), outputs filled up to a multiple of LANES
     low_pass_start: Integers
 
 
 class Products(NamedTuple):
     """Products of spectra with wavelets, periodised to the wavelet's resolution.
 
-    Every row of every result is a sum over blocks of the source row by row; blocks where a wavelet
-    vanishes are left out.  Source rows above the middle are stored, the others are mirrored.
-
-    Attributes:
-        rows: (number of rows, 4): stored blocks, mirrored blocks, first block, first weight.
-        blocks: Position in the source of each block's first element.
-        weights: Wavelets, block by block.
-        first: First row of ψ_j1 on the image's spectrum, (J,).
-        second: First row of ψ_j2 on the spectrum of |x * ψ_j1|, (J, J).
+    Every row of every result is a sum over blocks of the source row by row; blocks where a wavelet vanishes are left
+    out. Source rows above the middle are stored, the others are mirrored.
     """
 
-    rows: Integers
-    blocks: Integers
-    weights: Floats
-    first: Integers
-    second: Integers
+    rows: Integers  # (number of rows, 4): stored blocks, mirrored blocks, first block, first weight
+    blocks: Integers  # position in the source of each block's first element
+    weights: Floats  # wavelets, block by block
+    first: Integers  # first row of ψ_j1 on the image's spectrum, (J,)
+    second: Integers  # first row of ψ_j2 on the spectrum of |x * ψ_j1|, (J, J)
 
 
 class Plan(NamedTuple):
-    """Everything that the kernel needs besides images.
-
-    Attributes:
-        J: Number of scales.
-        L: Number of orientations.
-        order: 0, 1 or 2.
-        source_rows: Row of the image at every padded row, (M,).
-        source_columns: Column of the image at every padded column, (N,).
-        outputs: Shape (K, H', W') of the coefficients of an image.
-        rows_axis: FFTs and low-pass of columns, which run along the rows' axis.
-        columns_axis: FFTs and low-pass of rows.
-        constants: cos, sin of 2π/3, 2π/5 and 4π/5.
-        products: Filter products.
-    """
+    """Everything that the kernel needs besides images."""
 
     J: int
     L: int
-    order: int
-    source_rows: Integers
+    order: int  # 0, 1 or 2
+    source_rows: Integers  # row of the image at every padded row, (M,)
     source_columns: Integers
-    outputs: tuple[int, int, int]
-    rows_axis: Axis
+    outputs: tuple[int, int, int]  # (K, H', W') of an image
+    rows_axis: Axis  # of columns, which run along the rows' axis
     columns_axis: Axis
-    constants: Floats
+    constants: Floats  # cos, sin of 2π/3, 2π/5 and 4π/5
     products: Products
 
 
 def build_plan(
     bank: FilterBank, source: tuple[Tensor, Tensor], outputs: tuple[int, int, int], order: int, dtype: torch.dtype
 ) -> Plan:
-    """Tables of one transform in one precision.
-
-    Args:
-        bank: Filters of the padded grid.
-        source: Row and column of the image at every padded row and column.
-        outputs: Shape (K, H', W') of the coefficients of an image.
-        order: 0, 1 or 2.
-        dtype: float32 or float64.
-
-    Returns:
-        The plan.
-
-    Example:
-        >>> from scattergen.scattering.filters import filter_bank
-        >>> bank, indices = filter_bank((12, 12), 1, 4), torch.arange(12)
-        >>> plan = build_plan(bank, (indices, indices), (5, 4, 4), 1, torch.float32)
-        >>> plan.rows_axis.radices.tolist()
-        [[4, 3]]
-    """
+    """Tables of one transform in one precision, from the image's row and column at every padded one, `source`."""
     J, L = bank.psi.shape[:2]
     precision = torch.empty(0, dtype=dtype).numpy().dtype
     thirds, fifths = 2 * np.pi / 3, 2 * np.pi / 5
     angles = np.array([thirds, fifths, 2 * fifths])
-    return Plan(
-        J,
-        L,
-        order,
-        source[0].numpy(),
-        source[1].numpy(),
-        outputs,
-        _axis(bank.phi_rows, J, precision),
-        _axis(bank.phi_columns, J, precision),
-        np.stack([np.cos(angles), np.sin(angles)], 1).ravel().astype(precision),
-        _products(bank, order, precision),
-    )
+    constants = np.stack([np.cos(angles), np.sin(angles)], 1).ravel().astype(precision)
+    rows, columns = _axis(bank.phi_rows, J, precision), _axis(bank.phi_columns, J, precision)
+    products = _products(bank, order, precision)
+    return Plan(J, L, order, source[0].numpy(), source[1].numpy(), outputs, rows, columns, constants, products)
 
 
 def _radices(n: int) -> list[int]:
     factors = []
-    for radix in (4, 2, 3, 5):
+    for radix in chain((4, 2, 3), count(5, 2)):
+        if n == 1:
+            break
         while n % radix == 0:
             factors.append(radix)
             n //= radix
-    radix = 7
-    while n > 1:
-        while n % radix == 0:
-            factors.append(radix)
-            n //= radix
-        radix += 2
     return factors
 
 
@@ -152,17 +95,12 @@ def _axis(phi: Tensor, J: int, precision: np.dtype) -> Axis:
         twiddles.append(np.stack([np.cos(angles), -np.sin(angles)], 1).ravel())
         matrix = low_pass_matrix(phi, level, J).T.numpy()
         matrices.append(np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % LANES))).ravel())
-    return Axis(
-        radices,
-        np.concatenate(twiddles).astype(precision),
-        _starts(twiddles),
-        np.concatenate(matrices).astype(precision),
-        _starts(matrices),
-    )
+    return Axis(radices, *_joined(twiddles, precision), *_joined(matrices, precision))
 
 
-def _starts(arrays: list[Floats]) -> Integers:
-    return np.cumsum([0] + [a.size for a in arrays[:-1]])
+def _joined(arrays: list[Floats], precision: np.dtype) -> tuple[Floats, Integers]:
+    """Arrays one after another, and where each starts."""
+    return np.concatenate(arrays).astype(precision), np.cumsum([0] + [a.size for a in arrays[:-1]])
 
 
 def _products(bank: FilterBank, order: int, precision: np.dtype) -> Products:
@@ -175,12 +113,12 @@ def _products(bank: FilterBank, order: int, precision: np.dtype) -> Products:
 
     def append(psi: Floats, factor: int, *, grouped: bool) -> int:
         start = int(counts[0])
-        some = _periodised_product(psi, factor, grouped=grouped, precision=precision)
-        some[0][:, 2:] += counts[1:]
-        rows.append(some[0])
-        blocks.append(some[1])
-        weights.append(some[2])
-        counts[:] += [len(some[0]), some[1].size, some[2].size]
+        table, positions, values = _periodised_product(psi, factor, grouped=grouped, precision=precision)
+        table[:, 2:] += counts[1:]
+        rows.append(table)
+        blocks.append(positions)
+        weights.append(values)
+        counts[:] += [len(table), positions.size, values.size]
         return start
 
     lanes = np.zeros((J, -(-L // LANES) * LANES, M, N))  # unused lanes have the wavelet 0
@@ -198,8 +136,8 @@ def _periodised_product(
 ) -> tuple[Integers, Integers, Floats]:
     """Rows, blocks and weights of the wavelets (L, m, n) of one scale at one resolution.
 
-    Grouped wavelets meet the same spectrum, the image's, LANES at a time, so that weights are
-    vectors; otherwise every lane holds a spectrum of its own, and weights are single numbers.
+    Grouped wavelets meet the same spectrum, the image's, LANES at a time, so that weights are vectors; otherwise every
+    lane holds a spectrum of its own, and weights are single numbers.
     """
     L, m, n = psi.shape
     rows, columns = m // factor, n // factor
@@ -215,9 +153,9 @@ def _periodised_product(
     source = np.where(stored, source, m - source)
     column = np.where(stored, across * columns, n - across * columns)
     if grouped:
-        blocks = (source // LANES * (n + 1) + column) * _COMPLEX + source % LANES
+        blocks = (source // LANES * (n + 1) + column) * COMPLEX + source % LANES
     else:
-        blocks = (source * (n + 1) + column) * _COMPLEX
+        blocks = (source * (n + 1) + column) * COMPLEX
     owner = wavelet * rows + row
     table = np.zeros((L // group * rows, 4), np.int64)
     np.add.at(table[:, 0], owner[stored], 1)

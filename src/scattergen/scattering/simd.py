@@ -2,9 +2,8 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """Vectors of LANES numbers in Numba: the arithmetic of one vector register, and its memory.
 
-Numba leaves vectorisation to the compiler, which gives up on the butterflies of an FFT.  With
-vectors as a type of their own, +, -, *, `load`, `store`, `spread` and `square_root` are one
-instruction each, `quotient` is three.
+Numba leaves vectorisation to the compiler, which gives up on the butterflies of an FFT. With vectors as a type of
+their own, +, -, *, `load`, `store`, `spread` and `square_root` are one instruction each, `quotient` is three.
 """
 
 import operator
@@ -19,9 +18,6 @@ from scattergen.scattering.plan import LANES
 
 if numba.config.DISABLE_JIT:
     raise ImportError("Vectors exist in compiled code only, and NUMBA_DISABLE_JIT is set.")
-
-COMPLEX = 2 * LANES
-"""Floats of a complex vector: real parts, then imaginary parts."""
 
 compiled = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator of functions that only compiled functions call."""
@@ -56,16 +52,16 @@ def _arithmetic(operation, instruction: str):
         return getattr(builder, instruction)(*operands, flags=("contract",))
 
 
-for _operation in (operator.add, operator.iadd):
-    _arithmetic(_operation, "fadd")
-for _operation in (operator.sub, operator.isub):
-    _arithmetic(_operation, "fsub")
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.iadd, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.isub, "fsub")
 _arithmetic(operator.mul, "fmul")
 
 
 @intrinsic
 def pointer_to(typing_context, array):
-    """Address of an array's first element: passing arrays to functions costs reference counts."""
+    """Address of an array's first element, because passing arrays to functions costs reference counts."""
 
     def generate(context, builder, signature, arguments):
         return context.make_array(signature.args[0])(context, builder, arguments[0]).data

@@ -21,24 +21,15 @@ _CHUNK_FLOATS = 2**20
 
 
 class Kernels(NamedTuple):
-    """The compiled CPU kernel.
+    """The compiled CPU kernel."""
 
-    Attributes:
-        transform: Coefficients (B, K, H', W') of images (B, H, W) and a plan.
-        gradient: Gradient (B, H, W) of images, from them, that of their coefficients and a plan.
-    """
-
-    transform: Callable[[Tensor, Plan], Tensor]
-    gradient: Callable[[Tensor, Tensor, Plan], Tensor]
+    transform: Callable[[Tensor, Plan], Tensor]  # coefficients (B, K, H', W') of images (B, H, W)
+    gradient: Callable[[Tensor, Tensor, Plan], Tensor]  # of images, from them and that of their coefficients
 
 
 @lru_cache
 def compiled_kernels() -> Kernels | None:
-    """The compiled CPU kernel.
-
-    Returns:
-        Its functions, imported on the first call, or None where Numba is missing or cannot work.
-    """
+    """The compiled CPU kernel, imported on the first call; None where Numba is missing or cannot work."""
     try:
         from scattergen.scattering import kernel_gradient, kernels
     except (ImportError, RuntimeError):  # Numba's errors: NumPy too new; no place to cache code
@@ -47,15 +38,7 @@ def compiled_kernels() -> Kernels | None:
 
 
 class Path(NamedTuple):
-    """One scattering path; unused entries are None.
-
-    Attributes:
-        order: 0, 1 or 2.
-        j1: Scale of the first wavelet.
-        theta1: Orientation index of the first wavelet.
-        j2: Scale of the second wavelet, larger than j1.
-        theta2: Orientation index of the second wavelet.
-    """
+    """One scattering path: its order, and scales and orientation indices of its wavelets, None if unused; j2 > j1."""
 
     order: int
     j1: int | None = None
@@ -98,29 +81,23 @@ class _ByKernel(torch.autograd.Function):
         return ctx.kernels.gradient(x.detach(), gradient.detach(), plan), None, None
 
 
-def padded_size(size: int, J: int) -> int:
-    """Length of an axis after padding, the multiple of 2^J that leaves a margin of 2^J.
-
-    Args:
-        size: Length of the axis in pixels.
-        J: Number of scales.
-
-    Returns:
-        Padded length in pixels.
-
-    Example:
-        >>> padded_size(28, 2), padded_size(128, 4)
-        (36, 160)
-    """
-    return ((size + 2**J) // 2**J + 1) * 2**J
-
-
 def _reflection(size: int, padded: int) -> Tensor:
     """Source index of every padded position; the edge sample is not repeated."""
     before = (padded - size) // 2
     position = torch.arange(-before, padded - before)
     last = size - 1  # at least 1
     return last - (position % (2 * last) - last).abs()
+
+
+def _padded(shape: tuple[int, int], J: int) -> tuple[int, int]:
+    """Sides after padding, multiples of 2^J that leave a margin of 2^J."""
+    return ((shape[0] >> J) + 2) << J, ((shape[1] >> J) + 2) << J
+
+
+def _source(shape: tuple[int, int], J: int) -> tuple[Tensor, Tensor]:
+    """Row and column of the image at every padded row and column."""
+    (H, W), (M, N) = shape, _padded(shape, J)
+    return _reflection(H, M), _reflection(W, N)
 
 
 # More are closer to each other than a wavelet is wide, and L² paths take hours.
@@ -133,8 +110,8 @@ class Scattering2D(nn.Module):
     $S x = \{x \star \phi,\ |x \star \psi_{\lambda_1}| \star \phi,\
     ||x \star \psi_{\lambda_1}| \star \psi_{\lambda_2}| \star \phi\}$, subsampled by 2^J.
 
-    Coefficients, their order, the padding and the filters' conventions are those of Kymatio's
-    `Scattering2D`.  The transform is differentiable; the modulus has subgradient 0 at 0.
+    Coefficients, their order, the padding and the filters' conventions are those of Kymatio's `Scattering2D`. The
+    transform is differentiable; the modulus has subgradient 0 at 0.
 
     Args:
         J: Scale: the low-pass averages over about 2^J pixels; 2^J may not exceed a side.
@@ -183,14 +160,9 @@ class Scattering2D(nn.Module):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
         self.J, self.L, self.max_order = J, L, max_order
         self.shape = (rows, columns)
-        self.padded_shape = (padded_size(rows, J), padded_size(columns, J))
+        self.padded_shape = _padded(self.shape, J)
         self.paths = self._paths()
-        margin = 2 * 2**J
-        self.output_shape = (
-            len(self.paths),
-            (self.padded_shape[0] - margin) // 2**J,
-            (self.padded_shape[1] - margin) // 2**J,
-        )
+        self.output_shape = (len(self.paths), rows >> J, columns >> J)
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -201,14 +173,10 @@ class Scattering2D(nn.Module):
         paths = [Path(0)]
         first = [(j1, theta1) for j1 in range(J) for theta1 in range(L)]
         if self.max_order >= 1:
-            paths += [Path(1, j1, theta1) for j1, theta1 in first]
+            paths += [Path(1, *wave) for wave in first]
         if self.max_order == 2:
-            paths += [
-                Path(2, j1, theta1, j2, theta2)
-                for j1, theta1 in first
-                for j2 in range(j1 + 1, J)
-                for theta2 in range(L)
-            ]
+            later = [[(j2, theta2) for j2 in range(j1 + 1, J) for theta2 in range(L)] for j1 in range(J)]
+            paths += [Path(2, j1, theta1, *wave) for j1, theta1 in first for wave in later[j1]]
         return tuple(paths)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,8 +189,8 @@ class Scattering2D(nn.Module):
             Coefficients, (..., K, H', W'), in the precision of the computation.
 
         Raises:
-            InputError: If the input is not a tensor of real floating-point numbers, its last two
-                axes are not the `shape` given at construction, or a pixel is NaN or infinite.
+            InputError: If the input is not a tensor of real floating-point numbers, its last two axes are not the
+                `shape` given at construction, or a pixel is NaN or infinite.
         """
         self._check(x)
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -255,22 +223,17 @@ class Scattering2D(nn.Module):
             raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
         if x.ndim < 2 or tuple(x.shape[-2:]) != self.shape:
             raise InputError(
-                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels "
-                f"but got an array of shape {tuple(x.shape)}: build another Scattering2D or resize "
-                "the images."
+                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
+                f"shape {tuple(x.shape)}: build another Scattering2D or resize the images."
             )
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""
+        M, N = self.padded_shape
+        floats_per_image = 2 * M * N * self.L * max(1, self.J - 1)
+        budget = _CHUNK_FLOATS if x.device.type == "cpu" else 256 * _CHUNK_FLOATS
         constants = self._constants_for(x.dtype, x.device)
-        parts = x.split(self._chunk(x.device))
-        return torch.cat([self._scatter(part, constants) for part in parts])
-
-    def _chunk(self, device: torch.device) -> int:
-        rows, columns = self.padded_shape
-        floats_per_image = 2 * rows * columns * self.L * max(1, self.J - 1)
-        budget = _CHUNK_FLOATS if device.type == "cpu" else 256 * _CHUNK_FLOATS
-        return max(1, budget // floats_per_image)
+        return torch.cat([self._scatter(part, constants) for part in x.split(max(1, budget // floats_per_image))])
 
     def _scatter(self, x: Tensor, c: Constants) -> Tensor:
         """Coefficients of a chunk: x (B, H, W) -> (B, K, H', W')."""
@@ -291,40 +254,26 @@ class Scattering2D(nn.Module):
         return torch.cat([block for order in orders for block in order], 1)
 
     def _source(self) -> tuple[Tensor, Tensor]:
-        return _source(self.shape, self.padded_shape)
+        return _source(self.shape, self.J)
 
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        return _shared_plan(self.shape, self.padded_shape, self.J, self.L, self.output_shape, self.max_order, dtype)
+        return _shared_plan(self.shape, self.J, self.L, self.output_shape, self.max_order, dtype)
 
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        return _shared_constants(self.shape, self.padded_shape, self.J, self.L, dtype, device)
+        return _shared_constants(self.shape, self.J, self.L, dtype, device)
 
 
-def _source(shape: tuple[int, int], padded_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    (H, W), (M, N) = shape, padded_shape
-    return _reflection(H, M), _reflection(W, N)
-
-
-# Transforms of the same images share what is computed for them. A few sets are kept, so that those
-# of sizes that are no longer used leave the memory of their device.
+# Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
+# are no longer used leave the memory of their device.
 
 
 @lru_cache(maxsize=8)
 def _shared_plan(
-    shape: tuple[int, int],
-    padded_shape: tuple[int, int],
-    J: int,
-    L: int,
-    output_shape: tuple[int, int, int],
-    max_order: int,
-    dtype: torch.dtype,
+    shape: tuple[int, int], J: int, L: int, outputs: tuple[int, int, int], max_order: int, dtype: torch.dtype
 ) -> Plan:
-    bank = filter_bank(padded_shape, J, L)
-    return build_plan(bank, _source(shape, padded_shape), output_shape, max_order, dtype)
+    return build_plan(filter_bank(_padded(shape, J), J, L), _source(shape, J), outputs, max_order, dtype)
 
 
 @lru_cache(maxsize=8)
-def _shared_constants(
-    shape: tuple[int, int], padded_shape: tuple[int, int], J: int, L: int, dtype: torch.dtype, device: torch.device
-) -> Constants:
-    return Constants(filter_bank(padded_shape, J, L), _source(shape, padded_shape), dtype, device)
+def _shared_constants(shape: tuple[int, int], J: int, L: int, dtype: torch.dtype, device: torch.device) -> Constants:
+    return Constants(filter_bank(_padded(shape, J), J, L), _source(shape, J), dtype, device)
