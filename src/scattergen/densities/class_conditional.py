@@ -36,8 +36,8 @@ NAME = "class_conditional"
 class ClassConditional:
     r"""A density of every class, $p(z) = \sum_c p(c)\, p(z|c)$.
 
-    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its
-    class; p(c) is the share of the class. Works for every registered density, your own included.
+    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its class; p(c) is the
+    share of the class. Works for every registered density, your own included.
 
     Args:
         density: Name of the kind in the registry.
@@ -49,10 +49,10 @@ class ClassConditional:
         weights_: p(c), (C,), float32.
         classes_: Names of the classes.
         n_features_: Dimension d of the codes.
-        history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed
-            up), and what else they have.
-        log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in
-            nats, (N,); exists only if the densities have an exact one.
+        history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed up), and what else
+            they have.
+        log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in nats, (N,); exists
+            only if the densities have an exact one.
 
     Raises:
         InputError: If there is no such density or it does not know a keyword.
@@ -113,7 +113,7 @@ class ClassConditional:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit the density of every class.
+        """Fit the density of every class, and return this object.
 
         Args:
             z: Codes, (N, d).
@@ -121,12 +121,8 @@ class ClassConditional:
             seed: Of everything random; every class has a seed derived from it.
             progress: Where to report.
             device: Where to compute.
-            checkpoint: Finished classes and the progress of the one that is fitted are kept in
-                files beside this one, whose names begin like its; an interrupted fit continues
-                with them.
-
-        Returns:
-            This object.
+            checkpoint: Finished classes and the progress of the one that is fitted are kept in files beside this one,
+                whose names begin like its; an interrupted fit continues with them.
 
         Raises:
             InputError: If codes or labels cannot be used, or a class has too few codes.
@@ -134,7 +130,7 @@ class ClassConditional:
         """
         z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
-        names = self._find_classes(numbers)
+        names = self._class_names(numbers)
         counts = torch.bincount(numbers).tolist()
         for name, count in zip(names, counts, strict=True):
             _of_class(name, self.check_count, count)
@@ -163,15 +159,15 @@ class ClassConditional:
         self._adopt(torch.tensor(counts) / len(z), densities, names)
         return self
 
-    def _find_classes(self, numbers: Tensor) -> tuple[str, ...]:
+    def _class_names(self, numbers: Tensor) -> tuple[str, ...]:
         """Names of the classes, each of which must have a code."""
         there = numbers.unique().tolist()
         names = self.classes or tuple(map(str, there))
         missing = next((c for c in range(len(names)) if c >= len(there) or there[c] != c), None)
         if there[-1] >= len(names) and self.classes is not None:
             raise InputError(
-                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} "
-                f"classes {', '.join(names[:10])}: give all their names in the order of the labels."
+                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes "
+                f"{', '.join(names[:10])}: give all their names in the order of the labels."
             )
         if missing is not None:
             raise InputError(
@@ -197,15 +193,14 @@ class ClassConditional:
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
         """Draw codes of given classes, or of classes drawn by their shares.
 
-        Code k is draw number r of its class, r being the number of codes of that class before it,
-        and so depends on the fitted density, `seed` and the labels up to k only.
+        Code k is draw number r of its class, r being the number of codes of that class before it, and so depends on the
+        fitted density, `seed` and the labels up to k only.
 
         Args:
             n: Number of codes.
             seed: 0 or more.
             temperature: Factor of the noise within a class; the choice of classes has none.
-            labels: Class of all codes or of each, (n,): numbers, or names as strings. None draws
-                them.
+            labels: Class of all codes or of each, (n,): numbers, or names as strings. None draws them.
 
         Returns:
             Codes, (n, d), float32.
@@ -226,20 +221,11 @@ class ClassConditional:
     def sample_labels(self, n: int, *, seed: int = 0) -> Tensor:
         """The classes that `sample` draws without labels, (n,), int64."""
         check_fitted(self)
-        weights = self.weights_
-        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(weights, size)[:, None])
+        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(self.weights_, size)[:, None])
         return drawn[:, 0].long()
 
     def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
-        """Exact logarithm of p(z), or of p(z|c), in nats.
-
-        Args:
-            z: Codes, (N, d).
-            labels: Class of all codes or of each, (N,), for p(z|c).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Exact logarithm of p(z), or with labels of p(z|c), in nats: (N,), with the type and device of `z`."""
         check_fitted(self)
         check_codes(z, minimum=0, n_features=self.n_features_)
         numbers = None if labels is None else label_numbers(labels, len(z), self.classes_)
@@ -278,12 +264,6 @@ DENSITIES[NAME] = ClassConditional
 
 def needs_labels(name: str) -> bool:
     """Whether a registered density is class-conditional by itself: its `fit` takes labels.
-
-    Args:
-        name: In the registry.
-
-    Returns:
-        True for "class_conditional" and for a density of your own that has that argument.
 
     Example:
         >>> needs_labels("class_conditional"), needs_labels("mixture")
@@ -341,8 +321,8 @@ class _Kept:
             return False
         if belongs_to != self.belongs_to:
             raise RunFolderError(
-                f"{self.finished} is the finished class of a fit with other settings or codes: use "
-                "those again, or delete it."
+                f"{self.finished} is the finished class of a fit with other settings or codes: use those again, or "
+                "delete it."
             )
         density.load_state_dict(tensors)
         return True

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
-from scattergen.densities.networks import check_widths, count_parameters, in_float64, load_network
+from scattergen.densities.networks import check_widths, count_parameters, in_float64, load_network, one_in_twelve
 from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
@@ -20,27 +20,24 @@ from scattergen.training.loop import Batch, train
 from scattergen.training.settings import TrainingSettings
 from scattergen.training.state import Metrics
 
-_EVERY = 12  # one code in twelve is held out
-
 
 class Flow:
     r"""Normalizing flow: neural spline coupling layers that map codes to a base density.
 
-    With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a
-    code, standardized, have the density
+    With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a code, standardized,
+    have the density
 
     $$p(x) = b(f(x))\, |\det \partial f / \partial x|$$
 
-    Every layer leaves one half of the components as they are and moves the others by monotone
-    rational quadratic splines that depend on the first half; halves are permuted at random between
-    layers. So the likelihood is exact and both directions are one pass. Training maximizes the
-    likelihood; one code in twelve is held out for early stopping.
+    Every layer leaves one half of the components as they are and moves the others by monotone rational quadratic
+    splines that depend on the first half; halves are permuted at random between layers. So the likelihood is exact and
+    both directions are one pass. Training maximizes the likelihood; one code in twelve is held out for early stopping.
 
-    It needs the package zuko (``pip install scattergen[flow]``).
+    It needs the package zuko (`pip install scattergen[flow]`).
 
     Args:
-        leading: Number m of leading components that are modelled; the rest follow by regressions
-            (see `LeadingComponents`). None models all.
+        leading: Number m of leading components that are modelled; the rest follow by regressions (see
+            `LeadingComponents`). None models all.
         base: "normal" or "mixture", which is fitted before and stays as it is.
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
         layers: Number of coupling layers.
@@ -56,8 +53,8 @@ class Flow:
         flow_: zuko's flow; only its transform is used.
         leading_: Standardization, base mixture, and p(trailing | leading).
         n_features_: d.
-        history_: One row per epoch: "epoch", "seconds", "loss" (mean of -log p(x), in nats),
-            "learning_rate", "validation/loss".
+        history_: One row per epoch: "epoch", "seconds", "loss" (mean of -log p(x), in nats), "learning_rate",
+            "validation/loss".
 
     Raises:
         InputError: If an argument is out of range or zuko is not installed.
@@ -111,9 +108,9 @@ class Flow:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 2 * _EVERY:
-            raise InputError(f"{n} codes are too few: at least {2 * _EVERY} are needed.")
-        check_leading_count(n - n // _EVERY, self.n_components)
+        if n < 24:
+            raise InputError(f"{n} codes are too few: at least 24 are needed.")
+        check_leading_count(n - n // 12, self.n_components)
 
     def fit(
         self,
@@ -124,7 +121,7 @@ class Flow:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train the coupling layers, after the mixture and the regressions.
+        """Train the coupling layers, after the mixture and the regressions; returns this object.
 
         Args:
             z: Codes, (N, d), at least 24, with d (or `leading`) at least 2.
@@ -133,17 +130,13 @@ class Flow:
             device: "cpu", "cuda", "cuda:1" … for the layers.
             checkpoint: File to save progress in and to continue from.
 
-        Returns:
-            This object.
-
         Raises:
             InputError: If the codes cannot be used.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = torch.zeros(len(z), dtype=torch.bool)
-        held_out[_EVERY - 1 :: _EVERY] = True
+        held_out = one_in_twelve(len(z))
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])
         flow = self._build(x.shape[1], seed)
@@ -170,11 +163,18 @@ class Flow:
         return self
 
     def _build(self, m: int, seed: int) -> nn.Module:
+        """The untrained flow of m components."""
         if m < 2:
             raise InputError("A coupling flow needs at least 2 components: model more of them.")
+        try:
+            import zuko  # type: ignore[import-untyped]  # an extra
+        except ImportError as error:
+            raise InputError(
+                'The density "flow" needs the package zuko: run  pip install "scattergen[flow]".'
+            ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _zuko().flows.NSF(
+            return zuko.flows.NSF(
                 m, transforms=self.layers, passes=2, randperm=True, bins=self.bins, hidden_features=self.widths
             )
 
@@ -187,15 +187,12 @@ class Flow:
         return log_determinant - 0.5 * (y.square().sum(1) + m * math.log(2 * math.pi))
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw from the base and go back through the layers.
+        """Draw codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
 
         Args:
             n: Number of codes.
-            seed: 0 or more; code k depends on the fitted density, `seed` and k only.
-            temperature: Factor of the noise, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
+            seed: 0 or more.
+            temperature: Factor of the noise, of the base and of the regressions, 0 or more.
         """
         check_fitted(self)
         leading = self.leading_
@@ -236,12 +233,3 @@ class Flow:
         self.flow_ = self._build(len(self.leading_.shift), seed=0)
         load_network(self.flow_, tensors, "flow")
         self.n_features_, self.history_ = self.leading_.n_features, take_history(tensors)
-
-
-def _zuko() -> Any:
-    # An extra, imported when it is used.
-    try:
-        import zuko  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError('The density "flow" needs the package zuko: run  pip install "scattergen[flow]".') from error
-    return zuko

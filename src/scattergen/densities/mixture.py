@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,15 +11,7 @@ import torch
 from torch import Tensor
 
 from scattergen.densities.covariances import inverse_of_lower, log_joint
-from scattergen.densities.expectation_maximization import (
-    Components,
-    OnIteration,
-    Shrinkage,
-    Statistics,
-    climb,
-    expectation,
-    maximization,
-)
+from scattergen.densities.expectation_maximization import Shrinkage, Statistics, climb, expectation, maximization
 from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
 from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -34,36 +27,33 @@ _RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated code
 class GaussianMixture:
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
-    EM starts from the clusters of k-means, seeded by k-means++. With $N_k$ codes in component k,
-    scatter $S_k$ about its mean and the pooled $W = \sum_k S_k / N$,
+    EM starts from the clusters of k-means, seeded by k-means++. With $N_k$ codes in component k, scatter $S_k$ about
+    its mean and the pooled $W = \sum_k S_k / N$,
 
     $$\Sigma_k = (S_k + \kappa W) / (N_k + \kappa)$$
 
-    so κ (`shrinkage`) counts as that many codes of an average component: the directions that a
-    component has too few codes for come from all of them. With κ = 0 this is maximum likelihood.
-    "auto" takes the powers of two under which held-out codes are most likely, one for each octave
-    of components given those before (1 … `leading`, as many more, twice as many …): on whitened
-    codes few for the leading ones and many for the trailing ones. W itself is shrunk
-    towards a multiple of the identity by the oracle approximating formula, which matters only when
-    N is not much larger than d.
+    so κ (`shrinkage`) counts as that many codes of an average component: the directions that a component has too few
+    codes for come from all of them. With κ = 0 this is maximum likelihood. "auto" takes the powers of two under which
+    held-out codes are most likely, one for each octave of components given those before (1 … `leading`, as many more,
+    twice as many …): on whitened codes few for the leading ones and many for the trailing ones. W itself is shrunk
+    towards a multiple of the identity by the oracle approximating formula, which matters only when N is not much larger
+    than d.
 
-    Codes come from a principal component analysis, so that their first components decide how an
-    image looks, and the trailing ones are mostly noise to the assignment of codes to Gaussians.
-    EM therefore sees the `leading` components only, in which it takes seconds; one M-step over all
-    of them follows.
+    Codes come from a principal component analysis, so that their first components decide how an image looks, and the
+    trailing ones are mostly noise to the assignment of codes to Gaussians. EM therefore sees the `leading` components
+    only, in which it takes seconds; one M-step over all of them follows.
 
-    In high dimension nearly every code belongs to one component, so each code is compared with a
-    few candidates only: its best ones of the iteration before and the best under the pooled
-    covariance. This truncation is a variational EM; with up to eight components it is exact. A
-    component left with less than one code restarts from a random code.
+    In high dimension nearly every code belongs to one component, so each code is compared with a few candidates only:
+    its best ones of the iteration before and the best under the pooled covariance. This truncation is a variational EM;
+    with up to eight components it is exact. A component left with less than one code restarts from a random code.
 
-    With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those
-    of all before with weight $t^{-0.6}$, so that one pass makes many steps.
+    With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those of all before with
+    weight $t^{-0.6}$, so that one pass makes many steps.
 
     Args:
-        n_components: Number K of components; None takes one per 300 codes, at least 1 and at most
-            200; "auto" the power of two under which held-out codes are most likely (their leading
-            components, if EM sees these only), for two or three times the time.
+        n_components: Number K of components; None takes one per 300 codes, at least 1 and at most 200; "auto" the power
+            of two under which held-out codes are most likely (their leading components, if EM sees these only), for two
+            or three times the time.
         shrinkage: Weight κ of the pooled covariance, in codes, or "auto".
         leading: Number of components of the codes that EM sees; None lets it see all.
         batch_size: Codes per step of EM; None takes all.
@@ -73,18 +63,16 @@ class GaussianMixture:
     Attributes:
         weights_: (K,) float32.
         means_: (K, d) float32.
-        cholesky_: Lower triangular factors of the covariances, (K, d, d), float32.
+        cholesky_: Lower triangular factors of the covariances, (K, d, d) float32.
         n_features_: d.
-        history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per
-            code, before the update, in nats; of the leading components if EM sees only these),
-            "smallest", "largest" (component, in codes).
+        history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per code, before the update,
+            in nats; of the leading components if EM sees only these), "smallest", "largest" (component, in codes).
 
     Raises:
         InputError: If an argument is out of range.
 
     References:
-        Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm",
-            1977.
+        Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm", 1977.
         Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
         Cappé, Moulines, "On-line expectation-maximization algorithm for latent data models", 2009.
         Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
@@ -154,7 +142,7 @@ class GaussianMixture:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit by EM.
+        """Fit by EM, and return this object.
 
         Args:
             z: Codes, (N, d); at least 2, and 2 per component.
@@ -162,9 +150,6 @@ class GaussianMixture:
             progress: Where to report.
             device: Where to compute.
             checkpoint: Not used: an interrupted fit is faster repeated than stored.
-
-        Returns:
-            This object.
 
         Raises:
             InputError: If the codes cannot be used or are too few.
@@ -183,28 +168,27 @@ class GaussianMixture:
         ridge = _RIDGE * codes.var(0, correction=0).mean().item()
         history: History = []
 
-        def climbed(
-            x: Tensor, K: int, generator: np.random.Generator, on_iteration: OnIteration
-        ) -> tuple[Components, Tensor]:
-            return climb(
-                x,
-                K,
-                lambda x, labels: self._weights(x, labels, K, ridge, generator),
-                ridge=ridge,
-                batch_size=self.batch_size,
-                max_iterations=self.max_iterations,
-                tolerance=self.tolerance,
-                generator=generator,
-                on_iteration=on_iteration,
-            )
+        def weights_of(x: Tensor, labels: Tensor, K: int) -> Shrinkage:
+            if isinstance(self.shrinkage, str):
+                return choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)
+            return [(x.shape[1], float(self.shrinkage))]
 
+        em = partial(
+            climb,
+            weights_of=weights_of,
+            ridge=ridge,
+            batch_size=self.batch_size,
+            max_iterations=self.max_iterations,
+            tolerance=self.tolerance,
+            generator=generator,
+        )
         if self.n_components == "auto":
             most = max(N // _FEWEST_CODES, 1)
             with progress.task("mixture: components", most.bit_length()) as task:
                 K = choose_components(
                     x,
                     most,
-                    lambda x, K, generator: climbed(x, K, generator, lambda *_: None)[0],
+                    lambda x, K: em(x, K)[0],
                     generator,
                     lambda K, value: task.advance(1, f"{K}: log-likelihood {value:.2f}"),
                 )
@@ -219,33 +203,22 @@ class GaussianMixture:
                 history.append(row)
                 task.advance(1, f"log-likelihood {log_likelihood:.2f}")
 
-            components, candidates = climbed(x, K, generator, keep)
+            components, candidates = em(x, K, on_iteration=keep)
             if partly:
                 found = expectation(x, candidates, components)
-                labels = found.best(1)[:, 0]
                 statistics = Statistics.of(codes, found, codes.new_zeros(K, d))
-                weights = self._weights(codes, labels, K, ridge, generator)
-                components = maximization(statistics, weights, ridge)
+                shrinkage = weights_of(codes, found.best(1)[:, 0], K)
+                components = maximization(statistics, shrinkage, ridge)
         self.weights_, self.means_ = components.weights.cpu(), (components.means + centre).cpu()
-        self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
+        self.cholesky_ = torch.stack(
+            [torch.linalg.cholesky(covariance.double()).float() for covariance in components.covariances]
+        ).cpu()
         history[-1]["seconds"] = time.monotonic() - start  # with the M-step over all components
         self.n_features_, self.history_ = d, history
         return self
 
-    def _weights(self, x: Tensor, labels: Tensor, K: int, ridge: float, generator: np.random.Generator) -> Shrinkage:
-        """Weights of the pooled covariance."""
-        if isinstance(self.shrinkage, str):
-            return choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)
-        return [(x.shape[1], float(self.shrinkage))]
-
     def count_components(self, N: int) -> int:
-        """Number of components that a fit to N codes has.
-
-        Args:
-            N: Number of codes.
-
-        Returns:
-            `n_components`, or what is chosen for so many codes without a look at them.
+        """`n_components`, or what is chosen for N codes without a look at them.
 
         Raises:
             InputError: If the codes are too few for `n_components`.
@@ -266,15 +239,12 @@ class GaussianMixture:
             )
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes; code k depends on the fitted density, `seed` and k only.
+        """Draw codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
 
         Args:
             n: Number of codes.
             seed: 0 or more.
             temperature: Factor of the noise around the components' means, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
         """
         check_fitted(self)
         means = self.means_.double()
@@ -293,8 +263,8 @@ class GaussianMixture:
     def log_prob(self, z: Tensor) -> Tensor:
         """Exact logarithm of the density, in nats: all components count.
 
-        In float32 its error is about 1e-6 of the squared Mahalanobis distance, some 1e-3 nats at
-        d = 512; give float64 codes for more.
+        In float32 its error is about 1e-6 of the squared Mahalanobis distance, some 1e-3 nats at d = 512; give float64
+        codes for more.
 
         Args:
             z: Codes, (N, d).
@@ -308,8 +278,7 @@ class GaussianMixture:
         weights = self.weights_.double() / self.weights_.double().sum()
         for k, (weight, mean) in enumerate(zip(weights, self.means_, strict=True)):
             factor = inverse_of_lower(self.cholesky_[k].double()).to(z)
-            joint = log_joint(z, weight.to(z), mean.to(z), factor)
-            total = torch.logaddexp(total, joint)
+            total = torch.logaddexp(total, log_joint(z, weight.to(z), mean.to(z), factor))
         return total
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -328,10 +297,5 @@ class GaussianMixture:
         d = self.means_.shape[1]
         rows, columns = torch.tril_indices(d, d)
         self.cholesky_ = torch.zeros(K, d, d)
-        stored = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
-        self.cholesky_[:, rows, columns] = stored
+        self.cholesky_[:, rows, columns] = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
         self.n_features_, self.history_ = d, take_history(tensors)
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    return torch.linalg.cholesky(covariance.double()).float()

@@ -19,22 +19,18 @@ DENSITIES: dict[str, type[Density]] = {
     "gan": GenerativeAdversarialNetwork,
     "flow": Flow,
 }
-"""Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares
-it in the entry-point group "scattergen.densities". "class_conditional", which is made of others,
-is added by its own module."""
+"""Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares it in the entry-point
+group "scattergen.densities". "class_conditional", which is made of others, is added by its own module."""
 
 IMPROVED: dict[str, dict[str, Any]] = {"vae": IMPROVED_VAE, "gan": IMPROVED_GAN}
-"""Name to keywords with which a density of the founding paper is good: `make("vae",
-**IMPROVED["vae"])`. Its plain name makes the paper's."""
+"""Name to keywords with which a density of the founding paper is good: `make("vae", **IMPROVED["vae"])`; its plain name
+makes the paper's."""
 
 _GROUP = "scattergen.densities"
 
 
 def names() -> list[str]:
-    """Names of all densities, those of installed packages included, without importing these.
-
-    Returns:
-        Names, in the order of registration.
+    """Names of all densities in the order of registration, with those of installed packages, which are not imported.
 
     Example:
         >>> names()[:4]
@@ -70,8 +66,8 @@ def density_class(name: str) -> type[Density]:
             DENSITIES[name] = found[0].load()
         except (ImportError, AttributeError) as error:
             raise InputError(
-                f'The density "{name}" of {found[0].value} cannot be imported ({error}): repair or '
-                "remove the package that declares it."
+                f'The density "{name}" of {found[0].value} cannot be imported ({error}): repair or remove the package '
+                "that declares it."
             ) from error
     return DENSITIES[name]
 
@@ -104,12 +100,6 @@ def improved_keywords(name: str) -> dict[str, Any]:
 def registered_name(density: Density) -> str:
     """The name under which a density's class is registered, as stored in run folders.
 
-    Args:
-        density: Any density.
-
-    Returns:
-        The name.
-
     Raises:
         InputError: If its class is not registered.
 
@@ -132,9 +122,6 @@ def make(name: str, /, **options: Any) -> Density:
     Args:
         name: One of `names()`.
         **options: Keywords of the class.
-
-    Returns:
-        The density.
 
     Raises:
         InputError: If the name or a keyword is unknown or a value has another type.
