@@ -65,13 +65,6 @@ class ClassConditional:
         True
     """
 
-    densities_: list[Density]
-    weights_: Tensor
-    classes_: tuple[str, ...]
-    n_features_: int
-    history_: History
-    log_prob: Callable[..., Tensor]
-
     def __init__(
         self, density: str = "mixture", keywords: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
     ) -> None:
@@ -113,16 +106,11 @@ class ClassConditional:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit the density of every class, and return this object.
+        """Fit the density of every class, each with a seed derived from `seed`, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d).
-            labels: Class of every code, (N,) whole numbers 0 … C - 1; each must occur.
-            seed: Of everything random; every class has a seed derived from it.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: Finished classes and the progress of the one that is fitted are kept in files beside this one,
-                whose names begin like its; an interrupted fit continues with them.
+        `labels` holds the class of every code, (N,) whole numbers 0 … C - 1, each of which must occur. An
+        interrupted fit continues with the finished classes and the progress of the next, which are kept beside
+        `checkpoint` in files whose names begin like its.
 
         Raises:
             InputError: If codes or labels cannot be used, or a class has too few codes.
@@ -163,7 +151,7 @@ class ClassConditional:
         """Names of the classes, each of which must have a code."""
         there = numbers.unique().tolist()
         names = self.classes or tuple(map(str, there))
-        missing = next((c for c in range(len(names)) if c >= len(there) or there[c] != c), None)
+        missing = next((c for c in range(len(names)) if c not in there), None)
         if there[-1] >= len(names) and self.classes is not None:
             raise InputError(
                 f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes "
@@ -171,18 +159,18 @@ class ClassConditional:
             )
         if missing is not None:
             raise InputError(
-                f"No code has label {missing}, but one has {there[-1]}: leave out classes without "
-                "codes, and number the others by labels.unique(return_inverse=True)[1]."
+                f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes, and "
+                "number the others by labels.unique(return_inverse=True)[1]."
                 if self.classes is None
-                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of '
-                "the classes, and number the others from 0."
+                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes, '
+                "and number the others from 0."
             )
         return names
 
     def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
         self.weights_, self.densities_, self.classes_ = weights, densities, names
         self.n_features_ = densities[0].n_features_  # type: ignore[attr-defined]
-        self.history_ = []
+        self.history_: History = []
         before = 0.0
         for c, density in enumerate(densities):
             for row in getattr(density, "history_", []):
@@ -191,19 +179,11 @@ class ClassConditional:
             before = self.history_[-1]["seconds"] if self.history_ else 0.0
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
-        """Draw codes of given classes, or of classes drawn by their shares.
+        """Draw codes (n, d) of given classes, or of classes drawn by their shares, as `Density.sample` says.
 
         Code k is draw number r of its class, r being the number of codes of that class before it, and so depends on the
-        fitted density, `seed` and the labels up to k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise within a class; the choice of classes has none.
-            labels: Class of all codes or of each, (n,): numbers, or names as strings. None draws them.
-
-        Returns:
-            Codes, (n, d), float32.
+        fitted density, `seed` and the labels up to k only. `labels` is the class of all codes or of each, (n,), by
+        number or name; None draws them. The temperature scales the noise within a class, not the choice of classes.
 
         Raises:
             InputError: If there is no such class.
@@ -282,9 +262,6 @@ def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Seq
 
     Returns:
         One density of that kind per class; or the density itself, if it is class-conditional.
-
-    Raises:
-        InputError: If there is no such density or it does not know a keyword.
 
     Example:
         >>> make_for_classes("vae", {"beta": 0.01}, ["cat", "dog"]).keywords["beta"]

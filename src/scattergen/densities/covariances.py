@@ -1,6 +1,7 @@
 """Covariance matrices: shrinkage towards the identity, factors, and the normal density."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -41,3 +42,11 @@ def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor
     constant = weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
     squares = [((part - mean) @ factor.T).square().sum(1) for part in x.split(_ROWS)]
     return constant - 0.5 * torch.cat(squares)
+
+
+def log_mixture(x: Tensor, weights: Tensor, means: Tensor, factors: Iterable[Tensor]) -> Tensor:
+    """Logarithm of a Gaussian mixture at codes x (N, d), in nats; `factors` are those of `precision_factor`."""
+    total = torch.full_like(x[:, 0], -math.inf)
+    for weight, mean, factor in zip(weights, means, factors, strict=True):
+        total = torch.logaddexp(total, log_joint(x, weight, mean, factor))
+    return total

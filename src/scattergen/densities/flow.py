@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.networks import check_widths, count_parameters, in_float64, load_network, one_in_twelve
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -69,11 +69,6 @@ class Flow:
         (torch.Size([3, 4]), torch.Size([5]))
     """
 
-    flow_: nn.Module
-    leading_: LeadingComponents
-    n_features_: int
-    history_: History
-
     def __init__(
         self,
         leading: int | None = 32,
@@ -121,17 +116,13 @@ class Flow:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train the coupling layers, after the mixture and the regressions; returns this object.
+        """Train the coupling layers, after the mixture and the regressions, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 24, with d (or `leading`) at least 2.
-            seed: Of the initial weights, the permutations, the order of the codes and the mixture.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" … for the layers.
-            checkpoint: File to save progress in and to continue from.
+        The seed decides the initial weights, the permutations, the order of the codes and the mixture; `device` is
+        where the layers are trained.
 
         Raises:
-            InputError: If the codes cannot be used.
+            InputError: If the codes cannot be used, are fewer than 24, or have a single component.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
@@ -149,7 +140,7 @@ class Flow:
             parts = [self._log_prob(flow, leading, p.to(device)) for p in validation.split(1000)]
             return {"loss": -torch.cat(parts).mean().item()}
 
-        history = train(
+        self.history_ = train(
             {"flow": flow},
             {"flow": loss},
             TensorDataset(x),
@@ -159,7 +150,7 @@ class Flow:
             progress=progress,
         )
         self.flow_, self.leading_ = flow.cpu(), leading
-        self.n_features_, self.history_ = z.shape[1], history
+        self.n_features_ = z.shape[1]
         return self
 
     def _build(self, m: int, seed: int) -> nn.Module:
@@ -187,13 +178,7 @@ class Flow:
         return log_determinant - 0.5 * (y.square().sum(1) + m * math.log(2 * math.pi))
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, of the base and of the regressions, 0 or more.
-        """
+        """Draw codes (n, d) from the base, back through the layers, as `Density.sample` says."""
         check_fitted(self)
         leading = self.leading_
         backwards = in_float64(self.flow_)().transform.inv
@@ -206,14 +191,7 @@ class Flow:
 
     @torch.no_grad()
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density, in nats.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Exact logarithm of the density, in nats: codes (N, d) to (N,)."""
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
         x = self.leading_.standardize(z)

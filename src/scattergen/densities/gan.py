@@ -19,7 +19,7 @@ from scattergen.densities.networks import (
     load_network,
     set_dropout_generator,
 )
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -31,8 +31,8 @@ from scattergen.training.settings import TrainingSettings
 class GenerativeAdversarialNetwork:
     r"""Fully connected generative adversarial network.
 
-    The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of "real". On every batch
-    first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g minimises $-E \log s(D(g(h)))$, with $s$ the
+    The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of "real". On every
+    batch first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g minimises $-E \log s(D(g(h)))$, with $s$ the
     logistic function. The widths are ours: the paper has them only in a figure that is not available.
 
     Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all, docs/densities.md the reasons.
@@ -86,12 +86,6 @@ class GenerativeAdversarialNetwork:
         >>> gan.fit(torch.randn(600, 4)).sample(3, seed=0).shape
         torch.Size([3, 4])
     """
-
-    generator_: nn.Module
-    discriminator_: nn.Module
-    leading_: LeadingComponents | None
-    n_features_: int
-    history_: History
 
     def __init__(
         self,
@@ -165,17 +159,12 @@ class GenerativeAdversarialNetwork:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train generator and discriminator in turns; returns this object.
+        """Train generator and discriminator in turns, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 2.
-            seed: Of the initial weights, the order of the codes, the noise and the mixture.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" …
-            checkpoint: File to save progress in and to continue from.
+        The seed decides the initial weights, the order of the codes, the noise and the mixture.
 
         Raises:
-            InputError: If the codes cannot be used.
+            InputError: If the codes cannot be used or are fewer than two.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
@@ -259,13 +248,7 @@ class GenerativeAdversarialNetwork:
         return F.softplus(-fake_logit).mean()
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Generate codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, 0 or more.
-        """
+        """Generate codes (n, d) from noise, as `Density.sample` says."""
         check_fitted(self)
         network = in_float64(self.generator_)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.densities.covariances import inverse_of_lower, log_joint, shrink_to_identity
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -57,12 +57,6 @@ class Gaussian:
         tensor([0., 0.])
     """
 
-    mean_: Tensor
-    std_: Tensor
-    cholesky_: Tensor | None
-    n_features_: int
-    history_: History
-
     def __init__(self, n_effective: int | None = None, covariance: Literal["diagonal", "full"] = "diagonal") -> None:
         if n_effective is not None and n_effective < 1:
             raise InputError(f"n_effective={n_effective}: draw at least 1 component, or None: all.")
@@ -96,17 +90,12 @@ class Gaussian:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Estimate mean and standard deviation of every component, or the covariance; returns this object.
+        """Estimate mean and standard deviation of every component, or the covariance, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 2.
-            seed: Not used: nothing is random.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: Not used: the fit takes a moment.
+        Nothing is random, and nothing is saved as the fit takes a moment: `seed` and `checkpoint` are not used.
 
         Raises:
-            InputError: If the codes cannot be used or a component is constant.
+            InputError: If the codes are fewer than two or cannot be used, or a component is constant.
         """
         start = time.monotonic()
         z = check_codes(z, minimum=2).to(device)
@@ -143,13 +132,7 @@ class Gaussian:
             raise InputError(f"{n} codes are too few: at least 2 are needed.")
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, 0 or more.
-        """
+        """Draw codes (n, d), as `Density.sample` says."""
         check_fitted(self)
         mean, std = self.mean_.double(), self.std_.double()
         d, k = self.n_features_, self._count(self.n_features_)
@@ -165,14 +148,7 @@ class Gaussian:
         return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density of the components that are drawn, in nats.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Exact logarithm of the density of the components that are drawn, in nats: codes (N, d) to (N,)."""
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
         k = self._count(self.n_features_)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import inverse_of_lower, log_joint
+from scattergen.densities.covariances import inverse_of_lower, log_mixture
 from scattergen.densities.expectation_maximization import Shrinkage, Statistics, climb, expectation, maximization
 from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
 from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
@@ -20,7 +20,6 @@ from scattergen.progress import SILENT, Progress
 
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200
-_FEWEST_CODES = 20  # per component, where held-out codes choose their number
 _RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated codes do no harm
 
 
@@ -86,12 +85,6 @@ class GaussianMixture:
         [0.3, 0.7]
     """
 
-    weights_: Tensor
-    means_: Tensor
-    cholesky_: Tensor
-    n_features_: int
-    history_: History
-
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -142,17 +135,13 @@ class GaussianMixture:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit by EM, and return this object.
+        """Fit by EM, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d); at least 2, and 2 per component.
-            seed: Of the first means, the held-out codes and the order of batches.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: Not used: an interrupted fit is faster repeated than stored.
+        The seed decides the first means, the held-out codes and the order of batches. `checkpoint` is not used: an
+        interrupted fit is faster repeated than stored.
 
         Raises:
-            InputError: If the codes cannot be used or are too few.
+            InputError: If the codes cannot be used or are fewer than two, or than two per component.
         """
         start = time.monotonic()
         codes = check_codes(z, minimum=2).float().to(device)
@@ -183,24 +172,14 @@ class GaussianMixture:
             generator=generator,
         )
         if self.n_components == "auto":
-            most = max(N // _FEWEST_CODES, 1)
-            with progress.task("mixture: components", most.bit_length()) as task:
-                K = choose_components(
-                    x,
-                    most,
-                    lambda x, K: em(x, K)[0],
-                    generator,
-                    lambda K, value: task.advance(1, f"{K}: log-likelihood {value:.2f}"),
-                )
+            K = choose_components(x, lambda x, K: em(x, K)[0], generator, progress)
         else:
             K = self.count_components(N)
         with progress.task("mixture", total=self.max_iterations) as task:
 
             def keep(log_likelihood: float, counts: Tensor) -> None:
-                row = {"epoch": len(history) + 1, "seconds": time.monotonic() - start}
-                row |= {"log_likelihood": log_likelihood}
-                row |= {"smallest": counts.min().item(), "largest": counts.max().item()}
-                history.append(row)
+                row = {"epoch": len(history) + 1, "seconds": time.monotonic() - start, "log_likelihood": log_likelihood}
+                history.append(row | {"smallest": counts.min().item(), "largest": counts.max().item()})
                 task.advance(1, f"log-likelihood {log_likelihood:.2f}")
 
             components, candidates = em(x, K, on_iteration=keep)
@@ -210,9 +189,8 @@ class GaussianMixture:
                 shrinkage = weights_of(codes, found.best(1)[:, 0], K)
                 components = maximization(statistics, shrinkage, ridge)
         self.weights_, self.means_ = components.weights.cpu(), (components.means + centre).cpu()
-        self.cholesky_ = torch.stack(
-            [torch.linalg.cholesky(covariance.double()).float() for covariance in components.covariances]
-        ).cpu()
+        factors = [torch.linalg.cholesky(covariance.double()).float() for covariance in components.covariances]
+        self.cholesky_ = torch.stack(factors).cpu()
         history[-1]["seconds"] = time.monotonic() - start  # with the M-step over all components
         self.n_features_, self.history_ = d, history
         return self
@@ -239,13 +217,7 @@ class GaussianMixture:
             )
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise around the components' means, 0 or more.
-        """
+        """Draw codes (n, d), as `Density.sample` says; the temperature scales the noise around components' means."""
         check_fitted(self)
         means = self.means_.double()
 
@@ -261,25 +233,16 @@ class GaussianMixture:
         return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density, in nats: all components count.
+        """Exact logarithm of the density, in nats: codes (N, d) to (N,). All components count.
 
         In float32 its error is about 1e-6 of the squared Mahalanobis distance, some 1e-3 nats at d = 512; give float64
         codes for more.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
         """
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
-        total = torch.full_like(z[:, 0], -torch.inf)
         weights = self.weights_.double() / self.weights_.double().sum()
-        for k, (weight, mean) in enumerate(zip(weights, self.means_, strict=True)):
-            factor = inverse_of_lower(self.cholesky_[k].double()).to(z)
-            total = torch.logaddexp(total, log_joint(z, weight.to(z), mean.to(z), factor))
-        return total
+        factors = (inverse_of_lower(lower.double()).to(z) for lower in self.cholesky_)
+        return log_mixture(z, weights.to(z), self.means_.to(z), factors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; of the triangular factors only the lower halves."""

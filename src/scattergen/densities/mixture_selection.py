@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import log_joint, precision_factor, shrink_to_identity
+from scattergen.densities.covariances import log_mixture, precision_factor, shrink_to_identity
 from scattergen.densities.expectation_maximization import Components, Shrinkage
+from scattergen.progress import Progress
 
 _WEIGHTS = tuple(2.0**power for power in range(11))  # of shrinkage that are compared, in codes
 _DEFAULT = 32.0  # where there are no codes to choose it by
-_HELD_OUT = 0.1
-_MOST_HELD_OUT = 5000
+_FEWEST_CODES = 20  # per component, where held-out codes choose their number
 _COMPONENTS_LOOKED_AT = 20  # in choosing weights; each costs a factorization for every weight
 _LOOKED_AT_OF_ONE = 10_000  # divided by d, if that is more
 
@@ -21,7 +21,7 @@ _LOOKED_AT_OF_ONE = 10_000  # divided by d, if that is more
 def hold_out(N: int, generator: np.random.Generator) -> Tensor:
     """Which of N codes are held out, (N,): a random tenth, at least one and at most 5,000."""
     held_out = torch.zeros(N, dtype=torch.bool)
-    count = max(1, min(int(_HELD_OUT * N), _MOST_HELD_OUT))
+    count = max(1, min(int(0.1 * N), 5000))
     held_out[torch.from_numpy(generator.choice(N, count, replace=False))] = True
     return held_out
 
@@ -29,12 +29,11 @@ def hold_out(N: int, generator: np.random.Generator) -> Tensor:
 def choose_shrinkage(
     x: Tensor, labels: Tensor, K: int, first: int, ridge: float, generator: np.random.Generator
 ) -> Shrinkage:
-    """The weights κ of the pooled covariance under which held-out codes (of N, with the component of each) are likeliest.
+    """The weights κ of the pooled covariance under which held-out codes, of x (N, d) in K Gaussians, are most likely.
 
-    A normal density is the product of the densities of each component of z given those before it, so that every block
-    of them has a weight of its own: the leading ones, in which Gaussians differ most, want less of the pooled
-    covariance than the trailing ones. The blocks end at `first`, 2 · first, 4 · first … d. Where nothing can be held
-    out, the weight is 32.
+    A normal density is the product of the densities of each component given those before it, so that every block of
+    components has a weight of its own: the leading ones, in which Gaussians differ most, want less of the pooled
+    covariance than the trailing ones. The blocks end at `first`, 2 · first, 4 · first … d.
     """
     N, d = x.shape
     held_out = hold_out(N, generator).to(x.device)
@@ -69,33 +68,23 @@ def choose_shrinkage(
 
 
 def choose_components(
-    x: Tensor,
-    most: int,
-    climb: Callable[[Tensor, int], Components],
-    generator: np.random.Generator,
-    report: Callable[[int, float], None],
+    x: Tensor, fit: Callable[[Tensor, int], Components], generator: np.random.Generator, progress: Progress
 ) -> int:
-    """The number of components, of 1, 2, 4, 8 … `most`, under which held-out codes are most likely.
+    """The number of components, of 1, 2, 4, 8 … at 20 codes each, under which held-out codes are most likely.
 
-    The numbers are tried in this order until the likelihood falls; `climb` fits so many components to codes, and
-    `report` is told each number and its mean log-likelihood per held-out code, in nats.
+    The numbers are tried in this order until the likelihood falls; `fit` gives so many components of codes.
     """
     held_out = hold_out(len(x), generator)
     seen, others = x[~held_out], x[held_out]
+    most = max(len(x) // _FEWEST_CODES, 1)
     best, best_likelihood, K = 1, -math.inf, 1
-    while most >= K:
-        components = climb(seen, K)
-        likelihood = _log_likelihood(others, components)
-        report(K, likelihood)
-        if likelihood < best_likelihood:
-            break
-        best, best_likelihood, K = K, likelihood, 2 * K
+    with progress.task("mixture: components", most.bit_length()) as task:
+        while most >= K:
+            found = fit(seen, K)
+            factors = map(precision_factor, found.covariances)
+            likelihood = log_mixture(others, found.weights, found.means, factors).mean(dtype=torch.float64).item()
+            task.advance(1, f"{K}: log-likelihood {likelihood:.2f}")
+            if likelihood < best_likelihood:
+                break
+            best, best_likelihood, K = K, likelihood, 2 * K
     return best
-
-
-def _log_likelihood(x: Tensor, components: Components) -> float:
-    """Mean per code, in nats."""
-    total = torch.full((len(x),), -math.inf, device=x.device)
-    for weight, mean, covariance in zip(components.weights, components.means, components.covariances, strict=True):
-        total = torch.logaddexp(total, log_joint(x, weight, mean, precision_factor(covariance)))
-    return total.mean(dtype=torch.float64).item()

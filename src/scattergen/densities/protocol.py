@@ -104,22 +104,14 @@ class LikelihoodDensity(Density, Protocol):
 
 
 def hyperparameters(density: Density) -> dict[str, Any]:
-    """Keywords with which the density was made, read from its attributes of the same names.
-
-    Args:
-        density: Any density, fitted or not.
-
-    Returns:
-        Keyword to a value that JSON can hold; tuples are lists.
+    """Keywords with which a density was made, read from its attributes of the same names, as values that JSON can hold.
 
     Example:
         >>> from scattergen.densities import VariationalAutoencoder
         >>> hyperparameters(VariationalAutoencoder(beta=0.01))["beta"]
         0.01
     """
-    names = inspect.signature(type(density)).parameters
-    values = {name: getattr(density, name) for name in names}
-    return {name: _for_json(value) for name, value in values.items()}
+    return {name: _for_json(getattr(density, name)) for name in inspect.signature(type(density)).parameters}
 
 
 def _for_json(value: Any) -> Any:
@@ -136,12 +128,8 @@ def check_count(density: Density, n: int) -> None:
     A density that needs more than a few has a method `check_count(n)` that raises `InputError`. It is asked before the
     stages that precede the density, which may take long.
 
-    Args:
-        density: Any density.
-        n: Number of codes it is going to be fitted to.
-
     Raises:
-        InputError: If they are too few.
+        InputError: If n codes are too few.
 
     Example:
         >>> from scattergen.densities import GaussianMixture

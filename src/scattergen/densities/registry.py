@@ -40,13 +40,7 @@ def names() -> list[str]:
 
 
 def density_class(name: str) -> type[Density]:
-    """Class of a density.
-
-    Args:
-        name: One of `names()`.
-
-    Returns:
-        The class; one of an installed package is imported now.
+    """Class of a density, one of `names()`; that of an installed package is imported now.
 
     Raises:
         InputError: If no density has that name or its package cannot be imported.
@@ -73,13 +67,7 @@ def density_class(name: str) -> type[Density]:
 
 
 def improved_keywords(name: str) -> dict[str, Any]:
-    """Keywords that make a density of the founding paper a good one.
-
-    Args:
-        name: One of `names()`.
-
-    Returns:
-        A copy of `IMPROVED[name]`.
+    """Keywords that make a density of the founding paper a good one: a copy of `IMPROVED[name]`.
 
     Raises:
         InputError: If there are none, or no such density.
@@ -117,11 +105,7 @@ def registered_name(density: Density) -> str:
 
 
 def make(name: str, /, **options: Any) -> Density:
-    """Make an unfitted density from its name and keywords, checking both.
-
-    Args:
-        name: One of `names()`.
-        **options: Keywords of the class.
+    """Make an unfitted density from its name, one of `names()`, and keywords of its class, checking both.
 
     Raises:
         InputError: If the name or a keyword is unknown or a value has another type.

@@ -19,7 +19,7 @@ from scattergen.densities.networks import (
     load_network,
     one_in_twelve,
 )
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -108,13 +108,6 @@ class VariationalAutoencoder:
         torch.Size([3, 4])
     """
 
-    encoder_: nn.Module
-    decoder_: nn.Module
-    mixture_: LeadingComponents | None
-    residual_: tuple[Tensor, Tensor] | None
-    n_features_: int
-    history_: History
-
     def __init__(
         self,
         n_latent: int = 64,
@@ -175,17 +168,12 @@ class VariationalAutoencoder:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train encoder and decoder together, then fit the prior and the noise, if asked for; returns this object.
+        """Train encoder and decoder together, then fit the prior and the noise, if asked for, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 24.
-            seed: Of the initial weights, the order of the codes, the noise and the mixture.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" …
-            checkpoint: File to save progress in and to continue from.
+        The seed decides the initial weights, the order of the codes, the noise and the mixture.
 
         Raises:
-            InputError: If the codes cannot be used.
+            InputError: If the codes cannot be used or are fewer than 24.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
@@ -278,13 +266,7 @@ class VariationalAutoencoder:
             self.residual_ = residual.mean(0), torch.linalg.cholesky(covariance.double()).float()
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Decode draws of h to codes (n, d), float32; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, of h and around its decoded code, 0 or more.
-        """
+        """Decode draws of h to codes (n, d), as `Density.sample` says; the temperature scales h and the noise."""
         check_fitted(self)
         decoder, H = in_float64(self.decoder_), self.n_latent
 

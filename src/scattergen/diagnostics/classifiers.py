@@ -130,14 +130,9 @@ def _classifier_test(
 
     observed = mean(held_out)
     pvalue, draws = monte_carlo_pvalues(observed, lambda random: mean(draw(held_out, random)), n_simulations, seed)
-    return DiagnosticTest(
-        name=name,
-        null=null,
-        statistic=float(observed[0] - draws.mean()),
-        pvalue=float(pvalue[0]),
-        effect=(accepted[0] + 1 - float(np.mean(accepted[1:]))) / 2,
-        effect_name="held-out accuracy, chance 0.5",
-    )
+    effect = (accepted[0] + 1 - float(np.mean(accepted[1:]))) / 2
+    statistic = float(observed[0] - draws.mean())
+    return DiagnosticTest(name, null, statistic, pvalue.item(), effect, "held-out accuracy, chance 0.5")
 
 
 def _learn(codes: Floats, fake: Fake, seed: int) -> Callable[[Floats], Floats]:

@@ -104,14 +104,9 @@ def correlation_of_squares(z: Tensor | ArrayLike, *, n_simulations: int = SIMULA
     pvalue, _ = monte_carlo_pvalues(
         observed, lambda random: mean_square(random.permuted(squares, axis=0)), n_simulations, seed
     )
-    return DiagnosticTest(
-        name="correlation of squares",
-        null="independent",
-        statistic=float(observed[0]),
-        pvalue=float(pvalue[0]),
-        effect=float((squares.T @ squares)[pairs].mean()),
-        effect_name="mean correlation of z², independent 0",
-    )
+    effect = float((squares.T @ squares)[pairs].mean())
+    measure = "mean correlation of z², independent 0"
+    return DiagnosticTest("correlation of squares", "independent", observed.item(), pvalue.item(), effect, measure)
 
 
 def pairwise_dependence(

@@ -55,14 +55,9 @@ def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATION
     pvalue, _ = monte_carlo_pvalues(
         observed, lambda random: _simes(random.standard_normal(codes.shape)), n_simulations, seed
     )
-    return DiagnosticTest(
-        name="marginals, K²",
-        null="normal",
-        statistic=float(observed[0]),
-        pvalue=float(pvalue[0]),
-        effect=float(np.abs(effect_sizes(codes)[1]).max()),
-        effect_name="largest |excess kurtosis|, normal 0",
-    )
+    effect = float(np.abs(effect_sizes(codes)[1]).max())
+    measure = "largest |excess kurtosis|, normal 0"
+    return DiagnosticTest("marginals, K²", "normal", observed.item(), pvalue.item(), effect, measure)
 
 
 def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
@@ -96,13 +91,9 @@ def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
     d = codes.shape[1]
     squares = np.square(codes).sum(axis=1)
     result: Any = stats.kstest(squares, stats.chi2(d).cdf)
+    effect, measure = squares.std() / squares.mean() / math.sqrt(2 / d), "relative spread of ‖z‖², normal 1"
     return DiagnosticTest(
-        name="length ‖z‖²",
-        null="normal",
-        statistic=float(result.statistic),
-        pvalue=float(result.pvalue),
-        effect=float(squares.std() / squares.mean() / math.sqrt(2 / d)),
-        effect_name="relative spread of ‖z‖², normal 1",
+        "length ‖z‖²", "normal", float(result.statistic), float(result.pvalue), float(effect), measure
     )
 
 
