@@ -48,7 +48,6 @@ class ClassConditional:
         densities_: The p(z|c), C of them.
         weights_: p(c), (C,), float32.
         classes_: Names of the classes.
-        n_features_: Dimension d of the codes.
         history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed up), and what else
             they have.
         log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in nats, (N,); exists

@@ -19,9 +19,6 @@ _FORGETTING = 0.6  # exponent of the steps of EM by batches
 Shrinkage = list[tuple[int, float]]
 """Weights of the pooled covariance, in codes: of the components up to each stop, given those before."""
 
-OnIteration = Callable[[float, Tensor], None]
-"""Called with the mean log-likelihood and the components' numbers of codes."""
-
 
 @dataclass
 class Components:
@@ -188,12 +185,13 @@ def climb(
     max_iterations: int,
     tolerance: float,
     generator: np.random.Generator,
-    on_iteration: OnIteration = lambda *_: None,
+    on_iteration: Callable[[float, Tensor], None] = lambda *_: None,
 ) -> tuple[Components, Tensor]:
     """EM of K components from the clusters of k-means until the likelihood gains less than the tolerance, in nats.
 
-    `weights_of` chooses the shrinkage from the codes, the cluster of each and K. The result is the components, and
-    candidates of every code, (N, T).
+    `weights_of` chooses the shrinkage from the codes, the cluster of each and K; `on_iteration` is told the mean
+    log-likelihood and the components' numbers of codes. The result is the components, and candidates of every code,
+    (N, T).
     """
     means, labels = lloyd(x, seed_means(x, K, generator))
     shrinkage = weights_of(x, labels, K)

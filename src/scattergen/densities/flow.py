@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
-from scattergen.densities.networks import check_widths, count_parameters, in_float64, load_network, one_in_twelve
+from scattergen.densities.networks import EVERY, check_widths, count_parameters, every_twelfth, in_float64, load_network
 from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
@@ -52,7 +52,6 @@ class Flow:
     Attributes:
         flow_: zuko's flow; only its transform is used.
         leading_: Standardization, base mixture, and p(trailing | leading).
-        n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss" (mean of -log p(x), in nats), "learning_rate",
             "validation/loss".
 
@@ -103,9 +102,9 @@ class Flow:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 24:
-            raise InputError(f"{n} codes are too few: at least 24 are needed.")
-        check_leading_count(n - n // 12, self.n_components)
+        if n < 2 * EVERY:
+            raise InputError(f"{n} codes are too few: at least {2 * EVERY} are needed.")
+        check_leading_count(n - n // EVERY, self.n_components)
 
     def fit(
         self,
@@ -127,7 +126,7 @@ class Flow:
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = one_in_twelve(len(z))
+        held_out = every_twelfth(len(z))
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])
         flow = self._build(x.shape[1], seed)

@@ -67,7 +67,6 @@ class GenerativeAdversarialNetwork:
         generator_: H -> widths -> m, or d.
         discriminator_: m or d -> discriminator_widths -> 1.
         leading_: Standardization, and p(trailing | leading); None if all are generated.
-        n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator", "learning_rate".
 
     Raises:

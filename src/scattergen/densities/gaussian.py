@@ -39,8 +39,6 @@ class Gaussian:
         mean_: (d,) float32; zero after the first k.
         std_: Standard deviations, (d,) float32, zero after the first k; of "full" the roots of the diagonal of Σ.
         cholesky_: Lower triangular factor of Σ of the first k components, (k, k) float32; None for "diagonal".
-        n_features_: d.
-        history_: One row: "epoch", "seconds".
 
     Raises:
         InputError: If an argument is out of range.

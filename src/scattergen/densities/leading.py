@@ -108,28 +108,23 @@ class LeadingComponents:
         # are shrunk to.
         K, (N, rest) = len(self.weights), y.shape
         labels = self.log_posterior(x).argmax(1)
-        order = labels.argsort(stable=True).split(torch.bincount(labels, minlength=K).tolist())
+        counts = torch.bincount(labels, minlength=K)
         everywhere = y.mean(0)
         parts = []
-        for k, rows in enumerate(order):
-            n = len(rows)
-            self.trailing[k] = (y[rows].sum(0) + everywhere) / (n + 1)
+        for k, rows in enumerate(labels.argsort(stable=True).split(counts.tolist())):
+            self.trailing[k] = (y[rows].sum(0) + everywhere) / (len(rows) + 1)
             u = (x[rows] - self.means[k]) @ inverse_of_lower(self.cholesky[k]).T
             parts.append((u, y[rows] - self.trailing[k]))
         gram = sum((u.T @ u for u, _ in parts), torch.zeros(x.shape[1], x.shape[1])) / N
         cross = sum((u.T @ v for u, v in parts), torch.zeros(x.shape[1], rest)) / N
         ridge = _RIDGE * torch.eye(x.shape[1])
-        scatter = torch.zeros(rest, rest)
         squares = torch.zeros(K)
         for k, (u, v) in enumerate(parts):
             left = u.T @ u + _SLOPE_SHRINKAGE * (gram + ridge)
             right = u.T @ v + _SLOPE_SHRINKAGE * cross
             self.slopes[k] = torch.linalg.solve(left.double(), right.double()).T.float()
-            residual = v - u @ self.slopes[k].T
-            scatter += residual.T @ residual
-            squares[k] = residual.square().sum()
+            squares[k] = (v - u @ self.slopes[k].T).square().sum()
         mean_square = squares.sum() / N
-        counts = torch.tensor([float(len(rows)) for rows in order])
         self.factors = (squares + _SLOPE_SHRINKAGE * mean_square) / (
             (counts + _SLOPE_SHRINKAGE) * mean_square.clamp(min=1e-30)
         )

@@ -63,7 +63,6 @@ class GaussianMixture:
         weights_: (K,) float32.
         means_: (K, d) float32.
         cholesky_: Lower triangular factors of the covariances, (K, d, d) float32.
-        n_features_: d.
         history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per code, before the update,
             in nats; of the leading components if EM sees only these), "smallest", "largest" (component, in codes).
 

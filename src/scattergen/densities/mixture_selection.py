@@ -70,9 +70,9 @@ def choose_shrinkage(
 def choose_components(
     x: Tensor, fit: Callable[[Tensor, int], Components], generator: np.random.Generator, progress: Progress
 ) -> int:
-    """The number of components, of 1, 2, 4, 8 … at 20 codes each, under which held-out codes are most likely.
+    """The number of components, of 1, 2, 4, 8 … with 20 codes or more each, under which held-out codes are most likely.
 
-    The numbers are tried in this order until the likelihood falls; `fit` gives so many components of codes.
+    The numbers are tried in this order until the likelihood falls; `fit` fits so many components to codes.
     """
     held_out = hold_out(len(x), generator)
     seen, others = x[~held_out], x[held_out]

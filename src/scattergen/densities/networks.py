@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scattergen.errors import InputError, RunFolderError
 from scattergen.tensor_files import take_state
 
+EVERY = 12  # one code in twelve is held out for early stopping: 5,000 of MNIST's 60,000
 _BOUND = 20.0  # of log-variances
 
 
@@ -24,7 +25,7 @@ def fully_connected(
     dropout: float = 0.0,
     initialization: Literal["he", "uniform"] = "he",
 ) -> nn.Sequential:
-    """Linear layers with leaky ReLUs between them, (N, widths[0]) -> (N, widths[-1]); the global random state stays.
+    """Linear layers with leaky ReLUs between them, (N, widths[0]) -> (N, widths[-1]).
 
     Args:
         widths: Of input, hidden layers and output.
@@ -91,10 +92,10 @@ def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(widths)
 
 
-def one_in_twelve(N: int) -> Tensor:
-    """Which of N codes are held out for early stopping, (N,): one in twelve, evenly spaced, 5,000 of MNIST's 60,000."""
+def every_twelfth(N: int) -> Tensor:
+    """Which of N codes are held out for early stopping, (N,)."""
     held_out = torch.zeros(N, dtype=torch.bool)
-    held_out[11::12] = True
+    held_out[EVERY - 1 :: EVERY] = True
     return held_out
 
 

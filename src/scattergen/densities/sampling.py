@@ -25,12 +25,8 @@ class Noise:
     bits, which depend on the number of threads, then hardly ever survive.
 
     Args:
-        generator: Source of randomness.
+        generator: Source of randomness; kept, for distributions that are not here.
         temperature: Factor of the normal numbers; choices and uniform numbers have none.
-
-    Attributes:
-        generator: For distributions that are not here.
-        temperature: As given.
 
     Example:
         >>> Noise(np.random.default_rng(0), temperature=0.0).normal(2, 3).abs().max().item()

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.covariances import shrink_to_identity
-from scattergen.densities.leading import LeadingComponents
+from scattergen.densities.leading import LeadingComponents, check_leading
 from scattergen.densities.networks import (
+    EVERY,
     VariationalNetworks,
     check_widths,
     count_parameters,
+    every_twelfth,
     fully_connected,
     in_float64,
     load_network,
-    one_in_twelve,
 )
 from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -87,7 +88,6 @@ class VariationalAutoencoder:
         mixture_: The prior of h, for `noise="full"` with p(z - g(h) | h); None for "normal".
         residual_: Mean of the residuals, (d,), and a factor A of their covariance A Aᵀ: (d, d) for "full" noise, the
             standard deviations (d,) for "diagonal"; None if not used.
-        n_features_: d.
         history_: One row per epoch: "epoch", "seconds", "loss", "learning_rate", "validation/loss",
             "validation/squared_error" (mean over components), "validation/divergence" (sum, nats), "validation/active"
             (latent variables whose divergence exceeds 0.01 nats).
@@ -135,8 +135,7 @@ class VariationalAutoencoder:
             raise InputError(f'prior="{prior}" is unknown: choose "normal" or "mixture".')
         if noise not in ("none", "diagonal", "full"):
             raise InputError(f'noise="{noise}" is unknown: choose "none", "diagonal" or "full".')
-        if n_components is not None and n_components < 1:
-            raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
+        check_leading(None, n_components)
         self.n_latent, self.beta = n_latent, beta
         self.initialization, self.learn_variance = initialization, learn_variance
         self.prior, self.noise, self.n_components = prior, noise, n_components
@@ -178,7 +177,7 @@ class VariationalAutoencoder:
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = one_in_twelve(len(z))
+        held_out = every_twelfth(len(z))
         networks = VariationalNetworks(*self._build(z.shape[1], seed))
         if self.learn_variance:
             networks.learn_variance(z)
@@ -288,8 +287,8 @@ class VariationalAutoencoder:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 24:
-            raise InputError(f"{n} codes are too few for a VAE: use at least 24, or another density.")
+        if n < 2 * EVERY:
+            raise InputError(f"{n} codes are too few for a VAE: use at least {2 * EVERY}, or another density.")
         if self.prior == "mixture" and (self.n_components or 1) > n // 2:
             raise InputError(f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2}.")
 

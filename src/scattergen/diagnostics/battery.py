@@ -15,14 +15,7 @@ from scattergen.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Battery:
-    """What all tests found in the same codes.
-
-    Attributes:
-        tests: In the order of the table.
-        pairs: Dependence of each pair of components.
-        n: Number of codes.
-        d: Number of components.
-    """
+    """What all tests, in the order of the table, found in the same n codes of d components."""
 
     tests: tuple[DiagnosticTest, ...]
     pairs: PairwiseDependence

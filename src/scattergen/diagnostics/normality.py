@@ -36,13 +36,10 @@ class NormalityTest:
 
 @dataclass(frozen=True)
 class NormalityTable:
-    """How many components each test rejects, without any multiple-testing correction.
+    """How many of the d components of n codes each test rejects, without any multiple-testing correction.
 
     Attributes:
-        n: Number of codes tested.
-        d: Number of components tested.
         constant: How many of the d are constant; they are never counted as rejected.
-        levels: The significance levels.
         counts: Test ("K2", "JB") to its rejections at each of the levels.
 
     Example:
@@ -63,13 +60,10 @@ class NormalityTable:
 
 @dataclass(frozen=True)
 class RejectionRate:
-    """Rejections of one test at one level among samples of one size.
+    """Rejections of one test, "K2" or "JB", at one level among samples of n codes.
 
     Attributes:
-        n: Size of the samples.
-        test: "K2" or "JB".
-        level: Significance level.
-        observed: Mean count over random samples of n codes.
+        observed: Mean count over random samples.
         simulated: Mean count over standard normal data of the same shape, what perfectly normal codes would score; at
             small n it is not d × level.
     """
