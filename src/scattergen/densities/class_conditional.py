@@ -36,8 +36,8 @@ NAME = "class_conditional"
 class ClassConditional:
     r"""A density of every class, $p(z) = \sum_c p(c)\, p(z|c)$.
 
-    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its
-    class; p(c) is the share of the class. Works for every registered density, your own included.
+    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its class; p(c) is the
+    share of the class. Works for every registered density, your own included.
 
     Args:
         density: Name of the kind in the registry.
@@ -48,11 +48,10 @@ class ClassConditional:
         densities_: The p(z|c), C of them.
         weights_: p(c), (C,), float32.
         classes_: Names of the classes.
-        n_features_: Dimension d of the codes.
-        history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed
-            up), and what else they have.
-        log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in
-            nats, (N,); exists only if the densities have an exact one.
+        history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed up), and what else
+            they have.
+        log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in nats, (N,); exists
+            only if the densities have an exact one.
 
     Raises:
         InputError: If there is no such density or it does not know a keyword.
@@ -64,13 +63,6 @@ class ClassConditional:
         >>> by_class.sample(4, labels="high").min().item() > 0
         True
     """
-
-    densities_: list[Density]
-    weights_: Tensor
-    classes_: tuple[str, ...]
-    n_features_: int
-    history_: History
-    log_prob: Callable[..., Tensor]
 
     def __init__(
         self, density: str = "mixture", keywords: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
@@ -113,20 +105,11 @@ class ClassConditional:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit the density of every class.
+        """Fit the density of every class, each with a seed derived from `seed`, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d).
-            labels: Class of every code, (N,) whole numbers 0 … C - 1; each must occur.
-            seed: Of everything random; every class has a seed derived from it.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: Finished classes and the progress of the one that is fitted are kept in
-                files beside this one, whose names begin like its; an interrupted fit continues
-                with them.
-
-        Returns:
-            This object.
+        `labels` holds the class of every code, (N,) whole numbers 0 … C - 1, each of which must occur. An
+        interrupted fit continues with the finished classes and the progress of the next, which are kept beside
+        `checkpoint` in files whose names begin like its.
 
         Raises:
             InputError: If codes or labels cannot be used, or a class has too few codes.
@@ -134,7 +117,7 @@ class ClassConditional:
         """
         z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
-        names = self._find_classes(numbers)
+        names = self._class_names(numbers)
         counts = torch.bincount(numbers).tolist()
         for name, count in zip(names, counts, strict=True):
             _of_class(name, self.check_count, count)
@@ -163,30 +146,30 @@ class ClassConditional:
         self._adopt(torch.tensor(counts) / len(z), densities, names)
         return self
 
-    def _find_classes(self, numbers: Tensor) -> tuple[str, ...]:
+    def _class_names(self, numbers: Tensor) -> tuple[str, ...]:
         """Names of the classes, each of which must have a code."""
         there = numbers.unique().tolist()
         names = self.classes or tuple(map(str, there))
-        missing = next((c for c in range(len(names)) if c >= len(there) or there[c] != c), None)
+        missing = next((c for c in range(len(names)) if c not in there), None)
         if there[-1] >= len(names) and self.classes is not None:
             raise InputError(
-                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} "
-                f"classes {', '.join(names[:10])}: give all their names in the order of the labels."
+                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes "
+                f"{', '.join(names[:10])}: give all their names in the order of the labels."
             )
         if missing is not None:
             raise InputError(
-                f"No code has label {missing}, but one has {there[-1]}: leave out classes without "
-                "codes, and number the others by labels.unique(return_inverse=True)[1]."
+                f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes, and "
+                "number the others by labels.unique(return_inverse=True)[1]."
                 if self.classes is None
-                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of '
-                "the classes, and number the others from 0."
+                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes, '
+                "and number the others from 0."
             )
         return names
 
     def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
         self.weights_, self.densities_, self.classes_ = weights, densities, names
         self.n_features_ = densities[0].n_features_  # type: ignore[attr-defined]
-        self.history_ = []
+        self.history_: History = []
         before = 0.0
         for c, density in enumerate(densities):
             for row in getattr(density, "history_", []):
@@ -195,20 +178,11 @@ class ClassConditional:
             before = self.history_[-1]["seconds"] if self.history_ else 0.0
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
-        """Draw codes of given classes, or of classes drawn by their shares.
+        """Draw codes (n, d) of given classes, or of classes drawn by their shares, as `Density.sample` says.
 
-        Code k is draw number r of its class, r being the number of codes of that class before it,
-        and so depends on the fitted density, `seed` and the labels up to k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise within a class; the choice of classes has none.
-            labels: Class of all codes or of each, (n,): numbers, or names as strings. None draws
-                them.
-
-        Returns:
-            Codes, (n, d), float32.
+        Code k is draw number r of its class, r being the number of codes of that class before it, and so depends on the
+        fitted density, `seed` and the labels up to k only. `labels` is the class of all codes or of each, (n,), by
+        number or name; None draws them. The temperature scales the noise within a class, not the choice of classes.
 
         Raises:
             InputError: If there is no such class.
@@ -226,20 +200,11 @@ class ClassConditional:
     def sample_labels(self, n: int, *, seed: int = 0) -> Tensor:
         """The classes that `sample` draws without labels, (n,), int64."""
         check_fitted(self)
-        weights = self.weights_
-        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(weights, size)[:, None])
+        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(self.weights_, size)[:, None])
         return drawn[:, 0].long()
 
     def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
-        """Exact logarithm of p(z), or of p(z|c), in nats.
-
-        Args:
-            z: Codes, (N, d).
-            labels: Class of all codes or of each, (N,), for p(z|c).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Exact logarithm of p(z), or with labels of p(z|c), in nats: (N,), with the type and device of `z`."""
         check_fitted(self)
         check_codes(z, minimum=0, n_features=self.n_features_)
         numbers = None if labels is None else label_numbers(labels, len(z), self.classes_)
@@ -279,12 +244,6 @@ DENSITIES[NAME] = ClassConditional
 def needs_labels(name: str) -> bool:
     """Whether a registered density is class-conditional by itself: its `fit` takes labels.
 
-    Args:
-        name: In the registry.
-
-    Returns:
-        True for "class_conditional" and for a density of your own that has that argument.
-
     Example:
         >>> needs_labels("class_conditional"), needs_labels("mixture")
         (True, False)
@@ -302,9 +261,6 @@ def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Seq
 
     Returns:
         One density of that kind per class; or the density itself, if it is class-conditional.
-
-    Raises:
-        InputError: If there is no such density or it does not know a keyword.
 
     Example:
         >>> make_for_classes("vae", {"beta": 0.01}, ["cat", "dog"]).keywords["beta"]
@@ -341,8 +297,8 @@ class _Kept:
             return False
         if belongs_to != self.belongs_to:
             raise RunFolderError(
-                f"{self.finished} is the finished class of a fit with other settings or codes: use "
-                "those again, or delete it."
+                f"{self.finished} is the finished class of a fit with other settings or codes: use those again, or "
+                "delete it."
             )
         density.load_state_dict(tensors)
         return True

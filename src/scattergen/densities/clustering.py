@@ -11,18 +11,9 @@ _ROWS = 8192  # codes per matrix product, to bound memory
 
 
 def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
-    """First means by k-means++: codes drawn with probability proportional to the squared distance.
+    """First means by k-means++: K of the codes (N, d), drawn with probability proportional to the squared distance.
 
-    Args:
-        x: Codes, (N, d).
-        K: Number of means.
-        generator: Source of randomness.
-
-    Returns:
-        (K, d), some of the codes.
-
-    References:
-        Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
+    Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
     """
     if len(x) > _SEEDING_CODES:
         rows = np.sort(generator.choice(len(x), _SEEDING_CODES, replace=False))
@@ -42,25 +33,10 @@ def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
 
 
 def lloyd(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Tensor]:
-    """Lloyd's iterations: each code joins its nearest mean, which moves to the mean of its codes.
+    """Lloyd's iterations: each code (N, d) joins its nearest mean (K, d), which moves to the mean of its codes.
 
-    Args:
-        x: Codes, (N, d).
-        means: First means, (K, d).
-        iterations: At most; they end when no code changes its cluster.
-
-    Returns:
-        Means (K, d), and the number of the nearest to each code, (N,). A mean that loses all its
-        codes stays where it is.
-
-    References:
-        Lloyd, "Least squares quantization in PCM", 1982.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
-        >>> lloyd(x, x[:2])
-        (tensor([[ 0.5000],
-                [11.0000]]), tensor([0, 0, 1, 1]))
+    They end when no code changes its cluster. A mean that loses all its codes stays where it is. Returned are the means
+    and the number of the nearest to each code, (N,).
     """
     labels = _nearest(x, means)
     for _ in range(iterations):

@@ -1,6 +1,7 @@
 """Covariance matrices: shrinkage towards the identity, factors, and the normal density."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -9,22 +10,10 @@ _ROWS = 8192  # codes per matrix product, to bound memory
 
 
 def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
-    r"""Covariance shrunk towards a multiple of the identity by the oracle approximating formula.
+    """Sample covariance S (d, d) of n codes, shrunk towards the identity: (1 - ρ) S + (ρ tr S/d + ridge) I.
 
-    $(1 - \rho) S + \rho\, \mathrm{tr}(S)/d\; I$ with
-    $\rho = \min(1, \frac{(1 - 2/d)\,\mathrm{tr} S^2 + \mathrm{tr}^2 S}{(n + 1 - 2/d)
-    (\mathrm{tr} S^2 - \mathrm{tr}^2 S / d)})$.
-
-    Args:
-        covariance: Sample covariance S, (d, d).
-        n: Number of samples it was made from.
-        ridge: Added to the variances.
-
-    Returns:
-        (d, d).
-
-    References:
-        Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
+    ρ is the oracle approximating one of Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance
+    estimation", 2010.
     """
     d = len(covariance)
     squares, trace = covariance.square().sum().item(), covariance.trace().item()
@@ -37,43 +26,27 @@ def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor
 
 
 def precision_factor(covariance: Tensor) -> Tensor:
-    """Lower triangular P with P^T P the inverse of the covariance.
-
-    Args:
-        covariance: (d, d), positive definite.
-
-    Returns:
-        (d, d), with the type of the covariance.
-    """
+    """Lower triangular P with P^T P the inverse of the covariance (d, d)."""
     # The factorization needs float64 where directions have little variance; its inversion does not.
     return inverse_of_lower(torch.linalg.cholesky(covariance.double()).to(covariance))
 
 
 def inverse_of_lower(lower: Tensor) -> Tensor:
-    """Inverse of a lower triangular matrix, in its own type.
-
-    Args:
-        lower: (d, d).
-
-    Returns:
-        (d, d), lower triangular.
-    """
+    """Inverse of a lower triangular matrix, in its own type."""
     identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, identity, upper=False)
 
 
 def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """Logarithm of weight × N(x; mean, covariance), in nats.
-
-    Args:
-        x: Codes, (N, d).
-        weight: Of the component, a scalar.
-        mean: (d,).
-        factor: `precision_factor` of its covariance, (d, d).
-
-    Returns:
-        (N,).
-    """
+    """Logarithm of weight × N(x; mean, covariance) for codes x (N, d), in nats; `factor` is `precision_factor`'s."""
     constant = weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
     squares = [((part - mean) @ factor.T).square().sum(1) for part in x.split(_ROWS)]
     return constant - 0.5 * torch.cat(squares)
+
+
+def log_mixture(x: Tensor, weights: Tensor, means: Tensor, factors: Iterable[Tensor]) -> Tensor:
+    """Logarithm of a Gaussian mixture at codes x (N, d), in nats; `factors` are those of `precision_factor`."""
+    total = torch.full_like(x[:, 0], -math.inf)
+    for weight, mean, factor in zip(weights, means, factors, strict=True):
+        total = torch.logaddexp(total, log_joint(x, weight, mean, factor))
+    return total

@@ -17,38 +17,25 @@ _MOST_CANDIDATES = 8  # components that a code is compared with in full
 _FORGETTING = 0.6  # exponent of the steps of EM by batches
 
 Shrinkage = list[tuple[int, float]]
-"""Weights of the pooled covariance, in codes: of the components up to each stop, given those
-before."""
-
-OnIteration = Callable[[float, Tensor], None]
-"""Called with the mean log-likelihood and the components' numbers of codes."""
+"""Weights of the pooled covariance, in codes: of the components up to each stop, given those before."""
 
 
 @dataclass
 class Components:
-    """Parameters of a mixture.
+    """Parameters of a mixture."""
 
-    Attributes:
-        weights: (K,).
-        means: (K, d).
-        covariances: (K, d, d).
-        pooled: Within-component covariance of all together, (d, d).
-    """
-
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
-    pooled: Tensor
+    weights: Tensor  # (K,)
+    means: Tensor  # (K, d)
+    covariances: Tensor  # (K, d, d)
+    pooled: Tensor  # within-component covariance of all together, (d, d)
 
 
 @dataclass
 class Expectation:
     """What the E-step finds for every code and each of its candidates."""
 
-    candidates: Tensor
-    """Numbers of components, (N, T); -1 stands for none."""
-    log_joints: Tensor
-    """`log_joint` of each, (N, T)."""
+    candidates: Tensor  # numbers of components, (N, T); -1 stands for none
+    log_joints: Tensor  # `log_joint` of each, (N, T)
 
     @property
     def log_likelihood(self) -> float:
@@ -61,75 +48,30 @@ class Expectation:
 
 
 def first_components(x: Tensor, means: Tensor, labels: Tensor, shrinkage: Shrinkage, ridge: float) -> Components:
-    """Components of clusters: an M-step in which every code belongs to its own cluster only.
-
-    Args:
-        x: Codes, (N, d).
-        means: Of the clusters, (K, d).
-        labels: The cluster of every code, (N,).
-        shrinkage: Weights of the pooled covariance.
-        ridge: Added to the variances.
-
-    Returns:
-        Components; one without codes keeps its mean.
-    """
+    """An M-step in which every code (N, d) belongs to its own cluster only; a cluster without codes keeps its mean."""
     certain = Expectation(labels[:, None], x.new_zeros(len(x), 1))
     return maximization(Statistics.of(x, certain, means), shrinkage, ridge)
 
 
-def _shared_scores(weights: Tensor, means: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-    # With one covariance the quadratic term is common: scores are x @ project + offset.
-    factor = precision_factor(pooled)
-    project = factor.T @ (factor @ means.T)
-    return project, weights.log() - 0.5 * (means.T * project).sum(0)
-
-
 def propose(x: Tensor, components: Components, count: int) -> Tensor:
-    """The components that fit each code best if all had the pooled covariance.
-
-    Args:
-        x: Codes, (N, d).
-        components: Parameters.
-        count: Number of candidates.
-
-    Returns:
-        (N, count), different numbers of components.
-    """
-    project, offset = _shared_scores(components.weights, components.means, components.pooled)
+    """The components that fit each code (N, d) best if all had the pooled covariance, (N, count)."""
+    # With one covariance the quadratic term is common: scores are x @ project + offset.
+    factor = precision_factor(components.pooled)
+    project = factor.T @ (factor @ components.means.T)
+    offset = components.weights.log() - 0.5 * (components.means.T * project).sum(0)
     scores = (part @ project + offset for part in x.split(_ROWS))
     return torch.cat([part.topk(count, dim=1).indices for part in scores])
 
 
 def unite(first: Tensor, second: Tensor) -> Tensor:
-    """Candidates that are in one or the other, with -1 in place of repetitions.
-
-    Args:
-        first: (N, T).
-        second: (N, U).
-
-    Returns:
-        (N, T + U).
-
-    Example:
-        >>> unite(torch.tensor([[2, 0]]), torch.tensor([[1, 2]]))
-        tensor([[ 0,  1,  2, -1]])
-    """
+    """Candidates (N, T + U) that are in the first (N, T) or the second (N, U), with -1 in place of repetitions."""
     united = torch.cat([first, second], dim=1).sort(dim=1).values
     united[:, 1:][united[:, 1:] == united[:, :-1]] = -1
     return united
 
 
 def expectation(x: Tensor, candidates: Tensor, components: Components) -> Expectation:
-    """E-step over the candidates of every code.
-
-    Args:
-        x: Codes, (N, d).
-        candidates: Numbers of components, (N, T); -1 stands for none.
-        components: Parameters.
-
-    Returns:
-        Log joint densities.
-    """
+    """E-step over the candidates of every code, (N, T)."""
     log_joints = torch.full(candidates.shape, -math.inf, device=x.device)
     for k, (rows, columns) in enumerate(_by_component(candidates, len(components.means))):
         factor = precision_factor(components.covariances[k])
@@ -140,31 +82,15 @@ def expectation(x: Tensor, candidates: Tensor, components: Components) -> Expect
 
 @dataclass
 class Statistics:
-    """What the M-step needs to know of the codes.
+    """What the M-step needs to know of the codes: sums and means weighted by the responsibilities."""
 
-    Attributes:
-        counts: Sums of responsibilities, (K,).
-        means: Weighted by the responsibilities, (K, d).
-        scatters: Weighted sums of squares about the means, (K, d, d).
-    """
-
-    counts: Tensor
-    means: Tensor
-    scatters: Tensor
+    counts: Tensor  # (K,)
+    means: Tensor  # (K, d)
+    scatters: Tensor  # squares about the means, (K, d, d)
 
     @classmethod
     def of(cls, x: Tensor, found: Expectation, means: Tensor, scatters: Tensor | None = None) -> "Statistics":
-        """Statistics of codes.
-
-        Args:
-            x: Codes, (N, d).
-            found: Of the E-step.
-            means: Of components without codes, (K, d).
-            scatters: Memory to overwrite, (K, d, d); None allocates it.
-
-        Returns:
-            The statistics.
-        """
+        """Statistics of codes; components without any keep their means, and `scatters` is memory to overwrite."""
         K, d = means.shape
         responsibilities = found.log_joints.softmax(1)
         kept = found.candidates.where(responsibilities > _NEGLIGIBLE, -1)
@@ -191,12 +117,7 @@ class Statistics:
         return Statistics(self.counts.clone(), self.means.clone(), self.scatters.clone())
 
     def blend(self, new: "Statistics", share: float) -> None:
-        """Become (1 - share) of these statistics and share of new ones, as if of one set of codes.
-
-        Args:
-            new: Of other codes; overwritten.
-            share: In [0, 1].
-        """
+        """Become (1 - share) of these and share of new ones, which are overwritten, as if of one set of codes."""
         before, added = (1 - share) * self.counts, share * new.counts
         counts = before + added
         part = (added / counts.clamp(min=_NEGLIGIBLE))[:, None]
@@ -208,12 +129,7 @@ class Statistics:
         self.counts = counts
 
     def rescue(self, x: Tensor, generator: np.random.Generator) -> None:
-        """Restart components that lost all their codes: one random code each, pooled covariance.
-
-        Args:
-            x: Codes, (N, d).
-            generator: Chooses the codes.
-        """
+        """Restart components that lost all their codes: one random code each, pooled covariance."""
         lost = (self.counts < 1).nonzero()[:, 0].tolist()
         if lost:
             pooled = self.scatters.sum(0) / self.counts.sum()
@@ -223,16 +139,7 @@ class Statistics:
 
 
 def maximization(statistics: Statistics, shrinkage: Shrinkage, ridge: float) -> Components:
-    """M-step with covariances shrunk towards the pooled within-component covariance.
-
-    Args:
-        statistics: Of the codes; their scatters become the covariances.
-        shrinkage: Weights of the pooled covariance.
-        ridge: Added to the variances.
-
-    Returns:
-        Parameters.
-    """
+    """M-step with covariances shrunk towards the pooled one; the statistics' scatters become the covariances."""
     counts, covariances = statistics.counts, statistics.scatters
     N = counts.sum().item()
     pooled = shrink_to_identity(covariances.sum(0) / N, max(round(N), 1), ridge)
@@ -271,34 +178,23 @@ def _by_component(candidates: Tensor, K: int) -> list[tuple[Tensor, Tensor]]:
 def climb(
     x: Tensor,
     K: int,
-    weights_of: Callable[[Tensor, Tensor], Shrinkage],
+    weights_of: Callable[[Tensor, Tensor, int], Shrinkage],
     *,
     ridge: float,
     batch_size: int | None,
     max_iterations: int,
     tolerance: float,
     generator: np.random.Generator,
-    on_iteration: OnIteration,
+    on_iteration: Callable[[float, Tensor], None] = lambda *_: None,
 ) -> tuple[Components, Tensor]:
-    """EM from the clusters of k-means until the likelihood stops gaining.
+    """EM of K components from the clusters of k-means until the likelihood gains less than the tolerance, in nats.
 
-    Args:
-        x: Codes, (N, d).
-        K: Number of components.
-        weights_of: Chooses the weights of the pooled covariance from the codes and the cluster
-            that each belongs to.
-        ridge: Added to the variances.
-        batch_size: Codes per step; None takes all.
-        max_iterations: Passes over the codes.
-        tolerance: Least gain of the mean log-likelihood, in nats.
-        generator: Source of randomness.
-        on_iteration: Called after each pass.
-
-    Returns:
-        The components, and candidates of every code, (N, T).
+    `weights_of` chooses the shrinkage from the codes, the cluster of each and K; `on_iteration` is told the mean
+    log-likelihood and the components' numbers of codes. The result is the components, and candidates of every code,
+    (N, T).
     """
     means, labels = lloyd(x, seed_means(x, K, generator))
-    shrinkage = weights_of(x, labels)
+    shrinkage = weights_of(x, labels, K)
     components = first_components(x, means, labels, shrinkage, ridge)
     T = min(K, _MOST_CANDIDATES)
     candidates = propose(x, components, T)

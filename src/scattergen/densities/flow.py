@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
-from scattergen.densities.networks import check_widths, count_parameters, in_float64, load_network
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history
+from scattergen.densities.networks import EVERY, check_widths, count_parameters, every_twelfth, in_float64, load_network
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -20,27 +20,24 @@ from scattergen.training.loop import Batch, train
 from scattergen.training.settings import TrainingSettings
 from scattergen.training.state import Metrics
 
-_EVERY = 12  # one code in twelve is held out
-
 
 class Flow:
     r"""Normalizing flow: neural spline coupling layers that map codes to a base density.
 
-    With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a
-    code, standardized, have the density
+    With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a code, standardized,
+    have the density
 
     $$p(x) = b(f(x))\, |\det \partial f / \partial x|$$
 
-    Every layer leaves one half of the components as they are and moves the others by monotone
-    rational quadratic splines that depend on the first half; halves are permuted at random between
-    layers. So the likelihood is exact and both directions are one pass. Training maximizes the
-    likelihood; one code in twelve is held out for early stopping.
+    Every layer leaves one half of the components as they are and moves the others by monotone rational quadratic
+    splines that depend on the first half; halves are permuted at random between layers. So the likelihood is exact and
+    both directions are one pass. Training maximizes the likelihood; one code in twelve is held out for early stopping.
 
-    It needs the package zuko (``pip install scattergen[flow]``).
+    It needs the package zuko (`pip install scattergen[flow]`).
 
     Args:
-        leading: Number m of leading components that are modelled; the rest follow by regressions
-            (see `LeadingComponents`). None models all.
+        leading: Number m of leading components that are modelled; the rest follow by regressions (see
+            `LeadingComponents`). None models all.
         base: "normal" or "mixture", which is fitted before and stays as it is.
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
         layers: Number of coupling layers.
@@ -55,9 +52,8 @@ class Flow:
     Attributes:
         flow_: zuko's flow; only its transform is used.
         leading_: Standardization, base mixture, and p(trailing | leading).
-        n_features_: d.
-        history_: One row per epoch: "epoch", "seconds", "loss" (mean of -log p(x), in nats),
-            "learning_rate", "validation/loss".
+        history_: One row per epoch: "epoch", "seconds", "loss" (mean of -log p(x), in nats), "learning_rate",
+            "validation/loss".
 
     Raises:
         InputError: If an argument is out of range or zuko is not installed.
@@ -71,11 +67,6 @@ class Flow:
         >>> flow.sample(3, seed=0).shape, flow.log_prob(torch.zeros(5, 4)).shape
         (torch.Size([3, 4]), torch.Size([5]))
     """
-
-    flow_: nn.Module
-    leading_: LeadingComponents
-    n_features_: int
-    history_: History
 
     def __init__(
         self,
@@ -111,9 +102,9 @@ class Flow:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 2 * _EVERY:
-            raise InputError(f"{n} codes are too few: at least {2 * _EVERY} are needed.")
-        check_leading_count(n - n // _EVERY, self.n_components)
+        if n < 2 * EVERY:
+            raise InputError(f"{n} codes are too few: at least {2 * EVERY} are needed.")
+        check_leading_count(n - n // EVERY, self.n_components)
 
     def fit(
         self,
@@ -124,26 +115,18 @@ class Flow:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train the coupling layers, after the mixture and the regressions.
+        """Train the coupling layers, after the mixture and the regressions, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 24, with d (or `leading`) at least 2.
-            seed: Of the initial weights, the permutations, the order of the codes and the mixture.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" … for the layers.
-            checkpoint: File to save progress in and to continue from.
-
-        Returns:
-            This object.
+        The seed decides the initial weights, the permutations, the order of the codes and the mixture; `device` is
+        where the layers are trained.
 
         Raises:
-            InputError: If the codes cannot be used.
+            InputError: If the codes cannot be used, are fewer than 24, or have a single component.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = torch.zeros(len(z), dtype=torch.bool)
-        held_out[_EVERY - 1 :: _EVERY] = True
+        held_out = every_twelfth(len(z))
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])
         flow = self._build(x.shape[1], seed)
@@ -156,7 +139,7 @@ class Flow:
             parts = [self._log_prob(flow, leading, p.to(device)) for p in validation.split(1000)]
             return {"loss": -torch.cat(parts).mean().item()}
 
-        history = train(
+        self.history_ = train(
             {"flow": flow},
             {"flow": loss},
             TensorDataset(x),
@@ -166,15 +149,22 @@ class Flow:
             progress=progress,
         )
         self.flow_, self.leading_ = flow.cpu(), leading
-        self.n_features_, self.history_ = z.shape[1], history
+        self.n_features_ = z.shape[1]
         return self
 
     def _build(self, m: int, seed: int) -> nn.Module:
+        """The untrained flow of m components."""
         if m < 2:
             raise InputError("A coupling flow needs at least 2 components: model more of them.")
+        try:
+            import zuko  # type: ignore[import-untyped]  # an extra
+        except ImportError as error:
+            raise InputError(
+                'The density "flow" needs the package zuko: run  pip install "scattergen[flow]".'
+            ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _zuko().flows.NSF(
+            return zuko.flows.NSF(
                 m, transforms=self.layers, passes=2, randperm=True, bins=self.bins, hidden_features=self.widths
             )
 
@@ -187,16 +177,7 @@ class Flow:
         return log_determinant - 0.5 * (y.square().sum(1) + m * math.log(2 * math.pi))
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw from the base and go back through the layers.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more; code k depends on the fitted density, `seed` and k only.
-            temperature: Factor of the noise, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
-        """
+        """Draw codes (n, d) from the base, back through the layers, as `Density.sample` says."""
         check_fitted(self)
         leading = self.leading_
         backwards = in_float64(self.flow_)().transform.inv
@@ -209,14 +190,7 @@ class Flow:
 
     @torch.no_grad()
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density, in nats.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Exact logarithm of the density, in nats: codes (N, d) to (N,)."""
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
         x = self.leading_.standardize(z)
@@ -236,12 +210,3 @@ class Flow:
         self.flow_ = self._build(len(self.leading_.shift), seed=0)
         load_network(self.flow_, tensors, "flow")
         self.n_features_, self.history_ = self.leading_.n_features, take_history(tensors)
-
-
-def _zuko() -> Any:
-    # An extra, imported when it is used.
-    try:
-        import zuko  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError('The density "flow" needs the package zuko: run  pip install "scattergen[flow]".') from error
-    return zuko

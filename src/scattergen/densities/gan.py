@@ -12,14 +12,14 @@ from torch.utils.data import TensorDataset
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
 from scattergen.densities.networks import (
     AverageNetwork,
-    Dropout,
     check_widths,
     count_parameters,
     fully_connected,
     in_float64,
     load_network,
+    set_dropout_generator,
 )
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -31,26 +31,18 @@ from scattergen.training.settings import TrainingSettings
 class GenerativeAdversarialNetwork:
     r"""Fully connected generative adversarial network.
 
-    The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of
-    "real". On every batch first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g
-    minimises $-E \log s(D(g(h)))$, with $s$ the logistic function.
+    The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of "real". On every
+    batch first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g minimises $-E \log s(D(g(h)))$, with $s$ the
+    logistic function. The widths are ours: the paper has them only in a figure that is not available.
 
-    The paper gives H and the number of epochs, but its layer widths only in a figure that is not
-    available; those here are ours. Nothing is added to the plain recipe but what keeps it stable:
-    leaky ReLUs, dropout in the discriminator, Adam with β₁ = 0.5, and gradients shortened to
-    `clip_norm`. Of the readings that were tried this one beats independent Gaussians most clearly.
+    Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all, docs/densities.md the reasons.
 
-    Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all.
-
-    * `loss="relativistic"`: D compares pairs. With $\Delta = D(z) - D(g(h))$ it minimises $E\,
-      \mathrm{softplus}(-\Delta)$, and g minimises $E\, \mathrm{softplus}(\Delta)$, so that a
-      mode that g leaves out is felt in every pair.
-    * `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla D(z)\|^2 + \tfrac\gamma2
-      E\|\nabla D(g(h))\|^2$ to D's loss, with which the two players converge.
+    * `loss="relativistic"`: D compares pairs. With $\Delta = D(z) - D(g(h))$ it minimises
+      $E\, \mathrm{softplus}(-\Delta)$, and g minimises $E\, \mathrm{softplus}(\Delta)$.
+    * `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla D(z)\|^2 + \tfrac\gamma2 E\|\nabla D(g(h))\|^2$ to D's loss.
     * `decay`: samples come from an average of the generator over its last steps.
-    * `leading`: only so many components, standardized, are generated, and the rest drawn given
-      these (see `LeadingComponents`). Trailing components of whitened codes are nearly noise, which
-      a generator cannot make of 64 numbers and a discriminator would look at in vain.
+    * `leading`: only so many components, standardized, are generated, and the rest drawn given these (see
+      `LeadingComponents`): trailing components of whitened codes are nearly noise.
 
     Args:
         n_latent: Number H of noise variables.
@@ -68,24 +60,20 @@ class GenerativeAdversarialNetwork:
         initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
         decay: Of the average of the generator, per step: below 1; 0 takes the last step.
         leading: Number m of leading components that are generated; None generates all d.
-        n_components: Of the mixture behind the regressions of the others; None takes one per 275
-            codes, at most 200.
+        n_components: Of the mixture behind the regressions of the others; None takes one per 275 codes, at most 200.
         schedule: Of the step size: "constant" or "one_cycle".
 
     Attributes:
         generator_: H -> widths -> m, or d.
         discriminator_: m or d -> discriminator_widths -> 1.
         leading_: Standardization, and p(trailing | leading); None if all are generated.
-        n_features_: d.
-        history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator",
-            "learning_rate".
+        history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator", "learning_rate".
 
     Raises:
         InputError: If an argument is out of range.
 
     References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
-            scattering".
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
         Goodfellow et al., "Generative adversarial nets", 2014.
         Radford, Metz, Chintala, "Unsupervised representation learning with DCGANs", 2015.
         Mescheder, Geiger, Nowozin, "Which training methods for GANs do actually converge?", 2018.
@@ -97,12 +85,6 @@ class GenerativeAdversarialNetwork:
         >>> gan.fit(torch.randn(600, 4)).sample(3, seed=0).shape
         torch.Size([3, 4])
     """
-
-    generator_: nn.Module
-    discriminator_: nn.Module
-    leading_: LeadingComponents | None
-    n_features_: int
-    history_: History
 
     def __init__(
         self,
@@ -139,16 +121,15 @@ class GenerativeAdversarialNetwork:
         if len(betas) != 2:
             raise InputError(f"betas={list(betas)}: give Adam's two decay rates.")
         check_leading(leading, n_components)
-        self.loss, self.gradient_penalty = loss, gradient_penalty
-        self.batch_norm, self.dropout, self.initialization = batch_norm, dropout, initialization
-        self.decay, self.leading, self.n_components = decay, leading, n_components
-        self.schedule, self.betas = schedule, (betas[0], betas[1])
         if batch_norm and batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
         self.n_latent, self.widths = n_latent, check_widths("widths", widths)
         self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
         self.epochs, self.batch_size = epochs, batch_size
-        self.learning_rate, self.clip_norm = learning_rate, clip_norm
+        self.learning_rate, self.schedule, self.betas = learning_rate, schedule, (betas[0], betas[1])
+        self.clip_norm, self.loss, self.gradient_penalty = clip_norm, loss, gradient_penalty
+        self.batch_norm, self.dropout, self.initialization = batch_norm, dropout, initialization
+        self.decay, self.leading, self.n_components = decay, leading, n_components
         TrainingSettings.of(self)  # which refuses the rest
 
     @property
@@ -177,20 +158,12 @@ class GenerativeAdversarialNetwork:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train generator and discriminator in turns.
+        """Train generator and discriminator in turns, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 2.
-            seed: Of the initial weights, the order of the codes, the noise and the mixture.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" …
-            checkpoint: File to save progress in and to continue from.
-
-        Returns:
-            This object.
+        The seed decides the initial weights, the order of the codes, the noise and the mixture.
 
         Raises:
-            InputError: If the codes cannot be used.
+            InputError: If the codes cannot be used or are fewer than two.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
@@ -217,14 +190,13 @@ class GenerativeAdversarialNetwork:
             progress=progress,
         )
         self.generator_ = (average.average if self.decay > 0 else generator).cpu()
-        for layer in discriminator.modules():
-            if isinstance(layer, Dropout):
-                layer.generator = None
+        set_dropout_generator(discriminator, None)
         self.discriminator_, self.leading_ = discriminator.cpu(), leading
         self.n_features_ = z.shape[1]
         return self
 
     def _build(self, m: int, seed: int) -> tuple[nn.Module, nn.Module]:
+        """The untrained generator of m components and its discriminator."""
         generator = fully_connected(
             [self.n_latent, *self.widths, m],
             seed=2 * seed,
@@ -245,12 +217,8 @@ class GenerativeAdversarialNetwork:
         return modules["generator"](torch.randn(len(z), self.n_latent, generator=generator).to(z))
 
     def _logits(self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator) -> Tensor:
-        discriminator = modules["discriminator"]
-        for layer in discriminator.modules():
-            if isinstance(layer, Dropout):
-                layer.generator = generator
-        logits: Tensor = discriminator(z)
-        return logits
+        set_dropout_generator(modules["discriminator"], generator)
+        return modules["discriminator"](z)
 
     def _discriminator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         (z,) = batch
@@ -259,11 +227,10 @@ class GenerativeAdversarialNetwork:
         both = torch.cat([z, fake]).requires_grad_(self.gradient_penalty > 0)
         logits = self._logits(modules, both, generator)
         real_logit, fake_logit = logits.chunk(2)
-        # -log s(x) = softplus(-x)
         if self.loss == "relativistic":
             loss = F.softplus(fake_logit - real_logit).mean()
         else:
-            loss = F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()
+            loss = F.softplus(-real_logit).mean() + F.softplus(fake_logit).mean()  # -log s(x) = softplus(-x)
         if self.gradient_penalty > 0:
             # Rows do not mix in D, so the gradient of the sum is that of every row.
             (slope,) = torch.autograd.grad(logits.sum(), both, create_graph=True)
@@ -280,16 +247,7 @@ class GenerativeAdversarialNetwork:
         return F.softplus(-fake_logit).mean()
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Generate codes from noise; code k depends on this fit, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
-        """
+        """Generate codes (n, d) from noise, as `Density.sample` says."""
         check_fitted(self)
         network = in_float64(self.generator_)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.densities.covariances import inverse_of_lower, log_joint, shrink_to_identity
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -19,19 +19,17 @@ from scattergen.progress import SILENT, Progress
 class Gaussian:
     r"""One Gaussian, of independent components: $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
 
-    Angles & Mallat draw whitened codes from N(0, I).  Mean and standard deviation are estimated
-    here; on the codes that the whitening was fitted on they are 0 and 1 up to rounding, which makes
-    it the same model.
+    Angles & Mallat draw whitened codes from N(0, I). Mean and standard deviation are estimated here; on the codes that
+    the whitening was fitted on they are 0 and 1 up to rounding, which makes it the same model.
 
-    With `n_effective` k, only the first k components are drawn, and the others are zero: what
-    decoded samples then lack shows what the trailing components are for. Such a density lives on a
-    subspace; `log_prob` is that of the first k components.
+    With `n_effective` k, only the first k components are drawn, and the others are zero: what decoded samples then lack
+    shows what the trailing components are for. Such a density lives on a subspace; `log_prob` is that of the first k
+    components.
 
-    With `covariance="full"`, $p(z) = N(\mu, \Sigma)$. On whitened codes this is the same as
-    independent components. On what is not white, such as raw scattering coefficients, it is what
-    whitening, independent components and colouring amount to, with all directions kept. Σ is shrunk
-    towards a multiple of the identity by the oracle approximating formula, which matters only if
-    there are not many more codes than components.
+    With `covariance="full"`, $p(z) = N(\mu, \Sigma)$. On whitened codes this is the same as independent components. On
+    what is not white, such as raw scattering coefficients, it is what whitening, independent components and colouring
+    amount to, with all directions kept. Σ is shrunk towards a multiple of the identity by the oracle approximating
+    formula, which matters only if there are not many more codes than components.
 
     Args:
         n_effective: Number k of components that are drawn; None draws all.
@@ -39,12 +37,8 @@ class Gaussian:
 
     Attributes:
         mean_: (d,) float32; zero after the first k.
-        std_: Standard deviations, (d,), float32, zero after the first k; of "full" the roots of
-            the diagonal of Σ.
-        cholesky_: Lower triangular factor of Σ of the first k components, (k, k), float32; None for
-            "diagonal".
-        n_features_: d.
-        history_: One row: "epoch", "seconds".
+        std_: Standard deviations, (d,) float32, zero after the first k; of "full" the roots of the diagonal of Σ.
+        cholesky_: Lower triangular factor of Σ of the first k components, (k, k) float32; None for "diagonal".
 
     Raises:
         InputError: If an argument is out of range.
@@ -61,12 +55,6 @@ class Gaussian:
         tensor([0., 0.])
     """
 
-    mean_: Tensor
-    std_: Tensor
-    cholesky_: Tensor | None
-    n_features_: int
-    history_: History
-
     def __init__(self, n_effective: int | None = None, covariance: Literal["diagonal", "full"] = "diagonal") -> None:
         if n_effective is not None and n_effective < 1:
             raise InputError(f"n_effective={n_effective}: draw at least 1 component, or None: all.")
@@ -80,8 +68,7 @@ class Gaussian:
         full = self.covariance == "full"
         kind = "a Gaussian with full covariance" if full else "independent Gaussians"
         if not hasattr(self, "n_features_"):
-            some = "" if self.n_effective is None else f" of the first {self.n_effective} components"
-            return kind + some
+            return kind if self.n_effective is None else f"{kind} of the first {self.n_effective} components"
         d, k = self.n_features_, self._count(self.n_features_)
         numbers = k + k * (k + 1) // 2 if full else 2 * k
         kind = f"{kind} of {k} components" if full else f"{k} {kind}"
@@ -89,6 +76,7 @@ class Gaussian:
         return f"{kind}{rest}, {numbers:,} parameters"
 
     def _count(self, d: int) -> int:
+        """Number k of components that are drawn, of d."""
         return d if self.n_effective is None else min(self.n_effective, d)
 
     def fit(
@@ -100,20 +88,12 @@ class Gaussian:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Estimate mean and standard deviation of every component, or the covariance.
+        """Estimate mean and standard deviation of every component, or the covariance, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 2.
-            seed: Not used: nothing is random.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: Not used: the fit takes a moment.
-
-        Returns:
-            This object.
+        Nothing is random, and nothing is saved as the fit takes a moment: `seed` and `checkpoint` are not used.
 
         Raises:
-            InputError: If the codes cannot be used or a component is constant.
+            InputError: If the codes are fewer than two or cannot be used, or a component is constant.
         """
         start = time.monotonic()
         z = check_codes(z, minimum=2).to(device)
@@ -150,16 +130,7 @@ class Gaussian:
             raise InputError(f"{n} codes are too few: at least 2 are needed.")
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
-        """
+        """Draw codes (n, d), as `Density.sample` says."""
         check_fitted(self)
         mean, std = self.mean_.double(), self.std_.double()
         d, k = self.n_features_, self._count(self.n_features_)
@@ -175,14 +146,7 @@ class Gaussian:
         return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density, of the components that are drawn, in nats.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Exact logarithm of the density of the components that are drawn, in nats: codes (N, d) to (N,)."""
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
         k = self._count(self.n_features_)
@@ -205,9 +169,8 @@ class Gaussian:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
         self.mean_ = take_tensor(tensors, "mean", (None,))
-        d = len(self.mean_)
-        self.n_features_, k = d, self._count(d)
+        d = self.n_features_ = len(self.mean_)
+        k = self._count(d)
         self.std_ = take_tensor(tensors, "std", (d,))
-        full = self.covariance == "full"
-        self.cholesky_ = take_tensor(tensors, "cholesky", (k, k)) if full else None
+        self.cholesky_ = take_tensor(tensors, "cholesky", (k, k)) if self.covariance == "full" else None
         self.history_ = take_history(tensors)

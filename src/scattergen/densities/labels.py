@@ -15,22 +15,7 @@ Labels = int | str | Sequence[int | str] | Tensor | NDArray[Any]
 
 
 def check_labels(labels: Any, n: int) -> Tensor:
-    """The label of every code or image, if they can be used.
-
-    Args:
-        labels: (n,) whole numbers of at least 0.
-        n: How many there must be.
-
-    Returns:
-        (n,), int64, on the CPU.
-
-    Raises:
-        InputError: If they are missing, or of another form.
-
-    Example:
-        >>> check_labels([0, 2, 1], 3)
-        tensor([0, 2, 1])
-    """
+    """The labels as int64 (n,) on the CPU, if they are `n` whole numbers of at least 0."""
     if labels is None:
         raise InputError(
             "A class-conditional density needs labels: call fit(z, labels) with a whole number for every code."
@@ -49,18 +34,7 @@ def check_labels(labels: Any, n: int) -> Tensor:
 
 
 def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
-    """Numbers of the classes that a user asks for.
-
-    Args:
-        labels: One for all or one for each; a string is a name, or else the number of a class.
-        n: How many.
-        classes: Names in the order of their numbers.
-
-    Returns:
-        (n,), int64.
-
-    Raises:
-        InputError: If there is no such class, or the labels are not n.
+    """Numbers (n,), int64, of the classes that a user asks for: one for all or one for each, by name or number.
 
     Example:
         >>> label_numbers(["cat", 1], 2, ["dog", "cat"])
@@ -77,23 +51,20 @@ def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
             f"{n} codes were asked for, but labels of shape {np.shape(labels)} given: give one "
             "label for all, or one for each."
         )
-    known: dict[Any, int] = {}
-    for label in labels:  # type: ignore[union-attr]
-        if label not in known:
-            known[label] = _number(label, classes)
-    return torch.tensor([known[label] for label in labels], dtype=torch.int64)  # type: ignore[union-attr]
+    numbers = {label: _number(label, classes) for label in dict.fromkeys(labels)}  # type: ignore[arg-type]
+    return torch.tensor([numbers[label] for label in labels], dtype=torch.int64)  # type: ignore[union-attr]
 
 
 def _number(label: Any, classes: Sequence[str]) -> int:
+    """The number of one class, given by its name, or by its number as a whole number or as text."""
+    if isinstance(label, str) and label in classes:
+        return list(classes).index(label)
     if isinstance(label, str):
-        if label in classes:
-            return list(classes).index(label)
         # Where names are numbers, the position of a class would be mistaken for one of them.
         is_number = label.isdecimal() and not any(name.isdecimal() for name in classes)
-        number = int(label) if is_number else -1
     else:
         is_number = isinstance(label, int | np.integer) and not isinstance(label, bool)
-        number = int(label) if is_number else -1
+    number = int(label) if is_number else -1
     if not 0 <= number < len(classes):
         shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
         raise InputError(

@@ -25,16 +25,7 @@ _ROWS = 1024  # codes per array (rows, K, m), to bound memory
 
 
 def check_leading(leading: int | None, n_components: int | None, base: str = "normal") -> None:
-    """Refuse keywords that `LeadingComponents.fit` cannot use.
-
-    Args:
-        leading: Number of leading components; None for all.
-        n_components: Of the mixture; None to choose.
-        base: "normal" or "mixture".
-
-    Raises:
-        InputError: If a number is below 1 or the base unknown.
-    """
+    """Refuse keywords that `LeadingComponents.fit` cannot use."""
     if base not in ("normal", "mixture"):
         raise InputError(f'base="{base}" is unknown: choose "normal" or "mixture".')
     if leading is not None and leading < 1:
@@ -44,19 +35,11 @@ def check_leading(leading: int | None, n_components: int | None, base: str = "no
 
 
 def check_leading_count(n: int, n_components: int | None) -> None:
-    """Refuse fewer codes than `LeadingComponents.fit` needs.
-
-    Args:
-        n: Number of codes that it is fitted to.
-        n_components: Of the mixture; None to choose.
-
-    Raises:
-        InputError: If they are too few.
-    """
+    """Refuse fewer codes than `LeadingComponents.fit` needs."""
     if n_components is not None and n_components > n // 2:
         raise InputError(
-            f"{n} codes to fit to are too few for n_components={n_components}: use at most "
-            f"{n // 2}, or null, which chooses by the number of codes."
+            f"{n} codes to fit to are too few for n_components={n_components}: use at most {n // 2}, or null, which "
+            "chooses by the number of codes."
         )
 
 
@@ -64,56 +47,38 @@ def check_leading_count(n: int, n_components: int | None) -> None:
 class LeadingComponents:
     r"""Standardized leading components x of a code, and p(trailing | x).
 
-    Codes come from a principal component analysis, so their first components decide how an image
-    looks, and the rest of a code nearly follows from them. With $x = (z_{1 \ldots m} - \mu) /
-    \sigma$, a Gaussian mixture $\sum_k w_k N(x; \mu_k, \Sigma_k)$ and $p(k|x)$ its posterior, the
-    trailing components are a mixture of linear regressions whose residuals share one covariance up
-    to a factor,
+    Codes come from a principal component analysis, so their first components decide how an image looks, and the rest of
+    a code nearly follows from them. With $x = (z_{1 \ldots m} - \mu) / \sigma$, a Gaussian mixture
+    $\sum_k w_k N(x; \mu_k, \Sigma_k)$ and $p(k|x)$ its posterior, the trailing components are a mixture of linear
+    regressions whose residuals share one covariance up to a factor,
 
     $$p(z_{m+1 \ldots d} \mid x) = \sum_k p(k|x)\, N(b_k + B_k L_k^{-1} (x - \mu_k),\, s_k C),
     \qquad L_k L_k^T = \Sigma_k$$
 
-    A density of x thus becomes one of z, exactly: $p(z) = p(x)\, p(z_{m+1 \ldots d}|x) / \prod_i
-    \sigma_i$. The mixture itself is a density of x, too, which can serve as the base of a flow.
-
-    Attributes:
-        shift: μ, (m,).
-        scale: σ, (m,).
-        weights: (K,).
-        means: (K, m).
-        cholesky: L, (K, m, m).
-        trailing: b, (K, d - m).
-        slopes: B, (K, d - m, m).
-        factors: s, (K,).
-        residual: Cholesky factor of C, (d - m, d - m).
+    A density of x thus becomes one of z, exactly: $p(z) = p(x)\, p(z_{m+1 \ldots d}|x) / \prod_i \sigma_i$. The mixture
+    itself is a density of x, too, which can serve as the base of a flow.
     """
 
-    shift: Tensor
-    scale: Tensor
-    weights: Tensor
-    means: Tensor
-    cholesky: Tensor
-    trailing: Tensor
-    slopes: Tensor
-    factors: Tensor
-    residual: Tensor
+    shift: Tensor  # μ, (m,)
+    scale: Tensor  # σ, (m,)
+    weights: Tensor  # (K,)
+    means: Tensor  # (K, m)
+    cholesky: Tensor  # L, (K, m, m)
+    trailing: Tensor  # b, (K, d - m)
+    slopes: Tensor  # B, (K, d - m, m)
+    factors: Tensor  # s, (K,)
+    residual: Tensor  # Cholesky factor of C, (d - m, d - m)
 
     @classmethod
     def fit(cls, z: Tensor, leading: int | None, n_components: int | None, seed: int, mixture: bool) -> Self:
-        """Fit mixture and regressions, in closed form but for the mixture's EM.
+        """Fit mixture and regressions to codes (N, d), in closed form but for the mixture's EM.
 
         Args:
-            z: Codes, (N, d), float32.
+            z: Codes, float32.
             leading: Number m of leading components; None, and any m >= d, means all.
             n_components: Number K of components; None takes one per 275 codes, at most 200.
             seed: Of the mixture.
             mixture: Whether the mixture is needed where nothing is left to regress.
-
-        Returns:
-            The fitted object.
-
-        Raises:
-            InputError: If the codes are too few for K or a leading component is constant.
         """
         N, d = z.shape
         m = d if leading is None else min(leading, d)
@@ -125,48 +90,41 @@ class LeadingComponents:
         K = 1
         if m < d or mixture:
             K = n_components or min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
-            found = GaussianMixture(K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE).fit(
-                x, seed=seed
-            )
+            found = GaussianMixture(K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE)
+            found.fit(x, seed=seed)
             weights, means, cholesky = found.weights_, found.means_, found.cholesky_
         else:
             weights, means, cholesky = torch.ones(1), torch.zeros(1, m), torch.eye(m)[None]
-        self = cls(
-            shift, scale, weights, means, cholesky, torch.zeros(K, d - m),
-            torch.zeros(K, d - m, m), torch.ones(K), torch.eye(d - m),
-        )  # fmt: skip
+        nothing = torch.zeros(K, d - m), torch.zeros(K, d - m, m), torch.ones(K), torch.eye(d - m)
+        self = cls(shift, scale, weights, means, cholesky, *nothing)
         if m < d:
             self._regress(x, z[:, m:])
         return self
 
     def _regress(self, x: Tensor, y: Tensor) -> None:
-        # Every code belongs to its most probable component. In the coordinates u of a component
-        # the leading ones are white, so that regression needs the products with y only; those of
-        # all components together are what the slopes are shrunk to.
+        """Fit the regressions of trailing components y on leading ones x."""
+        # Every code belongs to its most probable component. In the coordinates u of a component the leading ones are
+        # white, so that regression needs the products with y only; those of all components together are what the slopes
+        # are shrunk to.
         K, (N, rest) = len(self.weights), y.shape
         labels = self.log_posterior(x).argmax(1)
-        order = labels.argsort(stable=True).split(torch.bincount(labels, minlength=K).tolist())
+        counts = torch.bincount(labels, minlength=K)
         everywhere = y.mean(0)
         parts = []
-        for k, rows in enumerate(order):
-            n = len(rows)
-            self.trailing[k] = (y[rows].sum(0) + everywhere) / (n + 1)
+        for k, rows in enumerate(labels.argsort(stable=True).split(counts.tolist())):
+            self.trailing[k] = (y[rows].sum(0) + everywhere) / (len(rows) + 1)
             u = (x[rows] - self.means[k]) @ inverse_of_lower(self.cholesky[k]).T
             parts.append((u, y[rows] - self.trailing[k]))
         gram = sum((u.T @ u for u, _ in parts), torch.zeros(x.shape[1], x.shape[1])) / N
         cross = sum((u.T @ v for u, v in parts), torch.zeros(x.shape[1], rest)) / N
         ridge = _RIDGE * torch.eye(x.shape[1])
-        scatter = torch.zeros(rest, rest)
         squares = torch.zeros(K)
         for k, (u, v) in enumerate(parts):
             left = u.T @ u + _SLOPE_SHRINKAGE * (gram + ridge)
             right = u.T @ v + _SLOPE_SHRINKAGE * cross
             self.slopes[k] = torch.linalg.solve(left.double(), right.double()).T.float()
-            residual = v - u @ self.slopes[k].T
-            scatter += residual.T @ residual
-            squares[k] = residual.square().sum()
+            squares[k] = (v - u @ self.slopes[k].T).square().sum()
         mean_square = squares.sum() / N
-        counts = torch.tensor([float(len(rows)) for rows in order])
         self.factors = (squares + _SLOPE_SHRINKAGE * mean_square) / (
             (counts + _SLOPE_SHRINKAGE) * mean_square.clamp(min=1e-30)
         )
@@ -226,15 +184,7 @@ class LeadingComponents:
         return result
 
     def complete(self, x: Tensor, noise: Noise) -> Tensor:
-        """Codes with given leading components, the trailing ones drawn from p(trailing | x).
-
-        Args:
-            x: Leading components, (N, m), float64.
-            noise: Source of randomness; its temperature scales the residuals.
-
-        Returns:
-            Codes, (N, d), float64.
-        """
+        """Codes (N, d) of leading components x (N, m), the trailing ones drawn from p(trailing | x); in float64."""
         first = self.shift.double() + self.scale.double() * x
         if self.trailing.shape[1] == 0:
             return first
@@ -271,28 +221,16 @@ class LeadingComponents:
 
     def state(self) -> dict[str, Tensor]:
         """Everything fitted, as tensors named "leading/…"."""
-        names = self.__dataclass_fields__
-        return {f"leading/{name}": getattr(self, name) for name in names}
+        return {f"leading/{name}": getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The object that `state` was taken from.
-
-        Args:
-            tensors: State of a density.
-
-        Returns:
-            An equal object.
-
-        Raises:
-            RunFolderError: If tensors are missing or do not fit together.
-        """
+        """The object that `state` was taken from."""
         K, m = take_tensor(tensors, "leading/means", (None, None)).shape
         rest = take_tensor(tensors, "leading/trailing", (K, None)).shape[1]
         shapes = {
             "shift": (m,), "scale": (m,), "weights": (K,), "means": (K, m), "cholesky": (K, m, m),
-            "trailing": (K, rest), "slopes": (K, rest, m), "factors": (K,),
-            "residual": (rest, rest),
+            "trailing": (K, rest), "slopes": (K, rest, m), "factors": (K,), "residual": (rest, rest),
         }  # fmt: skip
         return cls(**{n: take_tensor(tensors, f"leading/{n}", s) for n, s in shapes.items()})
 
@@ -304,10 +242,7 @@ class LeadingComponents:
     @property
     def description(self) -> str:
         """What the trailing components follow, for one line of a report."""
-        rest = self.trailing.shape[1]
-        if rest == 0:
-            return f"all {self.n_features} components"
-        return (
-            f"{len(self.shift)} of {self.n_features} components, the other {rest} by "
-            f"{len(self.weights)} linear regressions"
-        )
+        d, m = self.n_features, len(self.shift)
+        if m == d:
+            return f"all {d} components"
+        return f"{m} of {d} components, the other {d - m} by {len(self.weights)} linear regressions"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,16 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import inverse_of_lower, log_joint
-from scattergen.densities.expectation_maximization import (
-    Components,
-    OnIteration,
-    Shrinkage,
-    Statistics,
-    climb,
-    expectation,
-    maximization,
-)
+from scattergen.densities.covariances import inverse_of_lower, log_mixture
+from scattergen.densities.expectation_maximization import Shrinkage, Statistics, climb, expectation, maximization
 from scattergen.densities.mixture_selection import choose_components, choose_shrinkage
 from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -27,43 +20,39 @@ from scattergen.progress import SILENT, Progress
 
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200
-_FEWEST_CODES = 20  # per component, where held-out codes choose their number
 _RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated codes do no harm
 
 
 class GaussianMixture:
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
-    EM starts from the clusters of k-means, seeded by k-means++. With $N_k$ codes in component k,
-    scatter $S_k$ about its mean and the pooled $W = \sum_k S_k / N$,
+    EM starts from the clusters of k-means, seeded by k-means++. With $N_k$ codes in component k, scatter $S_k$ about
+    its mean and the pooled $W = \sum_k S_k / N$,
 
     $$\Sigma_k = (S_k + \kappa W) / (N_k + \kappa)$$
 
-    so κ (`shrinkage`) counts as that many codes of an average component: the directions that a
-    component has too few codes for come from all of them. With κ = 0 this is maximum likelihood.
-    "auto" takes the powers of two under which held-out codes are most likely, one for each octave
-    of components given those before (1 … `leading`, as many more, twice as many …): on whitened
-    codes few for the leading ones and many for the trailing ones. W itself is shrunk
-    towards a multiple of the identity by the oracle approximating formula, which matters only when
-    N is not much larger than d.
+    so κ (`shrinkage`) counts as that many codes of an average component: the directions that a component has too few
+    codes for come from all of them. With κ = 0 this is maximum likelihood. "auto" takes the powers of two under which
+    held-out codes are most likely, one for each octave of components given those before (1 … `leading`, as many more,
+    twice as many …): on whitened codes few for the leading ones and many for the trailing ones. W itself is shrunk
+    towards a multiple of the identity by the oracle approximating formula, which matters only when N is not much larger
+    than d.
 
-    Codes come from a principal component analysis, so that their first components decide how an
-    image looks, and the trailing ones are mostly noise to the assignment of codes to Gaussians.
-    EM therefore sees the `leading` components only, in which it takes seconds; one M-step over all
-    of them follows.
+    Codes come from a principal component analysis, so that their first components decide how an image looks, and the
+    trailing ones are mostly noise to the assignment of codes to Gaussians. EM therefore sees the `leading` components
+    only, in which it takes seconds; one M-step over all of them follows.
 
-    In high dimension nearly every code belongs to one component, so each code is compared with a
-    few candidates only: its best ones of the iteration before and the best under the pooled
-    covariance. This truncation is a variational EM; with up to eight components it is exact. A
-    component left with less than one code restarts from a random code.
+    In high dimension nearly every code belongs to one component, so each code is compared with a few candidates only:
+    its best ones of the iteration before and the best under the pooled covariance. This truncation is a variational EM;
+    with up to eight components it is exact. A component left with less than one code restarts from a random code.
 
-    With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those
-    of all before with weight $t^{-0.6}$, so that one pass makes many steps.
+    With `batch_size`, EM is stepwise: after the t-th batch its statistics are blended into those of all before with
+    weight $t^{-0.6}$, so that one pass makes many steps.
 
     Args:
-        n_components: Number K of components; None takes one per 300 codes, at least 1 and at most
-            200; "auto" the power of two under which held-out codes are most likely (their leading
-            components, if EM sees these only), for two or three times the time.
+        n_components: Number K of components; None takes one per 300 codes, at least 1 and at most 200; "auto" the power
+            of two under which held-out codes are most likely (their leading components, if EM sees these only), for two
+            or three times the time.
         shrinkage: Weight κ of the pooled covariance, in codes, or "auto".
         leading: Number of components of the codes that EM sees; None lets it see all.
         batch_size: Codes per step of EM; None takes all.
@@ -73,18 +62,15 @@ class GaussianMixture:
     Attributes:
         weights_: (K,) float32.
         means_: (K, d) float32.
-        cholesky_: Lower triangular factors of the covariances, (K, d, d), float32.
-        n_features_: d.
-        history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per
-            code, before the update, in nats; of the leading components if EM sees only these),
-            "smallest", "largest" (component, in codes).
+        cholesky_: Lower triangular factors of the covariances, (K, d, d) float32.
+        history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per code, before the update,
+            in nats; of the leading components if EM sees only these), "smallest", "largest" (component, in codes).
 
     Raises:
         InputError: If an argument is out of range.
 
     References:
-        Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm",
-            1977.
+        Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm", 1977.
         Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
         Cappé, Moulines, "On-line expectation-maximization algorithm for latent data models", 2009.
         Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
@@ -97,12 +83,6 @@ class GaussianMixture:
         >>> sorted(round(weight, 2) for weight in mixture.weights_.tolist())
         [0.3, 0.7]
     """
-
-    weights_: Tensor
-    means_: Tensor
-    cholesky_: Tensor
-    n_features_: int
-    history_: History
 
     def __init__(
         self,
@@ -154,20 +134,13 @@ class GaussianMixture:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit by EM.
+        """Fit by EM, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d); at least 2, and 2 per component.
-            seed: Of the first means, the held-out codes and the order of batches.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: Not used: an interrupted fit is faster repeated than stored.
-
-        Returns:
-            This object.
+        The seed decides the first means, the held-out codes and the order of batches. `checkpoint` is not used: an
+        interrupted fit is faster repeated than stored.
 
         Raises:
-            InputError: If the codes cannot be used or are too few.
+            InputError: If the codes cannot be used or are fewer than two, or than two per component.
         """
         start = time.monotonic()
         codes = check_codes(z, minimum=2).float().to(device)
@@ -183,69 +156,46 @@ class GaussianMixture:
         ridge = _RIDGE * codes.var(0, correction=0).mean().item()
         history: History = []
 
-        def climbed(
-            x: Tensor, K: int, generator: np.random.Generator, on_iteration: OnIteration
-        ) -> tuple[Components, Tensor]:
-            return climb(
-                x,
-                K,
-                lambda x, labels: self._weights(x, labels, K, ridge, generator),
-                ridge=ridge,
-                batch_size=self.batch_size,
-                max_iterations=self.max_iterations,
-                tolerance=self.tolerance,
-                generator=generator,
-                on_iteration=on_iteration,
-            )
+        def weights_of(x: Tensor, labels: Tensor, K: int) -> Shrinkage:
+            if isinstance(self.shrinkage, str):
+                return choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)
+            return [(x.shape[1], float(self.shrinkage))]
 
+        em = partial(
+            climb,
+            weights_of=weights_of,
+            ridge=ridge,
+            batch_size=self.batch_size,
+            max_iterations=self.max_iterations,
+            tolerance=self.tolerance,
+            generator=generator,
+        )
         if self.n_components == "auto":
-            most = max(N // _FEWEST_CODES, 1)
-            with progress.task("mixture: components", most.bit_length()) as task:
-                K = choose_components(
-                    x,
-                    most,
-                    lambda x, K, generator: climbed(x, K, generator, lambda *_: None)[0],
-                    generator,
-                    lambda K, value: task.advance(1, f"{K}: log-likelihood {value:.2f}"),
-                )
+            K = choose_components(x, lambda x, K: em(x, K)[0], generator, progress)
         else:
             K = self.count_components(N)
         with progress.task("mixture", total=self.max_iterations) as task:
 
             def keep(log_likelihood: float, counts: Tensor) -> None:
-                row = {"epoch": len(history) + 1, "seconds": time.monotonic() - start}
-                row |= {"log_likelihood": log_likelihood}
-                row |= {"smallest": counts.min().item(), "largest": counts.max().item()}
-                history.append(row)
+                row = {"epoch": len(history) + 1, "seconds": time.monotonic() - start, "log_likelihood": log_likelihood}
+                history.append(row | {"smallest": counts.min().item(), "largest": counts.max().item()})
                 task.advance(1, f"log-likelihood {log_likelihood:.2f}")
 
-            components, candidates = climbed(x, K, generator, keep)
+            components, candidates = em(x, K, on_iteration=keep)
             if partly:
                 found = expectation(x, candidates, components)
-                labels = found.best(1)[:, 0]
                 statistics = Statistics.of(codes, found, codes.new_zeros(K, d))
-                weights = self._weights(codes, labels, K, ridge, generator)
-                components = maximization(statistics, weights, ridge)
+                shrinkage = weights_of(codes, found.best(1)[:, 0], K)
+                components = maximization(statistics, shrinkage, ridge)
         self.weights_, self.means_ = components.weights.cpu(), (components.means + centre).cpu()
-        self.cholesky_ = torch.stack([_factor(c) for c in components.covariances]).cpu()
+        factors = [torch.linalg.cholesky(covariance.double()).float() for covariance in components.covariances]
+        self.cholesky_ = torch.stack(factors).cpu()
         history[-1]["seconds"] = time.monotonic() - start  # with the M-step over all components
         self.n_features_, self.history_ = d, history
         return self
 
-    def _weights(self, x: Tensor, labels: Tensor, K: int, ridge: float, generator: np.random.Generator) -> Shrinkage:
-        """Weights of the pooled covariance."""
-        if isinstance(self.shrinkage, str):
-            return choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)
-        return [(x.shape[1], float(self.shrinkage))]
-
     def count_components(self, N: int) -> int:
-        """Number of components that a fit to N codes has.
-
-        Args:
-            N: Number of codes.
-
-        Returns:
-            `n_components`, or what is chosen for so many codes without a look at them.
+        """`n_components`, or what is chosen for N codes without a look at them.
 
         Raises:
             InputError: If the codes are too few for `n_components`.
@@ -266,16 +216,7 @@ class GaussianMixture:
             )
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise around the components' means, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
-        """
+        """Draw codes (n, d), as `Density.sample` says; the temperature scales the noise around components' means."""
         check_fitted(self)
         means = self.means_.double()
 
@@ -291,26 +232,16 @@ class GaussianMixture:
         return draw_in_chunks(n, seed, draw, temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Exact logarithm of the density, in nats: all components count.
+        """Exact logarithm of the density, in nats: codes (N, d) to (N,). All components count.
 
-        In float32 its error is about 1e-6 of the squared Mahalanobis distance, some 1e-3 nats at
-        d = 512; give float64 codes for more.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
+        In float32 its error is about 1e-6 of the squared Mahalanobis distance, some 1e-3 nats at d = 512; give float64
+        codes for more.
         """
         check_fitted(self)
         check_codes(z, n_features=self.n_features_)
-        total = torch.full_like(z[:, 0], -torch.inf)
         weights = self.weights_.double() / self.weights_.double().sum()
-        for k, (weight, mean) in enumerate(zip(weights, self.means_, strict=True)):
-            factor = inverse_of_lower(self.cholesky_[k].double()).to(z)
-            joint = log_joint(z, weight.to(z), mean.to(z), factor)
-            total = torch.logaddexp(total, joint)
-        return total
+        factors = (inverse_of_lower(lower.double()).to(z) for lower in self.cholesky_)
+        return log_mixture(z, weights.to(z), self.means_.to(z), factors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; of the triangular factors only the lower halves."""
@@ -328,10 +259,5 @@ class GaussianMixture:
         d = self.means_.shape[1]
         rows, columns = torch.tril_indices(d, d)
         self.cholesky_ = torch.zeros(K, d, d)
-        stored = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
-        self.cholesky_[:, rows, columns] = stored
+        self.cholesky_[:, rows, columns] = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
         self.n_features_, self.history_ = d, take_history(tensors)
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    return torch.linalg.cholesky(covariance.double()).float()

@@ -7,31 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import log_joint, precision_factor, shrink_to_identity
+from scattergen.densities.covariances import log_mixture, precision_factor, shrink_to_identity
 from scattergen.densities.expectation_maximization import Components, Shrinkage
+from scattergen.progress import Progress
 
-WEIGHTS = tuple(2.0**power for power in range(11))
-"""Weights of shrinkage that are compared, in codes."""
-DEFAULT = 32.0
-"""Weight where there are no codes to choose it by."""
-_HELD_OUT = 0.1
-_MOST_HELD_OUT = 5000
+_WEIGHTS = tuple(2.0**power for power in range(11))  # of shrinkage that are compared, in codes
+_DEFAULT = 32.0  # where there are no codes to choose it by
+_FEWEST_CODES = 20  # per component, where held-out codes choose their number
 _COMPONENTS_LOOKED_AT = 20  # in choosing weights; each costs a factorization for every weight
 _LOOKED_AT_OF_ONE = 10_000  # divided by d, if that is more
 
 
 def hold_out(N: int, generator: np.random.Generator) -> Tensor:
-    """A random tenth of N codes, at least one and at most 5,000.
-
-    Args:
-        N: Number of codes.
-        generator: Source of randomness.
-
-    Returns:
-        (N,), true for those held out.
-    """
+    """Which of N codes are held out, (N,): a random tenth, at least one and at most 5,000."""
     held_out = torch.zeros(N, dtype=torch.bool)
-    count = max(1, min(int(_HELD_OUT * N), _MOST_HELD_OUT))
+    count = max(1, min(int(0.1 * N), 5000))
     held_out[torch.from_numpy(generator.choice(N, count, replace=False))] = True
     return held_out
 
@@ -39,23 +29,11 @@ def hold_out(N: int, generator: np.random.Generator) -> Tensor:
 def choose_shrinkage(
     x: Tensor, labels: Tensor, K: int, first: int, ridge: float, generator: np.random.Generator
 ) -> Shrinkage:
-    r"""The weights κ of the pooled covariance under which held-out codes are most likely.
+    """The weights κ of the pooled covariance under which held-out codes, of x (N, d) in K Gaussians, are most likely.
 
-    A normal density is the product of the densities of each component given those before it, so
-    that every block of components has a weight of its own: the leading ones, in which Gaussians
-    differ most, want less of the pooled covariance than the trailing ones. The blocks end at
-    `first`, 2 · first, 4 · first … d.
-
-    Args:
-        x: Codes, (N, d).
-        labels: The component of the mixture that each belongs to, (N,).
-        K: Number of components of the mixture.
-        first: Size of the first block.
-        ridge: Added to the pooled variances.
-        generator: Chooses the held-out codes, and components if there are many.
-
-    Returns:
-        Weights in `WEIGHTS`; of small data, where nothing can be held out, `DEFAULT`.
+    A normal density is the product of the densities of each component given those before it, so that every block of
+    components has a weight of its own: the leading ones, in which Gaussians differ most, want less of the pooled
+    covariance than the trailing ones. The blocks end at `first`, 2 · first, 4 · first … d.
     """
     N, d = x.shape
     held_out = hold_out(N, generator).to(x.device)
@@ -63,25 +41,25 @@ def choose_shrinkage(
     counts = torch.bincount(labels_seen, minlength=K)
     usable = ((counts > 1) & (torch.bincount(labels[held_out], minlength=K) > 0)).nonzero()[:, 0]
     if len(usable) == 0:
-        return [(d, DEFAULT)]
+        return [(d, _DEFAULT)]
     means = torch.zeros(K, d, device=x.device).index_add_(0, labels_seen, seen)
     means /= counts.clamp(min=1)[:, None]
     seen = seen - means[labels_seen]
     pooled = shrink_to_identity(seen.T @ seen / len(seen), len(seen), ridge)
     looked_at = max(_COMPONENTS_LOOKED_AT, _LOOKED_AT_OF_ONE // d)
     order = torch.from_numpy(generator.permutation(len(usable)))[:looked_at].to(x.device)
-    gains = torch.zeros(len(WEIGHTS), d, dtype=torch.float64, device=x.device)
+    gains = torch.zeros(len(_WEIGHTS), d, dtype=torch.float64, device=x.device)
     for k in usable[order].tolist():
         codes = seen[labels_seen == k]
         scatter, others = codes.T @ codes, x[held_out & (labels == k)] - means[k]
-        for row, kappa in enumerate(WEIGHTS):
+        for row, kappa in enumerate(_WEIGHTS):
             lower = torch.linalg.cholesky(((scatter + kappa * pooled) / (counts[k] + kappa)).double())
             white = torch.linalg.solve_triangular(lower, others.double().T, upper=False)
             gains[row] -= 0.5 * white.square().sum(1) + len(others) * lower.diagonal().log()
     shrinkage: Shrinkage = []
     start, stop = 0, min(first, d)
     while start < d:
-        kappa = WEIGHTS[int(gains[:, start:stop].sum(1).argmax())]
+        kappa = _WEIGHTS[int(gains[:, start:stop].sum(1).argmax())]
         if shrinkage and shrinkage[-1][1] == kappa:
             shrinkage.pop()
         shrinkage.append((stop, kappa))
@@ -90,41 +68,23 @@ def choose_shrinkage(
 
 
 def choose_components(
-    x: Tensor,
-    most: int,
-    climb: Callable[[Tensor, int, np.random.Generator], Components],
-    generator: np.random.Generator,
-    report: Callable[[int, float], None],
+    x: Tensor, fit: Callable[[Tensor, int], Components], generator: np.random.Generator, progress: Progress
 ) -> int:
-    """Choose the number of components, of 1, 2, 4, 8 …, under which held-out codes are most likely.
+    """The number of components, of 1, 2, 4, 8 … with 20 codes or more each, under which held-out codes are most likely.
 
-    The numbers are tried in this order until the likelihood falls.
-
-    Args:
-        x: Codes, (N, d).
-        most: Largest number to try.
-        climb: Fits so many components to codes.
-        generator: Chooses the held-out codes, and is passed on.
-        report: Called with each number and its mean log-likelihood per held-out code, in nats.
-
-    Returns:
-        The number.
+    The numbers are tried in this order until the likelihood falls; `fit` fits so many components to codes.
     """
     held_out = hold_out(len(x), generator)
     seen, others = x[~held_out], x[held_out]
+    most = max(len(x) // _FEWEST_CODES, 1)
     best, best_likelihood, K = 1, -math.inf, 1
-    while most >= K:
-        components = climb(seen, K, generator)
-        likelihood = _log_likelihood(others, components)
-        report(K, likelihood)
-        if likelihood < best_likelihood:
-            break
-        best, best_likelihood, K = K, likelihood, 2 * K
+    with progress.task("mixture: components", most.bit_length()) as task:
+        while most >= K:
+            found = fit(seen, K)
+            factors = map(precision_factor, found.covariances)
+            likelihood = log_mixture(others, found.weights, found.means, factors).mean(dtype=torch.float64).item()
+            task.advance(1, f"{K}: log-likelihood {likelihood:.2f}")
+            if likelihood < best_likelihood:
+                break
+            best, best_likelihood, K = K, likelihood, 2 * K
     return best
-
-
-def _log_likelihood(x: Tensor, components: Components) -> float:
-    total = torch.full((len(x),), -math.inf, device=x.device)
-    for weight, mean, covariance in zip(components.weights, components.means, components.covariances, strict=True):
-        total = torch.logaddexp(total, log_joint(x, weight, mean, precision_factor(covariance)))
-    return total.mean(dtype=torch.float64).item()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scattergen.errors import InputError, RunFolderError
 from scattergen.tensor_files import take_state
 
+EVERY = 12  # one code in twelve is held out for early stopping: 5,000 of MNIST's 60,000
 _BOUND = 20.0  # of log-variances
 
 
@@ -24,9 +25,7 @@ def fully_connected(
     dropout: float = 0.0,
     initialization: Literal["he", "uniform"] = "he",
 ) -> nn.Sequential:
-    """Linear layers with leaky ReLUs between them.
-
-    The global random state is neither used nor changed.
+    """Linear layers with leaky ReLUs between them, (N, widths[0]) -> (N, widths[-1]).
 
     Args:
         widths: Of input, hidden layers and output.
@@ -34,22 +33,9 @@ def fully_connected(
         slope: Of the leaky ReLU for negative inputs; 0 is the ReLU.
         batch_norm: Normalise batches after every hidden layer.
         dropout: Part of every hidden layer's features that is set to 0 in training.
-        initialization: "he" draws weights from N(0, 2/fan_in), those of the last layer from N(0,
-            1/fan_in), and sets biases to 0, so that features keep their size from layer to layer;
-            "uniform" draws both from U(-b, b) with b = fan_in^-1/2, PyTorch's default, with which
-            they shrink.
-
-    Returns:
-        The network, (N, widths[0]) -> (N, widths[-1]).
-
-    References:
-        He, Zhang, Ren, Sun, "Delving deep into rectifiers", 2015.
-
-    Example:
-        >>> fully_connected([4, 8, 2], seed=0)(torch.zeros(3, 4))
-        tensor([[0., 0.],
-                [0., 0.],
-                [0., 0.]], grad_fn=<AddmmBackward0>)
+        initialization: "he" draws weights from N(0, 2/fan_in), those of the last layer from N(0, 1/fan_in), and sets
+            biases to 0, so that features keep their size from layer to layer (He et al., "Delving deep into
+            rectifiers", 2015); "uniform" draws both from ±fan_in^-1/2, PyTorch's default, with which they shrink.
     """
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
@@ -74,17 +60,9 @@ def fully_connected(
 
 
 class Dropout(nn.Module):
-    """Sets random features to 0 in training, with randomness that a resumed training has again.
+    """Sets a part of the features to 0 in training, with randomness that a resumed training has again.
 
-    Args:
-        part: Of the features, below 1; the others are multiplied by 1/(1 - part).
-
-    Attributes:
-        generator: Source of randomness, set by whoever trains; None is PyTorch's own.
-
-    References:
-        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
-            2014.
+    `generator` is set by whoever trains; None is PyTorch's own.
     """
 
     def __init__(self, part: float) -> None:
@@ -100,35 +78,29 @@ class Dropout(nn.Module):
         return x * kept.to(x) / (1 - self.part)
 
 
+def set_dropout_generator(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Let all dropout within a network draw from one source."""
+    for layer in module.modules():
+        if isinstance(layer, Dropout):
+            layer.generator = generator
+
+
 def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of hidden layers as a tuple.
-
-    Args:
-        name: Of the keyword.
-        widths: Given by the user.
-
-    Returns:
-        The widths.
-
-    Raises:
-        InputError: If there is none or one is not positive.
-    """
+    """Widths of hidden layers that a user gave, as a tuple."""
     if len(widths) == 0 or min(widths) < 1:
         raise InputError(f"{name}={list(widths)}: give the width of at least one hidden layer.")
     return tuple(widths)
 
 
+def every_twelfth(N: int) -> Tensor:
+    """Which of N codes are held out for early stopping, (N,)."""
+    held_out = torch.zeros(N, dtype=torch.bool)
+    held_out[EVERY - 1 :: EVERY] = True
+    return held_out
+
+
 def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Load a part of a stored state into a module.
-
-    Args:
-        module: Of the right architecture.
-        tensors: State of a density.
-        name: Prefix of the module's tensors.
-
-    Raises:
-        RunFolderError: If tensors are missing or have other shapes.
-    """
+    """Load the tensors "NAME/…" of a density's state into a module of the right architecture."""
     try:
         module.load_state_dict(take_state(tensors, name))
     except RuntimeError as error:
@@ -140,54 +112,24 @@ def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """A copy of a network for sampling; see `sampling.Noise` for the reason.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        Its copy, in evaluation mode.
-    """
+    """A copy of a network for sampling; see `sampling.Noise` for the reason."""
     return copy.deepcopy(module).double().eval()
 
 
 def count_parameters(*modules: nn.Module) -> int:
-    """Number of trained numbers.
-
-    Args:
-        *modules: Networks.
-
-    Returns:
-        The sum over all of them.
-    """
+    """Number of trained numbers in all networks."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def posterior(encoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(h|z), of a variational autoencoder.
-
-    Args:
-        encoder: (N, d) -> (N, 2H), means and log-variances; these are then bounded by ±20.
-        z: Codes, (N, d).
-
-    Returns:
-        Two times (N, H).
-    """
+    """Mean and log-variance of q(h|z), each (N, H), by an encoder (N, d) -> (N, 2H) of a variational autoencoder."""
     mean, log_variance = encoder(z).chunk(2, dim=1)
     # Bounded, since the exponential of an outlier's would overflow.
     return mean, _BOUND * torch.tanh(log_variance / _BOUND)
 
 
 class VariationalNetworks(nn.Module):
-    """Encoder and decoder of a variational autoencoder, and the noise variances if they are learnt.
-
-    Args:
-        encoder: (N, d) -> (N, 2H), as `posterior` takes it.
-        decoder: (N, H) -> (N, d).
-
-    Attributes:
-        log_variance: Of the noise of every component, (d,); None until `learn_variance`.
-    """
+    """Encoder and decoder of a variational autoencoder, and the noise variances (d,) if `learn_variance` was called."""
 
     log_variance: nn.Parameter | None
 
@@ -217,15 +159,7 @@ class VariationalNetworks(nn.Module):
 
 
 class AverageNetwork(nn.Module):
-    """Exponential moving average of a network over the steps of its training.
-
-    Args:
-        network: The network; it is copied.
-        decay: Per step, in [0, 1); in the first steps the average moves faster.
-
-    Attributes:
-        average: The averaged network.
-    """
+    """Exponential moving average of a network over the steps of its training; at first it moves faster."""
 
     updates: Tensor
 

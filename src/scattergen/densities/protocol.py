@@ -15,21 +15,21 @@ from scattergen.tensor_files import take_state
 
 History = list[dict[str, float]]
 
-_LONGEST_HISTORY = 1_000_000  # rows; far more than anybody trains epochs
+_LONGEST_HISTORY = 1_000_000  # rows; far more epochs than anybody trains
 
 
 @runtime_checkable
 class Density(Protocol):
     """A model of the distribution of codes.
 
-    It is a plain class, without a base class. The keywords of its `__init__` are its
-    hyper-parameters: values that JSON can hold, kept in attributes of the same names (see
-    `hyperparameters`). What `fit` finds are attributes with a trailing underscore.
+    It is a plain class, without a base class. The keywords of its `__init__` are its hyper-parameters: values that JSON
+    can hold, kept in attributes of the same names (see `hyperparameters`). What `fit` finds are attributes with a
+    trailing underscore.
 
     Attributes:
         n_features_: Dimension d of the codes; exists once fitted.
-        history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from
-            the start of the fit); exists once fitted.
+        history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from the start of the
+            fit); exists once fitted.
 
     Example:
         >>> from scattergen.densities import Gaussian
@@ -51,7 +51,7 @@ class Density(Protocol):
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit to codes.
+        """Fit to codes, and return this object.
 
         Args:
             z: Codes, (N, d).
@@ -59,9 +59,6 @@ class Density(Protocol):
             progress: Where to report.
             device: Where to compute; the fitted density is on the CPU.
             checkpoint: File in which a long fit saves its progress, and from which it continues.
-
-        Returns:
-            This object.
         """
         ...
 
@@ -71,9 +68,9 @@ class Density(Protocol):
         Args:
             n: Number of codes, 0 or more.
             seed: 0 or more.
-            temperature: Factor of all normal noise, 0 or more: below 1 samples are closer to the
-                modes and more alike. It is no part of choices such as that of a mixture's
-                component. A density may lack this argument, but then has no temperature.
+            temperature: Factor of all normal noise, 0 or more: below 1 samples are closer to the modes and more alike.
+                It has no part in choices such as that of a mixture's component. A density may lack this argument, but
+                then has no temperature.
 
         Returns:
             Codes, (n, d), float32, on the CPU.
@@ -102,34 +99,19 @@ class LikelihoodDensity(Density, Protocol):
     """
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Logarithm of the density, in nats.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            (N,), with the type and device of `z`.
-        """
+        """Logarithm of the density at codes `z` (N, d), in nats: (N,), with the type and device of `z`."""
         ...
 
 
 def hyperparameters(density: Density) -> dict[str, Any]:
-    """Keywords with which the density was made, read from its attributes of the same names.
-
-    Args:
-        density: Any density, fitted or not.
-
-    Returns:
-        Keyword to a value that JSON can hold; tuples are lists.
+    """Keywords with which a density was made, read from its attributes of the same names, as values that JSON can hold.
 
     Example:
         >>> from scattergen.densities import VariationalAutoencoder
         >>> hyperparameters(VariationalAutoencoder(beta=0.01))["beta"]
         0.01
     """
-    names = inspect.signature(type(density)).parameters
-    values = {name: getattr(density, name) for name in names}
-    return {name: _for_json(value) for name, value in values.items()}
+    return {name: _for_json(getattr(density, name)) for name in inspect.signature(type(density)).parameters}
 
 
 def _for_json(value: Any) -> Any:
@@ -143,15 +125,11 @@ def _for_json(value: Any) -> Any:
 def check_count(density: Density, n: int) -> None:
     """Refuse fewer codes than a density needs, before the codes are there.
 
-    A density that needs more than a few has a method ``check_count(n)`` that raises `InputError`;
-    it is asked before the stages that come before the density, which may take long.
-
-    Args:
-        density: Any density.
-        n: Number of codes it is going to be fitted to.
+    A density that needs more than a few has a method `check_count(n)` that raises `InputError`. It is asked before the
+    stages that precede the density, which may take long.
 
     Raises:
-        InputError: If they are too few.
+        InputError: If n codes are too few.
 
     Example:
         >>> from scattergen.densities import GaussianMixture
@@ -162,23 +140,7 @@ def check_count(density: Density, n: int) -> None:
 
 
 def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
-    """The codes, if a density can use them.
-
-    Args:
-        z: Codes, (N, d).
-        minimum: Smallest usable N.
-        n_features: The d that is needed; None for any.
-
-    Returns:
-        The same codes, without the history that autograd may have of them.
-
-    Raises:
-        InputError: If they have another shape or type, are too few, or hold NaN or infinities.
-
-    Example:
-        >>> check_codes(torch.zeros(3, 2), minimum=2).shape
-        torch.Size([3, 2])
-    """
+    """Codes (N, d), detached; refused unless finite floats, N ≥ `minimum` and, if that is given, d = `n_features`."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         found = z.dtype if isinstance(z, Tensor) else type(z).__name__
         raise InputError(
@@ -201,37 +163,13 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
 
 
 def check_fitted(density: Density) -> None:
-    """Refuse to use a density that has not been fitted.
-
-    Args:
-        density: Any density.
-
-    Raises:
-        InputError: If it has neither been fitted nor loaded.
-    """
+    """Refuse to use a density that has neither been fitted nor loaded."""
     if not hasattr(density, "n_features_"):
         raise InputError(f"This {type(density).__name__} has not been fitted: call fit(z) or load a fitted one.")
 
 
 def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | None]) -> Tensor:
-    """One tensor of a stored state.
-
-    Args:
-        tensors: The state.
-        name: Its name.
-        shape: Its sizes, None for any.
-
-    Returns:
-        The tensor.
-
-    Raises:
-        RunFolderError: If it is missing or has another shape, or holds weights of a mixture that
-            are none.
-
-    Example:
-        >>> take_tensor({"mean": torch.zeros(3)}, "mean", (None,)).shape
-        torch.Size([3])
-    """
+    """One tensor of a stored state; refused if missing, of another shape (None is any size), or impossible weights."""
     if name not in tensors:
         raise RunFolderError(
             f'The stored density has no tensor "{name}": it belongs to another kind of density '
@@ -252,38 +190,13 @@ def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | 
 
 
 def history_state(history: History) -> dict[str, Tensor]:
-    """A history as one float64 tensor per column, so that it travels with a density's state.
-
-    Args:
-        history: Rows with the same keys.
-
-    Returns:
-        "history/KEY" to a tensor with one entry per row.
-
-    Example:
-        >>> history_state([{"epoch": 1, "loss": 0.5}])["history/loss"]
-        tensor([0.5000], dtype=torch.float64)
-    """
+    """A history as a float64 tensor "history/KEY" per column, so that it travels with a density's state."""
     columns = history[0] if history else {}
     return {f"history/{name}": torch.tensor([row[name] for row in history], dtype=torch.float64) for name in columns}
 
 
 def take_history(tensors: Mapping[str, Tensor]) -> History:
-    """The history that `history_state` stored.
-
-    Args:
-        tensors: A state that holds it.
-
-    Returns:
-        The rows; counts are whole numbers again.
-
-    Raises:
-        RunFolderError: If the columns are not of one length, or do not say which epoch it was.
-
-    Example:
-        >>> take_history(history_state([{"epoch": 1, "loss": 0.5}]))
-        [{'epoch': 1, 'loss': 0.5}]
-    """
+    """The history that `history_state` stored."""
     stored = take_state(tensors, "history")
     if stored:
         epochs = stored.get("epoch", torch.empty(()))
@@ -297,8 +210,7 @@ def take_history(tensors: Mapping[str, Tensor]) -> History:
                 "The history of the stored density is no table with a column of epochs: fit the density again."
             )
     columns = {name: column.tolist() for name, column in stored.items()}
-    rows = zip(*columns.values(), strict=True)
-    history = [dict(zip(columns, row, strict=True)) for row in rows]
+    history = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     for row in history:
         row["epoch"] = int(row["epoch"])
     return history

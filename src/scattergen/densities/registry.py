@@ -19,22 +19,18 @@ DENSITIES: dict[str, type[Density]] = {
     "gan": GenerativeAdversarialNetwork,
     "flow": Flow,
 }
-"""Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares
-it in the entry-point group "scattergen.densities". "class_conditional", which is made of others,
-is added by its own module."""
+"""Name to class. `DENSITIES["mine"] = Mine` adds one; so does an installed package that declares it in the entry-point
+group "scattergen.densities". "class_conditional", which is made of others, is added by its own module."""
 
 IMPROVED: dict[str, dict[str, Any]] = {"vae": IMPROVED_VAE, "gan": IMPROVED_GAN}
-"""Name to keywords with which a density of the founding paper is good: `make("vae",
-**IMPROVED["vae"])`. Its plain name makes the paper's."""
+"""Name to keywords with which a density of the founding paper is good: `make("vae", **IMPROVED["vae"])`; its plain name
+makes the paper's."""
 
 _GROUP = "scattergen.densities"
 
 
 def names() -> list[str]:
-    """Names of all densities, those of installed packages included, without importing these.
-
-    Returns:
-        Names, in the order of registration.
+    """Names of all densities in the order of registration, with those of installed packages, which are not imported.
 
     Example:
         >>> names()[:4]
@@ -44,13 +40,7 @@ def names() -> list[str]:
 
 
 def density_class(name: str) -> type[Density]:
-    """Class of a density.
-
-    Args:
-        name: One of `names()`.
-
-    Returns:
-        The class; one of an installed package is imported now.
+    """Class of a density, one of `names()`; that of an installed package is imported now.
 
     Raises:
         InputError: If no density has that name or its package cannot be imported.
@@ -70,20 +60,14 @@ def density_class(name: str) -> type[Density]:
             DENSITIES[name] = found[0].load()
         except (ImportError, AttributeError) as error:
             raise InputError(
-                f'The density "{name}" of {found[0].value} cannot be imported ({error}): repair or '
-                "remove the package that declares it."
+                f'The density "{name}" of {found[0].value} cannot be imported ({error}): repair or remove the package '
+                "that declares it."
             ) from error
     return DENSITIES[name]
 
 
 def improved_keywords(name: str) -> dict[str, Any]:
-    """Keywords that make a density of the founding paper a good one.
-
-    Args:
-        name: One of `names()`.
-
-    Returns:
-        A copy of `IMPROVED[name]`.
+    """Keywords that make a density of the founding paper a good one: a copy of `IMPROVED[name]`.
 
     Raises:
         InputError: If there are none, or no such density.
@@ -104,12 +88,6 @@ def improved_keywords(name: str) -> dict[str, Any]:
 def registered_name(density: Density) -> str:
     """The name under which a density's class is registered, as stored in run folders.
 
-    Args:
-        density: Any density.
-
-    Returns:
-        The name.
-
     Raises:
         InputError: If its class is not registered.
 
@@ -127,14 +105,7 @@ def registered_name(density: Density) -> str:
 
 
 def make(name: str, /, **options: Any) -> Density:
-    """Make an unfitted density from its name and keywords, checking both.
-
-    Args:
-        name: One of `names()`.
-        **options: Keywords of the class.
-
-    Returns:
-        The density.
+    """Make an unfitted density from its name, one of `names()`, and keywords of its class, checking both.
 
     Raises:
         InputError: If the name or a keyword is unknown or a value has another type.

@@ -21,16 +21,12 @@ CHUNK = 256
 class Noise:
     """All randomness of one chunk of codes.
 
-    Numbers are float64, and what is computed from them should be, until `draw_in_chunks` rounds the
-    codes: the last bits, which depend on the number of threads, then hardly ever survive.
+    Numbers are float64, and what is computed from them should be, until `draw_in_chunks` rounds the codes: the last
+    bits, which depend on the number of threads, then hardly ever survive.
 
     Args:
-        generator: Source of randomness.
+        generator: Source of randomness; kept, for distributions that are not here.
         temperature: Factor of the normal numbers; choices and uniform numbers have none.
-
-    Attributes:
-        generator: As given, for distributions that are not here.
-        temperature: As given.
 
     Example:
         >>> Noise(np.random.default_rng(0), temperature=0.0).normal(2, 3).abs().max().item()
@@ -54,32 +50,24 @@ class Noise:
         return torch.from_numpy(self.generator.choice(len(w), size, p=w / w.sum()))
 
 
-Draw = Callable[[Noise, int], Tensor]
-"""Draws `size` codes, (size, d), with all randomness from the noise."""
-
-
-def draw_in_chunks(n: int, seed: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temperature: float = 1.0) -> Tensor:
     """Draw codes of which number k depends on the density, the seed and k only.
 
-    Chunk c holds the codes 256c … 256c + 255. It has a generator of its own, seeded by (seed, c),
-    and is always drawn as a whole, so that the same numbers pass through the same operations
-    whatever `n` is.
-
-    NumPy's generator is used, since PyTorch's on the CPU keeps only 32 bits of its seed: some
-    chunks of large samples would be equal.
+    Chunk c holds the codes 256c … 256c + 255. It has a generator of its own, seeded by (seed, c), and is always drawn
+    as a whole, so that the same numbers pass through the same operations whatever `n` is. The generator is NumPy's,
+    since PyTorch's on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal.
 
     Args:
         n: Number of codes, 0 or more.
         seed: 0 or more.
-        draw: Draws one chunk.
+        draw: Draws so many codes, (size, d), with all randomness from the noise.
         temperature: Factor of all normal noise, 0 or more.
 
     Returns:
         Codes, (n, d), float32.
 
     Raises:
-        InputError: If `n` or `seed` is negative or no whole number, or the temperature cannot be
-            used.
+        InputError: If `n` or `seed` is negative or no whole number, or the temperature cannot be used.
 
     Example:
         >>> draw = lambda noise, size: noise.normal(size, 2)
@@ -96,45 +84,18 @@ def draw_in_chunks(n: int, seed: int, draw: Draw, temperature: float = 1.0) -> T
 
 
 def check_temperature(temperature: Any) -> float:
-    """The temperature, if it is one.
-
-    Args:
-        temperature: What a user gave.
-
-    Returns:
-        The number.
-
-    Raises:
-        InputError: If it is no finite number of at least 0.
-
-    Example:
-        >>> check_temperature(1)
-        1.0
-    """
+    """The temperature, if it is a finite number of at least 0."""
     is_number = isinstance(temperature, int | float | np.number)
     if not is_number or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise InputError(
-            f"temperature={temperature!r}: give a number of at least 0, such as 0.8; 1 draws from "
-            "the fitted density as it is."
+            f"temperature={temperature!r}: give a number of at least 0, such as 0.8; 1 draws from the fitted density "
+            "as it is."
         )
     return float(temperature)
 
 
 def takes(method: Callable[..., Any], argument: str) -> bool:
-    """Whether a method of a density, perhaps a user's own, knows an optional argument.
-
-    Args:
-        method: Such as `density.sample`.
-        argument: Its name.
-
-    Returns:
-        True if it has a parameter of that name; **keywords, which may swallow anything, do not
-        count.
-
-    Example:
-        >>> takes(draw_in_chunks, "temperature")
-        True
-    """
+    """Whether a method of a density, perhaps a user's own, has a parameter of that name (**keywords do not count)."""
     return argument in inspect.signature(method).parameters
 
 
@@ -166,14 +127,14 @@ def sample_density(
         keywords["temperature"] = temperature
         if not takes(density.sample, "temperature"):
             raise InputError(
-                f"The density {type(density).__name__} has no temperature: leave it out, or give "
-                "its method sample a keyword temperature, which draw_in_chunks takes."
+                f"The density {type(density).__name__} has no temperature: leave it out, or give its method sample a "
+                "keyword temperature, which draw_in_chunks takes."
             )
     if labels is not None:
         keywords["labels"] = labels
         if not takes(density.sample, "labels"):
             raise InputError(
-                f"The density {type(density).__name__} is not class-conditional: fit one that is, "
-                "with `scattergen density RUN NAME --by-class` or ClassConditional."
+                f"The density {type(density).__name__} is not class-conditional: fit one that is, with "
+                "`scattergen density RUN NAME --by-class` or ClassConditional."
             )
     return density.sample(n, seed=seed, **keywords)

@@ -9,16 +9,18 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.covariances import shrink_to_identity
-from scattergen.densities.leading import LeadingComponents
+from scattergen.densities.leading import LeadingComponents, check_leading
 from scattergen.densities.networks import (
+    EVERY,
     VariationalNetworks,
     check_widths,
     count_parameters,
+    every_twelfth,
     fully_connected,
     in_float64,
     load_network,
 )
-from scattergen.densities.protocol import History, check_codes, check_fitted, history_state, take_history, take_tensor
+from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -29,51 +31,40 @@ from scattergen.training.state import Metrics
 
 _FIRST_LOG_VARIANCE = -4.0
 _RIDGE = 1e-5  # of the mean variance of the codes, in the covariance of the residuals
-_EVERY = 12  # one code in twelve is held out: 5,000 of MNIST's 60,000
 
 
 class VariationalAutoencoder:
     r"""Fully connected variational autoencoder.
 
-    The encoder gives $q(h|z) = N(m(z), \mathrm{diag}\, v(z))$, the decoder $g(h)$ a code. The loss
-    of a batch is, with a standard normal prior of h, the mean over its codes of
+    The encoder gives $q(h|z) = N(m(z), \mathrm{diag}\, v(z))$, the decoder $g(h)$ a code. The loss of a batch is, with
+    a standard normal prior of h, the mean over its codes of
 
     $$\frac1d \sum_{i=1}^{d} (z_i - g(h)_i)^2 + \beta \sum_{j=1}^{H}
     \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|z)$$
 
-    so the squared error is a mean over the d components, and β weighs the Kullback–Leibler
-    divergence, a sum over the H latent variables. Up to a factor this is the negative evidence
-    lower bound of a decoder N(g(h), σ²) with σ² = βd/2: the paper's β = 0.001 with d = 512 means σ²
-    = 0.256. A latent variable pays for itself where it explains more variance than σ².
+    so the squared error is a mean over the d components, and β weighs the Kullback–Leibler divergence, a sum over the H
+    latent variables. Up to a factor this is the negative evidence lower bound of a decoder N(g(h), σ²) with σ² = βd/2,
+    and a latent variable pays for itself where it explains more variance than σ².
 
-    At this β a training that starts badly ends with every q(h|z) equal to the prior, and g(h) = 0.
-    What starts well is small and nearly without noise: PyTorch's own initial weights, and v = e⁻⁴,
-    so that the decoder sees codes before it sees noise. (Averaged over the latent variables, the
-    same β is 64 times weaker: then nothing makes h resemble the prior.)
-
-    As in the paper, samples are g(h) with h from the prior N(0, I): the decoder's mean, without its
-    noise. They are therefore shorter than codes, on MNIST by a factor of three, and good only
-    through an image decoder that looks at the direction of a code (`unit_norm`), as that of Angles
-    and Mallat does. The paper gives H, β and the number of epochs, but its layer widths only in a
-    figure that is not available; those here are ours. One code in twelve, evenly spaced, is held
-    out for early stopping.
+    As in the paper, samples are g(h) with h from the prior N(0, I): the decoder's mean, without its noise. They are
+    therefore shorter than codes, and good only through an image decoder that looks at the direction of a code
+    (`unit_norm`). The widths are ours: the paper has them only in a figure that is not available. One code in twelve,
+    evenly spaced, is held out for early stopping. docs/densities.md says more.
 
     Three keywords mend what this leaves out; `IMPROVED_VAE` has good values of all.
 
-    * With `learn_variance`, component i of a code has a noise variance $\sigma_i^2$ of its own,
-      which is learnt, in place of the squared error,
+    * With `learn_variance`, component i of a code has a noise variance $\sigma_i^2$ of its own, which is learnt, in
+      place of the squared error:
 
       $$\frac1d \sum_{i=1}^{d} \tfrac12 \left(\frac{(z_i - g(h)_i)^2}{\sigma_i^2} + \log
       \sigma_i^2\right) + \beta \sum_{j=1}^{H} \mathrm{KL}_j$$
 
-      which is the negative evidence lower bound per component (up to a constant) if β = 1/d. The
-      components that h can determine, which are those that images depend on, so weigh most.
-    * `prior="mixture"` replaces N(0, I) by a Gaussian mixture, fitted after the training to draws
-      h ~ q(h|z) of all codes: a small β leaves their distribution far from normal.
-    * `noise` adds what the decoder leaves out. Residuals z - g(h) of all codes, h ~ q(h|z), have a
-      mean and a covariance, or a diagonal one. With the mixture and "full", they moreover follow h
-      by one linear regression per component of the mixture (see `LeadingComponents`, with h in
-      the place of the leading components).
+      With β = 1/d this is the negative evidence lower bound per component, up to a constant.
+    * `prior="mixture"` replaces N(0, I) by a Gaussian mixture, fitted after the training to draws h ~ q(h|z) of all
+      codes: a small β leaves their distribution far from normal.
+    * `noise` adds what the decoder leaves out. Residuals z - g(h) of all codes, h ~ q(h|z), have a mean and a
+      covariance, or a diagonal one. With the mixture and "full", they moreover follow h by one linear regression per
+      component of the mixture (see `LeadingComponents`, with h in the place of the leading components).
 
     Args:
         n_latent: Number H of latent variables.
@@ -95,38 +86,27 @@ class VariationalAutoencoder:
         encoder_: d -> widths -> 2H: means and log-variances (these are then bounded by ±20).
         decoder_: H -> reversed widths -> d.
         mixture_: The prior of h, for `noise="full"` with p(z - g(h) | h); None for "normal".
-        residual_: Mean of the residuals, (d,), and a factor A of their covariance A Aᵀ: (d, d) for
-            "full" noise, the standard deviations (d,) for "diagonal"; None if not used.
-        n_features_: d.
+        residual_: Mean of the residuals, (d,), and a factor A of their covariance A Aᵀ: (d, d) for "full" noise, the
+            standard deviations (d,) for "diagonal"; None if not used.
         history_: One row per epoch: "epoch", "seconds", "loss", "learning_rate", "validation/loss",
-            "validation/squared_error" (mean over components), "validation/divergence" (sum, nats),
-            "validation/active" (latent variables whose divergence exceeds 0.01 nats).
+            "validation/squared_error" (mean over components), "validation/divergence" (sum, nats), "validation/active"
+            (latent variables whose divergence exceeds 0.01 nats).
 
     Raises:
         InputError: If an argument is out of range.
 
     References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
-            scattering".
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
         Kingma, Welling, "Auto-encoding variational Bayes", 2013.
         Higgins et al., "beta-VAE", 2017.
-        Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted
-            afterwards).
-        Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders",
-            2020.
+        Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted afterwards).
+        Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders", 2020.
 
     Example:
         >>> vae = VariationalAutoencoder(n_latent=2, widths=(16,), epochs=1)
         >>> vae.fit(torch.randn(600, 4)).sample(3, seed=0).shape
         torch.Size([3, 4])
     """
-
-    encoder_: nn.Module
-    decoder_: nn.Module
-    mixture_: LeadingComponents | None
-    residual_: tuple[Tensor, Tensor] | None
-    n_features_: int
-    history_: History
 
     def __init__(
         self,
@@ -155,8 +135,7 @@ class VariationalAutoencoder:
             raise InputError(f'prior="{prior}" is unknown: choose "normal" or "mixture".')
         if noise not in ("none", "diagonal", "full"):
             raise InputError(f'noise="{noise}" is unknown: choose "none", "diagonal" or "full".')
-        if n_components is not None and n_components < 1:
-            raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
+        check_leading(None, n_components)
         self.n_latent, self.beta = n_latent, beta
         self.initialization, self.learn_variance = initialization, learn_variance
         self.prior, self.noise, self.n_components = prior, noise, n_components
@@ -188,26 +167,17 @@ class VariationalAutoencoder:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train encoder and decoder together; then fit the prior and the noise, if asked for.
+        """Train encoder and decoder together, then fit the prior and the noise, if asked for, as `Density.fit` says.
 
-        Args:
-            z: Codes, (N, d), at least 24.
-            seed: Of the initial weights, the order of the codes, the noise and the mixture.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" …
-            checkpoint: File to save progress in and to continue from.
-
-        Returns:
-            This object.
+        The seed decides the initial weights, the order of the codes, the noise and the mixture.
 
         Raises:
-            InputError: If the codes cannot be used.
+            InputError: If the codes cannot be used or are fewer than 24.
             ScattergenError: If the training diverges.
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = torch.zeros(len(z), dtype=torch.bool)
-        held_out[_EVERY - 1 :: _EVERY] = True
+        held_out = every_twelfth(len(z))
         networks = VariationalNetworks(*self._build(z.shape[1], seed))
         if self.learn_variance:
             networks.learn_variance(z)
@@ -227,14 +197,16 @@ class VariationalAutoencoder:
         return self
 
     def _build(self, d: int, seed: int) -> tuple[nn.Sequential, nn.Sequential]:
-        start: dict[str, Any] = {"initialization": self.initialization}
-        encoder = fully_connected([d, *self.widths, 2 * self.n_latent], seed=2 * seed, **start)
-        # A narrow q(h|z) to begin with: the decoder sees codes before it sees noise.
+        """The untrained encoder and decoder of codes (N, d)."""
+        H, initialization = self.n_latent, self.initialization
+        encoder = fully_connected([d, *self.widths, 2 * H], seed=2 * seed, initialization=initialization)
+        decoder = fully_connected([H, *self.widths[::-1], d], seed=2 * seed + 1, initialization=initialization)
+        # A narrow q(h|z) to begin with: the decoder sees codes before it sees noise. From v ≈ 1, or from He's weights,
+        # the paper's β ends with every q(h|z) equal to the prior, and g(h) = 0.
         last = encoder[-1]
         assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight[self.n_latent :])
-        nn.init.constant_(last.bias[self.n_latent :], _FIRST_LOG_VARIANCE)
-        decoder = fully_connected([self.n_latent, *self.widths[::-1], d], seed=2 * seed + 1, **start)
+        nn.init.zeros_(last.weight[H:])
+        nn.init.constant_(last.bias[H:], _FIRST_LOG_VARIANCE)
         return encoder, decoder
 
     def _loss(
@@ -293,16 +265,7 @@ class VariationalAutoencoder:
             self.residual_ = residual.mean(0), torch.linalg.cholesky(covariance.double()).float()
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Decode draws of h; code k depends on the fitted density, `seed` and k only.
-
-        Args:
-            n: Number of codes.
-            seed: 0 or more.
-            temperature: Factor of the noise, of h and around its decoded code, 0 or more.
-
-        Returns:
-            Codes, (n, d), float32.
-        """
+        """Decode draws of h to codes (n, d), as `Density.sample` says; the temperature scales h and the noise."""
         check_fitted(self)
         decoder, H = in_float64(self.decoder_), self.n_latent
 
@@ -324,8 +287,8 @@ class VariationalAutoencoder:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 2 * _EVERY:
-            raise InputError(f"{n} codes are too few for a VAE: use at least {2 * _EVERY}, or another density.")
+        if n < 2 * EVERY:
+            raise InputError(f"{n} codes are too few for a VAE: use at least {2 * EVERY}, or another density.")
         if self.prior == "mixture" and (self.n_components or 1) > n // 2:
             raise InputError(f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2}.")
 
@@ -349,9 +312,8 @@ class VariationalAutoencoder:
         self.mixture_, self.residual_ = None, None
         if self.prior == "mixture":
             self.mixture_ = LeadingComponents.from_state(tensors)
-            rest = d if self.noise == "full" else 0
             take_tensor(tensors, "leading/means", (None, self.n_latent))
-            take_tensor(tensors, "leading/trailing", (None, rest))
+            take_tensor(tensors, "leading/trailing", (None, d if self.noise == "full" else 0))
         if self.noise == "diagonal" or (self.noise == "full" and self.prior == "normal"):
             mean = take_tensor(tensors, "residual/mean", (d,))
             shape = (d, d) if self.noise == "full" else (d,)

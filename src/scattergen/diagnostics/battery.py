@@ -1,6 +1,5 @@
 """All tests of codes in one table."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,7 @@ from scattergen.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Battery:
-    """What all tests found in the same codes.
-
-    Attributes:
-        tests: In the order of the table.
-        pairs: Dependence of each pair of components.
-        n: Number of codes.
-        d: Number of components.
-    """
+    """What all tests, in the order of the table, found in the same n codes of d components."""
 
     tests: tuple[DiagnosticTest, ...]
     pairs: PairwiseDependence
@@ -74,25 +66,20 @@ def run_battery(
     """
     codes = checked_codes(z)
     n, d = codes.shape
-    pairs_of(d)
+    pairs_of(d)  # refuses a single component before the first test
     simulated: dict[str, Any] = {"n_simulations": n_simulations, "seed": seed}
-    found: list[PairwiseDependence] = []
-
-    def both_of_pairs() -> tuple[DiagnosticTest, ...]:
-        found.append(pairwise_dependence(codes, **simulated))
-        return found[0].strongest, found[0].mean
-
-    steps: list[Callable[[], tuple[DiagnosticTest, ...]]] = [
-        lambda: (marginal_normality(codes, **simulated), radial(codes)),
-        lambda: sliced_normality(codes, **simulated),
-        lambda: (classifier_normality(codes, **simulated),),
-        lambda: (correlation_of_squares(codes, **simulated),),
-        both_of_pairs,
-        lambda: (classifier_dependence(codes, **simulated),),
-    ]
     tests: list[DiagnosticTest] = []
-    with progress.task(f"test {description}", len(steps)) as task:
-        for step in steps:
-            tests += step()
-            task.advance(1, tests[-1].name)
-    return Battery(tuple(tests), found[0], n, d)
+    with progress.task(f"test {description}", total=6) as task:
+
+        def add(*found: DiagnosticTest) -> None:
+            tests.extend(found)
+            task.advance(1, found[-1].name)
+
+        add(marginal_normality(codes, **simulated), radial(codes))
+        add(*sliced_normality(codes, **simulated))
+        add(classifier_normality(codes, **simulated))
+        add(correlation_of_squares(codes, **simulated))
+        pairs = pairwise_dependence(codes, **simulated)
+        add(pairs.strongest, pairs.mean)
+        add(classifier_dependence(codes, **simulated))
+    return Battery(tuple(tests), pairs, n, d)

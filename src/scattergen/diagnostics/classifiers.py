@@ -16,7 +16,6 @@ from scattergen.diagnostics.monte_carlo import (
     checked_codes,
     monte_carlo_pvalues,
     pairs_of,
-    shuffled_columns,
 )
 from scattergen.training.loop import train
 from scattergen.training.settings import TrainingSettings
@@ -33,13 +32,12 @@ Fake = Callable[[Tensor, torch.Generator], Tensor]
 def classifier_dependence(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
     r"""Can a network tell the codes from codes with shuffled columns?
 
-    A network f learns, from half of the codes, the log-odds of a code against one whose components
-    come from different codes; every batch is shuffled anew.  On the other half,
+    A network f learns, from half of the codes, the log-odds of a code against one whose components come from different
+    codes; every batch is shuffled anew. On the other half, its mean
 
     .. math:: T = \frac1m \sum_{i=1}^m f(z_i)
 
-    is compared with T of the same rows with shuffled columns.  This is an exact permutation test,
-    whatever the network learned.
+    is compared with T of the same rows with shuffled columns: an exact permutation test, whatever the network learned.
 
     Args:
         z: Codes, (n, d), n ≥ 40, d ≥ 2.
@@ -47,8 +45,7 @@ def classifier_dependence(z: Tensor | ArrayLike, *, n_simulations: int = SIMULAT
         seed: Of the split, the training and the shuffles.
 
     Returns:
-        Null hypothesis "independent", with any marginal distributions.  Effect: the held-out
-        accuracy; 0.5 is chance.
+        Null hypothesis "independent", with any marginal distributions. Effect: the held-out accuracy; 0.5 is chance.
 
     Raises:
         InputError: If the codes cannot be tested.
@@ -66,7 +63,13 @@ def classifier_dependence(z: Tensor | ArrayLike, *, n_simulations: int = SIMULAT
     codes = checked_codes(z)
     pairs_of(codes.shape[1])
     return _classifier_test(
-        "classifier against shuffled", "independent", codes, shuffle_columns, shuffled_columns, n_simulations, seed
+        "classifier against shuffled",
+        "independent",
+        codes,
+        lambda x, generator: x.gather(0, torch.rand(x.shape, generator=generator).argsort(0)),
+        lambda x, random: random.permuted(x, axis=0),
+        n_simulations,
+        seed,
     )
 
 
@@ -81,8 +84,7 @@ def classifier_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATI
         seed: Of the split, the training and the simulation.
 
     Returns:
-        Null hypothesis "normal", with mean 0 and covariance I.  Effect: the held-out accuracy; 0.5
-        is chance.
+        Null hypothesis "normal", with mean 0 and covariance I. Effect: the held-out accuracy; 0.5 is chance.
 
     Raises:
         InputError: If the codes cannot be tested.
@@ -96,29 +98,14 @@ def classifier_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATI
         0.05
     """
     return _classifier_test(
-        "classifier against N(0, I)", "normal", checked_codes(z),
+        "classifier against N(0, I)",
+        "normal",
+        checked_codes(z),
         lambda x, generator: torch.randn(x.shape, generator=generator),
-        lambda x, random: random.standard_normal(x.shape), n_simulations, seed,
-    )  # fmt: skip
-
-
-def shuffle_columns(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each column in its own random order.
-
-    Args:
-        x: Codes, (n, d).
-        generator: Source of the orders.
-
-    Returns:
-        Codes with the same marginals and independent components, (n, d).
-
-    Example:
-        >>> x = torch.arange(8.0).reshape(4, 2)
-        >>> shuffled = shuffle_columns(x, torch.Generator().manual_seed(0))
-        >>> torch.equal(shuffled.sort(0).values, x)
-        True
-    """
-    return x.gather(0, torch.rand(x.shape, generator=generator).argsort(0))
+        lambda x, random: random.standard_normal(x.shape),
+        n_simulations,
+        seed,
+    )
 
 
 def _classifier_test(
@@ -130,6 +117,7 @@ def _classifier_test(
     n_simulations: int,
     seed: int,
 ) -> DiagnosticTest:
+    """Learn codes from fakes on one half; compare the other half with draws under the null hypothesis."""
     order = np.random.default_rng([seed, 1]).permutation(len(codes))
     learned, held_out = codes[order[: len(codes) // 2]], codes[order[len(codes) // 2 :]]
     log_odds = _learn(learned, fake, seed)
@@ -142,14 +130,9 @@ def _classifier_test(
 
     observed = mean(held_out)
     pvalue, draws = monte_carlo_pvalues(observed, lambda random: mean(draw(held_out, random)), n_simulations, seed)
-    return DiagnosticTest(
-        name=name,
-        null=null,
-        statistic=float(observed[0] - draws.mean()),
-        pvalue=float(pvalue[0]),
-        effect=(accepted[0] + 1 - float(np.mean(accepted[1:]))) / 2,
-        effect_name="held-out accuracy, chance 0.5",
-    )
+    effect = (accepted[0] + 1 - float(np.mean(accepted[1:]))) / 2
+    statistic = float(observed[0] - draws.mean())
+    return DiagnosticTest(name, null, statistic, pvalue.item(), effect, "held-out accuracy, chance 0.5")
 
 
 def _learn(codes: Floats, fake: Fake, seed: int) -> Callable[[Floats], Floats]:

@@ -19,7 +19,7 @@ def component_grid(
 ) -> Tensor:
     r"""Codes whose two chosen components take every pair of values while all others are 0.
 
-    A value v of an unwhitened component k is the whitened $v / \\sqrt{\\lambda_k}$.
+    A value v of an unwhitened component k is the whitened $v / \sqrt{\lambda_k}$.
 
     Args:
         explained_variance: Variances λ of the components before whitening, (d,).
@@ -34,8 +34,7 @@ def component_grid(
         InputError: If a component does not exist.
 
     References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
-        scattering", 2022, Figure 1.
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022, Figure 1.
 
     Example:
         >>> component_grid(torch.tensor([4.0, 1.0, 0.5]), [-1.0, 1.0])[0]

@@ -1,7 +1,6 @@
-"""Do the components depend on each other?  Tests that hold whatever their distributions are.
+"""Do the components depend on each other? Tests that hold whatever their distributions are.
 
-Under independence, shuffling each column changes nothing, so that every statistic can be compared
-with its values for shuffled columns.
+Under independence shuffling a column changes nothing, so every statistic is compared with those of shuffled columns.
 """
 
 import math
@@ -19,7 +18,6 @@ from scattergen.diagnostics.monte_carlo import (
     checked_codes,
     monte_carlo_pvalues,
     pairs_of,
-    shuffled_columns,
 )
 
 # Terms of the cosine series; those left out hold 0.2 % of the statistic's null variance.
@@ -33,10 +31,10 @@ class PairwiseDependence:
     Attributes:
         strongest: Is the most dependent pair more dependent than chance allows in any pair?
         mean: Are pairs dependent on average?
-        correlation: Distance correlation of the ranks of each pair, (d, d), symmetric, with 1 on
-            the diagonal; 0 where there is less dependence than by chance.
-        pvalue: Of each pair, adjusted for all pairs, (d, d): rejecting those below α makes one
-            false rejection or more with probability at most α.
+        correlation: Distance correlation of the ranks of each pair, (d, d), symmetric, with 1 on the diagonal; 0 where
+            there is less dependence than by chance.
+        pvalue: Of each pair, adjusted for all pairs, (d, d): rejecting those below α makes one false rejection or more
+            with probability at most α.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(500, 2))
@@ -60,12 +58,12 @@ class PairwiseDependence:
 
 
 def correlation_of_squares(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
-    r"""Are components large together?  Correlations of their squares, over all pairs.
+    r"""Are components large together? Correlations of their squares, over all pairs.
 
     .. math:: T = \frac{2 n}{d(d-1)} \sum_{i<j} \mathrm{corr}(z_i^2, z_j^2)^2
 
-    of the centred components, which is near 1 if they are independent.  Uncorrelated components
-    that share a scale, as those of images do, have correlated squares.
+    of the centred components, which is near 1 if they are independent. Uncorrelated components that share a scale, as
+    those of images do, have correlated squares.
 
     Args:
         z: Codes, (n, d), n ≥ 40, d ≥ 2.
@@ -73,15 +71,15 @@ def correlation_of_squares(z: Tensor | ArrayLike, *, n_simulations: int = SIMULA
         seed: Of the shuffles.
 
     Returns:
-        Null hypothesis "independent", with any marginal distributions.  Effect: the mean of the
-        correlations, which is above 0 for a common scale.
+        Null hypothesis "independent", with any marginal distributions. Effect: the mean of the correlations, which is
+        above 0 for a common scale.
 
     Raises:
         InputError: If the codes cannot be tested.
 
     References:
-        McLeod, Li, "Diagnostic checking ARMA time series models using squared-residual
-        autocorrelations", 1983, for the idea.
+        McLeod, Li, "Diagnostic checking ARMA time series models using squared-residual autocorrelations", 1983, for
+        the idea.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -104,16 +102,11 @@ def correlation_of_squares(z: Tensor | ArrayLike, *, n_simulations: int = SIMULA
 
     observed = mean_square(squares)
     pvalue, _ = monte_carlo_pvalues(
-        observed, lambda random: mean_square(shuffled_columns(squares, random)), n_simulations, seed
+        observed, lambda random: mean_square(random.permuted(squares, axis=0)), n_simulations, seed
     )
-    return DiagnosticTest(
-        name="correlation of squares",
-        null="independent",
-        statistic=float(observed[0]),
-        pvalue=float(pvalue[0]),
-        effect=float((squares.T @ squares)[pairs].mean()),
-        effect_name="mean correlation of z², independent 0",
-    )
+    effect = float((squares.T @ squares)[pairs].mean())
+    measure = "mean correlation of z², independent 0"
+    return DiagnosticTest("correlation of squares", "independent", observed.item(), pvalue.item(), effect, measure)
 
 
 def pairwise_dependence(
@@ -121,33 +114,32 @@ def pairwise_dependence(
 ) -> PairwiseDependence:
     r"""Distance correlation of the ranks of every pair of components.
 
-    Distance covariance is 0 only for independent variables.  For ranks u, v in (0, 1) it is Blum,
-    Kiefer and Rosenblatt's statistic, and a cosine series:
+    Distance covariance is 0 only for independent variables. For ranks u, v in (0, 1) it is Blum, Kiefer and
+    Rosenblatt's statistic, and a cosine series:
 
     .. math:: \mathrm{dCov}^2(u, v) = \frac{16}{\pi^4} \sum_{k,l \ge 1} \frac{1}{k^2 l^2}
               \Bigl(\frac1n \sum_i \cos(\pi k u_i) \cos(\pi l v_i)\Bigr)^2
 
-    whose first 6 × 6 terms are one matrix product for all pairs.  The expectation for shuffled
-    columns is subtracted, and the result divided by its value for u = v: the squared correlation.
+    whose first 6 × 6 terms are one matrix product for all pairs. The expectation for shuffled columns is subtracted,
+    and the result divided by its value for u = v: the squared correlation.
 
     Args:
-        z: Codes, (n, d), n ≥ 40, d ≥ 2.  Time grows as n d² times the number of shuffles: 64
-            components of 5,000 codes take some 20 s on one core.
+        z: Codes, (n, d), n ≥ 40, d ≥ 2. Time grows as n d² times the number of shuffles: 64 components of 5,000 codes
+            take some 20 s on one core.
         n_simulations: Shuffles of the columns.
         seed: Of the shuffles.
 
     Returns:
-        The matrix, the adjusted p-values, and two tests of the null hypothesis "independent", with
-        any marginal distributions: of the strongest pair, and of the mean over pairs.
+        The matrix, the adjusted p-values, and two tests of the null hypothesis "independent", with any marginal
+        distributions: of the strongest pair, and of the mean over pairs.
 
     Raises:
         InputError: If the codes cannot be tested.
 
     References:
-        Székely, Rizzo, Bakirov, "Measuring and testing dependence by correlation of distances",
-        2007.
-        Blum, Kiefer, Rosenblatt, "Distribution free tests of independence based on the sample
-        distribution function", 1961.
+        Székely, Rizzo, Bakirov, "Measuring and testing dependence by correlation of distances", 2007.
+        Blum, Kiefer, Rosenblatt, "Distribution free tests of independence based on the sample distribution function",
+        1961.
         Westfall, Young, "Resampling-based multiple testing", 1993, for the adjustment.
 
     Example:
@@ -164,7 +156,8 @@ def pairwise_dependence(
     # For a shuffle, E (Σ_i a_i b_π(i))² = Σa² Σb² / (n − 1) for centred a and b.
     totals = sizes.sum(axis=1)
     chance = totals[first] * totals[second] / (n - 1)
-    scale = np.sqrt(_self_covariance(waves) - totals**2 / (n - 1))
+    products = np.einsum("dnk,dnl->dkl", waves, waves, dtype=np.float64, optimize=True)
+    scale = np.sqrt(np.square(products).sum(axis=(1, 2)) - totals**2 / (n - 1))
     scale = scale[first] * scale[second]
 
     def correlations(some: NDArray[np.float32]) -> Floats:
@@ -184,11 +177,8 @@ def pairwise_dependence(
     pvalues, draws = monte_carlo_pvalues(observed, null, n_simulations, seed)
     exceeding = (draws[:, 0] >= values[:, None]).sum(axis=1)
     correlation, pvalue = np.eye(d), np.zeros((d, d))
-    for matrix, entries in (
-        (correlation, np.sqrt(np.maximum(values, 0))),
-        (pvalue, (1 + exceeding) / (n_simulations + 1)),
-    ):
-        matrix[first, second] = matrix[second, first] = entries
+    correlation[first, second] = correlation[second, first] = np.sqrt(np.maximum(values, 0))
+    pvalue[first, second] = pvalue[second, first] = (1 + exceeding) / (n_simulations + 1)
     strongest, mean = (
         DiagnosticTest(
             name=f"pairs, {which}",
@@ -211,8 +201,3 @@ def _cosines(codes: Floats) -> NDArray[np.float32]:
     waves = np.cos(np.pi * k * u[:, :, None]) / k
     waves -= waves.mean(axis=1, keepdims=True)  # which only ties keep from being 0 already
     return waves.astype(np.float32)
-
-
-def _self_covariance(waves: NDArray[np.float32]) -> Floats:
-    products = np.einsum("dnk,dnl->dkl", waves, waves, dtype=np.float64, optimize=True)
-    return np.square(products).sum(axis=(1, 2))

@@ -1,13 +1,10 @@
-"""Are the codes normal, all components together?
-
-Marginals, length and projections, each with a p-value that holds for all d components at once.
-"""
+"""Are the codes normal, all components together? Marginals, length and projections, each with one p-value."""
 
 import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor
 
@@ -16,10 +13,9 @@ from scattergen.diagnostics.normality import dagostino_k2, effect_sizes
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
 
-DIRECTIONS = 128
-# The trapezoidal rule for the integral over t of Epps and Pulley's statistic. The integrand is a
-# product of Gaussians and cosines of differences of the data, for which the rule is exact up to
-# aliasing from 2π/0.5 = 12.6 on; beyond t = 4 the weight holds 6e-5 of its mass.
+# The trapezoidal rule for the integral over t of Epps and Pulley's statistic. The integrand is a product of Gaussians
+# and cosines of differences of the data, for which the rule is exact up to aliasing from 2π/0.5 = 12.6 on; beyond t = 4
+# the weight holds 6e-5 of its mass.
 _STEP = 0.5
 _T = _STEP * np.arange(1, 9)
 _WEIGHT = 2 * _STEP * stats.norm.pdf(_T)
@@ -27,13 +23,12 @@ _RANK_TOLERANCE = 1e-10  # of the largest variance; below it a direction is cons
 
 
 def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
-    r"""Is every component normal?  One p-value for D'Agostino's K² of all of them.
+    r"""Is every component normal? One p-value for D'Agostino's K² of all of them.
 
     .. math:: T = -\log \min_k \frac{d}{k}\, p_{(k)}
 
-    with the sorted p-values of K² (Simes; the smallest after Benjamini and Hochberg's adjustment),
-    against its distribution for simulated normal codes, so that the approximations behind the
-    p-values of K² do not matter.
+    with the sorted p-values of K² (Simes; the smallest after Benjamini and Hochberg's adjustment), against its
+    distribution for simulated normal codes, so that the approximations behind the p-values of K² do not matter.
 
     Args:
         z: Codes, (n, d), n ≥ 40; their components may have any mean and variance.
@@ -41,8 +36,7 @@ def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATION
         seed: Of the simulation.
 
     Returns:
-        Null hypothesis "normal", with independent components; effect: the largest |excess
-        kurtosis|.
+        Null hypothesis "normal", with independent components; effect: the largest |excess kurtosis|.
 
     Raises:
         InputError: If the codes cannot be tested.
@@ -61,14 +55,9 @@ def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATION
     pvalue, _ = monte_carlo_pvalues(
         observed, lambda random: _simes(random.standard_normal(codes.shape)), n_simulations, seed
     )
-    return DiagnosticTest(
-        name="marginals, K²",
-        null="normal",
-        statistic=float(observed[0]),
-        pvalue=float(pvalue[0]),
-        effect=float(np.abs(effect_sizes(codes)[1]).max()),
-        effect_name="largest |excess kurtosis|, normal 0",
-    )
+    effect = float(np.abs(effect_sizes(codes)[1]).max())
+    measure = "largest |excess kurtosis|, normal 0"
+    return DiagnosticTest("marginals, K²", "normal", observed.item(), pvalue.item(), effect, measure)
 
 
 def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
@@ -82,9 +71,8 @@ def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
         z: Codes, (n, d), n ≥ 40, whitened.
 
     Returns:
-        Null hypothesis "normal", with mean 0 and covariance I; exact p-value.  Effect: the
-        standard deviation of $\|z\|^2$ relative to its mean, over the $\sqrt{2/d}$ of a normal
-        code, so that above 1 codes share a scale that varies.
+        Null hypothesis "normal", with mean 0 and covariance I; exact p-value. Effect: the standard deviation of
+        $\|z\|^2$ relative to its mean, over the $\sqrt{2/d}$ of a normal code: above 1 codes share a scale that varies.
 
     Raises:
         InputError: If the codes cannot be tested.
@@ -103,30 +91,25 @@ def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
     d = codes.shape[1]
     squares = np.square(codes).sum(axis=1)
     result: Any = stats.kstest(squares, stats.chi2(d).cdf)
+    effect, measure = squares.std() / squares.mean() / math.sqrt(2 / d), "relative spread of ‖z‖², normal 1"
     return DiagnosticTest(
-        name="length ‖z‖²",
-        null="normal",
-        statistic=float(result.statistic),
-        pvalue=float(result.pvalue),
-        effect=float(squares.std() / squares.mean() / math.sqrt(2 / d)),
-        effect_name="relative spread of ‖z‖², normal 1",
+        "length ‖z‖²", "normal", float(result.statistic), float(result.pvalue), float(effect), measure
     )
 
 
 def sliced_normality(
-    z: Tensor | ArrayLike, *, n_directions: int = DIRECTIONS, n_simulations: int = SIMULATIONS, seed: int = 0
+    z: Tensor | ArrayLike, *, n_directions: int = 128, n_simulations: int = SIMULATIONS, seed: int = 0
 ) -> tuple[DiagnosticTest, DiagnosticTest]:
-    r"""Are projections of the codes normal?  The worst of random directions, and their mean.
+    r"""Are projections of the codes normal? The worst of random directions, and their mean.
 
     With y the projections of the codes, whitened, on a direction, Epps and Pulley's statistic is
 
     .. math:: T = n \int \bigl|\hat\varphi_y(t) - e^{-t^2/2}\bigr|^2 \varphi(t)\,dt
 
-    with the empirical characteristic function of y and the standard normal density φ.  Whitening
-    by the sample's own covariance leaves nothing of the mean and the covariance of the codes, so
-    that simulated N(0, I) codes give the null distribution for every normal distribution.  In
-    many dimensions most projections of *any* distribution are nearly normal: the effect says how
-    near.
+    with the empirical characteristic function of y and the standard normal density φ. Whitening by the sample's own
+    covariance leaves nothing of the mean and the covariance of the codes, so that simulated N(0, I) codes give the null
+    distribution for every normal distribution. In many dimensions most projections of *any* distribution are nearly
+    normal: the effect says how near.
 
     Args:
         z: Codes, (n, d), n > d, n ≥ 40.
@@ -135,8 +118,8 @@ def sliced_normality(
         seed: Of directions and simulation.
 
     Returns:
-        Two tests of the null hypothesis "normal": largest and mean T.  Effect: the distance
-        $\sqrt{T/n}$ of characteristic functions beyond that of simulated normal codes.
+        Two tests of the null hypothesis "normal": largest and mean T. Effect: the distance $\sqrt{T/n}$ of
+        characteristic functions beyond that of simulated normal codes.
 
     Raises:
         InputError: If the codes cannot be tested or there are not more than d.
@@ -189,22 +172,10 @@ def sliced_normality(
 
 
 def epps_pulley(y: ArrayLike) -> Floats:
-    """Epps and Pulley's statistic of each column, without standardising it.
-
-    Args:
-        y: Columns of mean 0 and variance 1, (n, k).
-
-    Returns:
-        Statistics, (k,); see `sliced_normality` for the formula.
-
-    Example:
-        >>> y = stats.norm.ppf((np.arange(200) + 0.5) / 200)[:, None]
-        >>> epps_pulley(y).item() < 0.01 < epps_pulley(np.sign(y)).item()
-        True
-    """
+    """Epps and Pulley's statistic (k,), as in `sliced_normality`, of columns (n, k) of mean 0 and variance 1."""
     columns = np.asarray(y, dtype=np.float32)
-    # exp(i t y) at t = h, 2h, … as powers of the first, in single precision: its rounding, 1e-6 of
-    # a mean of unit vectors, is far below their sampling error 1/√n.
+    # exp(i t y) at t = h, 2h, … as powers of the first, in single precision: its rounding, 1e-6 of a mean of unit
+    # vectors, is far below their sampling error 1/√n.
     first = np.exp(np.complex64(1j * _STEP) * columns)
     power = first.copy()
     total = np.zeros(columns.shape[1])
@@ -215,7 +186,8 @@ def epps_pulley(y: ArrayLike) -> Floats:
     return len(columns) * total
 
 
-def _simes(codes: NDArray[Any]) -> Floats:
+def _simes(codes: Floats) -> Floats:
+    """The statistic of `marginal_normality`, (1,)."""
     pvalues = np.sort(dagostino_k2(codes).pvalue)
     # K² of wildly non-normal codes has a p-value that underflows.
     adjusted = np.min(pvalues * len(pvalues) / np.arange(1, len(pvalues) + 1))

@@ -25,8 +25,8 @@ class DiagnosticTest:
 
     Attributes:
         name: What is tested, in plain words.
-        null: "normal" (the codes are normal) or "independent" (their components are independent,
-            whatever their distributions): what a small p-value speaks against.
+        null: What a small p-value speaks against: "normal" (the codes are) or "independent" (their components are,
+            whatever their distributions).
         statistic: Larger speaks more against the null hypothesis; depends on n.
         pvalue: Probability of a statistic at least as large under the null hypothesis.
         effect: How far from the null hypothesis, on a scale that does not grow with n.
@@ -51,24 +51,7 @@ class DiagnosticTest:
 
 
 def checked_codes(z: Tensor | ArrayLike) -> Floats:
-    """Codes that the tests can work with.
-
-    Args:
-        z: Codes, (n, d), n ≥ 40, d ≥ 1.
-
-    Returns:
-        The same in float64.
-
-    Raises:
-        InputError: If z is not (n, d) in floating point, has fewer than 40 rows, holds NaN or
-            infinite values, a component is constant, or the entries are beyond 1e60 or 1e-60.
-
-    Example:
-        >>> checked_codes(np.zeros((10, 2)))
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.InputError: The diagnostics need at least 40 codes but got 10: ...
-    """
+    """The codes (n, d) in float64, if the tests can work with them."""
     codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
         raise InputError(
@@ -102,62 +85,22 @@ def checked_codes(z: Tensor | ArrayLike) -> Floats:
 
 
 def pairs_of(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the pairs i < j of d components.
-
-    Args:
-        d: Number of components, at least 2.
-
-    Returns:
-        Two arrays of length d (d − 1)/2.
-
-    Raises:
-        InputError: If there is only one component.
-
-    Example:
-        >>> [part.tolist() for part in pairs_of(3)]
-        [[0, 0, 1], [1, 2, 2]]
-    """
+    """Rows and columns of the pairs i < j of d components, at least two."""
     if d < 2:
         raise InputError(f"Dependence needs at least 2 components but got {d}: give more.")
     first, second = np.triu_indices(d, k=1)
     return first, second
 
 
-def shuffled_columns(z: Floats, random: np.random.Generator) -> Floats:
-    """Each column in its own random order: the same marginals, and independent components."""
-    return random.permuted(z, axis=0)
-
-
 def monte_carlo_pvalues(
     observed: Floats, draw: Callable[[np.random.Generator], Floats], count: int, seed: int
 ) -> tuple[Floats, Floats]:
-    r"""P-values of statistics against draws of them under the null hypothesis.
+    """P-values (k,) of statistics T (k,) against B = `count` draws T_b of them under the null hypothesis, (B, k).
 
-    .. math:: p = \frac{1 + \#\{b : T_b \ge T\}}{B + 1}
-
-    which is at most α with probability at most α for every α, however small B is.
-
-    Args:
-        observed: Statistics T, (k,).
-        draw: Gives statistics under the null hypothesis, (k,), with the generator.
-        count: Number of draws B.
-        seed: Of the draws.
-
-    Returns:
-        P-values, (k,), and the draws, (B, k).
-
-    Raises:
-        InputError: If `count` is less than 19, with which nothing can be rejected at 0.05.
-
-    References:
-        Phipson, Smyth, "Permutation p-values should never be zero", 2010.
-
-    Example:
-        >>> p, _ = monte_carlo_pvalues(np.array([9.0, -9.0]), lambda r: r.normal(size=2), 99, 0)
-        >>> p.tolist()
-        [0.01, 1.0]
+    p = (1 + #{b : T_b ≥ T}) / (B + 1) is at most α with probability at most α for every α, however small B is
+    (Phipson, Smyth, "Permutation p-values should never be zero", 2010).
     """
-    count = whole_number("n_simulations", count, least=19)
+    count = whole_number("n_simulations", count, least=19)  # with fewer, nothing could be rejected at 0.05
     # Not the generator that made data with the same seed, which would be drawn again.
     random = np.random.default_rng([seed, 2])
     draws = np.stack([draw(random) for _ in range(count)])

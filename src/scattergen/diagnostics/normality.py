@@ -1,7 +1,4 @@
-"""Is each component of the codes normal?
-
-Counts of rejections, their dependence on the sample size, and effect sizes, which have none.
-"""
+"""Is each component of the codes normal? Counts of rejections, how they grow with the sample, and effect sizes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
 
+from scattergen.diagnostics.monte_carlo import Floats
 from scattergen.errors import InputError
-
-Floats = NDArray[np.float64]
 
 # The null distribution of the kurtosis in K2 (Anscombe & Glynn, 1983) is an approximation stated
 # for n >= 20; the chi-square limit of Jarque-Bera is poorer still below that.
@@ -27,13 +23,11 @@ DEFAULT_SIZES = (20, 40, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 @dataclass(frozen=True)
 class NormalityTest:
-    """One test applied to every component.
+    """One test applied to every component; NaN for those that are constant, which have no skewness or kurtosis.
 
     Attributes:
-        statistic: shape (d,), asymptotically chi-square with 2 degrees of freedom.
-        pvalue: shape (d,).
-
-    Both are NaN for a component that is constant: it has no skewness or kurtosis to test.
+        statistic: (d,), asymptotically chi-square with 2 degrees of freedom.
+        pvalue: (d,).
     """
 
     statistic: Floats
@@ -42,14 +36,11 @@ class NormalityTest:
 
 @dataclass(frozen=True)
 class NormalityTable:
-    """How many components each test rejects, without any multiple-testing correction.
+    """How many of the d components of n codes each test rejects, without any multiple-testing correction.
 
     Attributes:
-        n: number of codes tested.
-        d: number of components tested.
-        constant: how many of the d are constant; they are never counted as rejected.
-        levels: the significance levels.
-        counts: test ("K2", "JB") -> rejections at each of the levels.
+        constant: How many of the d are constant; they are never counted as rejected.
+        counts: Test ("K2", "JB") to its rejections at each of the levels.
 
     Example:
         >>> NormalityTable(100, 8, 0, (0.05, 0.01), {"K2": (3, 1), "JB": (2, 1)}).count("K2", 0.01)
@@ -69,15 +60,12 @@ class NormalityTable:
 
 @dataclass(frozen=True)
 class RejectionRate:
-    """Rejections of one test at one level among samples of one size.
+    """Rejections of one test, "K2" or "JB", at one level among samples of n codes.
 
     Attributes:
-        n: size of the samples.
-        test: "K2" or "JB".
-        level: significance level.
-        observed: mean count over random samples of n codes.
-        simulated: mean count over simulated standard normal data of the same shape, which is what
-            a perfectly normal code would score; it differs from d x level at small n.
+        observed: Mean count over random samples.
+        simulated: Mean count over standard normal data of the same shape, what perfectly normal codes would score; at
+            small n it is not d × level.
     """
 
     n: int
@@ -95,16 +83,16 @@ def dagostino_k2(z: Tensor | ArrayLike) -> NormalityTest:
     where the two Z are the skewness and the kurtosis transformed to approximate normality.
 
     Args:
-        z: codes, shape (n, d), n >= 20.
+        z: Codes, (n, d), n ≥ 20.
 
     Returns:
-        Statistics and p-values, each of shape (d,); NaN for constant components.
+        Statistics and p-values, (d,); NaN for constant components.
 
     Raises:
-        InputError: z is not (n, d), has fewer than 20 rows, or holds NaN or infinite values.
+        InputError: If z is not (n, d), has fewer than 20 rows, or holds NaN or infinite values.
 
     References:
-        D'Agostino & Pearson, Tests for departure from normality, 1973.
+        D'Agostino, Pearson, "Tests for departure from normality", 1973.
 
     Example:
         >>> z = np.random.default_rng(0).normal(size=(500, 2)) ** [1, 3]
@@ -122,17 +110,17 @@ def jarque_bera(z: Tensor | ArrayLike) -> NormalityTest:
     with skewness S and excess kurtosis K, against its limit, chi-square with 2 degrees of freedom.
 
     Args:
-        z: codes, shape (n, d), n >= 20.
+        z: Codes, (n, d), n ≥ 20.
 
     Returns:
-        Statistics and p-values, each of shape (d,); NaN for constant components.
+        Statistics and p-values, (d,); NaN for constant components.
 
     Raises:
-        InputError: as for :func:`dagostino_k2`.
+        InputError: As for `dagostino_k2`.
 
     References:
-        Jarque & Bera, Efficient tests for normality, homoscedasticity and serial independence of
-        regression residuals, 1980.
+        Jarque, Bera, "Efficient tests for normality, homoscedasticity and serial independence of regression residuals",
+        1980.
 
     Example:
         >>> z = np.random.default_rng(0).normal(size=(500, 2)) ** [1, 3]
@@ -142,18 +130,20 @@ def jarque_bera(z: Tensor | ArrayLike) -> NormalityTest:
     return _per_component(stats.jarque_bera, _codes(z))
 
 
+_TESTS: dict[str, Callable[[Tensor | ArrayLike], NormalityTest]] = {"K2": dagostino_k2, "JB": jarque_bera}
+
+
 def effect_sizes(z: Tensor | ArrayLike) -> tuple[Floats, Floats]:
     """Skewness and excess kurtosis of each component: how far from normal, whatever the n.
 
     Args:
-        z: codes, shape (n, d), n >= 20.
+        z: Codes, (n, d), n ≥ 20.
 
     Returns:
-        Skewness and excess kurtosis, each of shape (d,), both 0 for a normal distribution; NaN for
-        constant components.
+        Skewness and excess kurtosis, each (d,), both 0 for a normal distribution; NaN for constant components.
 
     Raises:
-        InputError: as for :func:`dagostino_k2`.
+        InputError: As for `dagostino_k2`.
 
     Example:
         >>> skewness, kurtosis = effect_sizes([[-1.0], [1.0]] * 10)
@@ -172,14 +162,14 @@ def count_rejections(z: Tensor | ArrayLike, levels: Sequence[float] = DEFAULT_LE
     """How many components K2 and Jarque-Bera reject, at each level.
 
     Args:
-        z: codes, shape (n, d), n >= 20.
-        levels: significance levels, each between 0 and 1.
+        z: Codes, (n, d), n ≥ 20.
+        levels: Significance levels, each between 0 and 1.
 
     Returns:
         The counts, with n and d, without which they mean nothing.
 
     Raises:
-        InputError: as for :func:`dagostino_k2`, or a level is outside (0, 1).
+        InputError: As for `dagostino_k2`, or if a level is outside (0, 1).
 
     Example:
         >>> z = np.random.default_rng(0).normal(size=(500, 2)) ** [1, 3]
@@ -188,13 +178,9 @@ def count_rejections(z: Tensor | ArrayLike, levels: Sequence[float] = DEFAULT_LE
     """
     codes = _codes(z)
     levels = _checked_levels(levels)
-    return NormalityTable(
-        n=len(codes),
-        d=codes.shape[1],
-        constant=int(np.count_nonzero(np.ptp(codes, axis=0) == 0)),
-        levels=levels,
-        counts=_counts(codes, levels),
-    )
+    constant = int(np.count_nonzero(np.ptp(codes, axis=0) == 0))
+    counts = dict(zip(_TESTS, map(tuple, _counts(codes, levels).tolist()), strict=True))
+    return NormalityTable(len(codes), codes.shape[1], constant, levels, counts)
 
 
 def rejections_by_sample_size(
@@ -206,23 +192,21 @@ def rejections_by_sample_size(
 ) -> list[RejectionRate]:
     """Counts of rejections against the sample size, beside those of simulated normal data.
 
-    A test rejects more the more data it sees, so a count without its n says nothing. Each sample
-    is drawn from z without replacement.
+    A test rejects more the more data it sees, so a count without its n says nothing. Each sample is drawn from z
+    without replacement.
 
     Args:
-        z: codes, shape (N, d).
-        sizes: sample sizes, each from 20 to N; by default those of 20, 40, 100, ... 10,000 that
-            do not exceed N.
-        repeats: samples drawn at each size, and as many simulated ones.
-        seed: of the draws; the result for a size does not depend on the other sizes.
-        levels: significance levels, each between 0 and 1.
+        z: Codes, (N, d).
+        sizes: Of the samples, each from 20 to N; by default those of 20, 40, 100 … 10,000 that do not exceed N.
+        repeats: Samples drawn at each size, and as many simulated ones.
+        seed: Of the draws; the result for a size does not depend on the other sizes.
+        levels: Significance levels, each between 0 and 1.
 
     Returns:
         One entry per size, test and level, in this order.
 
     Raises:
-        InputError: as for :func:`count_rejections`, or a size is below 20 or above N, or repeats
-            is below 1.
+        InputError: As for `count_rejections`, or if a size is below 20 or above N, or repeats is below 1.
 
     Example:
         >>> z = np.random.default_rng(0).uniform(size=(1000, 4))
@@ -244,42 +228,30 @@ def rejections_by_sample_size(
             )
     rates = []
     for size in sizes:
-        observed = {test: np.zeros(len(levels)) for test in TESTS}
-        simulated = {test: np.zeros(len(levels)) for test in TESTS}
+        totals = np.zeros((2, len(_TESTS), len(levels)))
         for repeat in range(repeats):
             random = np.random.default_rng([seed, size, repeat])
             sample = codes[random.choice(len(codes), size, replace=False)]
             normal = random.standard_normal((size, codes.shape[1]))
-            for total, data in ((observed, sample), (simulated, normal)):
-                for test, counts in _counts(data, levels).items():
-                    total[test] += counts
+            totals += _counts(sample, levels), _counts(normal, levels)
+        observed, simulated = (totals / repeats).tolist()
         rates += [
-            RejectionRate(
-                n=size,
-                test=test,
-                level=level,
-                observed=float(observed[test][index] / repeats),
-                simulated=float(simulated[test][index] / repeats),
-            )
-            for test in TESTS
-            for index, level in enumerate(levels)
+            RejectionRate(size, test, level, observed[t][k], simulated[t][k])
+            for t, test in enumerate(_TESTS)
+            for k, level in enumerate(levels)
         ]
     return rates
 
 
-TESTS: dict[str, Callable[[Tensor | ArrayLike], NormalityTest]] = {"K2": dagostino_k2, "JB": jarque_bera}
-
-
-def _counts(codes: NDArray[Any], levels: tuple[float, ...]) -> dict[str, tuple[int, ...]]:
-    # A NaN p-value (constant component) compares as False and so is not counted.
-    counts = {}
-    for name, test in TESTS.items():
-        pvalue = test(codes).pvalue
-        counts[name] = tuple(int(np.count_nonzero(pvalue < level)) for level in levels)
-    return counts
+def _counts(codes: NDArray[Any], levels: tuple[float, ...]) -> NDArray[np.intp]:
+    """Components that each test rejects at each level, (tests, levels)."""
+    pvalues = np.stack([test(codes).pvalue for test in _TESTS.values()])
+    # The NaN of a constant component compares as False and so is not counted.
+    return np.count_nonzero(pvalues[:, None] < np.array(levels)[:, None], axis=2)
 
 
 def _per_component(test: Callable[..., Any], codes: NDArray[Any]) -> NormalityTest:
+    """A test of SciPy's, applied to the components that vary."""
     statistic, pvalue = np.full((2, codes.shape[1]), np.nan)
     for block, varying in _standardised_blocks(codes):
         result = test(block, axis=0)
@@ -289,10 +261,10 @@ def _per_component(test: Callable[..., Any], codes: NDArray[Any]) -> NormalityTe
 
 
 def _standardised_blocks(codes: NDArray[Any]) -> Iterator[tuple[Floats, NDArray[np.intp]]]:
-    """Yields (centred float64 columns, their indices) of the components that vary.
+    """Centred float64 columns of the components that vary, and their indices.
 
-    Skewness and kurtosis do not change under shift and scale, but computing them from columns of
-    tiny spread around a large mean loses all digits, and scipy warns; so both are removed here.
+    Skewness and kurtosis do not change under shift and scale, but computing them from columns of tiny spread around a
+    large mean loses all digits, and scipy warns; so both are removed here.
     """
     for start in range(0, codes.shape[1], COMPONENTS_PER_BLOCK):
         block = codes[:, start : start + COMPONENTS_PER_BLOCK].astype(np.float64)
@@ -305,6 +277,7 @@ def _standardised_blocks(codes: NDArray[Any]) -> Iterator[tuple[Floats, NDArray[
 
 
 def _codes(z: Tensor | ArrayLike) -> NDArray[Any]:
+    """The codes, if every component of them can be tested."""
     codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
         raise InputError(
