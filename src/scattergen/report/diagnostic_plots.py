@@ -1,7 +1,6 @@
 """Pictures of codes: marginals, quantiles, pairs of components, and what depends on what.
 
-Codes are drawn in the accent colour, samples of a density beside them in the contrast colour, and
-the normal distribution in the muted one.
+Codes (n, d) are drawn in the accent colour, samples of a density beside them in the contrast colour.
 """
 
 import math
@@ -17,12 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from scattergen.errors import InputError
-from scattergen.report.plots import LIGHT, Theme, new_figure, without_formulas
+from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, style_axes
 
 Floats = NDArray[np.float64]
 
-_COLUMNS = 4
-_SHOWN = 12  # panels of marginals and quantiles
+_COLUMNS, _SHOWN = 4, 12  # panels of marginals and quantiles
 _POINTS = 1500  # of a scatter plot; more hide each other
 _RANGE = 4.0  # standard deviations
 _SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
@@ -31,22 +29,7 @@ _SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
 def marginal_histograms(
     codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
 ) -> Figure:
-    """Histograms of the leading components beside the density of N(0, 1).
-
-    Args:
-        codes: (n, d); at most 12 components are shown.
-        samples: Of a density, (m, d), drawn over them as a line.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel per component; values beyond ±4 are counted in the outer bins.
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 3))
-        >>> len(marginal_histograms(z).axes)
-        3
-    """
+    """Histograms of the 12 leading components beside N(0, 1); values beyond ±4 are counted in the outer bins."""
     bins = np.linspace(-_RANGE, _RANGE, 41)
     x = np.linspace(-_RANGE, _RANGE, 161)
 
@@ -68,22 +51,7 @@ def marginal_histograms(
 def normal_quantiles(
     codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
 ) -> Figure:
-    """QQ plots: quantiles of the leading components against those of N(0, 1).
-
-    Args:
-        codes: (n, d); at most 12 components are shown.
-        samples: Of a density, (m, d), drawn beside them.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel per component; points of a normal component lie on the dashed line.
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 3))
-        >>> len(normal_quantiles(z).axes)
-        3
-    """
+    """QQ plots of the 12 leading components: points of a normal one lie on the dashed line."""
 
     def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
         axes.plot([-_RANGE, _RANGE], [-_RANGE, _RANGE], color=theme.ink, lw=1, ls="--")
@@ -105,26 +73,7 @@ def component_pairs(
     name: str = "samples",
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Scatter plots of pairs of components.
-
-    Args:
-        codes: (n, d); at most 1,500 are drawn.
-        pairs: Numbers of the components of each panel.
-        samples: Of a density, (m, d), drawn over them.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel per pair.
-
-    Raises:
-        InputError: If there is no pair or a component does not exist.
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 3))
-        >>> component_pairs(z, [(0, 1), (0, 2)]).axes[1].get_ylabel()
-        'component 3'
-    """
+    """Scatter plots of pairs of components, given by their numbers, of 1,500 codes at most."""
     z, other = _tables(codes, samples)
     if not pairs or not all(0 <= k < z.shape[1] for pair in pairs for k in pair):
         raise InputError(f"Pairs {list(pairs)} do not exist among components 0 … {z.shape[1] - 1}.")
@@ -146,24 +95,7 @@ def component_pairs(
 def dependence_heat_map(
     correlation: ArrayLike, of_samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
 ) -> Figure:
-    """Distance correlation of every pair of components, as colours.
-
-    Args:
-        correlation: Of the codes, (d, d), from `scattergen.diagnostics.pairwise_dependence`.
-        of_samples: Of samples of a density, (d, d); it then fills the half below the diagonal.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel and its scale.
-
-    Raises:
-        InputError: If the two matrices differ in size.
-
-    Example:
-        >>> dependence_heat_map(np.eye(4)).axes[0].get_title(loc="left")
-        'Distance correlation of ranks'
-    """
+    """Distance correlation (d, d) of every pair of components; that of samples fills the half below the diagonal."""
     shown = np.array(correlation, dtype=np.float64)
     if of_samples is not None:
         below = np.asarray(of_samples, dtype=np.float64)
@@ -180,7 +112,7 @@ def dependence_heat_map(
     figure = new_figure(5.0, 4.6, theme)
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
-    _style(axes, theme)
+    style_axes(axes, theme, ticks=7)
     colors = LinearSegmentedColormap.from_list("dependence", [theme.background, theme.accent])
     edge = len(shown) + 0.5
     image = axes.imshow(shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
@@ -231,17 +163,8 @@ def _panels(count: int, columns: int, width: float, height: float, theme: Theme)
     figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
     panels = [figure.add_subplot(rows, columns, k + 1, facecolor=theme.background) for k in range(count)]
     for axes in panels:
-        _style(axes, theme)
+        style_axes(axes, theme, ticks=7)
     return figure, panels
-
-
-def _style(axes: Axes, theme: Theme) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(theme.muted)
-    axes.tick_params(which="both", colors=theme.muted, labelsize=7, length=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=theme.muted, fontsize=8)
 
 
 def _legend(figure: Figure, theme: Theme, name: str | None, *, normal: bool) -> None:
@@ -250,13 +173,5 @@ def _legend(figure: Figure, theme: Theme, name: str | None, *, normal: bool) -> 
         lines.append((name, theme.contrast, "-"))
     if normal:
         lines.append(("N(0, 1)", theme.ink, "--"))
-    legend = figure.legend(
-        [Line2D([], [], color=color, ls=style, lw=2) for _, color, style in lines],
-        [label for label, _, _ in lines],
-        loc="outside upper left",
-        ncols=len(lines),
-        frameon=False,
-        fontsize=8,
-        labelcolor=theme.ink,
-    )
-    without_formulas(legend)
+    handles = [Line2D([], [], color=color, ls=style, lw=2, label=label) for label, color, style in lines]
+    add_legend(figure, theme, fontsize=8, handles=handles, loc="outside upper left", ncols=len(lines))

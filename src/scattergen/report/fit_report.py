@@ -33,21 +33,18 @@ _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
 
 
 def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
-    """Write ``report.html`` and ``pictures/*.png``.
+    """Write ``report.html`` and ``pictures/*.png``, and return the path of the page.
 
-    The page needs no other file and loads nothing from elsewhere. Files appear whole or not at
-    all, the page last; pictures of earlier reports in the folder are replaced by name.
+    The page needs no other file and loads nothing from elsewhere. Files appear whole or not at all, the page last;
+    pictures of earlier reports in the folder are replaced by name.
 
     Args:
-        facts: what the report says.
-        folder: where to write; made when missing.
-
-    Returns:
-        The path of the page.
+        facts: What the report says.
+        folder: Where to write; made when missing.
 
     Raises:
-        InputError: the facts hold pictures or numbers that do not fit together.
-        ScattergenError: a file cannot be written.
+        InputError: If pictures or numbers do not fit together.
+        ScattergenError: If a file cannot be written.
 
     Example:
         >>> import tempfile
@@ -150,16 +147,14 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
 
 def _effort(entry: DensityEntry) -> str:
     time = f"trained in {duration(entry.seconds)}"
-    if entry.epochs is None:
-        return time
-    return f"{entry.epochs} {'epoch' if entry.epochs == 1 else 'epochs'}, {time}"
+    return time if entry.epochs is None else f"{entry.epochs} {'epoch' if entry.epochs == 1 else 'epochs'}, {time}"
 
 
 def _leading_components(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     """The visualisation matrices, and what the paper's values are to this decoder."""
     matrices = []
     for matrix in facts.visualisation:
-        name = "visualisation-matrix-paper" if matrix.paper else "visualisation-matrix-sigma"
+        name = f"visualisation-matrix-{'paper' if matrix.paper else 'sigma'}"
         draw = partial(visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma)
         matrices.append((matrix, files.themed(name, draw)))
     deviations = [
@@ -185,8 +180,7 @@ def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     if values is not None:
         found["spectrum"] = files.themed("eigenvalues", partial(eigenvalue_spectrum, values))
         if kept is not None:
-            draw = partial(cumulative_variance, values, kept)
-            found["kept"] = files.themed("explained-variance", draw)
+            found["kept"] = files.themed("explained-variance", partial(cumulative_variance, values, kept))
     found["curves"] = {}
     theirs = paper.MNIST.rejections if facts.beside_paper else {}
     if facts.normality is not None and facts.rejections:
@@ -220,8 +214,7 @@ def _training(facts: FitReport, files: _PictureFiles) -> dict[str, Picture]:
         ("validation-psnr", {"val_psnr": "validation"}, "Decoder: validation PSNR, dB"),
     ):
         if any(row.get(key) is not None for row in facts.history for key in series):
-            draw = partial(training_curve, facts.history, series, title)
-            curves[title] = files.themed(name, draw)
+            curves[title] = files.themed(name, partial(training_curve, facts.history, series, title))
     return curves
 
 
