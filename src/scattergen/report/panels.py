@@ -38,9 +38,7 @@ class _Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, words, **style)
 
 
-def reconstruction_pairs(
-    originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8, theme: Theme = LIGHT
-) -> Figure:
+def reconstruction_pairs(originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8) -> Figure:
     """Pairs of an original (left) and its reconstruction (right), (N, C, H, W) in [0, 1], each above its label."""
     if originals.shape != reconstructions.shape or len(labels) != len(originals):
         raise InputError(
@@ -48,15 +46,11 @@ def reconstruction_pairs(
             f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels."
         )
     pairs = [image_grid(pair, columns=2, pad=0) for pair in torch.stack([originals, reconstructions], dim=1)]
-    return _tiles(pairs, None, labels, columns, gap=28, theme=theme)
+    return _tiles(pairs, [], labels, columns, gap=28, theme=LIGHT)
 
 
 def density_grids(
-    grids: Mapping[str, Tensor],
-    notes: Mapping[str, str] | None = None,
-    columns: int = 8,
-    per_row: int = 4,
-    theme: Theme = LIGHT,
+    grids: Mapping[str, Tensor], notes: Mapping[str, str] | None = None, columns: int = 8, theme: Theme = LIGHT
 ) -> Figure:
     """Grids of samples (N, C, H, W) of several densities side by side, each between its name and a note."""
     if not grids:
@@ -66,7 +60,7 @@ def density_grids(
         for x in grids.values()
     ]
     lines = [(notes or {}).get(name, "") for name in grids]
-    return _tiles(pictures, list(grids), lines, per_row, gap=64, theme=theme)
+    return _tiles(pictures, list(grids), lines, columns=4, gap=64, theme=theme)
 
 
 def visualisation_matrix(
@@ -113,12 +107,7 @@ def signed(value: float) -> str:
 
 
 def _tiles(
-    pictures: Sequence[Image.Image],
-    titles: Sequence[str] | None,
-    notes: Sequence[str],
-    columns: int,
-    gap: int,
-    theme: Theme,
+    pictures: Sequence[Image.Image], titles: Sequence[str], notes: Sequence[str], columns: int, gap: int, theme: Theme
 ) -> Figure:
     """Pictures of one size in rows, with a title above and a note below each."""
     columns = min(columns, len(pictures))

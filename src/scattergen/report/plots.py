@@ -106,21 +106,21 @@ def training_curve(
 
 
 def quality_by_time(
-    densities: Mapping[str, tuple[float, float]], references: Mapping[str, float], title: str, theme: Theme = LIGHT
+    densities: Mapping[str, tuple[float, float]], references: Mapping[str, float], title: str
 ) -> Figure:
     """Distances, lower being better, of densities (seconds, distance), beside lines of what was not trained."""
-    figure, axes = panel(title, theme, extra_height=0.6)
+    figure, axes = panel(title, LIGHT, extra_height=0.6)
     axes.set(xscale="log", yscale="log")
-    add_points(axes, densities, theme)
+    add_points(axes, densities, LIGHT)
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
-        axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
+        axes.axhline(distance, color=LIGHT.contrast, linewidth=1.2, linestyle=dash, label=name)
     axes.set_xlabel("training time, s")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(axis_number))
     axes.margins(x=0.18, y=0.08)
     if references:
-        add_legend(axes, theme, handlelength=2.2)
+        add_legend(axes, LIGHT, handlelength=2.2)
     return figure
 
 

@@ -3,29 +3,27 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scattergen.datasets import ImageSource
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.networks import count_parameters, load_network
+from scattergen.densities.networks import load_network
 from scattergen.densities.protocol import History, history_state, take_history
 from scattergen.densities.sampling import CHUNK
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
 from scattergen.paper.pixel_models.networks import (
+    AnyImages,
     Images,
     Shape,
     check_channels,
     check_fitted,
     convolutions,
     draw_images,
-    shape_state,
-    size_of,
+    in_words,
     take_shape,
     transposed_convolutions,
 )
@@ -40,36 +38,29 @@ _BOUND = 10.0  # of log-variances
 class PixelVAE:
     r"""Convolutional variational autoencoder of pixels.
 
-    The encoder gives $q(h|x) = N(m(x), \mathrm{diag}\, v(x))$, the decoder an image g(h), and the
-    prior is $p(h) = N(0, I_H)$. Training minimises the negative evidence lower bound in nats per
-    image,
+    The encoder gives $q(h|x) = N(m(x), \mathrm{diag}\, v(x))$, the decoder an image g(h), and the prior is $p(h) = N(0,
+    I_H)$. Training minimises the negative evidence lower bound in nats per image,
 
-    $$-\log p(x|h) + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad
-    h \sim q(h|x)$$
+    $$-\log p(x|h) + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|x)$$
 
     with β = 1, or another weight. Two likelihoods can be chosen:
 
-    * "bernoulli": pixels are black or white, and grey value x is the probability of white. The
-      bound is averaged over images binarised so, which makes the first term the cross-entropy
-      $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$. For drawings, nearly black and white.
-    * "gaussian": $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, which takes its optimal
-      value, the root mean squared error, in every batch; the first term is then $\tfrac{D}{2} \log
-      \sigma^2$ up to a constant.
+    * "bernoulli", for drawings, nearly black and white: grey value x is the probability of a white pixel. The bound is
+      averaged over images binarised so, which makes the first term the cross-entropy
+      $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$.
+    * "gaussian": $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, which takes its optimal value, the root mean
+      squared error, in every batch; the first term is then $\tfrac{D}{2} \log \sigma^2$ up to a constant.
 
-    Samples are g(h) with h from the prior: the decoder's mean, without its noise, as is usual. With
-    `prior="mixture"` h comes instead from a Gaussian mixture, fitted after the training to draws h
-    ~ q(h|x) of all images, whose distribution is not quite N(0, I).
+    Samples are g(h) with h from the prior: the decoder's mean, without its noise, as is usual. With `prior="mixture"` h
+    comes instead from a Gaussian mixture, fitted after the training to draws h ~ q(h|x) of all images, whose
+    distribution is not quite N(0, I).
 
     Args:
         n_latent: Number H of latent variables.
-        channels: Features of the grids, the coarsest first; each grid has half the next one's side,
-            and the last one half the image's.
+        channels: Features of the grids, the coarsest first, as in `DCGAN`.
         beta: Weight β of the divergence.
-        likelihood: "bernoulli" or "gaussian".
         prior: Distribution of h in samples: "normal" or "mixture".
         n_components: Of the mixture.
-        epochs: Passes over the images.
-        batch_size: Images per step.
         learning_rate: Peak of the one-cycle schedule.
         precision: "float32", "bfloat16" or "auto": bfloat16 where the processor has it.
 
@@ -80,21 +71,11 @@ class PixelVAE:
         image_shape_: (C, H, W).
         history_: One row per epoch: "epoch", "seconds", "loss" (nats per image), "learning_rate".
 
-    Raises:
-        InputError: If an argument is out of range.
-
     References:
         Kingma, Welling, "Auto-encoding variational Bayes", 2013.
         Higgins et al., "beta-VAE", 2017.
-        Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted
-            afterwards).
-        Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders",
-            2020.
-
-    Example:
-        >>> vae = PixelVAE(n_latent=2, channels=(8, 4), epochs=1)
-        >>> vae.fit(torch.rand(64, 1, 8, 8)).sample(3, seed=0).shape
-        torch.Size([3, 1, 8, 8])
+        Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted afterwards).
+        Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders", 2020.
     """
 
     encoder_: nn.Module
@@ -139,18 +120,16 @@ class PixelVAE:
     def description(self) -> str:
         """One line for reports."""
         widths = "-".join(map(str, self.channels))
-        text = f"pixel VAE, H = {self.n_latent}, channels {widths}, {self.likelihood}"
-        text += f", β = {self.beta:g}"
+        text = f"pixel VAE, H = {self.n_latent}, channels {widths}, {self.likelihood}, β = {self.beta:g}"
         if self.prior == "mixture":
             text += f", prior of {self.n_components} Gaussians"
         if hasattr(self, "image_shape_"):
-            text += f"; {size_of(self.image_shape_)} images; "
-            text += f"{count_parameters(self.encoder_, self.decoder_):,} parameters"
+            text += in_words(self.image_shape_, self.encoder_, self.decoder_)
         return text
 
     def fit(
         self,
-        images: ImageSource | Tensor | NDArray[Any],
+        images: AnyImages,
         *,
         seed: int = 0,
         progress: Progress = SILENT,
@@ -159,25 +138,7 @@ class PixelVAE:
         max_seconds: float | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> Self:
-        """Train encoder and decoder together; then fit the prior, if asked for.
-
-        Args:
-            images: A source, or (N, C, H, W) in [0, 1]; at least 2.
-            seed: Of the initial weights, the order of the images and the noise.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" …
-            checkpoint: File to save progress in and to continue from.
-            max_seconds: Stop after so many seconds of training, if `epochs` are not over by then.
-            on_step: Called after each step with the seconds of training so far, which it does not
-                add to; it may call `fit_prior` and `sample`.
-
-        Returns:
-            This object.
-
-        Raises:
-            InputError: If the images cannot be used.
-            ScattergenError: If the training diverges.
-        """
+        """Train encoder and decoder together, as `DCGAN.fit` does; then fit the prior, if asked for."""
         data = Images(images)
         if self.prior == "mixture":
             self._new_prior().check_count(len(data))
@@ -197,19 +158,8 @@ class PixelVAE:
         networks.cpu()
         return self.fit_prior(images, seed=seed)
 
-    def fit_prior(self, images: ImageSource | Tensor | NDArray[Any], *, seed: int = 0) -> Self:
-        """Fit the prior of the present networks, if it is a mixture.
-
-        Args:
-            images: Those of the training.
-            seed: Of the draws and of the mixture.
-
-        Returns:
-            This object.
-
-        Raises:
-            InputError: If the images cannot be used.
-        """
+    def fit_prior(self, images: AnyImages, *, seed: int = 0) -> Self:
+        """Fit the prior of the present networks to the images of the training, if it is a mixture."""
         check_fitted(self)
         if self.prior == "normal":
             return self
@@ -245,15 +195,7 @@ class PixelVAE:
         return error + self.beta * divergence.sum(1).mean()
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Generate images; image k depends on this fit, `seed` and k only.
-
-        Args:
-            n: Number of images.
-            seed: 0 or more.
-
-        Returns:
-            Images in [0, 1], (n, C, H, W), float32.
-        """
+        """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
         check_fitted(self)
         n = whole_number("n", n)
         if self.prior_ is None:
@@ -272,7 +214,7 @@ class PixelVAE:
         networks |= flatten_state("decoder", self.decoder_.state_dict())
         if self.prior_ is not None:
             networks |= flatten_state("prior", self.prior_.state_dict())
-        return networks | shape_state(self.image_shape_) | history_state(self.history_)
+        return networks | {"image_shape": torch.tensor(self.image_shape_)} | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted model that `state_dict` was taken from."""
