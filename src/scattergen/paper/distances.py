@@ -30,8 +30,8 @@ def distance_for(results: paper.Results, image_shape: tuple[int, int, int]) -> D
     if results is paper.MNIST:
         return Distance(
             "Fréchet distance",
-            "in 128 features of a classifier of digits that is shipped; lower is better. It is not "
-            "an “FID”, which is one of Inception features.",
+            "in 128 features of a classifier of digits that is shipped; lower is better. It is not an “FID”, which is "
+            "one of Inception features.",
             DigitFeatures(),
             False,
             frechet_distance,
@@ -39,12 +39,11 @@ def distance_for(results: paper.Results, image_shape: tuple[int, int, int]) -> D
     features = ScatteringFeatures(image_shape)
     return Distance(
         "kernel distance",
-        f"in {features.dimension:,} features, the logarithms of scattering coefficients averaged "
-        "over the image; lower is better, and 0 is the expectation for equal distributions. It is "
-        "unbiased, multiplied by 1,000, and no “KID”, which is one of Inception features. These "
-        "features see colours and textures, and not whether a face is right: no classifier of "
-        "faces is shipped. Above all they see how soft decoded images are, so decoded codes are "
-        "compared with decoded test codes, and images with test images.",
+        f"in {features.dimension:,} features, the logarithms of scattering coefficients averaged over the image; lower "
+        "is better, and 0 is the expectation for equal distributions. It is unbiased, multiplied by 1,000, and no "
+        "“KID”, which is one of Inception features. These features see colours and textures, and not whether a face is "
+        "right: no classifier of faces is shipped. Above all they see how soft decoded images are, so decoded codes "
+        "are compared with decoded test codes, and images with test images.",
         features,
         True,
         lambda real, samples: 1000 * kernel_distance(real, samples).value,

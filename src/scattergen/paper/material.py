@@ -38,40 +38,24 @@ class Trials:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on a reproduction.
-
-    Attributes:
-        pixel_seconds: Training time of each pixel baseline.
-        snapshots: Seconds of training at which their samples are scored, before the last.
-        n_images: Images in every set between which a distance is measured.
-        repeats: Random samples of codes at each sample size of the normality tests.
-        draws: The same in the search for the paper's counts.
-        n_scattered: Images whose scattering coefficients are decomposed anew.
-        scales: Of the scattering transform, in the test of the central-limit argument.
-        n_diagnosed: Codes, and samples of each density, in the tests of dependence.
-        components_diagnosed: Leading components in these.
-        simulations: Simulations or shuffles of each of these.
-        n_raw: Images whose raw scattering coefficients a network learns to generate.
-        n_inverted: Generated coefficients that are inverted.
-        decoder_epochs: Of the decoder in the setting that is not the run's; None: as many as the run's has.
-    """
+    """How much is spent on a reproduction."""
 
     name: Literal["full", "quick"]
-    pixel_seconds: float
-    snapshots: tuple[float, ...]
-    n_images: int
-    repeats: int
-    draws: int
-    n_scattered: int
-    scales: tuple[int, ...]
-    n_diagnosed: int
-    components_diagnosed: int
-    simulations: int
-    n_raw: int
+    pixel_seconds: float  # training time of each pixel baseline
+    snapshots: tuple[float, ...]  # seconds of training at which their samples are scored, before the last
+    n_images: int  # in every set between which a distance is measured
+    repeats: int  # random samples of codes at each sample size of the normality tests
+    draws: int  # the same in the search for the paper's counts
+    n_scattered: int  # images whose scattering coefficients are decomposed anew
+    scales: tuple[int, ...]  # of the scattering transform, in the test of the central-limit argument
+    n_diagnosed: int  # codes, and samples of each density, in the tests of dependence
+    components_diagnosed: int  # leading components in these
+    simulations: int  # simulations or shuffles of each of these
+    n_raw: int  # images whose raw scattering coefficients a network learns to generate
     raw_epochs: int
-    n_inverted: int
+    n_inverted: int  # generated coefficients that are inverted
     trials: Trials
-    decoder_epochs: int | None = None
+    decoder_epochs: int | None = None  # of the decoder that is not the run's; None: as many as the run's has
 
 
 FULL = Effort(

@@ -23,8 +23,8 @@ _NO_NUMBERS = (
     "runs", "files", "tensor_files", "processes", "progress", "terminal", "errors", "keywords",
 )  # fmt: skip
 
-# The model is made of the parts of the run that a stage names. Each comes with its own code, so
-# that what only another part needs changes nothing.
+# The model is made of the parts of the run that a stage names. Each comes with its own code, so that what only another
+# part needs changes nothing.
 _WITHOUT_IMPORTS = ("model", "paper.material")
 
 _PARTS = {
@@ -49,8 +49,8 @@ def sources(modules: Iterable[str]) -> list[Path]:
     while waiting:
         module = waiting.pop()
         path = _path(module)
-        no_number = _is_one_of(module, _NO_NUMBERS) and not _is_one_of(module, ("report.paper",))
-        if module in found or path is None or no_number:
+        numberless = _is_one_of(module, _NO_NUMBERS) and not _is_one_of(module, ("report.paper",))
+        if module in found or path is None or numberless:
             continue
         found[module] = path
         if not _is_one_of(module, _WITHOUT_IMPORTS):

@@ -17,7 +17,7 @@ from scattergen.image_grid import image_grid
 from scattergen.report.plots import DPI, LIGHT, Theme, new_figure
 
 MARGIN, GAP = 48, 8
-LABEL, TITLE = 19, 27  # heights of letters
+LABEL, TITLE = 19, 27  # pixels of letters
 
 
 class _Sheet:

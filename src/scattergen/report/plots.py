@@ -108,7 +108,7 @@ def training_curve(
 def quality_by_time(
     densities: Mapping[str, tuple[float, float]], references: Mapping[str, float], title: str
 ) -> Figure:
-    """Distances, lower being better, of densities (seconds, distance), beside lines of what was not trained."""
+    """Distance, lower being better, against seconds of training; lines are of what was not trained."""
     figure, axes = panel(title, LIGHT, extra_height=0.6)
     axes.set(xscale="log", yscale="log")
     add_points(axes, densities, LIGHT)
@@ -127,7 +127,7 @@ def quality_by_time(
 def rejections_by_n(
     rates: Sequence[RejectionRate], test: str, d: int, paper: Mapping[float, int] | None = None, theme: Theme = LIGHT
 ) -> Figure:
-    """Components that one test of normality, "K2" or "JB", rejects, of d, and the paper's counts by level as lines."""
+    """Components, of d, that the test "K2" or "JB" rejects among n codes, beside the paper's counts as lines."""
     chosen = [rate for rate in rates if rate.test == test]
     if not chosen:
         raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
@@ -165,7 +165,7 @@ def new_figure(width: float, height: float, theme: Theme) -> Figure:
 
 
 def panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, Axes]:
-    """A figure of one panel in the style of all of them, with room for a legend below it."""
+    """A figure of one panel in the style of all of them, with so many inches for a legend below it."""
     figure = new_figure(4.0, 2.9 + extra_height, theme)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
