@@ -89,8 +89,8 @@ def _finding(
     setting, found = next(iter(distances.items()))
     base = found["gaussian"]
     better = [key for key in ("vae", "gan") if found[key] < base]
-    because = "The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with "
-    because += f"{setting}: {_scores(found)}. "
+    own = _scores(found)
+    because = f"The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with {setting}: {own}. "
     others = {key: found[key] for key in facts["rows"] if key not in PAPER_DENSITIES}
     best = min(others, key=lambda key: others[key], default=None)
     if theirs is not paper.MNIST:

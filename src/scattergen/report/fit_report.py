@@ -14,19 +14,10 @@ from torch import Tensor
 from scattergen.evaluation.judgement import in_words
 from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
-from scattergen.report import paper
+from scattergen.report import paper, plots
 from scattergen.report.facts import DensityEntry, FitReport
 from scattergen.report.html import Picture, grid, render, themed
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
-from scattergen.report.plots import (
-    TEST_NAMES,
-    Theme,
-    cumulative_variance,
-    eigenvalue_spectrum,
-    figure_png,
-    rejections_by_n,
-    training_curve,
-)
 from scattergen.wording import duration, number
 
 _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
@@ -89,7 +80,7 @@ class _PictureFiles(dict[str, bytes]):
             free = f"{stem}-{count}.png"
         self[free] = content
 
-    def themed(self, name: str, draw: Callable[[Theme], Figure]) -> Picture:
+    def themed(self, name: str, draw: Callable[[plots.Theme], Figure]) -> Picture:
         """A figure in both themes, of which the light one becomes a file."""
         picture = themed(draw)
         self.keep(name, picture.png)
@@ -111,7 +102,7 @@ def _quality(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     if min(x.shape[-2:]) >= WINDOW_SIZE:
         similar = [f"{value:.3f}" for value in ssim(x, y).tolist()]
     labels = [f"{a}   {b}".rstrip() for a, b in zip(decibels, similar, strict=True)]
-    files.keep("reconstructions", figure_png(reconstruction_pairs(x, y, labels)))
+    files.keep("reconstructions", plots.figure_png(reconstruction_pairs(x, y, labels)))
     pictures = [grid(pair, columns=2) for pair in torch.stack([x, y], dim=1)]
     return {"quality": quality, "pairs": list(zip(pictures, decibels, similar, strict=True))}
 
@@ -135,7 +126,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     band = grid(chosen.samples[:count], _HERO_COLUMNS, side=112, pad=8)
     grids = {name: entry.samples for name, entry in entries.items()}
     efforts = {name: _effort(entry) for name, entry in entries.items()}
-    files.keep("densities", figure_png(density_grids(grids, efforts, columns=_GRID_COLUMNS)))
+    files.keep("densities", plots.figure_png(density_grids(grids, efforts, columns=_GRID_COLUMNS)))
     cards = []
     for entry in facts.densities:
         picture = grid(entry.samples, _GRID_COLUMNS)
@@ -178,14 +169,14 @@ def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("spectrum", "kept", "exceeded"))
     values, kept = facts.eigenvalues, facts.explained_variance
     if values is not None:
-        found["spectrum"] = files.themed("eigenvalues", partial(eigenvalue_spectrum, values))
+        found["spectrum"] = files.themed("eigenvalues", partial(plots.eigenvalue_spectrum, values))
         if kept is not None:
-            found["kept"] = files.themed("explained-variance", partial(cumulative_variance, values, kept))
+            found["kept"] = files.themed("explained-variance", partial(plots.cumulative_variance, values, kept))
     found["curves"] = {}
     theirs = paper.MNIST.rejections if facts.beside_paper else {}
     if facts.normality is not None and facts.rejections:
-        for test in TEST_NAMES:
-            draw = partial(rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test))
+        for test in plots.TEST_NAMES:
+            draw = partial(plots.rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test))
             found["curves"][test] = files.themed(f"rejections-{test.lower()}", draw)
         smallest = min(rate.n for rate in facts.rejections)
         exceeds = [
@@ -214,7 +205,7 @@ def _training(facts: FitReport, files: _PictureFiles) -> dict[str, Picture]:
         ("validation-psnr", {"val_psnr": "validation"}, "Decoder: validation PSNR, dB"),
     ):
         if any(row.get(key) is not None for row in facts.history for key in series):
-            curves[title] = files.themed(name, partial(training_curve, facts.history, series, title))
+            curves[title] = files.themed(name, partial(plots.training_curve, facts.history, series, title))
     return curves
 
 

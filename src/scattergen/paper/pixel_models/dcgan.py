@@ -11,18 +11,7 @@ from torch import Tensor, nn
 from scattergen.densities.networks import AverageNetwork, load_network
 from scattergen.densities.protocol import History, history_state, take_history
 from scattergen.errors import InputError
-from scattergen.paper.pixel_models.networks import (
-    AnyImages,
-    Images,
-    Shape,
-    check_channels,
-    check_fitted,
-    convolutions,
-    draw_images,
-    in_words,
-    take_shape,
-    transposed_convolutions,
-)
+from scattergen.paper.pixel_models import networks
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
 from scattergen.training.loop import Batch, train
@@ -67,7 +56,7 @@ class DCGAN:
 
     generator_: nn.Module
     discriminator_: nn.Module
-    image_shape_: Shape
+    image_shape_: networks.Shape
     history_: History
 
     def __init__(
@@ -88,7 +77,7 @@ class DCGAN:
             raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
-        self.n_latent, self.channels = n_latent, check_channels(channels)
+        self.n_latent, self.channels = n_latent, networks.check_channels(channels)
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.schedule = learning_rate, schedule
         self.beta1, self.betas = beta1, (beta1, 0.999)
@@ -103,12 +92,12 @@ class DCGAN:
         if self.decay > 0:
             text += f", average of the generator ({self.decay:g})"
         if hasattr(self, "image_shape_"):
-            text += in_words(self.image_shape_, self.generator_, self.discriminator_)
+            text += networks.in_words(self.image_shape_, self.generator_, self.discriminator_)
         return text
 
     def fit(
         self,
-        images: AnyImages,
+        images: networks.AnyImages,
         *,
         seed: int = 0,
         progress: Progress = SILENT,
@@ -129,7 +118,7 @@ class DCGAN:
             on_step: Called after each step with the seconds of training so far, which it does not add to; it may call
                 `sample`.
         """
-        data = Images(images)
+        data = networks.Images(images)
         generator, discriminator = self._build(data.shape, seed)
         average = AverageNetwork(generator, self.decay) if self.decay > 0 else None
         modules = {"discriminator": discriminator, "generator": generator}
@@ -150,26 +139,26 @@ class DCGAN:
         self.discriminator_.cpu()
         return self
 
-    def _build(self, image_shape: Shape, seed: int) -> tuple[nn.Module, nn.Module]:
-        generator = transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed)
-        discriminator = convolutions(image_shape, self.channels, 1, seed=2 * seed + 1, first_norm=False)
+    def _build(self, image_shape: networks.Shape, seed: int) -> tuple[nn.Module, nn.Module]:
+        generator = networks.transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed)
+        discriminator = networks.convolutions(image_shape, self.channels, 1, seed=2 * seed + 1, first_norm=False)
         return generator, discriminator
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
-        check_fitted(self)
-        return (torch.tanh(draw_images(n, seed, self.generator_, self.n_latent)) + 1) / 2
+        networks.check_fitted(self)
+        return (torch.tanh(networks.draw_images(n, seed, self.generator_, self.n_latent)) + 1) / 2
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
-        check_fitted(self)
-        networks = flatten_state("generator", self.generator_.state_dict())
-        networks |= flatten_state("discriminator", self.discriminator_.state_dict())
-        return networks | {"image_shape": torch.tensor(self.image_shape_)} | history_state(self.history_)
+        networks.check_fitted(self)
+        state = flatten_state("generator", self.generator_.state_dict())
+        state |= flatten_state("discriminator", self.discriminator_.state_dict())
+        return state | {"image_shape": torch.tensor(self.image_shape_)} | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted model that `state_dict` was taken from."""
-        image_shape = take_shape(tensors)
+        image_shape = networks.take_shape(tensors)
         self.generator_, self.discriminator_ = self._build(image_shape, seed=0)
         load_network(self.generator_, tensors, "generator")
         load_network(self.discriminator_, tensors, "discriminator")

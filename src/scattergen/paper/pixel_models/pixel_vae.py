@@ -15,18 +15,7 @@ from scattergen.densities.protocol import History, history_state, take_history
 from scattergen.densities.sampling import CHUNK
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
-from scattergen.paper.pixel_models.networks import (
-    AnyImages,
-    Images,
-    Shape,
-    check_channels,
-    check_fitted,
-    convolutions,
-    draw_images,
-    in_words,
-    take_shape,
-    transposed_convolutions,
-)
+from scattergen.paper.pixel_models import networks
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state, take_state
 from scattergen.training.loop import Batch, train
@@ -81,7 +70,7 @@ class PixelVAE:
     encoder_: nn.Module
     decoder_: nn.Module
     prior_: GaussianMixture | None
-    image_shape_: Shape
+    image_shape_: networks.Shape
     history_: History
 
     def __init__(
@@ -109,7 +98,7 @@ class PixelVAE:
             raise InputError(f"n_components={n_components}: use at least 1.")
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
-        self.n_latent, self.channels = n_latent, check_channels(channels)
+        self.n_latent, self.channels = n_latent, networks.check_channels(channels)
         self.beta, self.likelihood = beta, likelihood
         self.prior, self.n_components = prior, n_components
         self.epochs, self.batch_size = epochs, batch_size
@@ -124,12 +113,12 @@ class PixelVAE:
         if self.prior == "mixture":
             text += f", prior of {self.n_components} Gaussians"
         if hasattr(self, "image_shape_"):
-            text += in_words(self.image_shape_, self.encoder_, self.decoder_)
+            text += networks.in_words(self.image_shape_, self.encoder_, self.decoder_)
         return text
 
     def fit(
         self,
-        images: AnyImages,
+        images: networks.AnyImages,
         *,
         seed: int = 0,
         progress: Progress = SILENT,
@@ -139,15 +128,15 @@ class PixelVAE:
         on_step: Callable[[float], None] | None = None,
     ) -> Self:
         """Train encoder and decoder together, as `DCGAN.fit` does; then fit the prior, if asked for."""
-        data = Images(images)
+        data = networks.Images(images)
         if self.prior == "mixture":
             self._new_prior().check_count(len(data))
         encoder, decoder = self._build(data.shape, seed)
         self.encoder_, self.decoder_, self.image_shape_ = encoder, decoder, data.shape
         self.prior_ = None
-        networks = _Bound(encoder, decoder)
+        both = _Bound(encoder, decoder)
         self.history_ = train(
-            {"vae": networks},
+            {"vae": both},
             {"vae": self._loss},
             data,
             TrainingSettings.of(self, seed=seed, device=device, max_seconds=max_seconds, description="pixel VAE"),
@@ -155,15 +144,15 @@ class PixelVAE:
             on_step=on_step,
             progress=progress,
         )
-        networks.cpu()
+        both.cpu()
         return self.fit_prior(images, seed=seed)
 
-    def fit_prior(self, images: AnyImages, *, seed: int = 0) -> Self:
+    def fit_prior(self, images: networks.AnyImages, *, seed: int = 0) -> Self:
         """Fit the prior of the present networks to the images of the training, if it is a mixture."""
-        check_fitted(self)
+        networks.check_fitted(self)
         if self.prior == "normal":
             return self
-        data, generator = Images(images), torch.Generator().manual_seed(seed)
+        data, generator = networks.Images(images), torch.Generator().manual_seed(seed)
         encoder = copy.deepcopy(self.encoder_).cpu().eval()
         draws = []
         with torch.no_grad():
@@ -177,9 +166,9 @@ class PixelVAE:
     def _new_prior(self) -> GaussianMixture:
         return GaussianMixture(self.n_components, leading=None)
 
-    def _build(self, image_shape: Shape, seed: int) -> tuple[nn.Module, nn.Module]:
-        encoder = convolutions(image_shape, self.channels, 2 * self.n_latent, seed=2 * seed, first_norm=True)
-        decoder = transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed + 1)
+    def _build(self, image_shape: networks.Shape, seed: int) -> tuple[nn.Module, nn.Module]:
+        encoder = networks.convolutions(image_shape, self.channels, 2 * self.n_latent, seed=2 * seed, first_norm=True)
+        decoder = networks.transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed + 1)
         return encoder, decoder
 
     def _loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
@@ -196,10 +185,10 @@ class PixelVAE:
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
-        check_fitted(self)
+        networks.check_fitted(self)
         n = whole_number("n", n)
         if self.prior_ is None:
-            return torch.sigmoid(draw_images(n, seed, self.decoder_, self.n_latent))
+            return torch.sigmoid(networks.draw_images(n, seed, self.decoder_, self.n_latent))
         # Codes are decoded in the chunks that they are drawn in: the same numbers for every n.
         codes = self.prior_.sample(max(1, -(-n // CHUNK)) * CHUNK, seed=seed)
         decoder = copy.deepcopy(self.decoder_).cpu().eval()
@@ -209,16 +198,16 @@ class PixelVAE:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
-        check_fitted(self)
-        networks = flatten_state("encoder", self.encoder_.state_dict())
-        networks |= flatten_state("decoder", self.decoder_.state_dict())
+        networks.check_fitted(self)
+        state = flatten_state("encoder", self.encoder_.state_dict())
+        state |= flatten_state("decoder", self.decoder_.state_dict())
         if self.prior_ is not None:
-            networks |= flatten_state("prior", self.prior_.state_dict())
-        return networks | {"image_shape": torch.tensor(self.image_shape_)} | history_state(self.history_)
+            state |= flatten_state("prior", self.prior_.state_dict())
+        return state | {"image_shape": torch.tensor(self.image_shape_)} | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted model that `state_dict` was taken from."""
-        image_shape = take_shape(tensors)
+        image_shape = networks.take_shape(tensors)
         self.encoder_, self.decoder_ = self._build(image_shape, seed=0)
         load_network(self.encoder_, tensors, "encoder")
         load_network(self.decoder_, tensors, "decoder")
