@@ -24,10 +24,10 @@ from scattergen.paper.central_limit import _finding as averaging_finding
 from scattergen.paper.count_search import _counts, _whitened
 from scattergen.paper.decoder_settings import OTHER, PLAIN, UNIT, by_setting
 from scattergen.paper.density_samples import _finding as samples_finding
+from scattergen.paper.findings import Measured, measured
 from scattergen.paper.gaussian_marginals import counter_examples
 from scattergen.paper.leading_components import _permutation_test, correlation_of_squares, correlation_ratio
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.measured import Measured, measured
 from scattergen.paper.nonlinear_dependence import _finding as dependence_finding
 from scattergen.paper.normality_counts import _finding as normality_finding
 from scattergen.paper.pixel_baselines import measure as train_pixels
@@ -44,7 +44,7 @@ PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
 NO_NUMBERS = (
     "runs/", "processes/", "files.py", "tensor_files.py", "progress.py", "terminal.py",
-    "keywords.py", "errors.py", "machine.py", "paper/measured.py",
+    "keywords.py", "errors.py", "machine.py", "paper/findings.py",
 )  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
@@ -238,7 +238,7 @@ def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stage
     with pytest.warns(UserWarning, match=rf"{file.name} is missing or damaged: it is made again"):
         assert get(2)[0].facts["calls"] == 4
     assert get(2)[1]
-    monkeypatch.setattr("scattergen.paper.measured.__version__", "another")
+    monkeypatch.setattr("scattergen.paper.findings.__version__", "another")
     assert get(2)[0].facts["calls"] == 5
 
 
@@ -303,7 +303,7 @@ def other_seed(path, monkeypatch, arguments):
 
 
 def other_version(path, monkeypatch, arguments):
-    monkeypatch.setattr("scattergen.paper.measured.__version__", "another")
+    monkeypatch.setattr("scattergen.paper.findings.__version__", "another")
 
 
 def other_code(path, monkeypatch, arguments):

@@ -10,10 +10,10 @@ import torch
 
 from scattergen.datasets import open_dataset
 from scattergen.errors import InputError, ScattergenError
-from scattergen.paper import Effort, raw_coefficients, stability, stability_trials
+from scattergen.paper import Effort, raw_coefficients, stability
 from scattergen.paper import reproduce as orchestration
+from scattergen.paper.findings import render_page
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.page import render_page
 from scattergen.paper.plots import rate_curves
 from scattergen.paper.raw_coefficients import _finding as raw_finding
 from scattergen.paper.stability import _finding as stability_finding
@@ -106,7 +106,7 @@ def test_the_verdict_on_raw_coefficients(slower, raw, verdict, said):
 
 
 def test_trials_are_as_many_steps_whatever_the_rate(material):
-    measured = stability_trials.measure(material, Path())
+    measured = stability.measure(material, Path())
     rows = measured.facts["rows"]
     assert len(rows) == 3 * 2 * 2
     for name, steps in (("decoder", 12), ("latent GAN", 24), ("pixel GAN", 18)):
@@ -116,7 +116,7 @@ def test_trials_are_as_many_steps_whatever_the_rate(material):
         assert abs(count - steps) <= steps / 2
         assert measured.tensors[name].shape == (16, 1, 28, 28)
     assert all((row["psnr"] is None) == (row["method"] != "decoder") for row in rows)
-    again = stability_trials.measure(material, Path()).facts["rows"]
+    again = stability.measure(material, Path()).facts["rows"]
     assert [row["distance"] for row in again] == [row["distance"] for row in rows]
     first, second = (row["distance"] for row in rows[:2])
     assert first != second  # of two seeds
@@ -128,15 +128,15 @@ def test_a_training_that_diverges_is_shown_as_failed(material, monkeypatch):
     def diverges(material, factor, seed):
         if factor == 10:
             raise ScattergenError("The training diverged")
-        n = len(stability_trials._tests(material))
+        n = len(stability._tests(material))
         return torch.full((n, 1, 28, 28), math.nan if next(calls) else 0.5), 1.0, 5
 
     def constant(material, factor, seed):
-        return torch.full((len(stability_trials._tests(material)), 1, 28, 28), 0.25), 1.0, 5
+        return torch.full((len(stability._tests(material)), 1, 28, 28), 0.25), 1.0, 5
 
     fake = {"decoder": constant, "latent GAN": diverges, "pixel GAN": constant}
-    monkeypatch.setattr(stability_trials, "_TRAIN", fake)
-    measured = stability_trials.measure(material, Path())
+    monkeypatch.setattr(stability, "_TRAIN", fake)
+    measured = stability.measure(material, Path())
     failures = [r["failure"] for r in measured.facts["rows"] if r["method"] == "latent GAN"]
     assert failures == ["all alike", "diverged", "diverged", "diverged"]
     assert {row["failure"] for row in measured.facts["rows"][:4]} == {"all alike"}
@@ -151,9 +151,9 @@ def test_a_mistake_is_no_divergence(material, monkeypatch):
     def refused(*arguments):
         raise InputError("too few codes")
 
-    monkeypatch.setattr(stability_trials, "_TRAIN", {"decoder": refused})
+    monkeypatch.setattr(stability, "_TRAIN", {"decoder": refused})
     with pytest.raises(InputError):
-        stability_trials.measure(material, Path())
+        stability.measure(material, Path())
 
 
 def test_sensitivity_to_rates_and_seeds():

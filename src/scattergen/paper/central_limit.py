@@ -1,8 +1,8 @@
 """The central-limit argument: are codes nearer to normal when averaged over larger windows?
 
-Angles and Mallat, and the paper after them, expect components to become normal as the scale J
-grows, since a coefficient averages over a window of 2^J pixels a side, and distant pixels depend
-little on each other. Here components of several scales are fitted to the same images.
+Angles and Mallat, and the paper after them, expect components to become normal as the scale J grows, since a
+coefficient averages over a window of 2^J pixels a side, and distant pixels depend little on each other. Here components
+of several scales are fitted to the same images.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from scattergen.diagnostics import count_rejections, effect_sizes
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.paper.findings import Finding, Measured, Section, Verdict
 from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.wording import number
 
 NAME = "central_limit"
@@ -27,61 +26,43 @@ _LEVEL = 0.01
 
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
-    effort = material.effort
-    return {
-        "train": material.train.fingerprint,
-        "test": material.test.fingerprint,
-        "seed": material.seed,
-        "n": effort.n_scattered,
-        "scales": list(effort.scales),
-    }
+    images = {"train": material.train.fingerprint, "test": material.test.fingerprint}
+    effort = {"n": material.effort.n_scattered, "scales": list(material.effort.scales)}
+    return {**images, **effort, "seed": material.seed}
 
 
 def measure(material: Material, work: Path) -> Measured:
     """Fit leading components at every scale to some training images; test those of test images."""
-    effort = material.effort
-    n = min(effort.n_scattered, len(material.train))
-    n_test = min(effort.n_scattered, len(material.test))
+    wanted, scales = material.effort.n_scattered, material.effort.scales
+    n, n_test = min(wanted, len(material.train)), min(wanted, len(material.test))
     train = material.some(material.train, n, stream=6)
     test = material.some(material.test, n_test, stream=6)
-    shape = material.train.shape
-    d = min(_COMPONENTS, n - 1)
+    shape, d = material.train.shape, min(_COMPONENTS, n - 1)
     rows = []
-    with material.progress.task("scales", len(effort.scales)) as task:
-        for J in effort.scales:
+    with material.progress.task("scales", len(scales)) as task:
+        for J in scales:
             if min(shape[1:]) < 2**J:
                 continue
             encoder = ScatteringEncoder(shape, J, n_components=d, device=material.device)
             if encoder.n_features >= d:
                 codes = encoder.fit(train, material.progress).transform(test)
                 coefficients = torch.cat([encoder.features(x) for x in test[:].split(256)])
-                rows.append({"J": J, **_effects(codes), **_of_coefficients(coefficients)})
+                rejected = count_rejections(codes, [_LEVEL]).count("JB", _LEVEL)
+                effects = {**_effects("", codes), **_effects("coefficient_", coefficients)}
+                rows.append({"J": J, "rejected": rejected, **effects})
             task.advance()
     return Measured({"n": n, "n_test": n_test, "d": d, "rows": rows})
 
 
-def _effects(codes: Tensor) -> dict[str, Any]:
-    skewness, kurtosis = (np.abs(effect) for effect in effect_sizes(codes))
-    # A constant component has no effect size.
-    return {
-        "skewness": float(np.nanmedian(skewness)),
-        "kurtosis": float(np.nanmedian(kurtosis)),
-        "rejected": count_rejections(codes, [_LEVEL]).count("JB", _LEVEL),
-    }
-
-
-def _of_coefficients(coefficients: Tensor) -> dict[str, float]:
-    skewness, kurtosis = (np.abs(effect) for effect in effect_sizes(coefficients))
-    return {
-        "coefficient_skewness": float(np.nanmedian(skewness)),
-        "coefficient_kurtosis": float(np.nanmedian(kurtosis)),
-    }
+def _effects(prefix: str, table: Tensor) -> dict[str, float]:
+    """Medians of those of all columns but constant ones, which have none."""
+    skewness, kurtosis = (float(np.nanmedian(np.abs(effect))) for effect in effect_sizes(table))
+    return {f"{prefix}skewness": skewness, f"{prefix}kurtosis": kurtosis}
 
 
 def show(results: Mapping[str, Measured], material: Material) -> Section:
     """Whether averaging over larger windows makes codes more normal."""
-    measured = results[NAME]
-    return Section(NAME, _finding(measured.facts), [measured], {"level": _LEVEL})
+    return Section(NAME, _finding(results[NAME].facts), [results[NAME]], {"level": _LEVEL})
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:

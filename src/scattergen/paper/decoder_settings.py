@@ -1,22 +1,24 @@
 """Two settings of the decoder: it sees codes divided by their norms, or codes as they are.
 
 Angles and Mallat divide codes by their norms in 2018, in print and in the code that they published
-(github.com/tomas-angles/generative-scattering-networks, whose codes are named "1norm"); in 2019
-they no longer do. The paper follows those of 2018 "faithfully" and does not mention norms, so the
-first is taken as its setting, and the second is shown beside it.
+(github.com/tomas-angles/generative-scattering-networks, whose codes are named "1norm"); in 2019 they no longer do.
+The paper follows those of 2018 "faithfully" and does not mention norms, so the first is taken as its setting, and the
+second is shown beside it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
+from torch import Tensor
+
+from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
+from scattergen.paper.findings import Measured
+from scattergen.paper.material import Decode, Material
 
 DECODED = "decoded training codes"
 SHOWN = 64  # samples of each density
 UNIT, PLAIN = "codes of unit norm", "codes as they are"
-OTHER = "other_decoder"
-"""Stage in which the decoder that is not the run's is trained."""
+OTHER = "other_decoder"  # stage in which the decoder that is not the run's is trained
 
 
 def name_of(unit_norm: bool) -> str:
@@ -27,22 +29,22 @@ def name_of(unit_norm: bool) -> str:
 def by_setting(
     results: Mapping[str, Measured], material: Material, own: Mapping[str, Any], kind: str
 ) -> dict[str, Mapping[str, Any]]:
-    """Numbers or pictures of both settings, that of the paper first.
+    """Numbers or pictures of both settings, that of the paper first; without the other decoder, of the run's only.
 
-    Args:
-        results: Of all stages; without `OTHER` only the run's setting is shown.
-        material: Of the run.
-        own: Those through the run's decoder.
-        kind: Which of the other stage's: a key of its facts, or "pictures" for its tensors.
-
-    Returns:
-        Name of a setting to its mapping, with one or two entries.
+    `own` are those through the run's decoder, and `kind` names the other stage's: a key of its facts, or "pictures" for
+    its tensors.
     """
     found = {name_of(material.model.decoder.hyperparameters["unit_norm"]): own}
     if OTHER in results:
         other = results[OTHER]
         found[name_of(other.facts["unit_norm"])] = other.tensors if kind == "pictures" else other.facts[kind]
     return {name: found[name] for name in (UNIT, PLAIN) if name in found}
+
+
+def decoded_matrices(variances: Tensor, decode: Decode) -> dict[str, Tensor]:
+    """Images of Figure 1: of the paper's values of two components, and of standard deviations."""
+    sigma = component_grid(variances, SIGMA_VALUES, in_sigma=True)
+    return {"paper": decode(component_grid(variances, PAPER_VALUES)), "sigma": decode(sigma)}
 
 
 def with_other(measured: Measured, results: Mapping[str, Measured]) -> list[Measured]:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.paper.decoder_settings import DECODED, OTHER, SHOWN, by_setting, name_of, with_other
+from scattergen.paper.findings import Finding, Measured, Section, Verdict
 from scattergen.paper.material import PAPER_DENSITIES, Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.report import paper
 from scattergen.wording import duration, number
 
@@ -18,19 +17,14 @@ RECONSTRUCTED = "reconstructed test images, against test images"
 
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
-    parts = [f"densities/{key}" for key in material.densities]
-    return {
-        **material.depends_on_model("encoder", "codes", "decoder", *parts),
-        **material.depends_on_distances(),
-        "stages": _training(material),
-    }
+    parts = material.depends_on_model("encoder", "codes", "decoder", *material.parts)
+    return {**parts, **material.depends_on_distances(), "stages": _training(material)}
 
 
 def _training(material: Material) -> dict[str, Any]:
     """What the run knows about the training of its parts."""
-    stages = material.run.stages
-    names = ["encoder", "codes", "decoder", *(f"densities/{key}" for key in material.densities)]
-    known = {name: dict(stages.get(name, {})) for name in names}
+    names = ["encoder", "codes", "decoder", *material.parts]
+    known = {name: dict(material.run.stages.get(name, {})) for name in names}
     for stage in known.values():
         if "history" in stage:
             stage["epochs"] = len(stage.pop("history"))
@@ -44,8 +38,7 @@ def measure(material: Material, work: Path) -> Measured:
     pictures = {}
     with material.progress.task("densities", len(material.densities) + 2) as task:
         # Not the images whose codes are decoded: a perfect model would not know them either.
-        some = material.some(material.train, n, stream=2)
-        distances = {REAL: material.distance(some)}
+        distances = {REAL: material.distance(material.some(material.train, n, stream=2))}
         task.advance()
         others = material.numbers(len(material.train), n, stream=3)
         distances[DECODED] = material.distance_of_codes(material.training_codes[others])
@@ -65,28 +58,12 @@ def measure(material: Material, work: Path) -> Measured:
 
 
 def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
-    """Time that a stage of the run's fit took, as the run has it.
-
-    Args:
-        facts: Of this stage of the reproduction.
-        stage: Of the fit.
-
-    Returns:
-        Seconds; 0 if the run does not say.
-    """
+    """Time that a stage of the run's fit took, as facts of this stage have it; 0 if the run does not say."""
     return float(facts["stages"][stage].get("seconds", 0.0))
 
 
 def distances_by_setting(results: Mapping[str, Measured], material: Material) -> dict[str, Mapping[str, float]]:
-    """Distances of all densities, and of decoded training codes.
-
-    Args:
-        results: Of all stages.
-        material: Of the run.
-
-    Returns:
-        Setting of the decoder, that of the paper first, to these.
-    """
+    """Distances of all densities and of decoded training codes, by setting of the decoder, the paper's first."""
     facts = results[NAME].facts
     own = {key: row["distance"] for key, row in facts["rows"].items()}
     own[DECODED] = facts["references"][DECODED]
@@ -97,16 +74,11 @@ def show_samples(results: Mapping[str, Measured], material: Material) -> Section
     """The paper’s figure of samples, and their distances."""
     measured = results[NAME]
     distances = distances_by_setting(results, material)
-    shown: dict[str, Any] = {
-        "distances": distances,
-        "pictures": by_setting(results, material, measured.tensors, "pictures"),
-        "count": SHOWN,
-        "other": None,
-    }
+    pictures = by_setting(results, material, measured.tensors, "pictures")
+    shown: dict[str, Any] = {"distances": distances, "pictures": pictures, "count": SHOWN, "other": None}
     if OTHER in results:
         other = results[OTHER].facts
-        own, theirs = name_of(not other["unit_norm"]), name_of(other["unit_norm"])
-        shown |= {"other": other, "own": own, "theirs": theirs}
+        shown |= {"other": other, "own": name_of(not other["unit_norm"]), "theirs": name_of(other["unit_norm"])}
     finding = _finding(measured.facts, distances, material.paper)
     return Section(NAME, finding, with_other(measured, results), shown)
 
@@ -116,9 +88,9 @@ def _finding(
 ) -> Finding:
     setting, found = next(iter(distances.items()))
     base = found["gaussian"]
-    words = ", ".join(f"{key} {number(found[key], 1)}" for key in PAPER_DENSITIES)
     better = [key for key in ("vae", "gan") if found[key] < base]
-    because = f"The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with {setting}: {words}. "
+    own = _scores(found)
+    because = f"The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with {setting}: {own}. "
     others = {key: found[key] for key in facts["rows"] if key not in PAPER_DENSITIES}
     best = min(others, key=lambda key: others[key], default=None)
     if theirs is not paper.MNIST:
@@ -133,13 +105,15 @@ def _finding(
     else:
         because += "Neither is better by this distance."
     for name, scores in list(distances.items())[1:]:
-        because += f" With {name}: " + ", ".join(f"{key} {number(scores[key], 1)}" for key in PAPER_DENSITIES)
-        because += "."
+        because += f" With {name}: {_scores(scores)}."
     if best is not None and others[best] < base:
         because += f" The density {best}, which is not in the paper, scores {number(others[best], 1)}."
-    if len(better) == 2:
-        return Finding(theirs.figure, "agrees", because)
-    return Finding(theirs.figure, "agrees in part" if better else "disagrees", because)
+    verdicts: tuple[Verdict, ...] = ("disagrees", "agrees in part", "agrees")
+    return Finding(theirs.figure, verdicts[len(better)], because)
+
+
+def _scores(distances: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {number(distances[key], 1)}" for key in PAPER_DENSITIES)
 
 
 def show_training(results: Mapping[str, Measured], material: Material) -> Section:
@@ -153,10 +127,9 @@ def show_training(results: Mapping[str, Measured], material: Material) -> Sectio
     their_epochs = " and ".join(str(theirs[key][0]) for key in ours)
     how = f"after {epochs} epochs, the paper’s after {their_epochs}"
     because = (
-        f"VAE and GAN take {' and '.join(map(duration, seconds.values()))}, the paper’s "
-        f"{theirs['vae'][1]} and {theirs['gan'][1]}, {'with as many epochs' if same else how}. "
-        "Times are of other hardware, the paper’s being unknown, and its layer widths are in "
-        "figures that are not available, so those here are ours."
+        f"VAE and GAN take {' and '.join(map(duration, seconds.values()))}, the paper’s {theirs['vae'][1]} and "
+        f"{theirs['gan'][1]}, {'with as many epochs' if same else how}. Times are of other hardware, the paper’s being "
+        "unknown, and its layer widths are in figures that are not available, so those here are ours."
     )
     verdict: Verdict = "agrees" if faster and same else "agrees in part"
     return Section("latent_training", Finding("Tables 2 and 3", verdict, because), [measured])

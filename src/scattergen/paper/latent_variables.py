@@ -1,6 +1,6 @@
 """Latent variables of the paper's VAE that do not come from N(0, I)."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,40 +14,18 @@ _FITTED = 20_000  # draws of h that the mixture is fitted to
 POSTERIOR, MIXTURE = "posterior", "mixture"
 
 
-@dataclass(frozen=True)
-class LatentVariables:
-    """Latent variables from elsewhere than N(0, I).
-
-    Attributes:
-        decoded: Codes g(h) of draws of q(h|z), and of draws of a mixture fitted to these.
-        norms: Mean and standard deviation of the lengths of draws of q(h|z).
-        deviation: Mean standard deviation of q(h|z).
-        components: Of the mixture.
-    """
-
-    decoded: dict[str, Tensor]
-    norms: tuple[float, float]
-    deviation: float
-    components: int
-
-
 @torch.no_grad()
-def latent_variables(material: Material) -> LatentVariables:
-    """Draw latent variables of the run's VAE and decode them.
+def latent_variables(material: Material) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Codes g(h) of draws of q(h|z), and of draws of a mixture fitted to these; and facts about both.
 
-    Args:
-        material: Of the run.
-
-    Returns:
-        As many of each as a set of images has.
+    "norms" are mean and standard deviation of the lengths of draws of q(h|z), "deviation" is its mean standard one.
     """
     vae = material.model.densities["vae"]
     assert isinstance(vae, VariationalAutoencoder)
-    codes, seed, n = material.training_codes, material.seed, material.n_images
-    mean, log_variance = posterior(vae.encoder_, codes)
-    generator = torch.Generator().manual_seed(seed)
+    seed, n = material.seed, material.n_images
+    mean, log_variance = posterior(vae.encoder_, material.training_codes)
     deviation = (log_variance / 2).exp()
-    h = mean + deviation * torch.randn(mean.shape, generator=generator)
+    h = mean + deviation * torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
     fitted = h[material.numbers(len(h), _FITTED, stream=9)]
     mixture = GaussianMixture(n_components=min(_COMPONENTS, max(1, len(fitted) // 20)))
     drawn = {
@@ -55,9 +33,10 @@ def latent_variables(material: Material) -> LatentVariables:
         MIXTURE: mixture.fit(fitted, seed=seed).sample(n, seed=seed),
     }
     norms = h.norm(dim=1)
-    return LatentVariables(
-        decoded={name: vae.decoder_(latent) for name, latent in drawn.items()},
-        norms=(norms.mean().item(), norms.std().item()),
-        deviation=deviation.mean().item(),
-        components=len(mixture.means_),
-    )
+    facts = {
+        "norms": [norms.mean().item(), norms.std().item()],
+        "deviation": deviation.mean().item(),
+        "components": len(mixture.means_),
+        "H": vae.n_latent,
+    }
+    return {name: vae.decoder_(latent) for name, latent in drawn.items()}, facts

@@ -1,6 +1,6 @@
 """Figure 1: what the two leading components do to an image, and whether they are independent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
-from scattergen.paper.decoder_settings import PLAIN, UNIT, by_setting, with_other
+from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES
+from scattergen.paper.decoder_settings import PLAIN, UNIT, by_setting, decoded_matrices, with_other
+from scattergen.paper.findings import Finding, Measured, Section
 from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Finding, Section
 from scattergen.report.html import themed
 from scattergen.report.panels import visualisation_matrix
 
@@ -36,61 +35,33 @@ def measure(material: Material, work: Path) -> Measured:
     codes, of = (tests, "test") if len(tests) >= min(_ENOUGH, len(train)) else (train, "training")
     variances = model.encoder.whitening.explained_variance_
     sigma = variances[:2].sqrt()
-    reached = train[:, :2].abs().amax(0) * sigma
-    share = train[:, :2].square().sum(1) / train.square().sum(1)
     first, second = codes[:, :2].double().numpy().T
-    dependence = {
-        name: _permutation_test(statistic, first, second, material.seed) for name, statistic in STATISTICS.items()
-    }
     facts = {
         "sigma": sigma.tolist(),
-        "reached": reached.tolist(),
-        "share": share.max().item(),
-        "n_train": len(material.training_codes),
+        "reached": (train[:, :2].abs().amax(0) * sigma).tolist(),
+        "share": (train[:, :2].square().sum(1) / train.square().sum(1)).max().item(),
+        "n_train": len(train),
         "n": len(codes),
         "of": of,
         "correlation": float(np.corrcoef(first, second)[0, 1]),
-        "dependence": dependence,
+        "dependence": {
+            name: _permutation_test(statistic, first, second, material.seed) for name, statistic in STATISTICS.items()
+        },
     }
-    pictures = {
-        "paper": model.decode(component_grid(variances, PAPER_VALUES)),
-        "sigma": model.decode(component_grid(variances, SIGMA_VALUES, in_sigma=True)),
-    }
-    return Measured(facts, pictures)
+    return Measured(facts, decoded_matrices(variances, model.decode))
 
 
 def correlation_of_squares(first: Floats, second: Floats) -> float:
-    """Correlation of the squares of two variables.
-
-    Args:
-        first: (n,).
-        second: (n,).
-
-    Returns:
-        A number in [-1, 1], 0 in expectation for independent variables.
-
-    Example:
-        >>> x = np.array([-2.0, -1.0, 1.0, 2.0])
-        >>> round(correlation_of_squares(x, x[[1, 0, 3, 2]]), 6)
-        -1.0
-    """
+    """Correlation of the squares of two variables, (n,): 0 in expectation if they are independent."""
     return float(np.corrcoef(first**2, second**2)[0, 1])
 
 
 def correlation_ratio(first: Floats, second: Floats) -> float:
-    """Share of the variance of one variable that its mean, given another one's decile, explains.
+    """Share of the variance of `second` that its mean given the decile of `first` explains; about 9/n if independent.
 
-    Args:
-        first: (n,), the one that is conditioned on.
-        second: (n,).
-
-    Returns:
-        A number in [0, 1], about 9/n for independent variables.
-
-    Example:
-        >>> x = np.arange(100.0)
-        >>> correlation_ratio(x, x) > 0.98
-        True
+    >>> x = np.arange(100.0)
+    >>> correlation_ratio(x, x) > 0.98
+    True
     """
     edges = np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1])
     bins = np.searchsorted(edges, first)
@@ -99,10 +70,14 @@ def correlation_ratio(first: Floats, second: Floats) -> float:
     return float((counts * (means - second.mean()) ** 2).sum() / (len(second) * second.var()))
 
 
-STATISTICS = {"correlation of squares": correlation_of_squares, "correlation ratio": correlation_ratio}
+Statistic = Callable[[Floats, Floats], float]
+STATISTICS: dict[str, Statistic] = {
+    "correlation of squares": correlation_of_squares,
+    "correlation ratio": correlation_ratio,
+}
 
 
-def _permutation_test(statistic: Any, first: Floats, second: Floats, seed: int) -> dict[str, float]:
+def _permutation_test(statistic: Statistic, first: Floats, second: Floats, seed: int) -> dict[str, float]:
     """The statistic, and how often as large a one is found after one variable is shuffled."""
     random = np.random.default_rng(seed)
     value = statistic(first, second)
@@ -119,23 +94,23 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
         "paper": (PAPER_VALUES, PAPER_VALUES),
         "sigma": ([v * first for v in SIGMA_VALUES], [v * second for v in SIGMA_VALUES]),
     }
-    matrices = {
+    shown = {
         setting: {
             key: themed(partial(visualisation_matrix, tensors[key], *at, (first, second))) for key, at in values.items()
         }
         for setting, tensors in by_setting(results, material, measured.tensors, "pictures").items()
     }
-    shown = {"matrices": matrices, "unit": UNIT, "plain": PLAIN}
-    return Section(NAME, _finding(measured.facts), with_other(measured, results), shown)
+    finding, sources = _finding(measured.facts), with_other(measured, results)
+    return Section(NAME, finding, sources, {"matrices": shown, "unit": UNIT, "plain": PLAIN})
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:
     dependent = [name for name, row in facts["dependence"].items() if row["p"] <= _LEVEL]
-    if dependent:
-        because = (
-            f"The two components are uncorrelated but not independent ({' and '.join(dependent)}, "
-            f"p ≤ {_LEVEL:g}), as the paper concludes by eye."
-        )
-        return Finding("Figure 1", "agrees", because)
-    because = "A dependence of the two components could not be shown on these images."
-    return Finding("Figure 1", "cannot be compared", because)
+    if not dependent:
+        because = "A dependence of the two components could not be shown on these images."
+        return Finding("Figure 1", "cannot be compared", because)
+    because = (
+        f"The two components are uncorrelated but not independent ({' and '.join(dependent)}, p ≤ {_LEVEL:g}), as the "
+        "paper concludes by eye."
+    )
+    return Finding("Figure 1", "agrees", because)

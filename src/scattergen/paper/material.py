@@ -11,7 +11,6 @@ from torch import Tensor
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.source import random_rows
 from scattergen.evaluation import kernel_distance
-from scattergen.evaluation.tables import Estimate
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.paper import sources
 from scattergen.paper.distances import Distance, distance_for
@@ -19,9 +18,7 @@ from scattergen.progress import Progress
 from scattergen.report import paper
 from scattergen.runs import RunFolder
 
-PAPER_DENSITIES = ("gaussian", "vae", "gan")
-"""Those of the paper's Figure 2, in its order."""
-
+PAPER_DENSITIES = ("gaussian", "vae", "gan")  # of its Figure 2, in its order
 _SHOWN = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
 _PIECE = 1024  # images that are decoded and turned into features at a time
 
@@ -31,61 +28,34 @@ Decode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trials:
-    """Short trainings of one method after another, at several learning rates.
+    """Short trainings of one method after another, at several learning rates."""
 
-    Attributes:
-        seconds: Nominal training time of each, which sets its number of steps.
-        factors: Of each method's own learning rate.
-        seeds: Trainings at each of these.
-        n_images: Images that each is scored by.
-    """
-
-    seconds: float
-    factors: tuple[float, ...]
+    seconds: float  # nominally, of each training: they set its number of steps
+    factors: tuple[float, ...]  # of each method's own learning rate
     seeds: int
-    n_images: int
+    n_images: int  # that each is scored by
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on a reproduction.
-
-    Attributes:
-        name: Its results are kept under.
-        pixel_seconds: Training time of each pixel baseline.
-        snapshots: Seconds of training at which their samples are scored, before the last.
-        n_images: Images in every set between which a distance is measured.
-        repeats: Random samples of codes at each sample size of the normality tests.
-        draws: The same in the search for the paper's counts.
-        n_scattered: Images whose scattering coefficients are decomposed anew.
-        scales: Of the scattering transform, in the test of the central-limit argument.
-        n_diagnosed: Codes, and samples of each density, in the tests of dependence.
-        components_diagnosed: Leading components in these.
-        simulations: Simulations or shuffles of each of these.
-        n_raw: Images whose raw scattering coefficients a network learns to generate.
-        raw_epochs: Passes over these.
-        n_inverted: Generated coefficients that are inverted.
-        trials: Of the stability of training.
-        decoder_epochs: Of the decoder in the setting that is not the run's; None: as many
-            as the run's has.
-    """
+    """How much is spent on a reproduction."""
 
     name: Literal["full", "quick"]
-    pixel_seconds: float
-    snapshots: tuple[float, ...]
-    n_images: int
-    repeats: int
-    draws: int
-    n_scattered: int
-    scales: tuple[int, ...]
-    n_diagnosed: int
-    components_diagnosed: int
-    simulations: int
-    n_raw: int
+    pixel_seconds: float  # training time of each pixel baseline
+    snapshots: tuple[float, ...]  # seconds of training at which their samples are scored, before the last
+    n_images: int  # in every set between which a distance is measured
+    repeats: int  # random samples of codes at each sample size of the normality tests
+    draws: int  # the same in the search for the paper's counts
+    n_scattered: int  # images whose scattering coefficients are decomposed anew
+    scales: tuple[int, ...]  # of the scattering transform, in the test of the central-limit argument
+    n_diagnosed: int  # codes, and samples of each density, in the tests of dependence
+    components_diagnosed: int  # leading components in these
+    simulations: int  # simulations or shuffles of each of these
+    n_raw: int  # images whose raw scattering coefficients a network learns to generate
     raw_epochs: int
-    n_inverted: int
+    n_inverted: int  # generated coefficients that are inverted
     trials: Trials
-    decoder_epochs: int | None = None
+    decoder_epochs: int | None = None  # of the decoder that is not the run's; None: as many as the run's has
 
 
 FULL = Effort(
@@ -98,27 +68,7 @@ QUICK = Effort(
 
 
 class Material:
-    """A finished run, its data, and what several stages compute from them.
-
-    Args:
-        run: The run.
-        data: The data that it was fitted to, with test images.
-        effort: How much to spend.
-        seed: Of everything random.
-        device: Where encoder and decoder compute.
-        progress: Where to report.
-        results: What the paper reports of this data set.
-
-    Attributes:
-        run: As given.
-        paper: The results as given.
-        train: Training images.
-        test: Test images.
-        effort: As given.
-        seed: As given.
-        device: As given.
-        progress: As given.
-    """
+    """A finished run, its data with test images, and what several stages compute from them."""
 
     def __init__(
         self,
@@ -131,16 +81,19 @@ class Material:
         results: paper.Results = paper.MNIST,
     ) -> None:
         assert data.test is not None
-        self.paper = results
-        self.run, self.effort, self.seed, self.device = run, effort, seed, device
-        self.train, self.test = data.train, data.test
-        self.progress = progress
+        self.run, self.train, self.test, self.paper = run, data.train, data.test, results
+        self.effort, self.seed, self.device, self.progress = effort, seed, device, progress
 
     @property
     def densities(self) -> list[str]:
         """Keys of the densities that are shown."""
         there = self.run.names("densities")
         return [key for key in _SHOWN if key in there]
+
+    @property
+    def parts(self) -> list[str]:
+        """What these are called in the run."""
+        return [f"densities/{key}" for key in self.densities]
 
     @cached_property
     def model(self) -> GenerativeScatteringNetwork:
@@ -197,20 +150,15 @@ class Material:
         return self.measure.between(self._real, torch.cat(parts))
 
     def distance_of_codes(self, codes: Tensor, decode: Decode | None = None) -> float:
-        """Distance of decoded codes to test images, or to decoded ones if so the measure wants.
-
-        They are decoded by the run's model, or as is said.
-        """
+        """Distance of codes, decoded by the run's model or as is said, to test images or to decoded test codes."""
         features = self._features_of_decoded(codes, decode or self.model.decode)
         return self.measure.between(self._decoded_test, features)
 
-    def kernel_distance(self, images: Tensor, decoded: bool = False) -> Estimate:
-        """Kernel distance of images, decoded or not, to what these are compared with.
-
-        In the same features; few images do not bias it.
-        """
+    def kernel_distance(self, images: Tensor, decoded: bool = False) -> list[float]:
+        """Kernel distance of images, decoded or not, and its standard error; few images do not bias it."""
         real = self._decoded_test if decoded else self._real
-        return kernel_distance(real, self.measure.extract(images))
+        found = kernel_distance(real, self.measure.extract(images))
+        return [found.value, found.standard_error]
 
     def distance_of_reconstructions(self) -> float:
         """Distance of reconstructed test images to test images: what the decoder alone costs."""

@@ -1,7 +1,7 @@
 """The paper's thesis: components of codes depend on each other, and which densities have that.
 
-The battery of `scattergen.diagnostics`, on codes and on samples of every density. Codes divided by
-their norms show how much of the dependence is one scale that all components of an image share.
+The battery of `scattergen.diagnostics`, on codes and on samples of every density. Codes divided by their norms show how
+much of the dependence is one scale that all components of an image share.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,8 @@ import torch
 
 from scattergen.diagnostics import run_battery
 from scattergen.evaluation import classifier_two_sample_test
+from scattergen.paper.findings import Finding, Measured, Section
 from scattergen.paper.material import PAPER_DENSITIES, Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.report.diagnostic_plots import dependence_heat_map
 from scattergen.report.html import themed
 from scattergen.wording import number
@@ -24,20 +23,14 @@ NAME = "nonlinear_dependence"
 CODES, DIRECTIONS = "codes", "codes of equal norm"
 # Codes, and as many samples: a network that learns from fewer misses much of what it sees here.
 _TOLD_APART = 10_000
-_INDEPENDENT = "independent"
 _LEVEL = 0.05
 
 
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
-    parts = [f"densities/{key}" for key in material.densities]
-    effort = material.effort
-    return {
-        **material.depends_on_model("encoder", "codes", *parts),
-        "n": effort.n_diagnosed,
-        "components": effort.components_diagnosed,
-        "simulations": effort.simulations,
-    }
+    parts, effort = material.depends_on_model("encoder", "codes", *material.parts), material.effort
+    budget = {"components": effort.components_diagnosed, "simulations": effort.simulations}
+    return {**parts, "n": effort.n_diagnosed, **budget}
 
 
 def measure(material: Material, work: Path) -> Measured:
@@ -51,18 +44,12 @@ def measure(material: Material, work: Path) -> Measured:
     leading = slice(0, effort.components_diagnosed)
     for key in material.densities:
         samples = material.model.sample_codes(len(many), key, material.seed)
-        found = classifier_two_sample_test(many[:, leading], samples[:, leading])
-        told_apart[key] = found.accuracy
+        told_apart[key] = classifier_two_sample_test(many[:, leading], samples[:, leading]).accuracy
         tables[key] = samples[: len(chosen)]
     rows, heat_maps = {}, {}
+    options: dict[str, Any] = {"n_simulations": effort.simulations, "seed": material.seed}
     for name, codes in tables.items():
-        battery = run_battery(
-            codes[:, leading],
-            n_simulations=effort.simulations,
-            seed=material.seed,
-            progress=material.progress,
-            description=name,
-        )
+        battery = run_battery(codes[:, leading], **options, progress=material.progress, description=name)
         rows[name] = {"tests": [test.summary() for test in battery.tests], "told_apart": told_apart.get(name)}
         heat_maps[name] = torch.from_numpy(battery.pairs.correlation)
     facts = {
@@ -83,47 +70,38 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
         key: themed(partial(dependence_heat_map, codes, measured.tensors[key].numpy(), key))
         for key in ("gaussian", _best(measured.facts))
     }
-    shown = {"level": _LEVEL, "heat_maps": heat_maps}
-    return Section(NAME, _finding(measured.facts), [measured], shown)
+    return Section(NAME, _finding(measured.facts), [measured], {"level": _LEVEL, "heat_maps": heat_maps})
 
 
 def _best(facts: Mapping[str, Any]) -> str:
     """The density whose samples are hardest to tell from codes, other than white noise."""
-    told = {
-        key: row["told_apart"]
-        for key, row in facts["rows"].items()
-        if row["told_apart"] is not None and key != "gaussian"
-    }
-    return min(told, key=lambda key: told[key])
-
-
-def _rejected(facts: Mapping[str, Any], name: str) -> list[str]:
-    return [
-        test["name"]
-        for test in facts["rows"][name]["tests"]
-        if test["null"] == _INDEPENDENT and test["pvalue"] <= _LEVEL
-    ]
+    rows = facts["rows"]
+    told = [key for key, row in rows.items() if row["told_apart"] is not None and key != "gaussian"]
+    return min(told, key=lambda key: rows[key]["told_apart"])
 
 
 def _finding(facts: Mapping[str, Any]) -> Finding:
-    item = "The thesis: nonlinear dependencies"
-    tests = [test for test in facts["rows"][CODES]["tests"] if test["null"] == _INDEPENDENT]
-    rejected, left = _rejected(facts, CODES), _rejected(facts, DIRECTIONS)
+    item, rows = "The thesis: nonlinear dependencies", facts["rows"]
+    pvalues = {
+        name: [test["pvalue"] for test in rows[name]["tests"] if test["null"] == "independent"]
+        for name in (CODES, DIRECTIONS)
+    }
+    rejected, left = (sum(p <= _LEVEL for p in pvalues[name]) for name in (CODES, DIRECTIONS))
+    tests = len(pvalues[CODES])
     if not rejected:
         return Finding(item, "disagrees", "No test finds a dependence between the components of codes.")
     because = (
-        f"{len(rejected)} of {len(tests)} tests of independence reject it for the codes, "
-        f"{len(left)} of {len(tests)} once codes have equal norms"
+        f"{rejected} of {tests} tests of independence reject it for the codes, "
+        f"{left} of {tests} once codes have equal norms"
     )
     because += (
         ", so a scale that all components of an image share is not all of it. "
         if left
         else ": a scale that all components of an image share is all that they find. "
     )
-    best, told = _best(facts), {k: row["told_apart"] for k, row in facts["rows"].items()}
+    best, told = _best(facts), {key: row["told_apart"] for key, row in rows.items()}
     paper = ", ".join(f"{number(told[key], 2)} of {key}" for key in PAPER_DENSITIES)
     because += f"A classifier tells samples from codes with accuracy {paper}"
     if best not in PAPER_DENSITIES:
         because += f"; {number(told[best], 2)} of {best}, which is not in the paper"
-    verdict: Verdict = "agrees" if len(rejected) == len(tests) else "agrees in part"
-    return Finding(item, verdict, because + ".")
+    return Finding(item, "agrees" if rejected == tests else "agrees in part", because + ".")

@@ -18,9 +18,8 @@ from scattergen.diagnostics import (
 )
 from scattergen.paper.count_search import AS_DESCRIBED, UNIT_NORM, closest, reproducing
 from scattergen.paper.count_search import NAME as SEARCH
+from scattergen.paper.findings import Finding, Measured, Section
 from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Finding, Section
 from scattergen.paper.plots import effect_sizes_by_component
 from scattergen.report.html import themed
 from scattergen.report.plots import TEST_NAMES, rejections_by_n
@@ -31,8 +30,7 @@ LEVELS = (0.05, 0.01)
 
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
-    parts = material.depends_on_model("encoder", "codes")
-    return {**parts, "repeats": material.effort.repeats}
+    return {**material.depends_on_model("encoder", "codes"), "repeats": material.effort.repeats}
 
 
 def measure(material: Material, work: Path) -> Measured:
@@ -46,14 +44,14 @@ def measure(material: Material, work: Path) -> Measured:
         corrected[split] = {
             name: _benjamini_hochberg(test(codes).pvalue) for name, test in (("K2", dagostino_k2), ("JB", jarque_bera))
         }
-    skewness, kurtosis = effect_sizes(train)
+    skewness, kurtosis = (np.nan_to_num(effect).tolist() for effect in effect_sizes(train))
     facts = {
         "d": train.shape[1],
         "counts": rows,
         "corrected": corrected,
         "rates": [[r.n, r.test, r.level, r.observed, r.simulated] for r in rates],
-        "skewness": np.nan_to_num(skewness).tolist(),
-        "excess_kurtosis": np.nan_to_num(kurtosis).tolist(),
+        "skewness": skewness,
+        "excess_kurtosis": kurtosis,
     }
     return Measured(facts)
 
@@ -72,11 +70,10 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
     smallest = min(rate.n for rate in rates)
     exceeded = all(rate.observed > theirs[rate.test][rate.level] for rate in rates if rate.n == smallest)
     skewness, kurtosis = (np.array(facts[name]) for name in ("skewness", "excess_kurtosis"))
+    curves = {test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test])) for test in TEST_NAMES}
     shown = {
         "levels": LEVELS,
-        "curves": {
-            test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test])) for test in TEST_NAMES
-        },
+        "curves": curves,
         "effects": themed(partial(effect_sizes_by_component, skewness, kurtosis)),
         "exceeded": smallest if exceeded else None,
         "search": search.facts,
@@ -86,26 +83,23 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
 
 
 def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
-    d, corrected = facts["d"], facts["corrected"]["test"]
-    n = facts["counts"]["test"]["n"]
+    d, corrected, n = facts["d"], facts["corrected"]["test"], facts["counts"]["test"]["n"]
     found = reproducing(search.facts)
     kept = min(corrected["K2"][1], corrected["JB"][1])
-    share = f"{kept} of {d} components are rejected at a false-discovery rate of 0.01"
-    strong = kept > 0.5 * d
-    because = (
-        f"The conclusion holds{', far more strongly than the paper’s counts say' if strong else ''}"
-        f": {share} on {n:,} test codes. "
-        if kept
-        else f"No component is rejected at a false-discovery rate of 0.01 on {n:,} test codes. "
-    )
+    if kept:
+        because = (
+            f"The conclusion holds{', far more strongly than the paper’s counts say' if kept > 0.5 * d else ''}: "
+            f"{kept} of {d} components are rejected at a false-discovery rate of 0.01 on {n:,} test codes. "
+        )
+    else:
+        because = f"No component is rejected at a false-discovery rate of 0.01 on {n:,} test codes. "
     if found:
-        names = "; ".join(f"{name} at n = {_span(sizes)}" for name, sizes in found.items())
+        names = "; ".join(f"{name} at n = {', '.join(map(str, sizes))}" for name, sizes in found.items())
         if not found.keys() & AS_DESCRIBED:
             because += "From codes as the paper describes them its counts do not come out. "
         because += (
-            f"Of {len(search.facts['rows'])} combinations of preprocessing and n that were tried "
-            f"afterwards, these give all four of them, also with fresh samples: {names}. The paper "
-            "states neither"
+            f"Of {len(search.facts['rows'])} combinations of preprocessing and n that were tried afterwards, these "
+            f"give all four of them, also with fresh samples: {names}. The paper states neither"
         )
         if UNIT_NORM in found:
             because += "; Angles and Mallat, whom it follows, divide codes by their norms."
@@ -115,13 +109,9 @@ def _finding(facts: Mapping[str, Any], search: Measured) -> Finding:
             because += ", so this is a candidate only."
     else:
         because += (
-            "The counts themselves do not come out: its n is not stated, and neither an n nor a "
-            "preprocessing that was tried gives all four."
+            "The counts themselves do not come out: its n is not stated, and neither an n nor a preprocessing that "
+            "was tried gives all four."
         )
     if not kept:
         return Finding("Table 1", "disagrees", because)
     return Finding("Table 1", "agrees" if UNIT_NORM in found else "agrees in part", because)
-
-
-def _span(sizes: list[int]) -> str:
-    return ", ".join(map(str, sizes))

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
-from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.image_quality import psnr
-from scattergen.paper.decoder_settings import DECODED, OTHER, SHOWN, name_of
+from scattergen.paper.decoder_settings import DECODED, OTHER, SHOWN, decoded_matrices, name_of
+from scattergen.paper.findings import Measured
 from scattergen.paper.latent_variables import latent_variables
 from scattergen.paper.material import Decode, Material
-from scattergen.paper.measured import Measured
 
 NAME = OTHER
 _QUALITY = 2000  # test images whose PSNR is measured
@@ -25,13 +24,9 @@ _QUALITY = 2000  # test images whose PSNR is measured
 
 def depends(material: Material) -> dict[str, Any]:
     """What the stage depends on."""
-    parts = [f"densities/{key}" for key in material.densities]
-    return {
-        **material.depends_on_model("encoder", "codes", "decoder", *parts),
-        **material.depends_on_distances(),
-        "train": material.train.fingerprint,
-        "training": _training(material),
-    }
+    parts = material.depends_on_model("encoder", "codes", "decoder", *material.parts)
+    training = {"train": material.train.fingerprint, "training": _training(material)}
+    return {**parts, **material.depends_on_distances(), **training}
 
 
 def _training(material: Material) -> dict[str, Any]:
@@ -46,11 +41,10 @@ def _training(material: Material) -> dict[str, Any]:
 def measure(material: Material, work: Path) -> Measured:
     """Train the other decoder; score and show through it what the run's densities draw."""
     model, seed, n = material.model, material.seed, material.n_images
-    own = model.decoder
-    unit_norm = not own.unit_norm
+    unit_norm = not model.decoder.unit_norm
     with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
         torch.default_generator.manual_seed(seed)
-        decoder = Decoder(**{**own.hyperparameters, "unit_norm": unit_norm}).to(material.device)
+        decoder = Decoder(**{**model.decoder.hyperparameters, "unit_norm": unit_norm}).to(material.device)
     history = DecoderTraining(**_training(material)).fit(
         decoder,
         material.training_codes,
@@ -77,12 +71,10 @@ def measure(material: Material, work: Path) -> Measured:
             distances[key] = material.distance_of_codes(codes, decode)
             pictures[key] = decode(codes[:SHOWN])
             task.advance()
-        for key, codes in latent_variables(material).decoded.items():
+        for key, codes in latent_variables(material)[0].items():
             latent[key] = material.distance_of_codes(codes, decode)
             task.advance()
-    variances = model.encoder.whitening.explained_variance_
-    pictures["paper"] = decode(component_grid(variances, PAPER_VALUES))
-    pictures["sigma"] = decode(component_grid(variances, SIGMA_VALUES, in_sigma=True))
+    pictures |= decoded_matrices(model.encoder.whitening.explained_variance_, decode)
     facts = {
         "unit_norm": unit_norm,
         "distances": distances,
@@ -98,8 +90,5 @@ def measure(material: Material, work: Path) -> Measured:
 
 
 def _psnr(material: Material, decode: Decode) -> float:
-    n = min(_QUALITY, len(material.test))
-    chosen = material.numbers(len(material.test), n, stream=4)
-    images = material.test[chosen]
-    decoded = decode(material.test_codes[chosen])
-    return psnr(images, decoded).clamp(max=100).mean().item()
+    chosen = material.numbers(len(material.test), min(_QUALITY, len(material.test)), stream=4)
+    return psnr(material.test[chosen], decode(material.test_codes[chosen])).clamp(max=100).mean().item()

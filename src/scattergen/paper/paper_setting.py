@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from scattergen.datasets.celeba import N_TEST, N_TRAIN
+from scattergen.paper.findings import Measured, Section
 from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Section
 
 _SIDE, _J, _D = 128, 4, 512
 _COEFFICIENTS = 3 * 417 * 64
@@ -23,14 +22,7 @@ class Departure(NamedTuple):
 
 
 def departures(material: Material) -> list[Departure]:
-    """What differs from the paper's setting for CelebA.
-
-    Args:
-        material: Of the run.
-
-    Returns:
-        Nothing for a run in that setting.
-    """
+    """What differs from the paper's setting for CelebA: nothing for a run in it."""
     encoder, decoder = material.model.encoder, material.model.decoder
     side, J = encoder.image_shape[1], encoder.scattering.J
     widths, kernel = (decoder.hyperparameters[key] for key in ("channels", "kernel_size"))
@@ -42,9 +34,8 @@ def departures(material: Material) -> list[Departure]:
         ), (
             len(material.train) != N_TRAIN,
             "training images", f"{N_TRAIN:,}", f"{len(material.train):,}",
-            "With other images, all that is fitted differs: from fewer, the trailing components "
-            "are less certain, decoder and densities see less variety, and as many epochs are "
-            "fewer steps and less time.",
+            "With other images, all that is fitted differs: from fewer, the trailing components are less certain, "
+            "decoder and densities see less variety, and as many epochs are fewer steps and less time.",
         ), (
             len(material.test) != N_TEST,
             "test images", f"{N_TEST:,} (Angles and Mallat)", f"{len(material.test):,}",
@@ -64,8 +55,7 @@ def departures(material: Material) -> list[Departure]:
         ), (
             (widths, kernel) != (_CHANNELS, _KERNEL_SIZE),
             "decoder", _network(_CHANNELS, _KERNEL_SIZE), _network(widths, kernel),
-            "A smaller decoder is trained in minutes and makes softer images, whatever the "
-            "density.",
+            "A smaller decoder is trained in minutes and makes softer images, whatever the density.",
         ),
     ]  # fmt: skip
     return [Departure(*row) for differs, *row in rows if differs]

@@ -11,8 +11,8 @@ from typing import Any
 
 from scattergen.files import write_json
 from scattergen.machine import machine
+from scattergen.paper.findings import Measured
 from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 
 NAMES = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
@@ -27,15 +27,15 @@ _CODES_PER_COMPONENT = 20  # of the mixture prior, if there are few images
 
 def depends(name: str, material: Material) -> dict[str, Any]:
     """What the stage depends on; the machine too, since the clock stops the training."""
-    this = machine()
+    this, effort = machine(), material.effort
     return {
         "train": material.train.fingerprint,
         "test": material.test.fingerprint,
         "seed": material.seed,
         **material.depends_on_distances(),
         "keywords": _keywords(name, material),
-        "seconds": material.effort.pixel_seconds,
-        "snapshots": list(material.effort.snapshots),
+        "seconds": effort.pixel_seconds,
+        "snapshots": list(effort.snapshots),
         "machine": [this["processor"], this["threads"]],
     }
 
@@ -49,10 +49,7 @@ def _keywords(name: str, material: Material) -> dict[str, Any]:
 
 
 def measure(name: str, material: Material, work: Path) -> Measured:
-    """Train one model for the fixed time; score it at every snapshot and at its end.
-
-    Making snapshots is not counted as training. Stopped at any moment, it continues.
-    """
+    """Train one model for the fixed time, making snapshots not counted; score it at each of them and at its end."""
     effort = material.effort
     model = _MODELS[name][0](**{"epochs": _ENDLESS} | _keywords(name, material))
 
@@ -70,14 +67,13 @@ def measure(name: str, material: Material, work: Path) -> Measured:
         max_seconds=effort.pixel_seconds,
         on_step=partial(_snapshot, work, effort.snapshots, score),
     )
-    curve = [json.loads(path.read_text()) for path in sorted(work.glob("snapshot-*.json"))]
+    snapshots = [json.loads(path.read_text()) for path in sorted(work.glob("snapshot-*.json"))]
     last = model.history_[-1]
-    curve.append({"seconds": last["seconds"], "distance": score()})
     facts = {
         "description": model.description,
         "epochs": int(last["epoch"]),
         "seconds": last["seconds"],
-        "curve": [[row["seconds"], row["distance"]] for row in curve],
+        "curve": [*([row["seconds"], row["distance"]] for row in snapshots), [last["seconds"], score()]],
         "n": material.n_images,
     }
     return Measured(facts, {"samples": model.sample(_SHOWN, seed=material.seed)}, seconds=last["seconds"])
@@ -85,9 +81,6 @@ def measure(name: str, material: Material, work: Path) -> Measured:
 
 def _snapshot(work: Path, due: tuple[float, ...], score: Callable[[], float], seconds: float) -> None:
     """Score the model if a moment has come that has not been scored yet."""
-    passed = [moment for moment in due if seconds >= moment]
-    if not passed:
-        return
-    path = work / f"snapshot-{passed[-1]:08.1f}.json"
-    if not path.exists():
-        write_json(path, {"seconds": seconds, "distance": score()})
+    passed = [work / f"snapshot-{moment:08.1f}.json" for moment in due if seconds >= moment]
+    if passed and not passed[-1].exists():
+        write_json(passed[-1], {"seconds": seconds, "distance": score()})

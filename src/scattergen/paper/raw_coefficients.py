@@ -1,7 +1,7 @@
 """Oyallon et al.'s route: a GAN of raw scattering coefficients, and images by their inversion.
 
-The same fully connected network is trained in both spaces, with the same images, steps and seed, so
-that what differs is the space: all coefficients, standardised one by one, or whitened components.
+The same fully connected network is trained in both spaces, with the same images, steps and seed, so that what differs
+is the space: all coefficients, standardised one by one, or whitened components.
 """
 
 import math
@@ -17,9 +17,8 @@ from scattergen.datasets import Subset
 from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.image_quality import psnr
+from scattergen.paper.findings import Finding, Measured, Section, Verdict
 from scattergen.paper.material import Material
-from scattergen.paper.measured import Measured
-from scattergen.paper.page import Finding, Section, Verdict
 from scattergen.scattering.inversion import Reconstruction, reconstruct
 from scattergen.wording import duration, number
 
@@ -80,18 +79,18 @@ def measure(material: Material, work: Path) -> Measured:
     inversion = (time.monotonic() - start) / few
     images = {"inverted": found.images, **{k: model.decode(z[:few]) for k, z in codes.items()}}
     tests = material.test[:_SHOWN]
-    again = _invert(_features(encoder, tests), material, n_starts=4)
+    decoded, again = model.reconstruct(tests), _invert(_features(encoder, tests), material, n_starts=4)
     facts = {
         "n_train": len(chosen),
         "n": n,
         "n_few": few,
         "n_real": material.n_images,
         "dimensions": {"raw": encoder.n_features, "latent": encoder.whitening.n_components},
-        "training": {key: _training(gan) for key, gan in (("raw", raw), ("latent", latent))},
+        "training": {key: {"seconds": gan.history_[-1]["seconds"]} for key, gan in (("raw", raw), ("latent", latent))},
         "description": {"raw": raw.description, "run": model.densities["gan"].description},
         "run_seconds": float(material.run.stages.get("densities/gan", {}).get("seconds", 0.0)),
         "distance": {key: material.distance_of_codes(z) for key, z in codes.items()},
-        "kernel": {key: _kernel(material, x) for key, x in images.items()},
+        "kernel": {key: material.kernel_distance(x) for key, x in images.items()},
         "seconds": {"inversion": inversion, "decoder": _decoding_seconds(material, codes["latent"])},
         "residual": _spread(found.error),
         "negative": (samples < _NEGATIVE).float().mean().item(),
@@ -99,11 +98,11 @@ def measure(material: Material, work: Path) -> Measured:
             "n": len(tests),
             "residual": _spread(again.error),
             "inverted": psnr(tests, again.images).clamp(max=100).mean().item(),
-            "decoded": psnr(tests, model.reconstruct(tests)).clamp(max=100).mean().item(),
+            "decoded": psnr(tests, decoded).clamp(max=100).mean().item(),
         },
     }
     shown = {key: x[:_SHOWN] for key, x in images.items()}
-    shown["control"] = torch.cat([tests, again.images, model.reconstruct(tests)])
+    shown["control"] = torch.cat([tests, again.images, decoded])
     return Measured(facts, shown)
 
 
@@ -118,25 +117,12 @@ def _fit(material: Material, x: Tensor) -> GenerativeAdversarialNetwork:
     return network.fit(x, seed=material.seed, progress=material.progress, device=material.device)
 
 
-def _training(gan: GenerativeAdversarialNetwork) -> dict[str, float]:
-    last = gan.history_[-1]
-    return {"epochs": int(last["epoch"]), "seconds": last["seconds"]}
-
-
 def _invert(s: Tensor, material: Material, n_starts: int) -> Reconstruction:
     """Images (n, C, H, W) of flattened coefficients (n, D), and their relative errors."""
-    encoder = material.model.encoder
-    wanted = s.reshape(len(s), encoder.image_shape[0], *encoder.scattering.output_shape)
-    return reconstruct(
-        wanted, encoder.scattering, n_starts=n_starts, seed=material.seed, device=material.device,
-        progress=material.progress,
-    )  # fmt: skip
-
-
-def _kernel(material: Material, images: Tensor) -> list[float]:
-    """Kernel distance to test images, which few images do not bias, and its standard error."""
-    estimate = material.kernel_distance(images)
-    return [estimate.value, estimate.standard_error]
+    channels, scattering = material.model.encoder.image_shape[0], material.model.encoder.scattering
+    wanted = s.reshape(len(s), channels, *scattering.output_shape)
+    options: dict[str, Any] = {"seed": material.seed, "device": material.device, "progress": material.progress}
+    return reconstruct(wanted, scattering, n_starts=n_starts, **options)
 
 
 def _spread(error: Tensor) -> list[float]:
@@ -156,9 +142,8 @@ def _decoding_seconds(material: Material, codes: Tensor) -> float:
 
 def show(results: Mapping[str, Measured], material: Material) -> Section:
     """What a GAN of raw coefficients costs and gives, beside one of codes."""
-    measured = results[NAME]
-    facts = measured.facts
-    training, raw, latent = facts["training"], *(facts["dimensions"][k] for k in ("raw", "latent"))
+    facts = results[NAME].facts
+    training, raw, latent = facts["training"], facts["dimensions"]["raw"], facts["dimensions"]["latent"]
     trained = {
         "inverted": (raw, training["raw"]["seconds"]),
         "latent": (latent, training["latent"]["seconds"]),
@@ -167,19 +152,12 @@ def show(results: Mapping[str, Measured], material: Material) -> Section:
     routes = []
     for key, name in _ROUTES.items():
         dimensions, seconds = trained.get(key, (raw, None))
-        routes.append(
-            {
-                "key": key,
-                "name": name,
-                "dimensions": dimensions,
-                "training": seconds,
-                "per_image": facts["seconds"]["inversion" if key == "inverted" else "decoder"],
-                "distance": facts["distance"].get(key),
-                "kernel": facts["kernel"][key],
-            }
-        )
+        per_image = facts["seconds"]["inversion" if key == "inverted" else "decoder"]
+        scores = {"distance": facts["distance"].get(key), "kernel": facts["kernel"][key]}
+        costs = {"dimensions": dimensions, "training": seconds, "per_image": per_image}
+        routes.append({"key": key, "name": name, **costs, **scores})
     shown = {"routes": routes, "at_once": _SHOWN, "milliseconds": _milliseconds}
-    return Section(NAME, _finding(facts), [measured], shown)
+    return Section(NAME, _finding(facts), [results[NAME]], shown)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -191,14 +169,12 @@ def _finding(facts: Mapping[str, Any]) -> Finding:
     slower = seconds["inversion"] / seconds["decoder"]
     (raw, raw_error), (latent, latent_error) = kernel["inverted"], kernel["latent"]
     error = math.hypot(raw_error, latent_error)
+    training = {key: duration(network["seconds"]) for key, network in facts["training"].items()}
     because = (
-        "The paper sets its few components and its decoder against a GAN of all coefficients and "
-        "“expensive numerical reconstructions”. Here an image takes "
-        f"{_milliseconds(seconds['inversion'])} by inversion and "
-        f"{_milliseconds(seconds['decoder'])} by the decoder, 1/{number(slower)} of that, and "
-        "the network of all coefficients takes "
-        f"{duration(facts['training']['raw']['seconds'])} for the steps that the one of codes "
-        f"does in {duration(facts['training']['latent']['seconds'])}. "
+        "The paper sets its few components and its decoder against a GAN of all coefficients and “expensive numerical "
+        f"reconstructions”. Here an image takes {_milliseconds(seconds['inversion'])} by inversion and "
+        f"{_milliseconds(seconds['decoder'])} by the decoder, 1/{number(slower)} of that, and the network of all "
+        f"coefficients takes {training['raw']} for the steps that the one of codes does in {training['latent']}. "
     )
     scores = f"kernel distance {number(raw, 2)} against {number(latent, 2)}"
     if slower < _EXPENSIVE:

@@ -29,12 +29,10 @@ from scattergen.paper import (
     raw_coefficients,
     sources,
     stability,
-    stability_trials,
     training_time,
 )
+from scattergen.paper.findings import Finding, Measured, Section, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
-from scattergen.paper.measured import Measured, measured
-from scattergen.paper.page import Finding, Section, render_page
 from scattergen.pipeline.density import fit_density_run
 from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
@@ -44,103 +42,57 @@ from scattergen.stages.presets import preset
 FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
 _SHAPES = {"mnist": ((1, 28, 28),), "celeba": ((3, 128, 128), (3, 64, 64))}
 _RESULTS = {results.name: results for results in (paper.MNIST, paper.CELEBA)}
+_PAGES = {"full": "reproduction", "quick": "reproduction-quick"}
+
+Show = Callable[[Mapping[str, Measured], Material], Section]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One computation whose result is kept.
-
-    Attributes:
-        module: Where it is written; another text of it, or of what it imports, may measure
-            something else.
-        depends: What else its result depends on.
-        measure: Computes it; the folder is for what it needs to be resumed.
-    """
+    """One computation whose result is kept: `measure` is given the folder of what it needs to be resumed."""
 
     module: ModuleType
     depends: Callable[[Material], dict[str, Any]]
     measure: Callable[[Material, Path], Measured]
 
     def key(self, material: Material) -> dict[str, Any]:
-        """All that its result depends on."""
+        """All that its result depends on, the text of its module and of what that imports included."""
         code = sources.digest(sources.modules_of_stage(self.module.__name__))
         return {**self.depends(material), "code": code}
 
 
-STAGES: dict[str, Stage] = {
-    module.NAME: Stage(module, module.depends, module.measure)
-    for module in (
-        leading_components,
-        normality_counts,
-        count_search,
-        nonlinear_dependence,
-        density_samples,
-        latent_prior,
-        other_decoder,
-        codes_in_use,
-        gaussian_marginals,
-        central_limit,
-        raw_coefficients,
-        stability_trials,
-    )
-} | {
+_MODULES = (
+    leading_components, normality_counts, count_search, nonlinear_dependence, density_samples, latent_prior,
+    other_decoder, codes_in_use, gaussian_marginals, central_limit, raw_coefficients, stability,
+)  # fmt: skip
+
+STAGES = {module.NAME: Stage(module, module.depends, module.measure) for module in _MODULES} | {
     name: Stage(pixel_baselines, partial(pixel_baselines.depends, name), partial(pixel_baselines.measure, name))
     for name in pixel_baselines.NAMES
 }
 """Name to stage; the slowest are last."""
 
-Show = Callable[[Mapping[str, Measured], Material], Section]
-
 SECTIONS: tuple[Show, ...] = (
-    leading_components.show,
-    normality_counts.show,
-    nonlinear_dependence.show,
-    gaussian_marginals.show,
-    central_limit.show,
-    density_samples.show_samples,
-    latent_prior.show,
-    density_samples.show_training,
-    training_time.show,
-    stability.show,
-    raw_coefficients.show,
-    codes_in_use.show,
-)
+    leading_components.show, normality_counts.show, nonlinear_dependence.show, gaussian_marginals.show,
+    central_limit.show, density_samples.show_samples, latent_prior.show, density_samples.show_training,
+    training_time.show, stability.show, raw_coefficients.show, codes_in_use.show,
+)  # fmt: skip
 """In the order of the page, which is the paper's."""
 
 CELEBA_STAGES = (
-    leading_components.NAME,
-    normality_counts.NAME,
-    count_search.NAME,
-    nonlinear_dependence.NAME,
-    density_samples.NAME,
-    latent_prior.NAME,
-    codes_in_use.NAME,
-)
-"""Those that are computed for CelebA, too."""
+    "leading_components", "normality_counts", "count_search", "nonlinear_dependence", "density_samples",
+    "latent_prior", "codes_in_use",
+)  # fmt: skip
 
 CELEBA_SECTIONS: tuple[Show, ...] = (
-    paper_setting.show,
-    leading_components.show,
-    normality_counts.show,
-    nonlinear_dependence.show,
-    density_samples.show_samples,
-    latent_prior.show,
-    density_samples.show_training,
-    codes_in_use.show,
-)
-"""Of the page for CelebA."""
+    paper_setting.show, leading_components.show, normality_counts.show, nonlinear_dependence.show,
+    density_samples.show_samples, latent_prior.show, density_samples.show_training, codes_in_use.show,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Outcome of a reproduction.
-
-    Attributes:
-        page: The HTML page.
-        findings: What agrees with the paper and what does not, in the page's order; of a page that
-            was there before, too.
-        finished_before: Nothing had to be done.
-    """
+    """The page, what agrees with the paper in the page's order, and whether nothing had to be done."""
 
     page: Path
     findings: tuple[Finding, ...]
@@ -158,17 +110,16 @@ def reproduce_run(
     command: str = "",
     progress: Progress = SILENT,
 ) -> Reproduction:
-    """Measure everything that the paper shows on a run, and write it as one HTML page.
+    """Measure on a run everything that the paper shows of the data set `name`, and write it as one HTML page.
 
-    Those of the paper's densities that the run lacks are fitted first, and become part of it.
-    Every stage becomes part of the run, too, as soon as it is computed, and is found again while
-    what it depends on (the run's parts, the images, the options) is the same.
-    Interrupted at any moment, the same call continues.
+    Those of the paper's densities that the run lacks are fitted first, and become part of it. So does every stage, as
+    soon as it is computed, and is found again while all that it depends on is the same. Interrupted at any moment, the
+    same call continues.
 
     Args:
         path: The run folder.
-        data: The dataset that the run was fitted to, with a test set: 28 × 28 grey images for
-            MNIST, 128 × 128 or 64 × 64 ones in colour for CelebA.
+        data: The dataset that the run was fitted to, with a test set: 28 × 28 grey images for MNIST, 128 × 128 or
+            64 × 64 ones in colour for CelebA.
         name: The paper's data set, whose numbers stand beside those of the run.
         effort: How much to spend.
         seed: Of everything random.
@@ -176,17 +127,12 @@ def reproduce_run(
         command: The command line, to be shown.
         progress: Where to report.
 
-    Returns:
-        The page and its findings.
-
     Raises:
         InputError: If the data are not those of the run, or not such images.
-        RunFolderError: If the run is unfinished or damaged, or has another density in the place of
-            one of the paper's.
+        RunFolderError: If the run is unfinished or damaged, or has another density in the place of one of the paper's.
 
     References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse
-        scattering", 2022.
+        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
     """
     seed = check_seed(seed)
     run = RunFolder.open(path)
@@ -195,22 +141,17 @@ def reproduce_run(
     run.refresh()
     material = Material(run, data, effort, seed, device, progress, _RESULTS[name])
     stages = STAGES if name == "mnist" else {stage: STAGES[stage] for stage in CELEBA_STAGES}
+    names = {key: key if effort.name == "full" else f"{effort.name}-{key}" for key in stages}
     kept, results, computed = Stages(run, progress), dict[str, Measured](), False
     for key, stage in stages.items():
-        results[key], found = measured(
-            kept, _kept_as(key, effort), stage.key(material), partial(stage.measure, material)
-        )
+        results[key], found = measured(kept, names[key], stage.key(material), partial(stage.measure, material))
         computed |= not found
     page = run.path / f"{_PAGES[effort.name]}.html"
     findings, text = _render(results, material, command)
     same = page.is_file() and page.read_text(encoding="utf-8") == text
     if not same:
-        _keep_page(run, page.name, text, [f"paper/{_kept_as(key, effort)}" for key in stages])
+        _keep_page(run, page.name, text, [f"paper/{name}" for name in names.values()])
     return Reproduction(page, findings, same and not computed)
-
-
-def _kept_as(key: str, effort: Effort) -> str:
-    return key if effort.name == "full" else f"{effort.name}-{key}"
 
 
 def _keep_page(run: RunFolder, name: str, text: str, made_from: list[str]) -> None:
@@ -223,25 +164,13 @@ def _keep_page(run: RunFolder, name: str, text: str, made_from: list[str]) -> No
 
 
 def fit_command(name: str, images: str = "DIR", run: str | None = None) -> str:
-    """The command that fits a run which can be reproduced.
+    """The command that fits a run that can be reproduced, by default in the folder that a reproduction looks for.
 
-    Args:
-        name: Of the paper's data set.
-        images: Folder of CelebA.
-        run: Folder of the run; by default the one that a reproduction looks for.
-
-    Returns:
-        The command line.
-
-    Example:
-        >>> fit_command("celeba", "faces")
-        'scattergen fit faces --preset celeba --out runs/celeba'
+    >>> fit_command("celeba", "faces")
+    'scattergen fit faces --preset celeba --out runs/celeba'
     """
     what = [name] if name == "mnist" else [images, "--preset", name]
     return shlex.join(["scattergen", "fit", *what, "--out", run or f"runs/{name}"])
-
-
-_PAGES = {"full": "reproduction", "quick": "reproduction-quick"}
 
 
 def _check(run: RunFolder, data: Dataset, name: str) -> None:
@@ -274,10 +203,7 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
             f"{run.path} is an unfinished fit: run the `scattergen fit` command that made it again, to its end."
         )
     for key in PAPER_DENSITIES:
-        if not run.has(f"densities/{key}"):
-            continue
-        kind = run.metadata(f"densities/{key}")["name"]
-        if kind != key:
+        if run.has(f"densities/{key}") and (kind := run.metadata(f"densities/{key}")["name"]) != key:
             raise RunFolderError(
                 f'The density "{key}" of {run.path} is of the kind {kind}: store it under another '
                 f"name and fit the paper's by `scattergen density RUN {key}`."
@@ -289,9 +215,9 @@ def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress
     keywords = preset(name, data.train.shape, len(data.train))["densities"]
     there = [key for key in PAPER_DENSITIES if run.has(f"densities/{key}")]
     GenerativeScatteringNetwork.load(run, device, there)  # refused before anything is fitted
+    seed = run.options.get("seed", 0)
     for key in PAPER_DENSITIES:
         if key not in there:
-            seed = run.options.get("seed", 0)
             fit_density_run(run.path, key, keywords=keywords.get(key), seed=seed, device=device, progress=progress)
 
 

@@ -1,12 +1,11 @@
 """What a stage is computed by: the text of its module, and of all that this imports.
 
-A stage's result is found again as long as nothing that it depends on has changed, and the code is
-part of that. Which code is read off the import statements, so that no list can be forgotten.
+Which code that is, is read off the import statements, so that no list can be forgotten.
 """
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,16 +17,14 @@ _ROOT, _FOLDER = scattergen.__name__, Path(scattergen.__file__).parent
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
     # how results are shown, but for what the paper reports
-    "report", "cli", "wording", "paper.page", "paper.plots", "paper.measured",
+    "report", "cli", "wording", "paper.findings", "paper.plots",
     "machine",  # in the keys of the stages that it makes a difference to
     # where they are kept
     "runs", "files", "tensor_files", "processes", "progress", "terminal", "errors", "keywords",
 )  # fmt: skip
 
-_NUMBERS = ("report.paper",)
-
-# The model is made of the parts of the run that a stage names. Each comes with its own code, so
-# that what only another part needs changes nothing.
+# The model is made of the parts of the run that a stage names. Each comes with its own code, so that what only another
+# part needs changes nothing.
 _WITHOUT_IMPORTS = ("model", "paper.material")
 
 _PARTS = {
@@ -39,27 +36,21 @@ _ALWAYS = ("paper.material", "paper.distances", "model", "decoder.sharpening")
 
 
 def sources(modules: Iterable[str]) -> list[Path]:
-    """Files that modules compute with: their own and those of all that they import.
+    """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import.
 
     Modules that only show, store or report are left out, and of the model its parts.
 
-    Args:
-        modules: Full names, such as "scattergen.encoder.scattering_encoder".
-
-    Returns:
-        Files of this package, sorted.
-
-    Example:
-        >>> names = [path.name for path in sources(["scattergen.decoder.generator"])]
-        >>> "upsampled_convolution.py" in names, "html.py" in names
-        (True, False)
+    >>> names = [path.name for path in sources(["scattergen.decoder.generator"])]
+    >>> "upsampled_convolution.py" in names, "html.py" in names
+    (True, False)
     """
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
         path = _path(module)
-        if module in found or path is None or not _has_numbers(module):
+        numberless = _is_one_of(module, _NO_NUMBERS) and not _is_one_of(module, ("report.paper",))
+        if module in found or path is None or numberless:
             continue
         found[module] = path
         if not _is_one_of(module, _WITHOUT_IMPORTS):
@@ -68,52 +59,26 @@ def sources(modules: Iterable[str]) -> list[Path]:
 
 
 def digest(modules: Iterable[str]) -> str:
-    """A digest of the text of all that modules compute with.
-
-    Args:
-        modules: As `sources` takes them.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """A digest, 64 hexadecimal digits, of the text of all that modules compute with."""
     text = hashlib.sha256()
     for path in sources(modules):
         content = path.read_bytes()
-        name = path.relative_to(_FOLDER).as_posix()
-        text.update(f"{name} {len(content)} ".encode() + content)
+        text.update(f"{path.relative_to(_FOLDER).as_posix()} {len(content)} ".encode() + content)
     return text.hexdigest()
 
 
 def modules_of_stage(module: str) -> list[str]:
-    """Modules that a stage computes with, apart from the parts of the run that it names.
-
-    Args:
-        module: Full name of the stage's own.
-
-    Returns:
-        Full names.
-    """
+    """Modules that a stage computes with, apart from the parts of the run that it names."""
     return [module, *(f"{_ROOT}.{name}" for name in _ALWAYS)]
 
 
 def modules_of_part(part: str) -> list[str]:
     """Modules that a part of a run computes with.
 
-    Args:
-        part: Such as "decoder" or "densities/vae".
-
-    Returns:
-        Full names.
-
-    Example:
-        >>> modules_of_part("densities/vae")
-        ['scattergen.densities']
+    >>> modules_of_part("densities/vae")
+    ['scattergen.densities']
     """
     return [f"{_ROOT}.{_PARTS[part.split('/')[0]]}"]
-
-
-def _has_numbers(module: str) -> bool:
-    return _is_one_of(module, _NUMBERS) or not _is_one_of(module, _NO_NUMBERS)
 
 
 def _is_one_of(module: str, names: tuple[str, ...]) -> bool:
@@ -136,13 +101,10 @@ def _path(module: str) -> Path | None:
 @cache
 def _imports(path: Path) -> tuple[str, ...]:
     """Modules that a file imports, and what it takes from them, which may be modules, too."""
-    return tuple(_imported(ast.parse(path.read_text(encoding="utf-8"))))
-
-
-def _imported(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)

@@ -1,7 +1,6 @@
 """Pictures of codes: marginals, quantiles, pairs of components, and what depends on what.
 
-Codes are drawn in the accent colour, samples of a density beside them in the contrast colour, and
-the normal distribution in the muted one.
+Codes (n, d) are drawn in the accent colour, samples of a density beside them in the contrast colour.
 """
 
 import math
@@ -17,36 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from scattergen.errors import InputError
-from scattergen.report.plots import LIGHT, Theme, new_figure, without_formulas
+from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, style_axes
 
 Floats = NDArray[np.float64]
+Draw = Callable[[Axes, Floats, Floats | None], None]  # a component of codes and, if there are any, of samples
 
-_COLUMNS = 4
-_SHOWN = 12  # panels of marginals and quantiles
+_COLUMNS, _SHOWN = 4, 12  # panels of marginals and quantiles
 _POINTS = 1500  # of a scatter plot; more hide each other
 _RANGE = 4.0  # standard deviations
 _SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
 
 
-def marginal_histograms(
-    codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
-) -> Figure:
-    """Histograms of the leading components beside the density of N(0, 1).
-
-    Args:
-        codes: (n, d); at most 12 components are shown.
-        samples: Of a density, (m, d), drawn over them as a line.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel per component; values beyond ±4 are counted in the outer bins.
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 3))
-        >>> len(marginal_histograms(z).axes)
-        3
-    """
+def marginal_histograms(codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples") -> Figure:
+    """Histograms of the 12 leading components beside N(0, 1); values beyond ±4 are counted in the outer bins."""
     bins = np.linspace(-_RANGE, _RANGE, 41)
     x = np.linspace(-_RANGE, _RANGE, 161)
 
@@ -55,39 +37,22 @@ def marginal_histograms(
         return counts / len(values) / (bins[1] - bins[0])
 
     def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
-        axes.stairs(heights(column), bins, fill=True, color=theme.accent, alpha=0.55)
-        axes.plot(x, stats.norm.pdf(x), color=theme.ink, lw=1, ls="--")
+        axes.stairs(heights(column), bins, fill=True, color=LIGHT.accent, alpha=0.55)
+        axes.plot(x, stats.norm.pdf(x), color=LIGHT.ink, lw=1, ls="--")
         if other is not None:
-            axes.stairs(heights(other), bins, color=theme.contrast, lw=1.2)
+            axes.stairs(heights(other), bins, color=LIGHT.contrast, lw=1.2)
         axes.set_yticks([])
         axes.set_xticks([-3, 0, 3])
 
-    return _by_component(codes, samples, name, draw, theme)
+    return _by_component(codes, samples, name, draw)
 
 
-def normal_quantiles(
-    codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
-) -> Figure:
-    """QQ plots: quantiles of the leading components against those of N(0, 1).
-
-    Args:
-        codes: (n, d); at most 12 components are shown.
-        samples: Of a density, (m, d), drawn beside them.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel per component; points of a normal component lie on the dashed line.
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 3))
-        >>> len(normal_quantiles(z).axes)
-        3
-    """
+def normal_quantiles(codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples") -> Figure:
+    """QQ plots of the 12 leading components: points of a normal one lie on the dashed line."""
 
     def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
-        axes.plot([-_RANGE, _RANGE], [-_RANGE, _RANGE], color=theme.ink, lw=1, ls="--")
-        for values, color in ((other, theme.contrast), (column, theme.accent)):
+        axes.plot([-_RANGE, _RANGE], [-_RANGE, _RANGE], color=LIGHT.ink, lw=1, ls="--")
+        for values, color in ((other, LIGHT.contrast), (column, LIGHT.accent)):
             if values is not None:
                 expected = stats.norm.ppf((np.arange(len(values)) + 0.5) / len(values))
                 axes.plot(expected, np.sort(values), color=color, lw=1.4)
@@ -95,43 +60,20 @@ def normal_quantiles(
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlim(-_RANGE, _RANGE)
 
-    return _by_component(codes, samples, name, draw, theme)
+    return _by_component(codes, samples, name, draw)
 
 
 def component_pairs(
-    codes: ArrayLike,
-    pairs: Sequence[tuple[int, int]],
-    samples: ArrayLike | None = None,
-    name: str = "samples",
-    theme: Theme = LIGHT,
+    codes: ArrayLike, pairs: Sequence[tuple[int, int]], samples: ArrayLike | None = None, name: str = "samples"
 ) -> Figure:
-    """Scatter plots of pairs of components.
-
-    Args:
-        codes: (n, d); at most 1,500 are drawn.
-        pairs: Numbers of the components of each panel.
-        samples: Of a density, (m, d), drawn over them.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel per pair.
-
-    Raises:
-        InputError: If there is no pair or a component does not exist.
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 3))
-        >>> component_pairs(z, [(0, 1), (0, 2)]).axes[1].get_ylabel()
-        'component 3'
-    """
+    """Scatter plots of pairs of components, given by their numbers, of 1,500 codes at most."""
     z, other = _tables(codes, samples)
     if not pairs or not all(0 <= k < z.shape[1] for pair in pairs for k in pair):
         raise InputError(f"Pairs {list(pairs)} do not exist among components 0 … {z.shape[1] - 1}.")
     columns = min(3, len(pairs))
-    figure, panels = _panels(len(pairs), columns, 2.5, 2.5, theme)
+    figure, panels = _panels(len(pairs), columns, 2.5, 2.5)
     for axes, (i, j) in zip(panels, pairs, strict=True):
-        for table, color in ((z, theme.accent), (other, theme.contrast)):
+        for table, color in ((z, LIGHT.accent), (other, LIGHT.contrast)):
             if table is not None:
                 shown = table[:_POINTS]
                 axes.plot(shown[:, i], shown[:, j], ".", color=color, ms=2.2, alpha=0.45, mew=0, rasterized=True)
@@ -139,31 +81,14 @@ def component_pairs(
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_xlabel(f"component {i + 1}", labelpad=1)
         axes.set_ylabel(f"component {j + 1}", labelpad=1)
-    _legend(figure, theme, None if other is None else name, normal=False)
+    _legend(figure, None if other is None else name, normal=False)
     return figure
 
 
 def dependence_heat_map(
     correlation: ArrayLike, of_samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
 ) -> Figure:
-    """Distance correlation of every pair of components, as colours.
-
-    Args:
-        correlation: Of the codes, (d, d), from `scattergen.diagnostics.pairwise_dependence`.
-        of_samples: Of samples of a density, (d, d); it then fills the half below the diagonal.
-        name: Of that density.
-        theme: Colours.
-
-    Returns:
-        A figure of one panel and its scale.
-
-    Raises:
-        InputError: If the two matrices differ in size.
-
-    Example:
-        >>> dependence_heat_map(np.eye(4)).axes[0].get_title(loc="left")
-        'Distance correlation of ranks'
-    """
+    """Distance correlation (d, d) of every pair of components; that of samples fills the half below the diagonal."""
     shown = np.array(correlation, dtype=np.float64)
     if of_samples is not None:
         below = np.asarray(of_samples, dtype=np.float64)
@@ -180,7 +105,7 @@ def dependence_heat_map(
     figure = new_figure(5.0, 4.6, theme)
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
-    _style(axes, theme)
+    style_axes(axes, theme, ticks=7)
     colors = LinearSegmentedColormap.from_list("dependence", [theme.background, theme.accent])
     edge = len(shown) + 0.5
     image = axes.imshow(shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
@@ -198,20 +123,14 @@ def dependence_heat_map(
     return figure
 
 
-def _by_component(
-    codes: ArrayLike,
-    samples: ArrayLike | None,
-    name: str,
-    draw: Callable[[Axes, Floats, Floats | None], None],
-    theme: Theme,
-) -> Figure:
+def _by_component(codes: ArrayLike, samples: ArrayLike | None, name: str, draw: Draw) -> Figure:
     z, other = _tables(codes, samples)
     count = min(_SHOWN, z.shape[1])
-    figure, panels = _panels(count, min(_COLUMNS, count), 1.75, 1.5, theme)
+    figure, panels = _panels(count, min(_COLUMNS, count), 1.75, 1.5)
     for k, axes in enumerate(panels):
         draw(axes, z[:, k], None if other is None else other[:, k])
-        axes.set_title(f"component {k + 1}", loc="left", fontsize=8, color=theme.ink, pad=3)
-    _legend(figure, theme, None if other is None else name, normal=True)
+        axes.set_title(f"component {k + 1}", loc="left", fontsize=8, color=LIGHT.ink, pad=3)
+    _legend(figure, None if other is None else name, normal=True)
     return figure
 
 
@@ -224,39 +143,22 @@ def _tables(codes: ArrayLike, samples: ArrayLike | None) -> tuple[Floats, Floats
     return z, other
 
 
-def _panels(count: int, columns: int, width: float, height: float, theme: Theme) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Panels of so many inches, row by row, below a strip for the legend."""
     rows = math.ceil(count / columns)
-    figure = new_figure(max(width * columns + 0.2, 3.6), height * rows + 0.45, theme)
+    figure = new_figure(max(width * columns + 0.2, 3.6), height * rows + 0.45, LIGHT)
     figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    panels = [figure.add_subplot(rows, columns, k + 1, facecolor=theme.background) for k in range(count)]
+    panels = [figure.add_subplot(rows, columns, k + 1, facecolor=LIGHT.background) for k in range(count)]
     for axes in panels:
-        _style(axes, theme)
+        style_axes(axes, LIGHT, ticks=7)
     return figure, panels
 
 
-def _style(axes: Axes, theme: Theme) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(theme.muted)
-    axes.tick_params(which="both", colors=theme.muted, labelsize=7, length=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=theme.muted, fontsize=8)
-
-
-def _legend(figure: Figure, theme: Theme, name: str | None, *, normal: bool) -> None:
-    lines = [("codes", theme.accent, "-")]
+def _legend(figure: Figure, name: str | None, *, normal: bool) -> None:
+    lines = [("codes", LIGHT.accent, "-")]
     if name is not None:
-        lines.append((name, theme.contrast, "-"))
+        lines.append((name, LIGHT.contrast, "-"))
     if normal:
-        lines.append(("N(0, 1)", theme.ink, "--"))
-    legend = figure.legend(
-        [Line2D([], [], color=color, ls=style, lw=2) for _, color, style in lines],
-        [label for label, _, _ in lines],
-        loc="outside upper left",
-        ncols=len(lines),
-        frameon=False,
-        fontsize=8,
-        labelcolor=theme.ink,
-    )
-    without_formulas(legend)
+        lines.append(("N(0, 1)", LIGHT.ink, "--"))
+    handles = [Line2D([], [], color=color, ls=style, lw=2, label=label) for label, color, style in lines]
+    add_legend(figure, LIGHT, fontsize=8, handles=handles, loc="outside upper left", ncols=len(lines))

@@ -14,14 +14,12 @@ class DensityEntry:
     """One density of the codes and what its samples look like.
 
     Attributes:
-        name: of the density in the model.
-        hyperparameters: its constructor keywords.
-        seconds: time of its training.
-        samples: decoded samples in [0, 1], shape (N, C, H, W): the first N drawn with the seed,
-            none left out; 64 fill the grids.
-        epochs: passes over the codes, None for a density that is not trained in epochs.
-        layers: a description of its networks' widths, where it has networks.
-        seed: of the samples.
+        hyperparameters: Its constructor's keywords.
+        seconds: Time of its training.
+        samples: Decoded ones in [0, 1], (N, C, H, W): the first N drawn with the seed; 64 fill the grids.
+        epochs: Passes over the codes; None for a density that is not trained in epochs.
+        layers: Its networks' widths in words, where it has networks.
+        seed: Of the samples.
     """
 
     name: str
@@ -38,12 +36,11 @@ class VisualisationMatrix:
     """Decoded codes of which only the two leading components differ from zero.
 
     Attributes:
-        title: above the matrix.
-        images: shape (len(first) * len(second), C, H, W); the second component varies fastest.
-        first: values of the first component before whitening, from the top row down.
-        second: values of the second component before whitening, from left to right.
-        sigma: standard deviations of the two components before whitening.
-        paper: whether the values are the paper's.
+        images: (len(first) * len(second), C, H, W); the second component varies fastest.
+        first: Values of the first component before whitening, from the top row down.
+        second: Values of the second component before whitening, from left to right.
+        sigma: Standard deviations of the two components before whitening.
+        paper: Whether the values are the paper's.
     """
 
     title: str
@@ -59,33 +56,31 @@ class FitReport:
     """Everything that a report shows; whatever is left at its default is left out of the page.
 
     Attributes:
-        dataset: its name; the paper's numbers are shown beside ours when it is "mnist".
+        dataset: Its name; the paper's numbers are shown beside ours when it is "mnist".
         image_shape: (C, H, W).
-        n_train: number of training images.
-        n_test: number of test images, 0 without a test set.
-        seed: of the fit.
-        version: of scattergen.
-        command: the command line, or the call, that made the model.
-        config: preset and hyper-parameters; mappings may be nested.
-        machine: what it ran on, such as processor, threads and the version of torch.
+        n_test: Number of test images, 0 without a test set.
+        seed: Of the fit.
+        version: Of scattergen.
+        command: The command line, or the call, that made the model.
+        config: Preset and hyper-parameters; mappings may be nested.
+        machine: What it ran on, such as processor, threads and the version of torch.
         stages: (name, seconds) of each stage, in order.
-        eigenvalues: variance of each component, decreasing, shape (d,).
-        explained_variance: share of the total variance that the d components keep, in [0, 1].
-        originals: test images to show, shape (k, C, H, W), in [0, 1].
-        reconstructions: the same images, encoded and decoded.
-        psnr: of every test image, shape (n_test,), dB.
-        ssim: of every test image, shape (n_test,).
-        densities: in the order of the page.
-        judgement: scores of decoder, least squares and densities against test images.
-        featured: name of the density at the top of the page; "mixture", else the last, by default.
-        visualisation: matrices of the two leading components.
-        normality: rejections at the full sample size.
-        normality_split: the split that the tested codes are of.
-        rejections: rejections against the sample size.
-        skewness: of each component, shape (d,).
-        excess_kurtosis: of each component, shape (d,).
-        history: records of the decoder's training, each with "seconds" and any of "epoch",
-            "train_loss", "val_loss", "val_psnr".
+        eigenvalues: Variance of each component, decreasing, (d,).
+        explained_variance: Share of the total variance that the d components keep, in [0, 1].
+        originals: Test images to show, (k, C, H, W), in [0, 1].
+        reconstructions: The same images, encoded and decoded.
+        psnr: Of every test image, (n_test,), dB.
+        ssim: Of every test image, (n_test,).
+        densities: In the order of the page.
+        judgement: Scores of decoder, least squares and densities against test images.
+        featured: Name of the density at the top of the page; "mixture", else the last, by default.
+        visualisation: Matrices of the two leading components.
+        normality: Rejections at the full sample size.
+        normality_split: The split that the tested codes are of.
+        rejections: Rejections against the sample size.
+        skewness: Of each component, (d,), as is the excess kurtosis.
+        history: Records of the decoder's training, each with "seconds" and any of "epoch", "train_loss", "val_loss",
+            "val_psnr".
     """
 
     dataset: str

@@ -14,40 +14,28 @@ from torch import Tensor
 from scattergen.evaluation.judgement import in_words
 from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
-from scattergen.report import paper
+from scattergen.report import paper, plots
 from scattergen.report.facts import DensityEntry, FitReport
 from scattergen.report.html import Picture, grid, render, themed
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
-from scattergen.report.plots import (
-    TEST_NAMES,
-    Theme,
-    cumulative_variance,
-    eigenvalue_spectrum,
-    figure_png,
-    rejections_by_n,
-    training_curve,
-)
 from scattergen.wording import duration, number
 
 _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
 
 
 def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
-    """Write ``report.html`` and ``pictures/*.png``.
+    """Write ``report.html`` and ``pictures/*.png``, and return the path of the page.
 
-    The page needs no other file and loads nothing from elsewhere. Files appear whole or not at
-    all, the page last; pictures of earlier reports in the folder are replaced by name.
+    The page needs no other file and loads nothing from elsewhere. Files appear whole or not at all, the page last;
+    pictures of earlier reports in the folder are replaced by name.
 
     Args:
-        facts: what the report says.
-        folder: where to write; made when missing.
-
-    Returns:
-        The path of the page.
+        facts: What the report says.
+        folder: Where to write; made when missing.
 
     Raises:
-        InputError: the facts hold pictures or numbers that do not fit together.
-        ScattergenError: a file cannot be written.
+        InputError: If pictures or numbers do not fit together.
+        ScattergenError: If a file cannot be written.
 
     Example:
         >>> import tempfile
@@ -92,7 +80,7 @@ class _PictureFiles(dict[str, bytes]):
             free = f"{stem}-{count}.png"
         self[free] = content
 
-    def themed(self, name: str, draw: Callable[[Theme], Figure]) -> Picture:
+    def themed(self, name: str, draw: Callable[[plots.Theme], Figure]) -> Picture:
         """A figure in both themes, of which the light one becomes a file."""
         picture = themed(draw)
         self.keep(name, picture.png)
@@ -114,7 +102,7 @@ def _quality(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     if min(x.shape[-2:]) >= WINDOW_SIZE:
         similar = [f"{value:.3f}" for value in ssim(x, y).tolist()]
     labels = [f"{a}   {b}".rstrip() for a, b in zip(decibels, similar, strict=True)]
-    files.keep("reconstructions", figure_png(reconstruction_pairs(x, y, labels)))
+    files.keep("reconstructions", plots.figure_png(reconstruction_pairs(x, y, labels)))
     pictures = [grid(pair, columns=2) for pair in torch.stack([x, y], dim=1)]
     return {"quality": quality, "pairs": list(zip(pictures, decibels, similar, strict=True))}
 
@@ -138,7 +126,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     band = grid(chosen.samples[:count], _HERO_COLUMNS, side=112, pad=8)
     grids = {name: entry.samples for name, entry in entries.items()}
     efforts = {name: _effort(entry) for name, entry in entries.items()}
-    files.keep("densities", figure_png(density_grids(grids, efforts, columns=_GRID_COLUMNS)))
+    files.keep("densities", plots.figure_png(density_grids(grids, efforts, columns=_GRID_COLUMNS)))
     cards = []
     for entry in facts.densities:
         picture = grid(entry.samples, _GRID_COLUMNS)
@@ -150,16 +138,14 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
 
 def _effort(entry: DensityEntry) -> str:
     time = f"trained in {duration(entry.seconds)}"
-    if entry.epochs is None:
-        return time
-    return f"{entry.epochs} {'epoch' if entry.epochs == 1 else 'epochs'}, {time}"
+    return time if entry.epochs is None else f"{entry.epochs} {'epoch' if entry.epochs == 1 else 'epochs'}, {time}"
 
 
 def _leading_components(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     """The visualisation matrices, and what the paper's values are to this decoder."""
     matrices = []
     for matrix in facts.visualisation:
-        name = "visualisation-matrix-paper" if matrix.paper else "visualisation-matrix-sigma"
+        name = f"visualisation-matrix-{'paper' if matrix.paper else 'sigma'}"
         draw = partial(visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma)
         matrices.append((matrix, files.themed(name, draw)))
     deviations = [
@@ -183,15 +169,14 @@ def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("spectrum", "kept", "exceeded"))
     values, kept = facts.eigenvalues, facts.explained_variance
     if values is not None:
-        found["spectrum"] = files.themed("eigenvalues", partial(eigenvalue_spectrum, values))
+        found["spectrum"] = files.themed("eigenvalues", partial(plots.eigenvalue_spectrum, values))
         if kept is not None:
-            draw = partial(cumulative_variance, values, kept)
-            found["kept"] = files.themed("explained-variance", draw)
+            found["kept"] = files.themed("explained-variance", partial(plots.cumulative_variance, values, kept))
     found["curves"] = {}
     theirs = paper.MNIST.rejections if facts.beside_paper else {}
     if facts.normality is not None and facts.rejections:
-        for test in TEST_NAMES:
-            draw = partial(rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test))
+        for test in plots.TEST_NAMES:
+            draw = partial(plots.rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test))
             found["curves"][test] = files.themed(f"rejections-{test.lower()}", draw)
         smallest = min(rate.n for rate in facts.rejections)
         exceeds = [
@@ -220,8 +205,7 @@ def _training(facts: FitReport, files: _PictureFiles) -> dict[str, Picture]:
         ("validation-psnr", {"val_psnr": "validation"}, "Decoder: validation PSNR, dB"),
     ):
         if any(row.get(key) is not None for row in facts.history for key in series):
-            draw = partial(training_curve, facts.history, series, title)
-            curves[title] = files.themed(name, draw)
+            curves[title] = files.themed(name, partial(plots.training_curve, facts.history, series, title))
     return curves
 
 

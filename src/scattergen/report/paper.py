@@ -1,21 +1,14 @@
-"""The numbers of the paper’s tables, which a report shows beside ours.
-
-References:
-    Ziomek & Farrahi, Modelling nonlinear dependencies in the latent space of inverse scattering.
-"""
+"""The numbers of the paper’s tables, which a report shows beside ours."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the paper reports of one data set.
+    """What the paper, Ziomek & Farrahi, reports of one data set.
 
     Attributes:
-        name: Of the data set in scattergen.
-        title: Of the data set in the paper.
-        rejections: Table 1: of the 512 components, how many are rejected by each test at each
-            level.
+        rejections: Table 1: of the 512 components, how many each test rejects at each level.
         training: Tables 2 (VAE) and 3 (GAN): epochs and wall time, in whole minutes.
         beta: Of the VAE.
         figure: That shows samples.

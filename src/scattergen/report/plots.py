@@ -1,30 +1,23 @@
-"""Curves of a fitted model.
-
-Each function returns a figure of one panel, so that a page can set panels side by side or below
-each other; nothing touches matplotlib's global state.
-"""
+"""Curves of a fitted model; each is a figure of one panel, and nothing touches matplotlib's global state."""
 
 import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
 from scattergen.diagnostics import RejectionRate
 from scattergen.errors import InputError
 
-# Two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch.
-DPI = 200
-PANEL_INCHES = (4.0, 2.9)
+DPI = 200  # two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch
 TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}
-"""What figures and pages call the tests of normality."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +25,10 @@ class Theme:
     """Colours of a figure; the page has the same in its style sheet.
 
     Attributes:
-        background: of the figure.
-        ink: text and main lines.
-        muted: ticks, secondary text and lines that are only there for comparison.
-        rule: grid lines.
-        accent: the quantity that a figure is about.
-        contrast: what it is compared with.
+        muted: Of ticks, secondary text and lines that are only there for comparison.
+        rule: Of grid lines.
+        accent: Of the quantity that a figure is about.
+        contrast: Of what it is compared with.
     """
 
     background: str
@@ -53,42 +44,18 @@ DARK = Theme("#15171a", "#e9e6df", "#9c9990", "#2e3135", "#63bcc4", "#f0896b")
 
 
 def figure_png(figure: Figure) -> bytes:
-    """The PNG file of a figure, at the resolution it was made for.
-
-    Args:
-        figure: from a function of this package.
-
-    Returns:
-        The content of the file.
-
-    Example:
-        >>> figure_png(eigenvalue_spectrum([0.3, 0.1]))[1:4]
-        b'PNG'
-    """
+    """The content of a figure's PNG file, at the resolution it was made for."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 
 def eigenvalue_spectrum(eigenvalues: Tensor | Sequence[float], theme: Theme = LIGHT) -> Figure:
-    """Variance of each principal component, on logarithmic axes.
-
-    Args:
-        eigenvalues: in decreasing order, shape (d,).
-        theme: colours.
-
-    Returns:
-        A figure of one panel.
-
-    Example:
-        >>> eigenvalue_spectrum([0.3, 0.1, 0.05]).axes[0].get_xscale()
-        'log'
-    """
+    """Variance of each principal component, (d,) in decreasing order, on logarithmic axes."""
     values = np.asarray(eigenvalues, dtype=np.float64)
     figure, axes = panel("Variance of each component", theme)
-    positive = values > 0  # a rank-deficient fit has zeros, which a logarithm cannot show
-    index = np.arange(1, len(values) + 1)
-    axes.loglog(index[positive], values[positive], color=theme.accent, linewidth=1.6)
+    (positive,) = np.nonzero(values > 0)  # a rank-deficient fit has zeros, which a logarithm cannot show
+    axes.loglog(positive + 1, values[positive], color=theme.accent, linewidth=1.6)
     axes.set_xlabel("component")
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     return figure
@@ -97,20 +64,7 @@ def eigenvalue_spectrum(eigenvalues: Tensor | Sequence[float], theme: Theme = LI
 def cumulative_variance(
     eigenvalues: Tensor | Sequence[float], explained_variance: float, theme: Theme = LIGHT
 ) -> Figure:
-    """Share of the variance that the leading components keep.
-
-    Args:
-        eigenvalues: in decreasing order, shape (d,).
-        explained_variance: share of the total variance that all d keep, in [0, 1].
-        theme: colours.
-
-    Returns:
-        A figure of one panel.
-
-    Example:
-        >>> cumulative_variance([0.3, 0.1], 0.8).axes[0].lines[0].get_ydata().tolist()
-        [60.0, 80.0]
-    """
+    """Share of the variance that the leading components keep; all d of them keep `explained_variance`, in [0, 1]."""
     values = np.asarray(eigenvalues, dtype=np.float64)
     share = 100 * explained_variance * np.cumsum(values) / max(values.sum(), np.finfo(float).tiny)
     figure, axes = panel("Variance kept by the leading components, %", theme)
@@ -118,15 +72,9 @@ def cumulative_variance(
     for target in (50, 90, 99):
         if share[0] < target <= share[-1]:
             count = int(np.searchsorted(share, target)) + 1
-            axes.plot([count], [share[count - 1]], "o", color=theme.accent, markersize=4)
-            axes.annotate(
-                f"{target} % with {count}",
-                (count, share[count - 1]),
-                (7, -11),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=theme.muted,
-            )
+            point = (count, share[count - 1])
+            axes.plot(*point, "o", color=theme.accent, markersize=4)
+            _annotate(axes, f"{target} % with {count}", point, (7, -11), theme.muted)
     axes.set_xlabel("components")
     axes.set_ylim(top=101)
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
@@ -138,19 +86,8 @@ def training_curve(
 ) -> Figure:
     """Quantities recorded during training against the seconds that it took.
 
-    Args:
-        history: one mapping per record, each with "seconds" and any of the keys of series.
-        series: key -> label of each line; the first is drawn as the main one.
-        title: what the vertical axis shows, with its unit.
-        theme: colours.
-
-    Returns:
-        A figure of one panel; keys that no record has are left out.
-
-    Example:
-        >>> history = [{"seconds": 1.0, "loss": 0.5}, {"seconds": 2.0, "loss": 0.4}]
-        >>> len(training_curve(history, {"loss": "L1", "absent": "?"}, "loss").axes[0].lines)
-        1
+    `series` names the keys of the records that are drawn, the main one first, and their labels; keys that no record
+    has are left out.
     """
     figure, axes = panel(title, theme)
     colors = itertools.cycle((theme.accent, theme.contrast, theme.muted))
@@ -164,81 +101,39 @@ def training_curve(
     axes.set_xlim(left=0)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     if len(axes.lines) > 1:
-        legend = axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
-        without_formulas(legend)
+        add_legend(axes, theme, handlelength=2.2)
     return figure
 
 
 def quality_by_time(
-    densities: Mapping[str, tuple[float, float]], references: Mapping[str, float], title: str, theme: Theme = LIGHT
+    densities: Mapping[str, tuple[float, float]], references: Mapping[str, float], title: str
 ) -> Figure:
-    """A distance, lower being better, against the seconds of training that it took.
-
-    Args:
-        densities: name -> (seconds, distance).
-        references: name -> distance of what was not trained, drawn as a horizontal line.
-        title: what the vertical axis shows.
-        theme: colours.
-
-    Returns:
-        A figure of one panel with logarithmic axes.
-
-    Example:
-        >>> figure = quality_by_time({"gaussian": (0.4, 43)}, {"training images": 0.2}, "distance")
-        >>> figure.axes[0].get_yscale()
-        'log'
-    """
-    figure, axes = panel(title, theme, extra_height=0.6)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for name, (seconds, distance) in densities.items():
-        axes.plot(seconds, distance, "o", color=theme.accent, markersize=5)
-        axes.annotate(
-            name, (seconds, distance), xytext=(5, 4), textcoords="offset points", fontsize=7.5,
-            color=theme.ink, parse_math=False,
-        )  # fmt: skip
+    """Distance, lower being better, against seconds of training; lines are of what was not trained."""
+    figure, axes = panel(title, LIGHT, extra_height=0.6)
+    axes.set(xscale="log", yscale="log")
+    add_points(axes, densities, LIGHT)
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
-        axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
+        axes.axhline(distance, color=LIGHT.contrast, linewidth=1.2, linestyle=dash, label=name)
     axes.set_xlabel("training time, s")
-    axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
-    axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(axis_number))
     axes.margins(x=0.18, y=0.08)
     if references:
-        legend = axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.2)
-        without_formulas(legend)
+        add_legend(axes, LIGHT, handlelength=2.2)
     return figure
 
 
 def rejections_by_n(
     rates: Sequence[RejectionRate], test: str, d: int, paper: Mapping[float, int] | None = None, theme: Theme = LIGHT
 ) -> Figure:
-    """Rejections of one normality test against the sample size.
-
-    Args:
-        rates: from :func:`scattergen.diagnostics.rejections_by_sample_size`.
-        test: "K2" or "JB".
-        d: number of components.
-        paper: level -> the paper's count, drawn as a horizontal line.
-        theme: colours.
-
-    Returns:
-        A figure of one panel; counts are on a logarithmic axis above 1 and a linear one below.
-
-    Raises:
-        InputError: rates has no entry for the test.
-
-    Example:
-        >>> rates = [RejectionRate(n, "K2", 0.05, n / 10, 5.0) for n in (20, 200)]
-        >>> len(rejections_by_n(rates, "K2", d=100).axes[0].lines)
-        2
-    """
+    """Components, of d, that the test "K2" or "JB" rejects among n codes, beside the paper's counts as lines."""
     chosen = [rate for rate in rates if rate.test == test]
     if not chosen:
         raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
     figure, axes = panel(f"{TEST_NAMES[test]}: components rejected, of {d}", theme, extra_height=0.55)
     axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=1, linscale=0.4)
+    axes.set_yscale("symlog", linthresh=1, linscale=0.4)  # linear below a count of 1
     levels = sorted({rate.level for rate in chosen}, reverse=True)
     for level, style in zip(levels, itertools.cycle(("-", "--", ":")), strict=False):
         rows = sorted((r for r in chosen if r.level == level), key=lambda rate: rate.n)
@@ -257,11 +152,8 @@ def rejections_by_n(
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(axis_number))
     axes.set_xlabel("n, codes tested")
-    # One column of the legend for each level; below the panel, because lines fill all of it.
-    legend = figure.legend(
-        loc="outside lower left", ncols=len(levels), frameon=False, fontsize=7.5, labelcolor=theme.ink, handlelength=2.6
-    )
-    without_formulas(legend)
+    # A column for each level; below the panel, because lines fill all of it.
+    add_legend(figure, theme, loc="outside lower left", ncols=len(levels), handlelength=2.6)
     return figure
 
 
@@ -273,47 +165,40 @@ def new_figure(width: float, height: float, theme: Theme) -> Figure:
 
 
 def panel(title: str, theme: Theme, extra_height: float = 0) -> tuple[Figure, Axes]:
-    """A figure of one panel in the style of all of them.
-
-    Args:
-        title: what the panel shows.
-        theme: colours.
-        extra_height: inches below the panel, as for a legend.
-
-    Returns:
-        The figure and its axes.
-
-    Example:
-        >>> panel("loss", LIGHT)[1].get_title(loc="left")
-        'loss'
-    """
-    figure = new_figure(PANEL_INCHES[0], PANEL_INCHES[1] + extra_height, theme)
+    """A figure of one panel in the style of all of them, with so many inches for a legend below it."""
+    figure = new_figure(4.0, 2.9 + extra_height, theme)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
     axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9, parse_math=False)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(theme.muted)
-    axes.tick_params(which="both", colors=theme.muted, labelsize=8, length=0)
-    axes.xaxis.label.set(color=theme.muted, fontsize=8)
+    style_axes(axes, theme, ticks=8)
     axes.grid(axis="y", color=theme.rule, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def without_formulas(legend: Legend) -> None:
-    """Draw the labels of a legend as they are: in a name, "$" begins no formula.
+def style_axes(axes: Axes, theme: Theme, ticks: float) -> None:
+    """No frame but the axis below, and labels in the muted colour, those of ticks of this size in points."""
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(theme.muted)
+    axes.tick_params(which="both", colors=theme.muted, labelsize=ticks, length=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=theme.muted, fontsize=8)
 
-    Args:
-        legend: of a figure.
 
-    Example:
-        >>> axes = panel("loss", LIGHT)[1]
-        >>> _ = axes.plot([1, 2], label="$b$")
-        >>> without_formulas(axes.legend())
-        >>> axes.get_legend().get_texts()[0].get_parse_math()
-        False
-    """
+def add_points(axes: Axes, points: Mapping[str, tuple[float, float]], theme: Theme) -> None:
+    """Dots with their names beside them."""
+    for name, point in points.items():
+        axes.plot(*point, "o", color=theme.accent, markersize=5)
+        _annotate(axes, name, point, (5, 4), theme.ink)
+
+
+def _annotate(axes: Axes, words: str, point: tuple[float, float], offset: tuple[float, float], color: str) -> None:
+    axes.annotate(words, point, offset, textcoords="offset points", fontsize=7.5, color=color, parse_math=False)
+
+
+def add_legend(owner: Axes | Figure, theme: Theme, **options: Any) -> None:
+    """A legend in the style of all of them, whose labels are drawn as they are: in a name, "$" begins no formula."""
+    legend = owner.legend(**{"frameon": False, "fontsize": 7.5, "labelcolor": theme.ink, **options})
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -321,15 +206,7 @@ def without_formulas(legend: Legend) -> None:
 def axis_number(value: float, position: object = None) -> str:
     """A tick label: thousands separated, and no zeros after the decimal point.
 
-    Args:
-        value: of the tick.
-        position: of the tick, which matplotlib passes too.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> axis_number(10000), axis_number(0.5)
-        ('10,000', '0.5')
+    >>> axis_number(10000), axis_number(0.5)
+    ('10,000', '0.5')
     """
     return f"{value:,.0f}" if value >= 1 or value == 0 else f"{value:g}"

@@ -9,42 +9,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageSource, as_images
-from scattergen.densities.networks import fully_connected
+from scattergen.densities.networks import count_parameters, fully_connected
 from scattergen.densities.protocol import take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.training.loop import Batch
 
 Shape = tuple[int, int, int]
+AnyImages = ImageSource | Tensor | NDArray[Any]
 
 
 class Images:
-    """Images as examples for `training.train`.
+    """Images, a source or (N, C, H, W) in [0, 1], as examples for `training.train`."""
 
-    Args:
-        images: A source, or images (N, C, H, W) in [0, 1].
-        minimum: Smallest usable N.
-
-    Attributes:
-        shape: (C, H, W).
-
-    Raises:
-        InputError: If they are no images or too few.
-
-    Example:
-        >>> data = Images(torch.zeros(4, 1, 8, 8))
-        >>> data.shape, data[torch.tensor([0, 2])][0].shape
-        ((1, 8, 8), torch.Size([2, 1, 8, 8]))
-    """
-
-    def __init__(
-        self, images: ImageSource | Tensor | NDArray[Any], *, minimum: int = 2
-    ) -> None:  # batch normalisation needs two images
+    def __init__(self, images: AnyImages) -> None:
         self._images = as_images(images)
-        shape = self._images.shape[-3:]
-        self.shape: Shape = (shape[0], shape[1], shape[2])
-        if len(self) < minimum:
-            raise InputError(f"{len(self)} images are too few: at least {minimum} are needed.")
+        channels, height, width = self._images.shape[-3:]
+        self.shape: Shape = (channels, height, width)
+        if len(self) < 2:  # which batch normalisation needs
+            raise InputError(f"{len(self)} images are too few: at least 2 are needed.")
 
     def __len__(self) -> int:
         return len(self._images)
@@ -54,17 +37,7 @@ class Images:
 
 
 def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
-    """Widths of the grids of features as a tuple.
-
-    Args:
-        channels: Given by the user.
-
-    Returns:
-        The widths.
-
-    Raises:
-        InputError: If there is none or one is not positive.
-    """
+    """Widths of the grids of features as a tuple; refuses none and what is not positive."""
     if len(channels) == 0 or min(channels) < 1:
         raise InputError(f"channels={list(channels)}: give one positive width per grid.")
     return tuple(channels)
@@ -73,28 +46,10 @@ def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
 def convolutions(
     image_shape: Shape, channels: Sequence[int], n_outputs: int, *, seed: int, first_norm: bool
 ) -> nn.Sequential:
-    """An image to numbers: convolutions of stride 2 and a linear layer.
+    """An image (N, C, H, W) to numbers (N, n_outputs): convolutions of stride 2 and a linear layer.
 
-    Each convolution, of 4×4 pixels, halves the grid, rounding down; batch normalisation and a leaky
-    ReLU of slope 0.2 follow.
-
-    Args:
-        image_shape: (C, H, W).
-        channels: Features of the grids, the coarsest first, as in `transposed_convolutions`.
-        n_outputs: Number of outputs.
-        seed: Of the initial weights.
-        first_norm: Whether the first convolution is normalised; DCGAN's discriminator does not.
-
-    Returns:
-        The network, (N, C, H, W) -> (N, n_outputs).
-
-    Raises:
-        InputError: If the images are too small for so many grids.
-
-    Example:
-        >>> network = convolutions((1, 28, 28), (16, 8), 3, seed=0, first_norm=True)
-        >>> network(torch.zeros(2, 1, 28, 28)).shape
-        torch.Size([2, 3])
+    Each convolution, of 4×4 pixels, halves the grid, rounding down; batch normalisation, which DCGAN's discriminator
+    leaves out in the first one, and a leaky ReLU of slope 0.2 follow. `channels` are of the grids, the coarsest first.
     """
     height, width = _grids(image_shape, len(channels))[0]
     widths = [image_shape[0], *reversed(channels)]
@@ -111,27 +66,10 @@ def convolutions(
 
 
 def transposed_convolutions(n_inputs: int, image_shape: Shape, channels: Sequence[int], *, seed: int) -> nn.Sequential:
-    """Numbers to an image: a linear layer and transposed convolutions of stride 2.
+    """Numbers (N, n_inputs) to an image (N, C, H, W): a linear layer and transposed convolutions of stride 2.
 
-    Each of these, of 4×4 pixels, doubles the grid, to the size that halving came from; batch
-    normalisation and a ReLU stand before it.  Nothing follows the last one.
-
-    Args:
-        n_inputs: Number of inputs.
-        image_shape: (C, H, W).
-        channels: Features of the grids, the coarsest first.
-        seed: Of the initial weights.
-
-    Returns:
-        The network, (N, n_inputs) -> (N, C, H, W).
-
-    Raises:
-        InputError: If the images are too small for so many grids.
-
-    Example:
-        >>> network = transposed_convolutions(5, (3, 30, 19), (16, 8), seed=0)
-        >>> network(torch.zeros(2, 5)).shape
-        torch.Size([2, 3, 30, 19])
+    Each of these, of 4×4 pixels, doubles the grid, to the size that halving came from; batch normalisation and a ReLU
+    stand before it. Nothing follows the last one.
     """
     grids = _grids(image_shape, len(channels))
     height, width = grids[0]
@@ -170,17 +108,7 @@ def _initialize(layers: Sequence[nn.Module], seed: int) -> None:
 
 
 def draw_images(n: int, seed: int, network: nn.Module, n_inputs: int) -> Tensor:
-    """Images of standard normal noise; image k depends on the network, `seed` and k only.
-
-    Args:
-        n: Number of images.
-        seed: 0 or more.
-        network: (N, n_inputs) -> (N, C, H, W), on any device, whose mode is left alone.
-        n_inputs: Number of noise variables.
-
-    Returns:
-        What the network makes of them, in evaluation mode, (n, C, H, W), float32.
-    """
+    """What a network makes of standard normal noise, in evaluation mode; image k depends on it, `seed` and k only."""
     network = copy.deepcopy(network).cpu().eval()
 
     def draw(noise: Noise, size: int) -> Tensor:
@@ -190,53 +118,17 @@ def draw_images(n: int, seed: int, network: nn.Module, n_inputs: int) -> Tensor:
 
 
 def check_fitted(model: object) -> None:
-    """Refuse to use a baseline that has not been fitted.
-
-    Args:
-        model: Any of them.
-
-    Raises:
-        InputError: If it has neither been fitted nor loaded.
-    """
+    """Refuse to use a baseline that has not been fitted."""
     if not hasattr(model, "image_shape_"):
         raise InputError(f"This {type(model).__name__} has not been fitted: call fit(images) or load a fitted one.")
 
 
-def shape_state(image_shape: Shape) -> dict[str, Tensor]:
-    """The shape of the images as a part of a state.
-
-    Args:
-        image_shape: (C, H, W).
-
-    Returns:
-        "image_shape" to three numbers.
-    """
-    return {"image_shape": torch.tensor(image_shape)}
-
-
 def take_shape(tensors: Mapping[str, Tensor]) -> Shape:
-    """The shape that `shape_state` stored.
-
-    Args:
-        tensors: A state that holds it.
-
-    Returns:
-        (C, H, W).
-
-    Raises:
-        RunFolderError: If it is missing.
-    """
+    """The shape (C, H, W) of the images that a state is of."""
     channels, height, width = take_tensor(tensors, "image_shape", (3,)).tolist()
     return channels, height, width
 
 
-def size_of(image_shape: Shape) -> str:
-    """The shape in words.
-
-    Args:
-        image_shape: (C, H, W).
-
-    Returns:
-        Such as "1×28×28".
-    """
-    return "×".join(map(str, image_shape))
+def in_words(image_shape: Shape, *networks: nn.Module) -> str:
+    """Size of the images and of the networks, for a description."""
+    return f"; {'×'.join(map(str, image_shape))} images; {count_parameters(*networks):,} parameters"

@@ -3,32 +3,19 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scattergen.datasets import ImageSource
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.networks import count_parameters, load_network
+from scattergen.densities.networks import load_network
 from scattergen.densities.protocol import History, history_state, take_history
 from scattergen.densities.sampling import CHUNK
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
-from scattergen.paper.pixel_models.networks import (
-    Images,
-    Shape,
-    check_channels,
-    check_fitted,
-    convolutions,
-    draw_images,
-    shape_state,
-    size_of,
-    take_shape,
-    transposed_convolutions,
-)
+from scattergen.paper.pixel_models import networks
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state, take_state
 from scattergen.training.loop import Batch, train
@@ -40,36 +27,29 @@ _BOUND = 10.0  # of log-variances
 class PixelVAE:
     r"""Convolutional variational autoencoder of pixels.
 
-    The encoder gives $q(h|x) = N(m(x), \mathrm{diag}\, v(x))$, the decoder an image g(h), and the
-    prior is $p(h) = N(0, I_H)$. Training minimises the negative evidence lower bound in nats per
-    image,
+    The encoder gives $q(h|x) = N(m(x), \mathrm{diag}\, v(x))$, the decoder an image g(h), and the prior is $p(h) = N(0,
+    I_H)$. Training minimises the negative evidence lower bound in nats per image,
 
-    $$-\log p(x|h) + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad
-    h \sim q(h|x)$$
+    $$-\log p(x|h) + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|x)$$
 
     with β = 1, or another weight. Two likelihoods can be chosen:
 
-    * "bernoulli": pixels are black or white, and grey value x is the probability of white. The
-      bound is averaged over images binarised so, which makes the first term the cross-entropy
-      $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$. For drawings, nearly black and white.
-    * "gaussian": $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, which takes its optimal
-      value, the root mean squared error, in every batch; the first term is then $\tfrac{D}{2} \log
-      \sigma^2$ up to a constant.
+    * "bernoulli", for drawings, nearly black and white: grey value x is the probability of a white pixel. The bound is
+      averaged over images binarised so, which makes the first term the cross-entropy
+      $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$.
+    * "gaussian": $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, which takes its optimal value, the root mean
+      squared error, in every batch; the first term is then $\tfrac{D}{2} \log \sigma^2$ up to a constant.
 
-    Samples are g(h) with h from the prior: the decoder's mean, without its noise, as is usual. With
-    `prior="mixture"` h comes instead from a Gaussian mixture, fitted after the training to draws h
-    ~ q(h|x) of all images, whose distribution is not quite N(0, I).
+    Samples are g(h) with h from the prior: the decoder's mean, without its noise, as is usual. With `prior="mixture"` h
+    comes instead from a Gaussian mixture, fitted after the training to draws h ~ q(h|x) of all images, whose
+    distribution is not quite N(0, I).
 
     Args:
         n_latent: Number H of latent variables.
-        channels: Features of the grids, the coarsest first; each grid has half the next one's side,
-            and the last one half the image's.
+        channels: Features of the grids, the coarsest first, as in `DCGAN`.
         beta: Weight β of the divergence.
-        likelihood: "bernoulli" or "gaussian".
         prior: Distribution of h in samples: "normal" or "mixture".
         n_components: Of the mixture.
-        epochs: Passes over the images.
-        batch_size: Images per step.
         learning_rate: Peak of the one-cycle schedule.
         precision: "float32", "bfloat16" or "auto": bfloat16 where the processor has it.
 
@@ -80,27 +60,17 @@ class PixelVAE:
         image_shape_: (C, H, W).
         history_: One row per epoch: "epoch", "seconds", "loss" (nats per image), "learning_rate".
 
-    Raises:
-        InputError: If an argument is out of range.
-
     References:
         Kingma, Welling, "Auto-encoding variational Bayes", 2013.
         Higgins et al., "beta-VAE", 2017.
-        Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted
-            afterwards).
-        Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders",
-            2020.
-
-    Example:
-        >>> vae = PixelVAE(n_latent=2, channels=(8, 4), epochs=1)
-        >>> vae.fit(torch.rand(64, 1, 8, 8)).sample(3, seed=0).shape
-        torch.Size([3, 1, 8, 8])
+        Ghosh et al., "From variational to deterministic autoencoders", 2019 (density of h fitted afterwards).
+        Rybkin, Daniilidis, Levine, "Simple and effective VAE training with calibrated decoders", 2020.
     """
 
     encoder_: nn.Module
     decoder_: nn.Module
     prior_: GaussianMixture | None
-    image_shape_: Shape
+    image_shape_: networks.Shape
     history_: History
 
     def __init__(
@@ -128,7 +98,7 @@ class PixelVAE:
             raise InputError(f"n_components={n_components}: use at least 1.")
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
-        self.n_latent, self.channels = n_latent, check_channels(channels)
+        self.n_latent, self.channels = n_latent, networks.check_channels(channels)
         self.beta, self.likelihood = beta, likelihood
         self.prior, self.n_components = prior, n_components
         self.epochs, self.batch_size = epochs, batch_size
@@ -139,18 +109,16 @@ class PixelVAE:
     def description(self) -> str:
         """One line for reports."""
         widths = "-".join(map(str, self.channels))
-        text = f"pixel VAE, H = {self.n_latent}, channels {widths}, {self.likelihood}"
-        text += f", β = {self.beta:g}"
+        text = f"pixel VAE, H = {self.n_latent}, channels {widths}, {self.likelihood}, β = {self.beta:g}"
         if self.prior == "mixture":
             text += f", prior of {self.n_components} Gaussians"
         if hasattr(self, "image_shape_"):
-            text += f"; {size_of(self.image_shape_)} images; "
-            text += f"{count_parameters(self.encoder_, self.decoder_):,} parameters"
+            text += networks.in_words(self.image_shape_, self.encoder_, self.decoder_)
         return text
 
     def fit(
         self,
-        images: ImageSource | Tensor | NDArray[Any],
+        images: networks.AnyImages,
         *,
         seed: int = 0,
         progress: Progress = SILENT,
@@ -159,34 +127,16 @@ class PixelVAE:
         max_seconds: float | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> Self:
-        """Train encoder and decoder together; then fit the prior, if asked for.
-
-        Args:
-            images: A source, or (N, C, H, W) in [0, 1]; at least 2.
-            seed: Of the initial weights, the order of the images and the noise.
-            progress: Where to report.
-            device: "cpu", "cuda", "cuda:1" …
-            checkpoint: File to save progress in and to continue from.
-            max_seconds: Stop after so many seconds of training, if `epochs` are not over by then.
-            on_step: Called after each step with the seconds of training so far, which it does not
-                add to; it may call `fit_prior` and `sample`.
-
-        Returns:
-            This object.
-
-        Raises:
-            InputError: If the images cannot be used.
-            ScattergenError: If the training diverges.
-        """
-        data = Images(images)
+        """Train encoder and decoder together, as `DCGAN.fit` does; then fit the prior, if asked for."""
+        data = networks.Images(images)
         if self.prior == "mixture":
             self._new_prior().check_count(len(data))
         encoder, decoder = self._build(data.shape, seed)
         self.encoder_, self.decoder_, self.image_shape_ = encoder, decoder, data.shape
         self.prior_ = None
-        networks = _Bound(encoder, decoder)
+        both = _Bound(encoder, decoder)
         self.history_ = train(
-            {"vae": networks},
+            {"vae": both},
             {"vae": self._loss},
             data,
             TrainingSettings.of(self, seed=seed, device=device, max_seconds=max_seconds, description="pixel VAE"),
@@ -194,26 +144,15 @@ class PixelVAE:
             on_step=on_step,
             progress=progress,
         )
-        networks.cpu()
+        both.cpu()
         return self.fit_prior(images, seed=seed)
 
-    def fit_prior(self, images: ImageSource | Tensor | NDArray[Any], *, seed: int = 0) -> Self:
-        """Fit the prior of the present networks, if it is a mixture.
-
-        Args:
-            images: Those of the training.
-            seed: Of the draws and of the mixture.
-
-        Returns:
-            This object.
-
-        Raises:
-            InputError: If the images cannot be used.
-        """
-        check_fitted(self)
+    def fit_prior(self, images: networks.AnyImages, *, seed: int = 0) -> Self:
+        """Fit the prior of the present networks to the images of the training, if it is a mixture."""
+        networks.check_fitted(self)
         if self.prior == "normal":
             return self
-        data, generator = Images(images), torch.Generator().manual_seed(seed)
+        data, generator = networks.Images(images), torch.Generator().manual_seed(seed)
         encoder = copy.deepcopy(self.encoder_).cpu().eval()
         draws = []
         with torch.no_grad():
@@ -227,9 +166,9 @@ class PixelVAE:
     def _new_prior(self) -> GaussianMixture:
         return GaussianMixture(self.n_components, leading=None)
 
-    def _build(self, image_shape: Shape, seed: int) -> tuple[nn.Module, nn.Module]:
-        encoder = convolutions(image_shape, self.channels, 2 * self.n_latent, seed=2 * seed, first_norm=True)
-        decoder = transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed + 1)
+    def _build(self, image_shape: networks.Shape, seed: int) -> tuple[nn.Module, nn.Module]:
+        encoder = networks.convolutions(image_shape, self.channels, 2 * self.n_latent, seed=2 * seed, first_norm=True)
+        decoder = networks.transposed_convolutions(self.n_latent, image_shape, self.channels, seed=2 * seed + 1)
         return encoder, decoder
 
     def _loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
@@ -245,19 +184,11 @@ class PixelVAE:
         return error + self.beta * divergence.sum(1).mean()
 
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
-        """Generate images; image k depends on this fit, `seed` and k only.
-
-        Args:
-            n: Number of images.
-            seed: 0 or more.
-
-        Returns:
-            Images in [0, 1], (n, C, H, W), float32.
-        """
-        check_fitted(self)
+        """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
+        networks.check_fitted(self)
         n = whole_number("n", n)
         if self.prior_ is None:
-            return torch.sigmoid(draw_images(n, seed, self.decoder_, self.n_latent))
+            return torch.sigmoid(networks.draw_images(n, seed, self.decoder_, self.n_latent))
         # Codes are decoded in the chunks that they are drawn in: the same numbers for every n.
         codes = self.prior_.sample(max(1, -(-n // CHUNK)) * CHUNK, seed=seed)
         decoder = copy.deepcopy(self.decoder_).cpu().eval()
@@ -267,16 +198,16 @@ class PixelVAE:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
-        check_fitted(self)
-        networks = flatten_state("encoder", self.encoder_.state_dict())
-        networks |= flatten_state("decoder", self.decoder_.state_dict())
+        networks.check_fitted(self)
+        state = flatten_state("encoder", self.encoder_.state_dict())
+        state |= flatten_state("decoder", self.decoder_.state_dict())
         if self.prior_ is not None:
-            networks |= flatten_state("prior", self.prior_.state_dict())
-        return networks | shape_state(self.image_shape_) | history_state(self.history_)
+            state |= flatten_state("prior", self.prior_.state_dict())
+        return state | {"image_shape": torch.tensor(self.image_shape_)} | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted model that `state_dict` was taken from."""
-        image_shape = take_shape(tensors)
+        image_shape = networks.take_shape(tensors)
         self.encoder_, self.decoder_ = self._build(image_shape, seed=0)
         load_network(self.encoder_, tensors, "encoder")
         load_network(self.decoder_, tensors, "decoder")
