@@ -5,14 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
-from scattergen.densities.networks import EVERY, check_widths, count_parameters, every_twelfth, in_float64, load_network
+from scattergen.densities.networks import (
+    FEWEST_CODES,
+    STOPPING_SHARE,
+    check_widths,
+    count_parameters,
+    in_float64,
+    load_network,
+)
 from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history
-from scattergen.densities.sampling import Noise, draw_in_chunks
+from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
@@ -102,9 +110,9 @@ class Flow:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 2 * EVERY:
-            raise InputError(f"{n} codes are too few: at least {2 * EVERY} are needed.")
-        check_leading_count(n - n // EVERY, self.n_components)
+        if n < FEWEST_CODES:
+            raise InputError(f"{n} codes are too few: at least {FEWEST_CODES} are needed.")
+        check_leading_count(n - int(STOPPING_SHARE * n), self.n_components)
 
     def fit(
         self,
@@ -126,7 +134,7 @@ class Flow:
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = every_twelfth(len(z))
+        held_out = hold_out(len(z), np.random.default_rng(seed), STOPPING_SHARE)
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])
         flow = self._build(x.shape[1], seed)

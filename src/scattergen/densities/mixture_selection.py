@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scattergen.densities.covariances import log_mixture, precision_factor, shrink_to_identity
 from scattergen.densities.expectation_maximization import Components, Shrinkage
+from scattergen.densities.sampling import hold_out
 from scattergen.progress import Progress
 
 _WEIGHTS = tuple(2.0**power for power in range(11))  # of shrinkage that are compared, in codes
@@ -16,14 +17,6 @@ _DEFAULT = 32.0  # where there are no codes to choose it by
 _FEWEST_CODES = 20  # per component, where held-out codes choose their number
 _COMPONENTS_LOOKED_AT = 20  # in choosing weights; each costs a factorization for every weight
 _LOOKED_AT_OF_ONE = 10_000  # divided by d, if that is more
-
-
-def hold_out(N: int, generator: np.random.Generator) -> Tensor:
-    """Which of N codes are held out, (N,): a random tenth, at least one and at most 5,000."""
-    held_out = torch.zeros(N, dtype=torch.bool)
-    count = max(1, min(int(0.1 * N), 5000))
-    held_out[torch.from_numpy(generator.choice(N, count, replace=False))] = True
-    return held_out
 
 
 def choose_shrinkage(

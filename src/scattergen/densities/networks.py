@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from scattergen.errors import InputError, RunFolderError
 from scattergen.tensor_files import take_state
 
-EVERY = 12  # one code in twelve is held out for early stopping: 5,000 of MNIST's 60,000
+FEWEST_CODES = 24  # of a density with early stopping
+STOPPING_SHARE = 1 / 12  # of the codes is held out for it: 5,000 of 60,000
 _BOUND = 20.0  # of log-variances
 
 
@@ -90,13 +91,6 @@ def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
     if len(widths) == 0 or min(widths) < 1:
         raise InputError(f"{name}={list(widths)}: give the width of at least one hidden layer.")
     return tuple(widths)
-
-
-def every_twelfth(N: int) -> Tensor:
-    """Which of N codes are held out for early stopping, (N,)."""
-    held_out = torch.zeros(N, dtype=torch.bool)
-    held_out[EVERY - 1 :: EVERY] = True
-    return held_out
 
 
 def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

@@ -138,3 +138,11 @@ def sample_density(
                 "`scattergen density RUN NAME --by-class` or ClassConditional."
             )
     return density.sample(n, seed=seed, **keywords)
+
+
+def hold_out(N: int, generator: np.random.Generator, share: float = 0.1) -> Tensor:
+    """Which of N codes a fit does not see, (N,): a random share of them, at least one and at most 5,000."""
+    held_out = torch.zeros(N, dtype=torch.bool)
+    count = max(1, min(int(share * N), 5000))
+    held_out[torch.from_numpy(generator.choice(N, count, replace=False))] = True
+    return held_out

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -11,17 +12,17 @@ from torch.utils.data import TensorDataset
 from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.leading import LeadingComponents, check_leading
 from scattergen.densities.networks import (
-    EVERY,
+    FEWEST_CODES,
+    STOPPING_SHARE,
     VariationalNetworks,
     check_widths,
     count_parameters,
-    every_twelfth,
     fully_connected,
     in_float64,
     load_network,
 )
 from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
-from scattergen.densities.sampling import Noise, draw_in_chunks
+from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
@@ -177,7 +178,7 @@ class VariationalAutoencoder:
         """
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        held_out = every_twelfth(len(z))
+        held_out = hold_out(len(z), np.random.default_rng(seed), STOPPING_SHARE)
         networks = VariationalNetworks(*self._build(z.shape[1], seed))
         if self.learn_variance:
             networks.learn_variance(z)
@@ -287,8 +288,8 @@ class VariationalAutoencoder:
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than training and validation need (see `densities.check_count`)."""
-        if n < 2 * EVERY:
-            raise InputError(f"{n} codes are too few for a VAE: use at least {2 * EVERY}, or another density.")
+        if n < FEWEST_CODES:
+            raise InputError(f"{n} codes are too few for a VAE: use at least {FEWEST_CODES}, or another density.")
         if self.prior == "mixture" and (self.n_components or 1) > n // 2:
             raise InputError(f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2}.")
 
