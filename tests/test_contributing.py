@@ -82,6 +82,8 @@ def test_the_first_changes_work(title, copy, run_copy, digits, tiny):
         again = scattergen_of(copy, *arguments)
         assert again == said or "nothing to do" in again
         assert sorted(run_copy.rglob("*.safetensors")) == files
+    if title == "A density":
+        scattergen_of(copy, "sample", run_copy, "--density", "shuffled", "-n", "4", "--out", copy / "new.png")
 
 
 def test_the_map_is_the_tree():
