@@ -3,7 +3,7 @@
     python examples/few_labels.py [--labels 300 1000 5000 60000] [--out few_labels.png]
 
 Bruna & Mallat's point, on MNIST: scattering is not learnt, so that few labels go a long way.
-docs/few_labels.md explains what is compared and holds the figures.
+docs/notes/few_labels.md explains what is compared and holds the figures.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def fit(
     devices: Annotated[
         int | None, Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
     ] = None,
-    nodes: Annotated[int | None, Option(min=1, help="Machines (see docs/scale.md); each runs the command.")] = None,
+    nodes: Annotated[int | None, Option(min=1, help="Machines; each runs the command (docs/notes/scale.md).")] = None,
     threads: arg.Threads = None,
     quiet: arg.Quiet = False,
     as_json: arg.Json = False,

@@ -41,7 +41,7 @@ LOSSES: dict[str, Callable[[tuple[int, int, int]], ImageLoss] | None] = {
 }  # fmt: skip
 """Name to what is added to the error of pixels; None for nothing."""
 
-_WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/log.md)
+_WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/notes/log.md)
 _REAL_IMAGES = 512  # that it is fitted to, such as the size of scattering paths
 
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.

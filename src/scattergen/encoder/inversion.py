@@ -25,7 +25,7 @@ def reconstruct_codes(
     $\epsilon^2 = \sum_i \sqrt{\lambda_i}\, (z_i(x) - z_i)^2 \big/ \sum_i \sqrt{\lambda_i}$, the error of its code
     relative to the size of a typical one, with λ the variances of the components. Only what the code knows is matched.
     Matching `PCAWhitening.inverse_transform(z)` instead would also ask the image to have none of what the code leaves
-    out, which costs 30 dB on MNIST (docs/log.md).
+    out, which costs 30 dB on MNIST (docs/notes/log.md).
 
     A code that no image has, such as one drawn from a density, gives the nearest that was found; its error says how
     near.

@@ -194,7 +194,7 @@ def _order_weights(s: Tensor, transform: Scattering2D) -> Tensor:
     """Square roots of the normalised weights, (N, 1, K, 1, 1), of coefficients (N, 1, K, H', W').
 
     An order's squared error is divided by its root mean square. Undivided, the high orders hardly count and inversion
-    stops in more local minima; divided by the mean square it is ill-conditioned and no better (docs/log.md).
+    stops in more local minima; divided by the mean square it is ill-conditioned and no better (docs/notes/log.md).
     """
     order = torch.tensor([path.order for path in transform.paths], device=s.device)
     energy = s.square().mean((1, 3, 4))  # (N, K)

@@ -10,7 +10,7 @@ from scattergen.errors import InputError
 Options = dict[str, Any]
 
 _FEWEST_FOR_VAE = 24  # images: one code in twelve is held out
-_SHARPEN = 0.7  # more makes crisper images, less ones that are closer to real ones (docs/log.md)
+_SHARPEN = 0.7  # more makes crisper images, less ones that are closer to real ones (docs/notes/log.md)
 _IMAGES_SEEN = 60_000  # by the decoder in training: more epochs for fewer images
 
 # Mirrored images improve components, least squares and decoder by up to 0.6 dB where images are few, and by nothing
