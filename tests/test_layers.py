@@ -64,3 +64,19 @@ def test_an_import_of_what_lies_above_would_be_found(tmp_path):
     assert [LEVELS[room_of(name)] > LEVELS["files"] for name in imported(file)] == [True, True]
     file.write_text("from scattergen import paper, errors\n")
     assert [room_of(name) for name in imported(file)] == ["paper", "errors"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_are_small(path):
+    """400 lines; 60 lines of code; 10 parameters, but for constructors, `fit`, and commands, whose are options."""
+    text = path.read_text()
+    lines = text.splitlines()
+    assert len(lines) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1:2] if ast.get_docstring(node) else node.body[:1]
+            body = lines[first[0].lineno - 1 : node.end_lineno] if first else []
+            assert sum(not line.lstrip().startswith("#") and bool(line.strip()) for line in body) <= 60, node.name
+            given = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
+            if node.name not in ("__init__", "fit") and path.parent.name != "cli":
+                assert len(given) <= 10, node.name
