@@ -45,13 +45,14 @@ print(json.dumps(sorted(changes)))
 def changes(tmp_path_factory, digits, tiny):
     """Pairs of a module and a file of a run that it changed, during all that can be done with a run."""
     run = str(tmp_path_factory.mktemp("watched") / "run")
-    fit = ["fit", str(digits), "--out", run, "--quiet", *tiny]
+    options = [word for one in tiny[3::2] if "densities." not in one for word in ("--set", one)]
+    fit = ["fit", str(digits), "--out", run, "--quiet", "--densities", "gaussian", *options]
     commands = [
         fit,
         [*fit, "--set", "training.epochs=2", "--overwrite"],
         ["density", run, "gaussian", "--as", "mine", "--quiet"],
-        ["evaluate", run, "--quiet"],
-        ["diagnose", run, "--quiet"],
+        ["evaluate", run, "--images", str(digits), "--quiet", "-n", "20"],
+        ["diagnose", run, "--quiet", "-n", "120", "--simulations", "19", "--components", "4"],
         ["sample", run, "--quiet", "--out", run + "-samples.png"],
     ]
     done = subprocess.run(

@@ -657,7 +657,7 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
         ("count_search", "report/paper.py", True),
         ("count_search", "report/html.py", False),
         ("gaussian_marginals", "densities/gan.py", False),
-        *((name, "evaluation/frechet.py", True) for name in sorted(STAGES)),
+        *((name, "evaluation/distances.py", True) for name in sorted(STAGES)),
     ],
 )
 def test_a_changed_file_changes_the_keys_of_what_computes_with_it(material, monkeypatch, name, file, depends):
