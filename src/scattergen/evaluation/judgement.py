@@ -78,7 +78,8 @@ def in_words(judgement: Judgement, n_train: int) -> str:
         words.append(f"{n_train:,} images are few: more would help most")
     if judgement.best is not None:
         best = judgement.rows[judgement.best]
-        ratio = best.kernel / max(decoder.kernel, best.standard_error, 1e-12)
+        # Two standard errors cannot be told from nothing.
+        ratio = best.kernel / max(decoder.kernel, 2 * best.standard_error, 1e-12)
         how = "about as real as" if ratio < 1.5 else f"{ratio:.1f} times as far from real ones as"
         if ratio >= 10:
             how = "much further from real ones than"
