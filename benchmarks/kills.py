@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,8 +196,9 @@ def main() -> None:
         took = finished(whole)
         stages = list(took)
         print(f"{arguments.images} images of 3x32x32, coefficients kept: {arguments.store}")
-        print(f"uninterrupted fit: {seconds:.1f} s; its stages: ", end="")
-        print(", ".join(f"{name} {s:.1f} s" for name, s in took.items()) + "\n")
+        print(f"uninterrupted fit: {seconds:.1f} s; its stages:")
+        each = ", ".join(f"{name} {s:.1f} s" for name, s in took.items())
+        print(textwrap.fill(each, 100, initial_indent="  ", subsequent_indent="  ") + "\n")
         for trial in range(arguments.trials):
             out = Path(place, f"trial-{trial}")
             print(f"trial {trial + 1}")
