@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scattergen.cli.arguments import READING, Reading
 from scattergen.cli.opening import open_of_run
 from scattergen.datasets import ImageFolder, celeba, open_dataset
 from scattergen.datasets.decoding import decode
@@ -211,7 +212,7 @@ def test_the_light_preset_decodes_in_processes_and_is_opened_again(scattergen, f
     fit = ["fit", faces, "--preset", "celeba-light", "--out", run, "--densities", "gaussian", "-q"]
     scattergen(*fit, *options, "--workers", 1)
     assert "nothing to do" in scattergen(*fit, *options).out  # threads make the same images
-    opened = open_of_run(run, str(faces), None, None, None, True)
+    opened = open_of_run(run, str(faces), READING)
     assert opened.train.fingerprint == celeba(faces).train.fingerprint
 
 
@@ -280,11 +281,11 @@ def test_what_cannot_be_reproduced(scattergen, fitted_faces, faces, fitted, tmp_
 
 
 def test_other_commands_open_the_runs_images(fitted_faces, faces):
-    opened = open_of_run(fitted_faces, str(faces), None, None, None, True)
+    opened = open_of_run(fitted_faces, str(faces), READING)
     assert opened.train.fingerprint == celeba(faces).train.fingerprint
     assert len(opened.test) == 20
     with pytest.raises(InputError, match="leave out --crop and --mode"):
-        open_of_run(fitted_faces, str(faces), None, 60, None, True)
+        open_of_run(fitted_faces, str(faces), Reading(crop=60))
 
 
 @pytest.mark.skipif(not FACES.is_file(), reason="CelebA at half resolution is not here")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from scattergen import cli
 from scattergen.cli import opening
+from scattergen.cli.arguments import Common
 from scattergen.datasets import mnist
 from scattergen.errors import InputError, ScattergenError
 from scattergen.files import temporary_path
@@ -276,7 +277,7 @@ def test_warnings_and_progress_are_shown_as_they_are(scattergen, monkeypatch, ca
     shown = scattergen("info", "run", code=2, showing_warnings=True).err
     assert shown == f"warning: {SHOWN}\nerror: {SHOWN}\n"
     monkeypatch.undo()
-    progress = opening.prepare("cpu", None, quiet=False)
+    progress = opening.prepare(Common())
     name, as_shown = (text.replace(":bug:", "") for text in (HOSTILE, SHOWN))  # which rich draws
     progress.message(name)
     with progress.task(name, 1):

@@ -4,12 +4,14 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from scattergen.densities import IMPROVED, GenerativeAdversarialNetwork, VariationalAutoencoder, hyperparameters, make
 from scattergen.densities.networks import AverageNetwork, Dropout, fully_connected, posterior
+from scattergen.densities.sampling import hold_out
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.training.loop import train
 
@@ -370,3 +372,23 @@ def test_more_components_than_codes_can_carry_are_refused_before_the_training():
 def test_the_improved_keywords_are_valid():
     for name, options in IMPROVED.items():
         assert {key: hyperparameters(make(name, **options))[key] for key in options} == options
+
+
+def test_early_stopping_looks_at_codes_of_all_positions():
+    """Every twelfth code lies far off: a random twelfth has few of these, and training sees most of them."""
+    z = normal(1200, [1.0, 1.0])
+    z[11::12, 0] += 20
+    vae = VariationalAutoencoder(n_latent=1, widths=(8,), **QUICK | {"epochs": 1}).fit(z)
+    # Codes as they are have mean squares of 1 + 400/24 = 18 on average, and of 201 if all lay far off. The number of
+    # such codes among 100 random ones is 8 ± 3, so that three standard deviations reach 1 + 200 · 0.17 = 35.
+    assert vae.history_[-1]["validation/squared_error"] < 40
+
+
+def test_what_is_held_out_is_random_and_follows_the_seed():
+    first, again, other = (hold_out(60_000, np.random.default_rng(seed), 1 / 12) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.sum() == 5000
+    # Of 5,000 random codes 417 ± 20 have each remainder by twelve.
+    counts = first.nonzero()[:, 0].remainder(12).bincount(minlength=12)
+    assert (counts - 417).abs().max() < 100

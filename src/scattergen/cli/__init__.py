@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import scattergen
 from scattergen.cli import fitting, looking, reproducing, using
+from scattergen.cli.arguments import unfolded
 from scattergen.cli.failures import sentence_of
 from scattergen.terminal import say, visible
 
@@ -71,7 +72,7 @@ for _command in (
     looking.diagnose,
     reproducing.reproduce,
 ):
-    app.command()(_command)
+    app.command()(unfolded(_command))
 
 
 def main() -> None:

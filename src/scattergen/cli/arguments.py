@@ -3,9 +3,12 @@
 Nothing here, nor at the head of a command's module, imports PyTorch: help and typos answer at once.
 """
 
+import inspect
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 from typer import Argument, Option
@@ -30,9 +33,6 @@ ImagesOut = Annotated[
 ]
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of everything random.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
-Size = Annotated[int | None, Option(min=1, help="Resize image files and crop them to this square.")]
-Crop = Annotated[int | None, Option(min=1, help="Cut this central square from image files before resizing.")]
-Mode = Annotated[Literal["L", "RGB"] | None, Option(help="Convert image files to grey or colour.")]
 Preset = Annotated[
     Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None, Option(help="Options to start from.")
 ]
@@ -47,10 +47,51 @@ Part = Annotated[
 Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
 Workers = Annotated[int, Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")]
 BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
-Device = Annotated[str, Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")]
-Threads = Annotated[int | None, Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")]
-Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel="Common")]
+
+
+class Reading(NamedTuple):
+    """Options that say how image files are read."""
+
+    size: Annotated[int | None, Option(min=1, help="Resize image files and crop them to this square.")] = None
+    crop: Annotated[int | None, Option(min=1, help="Cut this central square from image files before resizing.")] = None
+    mode: Annotated[Literal["L", "RGB"] | None, Option(help="Convert image files to grey or colour.")] = None
+    strict: Strict = True
+
+
+class Common(NamedTuple):
+    """Options of every command."""
+
+    device: Annotated[str, Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")] = "cpu"
+    threads: Annotated[int | None, Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")] = None
+    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")] = False
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel="Common")] = False
+
+
+READING, COMMON = Reading(), Common()
+
+
+def unfolded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer knows them: each parameter that is a group of options becomes these, one by one."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type[Reading] | type[Common]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind = parameter.annotation
+        if kind not in (Reading, Common):
+            parameters.append(parameter)
+            continue
+        groups[name] = kind
+        for option, annotation in get_type_hints(kind, include_extras=True).items():
+            default = kind._field_defaults[option]
+            parameters.append(parameter.replace(name=option, default=default, annotation=annotation))
+
+    @wraps(command)
+    def unfolding(**given: Any) -> None:
+        made = {name: kind(**{one: given.pop(one) for one in kind._fields}) for name, kind in groups.items()}
+        command(**given, **made)
+
+    unfolding.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    unfolding.__annotations__ = {one.name: one.annotation for one in parameters}
+    return unfolding
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:

@@ -28,10 +28,7 @@ def fit(
     ] = None,
     options: arg.Set = None,
     seed: arg.Seed = 0,
-    size: arg.Size = None,
-    crop: arg.Crop = None,
-    mode: arg.Mode = None,
-    strict: arg.Strict = True,
+    reading: arg.Reading = arg.READING,
     limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[
         str | None,
@@ -42,14 +39,11 @@ def fit(
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a run that is there once the new one is done.")
     ] = False,
-    device: arg.Device = "cpu",
     devices: Annotated[
         int | None, Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
     ] = None,
     nodes: Annotated[int | None, Option(min=1, help="Machines; each runs the command (docs/notes/scale.md).")] = None,
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Fit encoder, decoder and densities to images, and write a report.
 
@@ -84,28 +78,27 @@ def fit(
 
     changes = arg.parse_options(options)
     keys = None if densities is None else arg.parse_names(densities)
-    layout = Layout.asked_for(devices, nodes, device)
+    layout, threads = Layout.asked_for(devices, nodes, common.device), common.threads
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
-        prepare(device, threads, quiet)  # which checks the device
+        prepare(common)  # which checks the device
         command = [*this_program(), *sys.argv[1:]]
         supervise(command, layout, threads or torch.get_num_threads())
         return
     with errors_reported(layout, sentence_of):
         _refuse_inside(out, images)
-        device = layout.device_of_rank(device)
+        device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
-        progress = prepare(device, share, quiet or layout.rank > 0)
+        quiet = common.quiet or layout.rank > 0
+        progress = prepare(common._replace(device=device, threads=share, quiet=quiet))
         with warnings.catch_warnings():
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
-            data = open_to_fit(
-                images, size, crop, mode, strict, preset=preset, most=limit, workers=workers, progress=progress
-            )
+            data = open_to_fit(images, reading, preset=preset, most=limit, workers=workers, progress=progress)
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
             n = len(data.train)
             check_options(choice.options, data.train.shape, n, class_labels(data.train))
-            print_estimate(estimate_fit(data, choice.options, device), n, as_json)
+            print_estimate(estimate_fit(data, choice.options, device), n, common.as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:
@@ -125,7 +118,7 @@ def fit(
             progress=progress,
         )
     if layout.rank == 0:
-        _say_fitted(out, fitted, as_json)
+        _say_fitted(out, fitted, common.as_json)
 
 
 def _refuse_inside(out: Path, images: str) -> None:
@@ -175,10 +168,7 @@ def density(
     options: arg.Set = None,
     seed: arg.Seed = 0,
     overwrite: Annotated[bool, Option("--overwrite", help="Fit again and replace one of that name.")] = False,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Fit one more density on the codes of a run.
 
@@ -197,7 +187,7 @@ def density(
     from scattergen.cli.opening import prepare
     from scattergen.pipeline.density import fit_density_run
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     fitted = fit_density_run(
         run,
         name,
@@ -206,11 +196,11 @@ def density(
         by_class=by_class,
         stored_as=stored_as,
         seed=seed,
-        device=device,
+        device=common.device,
         overwrite=overwrite,
         progress=progress,
     )
-    if as_json:
+    if common.as_json:
         rows = {"rows": fitted.classes} if fitted.classes else {}
         facts = {"density": fitted.key, "picture": str(fitted.picture), **rows}
         print(json.dumps({**facts, "finished_before": fitted.finished_before}))

@@ -10,13 +10,7 @@ from scattergen.errors import InputError
 from scattergen.terminal import say
 
 
-def info(
-    run: arg.Run,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
-) -> None:
+def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
     """Tell what a run holds, how it was made, and whether its files are intact.
 
     [bold]Example[/bold]
@@ -27,10 +21,10 @@ def info(
     from scattergen.cli.printing import print_stages
     from scattergen.runs import RunFolder
 
-    prepare(device, threads, quiet)
+    prepare(common)
     opened = RunFolder.open(run)
     opened.check()
-    if as_json:
+    if common.as_json:
         facts: dict[str, Any] = {"run": str(run), "version": opened.version, "complete": opened.finished}
         facts |= {"densities": opened.names("densities"), "options": opened.options, "stages": opened.stages}
         print(json.dumps(facts))
@@ -59,14 +53,8 @@ def evaluate(
     ] = 1,
     features: arg.Features = None,
     seed: arg.Seed = 0,
-    size: arg.Size = None,
-    crop: arg.Crop = None,
-    mode: arg.Mode = None,
-    strict: arg.Strict = True,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    reading: arg.Reading = arg.READING,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Measure how close a run's samples are to real images.
 
@@ -89,14 +77,14 @@ def evaluate(
     from scattergen.datasets import Dataset
     from scattergen.pipeline.evaluate import evaluate_run
 
-    progress = prepare(device, threads, quiet)
-    data = open_of_run(run, images, size, crop, mode, strict)
+    progress = prepare(common)
+    data = open_of_run(run, images, reading)
     if against == "train":
         reference = Dataset(f"{data.name}, training", data.train)
     elif against == "test":
         reference = None
     else:
-        reference = open_like(run, against, size, crop, mode, strict)
+        reference = open_like(run, against, reading)
     result = evaluate_run(
         run,
         data,
@@ -106,10 +94,10 @@ def evaluate(
         repeats=repeats,
         features=features,
         seed=seed,
-        device=device,
+        device=common.device,
         progress=progress,
     )
-    if as_json:
+    if common.as_json:
         print(json.dumps(result.summary()))
         return
     print_scores(result)
@@ -129,14 +117,8 @@ def diagnose(
     n: Annotated[int, Option("-n", min=40, help="Codes to test.")] = 5_000,
     simulations: Annotated[int, Option(min=19, help="Simulations or shuffles of each test.")] = 199,
     seed: arg.Seed = 0,
-    size: arg.Size = None,
-    crop: arg.Crop = None,
-    mode: arg.Mode = None,
-    strict: arg.Strict = True,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    reading: arg.Reading = arg.READING,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Test whether the codes of a run are normal and their components independent.
 
@@ -156,10 +138,10 @@ def diagnose(
     from scattergen.cli.printing import print_tests
     from scattergen.pipeline.diagnose import diagnose_run
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     if part == "train" and images is not None:
         raise InputError("The codes of the training images are in the run: leave out --images, or add --part test.")
-    data = open_of_run(run, images, size, crop, mode, strict) if part == "test" else None
+    data = open_of_run(run, images, reading) if part == "test" else None
     result = diagnose_run(
         run,
         density=density,
@@ -168,10 +150,10 @@ def diagnose(
         n=n,
         n_simulations=simulations,
         seed=seed,
-        device=device,
+        device=common.device,
         progress=progress,
     )
-    if as_json:
+    if common.as_json:
         print(json.dumps(result.summary()))
         return
     print_tests(result)

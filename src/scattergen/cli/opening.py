@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from scattergen.cli.arguments import Common, Reading
 from scattergen.datasets import Dataset, celeba, limit, open_dataset
-from scattergen.datasets.decoding import Mode
 from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
@@ -21,10 +21,11 @@ from scattergen.stages.presets import CELEBA_PRESETS
 _SHOWN = 5  # files left out that are named
 
 
-def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
+def prepare(common: Common) -> Progress:
     """Check the device, set the number of threads, and make the progress display."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    device = common.device
+    if common.threads is not None:
+        torch.set_num_threads(common.threads)
     reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
     try:
         usable = re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) is not None
@@ -34,7 +35,7 @@ def prepare(device: str, threads: int | None, quiet: bool) -> Progress:
         usable, reason = False, str(error).splitlines()[0].rstrip(".")
     if not usable:
         raise InputError(f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".')
-    return Progress(show=not quiet)
+    return Progress(show=not common.quiet)
 
 
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
@@ -66,10 +67,7 @@ def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, p
 
 def open_to_fit(
     source: str,
-    size: int | None,
-    crop: int | None,
-    mode: Mode | None,
-    strict: bool,
+    reading: Reading,
     *,
     preset: str | None,
     most: int | None,
@@ -78,20 +76,18 @@ def open_to_fit(
 ) -> Dataset:
     """The images that a run is fitted to with a preset, at most so many for training."""
     if preset in CELEBA_PRESETS:
-        if crop is not None or mode == "L":
+        if reading.crop is not None or reading.mode == "L":
             raise InputError(
                 "The presets of CelebA cut their own square from CelebA's images, in colour: "
                 "leave out --crop and --mode."
             )
-        data = open_celeba(source, size, strict, workers, progress)
+        data = open_celeba(source, reading.size, reading.strict, workers, progress)
     else:
-        data = open_source(source, size=size, crop=crop, mode=mode, strict=strict, workers=workers, progress=progress)
+        data = open_source(source, workers=workers, progress=progress, **reading._asdict())
     return data if most is None else limit(data, most)
 
 
-def open_of_run(
-    run: Path, source: str | None, size: int | None, crop: int | None, mode: Mode | None, strict: bool
-) -> Dataset:
+def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
     """The images of a run, split and by default cropped as in its fit; without a source, the embedded MNIST."""
     options = RunFolder.open(run).options
     fitted_to, preset = options.get("data", {}), options.get("preset")
@@ -100,24 +96,22 @@ def open_of_run(
             raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
         source = "mnist"
     if preset not in CELEBA_PRESETS:
-        crop = _crop_of(run, source, size, crop)
-    return open_to_fit(source, size, crop, mode, strict, preset=preset, most=fitted_to.get("limit"))
+        reading = _cropped_as(run, source, reading)
+    return open_to_fit(source, reading, preset=preset, most=fitted_to.get("limit"))
 
 
-def open_like(
-    run: Path, source: str, size: int | None, crop: int | None, mode: Mode | None, strict: bool, part: str | None = None
-) -> Dataset:
+def open_like(run: Path, source: str, reading: Reading, part: str | None = None) -> Dataset:
     """All images of a source as the training part, or one part of a source with a test set.
 
     The images of a folder get the crop, size and mode of those of a run.
     """
-    crop = _crop_of(run, source, size, crop)
+    reading = _cropped_as(run, source, reading)
     if holds_files(source):
         channels, height, width = image_shape_of(run)
-        mode = mode or ("L" if channels == 1 else "RGB")
-        if size is None and height == width and crop != height:
-            size = height
-    data = open_source(source, size=size, crop=crop, mode=mode, strict=strict, test_fraction=0)
+        reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
+        if reading.size is None and height == width and reading.crop != height:
+            reading = reading._replace(size=height)
+    data = open_source(source, test_fraction=0, **reading._asdict())
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
@@ -129,12 +123,11 @@ def image_shape_of(run: Path) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _crop_of(run: Path, source: str, size: int | None, crop: int | None) -> int | None:
-    """The crop asked for, or for a folder, if no size is asked for either, that of the run."""
-    if crop is None and size is None and holds_files(source):
-        recorded: int | None = RunFolder.open(run).options.get("data", {}).get("crop")
-        return recorded
-    return crop
+def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
+    """The crop of a run for a folder for which neither a crop nor a size is asked."""
+    if reading.crop is None and reading.size is None and holds_files(source):
+        return reading._replace(crop=RunFolder.open(run).options.get("data", {}).get("crop"))
+    return reading
 
 
 def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:

@@ -33,10 +33,7 @@ def reproduce(
     quick: Annotated[bool, Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
     seed: arg.Seed = 0,
     strict: arg.Strict = True,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Measure the founding paper's tables and figures again, and write them beside its own.
 
@@ -57,7 +54,7 @@ def reproduce(
     from scattergen.cli.opening import prepare
     from scattergen.paper import FULL, QUICK, reproduce_run
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     run = run or Path("runs", name)
     result = reproduce_run(
         run,
@@ -65,11 +62,11 @@ def reproduce(
         name=name,
         effort=QUICK if quick else FULL,
         seed=seed,
-        device=device,
+        device=common.device,
         command=shlex.join(["scattergen", *sys.argv[1:]]),
         progress=progress,
     )
-    if as_json:
+    if common.as_json:
         findings = [asdict(found) for found in result.findings]
         print(json.dumps({"page": str(result.page), "findings": findings, "finished_before": result.finished_before}))
         return

@@ -31,10 +31,7 @@ def sample(
     ] = None,
     seed: arg.Seed = 0,
     batch_size: arg.BatchSize = 256,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Make new images.
 
@@ -60,7 +57,7 @@ def sample(
     from scattergen.runs import RunFolder
     from scattergen.stages.density_keys import best_density, default_by_class, default_density, density_classes
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     check_output(out)
     check_temperature(temperature)
     labels = arg.parse_labels(label)
@@ -76,7 +73,7 @@ def sample(
         density = by_class or default_density(there, best_density(opened))
     if density not in there:
         raise InputError(f'{run} has no density "{density}": it has {", ".join(there) or "none"}.')
-    model = GenerativeScatteringNetwork.load(opened, device, densities=[density])
+    model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
     check_memory(n, model)
     classes = None
     if labels:
@@ -85,7 +82,7 @@ def sample(
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
-    _say_written(out, n, as_json)
+    _say_written(out, n, common.as_json)
 
 
 def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
@@ -107,14 +104,8 @@ def encode(
     images: arg.Source,
     out: Annotated[Path, Option(metavar="PATH", help="codes.npz or codes.npy.", parser=arg.path)],
     part: arg.Part = None,
-    size: arg.Size = None,
-    crop: arg.Crop = None,
-    mode: arg.Mode = None,
-    strict: arg.Strict = True,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    reading: arg.Reading = arg.READING,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Turn images into codes.
 
@@ -128,12 +119,12 @@ def encode(
     from scattergen.image_files import check_codes_path, write_codes
     from scattergen.model import GenerativeScatteringNetwork
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     check_codes_path(out)
-    model = GenerativeScatteringNetwork.load(run, device, densities=())
-    data = open_like(run, images, size, crop, mode, strict, part)
+    model = GenerativeScatteringNetwork.load(run, common.device, densities=())
+    data = open_like(run, images, reading, part)
     write_codes(out, model.encode(data.train, progress))
-    _say_written(out, len(data.train), as_json)
+    _say_written(out, len(data.train), common.as_json)
 
 
 def decode(
@@ -141,10 +132,7 @@ def decode(
     codes: Annotated[Path, Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=arg.path)],
     out: arg.ImagesOut,
     batch_size: arg.BatchSize = 256,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Turn codes into images.
 
@@ -156,12 +144,12 @@ def decode(
     from scattergen.image_files import check_output, read_codes, write_images
     from scattergen.model import GenerativeScatteringNetwork
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     check_output(out)
     z = read_codes(codes)
-    model = GenerativeScatteringNetwork.load(run, device, densities=())
+    model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
-    _say_written(out, len(z), as_json)
+    _say_written(out, len(z), common.as_json)
 
 
 def reconstruct(
@@ -170,14 +158,8 @@ def reconstruct(
     out: arg.ImagesOut,
     n: Annotated[int | None, Option("-n", min=1, help="How many images, from the first; all.")] = None,
     part: arg.Part = None,
-    size: arg.Size = None,
-    crop: arg.Crop = None,
-    mode: arg.Mode = None,
-    strict: arg.Strict = True,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    reading: arg.Reading = arg.READING,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Encode images and decode them again.
 
@@ -192,17 +174,17 @@ def reconstruct(
     from scattergen.image_quality import psnr
     from scattergen.model import GenerativeScatteringNetwork
 
-    progress = prepare(device, threads, quiet)
+    progress = prepare(common)
     check_output(out)
-    model = GenerativeScatteringNetwork.load(run, device, densities=())
-    originals = open_like(run, images, size, crop, mode, strict, part).train[:n]
+    model = GenerativeScatteringNetwork.load(run, common.device, densities=())
+    originals = open_like(run, images, reading, part).train[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     columns = min(8, len(results))
     shown = _rows_in_turn(originals, results, columns) if out.suffix.lower() == ".png" else results
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
-    _say_written(out, len(results), as_json, psnr=mean)
+    _say_written(out, len(results), common.as_json, psnr=mean)
 
 
 def interpolate(
@@ -213,14 +195,8 @@ def interpolate(
     stop: Annotated[int, Option("--to", min=0, help="Number of the last image.")] = 1,
     steps: Annotated[int, Option(min=2, help="Images, both ends included.")] = 8,
     part: arg.Part = None,
-    size: arg.Size = None,
-    crop: arg.Crop = None,
-    mode: arg.Mode = None,
-    strict: arg.Strict = True,
-    device: arg.Device = "cpu",
-    threads: arg.Threads = None,
-    quiet: arg.Quiet = False,
-    as_json: arg.Json = False,
+    reading: arg.Reading = arg.READING,
+    common: arg.Common = arg.COMMON,
 ) -> None:
     """Morph one image into another along a straight line between their codes.
 
@@ -234,16 +210,16 @@ def interpolate(
     from scattergen.image_files import check_output, write_images
     from scattergen.model import GenerativeScatteringNetwork
 
-    prepare(device, threads, quiet)
+    prepare(common)
     check_output(out)
-    model = GenerativeScatteringNetwork.load(run, device, densities=())
-    source = open_like(run, images, size, crop, mode, strict, part).train
+    model = GenerativeScatteringNetwork.load(run, common.device, densities=())
+    source = open_like(run, images, reading, part).train
     for number in (start, stop):
         if number >= len(source):
             raise InputError(f"There is no image {number}: {images} has the images 0 to {len(source) - 1}.")
     ends = source[torch.tensor([start, stop])]
     write_images(out, model.interpolate(ends[0], ends[1], steps), columns=steps)
-    _say_written(out, steps, as_json)
+    _say_written(out, steps, common.as_json)
 
 
 def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
