@@ -18,7 +18,7 @@ from scattergen.densities import (
     needs_labels,
 )
 from scattergen.densities import class_conditional as module
-from scattergen.densities.labels import label_numbers
+from scattergen.densities.class_conditional import label_numbers
 from scattergen.errors import InputError, RunFolderError
 from small_densities import SMALL, D, codes
 

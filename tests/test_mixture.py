@@ -12,19 +12,20 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from scattergen.densities import GaussianMixture
-from scattergen.densities.clustering import lloyd, seed_means
 from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.expectation_maximization import (
     Components,
     Expectation,
     Statistics,
+    choose_shrinkage,
     expectation,
     first_components,
+    lloyd,
     maximization,
     propose,
+    seed_means,
     unite,
 )
-from scattergen.densities.mixture_selection import choose_shrinkage
 from scattergen.errors import InputError
 
 

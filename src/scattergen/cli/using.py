@@ -88,7 +88,7 @@ def sample(
 def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
     """Numbers and names of classes of a class-conditional density."""
     from scattergen.datasets import ClassLabels
-    from scattergen.densities.labels import label_numbers
+    from scattergen.densities.class_conditional import label_numbers
 
     names = getattr(density, "classes_", None)
     if names is None:

@@ -19,26 +19,8 @@ from scattergen.densities.sampling import Noise, draw_in_chunks, sample_density
 from scattergen.densities.vae import VariationalAutoencoder
 
 __all__ = [
-    "DENSITIES",
-    "IMPROVED",
-    "ClassConditional",
-    "Density",
-    "Flow",
-    "Gaussian",
-    "GaussianMixture",
-    "GenerativeAdversarialNetwork",
-    "LikelihoodDensity",
-    "Noise",
-    "VariationalAutoencoder",
-    "check_count",
-    "density_class",
-    "draw_in_chunks",
-    "hyperparameters",
-    "improved_keywords",
-    "make",
-    "make_for_classes",
-    "names",
-    "needs_labels",
-    "registered_name",
-    "sample_density",
-]
+    "DENSITIES", "IMPROVED", "ClassConditional", "Density", "Flow", "Gaussian", "GaussianMixture",
+    "GenerativeAdversarialNetwork", "LikelihoodDensity", "Noise", "VariationalAutoencoder", "check_count",
+    "density_class", "draw_in_chunks", "hyperparameters", "improved_keywords", "make", "make_for_classes", "names",
+    "needs_labels", "registered_name", "sample_density",
+]  # fmt: skip

@@ -4,7 +4,8 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,22 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.densities.labels import Labels, check_labels, label_numbers
-from scattergen.densities.protocol import (
-    Density,
-    History,
-    check_codes,
-    check_count,
-    check_fitted,
-    hyperparameters,
-    take_tensor,
-)
+from scattergen.densities.protocol import Density, check_codes, check_count, check_fitted, hyperparameters, take_tensor
 from scattergen.densities.registry import DENSITIES, density_class, make
-from scattergen.densities.sampling import draw_in_chunks, sample_density, takes
+from scattergen.densities.sampling import Labels, draw_in_chunks, sample_density, takes
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_seed, whole_number
 from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import flatten_state, read_tensors, take_state, write_tensors
+from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
 
 NAME = "class_conditional"
 
@@ -36,8 +28,8 @@ NAME = "class_conditional"
 class ClassConditional:
     r"""A density of every class, $p(z) = \sum_c p(c)\, p(z|c)$.
 
-    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its class; p(c) is the
-    share of the class. Works for every registered density, your own included.
+    The p(z|c) are densities of one registered kind, perhaps your own, with the same keywords, each fitted to the codes
+    of its class; p(c) is the share of the class. An unknown kind or keyword raises an `InputError`.
 
     Args:
         density: Name of the kind in the registry.
@@ -45,16 +37,10 @@ class ClassConditional:
         classes: Names of the classes in the order of their labels 0 … C - 1; by default the labels.
 
     Attributes:
-        densities_: The p(z|c), C of them.
-        weights_: p(c), (C,), float32.
-        classes_: Names of the classes.
-        history_: Rows of all densities in turn: "class", "epoch" (counted on), "seconds" (summed up), and what else
-            they have.
+        densities_, weights_, classes_: The p(z|c), C of them; p(c), (C,), float32; names of the classes.
+        history_: Rows of all densities in turn, with "class", "epoch" counted on and "seconds" summed up.
         log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in nats, (N,); exists
             only if the densities have an exact one.
-
-    Raises:
-        InputError: If there is no such density or it does not know a keyword.
 
     Example:
         >>> z = torch.cat([torch.randn(100, 2) - 9, torch.randn(300, 2) + 9])
@@ -92,7 +78,7 @@ class ClassConditional:
         return text + self.densities_[0].description
 
     def check_count(self, n: int) -> None:
-        """Refuse fewer codes than one class needs (see `densities.check_count`)."""
+        """Refuse fewer codes than one class needs."""
         check_count(self._make(), n)
 
     def fit(
@@ -107,42 +93,31 @@ class ClassConditional:
     ) -> Self:
         """Fit the density of every class, each with a seed derived from `seed`, as `Density.fit` says.
 
-        `labels` holds the class of every code, (N,) whole numbers 0 … C - 1, each of which must occur. An
-        interrupted fit continues with the finished classes and the progress of the next, which are kept beside
-        `checkpoint` in files whose names begin like its.
-
-        Raises:
-            InputError: If codes or labels cannot be used, or a class has too few codes.
-            RunFolderError: If a kept class belongs to another fit.
+        `labels` holds the class of every code, (N,) whole numbers 0 … C - 1, each of which must occur. Finished classes
+        are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
         """
         z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
         names = self._class_names(numbers)
         counts = torch.bincount(numbers).tolist()
         for name, count in zip(names, counts, strict=True):
-            _of_class(name, self.check_count, count)
+            with _in_class(name):
+                self.check_count(count)
         rows = numbers.argsort(stable=True).split(counts)
         densities = [self._make() for _ in names]
         for c, density in enumerate(densities):
             codes = z[rows[c]]
-            kept = None if checkpoint is None else _Kept(checkpoint, c, self, seed, codes)
-            if kept is not None and kept.restore(density):
+            kept = _Kept(checkpoint, c, self, seed, codes)
+            if kept.restore(density):
                 continue
             start = time.monotonic()
             progress.message(f"  class {names[c]} ({c + 1} of {len(names)})")
-            _of_class(
-                names[c],
-                density.fit,
-                codes,
-                seed=_seed_of_class(seed, c),
-                progress=progress,
-                device=device,
-                checkpoint=None if kept is None else kept.training,
-            )
+            own_seed = _seed_of_class(seed, c)
+            with _in_class(names[c]):
+                density.fit(codes, seed=own_seed, progress=progress, device=device, checkpoint=kept.training)
             if not getattr(density, "history_", None):  # which a user's density may lack
                 density.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]  # type: ignore[attr-defined]
-            if kept is not None:
-                kept.write(density)
+            kept.write(density)
         self._adopt(torch.tensor(counts) / len(z), densities, names)
         return self
 
@@ -150,12 +125,12 @@ class ClassConditional:
         """Names of the classes, each of which must have a code."""
         there = numbers.unique().tolist()
         names = self.classes or tuple(map(str, there))
-        missing = next((c for c in range(len(names)) if c not in there), None)
-        if there[-1] >= len(names) and self.classes is not None:
+        if self.classes is not None and there[-1] >= len(names):
             raise InputError(
                 f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes "
                 f"{', '.join(names[:10])}: give all their names in the order of the labels."
             )
+        missing = next((c for c in range(len(names)) if c not in there), None)
         if missing is not None:
             raise InputError(
                 f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes, and "
@@ -169,23 +144,18 @@ class ClassConditional:
     def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
         self.weights_, self.densities_, self.classes_ = weights, densities, names
         self.n_features_ = densities[0].n_features_  # type: ignore[attr-defined]
-        self.history_: History = []
-        before = 0.0
+        self.history_: list[dict[str, float]] = []
         for c, density in enumerate(densities):
+            before = self.history_[-1]["seconds"] if self.history_ else 0.0
             for row in getattr(density, "history_", []):
                 counted = {"epoch": len(self.history_) + 1, "seconds": before + row["seconds"]}
                 self.history_.append({"class": c, **row, **counted})
-            before = self.history_[-1]["seconds"] if self.history_ else 0.0
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
         """Draw codes (n, d) of given classes, or of classes drawn by their shares, as `Density.sample` says.
 
-        Code k is draw number r of its class, r being the number of codes of that class before it, and so depends on the
-        fitted density, `seed` and the labels up to k only. `labels` is the class of all codes or of each, (n,), by
-        number or name; None draws them. The temperature scales the noise within a class, not the choice of classes.
-
-        Raises:
-            InputError: If there is no such class.
+        Code k is draw number r of its class, r being the number of codes of that class before it: it depends on `seed`
+        and the labels up to k only. `labels` is the class of all codes or of each, (n,), by number or name.
         """
         check_fitted(self)
         n, seed = whole_number("n", n), check_seed(seed)
@@ -252,15 +222,12 @@ def needs_labels(name: str) -> bool:
 
 
 def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Sequence[str] | None) -> Density:
-    """Make an unfitted class-conditional density of any kind.
+    """Make one unfitted density per class, or the density itself if it is class-conditional.
 
     Args:
         name: In the registry.
         keywords: Hyper-parameters of that density.
         classes: Names of the classes, in the order of their labels.
-
-    Returns:
-        One density of that kind per class; or the density itself, if it is class-conditional.
 
     Example:
         >>> make_for_classes("vae", {"beta": 0.01}, ["cat", "dog"]).keywords["beta"]
@@ -275,47 +242,101 @@ def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Seq
 
 
 class _Kept:
-    """The files in which one class of an unfinished fit is kept."""
+    """The files in which one class of an unfinished fit is kept, if there is a checkpoint."""
 
-    def __init__(self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
-        self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
-        self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
-        self.belongs_to = {
-            "hyperparameters": json.loads(json.dumps(hyperparameters(owner))),
-            "seed": seed,
-            "codes": hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest(),
-        }
+    def __init__(self, checkpoint: Path | None, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
+        self.training, self.finished = checkpoint, checkpoint
+        if checkpoint is not None:
+            self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
+            self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
+            self.belongs_to = {
+                "hyperparameters": json.loads(json.dumps(hyperparameters(owner))),
+                "seed": seed,
+                "codes": hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest(),
+            }
 
     def restore(self, density: Density) -> bool:
         """Load the class if it is finished."""
-        if not self.finished.exists():
+        if self.finished is None or not self.finished.exists():
             return False
-        try:
-            tensors, belongs_to = read_tensors(self.finished)
-        except RunFolderError:
+        found = read_tensors_if_whole(self.finished)
+        if found is None:
             warnings.warn(f"{self.finished} is damaged: its class is fitted anew.", stacklevel=2)
             return False
-        if belongs_to != self.belongs_to:
+        if found[1] != self.belongs_to:
             raise RunFolderError(
                 f"{self.finished} is the finished class of a fit with other settings or codes: use those again, or "
                 "delete it."
             )
-        density.load_state_dict(tensors)
+        density.load_state_dict(found[0])
         return True
 
     def write(self, density: Density) -> None:
         """Keep the finished class, and not its training any longer."""
-        write_tensors(self.finished, density.state_dict(), self.belongs_to)
-        self.training.unlink(missing_ok=True)
+        if self.training is not None and self.finished is not None:
+            write_tensors(self.finished, density.state_dict(), self.belongs_to)
+            self.training.unlink(missing_ok=True)
 
 
 def _seed_of_class(seed: int, c: int) -> int:
     return int(np.random.SeedSequence([seed, c]).generate_state(1)[0])
 
 
-def _of_class(name: str, use: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
-    """Call something for one class, whose name is said if it refuses."""
+@contextmanager
+def _in_class(name: str) -> Iterator[None]:
+    """Say the name of a class that something is refused for."""
     try:
-        use(*arguments, **keywords)
+        yield
     except InputError as error:
         raise InputError(f'Class "{name}": {error}') from error
+
+
+def check_labels(labels: Any, n: int) -> Tensor:
+    """The labels as int64 (n,) on the CPU, if they are `n` whole numbers of at least 0."""
+    if labels is None:
+        raise InputError(
+            "A class-conditional density needs labels: call fit(z, labels) with a whole number for every code."
+        )
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
+        raise InputError(
+            f"The labels are {values.dtype} of shape {values.shape}: expected one integer for each, shape ({n},)."
+        )
+    if n and values.min() < 0:
+        raise InputError(
+            f"Label {values.min()} of code {values.argmin()} is negative: number the classes from "
+            "0, and leave out codes without a class."
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
+    """Numbers (n,), int64, of the classes that a user asks for: one for all or one for each, by name or number."""
+    values = np.asarray(labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels, dtype=object)
+    if values.ndim == 0:
+        return torch.full((n,), _number(values.item(), classes))
+    if values.shape != (n,):
+        raise InputError(
+            f"{n} codes were asked for, but labels of shape {values.shape} given: give one "
+            "label for all, or one for each."
+        )
+    numbers = {label: _number(label, classes) for label in dict.fromkeys(values)}
+    return torch.tensor([numbers[label] for label in values], dtype=torch.int64)
+
+
+def _number(label: Any, classes: Sequence[str]) -> int:
+    """The number of one class, given by its name, or by its number as a whole number or as text."""
+    if isinstance(label, str) and label in classes:
+        return list(classes).index(label)
+    if isinstance(label, str):
+        # Where names are numbers, the position of a class would be mistaken for one of them.
+        is_number = label.isdecimal() and not any(name.isdecimal() for name in classes)
+    else:
+        is_number = isinstance(label, int | np.integer) and not isinstance(label, bool)
+    number = int(label) if is_number else -1
+    if not 0 <= number < len(classes):
+        shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
+        raise InputError(
+            f"There is no class {label!r}: choose among {shown} (as text), or a number from 0 to {len(classes) - 1}."
+        )
+    return number

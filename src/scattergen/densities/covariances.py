@@ -10,11 +10,7 @@ _ROWS = 8192  # codes per matrix product, to bound memory
 
 
 def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
-    """Sample covariance S (d, d) of n codes, shrunk towards the identity: (1 - ρ) S + (ρ tr S/d + ridge) I.
-
-    ρ is the oracle approximating one of Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance
-    estimation", 2010.
-    """
+    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + (ρ tr S/d + ridge) I, ρ of Chen et al., 2010."""
     d = len(covariance)
     squares, trace = covariance.square().sum().item(), covariance.trace().item()
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
@@ -33,8 +29,16 @@ def precision_factor(covariance: Tensor) -> Tensor:
 
 def inverse_of_lower(lower: Tensor) -> Tensor:
     """Inverse of a lower triangular matrix, in its own type."""
-    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False)
+    return torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
+
+
+def from_white(white: Tensor, lower: Tensor, means: Tensor, chosen: Tensor) -> Tensor:
+    """means[k] + lower[k] @ white, row by row, with k = chosen: (N, d) in float64."""
+    codes = means.double()[chosen]
+    for k in chosen.unique().tolist():
+        rows = (chosen == k).nonzero()[:, 0]
+        codes[rows] += white[rows] @ lower[k].double().T
+    return codes
 
 
 def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -1,23 +1,68 @@
-"""Expectation–maximisation for Gaussian mixtures with full covariances in high dimension."""
+"""Expectation–maximisation for Gaussian mixtures in high dimension, and what held-out codes choose in them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.clustering import lloyd, seed_means
-from scattergen.densities.covariances import log_joint, precision_factor, shrink_to_identity
+from scattergen.densities.covariances import log_joint, log_mixture, precision_factor, shrink_to_identity
+from scattergen.densities.sampling import hold_out
+from scattergen.progress import Progress
 
+_SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
 _ROWS = 8192  # codes per matrix product, to bound memory
 _MOST_CANDIDATES = 8  # components that a code is compared with in full
 _FORGETTING = 0.6  # exponent of the steps of EM by batches
+_WEIGHTS = tuple(2.0**power for power in range(11))  # of shrinkage that are compared, in codes
+_DEFAULT_WEIGHT = 32.0  # where there are no codes to choose it by
+_FEWEST_CODES = 20  # per component, where held-out codes choose their number
+_COMPONENTS_LOOKED_AT = 20  # in choosing weights; each costs a factorization for every weight
+_LOOKED_AT_OF_ONE = 10_000  # divided by d, if that is more
 
 Shrinkage = list[tuple[int, float]]
 """Weights of the pooled covariance, in codes: of the components up to each stop, given those before."""
+
+
+def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
+    """First means by k-means++: K of the codes (N, d), drawn with probability proportional to the squared distance."""
+    if len(x) > _SEEDING_CODES:
+        rows = np.sort(generator.choice(len(x), _SEEDING_CODES, replace=False))
+        x = x[torch.from_numpy(rows).to(x.device)]
+    chosen = [int(generator.integers(len(x)))]
+    squared_norms = x.square().sum(1)
+    distances = torch.full_like(squared_norms, math.inf)
+    for _ in range(K - 1):
+        mean = x[chosen[-1]]
+        to_mean = squared_norms - 2 * (x @ mean) + mean.square().sum()
+        distances = torch.minimum(distances, to_mean.clamp(min=0))
+        distances[chosen[-1]] = 0.0
+        weights = distances.double().cpu().numpy()
+        total = weights.sum()  # 0 if there are fewer different codes than means
+        chosen.append(int(generator.choice(len(x), p=weights / total if total > 0 else None)))
+    return x[torch.tensor(chosen, device=x.device)]
+
+
+def lloyd(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Tensor]:
+    """Lloyd's iterations from means (K, d): the last means, of which those without codes stayed, and clusters (N,)."""
+    labels = _nearest(x, means)
+    for _ in range(iterations):
+        counts = torch.bincount(labels, minlength=len(means))[:, None]
+        sums = torch.zeros_like(means).index_add_(0, labels, x)
+        means = torch.where(counts > 0, sums / counts.clamp(min=1), means)
+        before, labels = labels, _nearest(x, means)
+        if torch.equal(before, labels):
+            break
+    return means, labels
+
+
+def _nearest(x: Tensor, means: Tensor) -> Tensor:
+    offset = 0.5 * means.square().sum(1)
+    return torch.cat([(part @ means.T - offset).argmax(1) for part in x.split(_ROWS)])
 
 
 @dataclass
@@ -75,8 +120,7 @@ def expectation(x: Tensor, candidates: Tensor, components: Components) -> Expect
     log_joints = torch.full(candidates.shape, -math.inf, device=x.device)
     for k, (rows, columns) in enumerate(_by_component(candidates, len(components.means))):
         factor = precision_factor(components.covariances[k])
-        for row, column in zip(rows.split(_ROWS), columns.split(_ROWS), strict=True):
-            log_joints[row, column] = log_joint(x[row], components.weights[k], components.means[k], factor)
+        log_joints[rows, columns] = log_joint(x[rows], components.weights[k], components.means[k], factor)
     return Expectation(candidates, log_joints)
 
 
@@ -98,9 +142,8 @@ class Statistics:
         if scatters is None:
             scatters = torch.empty(K, d, d, device=x.device)
         for k, (rows, columns) in enumerate(_by_component(kept, K)):
-            r = responsibilities[rows, columns]
+            r, codes = responsibilities[rows, columns], x[rows]
             counts[k] = r.sum()
-            codes = x[rows]
             if len(rows) > 0:
                 means[k] = r @ codes / counts[k]
             codes.sub_(means[k]).mul_(r.sqrt()[:, None])
@@ -112,12 +155,8 @@ class Statistics:
         self.counts *= factor
         self.scatters *= factor
 
-    def copy(self) -> "Statistics":
-        """The same statistics in memory of their own."""
-        return Statistics(self.counts.clone(), self.means.clone(), self.scatters.clone())
-
     def blend(self, new: "Statistics", share: float) -> None:
-        """Become (1 - share) of these and share of new ones, which are overwritten, as if of one set of codes."""
+        """Become (1 - share) of these and share of new ones, as if of one set of codes."""
         before, added = (1 - share) * self.counts, share * new.counts
         counts = before + added
         part = (added / counts.clamp(min=_NEGLIGIBLE))[:, None]
@@ -151,11 +190,10 @@ def maximization(statistics: Statistics, shrinkage: Shrinkage, ridge: float) -> 
 
 def _shrink(scatter: Tensor, count: float, pooled: Tensor, shrinkage: Shrinkage) -> Tensor:
     """The covariance of which each block, given those before, is that of its own weight."""
-    _, kappa = shrinkage[0]
     if len(shrinkage) == 1:
+        ((_, kappa),) = shrinkage
         return (scatter + kappa * pooled) / max(count + kappa, _NEGLIGIBLE)
-    lower = torch.zeros_like(scatter, dtype=torch.float64)
-    start = 0
+    lower, start = torch.zeros_like(scatter, dtype=torch.float64), 0
     for stop, kappa in shrinkage:
         both = (scatter + kappa * pooled)[:stop, :stop] / max(count + kappa, _NEGLIGIBLE)
         own = torch.linalg.cholesky(both.double())
@@ -168,86 +206,124 @@ def _shrink(scatter: Tensor, count: float, pooled: Tensor, shrinkage: Shrinkage)
 
 def _by_component(candidates: Tensor, K: int) -> list[tuple[Tensor, Tensor]]:
     """For every component the rows and columns at which it is a candidate."""
-    flat = candidates.flatten()
-    order = flat.argsort(stable=True)
+    flat, T = candidates.flatten(), candidates.shape[1]
     counts = torch.bincount(flat + 1, minlength=K + 1).tolist()
-    T = candidates.shape[1]
-    return [(group // T, group % T) for group in order.split(counts)[1:]]
-
-
-def climb(
-    x: Tensor,
-    K: int,
-    weights_of: Callable[[Tensor, Tensor, int], Shrinkage],
-    *,
-    ridge: float,
-    batch_size: int | None,
-    max_iterations: int,
-    tolerance: float,
-    generator: np.random.Generator,
-    on_iteration: Callable[[float, Tensor], None] = lambda *_: None,
-) -> tuple[Components, Tensor]:
-    """EM of K components from the clusters of k-means until the likelihood gains less than the tolerance, in nats.
-
-    `weights_of` chooses the shrinkage from the codes, the cluster of each and K; `on_iteration` is told the mean
-    log-likelihood and the components' numbers of codes. The result is the components, and candidates of every code,
-    (N, T).
-    """
-    means, labels = lloyd(x, seed_means(x, K, generator))
-    shrinkage = weights_of(x, labels, K)
-    components = first_components(x, means, labels, shrinkage, ridge)
-    T = min(K, _MOST_CANDIDATES)
-    candidates = propose(x, components, T)
-    batches = None if batch_size is None else _Batches(x, batch_size, T, shrinkage, ridge)
-    before = -math.inf
-    for _ in range(max_iterations):
-        if batches is not None:
-            components, log_likelihood = batches.one_pass(components, generator)
-            counts = components.weights * len(x)
-        else:
-            found = expectation(x, candidates, components)
-            log_likelihood = found.log_likelihood
-            statistics = Statistics.of(x, found, components.means, components.covariances)
-            counts = statistics.counts.clone()
-            statistics.rescue(x, generator)
-            components = maximization(statistics, shrinkage, ridge)
-        on_iteration(log_likelihood, counts)
-        if log_likelihood - before < tolerance:
-            break
-        before = log_likelihood
-        if K > _MOST_CANDIDATES and batches is None:
-            candidates = unite(found.best(3), propose(x, components, 2))
-    return components, candidates if batches is None else propose(x, components, T)
+    return [(group // T, group % T) for group in flat.argsort(stable=True).split(counts)[1:]]
 
 
 @dataclass
-class _Batches:
-    """Stepwise EM: the statistics of every batch are blended into those of the batches before."""
+class Ascent:
+    """EM with its settings, of which `weights_of` chooses the shrinkage from codes, the cluster of each and K."""
 
-    x: Tensor
-    batch_size: int
-    n_candidates: int
-    shrinkage: Shrinkage
+    weights_of: Callable[[Tensor, Tensor, int], Shrinkage]
     ridge: float
-    blended: Statistics | None = None
-    steps: int = 0
+    batch_size: int | None
+    max_iterations: int
+    tolerance: float
+    generator: np.random.Generator
 
-    def one_pass(self, components: Components, generator: np.random.Generator) -> tuple[Components, float]:
-        """A pass over all codes in random order: new components, the mean log-likelihood."""
-        N, total = len(self.x), 0.0
-        order = torch.from_numpy(generator.permutation(N)).to(self.x.device)
-        for rows in order.split(self.batch_size):
-            part = self.x[rows]
-            candidates = propose(part, components, self.n_candidates)
-            found = expectation(part, candidates, components)
-            total += found.log_likelihood * len(rows)
-            new = Statistics.of(part, found, components.means)
-            new.scale(N / len(rows))
-            self.steps += 1
-            if self.blended is None:
-                self.blended = new
+    def climb(
+        self, x: Tensor, K: int, on_iteration: Callable[[float, Tensor], None] = lambda *_: None
+    ) -> tuple[Components, Tensor]:
+        """K components, from clusters, and each code's candidates, (N, T); iterations tell likelihood and counts."""
+        means, labels = lloyd(x, seed_means(x, K, self.generator))
+        shrinkage = self.weights_of(x, labels, K)
+        components = first_components(x, means, labels, shrinkage, self.ridge)
+        T, before = min(K, _MOST_CANDIDATES), -math.inf
+        candidates = propose(x, components, T)
+        passes = None if self.batch_size is None else self._passes(x, components, shrinkage)
+        for _ in range(self.max_iterations):
+            if passes is not None:
+                components, log_likelihood = next(passes)
+                counts = components.weights * len(x)
             else:
-                self.blended.blend(new, self.steps**-_FORGETTING)
-            self.blended.rescue(self.x, generator)
-            components = maximization(self.blended.copy(), self.shrinkage, self.ridge)
-        return components, total / N
+                found = expectation(x, candidates, components)
+                log_likelihood = found.log_likelihood
+                statistics = Statistics.of(x, found, components.means, components.covariances)
+                counts = statistics.counts.clone()
+                statistics.rescue(x, self.generator)
+                components = maximization(statistics, shrinkage, self.ridge)
+            on_iteration(log_likelihood, counts)
+            if log_likelihood - before < self.tolerance:
+                break
+            before = log_likelihood
+            if K > _MOST_CANDIDATES and passes is None:
+                candidates = unite(found.best(3), propose(x, components, 2))
+        return components, candidates if passes is None else propose(x, components, T)
+
+    def _passes(self, x: Tensor, components: Components, shrinkage: Shrinkage) -> Iterator[tuple[Components, float]]:
+        """Passes over all codes in random order, each batch blended into those before: components, mean likelihood."""
+        N, T, steps = len(x), min(len(components.means), _MOST_CANDIDATES), 0
+        blended: Statistics | None = None
+        while True:
+            total = 0.0
+            for rows in torch.from_numpy(self.generator.permutation(N)).to(x.device).split(self.batch_size or N):
+                part = x[rows]
+                found = expectation(part, propose(part, components, T), components)
+                total += found.log_likelihood * len(rows)
+                new = Statistics.of(part, found, components.means)
+                new.scale(N / len(rows))
+                steps += 1
+                if blended is None:
+                    blended = new
+                else:
+                    blended.blend(new, steps**-_FORGETTING)
+                blended.rescue(x, self.generator)
+                components = maximization(deepcopy(blended), shrinkage, self.ridge)
+            yield components, total / N
+
+    def choose_components(self, x: Tensor, progress: Progress) -> int:
+        """K under which held-out codes are most likely, of 1, 2, 4 … with 20 codes or more each, until that falls."""
+        held_out = hold_out(len(x), self.generator)
+        seen, others = x[~held_out], x[held_out]
+        most = max(len(x) // _FEWEST_CODES, 1)
+        best, best_likelihood, K = 1, -math.inf, 1
+        with progress.task("mixture: components", most.bit_length()) as task:
+            while most >= K:
+                found, _ = self.climb(seen, K)
+                factors = map(precision_factor, found.covariances)
+                likelihood = log_mixture(others, found.weights, found.means, factors).mean(dtype=torch.float64).item()
+                task.advance(1, f"{K}: log-likelihood {likelihood:.2f}")
+                if likelihood < best_likelihood:
+                    break
+                best, best_likelihood, K = K, likelihood, 2 * K
+        return best
+
+
+def choose_shrinkage(
+    x: Tensor, labels: Tensor, K: int, first: int, ridge: float, generator: np.random.Generator
+) -> Shrinkage:
+    """The weights κ of the pooled covariance under which held-out codes, of x (N, d) in K Gaussians, are most likely.
+
+    Every block of components, up to `first`, 2 · first, 4 · first … d, has its own, as a normal density is the product
+    of the densities of each component given those before: leading ones, in which Gaussians differ most, want less.
+    """
+    N, d = x.shape
+    held_out = hold_out(N, generator).to(x.device)
+    seen, labels_seen = x[~held_out], labels[~held_out]
+    counts = torch.bincount(labels_seen, minlength=K)
+    usable = ((counts > 1) & (labels[held_out].bincount(minlength=K) > 0)).nonzero()[:, 0]
+    if len(usable) == 0:
+        return [(d, _DEFAULT_WEIGHT)]
+    means = torch.zeros(K, d, device=x.device).index_add_(0, labels_seen, seen) / counts.clamp(min=1)[:, None]
+    seen = seen - means[labels_seen]
+    pooled = shrink_to_identity(seen.T @ seen / len(seen), len(seen), ridge)
+    looked_at = max(_COMPONENTS_LOOKED_AT, _LOOKED_AT_OF_ONE // d)
+    order = torch.from_numpy(generator.permutation(len(usable)))[:looked_at].to(x.device)
+    gains = torch.zeros(len(_WEIGHTS), d, dtype=torch.float64, device=x.device)
+    for k in usable[order].tolist():
+        codes = seen[labels_seen == k]
+        scatter, others = codes.T @ codes, x[held_out & (labels == k)] - means[k]
+        for row, kappa in enumerate(_WEIGHTS):
+            lower = torch.linalg.cholesky(((scatter + kappa * pooled) / (counts[k] + kappa)).double())
+            white = torch.linalg.solve_triangular(lower, others.double().T, upper=False)
+            gains[row] -= 0.5 * white.square().sum(1) + len(others) * lower.diagonal().log()
+    shrinkage: Shrinkage = []
+    start, stop = 0, min(first, d)
+    while start < d:
+        kappa = _WEIGHTS[int(gains[:, start:stop].sum(1).argmax())]
+        if shrinkage and shrinkage[-1][1] == kappa:
+            shrinkage.pop()
+        shrinkage.append((stop, kappa))
+        start, stop = stop, min(2 * stop, d)
+    return shrinkage

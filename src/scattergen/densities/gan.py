@@ -1,7 +1,8 @@
 """The generative adversarial network of the founding paper, and a stable variant."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -9,25 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scattergen.densities.leading import LeadingComponents, check_leading, check_leading_count
-from scattergen.densities.networks import (
-    AverageNetwork,
-    check_widths,
-    count_parameters,
-    fully_connected,
-    in_float64,
-    load_network,
-    set_dropout_generator,
-)
-from scattergen.densities.protocol import check_codes, check_fitted, history_state, take_history, take_tensor
+import scattergen.densities.networks as nets
+from scattergen.densities.leading import LeadingComponents, check_leading_count
+from scattergen.densities.mixture import check_components
+from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
-from scattergen.training.loop import Batch, train
-from scattergen.training.settings import TrainingSettings
+from scattergen.training import Batch, Loss, TrainingSettings, train
 
 
+@dataclass(eq=False)
 class GenerativeAdversarialNetwork:
     r"""Fully connected generative adversarial network.
 
@@ -36,23 +30,16 @@ class GenerativeAdversarialNetwork:
     logistic function. The widths are ours: the paper has them only in a figure that is not available.
 
     Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all, docs/densities.md the reasons.
-
-    * `loss="relativistic"`: D compares pairs. With $\Delta = D(z) - D(g(h))$ it minimises
-      $E\, \mathrm{softplus}(-\Delta)$, and g minimises $E\, \mathrm{softplus}(\Delta)$.
-    * `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla D(z)\|^2 + \tfrac\gamma2 E\|\nabla D(g(h))\|^2$ to D's loss.
-    * `decay`: samples come from an average of the generator over its last steps.
-    * `leading`: only so many components, standardized, are generated, and the rest drawn given these (see
-      `LeadingComponents`): trailing components of whitened codes are nearly noise.
+    With `loss="relativistic"` and $\Delta = D(z) - D(g(h))$, D minimises $E\, \mathrm{softplus}(-\Delta)$ and g
+    $E\, \mathrm{softplus}(\Delta)$. `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla D(z)\|^2 + \tfrac\gamma2
+    E\|\nabla D(g(h))\|^2$ to D's loss. With `decay` samples come from an average of the generator over its steps. With
+    `leading` so many components, standardized, are generated, and the rest drawn given these (`LeadingComponents`).
+    Keywords out of range raise an `InputError`.
 
     Args:
         n_latent: Number H of noise variables.
-        widths: Hidden layers of the generator.
-        discriminator_widths: Hidden layers of the discriminator.
-        epochs: Passes over the codes.
-        batch_size: Codes per step.
-        learning_rate: Adam's step size, or its peak.
-        clip_norm: Largest norm of the gradient of either network.
-        betas: Adam's decay rates.
+        widths, discriminator_widths: Hidden layers of the generator and of the discriminator.
+        epochs, batch_size, learning_rate, clip_norm, betas, schedule: As in `training.TrainingSettings`.
         loss: "non_saturating" or "relativistic".
         gradient_penalty: Its weight γ.
         batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
@@ -61,24 +48,15 @@ class GenerativeAdversarialNetwork:
         decay: Of the average of the generator, per step: below 1; 0 takes the last step.
         leading: Number m of leading components that are generated; None generates all d.
         n_components: Of the mixture behind the regressions of the others; None takes one per 275 codes, at most 200.
-        schedule: Of the step size: "constant" or "one_cycle".
 
     Attributes:
-        generator_: H -> widths -> m, or d.
-        discriminator_: m or d -> discriminator_widths -> 1.
+        generator_, discriminator_: H -> widths -> m (or d), m (or d) -> discriminator_widths -> 1.
         leading_: Standardization, and p(trailing | leading); None if all are generated.
         history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator", "learning_rate".
 
-    Raises:
-        InputError: If an argument is out of range.
-
     References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
-        Goodfellow et al., "Generative adversarial nets", 2014.
-        Radford, Metz, Chintala, "Unsupervised representation learning with DCGANs", 2015.
-        Mescheder, Geiger, Nowozin, "Which training methods for GANs do actually converge?", 2018.
-        Jolicoeur-Martineau, "The relativistic discriminator", 2018.
-        Huang, Gokaslan, Kuleshov, Tompkin, "The GAN is dead; long live the GAN!", 2024.
+        Ziomek, Farrahi, 2022 (the founding paper); Goodfellow et al., 2014; Radford et al., 2015 (DCGAN); Mescheder et
+        al., 2018 (gradient penalties); Jolicoeur-Martineau, 2018 (relativistic); Huang et al., 2024 (both of these).
 
     Example:
         >>> gan = GenerativeAdversarialNetwork(n_latent=2, widths=(16,), epochs=1)
@@ -86,50 +64,45 @@ class GenerativeAdversarialNetwork:
         torch.Size([3, 4])
     """
 
-    def __init__(
-        self,
-        n_latent: int = 64,
-        widths: Sequence[int] = (256, 512),
-        discriminator_widths: Sequence[int] = (256, 128),
-        epochs: int = 30,
-        batch_size: int = 256,
-        learning_rate: float = 5e-4,
-        clip_norm: float = 1.0,
-        betas: Sequence[float] = (0.5, 0.999),
-        loss: Literal["non_saturating", "relativistic"] = "non_saturating",
-        gradient_penalty: float = 0.0,
-        batch_norm: bool = False,
-        dropout: float = 0.3,
-        initialization: Literal["uniform", "he"] = "uniform",
-        decay: float = 0.0,
-        leading: int | None = None,
-        n_components: int | None = None,
-        schedule: Literal["constant", "one_cycle"] = "constant",
-    ) -> None:
-        if n_latent < 1:
-            raise InputError(f"n_latent={n_latent}: use at least 1 noise variable.")
-        if loss not in ("non_saturating", "relativistic"):
-            raise InputError(f'loss="{loss}": choose "non_saturating" or "relativistic".')
-        if gradient_penalty < 0:
-            raise InputError(f"gradient_penalty={gradient_penalty}: a weight cannot be negative.")
-        if not 0 <= decay < 1:
-            raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout={dropout}: give a part of at least 0 and below 1.")
-        if initialization not in ("uniform", "he"):
-            raise InputError(f'initialization="{initialization}": choose "uniform" or "he".')
-        if len(betas) != 2:
-            raise InputError(f"betas={list(betas)}: give Adam's two decay rates.")
-        check_leading(leading, n_components)
-        if batch_norm and batch_size < 2:
-            raise InputError(f"batch_size={batch_size}: batch normalisation needs 2 or more.")
-        self.n_latent, self.widths = n_latent, check_widths("widths", widths)
-        self.discriminator_widths = check_widths("discriminator_widths", discriminator_widths)
-        self.epochs, self.batch_size = epochs, batch_size
-        self.learning_rate, self.schedule, self.betas = learning_rate, schedule, (betas[0], betas[1])
-        self.clip_norm, self.loss, self.gradient_penalty = clip_norm, loss, gradient_penalty
-        self.batch_norm, self.dropout, self.initialization = batch_norm, dropout, initialization
-        self.decay, self.leading, self.n_components = decay, leading, n_components
+    n_latent: int = 64
+    widths: Sequence[int] = (256, 512)
+    discriminator_widths: Sequence[int] = (256, 128)
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 5e-4
+    clip_norm: float = 1.0
+    betas: Sequence[float] = (0.5, 0.999)
+    loss: Literal["non_saturating", "relativistic"] = "non_saturating"
+    gradient_penalty: float = 0.0
+    batch_norm: bool = False
+    dropout: float = 0.3
+    initialization: Literal["uniform", "he"] = "uniform"
+    decay: float = 0.0
+    leading: int | None = None
+    n_components: int | None = None
+    schedule: Literal["constant", "one_cycle"] = "constant"
+
+    def __post_init__(self) -> None:
+        if self.n_latent < 1:
+            raise InputError(f"n_latent={self.n_latent}: use at least 1 noise variable.")
+        if self.loss not in ("non_saturating", "relativistic"):
+            raise InputError(f'loss="{self.loss}": choose "non_saturating" or "relativistic".')
+        if self.gradient_penalty < 0:
+            raise InputError(f"gradient_penalty={self.gradient_penalty}: a weight cannot be negative.")
+        if not 0 <= self.decay < 1:
+            raise InputError(f"decay={self.decay}: give a number of at least 0 and below 1.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout}: give a part of at least 0 and below 1.")
+        if len(self.betas) != 2:
+            raise InputError(f"betas={list(self.betas)}: give Adam's two decay rates.")
+        if self.initialization not in ("uniform", "he"):
+            raise InputError(f'initialization="{self.initialization}": choose "uniform" or "he".')
+        check_components(self.leading, self.n_components)
+        if self.batch_norm and self.batch_size < 2:
+            raise InputError(f"batch_size={self.batch_size}: batch normalisation needs 2 or more.")
+        self.widths = nets.check_widths("widths", self.widths)
+        self.discriminator_widths = nets.check_widths("discriminator_widths", self.discriminator_widths)
+        self.betas = tuple(self.betas)
         TrainingSettings.of(self)  # which refuses the rest
 
     @property
@@ -137,87 +110,67 @@ class GenerativeAdversarialNetwork:
         """One line for reports."""
         d = self.n_features_ if hasattr(self, "n_features_") else "d"
         up, down = ("-".join(map(str, w)) for w in (self.widths, self.discriminator_widths))
-        m = d if self.leading is None else min(self.leading, d) if d != "d" else self.leading
+        m = self.leading or d
+        if self.leading is not None and hasattr(self, "n_features_"):
+            m = min(self.leading, self.n_features_)
         text = f"generator {self.n_latent}-{up}-{m}, discriminator {m}-{down}-1; H = {self.n_latent}"
         if self.loss == "relativistic":
             text += ", relativistic"
         if self.gradient_penalty > 0:
             text += f", gradient penalty {self.gradient_penalty:g}"
         if hasattr(self, "n_features_"):
-            text += f"; {count_parameters(self.generator_, self.discriminator_):,} parameters"
+            text += f"; {nets.count_parameters(self.generator_, self.discriminator_):,} parameters"
             if self.leading_ is not None:
                 text += f"; {self.leading_.description}"
         return text
 
     def fit(
-        self,
-        z: Tensor,
-        *,
-        seed: int = 0,
-        progress: Progress = SILENT,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
+        self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
-        """Train generator and discriminator in turns, as `Density.fit` says.
-
-        The seed decides the initial weights, the order of the codes, the noise and the mixture.
-
-        Raises:
-            InputError: If the codes cannot be used or are fewer than two.
-            ScattergenError: If the training diverges.
-        """
+        """Train generator and discriminator in turns, as `Density.fit` says."""
         z = check_codes(z).float().cpu()
         self.check_count(len(z))
-        leading = None
+        x, leading = z, None
         if self.leading is not None:
             leading = LeadingComponents.fit(z, self.leading, self.n_components, seed, mixture=False)
-        x = z if leading is None else leading.standardize(z)
+            x = leading.standardize(z)
         generator, discriminator = self._build(x.shape[1], seed)
-        modules = {"discriminator": discriminator, "generator": generator}
-        average = AverageNetwork(generator, self.decay)
+        modules: dict[str, nn.Module] = {"discriminator": discriminator, "generator": generator}
+        average = nets.AverageNetwork(generator, self.decay)
+        if self.decay > 0:
+            modules["average"] = average
 
-        def generator_loss(*arguments: Any) -> Tensor:
+        def generator_loss(modules: Mapping[str, nn.Module], batch: Batch, source: torch.Generator) -> Tensor:
             if self.decay > 0:
                 average.update(generator)
-            return self._generator_loss(*arguments)
+            fake_logit = self._logits(modules, self._fake(modules, batch[0], source), source)
+            if self.loss == "relativistic":
+                with torch.no_grad():
+                    real_logit = self._logits(modules, batch[0], source)
+                return F.softplus(real_logit - fake_logit).mean()
+            return F.softplus(-fake_logit).mean()
 
-        self.history_ = train(
-            modules | ({"average": average} if self.decay > 0 else {}),
-            {"discriminator": self._discriminator_loss, "generator": generator_loss},
-            TensorDataset(x),
-            TrainingSettings.of(self, seed=seed, device=device, description="gan"),
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        losses: dict[str, Loss] = {"discriminator": self._discriminator_loss, "generator": generator_loss}
+        settings = TrainingSettings.of(self, seed=seed, device=device, description="gan")
+        self.history_ = train(modules, losses, TensorDataset(x), settings, checkpoint=checkpoint, progress=progress)
+        nets.set_dropout_generator(discriminator, None)
         self.generator_ = (average.average if self.decay > 0 else generator).cpu()
-        set_dropout_generator(discriminator, None)
-        self.discriminator_, self.leading_ = discriminator.cpu(), leading
-        self.n_features_ = z.shape[1]
+        self.discriminator_, self.leading_, self.n_features_ = discriminator.cpu(), leading, z.shape[1]
         return self
 
     def _build(self, m: int, seed: int) -> tuple[nn.Module, nn.Module]:
         """The untrained generator of m components and its discriminator."""
-        generator = fully_connected(
-            [self.n_latent, *self.widths, m],
-            seed=2 * seed,
-            batch_norm=self.batch_norm,
-            slope=0.0 if self.batch_norm else 0.2,
-            initialization=self.initialization,
-        )
-        discriminator = fully_connected(
-            [m, *self.discriminator_widths, 1],
-            seed=2 * seed + 1,
-            slope=0.2,
-            dropout=self.dropout,
-            initialization=self.initialization,
-        )
-        return generator, discriminator
+        network = partial(nets.fully_connected, initialization=self.initialization)
+        up, down = [self.n_latent, *self.widths, m], [m, *self.discriminator_widths, 1]
+        slope = 0.0 if self.batch_norm else 0.2
+        generator = network(up, seed=2 * seed, batch_norm=self.batch_norm, slope=slope)
+        return generator, network(down, seed=2 * seed + 1, slope=0.2, dropout=self.dropout)
 
     def _fake(self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator) -> Tensor:
         return modules["generator"](torch.randn(len(z), self.n_latent, generator=generator).to(z))
 
     def _logits(self, modules: Mapping[str, nn.Module], z: Tensor, generator: torch.Generator) -> Tensor:
-        set_dropout_generator(modules["discriminator"], generator)
+        nets.set_dropout_generator(modules["discriminator"], generator)
         return modules["discriminator"](z)
 
     def _discriminator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
@@ -238,18 +191,10 @@ class GenerativeAdversarialNetwork:
             loss = loss + self.gradient_penalty * slope.square().sum(1).mean()
         return loss
 
-    def _generator_loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
-        fake_logit = self._logits(modules, self._fake(modules, batch[0], generator), generator)
-        if self.loss == "relativistic":
-            with torch.no_grad():
-                real_logit = self._logits(modules, batch[0], generator)
-            return F.softplus(real_logit - fake_logit).mean()
-        return F.softplus(-fake_logit).mean()
-
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Generate codes (n, d) from noise, as `Density.sample` says."""
         check_fitted(self)
-        network = in_float64(self.generator_)
+        network = nets.in_float64(self.generator_)
 
         def draw(noise: Noise, size: int) -> Tensor:
             x = network(noise.normal(size, self.n_latent))
@@ -258,7 +203,7 @@ class GenerativeAdversarialNetwork:
         return draw_in_chunks(n, seed, draw, temperature)
 
     def check_count(self, n: int) -> None:
-        """Refuse fewer codes than the training needs (see `densities.check_count`)."""
+        """Refuse fewer codes than the training needs."""
         if n < 2:
             raise InputError(f"{n} codes are too few for a GAN: at least 2 are needed.")
         if self.leading is not None:
@@ -275,14 +220,13 @@ class GenerativeAdversarialNetwork:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
-        first = (self.discriminator_widths[0], None)
-        m = take_tensor(tensors, "discriminator/0.weight", first).shape[1]
+        m = take_tensor(tensors, "discriminator/0.weight", (self.discriminator_widths[0], None)).shape[1]
         self.leading_ = None if self.leading is None else LeadingComponents.from_state(tensors)
         if self.leading_ is not None:
             take_tensor(tensors, "leading/shift", (m,))
         self.generator_, self.discriminator_ = self._build(m, seed=0)
-        load_network(self.generator_, tensors, "generator")
-        load_network(self.discriminator_, tensors, "discriminator")
+        nets.load_network(self.generator_, tensors, "generator")
+        nets.load_network(self.discriminator_, tensors, "discriminator")
         self.n_features_ = m if self.leading_ is None else self.leading_.n_features
         self.history_ = take_history(tensors)
 

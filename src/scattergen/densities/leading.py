@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import inverse_of_lower, shrink_to_identity
+from scattergen.densities.covariances import from_white, inverse_of_lower, shrink_to_identity
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import take_tensor
 from scattergen.densities.sampling import Noise
@@ -22,16 +22,6 @@ _TOLERANCE = 0.5  # of the EM for it, in nats
 _SLOPE_SHRINKAGE = 32.0  # of the regressions, in codes
 _RIDGE = 1e-5  # of a standardized variance
 _ROWS = 1024  # codes per array (rows, K, m), to bound memory
-
-
-def check_leading(leading: int | None, n_components: int | None, base: str = "normal") -> None:
-    """Refuse keywords that `LeadingComponents.fit` cannot use."""
-    if base not in ("normal", "mixture"):
-        raise InputError(f'base="{base}" is unknown: choose "normal" or "mixture".')
-    if leading is not None and leading < 1:
-        raise InputError(f"leading={leading}: use at least 1 component, or None for all.")
-    if n_components is not None and n_components < 1:
-        raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
 
 
 def check_leading_count(n: int, n_components: int | None) -> None:
@@ -47,16 +37,13 @@ def check_leading_count(n: int, n_components: int | None) -> None:
 class LeadingComponents:
     r"""Standardized leading components x of a code, and p(trailing | x).
 
-    Codes come from a principal component analysis, so their first components decide how an image looks, and the rest of
-    a code nearly follows from them. With $x = (z_{1 \ldots m} - \mu) / \sigma$, a Gaussian mixture
-    $\sum_k w_k N(x; \mu_k, \Sigma_k)$ and $p(k|x)$ its posterior, the trailing components are a mixture of linear
-    regressions whose residuals share one covariance up to a factor,
+    With $x = (z_{1 \ldots m} - \mu) / \sigma$, a Gaussian mixture $\sum_k w_k N(x; \mu_k, \Sigma_k)$ and $p(k|x)$ its
+    posterior, the trailing components are a mixture of linear regressions with one residual covariance up to a factor,
 
     $$p(z_{m+1 \ldots d} \mid x) = \sum_k p(k|x)\, N(b_k + B_k L_k^{-1} (x - \mu_k),\, s_k C),
     \qquad L_k L_k^T = \Sigma_k$$
 
-    A density of x thus becomes one of z, exactly: $p(z) = p(x)\, p(z_{m+1 \ldots d}|x) / \prod_i \sigma_i$. The mixture
-    itself is a density of x, too, which can serve as the base of a flow.
+    A density of x, such as the mixture, becomes one of z: $p(z) = p(x)\, p(z_{m+1 \ldots d}|x) / \prod_i \sigma_i$.
     """
 
     shift: Tensor  # μ, (m,)
@@ -71,15 +58,7 @@ class LeadingComponents:
 
     @classmethod
     def fit(cls, z: Tensor, leading: int | None, n_components: int | None, seed: int, mixture: bool) -> Self:
-        """Fit mixture and regressions to codes (N, d), in closed form but for the mixture's EM.
-
-        Args:
-            z: Codes, float32.
-            leading: Number m of leading components; None, and any m >= d, means all.
-            n_components: Number K of components; None takes one per 275 codes, at most 200.
-            seed: Of the mixture.
-            mixture: Whether the mixture is needed where nothing is left to regress.
-        """
+        """Fit mixture and regressions to float32 codes (N, d); without `mixture`, no mixture if all are leading."""
         N, d = z.shape
         m = d if leading is None else min(leading, d)
         scale, shift = torch.std_mean(z[:, :m].double(), 0, correction=0)
@@ -87,16 +66,14 @@ class LeadingComponents:
             raise InputError("A leading component of the codes is constant: encode with fewer components.")
         shift, scale = shift.float(), scale.float()
         x = (z[:, :m] - shift) / scale
-        K = 1
+        K, gaussians = 1, (torch.ones(1), torch.zeros(1, m), torch.eye(m)[None])
         if m < d or mixture:
             K = n_components or min(max(N // _CODES_PER_COMPONENT, 1), _MOST_COMPONENTS)
             found = GaussianMixture(K, shrinkage=_LEADING_SHRINKAGE, leading=None, tolerance=_TOLERANCE)
             found.fit(x, seed=seed)
-            weights, means, cholesky = found.weights_, found.means_, found.cholesky_
-        else:
-            weights, means, cholesky = torch.ones(1), torch.zeros(1, m), torch.eye(m)[None]
+            gaussians = found.weights_, found.means_, found.cholesky_
         nothing = torch.zeros(K, d - m), torch.zeros(K, d - m, m), torch.ones(K), torch.eye(d - m)
-        self = cls(shift, scale, weights, means, cholesky, *nothing)
+        self = cls(shift, scale, *gaussians, *nothing)
         if m < d:
             self._regress(x, z[:, m:])
         return self
@@ -104,9 +81,8 @@ class LeadingComponents:
     def _regress(self, x: Tensor, y: Tensor) -> None:
         """Fit the regressions of trailing components y on leading ones x."""
         # Every code belongs to its most probable component. In the coordinates u of a component the leading ones are
-        # white, so that regression needs the products with y only; those of all components together are what the slopes
-        # are shrunk to.
-        K, (N, rest) = len(self.weights), y.shape
+        # white; the products of all components together are what the slopes are shrunk to.
+        K, m, (N, rest) = len(self.weights), x.shape[1], y.shape
         labels = self.log_posterior(x).argmax(1)
         counts = torch.bincount(labels, minlength=K)
         everywhere = y.mean(0)
@@ -115,25 +91,21 @@ class LeadingComponents:
             self.trailing[k] = (y[rows].sum(0) + everywhere) / (len(rows) + 1)
             u = (x[rows] - self.means[k]) @ inverse_of_lower(self.cholesky[k]).T
             parts.append((u, y[rows] - self.trailing[k]))
-        gram = sum((u.T @ u for u, _ in parts), torch.zeros(x.shape[1], x.shape[1])) / N
-        cross = sum((u.T @ v for u, v in parts), torch.zeros(x.shape[1], rest)) / N
-        ridge = _RIDGE * torch.eye(x.shape[1])
+        gram = sum((u.T @ u for u, _ in parts), torch.zeros(m, m)) / N
+        cross = sum((u.T @ v for u, v in parts), torch.zeros(m, rest)) / N
         squares = torch.zeros(K)
         for k, (u, v) in enumerate(parts):
-            left = u.T @ u + _SLOPE_SHRINKAGE * (gram + ridge)
+            left = u.T @ u + _SLOPE_SHRINKAGE * (gram + _RIDGE * torch.eye(m))
             right = u.T @ v + _SLOPE_SHRINKAGE * cross
             self.slopes[k] = torch.linalg.solve(left.double(), right.double()).T.float()
             squares[k] = (v - u @ self.slopes[k].T).square().sum()
-        mean_square = squares.sum() / N
-        self.factors = (squares + _SLOPE_SHRINKAGE * mean_square) / (
-            (counts + _SLOPE_SHRINKAGE) * mean_square.clamp(min=1e-30)
-        )
+        mean_square, shrunk_counts = squares.sum() / N, counts + _SLOPE_SHRINKAGE
+        self.factors = (squares + _SLOPE_SHRINKAGE * mean_square) / (shrunk_counts * mean_square.clamp(min=1e-30))
         covariance = torch.zeros(rest, rest)
         for k, (u, v) in enumerate(parts):
             residual = v - u @ self.slopes[k].T
             covariance += residual.T @ residual / self.factors[k]
-        variance = y.var(0, correction=0).mean().item()
-        covariance = shrink_to_identity(covariance / N, N, _RIDGE * variance)
+        covariance = shrink_to_identity(covariance / N, N, _RIDGE * y.var(0, correction=0).mean().item())
         self.residual = torch.linalg.cholesky(covariance.double()).float()
 
     @cached_property
@@ -142,8 +114,7 @@ class LeadingComponents:
 
     def standardize(self, z: Tensor) -> Tensor:
         """Leading components x of codes: (N, d) -> (N, m)."""
-        m = len(self.shift)
-        return (z[:, :m] - self.shift.to(z)) / self.scale.to(z)
+        return (z[:, : len(self.shift)] - self.shift.to(z)) / self.scale.to(z)
 
     def _log_joints(self, x: Tensor) -> Tensor:
         """Logarithms of weight × N(x; …), (N, K)."""
@@ -151,7 +122,9 @@ class LeadingComponents:
         constants = (self.weights.double() / self.weights.double().sum()).log().to(x)
         constants = constants + factors.diagonal(dim1=1, dim2=2).log().sum(1)
         constants = constants - 0.5 * x.shape[1] * math.log(2 * math.pi)
-        squares = [self._white(part).square().sum(2) for part in x.split(_ROWS)]
+        offsets = torch.einsum("kij,kj->ki", factors, self.means.to(x))
+        projected = (part @ factors.flatten(0, 1).T for part in x.split(_ROWS))
+        squares = [(part.unflatten(1, offsets.shape) - offsets).square().sum(2) for part in projected]
         return constants - 0.5 * torch.cat(squares)
 
     def log_posterior(self, x: Tensor) -> Tensor:
@@ -165,23 +138,7 @@ class LeadingComponents:
     def draw_mixture(self, noise: Noise, size: int) -> Tensor:
         """Leading components drawn from the mixture, (size, m), float64."""
         chosen = noise.choice(self.weights, size)
-        white = noise.normal(size, len(self.shift))
-        return self._from_white(self.cholesky, self.means, chosen, white)
-
-    def _white(self, x: Tensor) -> Tensor:
-        """White coordinates of every component: (N, m) -> (N, K, m)."""
-        factors = self._precision_factors.to(x)
-        offsets = torch.einsum("kij,kj->ki", factors, self.means.to(x))
-        return (x @ factors.flatten(0, 1).T).unflatten(1, offsets.shape) - offsets
-
-    @staticmethod
-    def _from_white(lower: Tensor, offset: Tensor, chosen: Tensor, white: Tensor) -> Tensor:
-        """offset[k] + lower[k] @ white, row by row, with k = chosen; in float64."""
-        result = offset.double()[chosen]
-        for k in chosen.unique().tolist():
-            rows = (chosen == k).nonzero()[:, 0]
-            result[rows] += white[rows] @ lower[k].double().T
-        return result
+        return from_white(noise.normal(size, len(self.shift)), self.cholesky, self.means, chosen)
 
     def complete(self, x: Tensor, noise: Noise) -> Tensor:
         """Codes (N, d) of leading components x (N, m), the trailing ones drawn from p(trailing | x); in float64."""
@@ -193,15 +150,14 @@ class LeadingComponents:
         chosen = torch.searchsorted(cumulative / cumulative[:, -1:], uniform)[:, 0]
         white = torch.einsum("nij,nj->ni", self._precision_factors[chosen], x - self.means.double()[chosen])
         residuals = noise.normal(len(x), self.trailing.shape[1]) @ self.residual.double().T
-        rest = self._from_white(self.slopes, self.trailing, chosen, white)
+        rest = from_white(white, self.slopes, self.trailing, chosen)
         rest += self.factors.double().sqrt()[chosen, None] * residuals
         return torch.cat([first, rest], dim=1)
 
     def log_prob_rest(self, z: Tensor) -> Tensor:
         """What is to be added to log p(x) to get log p(z), in nats: (N, d) -> (N,)."""
-        x = self.standardize(z)
+        x, rest = self.standardize(z), self.trailing.shape[1]
         stretch = self.scale.double().log().sum().to(z)
-        rest = self.trailing.shape[1]
         if rest == 0:
             return (-stretch).expand(len(z))
         inverse = inverse_of_lower(self.residual.double())

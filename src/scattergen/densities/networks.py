@@ -26,17 +26,10 @@ def fully_connected(
     dropout: float = 0.0,
     initialization: Literal["he", "uniform"] = "he",
 ) -> nn.Sequential:
-    """Linear layers with leaky ReLUs between them, (N, widths[0]) -> (N, widths[-1]).
+    """Linear layers with leaky ReLUs (a slope of 0: ReLUs) between them, (N, widths[0]) -> (N, widths[-1]).
 
-    Args:
-        widths: Of input, hidden layers and output.
-        seed: Of the initial weights.
-        slope: Of the leaky ReLU for negative inputs; 0 is the ReLU.
-        batch_norm: Normalise batches after every hidden layer.
-        dropout: Part of every hidden layer's features that is set to 0 in training.
-        initialization: "he" draws weights from N(0, 2/fan_in), those of the last layer from N(0, 1/fan_in), and sets
-            biases to 0, so that features keep their size from layer to layer (He et al., "Delving deep into
-            rectifiers", 2015); "uniform" draws both from ±fan_in^-1/2, PyTorch's default, with which they shrink.
+    "he" draws weights from N(0, 2/fan_in), of the last layer from N(0, 1/fan_in), with biases 0, which keeps the size
+    of features (He et al., 2015); "uniform" draws both from ±fan_in^-1/2, PyTorch's default, with which they shrink.
     """
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
@@ -44,8 +37,7 @@ def fully_connected(
         is_last = i == len(widths) - 2
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         if initialization == "he":
-            deviation = math.sqrt((1 if is_last else 2) / fan_in)
-            nn.init.normal_(linear.weight, 0.0, deviation, generator=generator)
+            nn.init.normal_(linear.weight, 0.0, math.sqrt((1 if is_last else 2) / fan_in), generator=generator)
             nn.init.zeros_(linear.bias)
         else:
             for parameter in (linear.weight, linear.bias):
@@ -61,15 +53,12 @@ def fully_connected(
 
 
 class Dropout(nn.Module):
-    """Sets a part of the features to 0 in training, with randomness that a resumed training has again.
-
-    `generator` is set by whoever trains; None is PyTorch's own.
-    """
+    """Sets a part of the features to 0 in training, with randomness that a resumed training has again."""
 
     def __init__(self, part: float) -> None:
         super().__init__()
         self.part = part
-        self.generator: torch.Generator | None = None
+        self.generator: torch.Generator | None = None  # set by whoever trains; None is PyTorch's own
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the same shape."""
@@ -123,18 +112,12 @@ def posterior(encoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class VariationalNetworks(nn.Module):
-    """Encoder and decoder of a variational autoencoder, and the noise variances (d,) if `learn_variance` was called."""
+    """Encoder and decoder of a variational autoencoder, and its noise variances if they are learnt, from first ones."""
 
-    log_variance: nn.Parameter | None
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, variances: Tensor | None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.log_variance = None
-
-    def learn_variance(self, z: Tensor) -> None:
-        """Learn the variance of the noise, beginning with that of the codes."""
-        self.log_variance = nn.Parameter(z.var(0, correction=0).clamp(min=1e-8).log())
+        self.log_variance = None if variances is None else nn.Parameter(variances.clamp(min=1e-8).log())
 
     def error(self, squares: Tensor) -> Tensor:
         """The loss without the divergence, from the mean squared error of every component."""
@@ -166,9 +149,8 @@ class AverageNetwork(nn.Module):
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network, with what its batch normalisation counts."""
         self.updates += 1
-        n = self.updates.item()
+        n, tensors = self.updates.item(), network.state_dict()
         weight = 1 - min(self.decay, n / (n + 9))
-        tensors = network.state_dict()
         for name, mean in self.average.state_dict().items():
             if mean.is_floating_point():
                 mean.lerp_(tensors[name], weight)

@@ -14,22 +14,21 @@ from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import take_state
 
 History = list[dict[str, float]]
+File = Path | None  # where a fit keeps its progress, if it does
 
 _LONGEST_HISTORY = 1_000_000  # rows; far more epochs than anybody trains
 
 
 @runtime_checkable
 class Density(Protocol):
-    """A model of the distribution of codes.
+    """A model of the distribution of codes, as a plain class, without a base class.
 
-    It is a plain class, without a base class. The keywords of its `__init__` are its hyper-parameters: values that JSON
-    can hold, kept in attributes of the same names (see `hyperparameters`). What `fit` finds are attributes with a
-    trailing underscore.
+    The keywords of its `__init__` are its hyper-parameters: values that JSON can hold, kept in attributes of the same
+    names (see `hyperparameters`). What `fit` finds are attributes with a trailing underscore.
 
     Attributes:
-        n_features_: Dimension d of the codes; exists once fitted.
-        history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from the start of the
-            fit); exists once fitted.
+        n_features_: Dimension d of the codes.
+        history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from the start of `fit`).
 
     Example:
         >>> from scattergen.densities import Gaussian
@@ -40,16 +39,9 @@ class Density(Protocol):
     @property
     def description(self) -> str:
         """One line for reports: sizes, layer widths, number of parameters."""
-        ...
 
     def fit(
-        self,
-        z: Tensor,
-        *,
-        seed: int = 0,
-        progress: Progress = SILENT,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
+        self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Fit to codes, and return this object.
 
@@ -59,31 +51,27 @@ class Density(Protocol):
             progress: Where to report.
             device: Where to compute; the fitted density is on the CPU.
             checkpoint: File in which a long fit saves its progress, and from which it continues.
+
+        Raises:
+            InputError: If the codes are too few or cannot be used.
+            ScattergenError: If a training diverges.
         """
-        ...
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes; code k depends on the fitted density, `seed` and k only, never on `n`.
+        """Draw codes (n, d), float32, on the CPU; code k depends on the fitted density, `seed` and k only.
 
         Args:
             n: Number of codes, 0 or more.
             seed: 0 or more.
             temperature: Factor of all normal noise, 0 or more: below 1 samples are closer to the modes and more alike.
-                It has no part in choices such as that of a mixture's component. A density may lack this argument, but
-                then has no temperature.
-
-        Returns:
-            Codes, (n, d), float32, on the CPU.
+                Choices such as that of a mixture's component have none. A density may lack this argument.
         """
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
-        ...
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
-        ...
 
 
 @runtime_checkable
@@ -92,15 +80,12 @@ class LikelihoodDensity(Density, Protocol):
 
     Example:
         >>> from scattergen.densities import Gaussian, VariationalAutoencoder
-        >>> isinstance(Gaussian(), LikelihoodDensity)
-        True
-        >>> isinstance(VariationalAutoencoder(), LikelihoodDensity)
-        False
+        >>> isinstance(Gaussian(), LikelihoodDensity), isinstance(VariationalAutoencoder(), LikelihoodDensity)
+        (True, False)
     """
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Logarithm of the density at codes `z` (N, d), in nats: (N,), with the type and device of `z`."""
-        ...
 
 
 def hyperparameters(density: Density) -> dict[str, Any]:
@@ -123,13 +108,7 @@ def _for_json(value: Any) -> Any:
 
 
 def check_count(density: Density, n: int) -> None:
-    """Refuse fewer codes than a density needs, before the codes are there.
-
-    A density that needs more than a few has a method `check_count(n)` that raises `InputError`. It is asked before the
-    stages that precede the density, which may take long.
-
-    Raises:
-        InputError: If n codes are too few.
+    """Refuse fewer codes than a density needs, by its method `check_count(n)` if it has one, before they are there.
 
     Example:
         >>> from scattergen.densities import GaussianMixture
@@ -197,20 +176,13 @@ def history_state(history: History) -> dict[str, Tensor]:
 
 def take_history(tensors: Mapping[str, Tensor]) -> History:
     """The history that `history_state` stored."""
-    stored = take_state(tensors, "history")
-    if stored:
-        epochs = stored.get("epoch", torch.empty(()))
-        if (
-            any(c.shape != epochs.shape or c.dtype != torch.float64 for c in stored.values())
-            or epochs.ndim != 1
-            or len(epochs) > _LONGEST_HISTORY
-            or not torch.isfinite(epochs).all()
-        ):
-            raise RunFolderError(
-                "The history of the stored density is no table with a column of epochs: fit the density again."
-            )
-    columns = {name: column.tolist() for name, column in stored.items()}
-    history = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    for row in history:
-        row["epoch"] = int(row["epoch"])
-    return history
+    columns = take_state(tensors, "history")
+    epochs = columns.get("epoch", torch.empty(()))
+    alike = all(column.shape == epochs.shape and column.dtype == torch.float64 for column in columns.values())
+    if columns and not (alike and epochs.ndim == 1 and len(epochs) <= _LONGEST_HISTORY and epochs.isfinite().all()):
+        raise RunFolderError(
+            "The history of the stored density is no table with a column of epochs: fit the density again."
+        )
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    rows = (dict(zip(columns, row, strict=True)) for row in values)
+    return [row | {"epoch": int(row["epoch"])} for row in rows]

@@ -23,8 +23,7 @@ DENSITIES: dict[str, type[Density]] = {
 group "scattergen.densities". "class_conditional", which is made of others, is added by its own module."""
 
 IMPROVED: dict[str, dict[str, Any]] = {"vae": IMPROVED_VAE, "gan": IMPROVED_GAN}
-"""Name to keywords with which a density of the founding paper is good: `make("vae", **IMPROVED["vae"])`; its plain name
-makes the paper's."""
+"""Name to keywords with which a density of the founding paper, whose defaults are the paper's, is good."""
 
 _GROUP = "scattergen.densities"
 
@@ -40,10 +39,7 @@ def names() -> list[str]:
 
 
 def density_class(name: str) -> type[Density]:
-    """Class of a density, one of `names()`; that of an installed package is imported now.
-
-    Raises:
-        InputError: If no density has that name or its package cannot be imported.
+    """Class of a density, one of `names()`; that of an installed package is imported now, or raises an `InputError`.
 
     Example:
         >>> density_class("mixture").__name__
@@ -67,10 +63,7 @@ def density_class(name: str) -> type[Density]:
 
 
 def improved_keywords(name: str) -> dict[str, Any]:
-    """Keywords that make a density of the founding paper a good one: a copy of `IMPROVED[name]`.
-
-    Raises:
-        InputError: If there are none, or no such density.
+    """Keywords that make a density of the founding paper a good one, `IMPROVED[name]`; an `InputError` if it has none.
 
     Example:
         >>> improved_keywords("vae")["prior"]
@@ -86,10 +79,7 @@ def improved_keywords(name: str) -> dict[str, Any]:
 
 
 def registered_name(density: Density) -> str:
-    """The name under which a density's class is registered, as stored in run folders.
-
-    Raises:
-        InputError: If its class is not registered.
+    """The name under which a density's class is registered, as stored in run folders; an `InputError` if it is not.
 
     Example:
         >>> registered_name(Gaussian())
@@ -105,10 +95,7 @@ def registered_name(density: Density) -> str:
 
 
 def make(name: str, /, **options: Any) -> Density:
-    """Make an unfitted density from its name, one of `names()`, and keywords of its class, checking both.
-
-    Raises:
-        InputError: If the name or a keyword is unknown or a value has another type.
+    """Make an unfitted density from its name and keywords of its class, of which an unknown one raises an `InputError`.
 
     Example:
         >>> make("vae", beta=0.01).beta

@@ -2,22 +2,27 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.densities.labels import Labels
 from scattergen.densities.protocol import Density
 from scattergen.errors import InputError
 from scattergen.keywords import check_seed, whole_number
+
+Labels = int | str | Sequence[int | str] | Tensor | NDArray[Any]
+"""One class for all codes or one for each: numbers, or names as strings."""
 
 CHUNK = 256
 """Codes that are drawn from one generator; part of what a seed means, so it never changes."""
 
 
+@dataclass
 class Noise:
     """All randomness of one chunk of codes.
 
@@ -26,15 +31,15 @@ class Noise:
 
     Args:
         generator: Source of randomness; kept, for distributions that are not here.
-        temperature: Factor of the normal numbers; choices and uniform numbers have none.
+        temperature: Factor of the normal numbers only.
 
     Example:
         >>> Noise(np.random.default_rng(0), temperature=0.0).normal(2, 3).abs().max().item()
         0.0
     """
 
-    def __init__(self, generator: np.random.Generator, temperature: float = 1.0) -> None:
-        self.generator, self.temperature = generator, temperature
+    generator: np.random.Generator
+    temperature: float = 1.0
 
     def normal(self, size: int, n_features: int) -> Tensor:
         """Independent N(0, T²) numbers at temperature T, (size, n_features)."""
@@ -51,23 +56,17 @@ class Noise:
 
 
 def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temperature: float = 1.0) -> Tensor:
-    """Draw codes of which number k depends on the density, the seed and k only.
+    """Draw codes (n, d), float32, of which number k depends on the density, the seed and k only.
 
-    Chunk c holds the codes 256c … 256c + 255. It has a generator of its own, seeded by (seed, c), and is always drawn
-    as a whole, so that the same numbers pass through the same operations whatever `n` is. The generator is NumPy's,
-    since PyTorch's on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal.
+    Chunk c, the codes 256c … 256c + 255, has a generator of its own, seeded by (seed, c), and is always drawn as a
+    whole: the same numbers pass through the same operations whatever `n` is. The generator is NumPy's, since PyTorch's
+    on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal.
 
     Args:
         n: Number of codes, 0 or more.
         seed: 0 or more.
         draw: Draws so many codes, (size, d), with all randomness from the noise.
-        temperature: Factor of all normal noise, 0 or more.
-
-    Returns:
-        Codes, (n, d), float32.
-
-    Raises:
-        InputError: If `n` or `seed` is negative or no whole number, or the temperature cannot be used.
+        temperature: Factor of all normal noise, 0 or more; an `InputError` refuses other numbers.
 
     Example:
         >>> draw = lambda noise, size: noise.normal(size, 2)
@@ -75,12 +74,10 @@ def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temp
         True
     """
     n, seed, temperature = whole_number("n", n), check_seed(seed), check_temperature(temperature)
-    chunks = []
+    count = max(1, math.ceil(n / CHUNK))  # n = 0 needs the number of columns too
     with torch.no_grad():
-        for chunk in range(max(1, math.ceil(n / CHUNK))):  # n = 0 needs the number of columns too
-            noise = Noise(np.random.default_rng([seed, chunk]), temperature)
-            chunks.append(draw(noise, CHUNK).float())
-    return torch.cat(chunks)[:n].clone()
+        noises = (Noise(np.random.default_rng([seed, chunk]), temperature) for chunk in range(count))
+        return torch.cat([draw(noise, CHUNK).float() for noise in noises])[:n].clone()
 
 
 def check_temperature(temperature: Any) -> float:
@@ -102,47 +99,32 @@ def takes(method: Callable[..., Any], argument: str) -> bool:
 def sample_density(
     density: Density, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None
 ) -> Tensor:
-    """Draw from any density, also one whose `sample` knows neither temperature nor classes.
+    """Draw codes (n, d) from any fitted density, also one whose `sample` knows neither temperature nor classes.
 
-    Args:
-        density: Fitted.
-        n: Number of codes.
-        seed: 0 or more.
-        temperature: Factor of all normal noise; 1 is not passed on.
-        labels: Class of all codes or of each; None is not passed on.
-
-    Returns:
-        Codes, (n, d).
-
-    Raises:
-        InputError: If the density cannot use an argument that is passed on.
+    It is not given a temperature of 1 and labels None; an `InputError` says that it cannot use others.
 
     Example:
         >>> from scattergen.densities import Gaussian
         >>> sample_density(Gaussian().fit(torch.randn(20, 2)), 3, temperature=0.5).shape
         torch.Size([3, 2])
     """
-    keywords: dict[str, Any] = {}
-    if check_temperature(temperature) != 1:
-        keywords["temperature"] = temperature
-        if not takes(density.sample, "temperature"):
-            raise InputError(
-                f"The density {type(density).__name__} has no temperature: leave it out, or give its method sample a "
-                "keyword temperature, which draw_in_chunks takes."
-            )
+    keywords: dict[str, Any] = {} if check_temperature(temperature) == 1 else {"temperature": temperature}
     if labels is not None:
         keywords["labels"] = labels
-        if not takes(density.sample, "labels"):
-            raise InputError(
-                f"The density {type(density).__name__} is not class-conditional: fit one that is, with "
-                "`scattergen density RUN NAME --by-class` or ClassConditional."
-            )
+    lacks = {
+        "temperature": "has no temperature: leave it out, or give its method sample a keyword temperature, which "
+        "draw_in_chunks takes.",
+        "labels": "is not class-conditional: fit one that is, with `scattergen density RUN NAME --by-class` or "
+        "ClassConditional.",
+    }
+    for name in keywords:
+        if not takes(density.sample, name):
+            raise InputError(f"The density {type(density).__name__} {lacks[name]}")
     return density.sample(n, seed=seed, **keywords)
 
 
 def hold_out(N: int, generator: np.random.Generator, share: float = 0.1) -> Tensor:
     """Which of N codes a fit does not see, (N,): a random share of them, at least one and at most 5,000."""
     held_out = torch.zeros(N, dtype=torch.bool)
-    count = max(1, min(int(share * N), 5000))
-    held_out[torch.from_numpy(generator.choice(N, count, replace=False))] = True
+    held_out[torch.from_numpy(generator.choice(N, max(1, min(int(share * N), 5000)), replace=False))] = True
     return held_out

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scattergen.densities.clustering import lloyd, seed_means
+from scattergen.densities.expectation_maximization import lloyd, seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
 

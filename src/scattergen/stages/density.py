@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scattergen.datasets import ClassLabels
 from scattergen.densities import Density, make, make_for_classes
-from scattergen.densities.labels import check_labels
+from scattergen.densities.class_conditional import check_labels
 from scattergen.errors import ScattergenError
 from scattergen.runs import Result, Stages, refuse_differences
 from scattergen.stages.model_parts import density_metadata

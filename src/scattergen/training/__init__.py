@@ -5,13 +5,5 @@ from scattergen.training.settings import TrainingSettings
 from scattergen.training.state import History, Metrics
 
 __all__ = [
-    "Batch",
-    "Batches",
-    "History",
-    "Loss",
-    "Metrics",
-    "TrainingSettings",
-    "bfloat16_is_fast",
-    "check_shares",
-    "train",
-]
+    "Batch", "Batches", "History", "Loss", "Metrics", "TrainingSettings", "bfloat16_is_fast", "check_shares", "train",
+]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +30,6 @@ class Batches(Protocol):
     def __getitem__(self, index: Tensor, /) -> Batch: ...
 
 
-_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # ours to Fabric's
-
-
 def train(
     modules: Mapping[str, nn.Module],
     losses: Mapping[str, Loss],
@@ -48,20 +45,17 @@ def train(
 ) -> History:
     """Train modules by Adam, one optimizer and one loss each, alternating on every batch.
 
-    A training that was stopped at any moment continues from its checkpoint and ends, on the same
-    machine with the same number of threads, with the same bits as one that was never stopped.
-
-    Several processes share every batch and average their gradients (distributed data parallelism):
-    process r of w takes the r-th w-th part.  All call this function with the same arguments and end
-    with the same modules; rank 0 validates, reports and writes the checkpoints, from which any number
-    of processes can continue.  Batch normalisation uses the statistics of each process's part on CPUs,
-    and of the whole batch on GPUs.
+    Stopped at any moment, a training continues from its checkpoint and ends, on the same machine with the same number
+    of threads, with the same bits as one that was never stopped. Several processes, which all call this function with
+    the same arguments, share every batch, average their gradients and end with the same modules; rank 0 validates,
+    reports and writes the checkpoints, from which any number of processes can continue. Batch normalisation uses the
+    statistics of each process's part on CPUs, and of the whole batch on GPUs.
 
     Args:
         modules: Name to module; those without a loss are used but not trained.
         losses: Name to the loss of that module's parameters, in the order of their updates.
         data: Training examples.
-        settings: Epochs, batches, step sizes, seed, device …
+        settings: Epochs, step sizes, seed, device …
         validate: Called with the modules in evaluation mode after each epoch; early stopping watches its "loss".
         processes: Those that train together; several train one module only.
         checkpoint: File to save progress in and to continue from; removed by whoever owns it.
@@ -70,11 +64,11 @@ def train(
         progress: Where to report.
 
     Returns:
-        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of
-        training), "loss" or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
+        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of training), "loss"
+        or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
 
     Raises:
-        InputError: If there are no data, or the settings do not suit them or the other arguments.
+        InputError: If there are no data, or the settings do not suit the other arguments.
         ScattergenError: If a loss is not finite.
         RunFolderError: If the checkpoint belongs to other settings or is damaged.
 
@@ -101,73 +95,43 @@ def train(
     return training.run(progress)
 
 
-class _Clock:
-    """Seconds of training, without interruptions and what is called in between."""
-
-    def __init__(self, seconds: float) -> None:
-        self._before = self.seconds = seconds  # at the last `tick`; then those of rank 0, if there is a limit
-        self._start = self.now = time.monotonic()  # of the last `tick`
-
-    def tick(self) -> None:
-        """Take the time after a step."""
-        self.now = time.monotonic()
-        self.seconds = self._before + self.now - self._start
-
-    def leave_out(self) -> None:
-        """Do not count the time since the last `tick`."""
-        self._start += time.monotonic() - self.now
-
-    def total(self) -> float:
-        """Seconds of training until this moment."""
-        return self._before + time.monotonic() - self._start
-
-
+@dataclass
 class _Training:
     """A training under way; `train` explains the arguments."""
 
-    clock: _Clock  # runs as soon as steps are taken
-    saved_at: float  # its time at the last checkpoint
+    modules: Mapping[str, nn.Module]
+    losses: Mapping[str, Loss]
+    data: Batches
+    settings: TrainingSettings
+    validate: Callable[[], Metrics] | None
+    processes: Processes
+    checkpoint: Path | None
+    on_step: Callable[[float], None] | None
+    on_epoch: Callable[[History], None] | None
 
-    def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        losses: Mapping[str, Loss],
-        data: Batches,
-        settings: TrainingSettings,
-        validate: Callable[[], Metrics] | None,
-        processes: Processes,
-        checkpoint: Path | None,
-        on_step: Callable[[float], None] | None,
-        on_epoch: Callable[[History], None] | None,
-    ) -> None:
-        self.modules, self.losses, self.data, self.settings = modules, losses, data, settings
-        self.validate, self.on_step, self.on_epoch = validate, on_step, on_epoch
-        self.processes = processes
-        rank, world_size, batch_size = processes.rank, processes.world_size, settings.batch_size
-        self.steps_per_epoch = len(data) // batch_size
+    def __post_init__(self) -> None:
+        settings, size = self.settings, self.settings.batch_size
+        rank, world_size = self.processes.rank, self.processes.world_size
+        self.steps_per_epoch = len(self.data) // size
         self.n_steps = settings.epochs * self.steps_per_epoch
         # This process's part of every batch.
-        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.weight = (self.share.stop - self.share.start) / batch_size
-        self.fabric = _fabric(settings, processes)
+        self.share = slice(rank * size // world_size, (rank + 1) * size // world_size)
+        self.weight = (self.share.stop - self.share.start) / size
+        half = settings.precision == "bfloat16" or (settings.precision == "auto" and bfloat16_is_fast(settings.device))
+        self.fabric = make_fabric(settings.device, "bf16-mixed" if half else "32-true", self.processes)
         self.wrapped: dict[str, Any] = {}
         self.optimizers: dict[str, Any] = {}
-        for name, module in modules.items():
-            self._set_up(name, module)
+        for name, module in self.modules.items():
+            if world_size > 1 and self.fabric.device.type == "cuda":
+                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            if name in self.losses:
+                adam = torch.optim.Adam(module.parameters(), settings.learning_rate, settings.betas, fused=True)
+                self.wrapped[name], self.optimizers[name] = self.fabric.setup(module, adam)
+            else:
+                self.wrapped[name] = self.fabric.setup_module(module)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        depends = settings.depends() | {"n": len(data), "parts": list(losses)}
-        self.state = TrainingState(modules, self.optimizers, self.generator, depends, checkpoint)
-
-    def _set_up(self, name: str, module: nn.Module) -> None:
-        """Bring a module to the device, and make its optimizer if it is trained."""
-        if self.processes.world_size > 1 and self.fabric.device.type == "cuda":
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        if name not in self.losses:
-            self.wrapped[name] = self.fabric.setup_module(module)
-            return
-        rate, betas = self.settings.learning_rate, self.settings.betas
-        adam = torch.optim.Adam(module.parameters(), rate, betas, fused=True)
-        self.wrapped[name], self.optimizers[name] = self.fabric.setup(module, adam)
+        depends = settings.depends() | {"n": len(self.data), "parts": list(self.losses)}
+        self.state = TrainingState(self.modules, self.optimizers, self.generator, depends, self.checkpoint)
 
     def run(self, progress: Progress) -> History:
         """Train to the end, from the checkpoint if there is one; the metrics of all epochs."""
@@ -176,42 +140,48 @@ class _Training:
         self.processes.barrier()  # none writes a checkpoint before all have read it
         if settings.from_start and settings.patience is not None and state.step == 0:
             state.watch(self._validated()["loss"], settings.patience)
-        self.clock = _Clock(state.seconds)
-        self.saved_at = self.clock.now
-        limit = settings.max_seconds
+        # When the last step was done, after how many seconds of training, and when the last checkpoint was written.
+        self.now = self.saved_at = time.monotonic()
+        self.seconds, self.start = state.seconds, self.now - state.seconds
         # With a limit, progress counts seconds: there may be far more steps than will be done.
-        total = self.n_steps if limit is None else math.ceil(limit)
+        total = self.n_steps if settings.max_seconds is None else math.ceil(settings.max_seconds)
         with progress.task(settings.description, total) as task:
             task.advance(self._not_shown(task))
             while state.step < self.n_steps and not state.stopped:
                 epoch = state.step // self.steps_per_epoch
-                rate = self._steps(epoch, task)
-                self._end_epoch(epoch, rate)
-            state.finish()
+                self._end_epoch(epoch, self._steps(epoch, task))
+        if state.best and state.epochs_since_best > 0:
+            state.load_parameters(state.best)
         for module in self.modules.values():
             for buffer in module.buffers():  # such as running means, which differ between parts
                 buffer.copy_(self.processes.broadcast(buffer))
-        state.check_parameters(settings.learning_rate)
-        for module in self.modules.values():
             module.eval()
+        state.check_parameters(settings.learning_rate)
         return state.history
 
     def _steps(self, epoch: int, task: Task) -> float:
-        """Take the steps of an epoch that are left; the last one's learning rate."""
-        state = self.state
+        """Take the steps of an epoch that are left, or that there is time for; the last one's learning rate."""
+        state, limit = self.state, self.settings.max_seconds
         for name, module in self.wrapped.items():
             module.train(name in self.losses)
         for batch in self._batches(epoch):
             rate = self._step(batch)
-            self._after_step(task)
-            if state.stopped:
-                break
-            due = self.clock.now - self.saved_at > self.settings.checkpoint_seconds
+            self.now = time.monotonic()
+            self.seconds = self.now - self.start
+            task.advance(self._not_shown(task), f"loss {state.running_loss():.4f}")
+            if self.on_step is not None:
+                self.on_step(self.seconds)
+                self.start += time.monotonic() - self.now
+            if limit is not None:
+                self.seconds = self.processes.broadcast(self.seconds)
+                if self.seconds >= limit:
+                    state.stopped = True
+                    break
+            due = self.now - self.saved_at > self.settings.checkpoint_seconds
             # The end of the epoch has a checkpoint of its own.
             if due and self.processes.rank == 0 and state.step % self.steps_per_epoch > 0:
-                state.seconds = self.clock.seconds
+                state.seconds, self.saved_at = self.seconds, self.now
                 state.save()
-                self.saved_at = self.clock.now
         return rate
 
     def _batches(self, epoch: int) -> Iterable[Batch]:
@@ -219,8 +189,8 @@ class _Training:
         settings, size = self.settings, self.settings.batch_size
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.data), generator=generator)
-        first = self.state.step - epoch * self.steps_per_epoch
-        parts = (self.data[order[i * size : (i + 1) * size][self.share]] for i in range(first, self.steps_per_epoch))
+        left = range(self.state.step % self.steps_per_epoch, self.steps_per_epoch)
+        parts = (self.data[order[i * size : (i + 1) * size][self.share]] for i in left)
         return prefetched(parts) if settings.prefetch else parts
 
     def _step(self, read: Batch) -> float:
@@ -228,48 +198,29 @@ class _Training:
         settings, state = self.settings, self.state
         if self.processes.world_size > 1:
             # Seeded by step and rank, so that rank 0's checkpoint does for all.
-            seed = (settings.seed * 1_000_003 + state.step) * 1_000_003 + self.processes.rank
-            self.generator.manual_seed(seed)
+            self.generator.manual_seed((settings.seed * 1_000_003 + state.step) * 1_000_003 + self.processes.rank)
         batch = tuple(self.fabric.to_device(part) for part in read)
         rate = settings.learning_rate * SCHEDULES[settings.schedule](self._part_done())
-        for name in self.losses:
-            self._update(name, batch, rate)
+        for name, loss_of in self.losses.items():
+            optimizer = self.optimizers[name]
+            optimizer.param_groups[0]["lr"] = rate
+            loss = loss_of(self.wrapped, batch, self.generator)
+            # Before the gradients, so that all processes stop together if it is not finite in one.
+            mean = self.processes.all_reduce(loss.detach() * self.weight).item()
+            state.add_loss(name, mean, settings.learning_rate)
+            optimizer.zero_grad()
+            # Fabric averages the processes' gradients with equal weights.
+            self.fabric.backward(loss * (self.weight * self.processes.world_size))
+            if (norm := settings.clip_norm) is not None:
+                self.fabric.clip_gradients(self.wrapped[name], optimizer, max_norm=norm, error_if_nonfinite=False)
+            optimizer.step()
         state.step += 1
         return rate
-
-    def _update(self, name: str, batch: Batch, rate: float) -> None:
-        """Take a step of one module's optimizer."""
-        optimizer, settings = self.optimizers[name], self.settings
-        optimizer.param_groups[0]["lr"] = rate
-        loss = self.losses[name](self.wrapped, batch, self.generator)
-        # Before the gradients, so that all processes stop together if it is not finite in one.
-        mean = self.processes.all_reduce(loss.detach() * self.weight).item()
-        self.state.add_loss(name, mean, settings.learning_rate)
-        optimizer.zero_grad()
-        # Fabric averages the processes' gradients with equal weights.
-        self.fabric.backward(loss * (self.weight * self.processes.world_size))
-        if settings.clip_norm is not None:
-            self.fabric.clip_gradients(
-                self.wrapped[name], optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
-            )
-        optimizer.step()
-
-    def _after_step(self, task: Task) -> None:
-        """Take the time, report, and stop if the time is over."""
-        clock, limit = self.clock, self.settings.max_seconds
-        clock.tick()
-        task.advance(self._not_shown(task), f"loss {self.state.running_loss():.4f}")
-        if self.on_step is not None:
-            self.on_step(clock.seconds)
-            clock.leave_out()
-        if limit is not None:
-            clock.seconds = self.processes.broadcast(clock.seconds)
-            self.state.stopped = clock.seconds >= limit
 
     def _end_epoch(self, epoch: int, rate: float) -> None:
         """Validate, save and report."""
         state, patience = self.state, self.settings.patience
-        state.seconds = self.clock.total()
+        state.seconds = time.monotonic() - self.start
         metrics = state.end_epoch(epoch + 1, rate)
         if self.validate is not None:
             metrics |= {f"validation/{name}": value for name, value in self._validated().items()}
@@ -292,28 +243,16 @@ class _Training:
     def _part_done(self) -> float:
         """The part of the training that is done, in [0, 1], by steps or by seconds."""
         part, limit = self.state.step / self.n_steps, self.settings.max_seconds
-        return part if limit is None else max(part, min(1.0, self.clock.seconds / limit))
+        return part if limit is None else max(part, min(1.0, self.seconds / limit))
 
     def _not_shown(self, task: Task) -> int:
         """Progress not yet reported, in steps, or in seconds if there is a limit."""
-        limited = self.settings.max_seconds is not None
-        done = int(self._part_done() * task.total) if limited else self.state.step
+        done = self.state.step if self.settings.max_seconds is None else int(self._part_done() * task.total)
         return done - task.completed
-
-
-def _fabric(settings: TrainingSettings, processes: Processes) -> Any:
-    """Fabric for the chosen device and precision."""
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bfloat16" if bfloat16_is_fast(settings.device) else "float32"
-    return make_fabric(settings.device, _PRECISIONS[precision], processes)
 
 
 def check_shares(batch_size: int, n_processes: int) -> None:
     """Refuse batches, of all processes together, that leave nothing for some of the processes.
-
-    Raises:
-        InputError: If there are more processes than examples.
 
     Example:
         >>> check_shares(batch_size=4, n_processes=8)

@@ -27,7 +27,7 @@ _HYPERPARAMETERS = ("epochs", "batch_size", "learning_rate", "schedule", "betas"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How modules are trained: what the result depends on, and how the work is done.
+    """How modules are trained; settings out of range raise an `InputError`.
 
     Args:
         epochs: Passes over the data; an incomplete last batch is left out.
@@ -36,21 +36,16 @@ class TrainingSettings:
         schedule: A name in `SCHEDULES`.
         betas: Adam's decay rates.
         clip_norm: Largest norm of one module's gradient; longer ones are shortened to it.
-        patience: Stop after so many epochs without a lower validation loss, and go back to the best
-            parameters.  None never stops early and keeps the last ones.
+        patience: Stop after so many epochs without a lower validation loss, and go back to the best parameters.
         from_start: Whether the parameters as given may be the best ones, too.
-        max_seconds: Stop at the first step after so many seconds of training, interruptions not counted.
-            The schedule then follows the steps or the seconds, whichever are further, so that what is
-            trained depends on the machine's speed.
+        max_seconds: Stop at the first step after so many seconds of training, interruptions not counted. The schedule
+            then follows the steps or the seconds, whichever are further, so that the result depends on the machine.
         seed: Of the order of the data and of everything random in the losses.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
         device: "cpu", "cuda", "cuda:1" …
         prefetch: Read the next batches while one is computed with; pays if they come from files.
         checkpoint_seconds: Between two checkpoints within an epoch; its end has one anyway.
         description: Name of the stage in reports.
-
-    Raises:
-        InputError: If a setting is out of its range.
 
     Example:
         >>> TrainingSettings(epochs=0, batch_size=64, learning_rate=0.01)
@@ -93,18 +88,8 @@ class TrainingSettings:
 
     @classmethod
     def of(cls, model: object, **others: Any) -> "TrainingSettings":
-        """The settings that a model has as attributes, and others that no model has, such as the seed.
-
-        Raises:
-            InputError: If one is out of its range.
-
-        Example:
-            >>> from scattergen.densities import make
-            >>> TrainingSettings.of(make("vae", epochs=5), seed=3).epochs
-            5
-        """
-        own = {name: getattr(model, name) for name in _HYPERPARAMETERS if hasattr(model, name)}
-        return cls(**own, **others)
+        """The settings that a model has as attributes, and others that no model has, such as the seed."""
+        return cls(**{name: getattr(model, name) for name in _HYPERPARAMETERS if hasattr(model, name)}, **others)
 
     def depends(self) -> dict[str, Any]:
         """What a training and the checkpoint that it continues from must share, for JSON."""

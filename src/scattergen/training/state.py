@@ -67,8 +67,7 @@ class TrainingState:
     def end_epoch(self, epoch: int, rate: float) -> Metrics:
         """Begin another epoch; the metrics of the one that ended, now in the history."""
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
-        single = len(means) == 1
-        losses = {"loss" if single else f"loss/{name}": mean for name, mean in means.items()}
+        losses = {"loss" if len(means) == 1 else f"loss/{name}": mean for name, mean in means.items()}
         self.history.append({"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate})
         self.sums, self.count = dict.fromkeys(self.sums, 0.0), 0
         return self.history[-1]
@@ -82,16 +81,11 @@ class TrainingState:
             self.epochs_since_best += 1
             self.stopped |= self.epochs_since_best >= patience
 
-    def finish(self) -> None:
-        """Go back to the best parameters."""
-        if self.best and self.epochs_since_best > 0:
-            self._load_parameters(self.best)
-
     def _parameters(self) -> dict[str, Tensor]:
-        states = {name: module.state_dict() for name, module in self.modules.items()}
-        return flatten_state("modules", states)
+        return flatten_state("modules", {name: module.state_dict() for name, module in self.modules.items()})
 
-    def _load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the parameters of all modules."""
         for name, module in self.modules.items():
             module.load_state_dict(take_state(tensors, f"modules/{name}"))
 
@@ -132,16 +126,14 @@ class TrainingState:
             ) from error
 
     def _adopt(self, tensors: Mapping[str, Tensor], progress: dict[str, Any]) -> None:
-        self._load_parameters(tensors)
+        self.load_parameters(tensors)
         self.generator.set_state(tensors["generator"])
         for name, optimizer in self.optimizers.items():
-            flat = take_state(tensors, f"optimizers/{name}")
             state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in flat.items():
+            for key, tensor in take_state(tensors, f"optimizers/{name}").items():
                 index, entry = key.split("/")
                 state.setdefault(int(index), {})[entry] = tensor
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.best = take_state(tensors, "best")
         for name in _PROGRESS:
             setattr(self, name, progress[name])
