@@ -6,8 +6,8 @@ import torch
 
 from scattergen.scattering import Scattering2D
 from scattergen.scattering.filters import SIGMA, FilterBank, filter_bank, gaussian
-from scattergen.scattering.operations import Constants
 from scattergen.scattering.plan import Plan, build_plan
+from scattergen.scattering.transform import Constants
 
 
 def random_bank(shape: tuple[int, int], J: int, L: int, kind: str, seed: int) -> FilterBank:
@@ -45,8 +45,8 @@ class RandomScattering2D(Scattering2D):
 
     @cache  # noqa: B019 - the transform lives as long as its tables are needed
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        return build_plan(self.bank, self._source(), self.output_shape, self.max_order, dtype)
+        return build_plan(self.bank, self.shape, self.output_shape, self.max_order, dtype)
 
     @cache  # noqa: B019
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        return Constants(self.bank, self._source(), dtype, device)
+        return Constants(self.bank, self.shape, dtype, device)

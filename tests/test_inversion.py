@@ -9,7 +9,7 @@ from scattergen.encoder.inversion import reconstruct_codes
 from scattergen.errors import InputError
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D, reconstruct
-from scattergen.scattering.box_lbfgs import minimize_in_box
+from scattergen.scattering.inversion import minimize_in_box
 
 TRANSFORM = Scattering2D(J=2, shape=(16, 12), L=4)
 

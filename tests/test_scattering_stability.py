@@ -7,7 +7,7 @@ import torch
 
 from scattergen.datasets import mnist
 from scattergen.scattering import Scattering2D, filter_bank, lipschitz_constant, littlewood_paley
-from scattergen.scattering.bounds import layer_bound
+from scattergen.scattering.filters import layer_bound, reflection
 
 
 def digits(n):
@@ -19,7 +19,7 @@ def norm(x):
 
 
 def padded(scattering, x):
-    rows, columns = scattering._source()
+    rows, columns = reflection(scattering.shape, scattering.padded_shape)
     return x[..., rows[:, None], columns]
 
 

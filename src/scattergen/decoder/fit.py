@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageArray, ImageSource
-from scattergen.decoder.augmentation import augment, mirrored_codes, shortening
+from scattergen.decoder.augmentation import Mirrored, augment, shortening
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.scattering_loss import ScatteringLoss
@@ -20,26 +20,17 @@ from scattergen.errors import InputError
 from scattergen.image_quality import psnr
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
+from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 from scattergen.training.loop import Batch, check_shares, train
 from scattergen.training.settings import TrainingSettings
 from scattergen.training.state import History, Metrics
 
-
-class ImageLoss(Protocol):
-    """A loss of images in [-1, 1], (N, C, H, W), made for a shape and fitted to real ones."""
-
-    def fit(self, images: Tensor, /) -> Self:
-        """Look at real images."""
-
-    def __call__(self, output: Tensor, images: Tensor, generator: torch.Generator, /) -> Tensor:
-        """The loss of a decoder's output, given the images that it should be."""
-
-
-LOSSES: dict[str, Callable[[tuple[int, int, int]], ImageLoss] | None] = {
+# Name to what is added to the error of pixels, None for nothing. It is made for (C, H, W) and fitted to real images in
+# [-1, 1]; then it gives the loss of a decoder's output (N, C, H, W), the images that it should be, and a generator.
+LOSSES: dict[str, Callable[[tuple[int, int, int]], Any] | None] = {
     "pixels": None,
     "scattering": ScatteringLoss,
 }  # fmt: skip
-"""Name to what is added to the error of pixels; None for nothing."""
 
 _WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/notes/log.md)
 _REAL_IMAGES = 512  # that it is fitted to, such as the size of scattering paths
@@ -50,23 +41,6 @@ _GROWING_ROUNDS, _LARGE_GAP = 3, 2.0
 
 class OverfittingWarning(UserWarning):
     """The decoder reproduces training images ever better than validation images."""
-
-
-class _Pairs:
-    """Codes and images, and perhaps codes of the mirrored images, read together by index."""
-
-    def __init__(self, codes: Tensor, images: ImageSource | Tensor, n: int, mirrored: Tensor | None) -> None:
-        # As an array, for the thread that reads ahead (see `ImageReader.read`).
-        self.codes, self.images, self.n = codes.numpy(), images, n
-        self.mirrored = None if mirrored is None else mirrored.numpy()
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        rows = index.numpy()
-        pair = (torch.from_numpy(self.codes[rows]), self.images[index])
-        return pair if self.mirrored is None else (*pair, torch.from_numpy(self.mirrored[rows]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +69,8 @@ class DecoderTraining:
         InputError: If a value is out of its range.
 
     Example:
-        >>> x = torch.rand(64, 1, 8, 8)
-        >>> decoder = Decoder(16, (1, 8, 8), channels=(8, 4))
-        >>> training = DecoderTraining(epochs=1, batch_size=16)
-        >>> history = training.fit(decoder, torch.randn(64, 16), x)
-        >>> sorted(history[0])[-3:]
+        >>> decoder, z, x = Decoder(16, (1, 8, 8), channels=(8, 4)), torch.randn(64, 16), torch.rand(64, 1, 8, 8)
+        >>> sorted(DecoderTraining(epochs=1, batch_size=16).fit(decoder, z, x)[0])[-3:]
         ['validation/loss', 'validation/psnr', 'validation/train_psnr']
     """
 
@@ -125,45 +96,17 @@ class DecoderTraining:
         TrainingSettings.of(self)  # which refuses the others
 
     def held_out(self, n: int) -> int:
-        """How many of n images are held out for validation.
-
-        Args:
-            n: Number of images.
-
-        Returns:
-            At least 1.
-
-        Raises:
-            InputError: If too few images are left to train on.
-
-        Example:
-            >>> DecoderTraining().held_out(100)
-            10
-        """
+        """How many of n images are held out for validation; an `InputError` if too few are left to train on."""
         n_validation = min(5000, max(1, n // 10)) if self.n_validation is None else self.n_validation
         if n_validation < 1 or n - n_validation < 2:
             raise InputError(
-                f"{n} images with {n_validation} of them held out leave {max(n - n_validation, 0)} "
-                "to train on: hold out at least 1 and leave at least 2."
+                f"{n} images with {n_validation} of them held out leave {max(n - n_validation, 0)} to train on: hold "
+                "out at least 1 and leave at least 2."
             )
         return n_validation
 
     def check(self, n: int, n_processes: int = 1) -> None:
-        """Refuse a number of images, or of processes, before any work is done for them.
-
-        Args:
-            n: Number of images.
-            n_processes: That train together.
-
-        Raises:
-            InputError: If the images are too few, or the processes too many.
-
-        Example:
-            >>> DecoderTraining(n_validation=99).check(100)
-            Traceback (most recent call last):
-            ...
-            scattergen.errors.InputError: 100 images with 99 of them held out leave 1 to ...
-        """
+        """Refuse too few images, or too many processes that train together, before any work is done for them."""
         check_shares(min(self.batch_size, n - self.held_out(n)), n_processes)
 
     def fit(
@@ -181,7 +124,7 @@ class DecoderTraining:
         on_epoch: Callable[[History], None] | None = None,
         progress: Progress = SILENT,
     ) -> History:
-        """Train a decoder in place.
+        """Train a decoder in place; an `OverfittingWarning` tells of a growing gap of training to validation PSNR.
 
         Args:
             decoder: Trained afterwards.
@@ -197,28 +140,20 @@ class DecoderTraining:
             progress: Where to report.
 
         Returns:
-            One dictionary per epoch with "loss", "validation/loss" (the same over validation images),
-            "validation/psnr" and "validation/train_psnr" (dB; mean over validation images and over as many training
-            images).
+            One dictionary per epoch with "loss", "validation/loss", "validation/psnr" and "validation/train_psnr" (dB;
+            mean over validation images and over as many training images).
 
         Raises:
             InputError: If there are too few images, or augmentation lacks its encoder.
             ScattergenError: If the loss becomes infinite or NaN.
-
-        Warns:
-            OverfittingWarning: If the gap between training and validation PSNR keeps growing.
         """
         if len(codes) != len(images):
             raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
         if encoder is None and (self.shifts > 0 or (self.flips and mirrored is None)):
             raise InputError("Augmented images must be encoded again: pass the encoder too.")
         task = _Regression(self, decoder, codes, images, encoder, seed, device, progress)
-        if not self.flips or self.shifts > 0:
-            mirrored = None
-        elif mirrored is None and encoder is not None:
-            mirrored = mirrored_codes(
-                encoder, images, task.n, processes=processes, checkpoint=checkpoint, progress=progress
-            )
+        if self.flips and self.shifts == 0:
+            task.mirrored = task.mirrored_codes(processes, checkpoint) if mirrored is None else mirrored
 
         def after_epoch(history: History) -> None:
             if self.patience is None:  # else the best epoch is kept, whatever comes after it
@@ -232,15 +167,14 @@ class DecoderTraining:
             prefetch=not isinstance(images, (Tensor, ImageArray)),
         )  # fmt: skip
         return train(
-            {"decoder": decoder}, {"decoder": task.loss}, _Pairs(codes, images, task.n, mirrored), settings,
-            validate=task.validate, processes=processes, checkpoint=checkpoint, on_epoch=after_epoch,
-            progress=progress,
+            {"decoder": decoder}, {"decoder": task.loss}, task, settings, validate=task.validate,
+            processes=processes, checkpoint=checkpoint, on_epoch=after_epoch, progress=progress,
         )  # fmt: skip
 
 
 @dataclass
 class _Regression:
-    """One regression of images on their codes: its loss on the first n, and its validation on the others."""
+    """One regression of images on their codes: its data and loss, the first n, and its validation on the others."""
 
     training: DecoderTraining
     decoder: Decoder | LocalDecoder
@@ -250,14 +184,43 @@ class _Regression:
     seed: int
     device: str
     progress: Progress
+    mirrored: Tensor | None = None  # codes of mirrored images
 
     def __post_init__(self) -> None:
         self.n = len(self.codes) - self.training.held_out(len(self.codes))
-        self.added: ImageLoss | None = None
+        self.added: Any = None
         make = LOSSES[self.training.loss]
         if make is not None:
             some = torch.linspace(0, self.n - 1, min(self.n, _REAL_IMAGES)).round().long()
             self.added = make(self.decoder.image_shape).fit(2 * self.images[some] - 1)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        """Codes, images, and the mirrored images' codes if there are any."""
+        # By NumPy, for the thread that reads ahead (see `ImageReader.read`).
+        tables = [self.codes] if self.mirrored is None else [self.codes, self.mirrored]
+        z, *others = (torch.from_numpy(table.numpy()[index.numpy()]) for table in tables)
+        return z, self.images[index], *others
+
+    def mirrored_codes(self, processes: Processes, checkpoint: Path | None) -> Tensor:
+        """Codes (n, d) of the n images mirrored, kept beside the training's checkpoint until it is resumed."""
+        assert self.encoder is not None
+        path, stored = None, torch.empty(0)
+        if checkpoint is not None and processes.rank == 0:
+            path = checkpoint.with_name("mirrored.safetensors")
+            found = read_tensors_if_whole(path)
+            if found is not None:
+                stored = found[0].get("codes", stored)
+            elif path.exists():
+                warnings.warn(f"{path} is damaged: it is made again.", stacklevel=2)
+        if processes.broadcast(len(stored) == self.n):
+            return processes.broadcast(stored)
+        codes = self.encoder.transform(Mirrored(self.images, self.n), self.progress, processes=processes)
+        if path is not None:
+            write_tensors(path, {"codes": codes})
+        return codes
 
     def error(self, output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Of images in [-1, 1]."""

@@ -1,15 +1,58 @@
-"""The decoder: Angles & Mallat's convolutional generator, which maps whitened codes to images."""
+"""The decoder: Angles & Mallat's convolutional generator, from whitened codes to images; what decoders share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder.code_decoder import CodeDecoder
 from scattergen.decoder.upsampled_convolution import UpsampledConv2d
 from scattergen.errors import InputError
+from scattergen.tensor_files import check_shapes
+
+
+class CodeDecoder(nn.Module):
+    """A network from codes (N, d) to images (N, C, H, W) in or near [-1, 1]."""
+
+    n_components: int  # d
+    image_shape: tuple[int, int, int]  # (C, H, W)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images in [0, 1], (N, C, H, W), of codes (N, d) in their precision; another d is an `InputError`.
+
+        Without gradients, and without changing or using batch statistics.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                images: Tensor = self(z)
+                return images.add_(1).mul_(0.5).clamp_(0, 1)
+        finally:
+            self.train(was_training)
+
+    def check_codes(self, z: Tensor) -> None:
+        """Refuse codes that are not (N, d)."""
+        if z.ndim != 2 or z.shape[1] != self.n_components:
+            raise InputError(
+                f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}: use codes of the model "
+                "that this decoder belongs to."
+            )
+
+    def check_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse stored tensors that are not those of this decoder, by a `RunFolderError`."""
+        check_shapes("decoder", tensors, {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of every module, but a state of another decoder is a `RunFolderError`."""
+        self.check_state(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
 
 class Decoder(CodeDecoder):
@@ -17,7 +60,8 @@ class Decoder(CodeDecoder):
 
     A linear layer without bias makes a small grid of `channels[0]` features; each block upsamples the grid bilinearly
     by two, pads it by reflection and convolves it; a last convolution makes the image. Batch normalisation follows
-    every layer, then a ReLU, or tanh after the last one.
+    every layer, then a ReLU, or tanh after the last one (Angles, Mallat, "Generative networks as inverse problems with
+    scattering transforms", 2018).
 
     Args:
         n_components: Dimension d of the codes.
@@ -34,9 +78,6 @@ class Decoder(CodeDecoder):
 
     Raises:
         InputError: If an argument is out of range or the grid becomes too small for the filters.
-
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
 
     Example:
         >>> decoder = Decoder(512, (1, 28, 28), channels=(128, 64, 32))
@@ -59,29 +100,25 @@ class Decoder(CodeDecoder):
         check_layers(channels, kernel_size, momentum, "3, 5 or 7")
         if initialization not in ("kaiming", "normal"):
             raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
-        image_channels, H, W = image_shape
+        C, H, W = image_shape
         sizes = grids((H, W), len(channels), start_grid)
         check_grids([*sizes[1:], sizes[-1]], len(channels), kernel_size)
-        self.n_components, self.image_shape = n_components, (image_channels, H, W)
+        self.n_components, self.image_shape = n_components, (C, H, W)
         self.start_grid, self.unit_norm = sizes[0], unit_norm
         self.hyperparameters: dict[str, Any] = {
-            "n_components": n_components, "image_shape": [image_channels, H, W],
+            "n_components": n_components, "image_shape": [C, H, W],
             "channels": list(channels), "kernel_size": kernel_size, "start_grid": list(sizes[0]),
             "unit_norm": unit_norm, "initialization": initialization, "momentum": momentum,
         }  # fmt: skip
         # (d, features), not nn.Linear's transpose: a bfloat16 gradient would be copied by columns.
-        n_features = sizes[0][0] * sizes[0][1] * channels[0]
-        self.linear = nn.Parameter(torch.empty(n_components, n_features))
-        widths, ends = (*channels, image_channels), (*sizes, sizes[-1])
+        self.linear = nn.Parameter(torch.empty(n_components, sizes[0][0] * sizes[0][1] * channels[0]))
+        widths, ends = (*channels, C), (*sizes, sizes[-1])
         self.convolutions = nn.ModuleList(
             UpsampledConv2d(widths[i], widths[i + 1], kernel_size, ends[i], ends[i + 1]) for i in range(len(channels))
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in widths)
-        self._initialize(initialization)
-
-    def _initialize(self, initialization: str) -> None:
-        # Batch normalisation makes the scale of these weights irrelevant to the images, not to the
-        # training: the smaller they are, the sooner Adam's steps, of a fixed size, turn them.
+        # Batch normalisation makes the scale of these weights irrelevant to the images, not to the training: the
+        # smaller they are, the sooner Adam's steps, of a fixed size, turn them.
         nn.init.normal_(self.linear, 0.0, 0.02 if initialization == "normal" else 0.01)
         if initialization == "normal":
             for convolution in self.convolutions:
@@ -90,17 +127,7 @@ class Decoder(CodeDecoder):
                 nn.init.normal_(norm.weight, 1.0, 0.02)  # type: ignore[arg-type]
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images in the tanh's range.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            Images in [-1, 1], (N, C, H, W), in the precision of z.
-
-        Raises:
-            InputError: If d is not that of the decoder.
-        """
+        """Images in [-1, 1], the tanh's range, (N, C, H, W), of codes (N, d) in their precision."""
         self.check_codes(z)
         if self.unit_norm:
             z = F.normalize(z, dim=1)
@@ -127,27 +154,23 @@ def check_grids(convolved: Sequence[tuple[int, int]], n_grids: int, kernel_size:
     smallest = min(map(min, convolved))
     if smallest <= kernel_size // 2:
         raise InputError(
-            f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels: use fewer "
-            f"channels (blocks) than {n_grids}, smaller filters or larger images."
+            f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels: use fewer channels (blocks) than "
+            f"{n_grids}, smaller filters or larger images."
         )
 
 
 def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> list[tuple[int, int]]:
     """Sizes (h, w) of the grids of a decoder, from the start, or the image's halved once per block, to the image."""
+    H, W = size
     if start is None:
-        sizes = [size]
-        for _ in range(n_grids - 1):
-            sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
-        return sizes
+        return [(-(-H >> i), -(-W >> i)) for i in reversed(range(n_grids))]  # rounded up
     if len(start) != 2 or not all(1 <= side <= full for side, full in zip(start, size, strict=True)):
         raise InputError(
-            f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the "
-            f"image's {size[0]}x{size[1]}."
+            f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the image's {H}x{W}."
         )
     if n_grids == 1 and tuple(start) != size:
         raise InputError(
-            f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach "
-            f"{size[0]}x{size[1]} pixels: give more channels."
+            f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach {H}x{W} pixels: give "
+            "more channels."
         )
-    doubled = [(min(start[0] << i, size[0]), min(start[1] << i, size[1])) for i in range(n_grids - 1)]
-    return [*doubled, size]
+    return [*((min(start[0] << i, H), min(start[1] << i, W)) for i in range(n_grids - 1)), size]

@@ -13,8 +13,7 @@ from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import check_shapes
 
-# More images than these change least squares of at most a few hundred components no more.
-_MOST_IMAGES = 20_000
+_MOST_IMAGES = 20_000  # more change least squares of at most a few hundred components no more
 _BATCH_FLOATS = 1 << 24
 
 
@@ -23,19 +22,13 @@ class LinearDecoder:
 
     $\hat x(z) = \bar x + W^\top (z - \bar z)$ with W minimising $\sum_i \lVert x_i - \hat x(z_i) \rVert^2$ over the
     training images. It also keeps the linear estimate of the scattering coefficients that whitening leaves, on their
-    grid of positions and reduced to the leading principal components of the channels: what a code says about each
-    place.
+    grid of positions and reduced to the leading principal components of the channels: what a code says of each place.
 
     Args:
         n_components: Dimension d of the codes.
         image_shape: (C, H, W).
         grid: Positions (h, w) of the coefficients.
         n_channels: Coefficients kept at each position.
-
-    Attributes:
-        mean: Of the images, (C, H, W).
-        weight: W, (d, C·H·W).
-        coefficients: Standardised coefficients of a code's components, (d, n_channels, h, w).
 
     Example:
         >>> x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -45,6 +38,10 @@ class LinearDecoder:
         torch.Size([60, 1, 8, 8])
     """
 
+    mean: Tensor  # of the images, (C, H, W)
+    weight: Tensor  # W, (d, C·H·W)
+    coefficients: Tensor  # standardised ones of a code's components, (d, n_channels, h, w)
+
     def __init__(
         self, n_components: int, image_shape: tuple[int, int, int], grid: tuple[int, int], n_channels: int
     ) -> None:
@@ -53,15 +50,7 @@ class LinearDecoder:
 
     @classmethod
     def of(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
-        """For the codes of a fitted encoder, whose coefficients it takes over.
-
-        Args:
-            encoder: Fitted.
-            n_channels: Most coefficients to keep at each position.
-
-        Returns:
-            A decoder of which the image remains to be fitted.
-        """
+        """For the codes of a fitted encoder, of which it takes over at most so many coefficients at each position."""
         linear = cls._sized(encoder, n_channels)
         (h, w), whitening = linear.grid, encoder.whitening
         scale = whitening.explained_variance_.sqrt().to(whitening.components_)
@@ -82,15 +71,7 @@ class LinearDecoder:
 
     @classmethod
     def shaped(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
-        """One without values, to make and check decoders with before anything is fitted.
-
-        Args:
-            encoder: Whose number of components and shapes count.
-            n_channels: As for `of`.
-
-        Returns:
-            A decoder whose tensors are on the device "meta".
-        """
+        """One as by `of`, with tensors on the device "meta", to make and check decoders before anything is fitted."""
         linear = cls._sized(encoder, n_channels)
         for name, shape in linear._shapes().items():
             setattr(linear, name, torch.empty(shape, device="meta"))
@@ -156,14 +137,7 @@ class LinearDecoder:
         return self
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of codes.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            Images in [0, 1], (N, C, H, W).
-        """
+        """Images in [0, 1], (N, C, H, W), of codes (N, d)."""
         images = self.mean.flatten() + z.to(self.weight) @ self.weight
         return images.clamp_(0, 1).unflatten(1, self.image_shape)
 
@@ -175,21 +149,12 @@ class LinearDecoder:
     def hyperparameters(self) -> dict[str, int | list[int]]:
         """Keywords of the constructor."""
         return {
-            "n_components": self.n_components,
-            "image_shape": list(self.image_shape),
-            "grid": list(self.grid),
-            "n_channels": self.n_channels,
-        }
+            "n_components": self.n_components, "image_shape": list(self.image_shape),
+            "grid": list(self.grid), "n_channels": self.n_channels,
+        }  # fmt: skip
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Become the fitted decoder that `state_dict` was taken from.
-
-        Args:
-            tensors: Name to tensor.
-
-        Raises:
-            RunFolderError: If a tensor is missing or does not fit this decoder.
-        """
+        """Become the fitted decoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
         check_shapes("linear decoder", tensors, self._shapes())
         self.mean, self.weight = tensors["mean"].float(), tensors["weight"].float()
         self.coefficients = tensors["coefficients"].float()

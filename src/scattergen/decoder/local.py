@@ -7,21 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder.code_decoder import CodeDecoder
-from scattergen.decoder.generator import check_grids, check_layers, grids
+from scattergen.decoder.generator import CodeDecoder, check_grids, check_layers, grids
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.upsampled_convolution import UpsampledConv2d
 
 
 class LocalDecoder(CodeDecoder):
-    r"""Images from codes: least squares, and a convolutional correction.
+    r"""Images from codes: least squares, and a convolutional correction, which is zero before the training.
 
-    $G(z) = \hat x(z) + R(\hat s(z), \hat x(z))$: a code is first mapped linearly to the image $\hat x$ and to
-    scattering coefficients $\hat s$ on their grid (see `LinearDecoder`). The network R starts from the coefficients,
-    whose channels it mixes at every position; each block upsamples its grid bilinearly by two, convolves it and adds
-    the pixels of $\hat x$ that lie under each position. What is learned is the same everywhere in the image, and so is
-    learned from every position of every image; a generator that maps the whole code to the whole image must see many
-    more images to come to the same quality. An untrained network is least squares.
+    $G(z) = \hat x(z) + R(\hat s(z), \hat x(z))$ with the image $\hat x$ and scattering coefficients $\hat s$ on their
+    grid by `LinearDecoder`. The network R mixes the coefficients' channels at every position; each block upsamples its
+    grid bilinearly by two, convolves it and adds the pixels of $\hat x$ that lie under each position (like Dong, Loy,
+    He, Tang, "Image super-resolution using deep convolutional networks", 2016). What is learned is the same everywhere
+    in the image, so that few images teach it (docs/decoder.md).
 
     Args:
         linear: Fitted.
@@ -31,9 +29,6 @@ class LocalDecoder(CodeDecoder):
 
     Raises:
         InputError: If an argument is out of range or the grid becomes too small for the filters.
-
-    References:
-        Dong, Loy, He, Tang, "Image super-resolution using deep convolutional networks", 2016.
 
     Example:
         >>> from scattergen.encoder.scattering_encoder import ScatteringEncoder
@@ -62,37 +57,31 @@ class LocalDecoder(CodeDecoder):
         self.hyperparameters: dict[str, Any] = {
             "channels": list(channels), "kernel_size": kernel_size, "momentum": momentum,
         }  # fmt: skip
-        C, H, W = linear.image_shape
-        self._sizes = sizes = grids((H, W), len(channels), None)
-        check_grids(sizes, len(channels), kernel_size)
+        (C, H, W), n = linear.image_shape, len(channels)
+        self._sizes = sizes = grids((H, W), n, None)
+        check_grids(sizes, n, kernel_size)
         # Pixels of a position of the grid along each axis, from the coarsest grid on.
-        self._factors = [2 ** (len(channels) - 1 - i) for i in range(len(channels))]
+        self._factors = [2**i for i in reversed(range(n))]
         self.mixing = nn.Parameter(torch.empty(linear.n_channels, channels[0]))
         nn.init.kaiming_normal_(self.mixing.T, nonlinearity="relu")
         # The estimate of the image enters every grid, by a product at each position.
-        self.sides = nn.ParameterList()
-        for factor, width in zip(self._factors, channels, strict=True):
-            side = torch.empty(C * factor**2, width)
-            self.sides.append(nn.Parameter(side.normal_(0, (C * factor**2) ** -0.5)))
+        pixels = [C * factor**2 for factor in self._factors]
+        self.sides = nn.ParameterList(
+            nn.Parameter(torch.empty(m, width).normal_(0, m**-0.5)) for m, width in zip(pixels, channels, strict=True)
+        )
         self.convolutions = nn.ModuleList(
-            UpsampledConv2d(channels[i], channels[i + 1], kernel_size, sizes[i], sizes[i + 1])
-            for i in range(len(channels) - 1)
+            UpsampledConv2d(channels[i], channels[i + 1], kernel_size, sizes[i], sizes[i + 1]) for i in range(n - 1)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in channels)
         self.last = UpsampledConv2d(channels[-1], C, kernel_size, (H, W), (H, W))
         nn.init.zeros_(self.last.weight)
         self.bias = nn.Parameter(torch.zeros(C))
-        self._set_maps()
-
-    def _set_maps(self) -> None:
-        """Make the linear maps products with matrices, in the range of the images, [-1, 1]."""
-        linear, (h, w) = self.linear, self._sizes[0]
         maps = linear.coefficients
-        if linear.grid != (h, w):  # sizes that 2^J does not divide
-            maps = F.interpolate(maps, size=(h, w), mode="bilinear", align_corners=False)
-        d = linear.n_components
+        if linear.grid != sizes[0]:  # sizes that 2^J does not divide
+            maps = F.interpolate(maps, size=sizes[0], mode="bilinear", align_corners=False)
+        # The linear maps as products with matrices, in the range of the images, [-1, 1].
         fixed = {
-            "to_coefficients": maps.permute(0, 2, 3, 1).reshape(d, -1),
+            "to_coefficients": maps.permute(0, 2, 3, 1).flatten(1),
             "to_image": 2 * linear.weight,
             "mean_image": 2 * linear.mean.flatten() - 1,
         }
@@ -101,22 +90,10 @@ class LocalDecoder(CodeDecoder):
         self._half: dict[str, Tensor] = {}
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images in or near the range [-1, 1].
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            Images, (N, C, H, W), in the precision of z.
-
-        Raises:
-            InputError: If d is not that of the decoder.
-        """
+        """Images in or near the range [-1, 1], (N, C, H, W), of codes (N, d) in their precision."""
         self.check_codes(z)
-        n, (C, H, W) = len(z), self.image_shape
-        estimate = (self._product(z, "to_image") + self.mean_image).view(n, C, H, W)
-        h, w = self._sizes[0]
-        features = self._product(z, "to_coefficients").view(n, h, w, -1) @ self.mixing
+        estimate = (self._product(z, "to_image") + self.mean_image).unflatten(1, self.image_shape)
+        features = self._product(z, "to_coefficients").unflatten(1, (*self._sizes[0], -1)) @ self.mixing
         for i, norm in enumerate(self.norms):
             if i > 0:
                 features = self.convolutions[i - 1](features)

@@ -16,14 +16,12 @@ class ScatteringLoss:
     r"""Relative error of local scattering coefficients, of one random colour per image.
 
     $\mathbb E_u \sum_r \sqrt{\operatorname{mean}_p\, \langle S_p(u^\top y) - S_p(u^\top x) \rangle_r^2 / \sigma_p^2}$
-    with S a scattering transform of small scale, u a direction of colour, uniform on the sphere (±1 for grey images),
-    $\sigma_p$ the root mean square of path p over real images and directions, and $\langle\cdot\rangle_r$ a mean over
-    one position, over 4 × 4 and over all. The sum is one of these three, each a mean over its positions.
-
-    Pixels that cannot be known have a blur as their least absolute error. The coefficients forgive a detail that is
-    moved by less than 2^J pixels, and their means one that is moved further, but neither one that is missing, so that
-    the least error has it. A random direction ties the colours together, whose phases no sum over channels would
-    compare, at a third of the cost.
+    with S a scattering transform of small scale (Bruna, Mallat, "Invariant scattering convolution networks", 2013), u a
+    direction of colour, uniform on the sphere (±1 for grey images), $\sigma_p$ the root mean square of path p over real
+    images and directions, and $\langle\cdot\rangle_r$ a mean over one position, over 4 × 4 and over all, of whose
+    positions the mean is taken. A detail that is moved costs less than one that is missing (docs/decoder.md; compare
+    Vahidi, Han, Wang, Lagrange, Fazekas, Lostanlen, "Mesostructures: beyond spectrogram loss in differentiable
+    time-frequency analysis", 2023).
 
     Args:
         image_shape: (C, H, W).
@@ -33,11 +31,6 @@ class ScatteringLoss:
 
     Raises:
         InputError: If the transform does not fit the images.
-
-    References:
-        Bruna, Mallat, "Invariant scattering convolution networks", 2013.
-        Vahidi, Han, Wang, Lagrange, Fazekas, Lostanlen, "Mesostructures: beyond spectrogram loss in
-        differentiable time-frequency analysis", 2023.
 
     Example:
         >>> x = torch.rand(2, 20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -53,19 +46,11 @@ class ScatteringLoss:
         self.n_channels, self.scattering = C, Scattering2D(J, (H, W), L, max_order)
 
     def fit(self, images: Tensor) -> Self:
-        """Measure the size of each path.
-
-        Args:
-            images: Real images, (N, C, H, W), a few hundred.
-
-        Raises:
-            InputError: If they are zero everywhere.
-        """
+        """Measure the size of each path by some hundreds of real images (N, C, H, W), which may not all be zero."""
         with torch.no_grad():
             directions = self._directions(len(images), torch.Generator().manual_seed(0))
             parts = zip(images.split(256), directions.split(256), strict=True)
-            s = (self.scattering(_mixed(x, u)) for x, u in parts)
-            power = torch.stack([part.square().mean((2, 3)).sum(0) for part in s]).sum(0)
+            power = torch.stack([self._coefficients(x, u).square().mean((2, 3)).sum(0) for x, u in parts]).sum(0)
             scale = (power / len(images)).sqrt()
         if not scale.max() > 0:
             raise InputError("All images are zero: there is nothing to compare them by.")
@@ -74,24 +59,13 @@ class ScatteringLoss:
         return self
 
     def __call__(self, output: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss.
-
-        Args:
-            output: Images of the decoder, (N, C, H, W).
-            images: Those that they should be, in the same range as those of `fit`.
-            generator: Of the directions.
-
-        Returns:
-            A scalar.
-        """
+        """The loss, a scalar, of a decoder's images (N, C, H, W) given the right ones, in random colours."""
         directions = self._directions(len(images), generator).to(output)
-        scale = self.scale.to(output)
         with torch.no_grad():
-            wanted = self.scattering(_mixed(images, directions))
-        found = self.scattering(_mixed(output, directions))
-        difference = (found - wanted) / scale
-        # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small;
-        # how much of it there is in a region, or in all of the image, is known better.
+            wanted = self._coefficients(images, directions)
+        difference = (self._coefficients(output, directions) - wanted) / self.scale.to(output)
+        # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small; how much of it
+        # there is in a region, or in all of the image, is known better.
         total = _size(difference) + _size(difference.mean((2, 3), keepdim=True))
         if max(difference.shape[2:]) > _REGION:
             total = total + _size(functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False))
@@ -101,12 +75,11 @@ class ScatteringLoss:
         normal = torch.randn(n, self.n_channels, generator=generator)
         return normal / normal.norm(dim=1, keepdim=True)
 
+    def _coefficients(self, images: Tensor, directions: Tensor) -> Tensor:
+        """Those of one channel, a mixture, per image."""
+        return self.scattering(torch.einsum("nchw,nc->nhw", images, directions))
+
 
 def _size(difference: Tensor) -> Tensor:
     """Mean over positions of the root mean square over paths; its gradient is bounded, 0 at 0."""
     return torch.linalg.vector_norm(difference, dim=1).mean() / difference.shape[1] ** 0.5
-
-
-def _mixed(images: Tensor, directions: Tensor) -> Tensor:
-    """One channel per image, (N, H, W)."""
-    return torch.einsum("nchw,nc->nhw", images, directions)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 
+_MOST = 2.0  # a gain; more would magnify what is but noise
+
 
 class Sharpening:
     r"""Factors of the frequencies of decoded images that give them the power of real images.
@@ -31,10 +33,10 @@ class Sharpening:
             raise InputError(
                 f"Images of {tuple(images.shape)} and decoded ones of {tuple(decoded.shape)} do not belong together."
             )
-        radii = _radii(images.shape[2], images.shape[3])
-        real, made = (_power(x, radii) for x in (images, decoded))
+        radii = _radii(*images.shape[2:])
         # A frequency that decoded images lack has nothing that could be magnified.
-        return cls((real / made).sqrt().clamp(1.0, _MOST).nan_to_num(1.0).float())
+        ratio = (_power(images, radii) / _power(decoded, radii)).sqrt()
+        return cls(ratio.clamp(1.0, _MOST).nan_to_num(1.0).float())
 
     def __call__(self, images: Tensor, strength: float = 1.0) -> Tensor:
         """Sharpened images (N, C, H, W) in [0, 1], at a strength from 0 to 1."""
@@ -46,9 +48,6 @@ class Sharpening:
         factor = self.gains.to(images)[_radii(*images.shape[2:])] ** strength
         frequencies = rows @ images @ columns.T
         return (rows.T @ (frequencies * factor) @ columns).clamp(0, 1)
-
-
-_MOST = 2.0  # a gain; more would magnify what is but noise
 
 
 def _cosines(size: int) -> Tensor:

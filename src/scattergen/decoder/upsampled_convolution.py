@@ -1,14 +1,4 @@
-"""Convolution of an upsampled image, computed without ever making the upsampled image.
-
-Upsampling, padding and the shifts of a convolution act on positions; its weights act on channels. The two commute, so
-the channels can be mixed where there are four times fewer pixels:
-
-    conv(pad(up(x)), W) = Σ_ab R_a (x W_ab) C_bᵀ
-
-with R_a the matrix that upsamples, pads and shifts rows by tap a, and C_b the same for columns. The multiplications
-fall by the square of the upsampling factor (less a small part for R and C); the result and its gradients are the same
-to rounding.
-"""
+"""Convolution of an upsampled image, computed without ever making the upsampled image."""
 
 from typing import Any
 
@@ -17,17 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# With fewer mixed channels than this, products per tap and per row are too narrow to run fast.
+_NARROW = 16
+
 
 def tap_matrices(size: int, output_size: int, kernel_size: int) -> Tensor:
-    """Matrices (taps, output_size, size) that upsample an axis, pad it by reflection and shift it by each tap.
-
-    Example:
-        >>> tap_matrices(2, 4, 1)[0]
-        tensor([[1.0000, 0.0000],
-                [0.7500, 0.2500],
-                [0.2500, 0.7500],
-                [0.0000, 1.0000]])
-    """
+    """Matrices (taps, output_size, size) that upsample an axis, pad it by reflection and shift it by each tap."""
     impulses = torch.eye(size)[None]  # one signal per input position
     responses = F.interpolate(impulses, size=output_size, mode="linear", align_corners=False)
     radius = kernel_size // 2
@@ -74,10 +59,6 @@ class _UpsampledConvolution(torch.autograd.Function):
         return x_gradient.view_as(x), weight_gradient, None, None
 
 
-# With fewer mixed channels than this, products per tap and per row are too narrow to run fast.
-_NARROW = 16
-
-
 def _narrow_convolution(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The same for few output channels: all taps in one product, rows and columns after."""
     batch, h, w, channels = x.shape
@@ -87,23 +68,16 @@ def _narrow_convolution(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor
     stacked = mixed.permute(0, 4, 3, 1, 2, 5).reshape(batch * out, k * h, w * k)
     rows = rows.permute(1, 0, 2).flatten(1)  # (H, k·h)
     tall = torch.bmm(rows.expand(batch * out, *rows.shape), stacked)
-    H, W = tall.shape[1], columns.shape[0]
-    return (tall @ columns.T).view(batch, out, H, W).permute(0, 2, 3, 1)
-
-
-def _plain_convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """The same where nothing is upsampled, by PyTorch's own layers."""
-    radius = weight.shape[2] // 2
-    padded = F.pad(x.permute(0, 3, 1, 2), (radius,) * 4, mode="reflect")
-    in_order = padded.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(in_order, weight.to(x.dtype)).permute(0, 2, 3, 1)
+    return (tall @ columns.T).unflatten(0, (batch, out)).permute(0, 2, 3, 1)
 
 
 class UpsampledConv2d(nn.Module):
-    r"""Bilinear upsampling, reflection padding and a convolution without bias, as one operation.
+    r"""Bilinear upsampling, reflection padding and a convolution without bias, (N, h, w, in) -> (N, H, W, out).
 
-    Equal to `conv2d(pad(interpolate(x, output_size), k // 2, "reflect"), weight)` with `align_corners=False` and odd k,
-    of images with trailing channels: (N, h, w, in_channels) -> (N, H, W, out_channels).
+    Equal to `conv2d(pad(interpolate(x, output_size), k // 2, "reflect"), weight)` with `align_corners=False` and odd k.
+    Upsampling, padding and shifts act on positions, the weights on channels. The two commute, so the channels are mixed
+    where there are fewer pixels: Σ_ab R_a (x W_ab) C_bᵀ, with R_a the matrix that upsamples, pads and shifts rows by
+    tap a, and C_b the same for columns.
     """
 
     rows: Tensor
@@ -123,14 +97,14 @@ class UpsampledConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample, pad and convolve; runs in bfloat16 or float16 under autocast."""
-        dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        kind, k = x.device.type, self.weight.shape[2]
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         x, rows, columns = x.to(dtype), self.rows.to(dtype), self.columns.to(dtype)
         # Reflection padding of bfloat16 images with trailing channels is slow on CPUs.
-        if not self.upsamples and (x.device.type != "cpu" or dtype != torch.bfloat16):
-            return _plain_convolution(x, self.weight)
-        if self.weight.shape[0] * self.weight.shape[2] < _NARROW:
+        if not self.upsamples and (kind != "cpu" or dtype != torch.bfloat16):
+            padded = F.pad(x.permute(0, 3, 1, 2), (k // 2,) * 4, mode="reflect")
+            in_order = padded.contiguous(memory_format=torch.channels_last)
+            return F.conv2d(in_order, self.weight.to(dtype)).permute(0, 2, 3, 1)
+        if self.weight.shape[0] * k < _NARROW:
             return _narrow_convolution(x, self.weight, rows, columns)
-        result: Tensor = _UpsampledConvolution.apply(x, self.weight, rows, columns)
-        return result
+        return _UpsampledConvolution.apply(x, self.weight, rows, columns)

@@ -1,42 +1,31 @@
-"""Morlet wavelets and the Gaussian low-pass of the scattering transform, built in Fourier.
-
-By Poisson's formula, a filter sampled on a periodic grid has as its discrete Fourier transform the sum of the
-2π-translates of its continuous one. All filters here are (differences of) Gaussians in Fourier, so they are real
-there, need no FFT, and are exact to float64 rounding.
-"""
+"""Morlet wavelets and the Gaussian low-pass of the scattering transform, built in Fourier, and bounds of the energy."""
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, cos, floor, hypot, pi, sin
+from math import ceil, cos, floor, hypot, pi, sin, sqrt
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SIGMA = 0.8
-"""Spatial standard deviation of the finest envelope, in pixels."""
+# By Poisson's formula, a filter sampled on a periodic grid has as its discrete Fourier transform the sum of the
+# 2π-translates of its continuous one. All filters here are (differences of) Gaussians in Fourier: exact to rounding.
 
-XI = 3 * pi / 4
-"""Centre frequency of the finest wavelet, in radians per pixel."""
-
-# Translates of a Gaussian that are more than this many standard deviations away contribute less
-# than exp(-9.5²/2) = 3e-20, below float64 rounding of a filter whose maximum is about 1.
+SIGMA = 0.8  # spatial standard deviation of the finest envelope, in pixels
+XI = 3 * pi / 4  # centre frequency of the finest wavelet, in radians per pixel
+# Translates of a Gaussian that are more standard deviations away than this contribute less than exp(-9.5²/2) = 3e-20,
+# below float64 rounding of a filter whose maximum is about 1.
 _REACH = 9.5
+_GRAM_FLOATS = 2**24  # of Gram matrices in memory at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FilterBank:
-    """Fourier-domain filters of one padded grid, real, in float64.
+    """Fourier-domain filters of one padded grid (M, N), real, in float64; the 2-D low-pass is the outer product."""
 
-    Attributes:
-        psi: Wavelets, (J, L, M, N).
-        phi_rows: Low-pass along the rows' axis, (M,); the 2-D low-pass is the outer product.
-        phi_columns: Low-pass along the columns' axis, (N,).
-    """
-
-    psi: Tensor
-    phi_rows: Tensor
-    phi_columns: Tensor
+    psi: Tensor  # wavelets, (J, L, M, N)
+    phi_rows: Tensor  # low-pass along the rows' axis, (M,)
+    phi_columns: Tensor  # along the columns' axis, (N,)
 
 
 def _bins(size: int, centre: float, deviation: float) -> Tensor:
@@ -47,11 +36,8 @@ def _bins(size: int, centre: float, deviation: float) -> Tensor:
 
 
 def _exp(x: Tensor) -> Tensor:
-    """Exponentials with the same bits in every process.
-
-    PyTorch's are computed by several threads, and in about one fresh process of 25 the bank had other last bits:
-    enough that a resumed fit differs from an uninterrupted one.
-    """
+    # PyTorch's are computed by several threads, and in about one fresh process of 25 the bank had other last bits:
+    # enough that a resumed fit differs from an uninterrupted one.
     return torch.from_numpy(np.exp(x.numpy()))
 
 
@@ -81,8 +67,7 @@ def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant:
         u = (cos(theta) * x + sin(theta) * y).div_(along).square_()
         v = (cos(theta) * y - sin(theta) * x).div_(across).square_()
         spectrum = _exp(u.add_(v).mul_(-0.5))
-        folded = spectrum.new_zeros(shape[0], len(columns))
-        folded.index_add_(0, rows % shape[0], spectrum)
+        folded = spectrum.new_zeros(shape[0], len(columns)).index_add_(0, rows % shape[0], spectrum)
         return spectrum.new_zeros(shape).index_add_(1, columns % shape[1], folded)
 
     wave, still = envelope(xi), envelope(0.0)
@@ -94,18 +79,8 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     r"""All filters of a scattering transform with J scales and L orientations on a padded grid.
 
     $\psi_{j,\theta}$ has σ = 0.8·2^j, ξ = 3π/(4·2^j), slant 4/L and angle (⌊L - L/2 - 1⌋ - θ)π/L for θ = 0 … L-1;
-    φ is a Gaussian with σ = 0.8·2^(J-1).
-
-    Args:
-        shape: Padded grid (M, N), multiples of 2^J.
-        J: Number of scales.
-        L: Number of orientations.
-
-    Returns:
-        The bank; computed once per argument and shared, so its tensors must not be written to.
-
-    References:
-        Andreux et al., "Kymatio: scattering transforms in Python", 2020 (the conventions).
+    φ is a Gaussian with σ = 0.8·2^(J-1) (Andreux et al., "Kymatio: scattering transforms in Python", 2020). The grid
+    (M, N) has multiples of 2^J. A bank is computed once and shared, so its tensors must not be written to.
 
     Example:
         >>> filter_bank((36, 36), 2, 8).psi.shape
@@ -120,22 +95,30 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     return FilterBank(psi, gaussian(shape[0], sigma), gaussian(shape[1], sigma))
 
 
-def low_frequencies(size: int, level: int) -> Tensor:
-    """Indices, in DFT order, of the bins that remain when a spectrum is cropped to resolution 2^-level.
+def reflection(shape: tuple[int, int], padded: tuple[int, int]) -> list[Tensor]:
+    """Row and column of the image at every padded row and column; the edge sample is not repeated."""
+    sources = []
+    for size, whole in zip(shape, padded, strict=True):
+        before, last = (whole - size) // 2, size - 1  # `last` is at least 1
+        position = torch.arange(-before, whole - before)
+        sources.append(last - (position % (2 * last) - last).abs())
+    return sources
 
-    Example:
-        >>> low_frequencies(8, 1).tolist()
-        [0, 1, 6, 7]
-    """
+
+def low_frequencies(size: int, level: int) -> Tensor:
+    """Indices, in DFT order, of the bins that remain when a spectrum is cropped to resolution 2^-level."""
     half = size // 2 ** (level + 1)
     return torch.cat([torch.arange(half), torch.arange(size - half, size)])
 
 
-def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
-    """Matrix (outputs, size / 2^level) that averages by φ at resolution 2^-level, subsamples to 2^-J and crops by one.
+def cropped(spectra: Tensor, level: int) -> Tensor:
+    """Spectra (F, M, N) at resolution 2^-level, (F, M/2^level, N/2^level)."""
+    rows, columns = (low_frequencies(size, level) for size in spectra.shape[1:])
+    return spectra[:, rows[:, None], columns]
 
-    Along one axis all three are linear, so that they are one matrix.
-    """
+
+def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
+    """Matrix (outputs, size / 2^level) that averages by φ at resolution 2^-level, subsamples to 2^-J, and crops one."""
     kernel = torch.fft.ifft(phi[low_frequencies(len(phi), level)]).real
     size, step = len(kernel), 2 ** (J - level)
     outputs = torch.arange(step, size - step, step)
@@ -143,19 +126,11 @@ def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
 
 
 def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
-    r"""Bounds of the Littlewood-Paley sum, which bound the energy that the wavelets keep.
+    r"""Minimum and maximum of the Littlewood-Paley sum, which bound the energy that the wavelets keep.
 
     $A(\omega) = |\hat\phi|^2 + \tfrac12 \sum_{j,\theta} |\hat\psi_{j,\theta}(\omega)|^2 +
-    |\hat\psi_{j,\theta}(-\omega)|^2$; a maximum of at most 1 makes the transform non-expansive.
-
-    Args:
-        bank: Filters of one grid.
-
-    Returns:
-        Minimum and maximum of A over the grid.
-
-    References:
-        Mallat, "Group invariant scattering", 2012.
+    |\hat\psi_{j,\theta}(-\omega)|^2$; a maximum of at most 1 makes the transform non-expansive (Mallat, "Group
+    invariant scattering", 2012).
 
     Example:
         >>> low, high = littlewood_paley(filter_bank((64, 64), 3, 8))
@@ -164,6 +139,58 @@ def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
     """
     energy = bank.psi.square().sum((0, 1))
     mirrored = energy.flip(0, 1).roll((1, 1), (0, 1))
-    low_pass = torch.outer(bank.phi_rows, bank.phi_columns).square()
-    total = low_pass + 0.5 * (energy + mirrored)
+    total = torch.outer(bank.phi_rows, bank.phi_columns).square() + 0.5 * (energy + mirrored)
     return total.min().item(), total.max().item()
+
+
+def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
+    r"""Largest energy that a layer with wavelets of these scales, or none, makes of a unit at resolution 2^-level.
+
+    $\max_{\|u\| = 1} \|2^J\, u \star \phi_{\downarrow J}\|^2 + \sum_{j, \theta}
+    \|2^j\, u \star \psi_{j, \theta \downarrow j}\|^2$ over real u, relative to the resolution of u; some image attains
+    it if no output is cropped. It would be the maximum of the Littlewood-Paley sum, but subsampling adds aliases, which
+    mix frequencies that differ by multiples of the outputs' sampling rate: a matrix for each set of these.
+    """
+    J = len(bank.psi)
+    n = 2 ** (J - level)  # aliases along either axis
+    alias = torch.arange(n)
+    layer = [(torch.outer(bank.phi_rows, bank.phi_columns)[None], J), *((bank.psi[j], j) for j in scales)]
+    groups = []
+    for filters, j in layer:
+        spectra = cropped(filters, level)
+        # A real image has equal energy at opposite frequencies: half of each filter is mirrored.
+        both = torch.cat([spectra, spectra.flip(1, 2).roll((1, 1), (1, 2))]) * sqrt(0.5)
+        both = both.unflatten(2, (n, -1)).unflatten(1, (n, -1))  # filters, alias, row, alias, column
+        by_aliases = both.permute(2, 4, 0, 1, 3).flatten(3).flatten(0, 1)  # (sets, 2F, n²)
+        # Pairs of aliases that meet in the output's spectrum, which has 2^(J-j) of them per axis.
+        axis = ((alias[:, None] - alias) % 2 ** (J - j) == 0).double()
+        groups.append((by_aliases, torch.kron(axis, axis)))
+    if not scales:  # one filter, symmetric: matrices of rank one
+        return groups[0][0].square().sum((1, 2)).max().item()
+    bound = 0.0
+    for part in torch.arange(len(groups[0][0])).split(max(1, _GRAM_FLOATS // n**4)):
+        gram = torch.zeros(len(part), n**2, n**2, dtype=torch.float64)
+        for values, together in groups:
+            gram += together * (values[part].mT @ values[part])
+        bound = max(bound, torch.linalg.eigvalsh(gram)[:, -1].max().item())
+    return bound
+
+
+def lipschitz_constant(bank: FilterBank, max_order: int = 2) -> float:
+    r"""Bound c, about 1, of the transform up to an order: $2^J \|Sx - Sy\| \le c\, \|x - y\|$ on the padded grid.
+
+    Layers multiply the energy of a difference by at most their bounds, and the modulus does not enlarge it (Mallat,
+    "Group invariant scattering", 2012). With y = 0 it bounds the energy of coefficients, for whose number 2^J makes up.
+
+    Example:
+        >>> round(lipschitz_constant(filter_bank((36, 36), 2, 8)), 3)
+        1.028
+    """
+    J, none = len(bank.psi), range(0)
+    if max_order == 0:
+        return sqrt(layer_bound(bank, 0, none))
+    last = [layer_bound(bank, j, none) for j in range(J)]
+    later = max(last)
+    if max_order > 1:
+        later = max(layer_bound(bank, j, range(j + 1, J)) for j in range(J)) * max([1.0, *last[1:]])
+    return sqrt(layer_bound(bank, 0, range(J)) * max(1.0, later))

@@ -3,19 +3,12 @@
 """The gradient of the compiled scattering transform (needs Numba).
 
 Nothing is kept from the transform but the image: its spectra are computed again, step by step, and every step is
-followed backwards while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and real
-weights, the adjoint of each step is made of the same parts:
+followed backwards while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and z =
+F p̄ the conjugate of p's inverse FFT, p's gradient is F applied to the conjugate of z's; that of a real u is the real
+part of F applied to the conjugate of its half spectrum's, so that two columns share one transform again. Gradients of
+spectra are kept conjugated (docs/scattering.md).
 
-* z = F p̄, the conjugate of p's inverse FFT: the gradient of p is F applied to the conjugate of z's gradient;
-* u = |z|: z's gradient is u's times z / |z|, and 0 where z is 0;
-* p = sum over blocks of ψ times a spectrum: the gradient is spread over the same blocks;
-* half spectrum of a real u: u's gradient is the real part of F applied to the conjugate of the spectrum's gradient,
-  of which two columns share one transform again.
-
-Gradients of spectra are kept conjugated. Each lane does the same operations whatever the batch, so gradients do not
-depend on batch or threads, bit by bit.
-
-Numba renews compiled code when this file changes: touch it after a change of simd.py, fft.py or kernels.py alone.
+Numba renews compiled code when this file changes: touch it after a change of simd.py or kernels.py alone.
 """
 
 import numba
@@ -23,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.scattering.fft import fft
 from scattergen.scattering.kernels import (
     blocks_of,
     contiguous,
@@ -39,6 +31,7 @@ from scattergen.scattering.kernels import (
 from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
     compiled,
+    fft,
     load,
     load_complex,
     pointer_to,

@@ -2,20 +2,12 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The scattering transform of one image after another as one compiled CPU kernel (needs Numba).
 
-Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any size, filter
-products and low-pass are vector instructions without shuffles. An image's intermediate spectra stay in a core's
-cache, and nothing but coefficients is written to memory:
+Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any size, filter products
+and low-pass are vector instructions without shuffles; but for the image's spectrum, of eight columns or rows. Inverse
+FFTs are forward FFTs of conjugates, which have the same modulus. Each vector lane does the same operations whatever the
+batch, so coefficients do not depend on batch or threads, bit by bit (docs/scattering.md).
 
-1. spectrum of the padded image (vectors of eight columns, then of eight rows);
-2. per (j1, eight θ1): product with ψ, periodised on the fly, inverse FFT, modulus, low-pass, and the spectrum of the
-   modulus, of which the half that determines the other is kept;
-3. per (j2, θ2): the same with the spectrum of step 2, without the last part.
-
-Inverse FFTs are forward FFTs of conjugates, which have the same modulus. Each vector lane does the same operations
-whatever the batch, so coefficients do not depend on batch or threads, bit by bit.
-
-Numba keeps the compiled code in __pycache__ and renews it when this file changes: touch it after a change of simd.py
-or fft.py alone.
+Numba renews compiled code in __pycache__ when this file changes: touch it after a change of simd.py alone.
 """
 
 from collections.abc import Callable
@@ -27,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.scattering.fft import axis_tables, fft
 from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
+    axis_tables,
     compiled,
+    fft,
     inlined,
     load,
     load_complex,
@@ -175,17 +168,6 @@ def second_product(b, h, d, n, products, row):
 
 
 @compiled
-def _write_coefficients(b, s, out, image, path, stride, n_lanes, outputs):
-    """Lane l of the vectors at s is path `path + l * stride` of an image."""
-    _, height, width = outputs
-    row = (width + LANES - 1) // LANES * LANES * LANES
-    for lane in range(n_lanes):
-        for h in range(height):
-            for w in range(width):
-                out[image, path + lane * stride, h, w] = b[s + h * row + w * LANES + lane]
-
-
-@compiled
 def transform_row(b, row, scratch, n, axis, level):
     """FFT of a row in place; mirrored rows end in their first element, which is put behind it."""
     stride = np.int64(COMPLEX)
@@ -247,19 +229,25 @@ def _zeroth_order(b, at, out, image, along, plan):
 
 
 @compiled
-def _average_rows(b, t, s, n, axis, level, plan):
-    """Second half of the low-pass: rows of n vectors at t to rows of W' vectors at s."""
+def _write_averages(b, at, out, image, path, stride, n_lanes, along, level, plan):
+    """Second half of the low-pass: rows of vectors at t to coefficients; lane l is path `path + l * stride`."""
+    t, s = at[6], at[7]
+    n = len(plan.source_columns) >> level
     _, height, width = plan.outputs
     vector = np.int64(LANES)
     row = (width + LANES - 1) // LANES * LANES * LANES
-    for i in range(height):
-        _low_pass(b, t + i * n * LANES, vector, s + i * row, vector, n, axis, level, width)
+    for h in range(height):
+        _low_pass(b, t + h * n * LANES, vector, s + h * row, vector, n, along, level, width)
+    for lane in range(n_lanes):
+        for h in range(height):
+            for w in range(width):
+                out[image, path + lane * stride, h, w] = b[s + h * row + w * LANES + lane]
 
 
 @compiled
 def first_order(b, at, row, j1, keep, again, tables, plan):
-    """Average |x * ψ_j1| of LANES orientations to s, or keep conj(x * ψ_j1) at a; again asks for its spectrum at h."""
-    line, other, scratch, x, h, a, t, s = at
+    """Average columns of |x * ψ_j1| to t, or keep conj(x * ψ_j1) at a; again asks for its spectrum at h."""
+    line, other, scratch, x, h, a, t, _ = at
     down, along, products = tables
     m, n = len(plan.source_rows) >> j1, len(plan.source_columns) >> j1
     stride = np.int64(COMPLEX)
@@ -282,8 +270,6 @@ def first_order(b, at, row, j1, keep, again, tables, plan):
             fft(b, line, stride, line, stride, scratch, m, down, j1)
             to = h + c * COMPLEX
             separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
-    if not keep:
-        _average_rows(b, t, s, n, along, j1, plan)
     if again:
         for i in range(m // 2 + 1):
             transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)
@@ -291,8 +277,8 @@ def first_order(b, at, row, j1, keep, again, tables, plan):
 
 @compiled
 def _second_order(b, at, row, j2, tables, plan):
-    """Average ||x * ψ_j1| * ψ_j2| of LANES first orientations and one second one to s."""
-    line, _, scratch, _, h, a, t, s = at
+    """Average columns of ||x * ψ_j1| * ψ_j2| of LANES first orientations and one second one to t."""
+    line, _, scratch, _, h, a, t, _ = at
     down, along, products = tables
     m, n = len(plan.source_rows) >> j2, len(plan.source_columns) >> j2
     stride = np.int64(COMPLEX)
@@ -303,7 +289,6 @@ def _second_order(b, at, row, j2, tables, plan):
         fft(b, a + c * COMPLEX, n * COMPLEX, line, stride, scratch, m, down, j2)
         _modulus(b, line, line, m)
         _low_pass(b, line, stride, t + c * LANES, n * LANES, m, down, j2, plan.outputs[1])
-    _average_rows(b, t, s, n, along, j2, plan)
 
 
 @inlined
@@ -320,10 +305,10 @@ def pointers(plan):
 @numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 def _scatter(images, out, plan, workspace):
     """Coefficients of images (B, H, W) to out (B, K, H', W')."""
-    J, L, outputs = plan.J, plan.L, plan.outputs
-    b, table = pointer_to(workspace), plan.products
-    tables = pointers(plan)
-    at = workspace_parts(len(plan.source_rows), len(plan.source_columns), outputs[1])
+    J, L, table = plan.J, plan.L, plan.products
+    b, tables = pointer_to(workspace), pointers(plan)
+    M = len(plan.source_rows)
+    at = workspace_parts(M, len(plan.source_columns), plan.outputs[1])
     for image in range(len(images)):
         image_spectrum(b, at, images, image, tables, plan)
         _zeroth_order(b, at, out, image, tables[1], plan)
@@ -333,19 +318,18 @@ def _scatter(images, out, plan, workspace):
             paths_per_theta = (J - 1 - j1) * L
             for theta1 in range(0, L, LANES):
                 n_lanes = min(LANES, L - theta1)
-                row = table.first[j1] + theta1 // LANES * (len(plan.source_rows) >> j1)
+                row = table.first[j1] + theta1 // LANES * (M >> j1)
                 first_order(b, at, row, j1, False, again, tables, plan)
                 path, step = 1 + j1 * L + theta1, np.int64(1)
-                _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
+                _write_averages(b, at, out, image, path, step, n_lanes, tables[1], j1, plan)
                 if not again:
                     continue
-                path = second_path + theta1 * paths_per_theta
+                path, step = second_path + theta1 * paths_per_theta, np.int64(paths_per_theta)
                 for j2 in range(j1 + 1, J):
                     for theta2 in range(L):
-                        row = table.second[j1, j2] + theta2 * (len(plan.source_rows) >> j2)
+                        row = table.second[j1, j2] + theta2 * (M >> j2)
                         _second_order(b, at, row, j2, tables, plan)
-                        step = np.int64(paths_per_theta)
-                        _write_coefficients(b, at[-1], out, image, path, step, n_lanes, outputs)
+                        _write_averages(b, at, out, image, path, step, n_lanes, tables[1], j2, plan)
                         path += 1
             second_path += L * paths_per_theta
 

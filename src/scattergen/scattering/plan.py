@@ -1,5 +1,6 @@
 """Tables of the compiled CPU kernel: what of a transform does not depend on the image."""
 
+from functools import lru_cache
 from itertools import chain, count
 from typing import NamedTuple
 
@@ -8,13 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.scattering.filters import FilterBank, low_frequencies, low_pass_matrix
+from scattergen.scattering.filters import FilterBank, cropped, low_pass_matrix, reflection
 
-LANES = 8
-"""Numbers in one vector: as many as the usual orientations, and an AVX2 register of float32."""
-
-COMPLEX = 2 * LANES
-"""Numbers in a complex vector: real parts, then imaginary parts."""
+LANES = 8  # numbers in one vector: as many as the usual orientations, and an AVX2 register of float32
+COMPLEX = 2 * LANES  # numbers in a complex vector: real parts, then imaginary parts
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
@@ -59,18 +57,19 @@ class Plan(NamedTuple):
     products: Products
 
 
+@lru_cache(maxsize=8)
 def build_plan(
-    bank: FilterBank, source: tuple[Tensor, Tensor], outputs: tuple[int, int, int], order: int, dtype: torch.dtype
+    bank: FilterBank, shape: tuple[int, int], outputs: tuple[int, int, int], order: int, dtype: torch.dtype
 ) -> Plan:
-    """Tables of one transform in one precision, from the image's row and column at every padded one, `source`."""
-    J, L = bank.psi.shape[:2]
+    """Tables of the transform of images of one shape in one precision, of which a few are kept."""
+    J, L, M, N = bank.psi.shape
     precision = torch.empty(0, dtype=dtype).numpy().dtype
-    thirds, fifths = 2 * np.pi / 3, 2 * np.pi / 5
-    angles = np.array([thirds, fifths, 2 * fifths])
+    angles = 2 * np.pi / np.array([3, 5, 2.5])
     constants = np.stack([np.cos(angles), np.sin(angles)], 1).ravel().astype(precision)
+    source_rows, source_columns = (source.numpy() for source in reflection(shape, (M, N)))
     rows, columns = _axis(bank.phi_rows, J, precision), _axis(bank.phi_columns, J, precision)
     products = _products(bank, order, precision)
-    return Plan(J, L, order, source[0].numpy(), source[1].numpy(), outputs, rows, columns, constants, products)
+    return Plan(J, L, order, source_rows, source_columns, outputs, rows, columns, constants, products)
 
 
 def _radices(n: int) -> list[int]:
@@ -105,43 +104,36 @@ def _joined(arrays: list[Floats], precision: np.dtype) -> tuple[Floats, Integers
 
 def _products(bank: FilterBank, order: int, precision: np.dtype) -> Products:
     J, L, M, N = bank.psi.shape
-    rows: list[Integers] = []
-    blocks: list[Integers] = []
-    weights: list[Floats] = []
+    parts: list[tuple[Integers, Integers, Floats]] = []
     first, second = np.zeros(J, np.int64), np.zeros((J, J), np.int64)
     counts = np.zeros(3, np.int64)  # of rows, blocks and weights so far
 
-    def append(psi: Floats, factor: int, *, grouped: bool) -> int:
+    def append(psi: Floats, factor: int, group: int) -> int:
         start = int(counts[0])
-        table, positions, values = _periodised_product(psi, factor, grouped=grouped, precision=precision)
+        table, blocks, weights = _periodised_product(psi, factor, group, precision)
         table[:, 2:] += counts[1:]
-        rows.append(table)
-        blocks.append(positions)
-        weights.append(values)
-        counts[:] += [len(table), positions.size, values.size]
+        parts.append((table, blocks, weights))
+        counts[:] += [len(table), blocks.size, weights.size]
         return start
 
     lanes = np.zeros((J, -(-L // LANES) * LANES, M, N))  # unused lanes have the wavelet 0
     lanes[:, :L] = bank.psi.numpy()
     for j1 in range(J):
-        first[j1] = append(lanes[j1], 2**j1, grouped=True)
+        first[j1] = append(lanes[j1], 2**j1, LANES)
         for j2 in range(j1 + 1, J if order == 2 else 0):
-            kept = low_frequencies(M, j1)[:, None], low_frequencies(N, j1)
-            second[j1, j2] = append(bank.psi[j2][:, *kept].numpy(), 2 ** (j2 - j1), grouped=False)
-    return Products(np.concatenate(rows), np.concatenate(blocks), np.concatenate(weights), first, second)
+            second[j1, j2] = append(cropped(bank.psi[j2], j1).numpy(), 2 ** (j2 - j1), 1)
+    rows, blocks, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Products(rows, blocks, weights, first, second)
 
 
-def _periodised_product(
-    psi: Floats, factor: int, *, grouped: bool, precision: np.dtype
-) -> tuple[Integers, Integers, Floats]:
+def _periodised_product(psi: Floats, factor: int, group: int, precision: np.dtype) -> tuple[Integers, Integers, Floats]:
     """Rows, blocks and weights of the wavelets (L, m, n) of one scale at one resolution.
 
-    Grouped wavelets meet the same spectrum, the image's, LANES at a time, so that weights are vectors; otherwise every
-    lane holds a spectrum of its own, and weights are single numbers.
+    Wavelets that meet the same spectrum, the image's, come in groups of LANES, so that weights are vectors; if every
+    lane holds a spectrum of its own, in groups of one, weights are single numbers.
     """
     L, m, n = psi.shape
     rows, columns = m // factor, n // factor
-    group = LANES if grouped else 1
     pieces = psi.reshape(L // group, group, factor, rows, factor, columns)
     pieces = pieces.transpose(0, 3, 2, 4, 5, 1)  # wavelets, rows, blocks down, across, columns, θ
     # Relative to the largest value, less than a sixteenth of a rounding is lost.
@@ -152,17 +144,15 @@ def _periodised_product(
     stored = source <= m // 2
     source = np.where(stored, source, m - source)
     column = np.where(stored, across * columns, n - across * columns)
-    if grouped:
-        blocks = (source // LANES * (n + 1) + column) * COMPLEX + source % LANES
-    else:
-        blocks = (source * (n + 1) + column) * COMPLEX
+    # Rows of the image's spectrum are in lanes.
+    blocks = (source // group * (n + 1) + column) * COMPLEX + source % group
     owner = wavelet * rows + row
     table = np.zeros((L // group * rows, 4), np.int64)
     np.add.at(table[:, 0], owner[stored], 1)
     np.add.at(table[:, 1], owner[~stored], 1)
     table[1:, 2] = np.cumsum(table[:-1, 0] + table[:-1, 1])
     table[:, 3] = table[:, 2] * columns * group
-    # 1/factor² makes the sum of aliases their mean, 1/(rows·columns) normalises the inverse FFT,
-    # 1/2 completes the kernel's separation of two real transforms that share a complex one.
+    # 1/factor² makes the sum of aliases their mean, 1/(rows·columns) normalises the inverse FFT, 1/2 completes the
+    # kernel's separation of two real transforms that share a complex one.
     scale = 1 / (2 * factor**2 * rows * columns)
     return table, blocks, (pieces[present] * scale).ravel().astype(precision)
