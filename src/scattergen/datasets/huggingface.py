@@ -54,8 +54,8 @@ class HuggingFaceName(NamedTuple):
 class HuggingFaceImages:
     """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
 
-    Files are decoded as by `ImageFolder`, whose arguments these are but for those below. There are no classes if that of
-    an image is not known.
+    Files are decoded as by `ImageFolder`, whose arguments these are but for those below. There are no classes if the
+    class of an image is not known.
 
     Args:
         table: a `datasets.Dataset`.
