@@ -105,7 +105,7 @@ def timed_fit(encoder: ScatteringEncoder, images: ImageSource, folder: Path) -> 
     computing = features.compute = Clock(lambda rows: encoder.features(reading_images(rows)))
     encoder.fit(features, Progress(), checkpoint=folder / "state.safetensors")
     fitted = time.perf_counter()
-    size = features.bytes_on_disk()
+    size = sum(file.stat().st_size for file in (folder / "store").glob("*"))
     codes = encoder.transform(features, Progress())
     seconds = time.perf_counter() - start
     fit = fitted - start

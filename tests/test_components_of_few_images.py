@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scattergen.datasets import WithMirrored
-from scattergen.encoder import PCAWhitening, ScatteringEncoder, component_choice
+from scattergen.encoder import PCAWhitening, ScatteringEncoder, scattering_encoder
 from scattergen.errors import InputError
 from scattergen.progress import SILENT
 from scattergen.runs import Stages
@@ -50,7 +50,7 @@ def test_a_part_of_many_images_chooses_as_all_of_them_do(monkeypatch):
     x = scenes(1200, ways=20, noise=0.1)
     chosen = []
     for most in (8192, 500):
-        monkeypatch.setattr(component_choice, "_MOST_FITTED", most)
+        monkeypatch.setattr(scattering_encoder, "_MOST_FITTED", most)
         encoder = ScatteringEncoder((1, 16, 16), J=2, L=4, n_components=60, held_out=0.1)
         monkeypatch.setattr(ScatteringEncoder, "batch_size", 100)
         chosen.append(encoder.fit(x).whitening.n_components)

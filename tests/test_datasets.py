@@ -45,7 +45,7 @@ def test_mnist_is_upright():
 
 
 def test_damaged_or_missing_mnist_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["scattergen.datasets.mnist"], "files", lambda _: tmp_path)
+    monkeypatch.setattr(sys.modules["scattergen.datasets.published"], "files", lambda _: tmp_path)
     with pytest.raises(InputError, match=r"mnist\.npz cannot be read .*einstall"):
         mnist.__wrapped__()
     (tmp_path / "data").mkdir()

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from scattergen.datasets import ImageFolder, open_dataset, prefetched
-from scattergen.datasets.worker_processes import WorkerProcesses
+from scattergen.datasets.reading import WorkerProcesses
 from scattergen.errors import InputError, ScattergenError
 from small_trainings import assert_same_bits, data, one_module, parameters, train
 
 
 def readers():
-    return [thread for thread in threading.enumerate() if thread.name == "prefetched"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetched")]
 
 
 def alive(pid):

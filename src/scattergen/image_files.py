@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,25 +58,29 @@ def write_images(
             temporary.write_bytes(content)
     elif path.suffix == "":
         _write_folder(path, images)
-    elif path.suffix.lower() == ".npy":
-        with _replacing(path) as temporary:
-            np.save(temporary, images.numpy())
     else:
         arrays = {"images": images.numpy()}
         if codes is not None:
             arrays["codes"] = codes.numpy()
         if classes is not None:
             arrays |= {"labels": classes.labels.numpy(), "classes": np.array(classes.classes)}
-        with _replacing(path) as temporary:
-            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        _write_arrays(path, arrays)
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write the first array as "….npy", or all as "….npz"."""
+    with _replacing(path) as temporary:
+        if path.suffix.lower() == ".npy":
+            np.save(temporary, next(iter(arrays.values())))
+        else:
+            np.savez(temporary, **arrays)
 
 
 def _write_folder(path: Path, images: Tensor) -> None:
     digits = len(str(max(len(images) - 1, 0)))
     names = [f"{i:0{digits}d}.png" for i in range(len(images))]
     if path.is_dir():
-        there = {file.name for file in path.iterdir() if not _is_left_over_picture(file)}
-        others = sorted(there - set(names))
+        others = sorted({file.name for file in path.iterdir() if not _is_left_over_picture(file)} - set(names))
         if others:
             raise InputError(
                 f"{path} holds {others[0]} and so on, with which the images would be mixed: name a new folder."
@@ -124,11 +129,10 @@ def _locked(path: Path) -> Iterator[bool]:
     # Network drives lock only what is open for writing, and so no folders.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        try:
+        locked = False
+        with suppress(OSError):  # of another process, or of a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True
-        except OSError:  # of another process, or of a file system without locks
-            locked = False
         yield locked
     finally:
         os.close(descriptor)
@@ -137,11 +141,7 @@ def _locked(path: Path) -> Iterator[bool]:
 def write_codes(path: Path, codes: Tensor) -> None:
     """Write codes (N, d) as "….npy" or as "codes" in "….npz"."""
     check_codes_path(path)
-    with _replacing(path) as temporary:
-        if path.suffix.lower() == ".npy":
-            np.save(temporary, codes.numpy())
-        else:
-            np.savez(temporary, codes=codes.numpy())
+    _write_arrays(path, {"codes": codes.numpy()})
 
 
 def check_codes_path(path: Path) -> None:
@@ -160,13 +160,10 @@ def _check_codes_suffix(path: Path) -> None:
 def read_codes(path: Path) -> Tensor:
     """Codes (N, d), float32 and finite, from "….npy", or from "codes" or the only array of "….npz"."""
     _check_codes_suffix(path)
-    if path.suffix.lower() == ".npy":
-        array = load_npy(path)
-    else:
-        arrays = load_npz(path)
-        if "codes" not in arrays and len(arrays) != 1:
-            raise InputError(f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".')
-        array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))
+    arrays = {"codes": load_npy(path)} if path.suffix.lower() == ".npy" else load_npz(path)
+    if "codes" not in arrays and len(arrays) != 1:
+        raise InputError(f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".')
+    array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(
             f"{path} holds {array.dtype} numbers of shape {array.shape}: give codes, floats (N, d),"

@@ -1,6 +1,7 @@
 """Image tensors as pictures: pixel-exact grids as PIL images and PNG files."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,14 @@ COMFORTABLE_SIDE = 64
 def image_grid(
     x: Tensor, columns: int | None = None, pad: int = 2, scale: int | None = None, fill: int | None = 255
 ) -> Image.Image:
-    """Arrange images in a grid, row by row; every pixel value is kept exactly.
+    """Arrange images in a grid, row by row: a picture of mode "L" or "RGB"; every pixel value is kept exactly.
 
     Args:
         x: images in [0, 1], (N, C, H, W) with one (grey) or three (RGB) channels; values outside are clipped.
         columns: images in a row; by default the grid is as square as it can be.
         pad: gap between images, in pixels of the result; there is no outer border.
-        scale: every pixel becomes a block of scale x scale; by default the smallest that makes the longer side 64
-            pixels or more.
-        fill: grey value from 0 to 255 of gaps and of empty cells; None leaves them transparent.
-
-    Returns:
-        A picture of mode "L" or "RGB" (with transparency "LA" or "RGBA").
+        scale: every pixel becomes a block of scale x scale; by default the longer side has at least 64 pixels.
+        fill: grey value from 0 to 255 of gaps and of empty cells; None leaves them transparent (mode "LA" or "RGBA").
 
     Raises:
         InputError: if x is not of this form, is empty or holds NaN, or columns, pad or scale is out of range.
@@ -41,23 +38,21 @@ def image_grid(
     """
     pixels = _to_bytes(x)
     count, height, width, _ = pixels.shape
-    columns = int(np.ceil(np.sqrt(count))) if columns is None else columns
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
     scale = -(-COMFORTABLE_SIDE // max(height, width)) if scale is None else scale
     if columns < 1 or pad < 0 or scale < 1:
         raise InputError(
-            f"an image grid needs columns >= 1, pad >= 0 and scale >= 1, got columns={columns}, "
-            f"pad={pad}, scale={scale}."
+            f"an image grid needs columns >= 1, pad >= 0 and scale >= 1, got columns={columns}, pad={pad}, "
+            f"scale={scale}."
         )
     if fill is None:
-        opaque = np.full((count, height, width, 1), 255, np.uint8)
-        pixels = np.concatenate([pixels, opaque], axis=3)
+        pixels = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255)  # opaque
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     _, height, width, channels = pixels.shape
     rows = -(-count // columns)
     canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, channels), fill or 0, np.uint8)
     for index, picture in enumerate(pixels):
-        top = (index // columns) * (height + pad)
-        left = (index % columns) * (width + pad)
+        top, left = (index // columns) * (height + pad), (index % columns) * (width + pad)
         canvas[top : top + height, left : left + width] = picture
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
@@ -70,16 +65,13 @@ def png(picture: Image.Image) -> bytes:
 
 
 def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> Path:
-    """Write a grid of images as a PNG file, atomically.
+    """Write a grid of images as a PNG file, atomically, in the place of an existing one, and return the path.
 
     Args:
         x: images in [0, 1], (N, C, H, W); see `image_grid`, as for the columns and the scale.
-        path: where to write; an existing file is replaced.
+        path: where to write.
         columns: images in a row.
         scale: integer enlargement.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: as for `image_grid`.
@@ -100,8 +92,8 @@ def _to_bytes(x: Tensor) -> NDArray[np.uint8]:
     """(N, C, H, W) in [0, 1] -> (N, H, W, C) in 0..255, rounded to nearest."""
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or not x.is_floating_point():
         raise InputError(
-            f"a picture needs float images of shape (N, C, H, W) with 1 or 3 channels and at "
-            f"least one image, got shape {tuple(x.shape)} of {x.dtype}."
+            "a picture needs float images of shape (N, C, H, W) with 1 or 3 channels and at least one image, got shape "
+            f"{tuple(x.shape)} of {x.dtype}."
         )
     if torch.isnan(x).any():
         raise InputError("a picture cannot be made of images that hold NaN values.")

@@ -12,16 +12,15 @@ from scattergen.errors import InputError
 WINDOW_SIZE = 11
 WINDOW_SIGMA = 1.5
 # Stabilisers (K1 L)^2 and (K2 L)^2 of Wang et al. with dynamic range L = 1.
-C1 = 0.01**2
-C2 = 0.03**2
-# SSIM holds five filtered copies of its images in float64; this many values at a time keep that
-# below about 100 MB whatever the number of images.
+C1, C2 = 0.01**2, 0.03**2
+# SSIM holds five filtered copies of its images in float64; this many values at a time keep that below about 100 MB
+# whatever the number of images.
 VALUES_PER_CHUNK = 1 << 21
 
 
 @torch.no_grad()
 def psnr(original: Tensor, output: Tensor) -> Tensor:
-    r"""Peak signal-to-noise ratio of each image, in dB.
+    r"""Peak signal-to-noise ratio of each image, in dB, (N,) float64; ``inf`` where the images are identical.
 
     .. math:: \mathrm{PSNR} = -10 \log_{10} \frac{1}{CHW} \sum (x - y)^2
 
@@ -30,9 +29,6 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
     Args:
         original: images in [0, 1], (N, C, H, W).
         output: images of the same shape; values outside [0, 1] are clipped.
-
-    Returns:
-        (N,) float64, in dB; ``inf`` where the images are identical.
 
     Raises:
         InputError: if the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a value is not finite.
@@ -49,28 +45,23 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
 
 @torch.no_grad()
 def ssim(original: Tensor, output: Tensor) -> Tensor:
-    r"""Structural similarity index of each image, averaged over channels and window positions.
+    r"""Structural similarity of each image, the mean over channels and windows, (N,) float64; 1 where identical.
 
     .. math:: \mathrm{SSIM} = \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
                                    {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
     The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at every position where the
-    window lies inside the image, as in the authors' own program. Implementations that pad, such as torchmetrics, also
-    average over the border and so give other values, higher ones for images with an empty border.
+    window lies inside the image, as in the authors' own program; torchmetrics also averages over a padded border.
 
     Args:
         original: images in [0, 1], (N, C, H, W), at least 11 pixels on each side.
         output: images of the same shape; values outside [0, 1] are clipped.
 
-    Returns:
-        (N,) float64; 1 where the images are identical, never above.
-
     Raises:
         InputError: as for `psnr`, or if the images are smaller than the window.
 
     References:
-        Wang, Bovik, Sheikh & Simoncelli, Image quality assessment: from error visibility to structural similarity,
-        2004.
+        Wang, Bovik, Sheikh, Simoncelli, Image quality assessment: from error visibility to structural similarity, 2004.
 
     Example:
         >>> x = torch.rand(2, 3, 16, 16)
@@ -81,15 +72,15 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
     height, width = original.shape[-2:]
     if min(height, width) < WINDOW_SIZE:
         raise InputError(
-            f"SSIM looks through a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images "
-            f"are {height} x {width}; use psnr for images this small, or enlarge them first."
+            f"SSIM looks through a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images are {height} x "
+            f"{width}; use psnr for images this small, or enlarge them first."
         )
     return torch.cat([_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)])
 
 
 @torch.no_grad()
 def sharpness(images: Tensor) -> Tensor:
-    r"""Energy of the fine detail of each image, which a blur removes first.
+    r"""Energy of the fine detail of each image, which a blur removes first, (N,) float64.
 
     .. math:: \frac{1}{CHW} \sum (x - \bar x)^2
 
@@ -98,9 +89,6 @@ def sharpness(images: Tensor) -> Tensor:
 
     Args:
         images: (N, C, H, W), at least 2 pixels on each side.
-
-    Returns:
-        (N,) float64.
 
     Example:
         >>> x = torch.zeros(1, 1, 9, 9)
@@ -113,8 +101,8 @@ def sharpness(images: Tensor) -> Tensor:
 
 
 def _ssim_of_chunk(x: Tensor, y: Tensor) -> Tensor:
-    # float64, because E[x^2] - E[x]^2 cancels: in float32 its rounding (1e-7) is no longer small
-    # beside C2 = 9e-4 in the flat regions that fill most of a digit's image.
+    # float64, because E[x^2] - E[x]^2 cancels: in float32 its rounding (1e-7) is no longer small beside C2 = 9e-4 in
+    # the flat regions that fill most of a digit's image.
     x, y = x.double(), y.double()
     mean_x, mean_y, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
     variances = (xx - mean_x**2) + (yy - mean_y**2)
@@ -143,18 +131,18 @@ def _chunks(original: Tensor, output: Tensor) -> Iterable[tuple[Tensor, Tensor]]
 def _check_pair(original: Tensor, output: Tensor) -> None:
     if original.ndim != 4 or original.shape != output.shape or 0 in original.shape[1:]:
         raise InputError(
-            f"image quality needs two tensors of one shape (N, C, H, W), got "
-            f"{tuple(original.shape)} and {tuple(output.shape)}."
+            f"image quality needs two tensors of one shape (N, C, H, W), got {tuple(original.shape)} and "
+            f"{tuple(output.shape)}."
         )
     if not (original.is_floating_point() and output.is_floating_point()):
         raise InputError(
-            f"image quality needs float images in [0, 1], got {original.dtype} and "
-            f"{output.dtype}; divide uint8 images by 255."
+            f"image quality needs float images in [0, 1], got {original.dtype} and {output.dtype}; divide uint8 images "
+            "by 255."
         )
     if not (torch.isfinite(original).all() and torch.isfinite(output).all()):
         raise InputError("image quality is undefined: an image holds NaN or infinite values.")
     if len(original) and (original.min() < 0 or original.max() > 1):
         raise InputError(
-            f"the original images must lie in [0, 1], but range from {original.min():g} to "
-            f"{original.max():g}; rescale them (divide 8-bit images by 255)."
+            f"the original images must lie in [0, 1], but range from {original.min():g} to {original.max():g}; rescale "
+            "them (divide 8-bit images by 255)."
         )

@@ -81,7 +81,7 @@ def _open(name: str, run: Path, images: str | None, strict: bool) -> "Dataset":
     """The images of the paper's data set that a run was fitted to."""
     from scattergen.cli.opening import image_shape_of, open_celeba
     from scattergen.datasets import mnist
-    from scattergen.datasets.celeba import CROPS
+    from scattergen.datasets.published import CROPS
     from scattergen.paper import fit_command
 
     if name == "mnist":

@@ -1,4 +1,4 @@
-"""Images held in an array, in memory or memory-mapped from a file."""
+"""Images in arrays, in memory or memory-mapped from a file, and what takes tensors as well as sources of images."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -22,15 +22,12 @@ _PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a memory-ma
 class ImageArray:
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
-    uint8 values are divided by 255 on access; floats must lie in [0, 1]. Shapes are (N, H, W), (N, H, W, C) or
-    (N, C, H, W) with C = 1 or 3. Where both axis 1 and the last have length 1 or 3, or the last of three axes does (one
-    colour image?), the layout must be given.
-
     Args:
-        images: a NumPy array (memory-mapped or not) or a tensor.
+        images: a NumPy array (memory-mapped or not) or a tensor, (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or
+            3, of uint8, which are divided by 255 on access, or floats in [0, 1].
         labels: the class of every image, (N,) integers.
         classes: names of the classes in the order of their labels 0, 1 …; the labels by default.
-        layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape.
+        layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape, if that is clear.
         name: what error messages call the array.
         fingerprint: SHA-256 of the content where it is already known.
 
@@ -39,8 +36,6 @@ class ImageArray:
 
     Example:
         >>> images = ImageArray(np.full((10, 32, 32, 3), 51, dtype=np.uint8))
-        >>> len(images), images.shape
-        (10, (3, 32, 32))
         >>> images[:4].shape, round(images[:4].max().item(), 6)
         (torch.Size([4, 3, 32, 32]), 0.2)
     """
@@ -57,10 +52,10 @@ class ImageArray:
     ) -> None:
         if isinstance(images, Tensor):
             images = as_numpy(images)
-        self.name = name
         self._images = _channels_first(images, layout, name)
-        self._known_fingerprint = fingerprint
         _check_values(self._images, name)
+        channels, height, width = self._images.shape[1:]
+        self.shape = (channels, height, width)
         self.labels: Tensor | None = None
         if labels is not None:
             labels = as_numpy(labels)
@@ -69,6 +64,8 @@ class ImageArray:
             check_labels(labels, len(self), name)
             self.labels = torch.from_numpy(labels.astype(np.int64))
         self.classes = None if classes is None else tuple(classes)
+        if fingerprint is not None:
+            self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self._images)
@@ -83,17 +80,9 @@ class ImageArray:
             return torch.from_numpy(np.divide(batch, np.float32(255), dtype=np.float32))
         return torch.from_numpy(batch.astype(np.float32, copy=False))
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        channels, height, width = self._images.shape[1:]
-        return channels, height, width
-
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of dtype, shape, pixels in (N, C, H, W) order, and labels."""
-        if self._known_fingerprint is not None:
-            return self._known_fingerprint
         digest = hashlib.sha256(f"{self._images.dtype.name} {self._images.shape}".encode())
         native = self._images.dtype.newbyteorder("=")
         for _, piece in _pieces(self._images):
@@ -104,16 +93,10 @@ class ImageArray:
 
 
 def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tensor:
-    """Images in a form that can be read in batches, checked as far as that is cheap.
-
-    Args:
-        images: a source; a float tensor (N, C, H, W) in [0, 1]; or anything that `ImageArray` takes.
-
-    Returns:
-        The source itself, a float32 tensor, or an `ImageArray`.
+    """A source as it is, a float tensor (N, C, H, W) in [0, 1] as float32, other tensors and arrays as `ImageArray`.
 
     Raises:
-        InputError: for anything else.
+        InputError: for anything else, checked as far as that is cheap.
 
     Example:
         >>> as_images(np.zeros((10, 28, 28), dtype=np.uint8)).shape
@@ -134,28 +117,22 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
             raise InputError(f"Image {bad} holds NaN or infinite values: remove or repair that image.")
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
             raise InputError(
-                f"Images must lie in [0, 1] but reach from {images.min():.4g} to "
-                f"{images.max():.4g}: divide 8-bit values by 255."
+                f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}: divide 8-bit "
+                "values by 255."
             )
         return images.float()
     if isinstance(images, Tensor | np.ndarray):
         return ImageArray(images, name="the images")
     if not hasattr(images, "shape"):
         raise InputError(
-            f"Expected images but got {type(images).__name__}: give a dataset's part, a tensor "
-            "(N, C, H, W) or a NumPy array."
+            f"Expected images but got {type(images).__name__}: give a dataset's part, a tensor (N, C, H, W) or a NumPy "
+            "array."
         )
     return images
 
 
 def fingerprint_of(images: ImageSource | Tensor) -> str:
-    """A SHA-256 of images, by which work on them is found again.
-
-    Args:
-        images: a source, or a tensor.
-
-    Returns:
-        The source's fingerprint, or that of the tensor's type, shape and values.
+    """A SHA-256 of a source, or of a tensor's type, shape and values, by which work on images is found again.
 
     Example:
         >>> images = torch.zeros(2, 1, 8, 8)
@@ -168,6 +145,58 @@ def fingerprint_of(images: ImageSource | Tensor) -> str:
     for image in images:
         digest.update(image.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+class WithMirrored:
+    """Images to fit to, the same mirrored left to right, and then those that are held out and these mirrored.
+
+    Args:
+        source: N images, a source or a tensor (N, C, H, W).
+        n_held_out: number of the last images that are held out.
+        mirrored: whether to mirror at all.
+
+    Attributes:
+        n_fit: number of the first images here that are not held out.
+        times: 2 if there are mirrored images, else 1.
+
+    Example:
+        >>> x = torch.arange(6.0).view(3, 1, 1, 2)
+        >>> WithMirrored(x, n_held_out=1)[:].flatten(1).tolist()
+        [[0.0, 1.0], [2.0, 3.0], [1.0, 0.0], [3.0, 2.0], [4.0, 5.0], [5.0, 4.0]]
+    """
+
+    labels = None
+
+    def __init__(self, source: ImageSource | Tensor, n_held_out: int = 0, mirrored: bool = True) -> None:
+        self.source, self.times = source, 2 if mirrored else 1
+        channels, height, width = source.shape[-3:]
+        self.shape = (channels, height, width)
+        parts = torch.arange(len(source)).split([len(source) - n_held_out, n_held_out])
+        self._numbers = torch.cat([part.repeat(self.times) for part in parts])
+        self._flipped = torch.cat([torch.arange(self.times).repeat_interleave(len(part)) == 1 for part in parts])
+        self.n_fit = len(parts[0]) * self.times
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Index) -> Tensor:
+        chosen = torch.from_numpy(positions(index, len(self)))
+        images, flipped = self.source[self._numbers[chosen]], self._flipped[chosen]
+        if flipped.any():
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        return images
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Of one row for each of these images, those of the images and, if there are any, of the mirrored, (N, k)."""
+        return rows[~self._flipped], rows[self._flipped] if self.times == 2 else None
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the source's fingerprint and of what is done to it."""
+        base = fingerprint_of(self.source)
+        if self.times == 1 and self.n_fit == len(self):  # the images as they are
+            return base
+        return hashlib.sha256(f"{base} held out from {self.n_fit} times {self.times}".encode()).hexdigest()
 
 
 def load_npy(path: Path) -> NDArray[Any]:
@@ -187,8 +216,8 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
         # Opened here: numpy leaves the file open when the archive is damaged.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    # A damaged archive fails in zipfile, zlib, numpy's header parser or, when the file is a .npy
-    # under another name, because an array has no `files`: there is no common base class.
+    # A damaged archive fails in zipfile, zlib, numpy's header parser or, when the file is a .npy under another name,
+    # because an array has no `files`: there is no common base class.
     except Exception as error:
         raise InputError(
             f"{path} cannot be read as a .npz file ({one_line(error)}): "
@@ -238,7 +267,7 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
 
 
 def _pieces(images: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    step = max(1, _PIECE_BYTES // max(1, images[:1].nbytes))
+    step = max(1, _PIECE_BYTES // images[:1].nbytes)
     for start in range(0, len(images), step):
         yield start, images[start : start + step]
 

@@ -16,12 +16,10 @@ Mode = Literal["L", "RGB"]
 
 # The formats of photographs and pictures. Pillow opens many more, some by running other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# fmt: off
 SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-    ".pbm", ".pgm", ".ppm", ".pnm",
-})
-# fmt: on
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm",
+    ".pnm",
+})  # fmt: skip
 _TIFF_SIZE = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
 
 
@@ -49,7 +47,7 @@ class Header(NamedTuple):
 def read_header(file: File) -> Header:
     """What an image file declares, upright by its EXIF orientation; grey with transparency counts as "L"."""
     with _opened(file) as image:
-        mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or _is_16_bit(image) else "RGB"
+        mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") else "RGB"
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
@@ -87,8 +85,8 @@ def check_crop(file: File | str, width: int, height: int, crop: int) -> None:
     """Refuse an image that a central square cannot be cut from; `file` is what messages call it."""
     if min(width, height) < crop:
         raise InputError(
-            f"{file} has {width}×{height} pixels, too few to cut {crop}×{crop} from: choose a "
-            "smaller crop (--crop), or resize instead of cropping (--size N)."
+            f"{file} has {width}×{height} pixels, too few to cut {crop}×{crop} from: choose a smaller crop (--crop), "
+            "or resize instead of cropping (--size N)."
         )
 
 
@@ -101,29 +99,20 @@ def _opened(file: File) -> Iterator[Image.Image]:
             yield image
     # Pillow's parsers raise OSError, SyntaxError, ValueError, struct.error, … on damaged files.
     except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            size = file.stat().st_size if isinstance(file, Path) else len(file.content)
+            reason = "not an image" if size else "the file is empty"
         raise InputError(
-            f"{file} cannot be read as an image ({_reason(file, error)}): replace or remove it, "
+            f"{file} cannot be read as an image ({reason}): replace or remove it, "
             "or leave such files out with strict=False (--no-strict)."
         ) from error
-
-
-def _reason(file: File, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        size = file.stat().st_size if isinstance(file, Path) else len(file.content)
-        return "not an image" if size else "the file is empty"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return one_line(error)
-
-
-def _is_16_bit(image: Image.Image) -> bool:
-    return image.mode.startswith("I;16")
 
 
 def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError("32-bit values have no fixed white; convert it to 8 or 16 bits")
-    if _is_16_bit(image):
+    if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 instead of scaling; 65535 / 255 = 257.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -3,16 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.datasets.decoding import SUFFIXES, Mode
-from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -22,31 +20,25 @@ class ImageFolder:
     """The images below a folder at any depth, sorted by their relative path.
 
     Files are JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM by their extension; others, and names that begin with
-    a dot, are not looked at. Images are turned upright by their EXIF orientation and transparency is composited on
-    white. Headers are read at once, pixels on access. If every image lies in a sub-folder and there are at least two,
-    the first-level sub-folders are the classes.
+    a dot, are not looked at. Images are turned upright by their EXIF orientation and composited on white. Headers are
+    read at once, pixels on access. If every image lies in a sub-folder and there are at least two, the first-level
+    sub-folders are the classes.
 
     Args:
         root: the folder.
-        size: resize the shorter side to this many pixels and keep the central square; by default all images must have
-            one size already, or a `crop`.
+        size: resize the shorter side to this many pixels and keep the central square; by default all have one size.
         mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if some are grey.
-        strict: whether an unreadable file is an error. Otherwise every file is decoded once at the start, and
-            unreadable ones are left out and listed in `skipped`.
-        classes: names of the classes in label order, to label a test folder like its training folder; by default the
-            sub-folders' names, sorted.
+        strict: whether an unreadable file is an error; if not, all are decoded at the start, to leave such files out.
+        classes: names of the classes in label order, as of training images; by default those of sub-folders, sorted.
         cache_bytes: largest size of all decoded images, as uint8, that is kept in memory.
-        crop: cut the central square of this many pixels from the upright image; with `size`, that is then resized.
-        workers: processes that decode files; 0 for as many threads of this process as there are processors, which is no
-            slower on few of them.
+        crop: cut the central square of this many pixels from the upright image, before any resizing.
+        workers: processes that decode files; 0 for as many threads of this process as there are processors.
         progress: where to report the reading of many headers.
 
     Attributes:
         files: the image files, in order.
         file_sizes: the different sizes (width, height) that the upright files have.
-        mode: "L" or "RGB".
-        classes: names of the classes in label order, or None.
-        labels: the class of every image, (N,) int64, or None.
+        labels: the class of every image, (N,) int64, or None, as then is `classes`.
         skipped: one sentence for every file left out.
 
     Raises:
@@ -76,20 +68,16 @@ class ImageFolder:
         workers: int = 0,
         progress: Progress = SILENT,
     ) -> None:
-        check_reading(size, crop, mode, workers)
-        self.root = Path(root).expanduser()
+        self.root, self.size, self.crop = Path(root).expanduser(), size, crop
         found = list_images(self.root)
-        what = f"image files in {self.root}"
-        files = ((file, file) for file in found)
-        headers, self.skipped = readable(files, len(found), what, strict=strict, progress=progress)
-        self.files = tuple(headers)
-        self.size, self.crop = size, crop
-        self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
-        select = partial(_select, self.files)
-        self._reader = ImageReader(
-            select, headers, mode=mode, size=size, crop=crop, cache_bytes=cache_bytes, workers=workers
-        )
-        self.mode = self._reader.mode
+        self._reader = reader = ImageReader(
+            ((file, file) for file in found), len(found), f"image files in {self.root}",
+            lambda numbers: [found[number] for number in numbers], size=size, mode=mode, crop=crop, strict=strict,
+            cache_bytes=cache_bytes, workers=workers, progress=progress,
+        )  # fmt: skip
+        self.files = tuple(found[number] for number in reader.numbers)
+        self.file_sizes, self.skipped = reader.file_sizes, reader.skipped
+        self.shape, self.mode = reader.shape, reader.mode
         self.classes, self.labels = _label(self.root, self.files, classes)
 
     def __len__(self) -> int:
@@ -97,11 +85,6 @@ class ImageFolder:
 
     def __getitem__(self, index: Index) -> Tensor:
         return self._reader.read(positions(index, len(self)))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        return self._reader.shape
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,10 +109,6 @@ class ImageFolder:
         return digest.hexdigest()
 
 
-def _select(files: Sequence[Path], numbers: NDArray[np.int64]) -> list[Path]:
-    return [files[number] for number in numbers]
-
-
 def list_images(root: Path) -> list[Path]:
     """The image files below a folder, at least one, sorted by their relative path."""
     if not root.is_dir():
@@ -141,35 +120,32 @@ def list_images(root: Path) -> list[Path]:
             f"The folder {error.filename} cannot be read ({error.strerror}): change its permissions or leave it out."
         ) from error
 
-    images: list[Path] = []
-    others: list[Path] = []
+    files: list[Path] = []
     top, seen = root.resolve(), set[Path]()
     for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
+        subfolders[:] = filter(_is_shown, subfolders)
         for name in [name for name in subfolders if os.path.islink(os.path.join(folder, name))]:
             # Not to what is looked at anyway, nor to a folder above, which would never end.
             target, here = Path(folder, name).resolve(), Path(folder).resolve()
             if target in seen or target.is_relative_to(top) or here.is_relative_to(target):
                 subfolders.remove(name)
             seen.add(target)
-        for name in names:
-            if not _is_hidden(name):
-                is_image = Path(name).suffix.lower() in SUFFIXES
-                (images if is_image else others).append(Path(folder, name))
+        files += [Path(folder, name) for name in filter(_is_shown, names)]
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not images:
         rest = ""
-        if others:
-            count = "1 other file," if len(others) == 1 else f"{len(others)} other files such as"
-            rest = f"; it holds {count} {others[0].name}"
+        if files:
+            count = "1 other file," if len(files) == 1 else f"{len(files)} other files such as"
+            rest = f"; it holds {count} {files[0].name}"
         raise InputError(
             f"There are no images in {root}{rest}: give a folder with JPEG, PNG, WebP, BMP, GIF, TIFF or PPM files."
         )
     return sorted(images, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _is_hidden(name: str) -> bool:
+def _is_shown(name: str) -> bool:
     # __MACOSX: the resource forks that macOS adds to archives, named like the images.
-    return name.startswith(".") or name == "__MACOSX"
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _label(

@@ -1,11 +1,9 @@
 """Images of Hugging Face datasets, by name or from files that were saved here."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.datasets.decoding import Encoded, File, Mode
-from scattergen.datasets.reading import CACHE_BYTES, ImageReader, check_reading, readable
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError, one_line
 from scattergen.progress import SILENT, Progress
@@ -22,8 +20,7 @@ PREFIX = "hf:"
 _ROWS = 256  # that are read from a table at once
 
 
-@dataclass(frozen=True)
-class HuggingFaceName:
+class HuggingFaceName(NamedTuple):
     """What "hf:NAME,config=…,split=…,image=…,label=…" says: a name on the Hub or a path, and the columns to use."""
 
     name: str
@@ -36,20 +33,20 @@ class HuggingFaceName:
     def parse(cls, text: str) -> "HuggingFaceName":
         """Read the form that users write."""
         name, *options = text.removeprefix(PREFIX).split(",")
-        known = [field.name for field in fields(cls)[1:]]
+        known = cls._fields[1:]
         chosen: dict[str, str] = {}
         for option in options:
             key, _, value = option.partition("=")
             if key not in known or not value or key in chosen:
                 raise InputError(
-                    f'"{option}" in "{text}" is not an option of a Hugging Face dataset: write '
-                    f"hf:NAME followed by any of {', '.join(f',{key}=…' for key in known)}."
+                    f'"{option}" in "{text}" is not an option of a Hugging Face dataset: write hf:NAME followed by any '
+                    f"of {', '.join(f',{key}=…' for key in known)}."
                 )
             chosen[key] = value
         if not name:
             raise InputError(
-                f'"{text}" names no dataset: write hf:NAME, as in hf:ylecun/mnist, or hf: and the '
-                "path of a saved dataset."
+                f'"{text}" names no dataset: write hf:NAME, as in hf:ylecun/mnist, or hf: and the path of a saved '
+                "dataset."
             )
         return cls(name, **chosen)
 
@@ -57,21 +54,16 @@ class HuggingFaceName:
 class HuggingFaceImages:
     """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
 
-    Files are decoded as those of `ImageFolder` are, and `size`, `mode`, `crop`, `strict`, `cache_bytes`, `workers` and
-    `progress` are as there.
+    Files are decoded as by `ImageFolder`, whose arguments these are but for those below. There are no classes if the
+    class of an image is not known.
 
     Args:
         table: a `datasets.Dataset`.
         image: the column of images; by default the only column with the feature `Image`.
-        label: the column of classes; by default the only one with the feature `ClassLabel`, or of several the one
-            called "label", if there is one.
+        label: the column of classes; by default the only one with the feature `ClassLabel`, or of several "label".
         name: what messages call the table.
 
     Attributes:
-        mode: "L" or "RGB".
-        labels: the class of every image, (N,) int64, or None, also where a class is not known.
-        classes: names of the classes in label order, or None.
-        skipped: one sentence for every image left out.
         fingerprint: SHA-256 of the encoded images, labels, size, crop and mode.
 
     Raises:
@@ -98,36 +90,36 @@ class HuggingFaceImages:
     ) -> None:
         import datasets
 
-        check_reading(size, crop, mode, workers)
         column = _image_column(table.features, image, name)
         files = table.select_columns(column).cast_column(column, datasets.Image(decode=False)).with_format(None)
         digest = hashlib.sha256()
-        numbered = _files(files, column, name, digest)
-        headers, self.skipped = readable(numbered, len(table), f"images of {name}", strict=strict, progress=progress)
-        rows = np.array(list(headers))
-        select = partial(_select, files, column, name, rows)
-        named = {f"image {row} of {name}": header for row, header in headers.items()}
-        self._reader = ImageReader(
-            select, named, mode=mode, size=size, crop=crop, cache_bytes=cache_bytes, workers=workers
-        )
-        self.mode = self._reader.mode
-        self.labels, self.classes = _labels(table, label, rows, name)
-        digest.update(f"{size} {self.mode} {crop} {rows.tolist()}".encode())
+
+        def fetch(rows: Sequence[int]) -> list[File]:
+            return [_file(value, row, name) for row, value in zip(rows, files[rows][column], strict=True)]
+
+        def everything() -> Iterator[tuple[str, File]]:
+            for start in range(0, len(table), _ROWS):
+                rows = range(start, min(start + _ROWS, len(table)))
+                for row, file in zip(rows, fetch(rows), strict=True):
+                    digest.update(file.content if isinstance(file, Encoded) else file.read_bytes())
+                    yield f"image {row} of {name}", file
+
+        self._reader = reader = ImageReader(
+            everything(), len(table), f"images of {name}", fetch, size=size, mode=mode, crop=crop, strict=strict,
+            cache_bytes=cache_bytes, workers=workers, progress=progress,
+        )  # fmt: skip
+        self.shape, self.mode, self.skipped = reader.shape, reader.mode, reader.skipped
+        self.labels, self.classes = _labels(table, label, reader.numbers, name)
+        digest.update(f"{size} {self.mode} {crop} {reader.numbers.tolist()}".encode())
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         self.fingerprint = digest.hexdigest()
-        self._n = len(rows)
 
     def __len__(self) -> int:
-        return self._n
+        return len(self._reader.numbers)
 
     def __getitem__(self, index: Index) -> Tensor:
         return self._reader.read(positions(index, len(self)))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        return self._reader.shape
 
 
 def load_tables(source: HuggingFaceName) -> dict[str, Any]:
@@ -146,12 +138,11 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
             loaded = datasets.load_from_disk(str(path))
         elif path.is_dir() and not any(path.rglob("*.parquet")):
             raise InputError(
-                f"{path} holds neither a saved dataset nor .parquet files: give the folder that "
-                "save_to_disk wrote, or leave out hf: for a folder of images."
+                f"{path} holds neither a saved dataset nor .parquet files: give the folder that save_to_disk wrote, or "
+                "leave out hf: for a folder of images."
             )
         else:
-            name = str(path) if path.is_dir() else source.name
-            loaded = datasets.load_dataset(name, source.config)
+            loaded = datasets.load_dataset(str(path) if path.is_dir() else source.name, source.config)
     except InputError:
         raise
     # The library fails in its own exceptions, those of the Hub's client, OSError, ValueError, …
@@ -174,8 +165,8 @@ def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
         remedy = "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
     else:
         remedy = (
-            "check its name on huggingface.co/datasets (one without code of its own), or give the "
-            "path of a folder that save_to_disk wrote"
+            "check its name on huggingface.co/datasets (one without code of its own), or give the path of a folder "
+            "that save_to_disk wrote"
         )
     raise InputError(f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {reason}): {remedy}.") from error
 
@@ -216,8 +207,8 @@ def _labels(
     values = np.asarray(table.select_columns(wanted).with_format(None)[:][wanted])[rows]
     if not np.issubdtype(values.dtype, np.integer):
         raise InputError(
-            f"The column {wanted} of {name} holds {values.dtype} values: choose one of classes as "
-            "whole numbers by ,label=COLUMN."
+            f"The column {wanted} of {name} holds {values.dtype} values: choose one of classes as whole numbers by "
+            ",label=COLUMN."
         )
     if (values < 0).any():  # as in test sets whose classes are kept secret
         return None, None
@@ -225,25 +216,10 @@ def _labels(
     return torch.from_numpy(values.astype(np.int64)), None if names is None else tuple(names)
 
 
-def _files(table: Any, column: str, name: str, digest: Any) -> Iterator[tuple[int, File]]:
-    """Every image of a table by its row, while the digest takes in what is read."""
-    for start in range(0, len(table), _ROWS):
-        for row, value in enumerate(table[start : start + _ROWS][column], start):
-            file = _file(value, f"image {row} of {name}")
-            digest.update(file.content if isinstance(file, Encoded) else file.read_bytes())
-            yield row, file
-
-
-def _select(table: Any, column: str, name: str, rows: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[File]:
-    chosen = rows[numbers].tolist()
-    values = table[chosen][column]
-    return [_file(value, f"image {row} of {name}") for row, value in zip(chosen, values, strict=True)]
-
-
-def _file(value: Mapping[str, Any] | None, name: str) -> File:
+def _file(value: Mapping[str, Any] | None, row: int, name: str) -> File:
     """The image of a row, which has the file's content, or where it is, or nothing."""
     value = value or {}
     content, place = value.get("bytes"), value.get("path")
     if content is None and place is not None and Path(place).is_file():
         return Path(place)
-    return Encoded(name, content or b"")
+    return Encoded(f"image {row} of {name}", content or b"")

@@ -2,25 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
-from scattergen.datasets.cifar import cifar, is_cifar
 from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
-from scattergen.datasets.mnist import mnist
+from scattergen.datasets.published import cifar, is_cifar, mnist
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
-TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 10_000
 _FEWEST_TEST_IMAGES = 100  # of a limited dataset
 _TEST_SPLITS = ("test", "validation", "valid", "val")  # of Hugging Face datasets, by preference
@@ -32,12 +29,12 @@ def open_dataset(
     size: int | None = None,
     mode: Mode | None = None,
     strict: bool = True,
-    test_fraction: float = TEST_FRACTION,
+    test_fraction: float = 0.1,
     crop: int | None = None,
     workers: int = 0,
     progress: Progress = SILENT,
 ) -> Dataset:
-    """Open a built-in dataset, an array file, a folder of images or a Hugging Face dataset.
+    """Open the embedded digits, an array file, a folder of images or a Hugging Face dataset.
 
     | source | what is read | train and test |
     |---|---|---|
@@ -49,32 +46,27 @@ def open_dataset(
     | folder | `train/` and `test/`, if both are there; nothing beside them is read | as named |
     | folder | the binary version of CIFAR-10 or CIFAR-100 | canonical |
     | folder | all images below it | a fixed choice by file name |
-    | "hf:NAME" | a Hugging Face dataset | its splits, or a fixed choice by row |
+    | "hf:NAME" | a Hugging Face dataset, on the Hub | its splits, or a fixed choice by row |
     | "hf:PATH" | a folder of `save_to_disk`, or .parquet | its splits, or a fixed choice by row |
 
-    Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on.
+    Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on. `hf:` takes the options
+    `,config=…`, `,split=…`, `,image=…` and `,label=…`; test images are those of the split "test", or else "validation".
 
     Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none of a single image.
-    Of arrays it is the last ones, so shuffle an array that is sorted by class. Of folders it is those whose relative
-    names have the smallest SHA-256: all classes take part, and adding files moves few of the others to the other side.
-    Of Hugging Face datasets it is likewise those whose row numbers have the smallest SHA-256.
-
-    A Hugging Face dataset may be followed by `,config=…`, `,split=…`, `,image=…` and `,label=…`; its test images are
-    those of the split "test", or else "validation".
+    Of arrays it is the last ones, so shuffle an array that is sorted by class. A fixed choice is that of the smallest
+    SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few of the others to
+    the other side.
 
     Args:
         source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
-        size: for encoded images (folders, Hugging Face), resize the shorter side to this and keep the central square.
-            Arrays must have this height and width already.
+        size: resize the shorter side of encoded images (folders, Hugging Face) to this and keep the central square;
+            arrays must have this height and width already.
         mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
         strict: for encoded images, whether an unreadable one is an error or left out.
         test_fraction: share of the test set where there is no split; 0 for none.
         crop: for encoded images, cut the central square of this many pixels before any resizing.
         workers: processes that decode images; 0 for threads of this process.
         progress: where to report the reading of many headers.
-
-    Returns:
-        The dataset, whose name is "mnist" for the embedded digits only, or else that of the file or folder.
 
     Raises:
         InputError: if there is no such data or it cannot be used.
@@ -105,28 +97,20 @@ def open_dataset(
         dataset = replace(dataset, name="mnist (a file or folder)")
     if crop is not None and dataset.crop is None:
         raise InputError(
-            f"{source} is no folder of images, and only files of images are cropped: leave --crop "
-            "out, or crop the array."
+            f"{source} is no folder of images, and only files of images are cropped: leave --crop out, or crop the "
+            "array."
         )
     _check_shape(dataset, source, size, mode)
     return dataset
 
 
 def limit(dataset: Dataset, n: int) -> Dataset:
-    """A dataset of at most n training images, and of a tenth as many test images or 100.
-
-    Args:
-        dataset: the whole.
-        n: how many training images; their number and n alone decide which.
-
-    Returns:
-        The dataset itself if it has no more.
+    """A dataset of at most n training images, chosen by n and their number, and of a tenth as many test images or 100.
 
     Raises:
         InputError: if n is below 3.
 
     Example:
-        >>> from scattergen.datasets import mnist
         >>> small = limit(mnist(), 500)
         >>> len(small.train), len(small.test)
         (500, 100)
@@ -135,9 +119,8 @@ def limit(dataset: Dataset, n: int) -> Dataset:
         raise InputError(f"limit={n}: take at least 3 images (--limit).")
     if len(dataset.train) <= n:
         return dataset
-    train = _some(dataset.train, n)
     test = None if dataset.test is None else _some(dataset.test, max(_FEWEST_TEST_IMAGES, n // 10))
-    return replace(dataset, train=train, test=test, limit=n)
+    return replace(dataset, train=_some(dataset.train, n), test=test, limit=n)
 
 
 def _some(images: ImageSource, n: int) -> ImageSource:
@@ -172,8 +155,8 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
         test = ImageFolder(path / "test", **how | {"mode": train.mode}, classes=train.classes)
         return Dataset(name, train, test, train.skipped + test.skipped)
     folder = ImageFolder(path, **how)
-    names = [file.relative_to(path).as_posix() for file in folder.files]
-    return replace(_hold_out(name, folder, _shuffled(names), test_fraction), skipped=folder.skipped)
+    names = (file.relative_to(path).as_posix() for file in folder.files)
+    return _hold_out(name, folder, _shuffled(names), test_fraction)
 
 
 def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -> Dataset:
@@ -183,29 +166,23 @@ def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -
     if train_split not in tables:
         raise InputError(f"{source} has no split train but {', '.join(tables)}: choose one by ,split=NAME.")
 
-    def images(split: str, mode: Mode | None) -> HuggingFaceImages:
-        return HuggingFaceImages(
-            tables[split],
-            image=named.image,
-            label=named.label,
-            name=f"{PREFIX}{named.name} ({split})",
-            **how | {"mode": mode},
-        )
+    def images(split: str, **how: Any) -> HuggingFaceImages:
+        name = f"{PREFIX}{named.name} ({split})"
+        return HuggingFaceImages(tables[split], image=named.image, label=named.label, name=name, **how)
 
-    train = images(train_split, how["mode"])
+    train = images(train_split, **how)
     test_split = next((split for split in _TEST_SPLITS if split in tables and len(tables) > 1), "")
     name = PREFIX + (named.name if "/" in named.name else Path(named.name).name)
     if test_split:
-        test = images(test_split, train.mode)
+        test = images(test_split, **how | {"mode": train.mode})
         return Dataset(name, train, test, train.skipped + test.skipped)
-    rows = [str(row) for row in range(len(train))]
-    return replace(_hold_out(name, train, _shuffled(rows), test_fraction), skipped=train.skipped)
+    return _hold_out(name, train, _shuffled(map(str, range(len(train)))), test_fraction)
 
 
-def _shuffled(names: list[str]) -> list[int]:
+def _shuffled(names: Iterable[str]) -> list[int]:
     """Numbers of the names, by their SHA-256 from the largest to the smallest."""
     digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
-    return sorted(range(len(names)), key=digests.__getitem__, reverse=True)
+    return sorted(range(len(digests)), key=digests.__getitem__, reverse=True)
 
 
 def _open_arrays(path: Path, test_fraction: float) -> Dataset:
@@ -223,33 +200,27 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
         return Dataset(path.stem, part("train_images", "train_labels"), part("test_images", "test_labels"))
     if "x_train" in arrays and "x_test" in arrays:
         return Dataset(path.stem, part("x_train", "y_train"), part("x_test", "y_test"))
-    images = part(*_find_arrays(path, arrays))
-    return _hold_out(path.stem, images, range(len(images)), test_fraction)
-
-
-def _find_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[str, str]:
-    """The names of the images and of the labels, which may be absent."""
-    if "x_train" in arrays:
-        return "x_train", "y_train"
-    labels = "labels" if "labels" in arrays else "y"
     others = [key for key in arrays if key not in ("labels", "y", "classes")]
-    for key in ("images", "x", *(others if len(others) == 1 else ())):
-        if key in arrays:
-            return key, labels
-    raise InputError(
-        f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test (with y_train and y_test), "
-        "train_images and test_images, images or x (with labels or y), or one array only."
-    )
+    known = ("x_train", "images", "x", *(others if len(others) == 1 else ()))
+    key = next((key for key in known if key in arrays), None)
+    if key is None:
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test (with y_train and y_test), "
+            "train_images and test_images, images or x (with labels or y), or one array only."
+        )
+    labels = "labels" if "labels" in arrays else "y"
+    images = part(key, "y_train" if key == "x_train" else labels)
+    return _hold_out(path.stem, images, range(len(images)), test_fraction)
 
 
 def _hold_out(name: str, images: ImageSource, order: Sequence[int], test_fraction: float) -> Dataset:
     """The last images in an order as test images; both parts keep the order of the source."""
-    n = len(order)
+    n, skipped = len(order), getattr(images, "skipped", ())
     if test_fraction == 0 or n < 2:
-        return Dataset(name, images)
+        return Dataset(name, images, skipped=skipped)
     n_train = n - min(max(1, int(n * test_fraction)), MAX_TEST_IMAGES)
     train, test = (Subset(images, torch.tensor(sorted(part))) for part in (order[:n_train], order[n_train:]))
-    return Dataset(name, train, test)
+    return Dataset(name, train, test, skipped)
 
 
 def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: Mode | None) -> None:
@@ -261,11 +232,11 @@ def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: M
         )
     if size is not None and (height, width) != (size, size):
         raise InputError(
-            f"{source} holds {width}×{height} images, which size={size} cannot change: only "
-            "files of images are resized. Leave --size out or resize the array."
+            f"{source} holds {width}×{height} images, which size={size} cannot change: only files of images are "
+            "resized. Leave --size out or resize the array."
         )
     if mode is not None and channels != len(mode):
         raise InputError(
-            f"{source} holds images with {channels} channels, which mode={mode!r} cannot change: "
-            "only files of images are converted. Leave --mode out or convert the array."
+            f"{source} holds images with {channels} channels, which mode={mode!r} cannot change: only files of images "
+            "are converted. Leave --mode out or convert the array."
         )

@@ -1,10 +1,19 @@
-"""Numbered image files to batches of one size and mode, decoded in parallel on access."""
+"""Numbered image files to batches of one size and mode, decoded in parallel on access, and read ahead."""
 
+import multiprocessing
 import os
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,8 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.datasets.decoding import File, Header, Mode, check_crop, decode, read_header
-from scattergen.datasets.worker_processes import WorkerProcesses
-from scattergen.errors import InputError
+from scattergen.errors import InputError, ScattergenError
 from scattergen.progress import SILENT, Progress
 
 CACHE_BYTES = 1 << 30
@@ -24,28 +32,60 @@ CACHE_BYTES = 1 << 30
 _MANY = 2000  # files, whose headers take a second or two
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
-Key = TypeVar("Key")
-Headers = Mapping[Path, Header] | Mapping[str, Header]
+Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 class ImageReader:
-    """Batches of images from numbered files; decoded pixels are kept while they all fit into `cache_bytes`.
+    """Batches of the image files among n that can be read; decoded pixels are kept while all fit into `cache_bytes`.
 
-    `files` gives those of some numbers; `headers` are of all, by what messages call them. The other arguments are those
-    of `ImageFolder`.
+    `files` gives each once, with what messages call it, and `fetch` some again by their numbers from 0 to n - 1. The
+    other arguments are those of `ImageFolder`; if not `strict`, every file is decoded once.
     """
 
     def __init__(
         self,
-        files: Callable[[NDArray[np.int64]], Sequence[File]],
-        headers: Headers,
+        files: Iterable[tuple[Path | str, File]],
+        n: int,
+        what: str,
+        fetch: Callable[[list[int]], Sequence[File]],
         *,
-        mode: Mode | None,
         size: int | None,
+        mode: Mode | None,
         crop: int | None,
+        strict: bool,
         cache_bytes: int,
         workers: int,
+        progress: Progress,
     ) -> None:
+        for option, pixels in (("size", size), ("crop", crop)):
+            if pixels is not None and pixels < 1:
+                raise InputError(f"{option}={pixels} is not a number of pixels: give at least 1.")
+        if mode not in (None, "L", "RGB"):
+            raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
+        if workers < 0:
+            raise InputError(f"workers={workers}: give a number of processes, or 0 for threads.")
+        headers: dict[Path | str, Header] = {}
+        numbers: list[int] = []
+        skipped: list[str] = []
+        with (progress if n > _MANY else SILENT).task("look at files", n) as task:
+            for number, (name, file) in enumerate(files):
+                try:
+                    header = read_header(file)
+                    if not strict:
+                        decode(file, header.mode)  # a truncated file has a good header
+                    headers[name] = header
+                    numbers.append(number)
+                except InputError as error:
+                    if strict:
+                        raise
+                    skipped.append(str(error))
+                task.advance()
+        if not numbers:
+            reason = f"; the first: {skipped[0]}" if skipped else "."
+            raise InputError(f"None of the {n} {what} can be read{reason}")
+        self.numbers, self.skipped = np.array(numbers), tuple(skipped)
+        self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
         if crop is not None:
             for name, header in headers.items():
                 check_crop(name, header.width, header.height, crop)
@@ -53,13 +93,11 @@ class ImageReader:
         side = size or crop
         width, height = (side, side) if side else _common_size(headers)
         self.shape = (1 if self.mode == "L" else 3, height, width)
-        self._files, self._size, self._crop = files, size, crop
-        n = len(headers)
+        self._fetch, self._size, self._crop = fetch, size, crop
         # numpy.empty takes no memory until an image is written.
-        self._cache: NDArray[np.uint8] | None = (
-            np.empty((n, *self.shape), np.uint8) if n * np.prod(self.shape) < cache_bytes else None
-        )
-        self._cached = np.zeros(n, dtype=bool)
+        kept = len(numbers) * np.prod(self.shape) < cache_bytes
+        self._cache: NDArray[np.uint8] | None = np.empty((len(numbers), *self.shape), np.uint8) if kept else None
+        self._cached = np.zeros(len(numbers), dtype=bool)
         self._workers = WorkerProcesses(workers) if workers else None
 
     def read(self, numbers: NDArray[np.int64]) -> Tensor:
@@ -71,8 +109,8 @@ class ImageReader:
             self._cache[missing] = self._decode(missing)
             self._cached[missing] = True
             pixels = self._cache[numbers]
-        # By NumPy, since this may run in a thread that reads ahead: in PyTorch it would bring a
-        # second team of OpenMP threads, whose presence slows the trainer's down by a half.
+        # By NumPy, since this may run in a thread that reads ahead: in PyTorch it would bring a second team of OpenMP
+        # threads, whose presence slows the trainer's down by a half.
         return torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32))
 
     def _decode(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -82,7 +120,7 @@ class ImageReader:
         n_workers = self._workers.count if self._workers else os.cpu_count() or 1
         step = min(_AT_ONCE, -(-len(numbers) // n_workers))
         parts = [numbers[i : i + step] for i in range(0, len(numbers), step)]
-        files = (self._files(part) for part in parts)
+        files = (self._fetch(self.numbers[part].tolist()) for part in parts)
         decode_part = partial(decode_all, shape=self.shape, mode=self.mode, size=self._size, crop=self._crop)
         with ThreadPoolExecutor(min(len(parts), n_workers)) as threads:  # Pillow releases the interpreter lock
             decoded = (self._workers or threads).map(decode_part, files)
@@ -107,45 +145,7 @@ def decode_all(
     return pixels
 
 
-def check_reading(size: int | None, crop: int | None, mode: str | None, workers: int) -> None:
-    """Refuse settings of a source of image files that are out of range."""
-    for name, pixels in (("size", size), ("crop", crop)):
-        if pixels is not None and pixels < 1:
-            raise InputError(f"{name}={pixels} is not a number of pixels: give at least 1.")
-    if mode not in (None, "L", "RGB"):
-        raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
-    if workers < 0:
-        raise InputError(f"workers={workers}: give a number of processes, or 0 for threads.")
-
-
-def readable(
-    files: Iterable[tuple[Key, File]], n: int, what: str, *, strict: bool, progress: Progress
-) -> tuple[dict[Key, Header], tuple[str, ...]]:
-    """Headers of n files by key, at least one, and a sentence for every file left out, if that is not an error.
-
-    Unless `strict`, every file is decoded once.
-    """
-    headers: dict[Key, Header] = {}
-    skipped: list[str] = []
-    with (progress if n > _MANY else SILENT).task("look at files", n) as task:
-        for key, file in files:
-            try:
-                header = read_header(file)
-                if not strict:
-                    decode(file, header.mode)  # a truncated file has a good header
-                headers[key] = header
-            except InputError as error:
-                if strict:
-                    raise
-                skipped.append(str(error))
-            task.advance()
-    if not headers:
-        reason = f"; the first: {skipped[0]}" if skipped else "."
-        raise InputError(f"None of the {n} {what} can be read{reason}")
-    return headers, tuple(skipped)
-
-
-def _common_mode(headers: Headers) -> Mode:
+def _common_mode(headers: Mapping[Path | str, Header]) -> Mode:
     """The mode in which no image loses anything: colour if any image has it."""
     grey = [file for file, header in headers.items() if header.mode == "L"]
     if len(grey) == len(headers):
@@ -159,7 +159,7 @@ def _common_mode(headers: Headers) -> Mode:
     return "RGB"
 
 
-def _common_size(headers: Headers) -> tuple[int, int]:
+def _common_size(headers: Mapping[Path | str, Header]) -> tuple[int, int]:
     (first, header), *rest = headers.items()
     for file, other in rest:
         if (other.width, other.height) != (header.width, header.height):
@@ -168,3 +168,98 @@ def _common_size(headers: Headers) -> tuple[int, int]:
                 "all images N×N by size=N (--size N), which resizes the shorter side and keeps the central square."
             )
     return header.width, header.height
+
+
+class WorkerProcesses:
+    """Processes that apply functions to values, started when first needed.
+
+    They are new processes, not copies of this one, which would inherit its threads and its accelerator. They end when
+    the object is no longer used, and also when this process ends in any way.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def map(self, function: Callable[[Value], Result], values: Iterable[Value]) -> Iterator[Result]:
+        """Results of a function, importable by its name, in the order of the values."""
+        try:
+            yield from self._started().map(function, values)
+        except BrokenProcessPool as error:
+            self.close()
+            raise ScattergenError(
+                "A process that decodes images was killed, perhaps for want of memory: run the command again, with "
+                "fewer of them (--workers)."
+            ) from error
+
+    def close(self) -> None:
+        """End the processes; the next use starts others."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                context = multiprocessing.get_context("forkserver")
+                # Their common parent imports PyTorch, which takes seconds, once for all of them.
+                context.set_forkserver_preload([__name__])
+                with _safe_path():
+                    resource_tracker.ensure_running()
+                    forkserver.ensure_running()
+                self._pool = ProcessPoolExecutor(self.count, context, _serve)
+                weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+            return self._pool
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let Python programs that start now not look for modules, such as a torch.py, in the current folder first."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _serve() -> None:
+    """Prepare a worker: Ctrl-C is for the main process, and without that one there is no work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # a killed one leaves its workers waiting for work for ever
+        os._exit(1)
+
+
+def prefetched(values: Iterable[Value], ahead: int = 2) -> Iterator[Value]:
+    """The same values in the same order, taken from their iterator by a thread of its own.
+
+    Wrap batches that are decoded from files, so that decoding goes on while the caller computes. The thread ends with
+    the values, with an exception, which the caller gets at its place, and when the caller stops asking.
+
+    Args:
+        values: what to read; not used by anyone else meanwhile.
+        ahead: how many values may wait for the caller; memory holds one more that is in the making.
+
+    Example:
+        >>> list(prefetched(number**2 for number in range(4)))
+        [0, 1, 4, 9]
+    """
+    iterator = iter(values)
+    reader = ThreadPoolExecutor(1, "prefetched")
+    try:
+        waiting = deque(reader.submit(list, islice(iterator, 1)) for _ in range(max(1, ahead) + 1))
+        while value := waiting.popleft().result():  # an empty list at the end
+            waiting.append(reader.submit(list, islice(iterator, 1)))
+            yield value[0]
+    finally:
+        reader.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What every dataset offers: images by number, in batches, as float32 in [0, 1]."""
+"""What every dataset offers, images by number, in batches, as float32 in [0, 1]; parts of it, and its classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,38 +17,31 @@ Index = slice | Tensor
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A numbered collection of equally sized images that are read in batches, and need not fit in memory.
-
-    Anything with these members can be passed wherever images are expected.
+    """Images of one size, read in batches, that need not fit in memory: anything with these members is one.
 
     Example:
-        >>> from scattergen.datasets import ImageSource, mnist
+        >>> from scattergen.datasets import mnist
         >>> isinstance(mnist().train, ImageSource)
         True
     """
 
     def __len__(self) -> int:
         """The number of images N."""
-        ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width (C, H, W) of every image."""
-        ...
 
     @property
     def labels(self) -> Tensor | None:
         """The class of every image, (N,) int64, or None."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """A SHA-256, in hexadecimal, that changes when the images do."""
-        ...
 
     def __getitem__(self, index: Index) -> Tensor:
         """The images of a slice or of a 1-D LongTensor, (n, C, H, W) float32 in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,7 @@ class Dataset:
 def positions(index: Index, n: int) -> NDArray[np.int64]:
     """The numbers, from 0 to n - 1, that a slice or a 1-D LongTensor selects among n images, in order."""
     if isinstance(index, slice):
-        # A copy, since torch takes no array with a negative stride.
-        return np.arange(n)[index].copy()
+        return np.arange(n)[index].copy()  # since torch takes no array with a negative stride
     if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
         raise TypeError(
             f"images are indexed by a slice or a 1-D LongTensor, not by {index!r}; image i alone is images[i : i + 1]"
@@ -96,14 +88,15 @@ class Subset:
         IndexError: for an image number that the source does not have.
 
     Example:
-        >>> from scattergen.datasets import Subset, mnist
+        >>> from scattergen.datasets import mnist
         >>> validation = Subset(mnist().train, slice(-5000, None))
         >>> len(validation), validation.shape
         (5000, (1, 28, 28))
     """
 
     def __init__(self, source: ImageSource, index: Index) -> None:
-        self.source = source
+        self.source, self.shape = source, source.shape
+        self.classes: tuple[str, ...] | None = getattr(source, "classes", None)
         self._positions = torch.from_numpy(positions(index, len(source)))
 
     def __len__(self) -> int:
@@ -113,20 +106,10 @@ class Subset:
         return self.source[self._positions[torch.from_numpy(positions(index, len(self)))]]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        return self.source.shape
-
-    @property
     def labels(self) -> Tensor | None:
         """The class of every image, (N,) int64, or None."""
         labels = self.source.labels
         return None if labels is None else labels[self._positions]
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Names of the source's classes in the order of their labels, if it has them."""
-        return getattr(self.source, "classes", None)
 
     @property
     def fingerprint(self) -> str:
@@ -144,14 +127,11 @@ class ClassLabels(NamedTuple):
 
 
 def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
-    """The classes of images, if they have labels.
+    """The classes that occur among images; None for images without labels.
 
     Args:
         images: a source, whose attribute `classes`, if there is one, names the classes in the order of their labels;
             otherwise the labels are the names.
-
-    Returns:
-        Labels and names, without the classes that have no image; None for images without labels.
 
     Raises:
         InputError: if the labels are not one integer per image, or have no name.
@@ -161,23 +141,23 @@ def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
         >>> class_labels(mnist().train).classes[:3]
         ('0', '1', '2')
     """
-    labels = None if isinstance(images, Tensor) else getattr(images, "labels", None)
+    labels = getattr(images, "labels", None)
     if labels is None:
         return None
     values = as_numpy(labels)
     check_labels(values, len(images), "the images")
     there, numbers = np.unique(values, return_inverse=True)
+    found = there.tolist()
     names = getattr(images, "classes", None)
-    if names is None:
-        names = {value: value for value in there.tolist()}
-    else:
-        unnamed = [value for value in there.tolist() if not 0 <= value < len(names)]
+    if names is not None:
+        unnamed = [value for value in found if not 0 <= value < len(names)]
         if unnamed:
             raise InputError(
                 f"Label {unnamed[0]} of the images has no name, since there are {len(names)} classes: name them all, "
                 "in the order of their labels from 0."
             )
-    return ClassLabels(torch.from_numpy(numbers), tuple(str(names[value]) for value in there.tolist()))
+        found = [names[value] for value in found]
+    return ClassLabels(torch.from_numpy(numbers), tuple(map(str, found)))
 
 
 def as_numpy(values: NDArray[Any] | Tensor) -> NDArray[Any]:

@@ -29,21 +29,12 @@ _SPARE_BYTES = 1 << 30
 class FeatureStore:
     """Features of N samples in chunks of a fixed size, computed once where there is room for them.
 
-    Chunk i holds samples i·chunk_size … (i + 1)·chunk_size − 1, whatever the number of processes; process r computes
-    and keeps the chunks with i mod world_size = r. On disk, every chunk is a file that appears as a whole, with what
-    it belongs to and a checksum: one that is damaged or of other data is noticed when it is read, and made again. In
-    float16 the deviations from the mean of the first chunk are stored, which lose less to rounding than the features
-    would.
-
-    Args:
-        compute: Features of a range of samples, (n, D) float32; the same at every call.
-        keep: Where to keep chunks: "memory", "disk" (in `folder`), nowhere ("recompute"), or "auto", the first of
-            these that has room.
-        precision: Of chunks on disk; those in memory are float32.
-        cache_bytes: Largest size in float32 that "auto" keeps in memory.
-        folder: Place on disk, seen by all processes; what it holds already is used.
-        identity: What the features depend on, as text; files with another one are not used.
-        processes: Those that share the chunks.
+    `compute` gives those of a range of samples, (n, D) float32. Chunk i holds samples i·chunk_size …
+    (i + 1)·chunk_size − 1, whatever the number of processes; process r computes and keeps those with
+    i mod world_size = r. "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else
+    nowhere. On disk, every chunk is a file with what it belongs to (`identity`) and a checksum: one that is damaged or
+    of other data is noticed and made again. In float16 the deviations from the mean of the first chunk are stored,
+    which lose less to rounding than the features would.
     """
 
     def __init__(
@@ -63,16 +54,11 @@ class FeatureStore:
         self.compute = compute
         self.n_samples, self.n_features, self.chunk_size = n_samples, n_features, chunk_size
         self.keep, self.precision, self.cache_bytes = keep, precision, cache_bytes
-        self.folder, self.processes = folder, processes
-        self._files = None if folder is None else _ChunkFiles(folder, identity)
+        self.folder, self.identity, self.processes = folder, identity, processes
+        self.n_chunks = -(-n_samples // chunk_size)  # of all processes
         self._kept: dict[int, Tensor] = {}
         self._place: str | None = None
         self._shift: Tensor | None = None
-
-    @property
-    def n_chunks(self) -> int:
-        """Number of chunks of all processes."""
-        return -(-self.n_samples // self.chunk_size)
 
     @property
     def place(self) -> str:
@@ -82,8 +68,8 @@ class FeatureStore:
         """
         if self._place is None:
             self._place = self.processes.broadcast(self._decide() if self.processes.rank == 0 else "")
-            if self._place == "disk" and self._files is not None and self.processes.rank == 0:
-                self._files.remove(f"*-{other}" for other in _DTYPES if other != self.precision)
+            if self._place == "disk" and self.processes.rank == 0:
+                self._delete(f"*-{other}" for other in _DTYPES if other != self.precision)
         return self._place
 
     def shift(self) -> Tensor:
@@ -92,7 +78,7 @@ class FeatureStore:
         place = self.place  # asked for by all here; later only by those whose chunks are missing
         if self._shift is None:
             first = self.processes.rank == 0
-            features = self._compute(0) if first else torch.zeros(1, self.n_features)
+            features = self.compute(self.rows(0)) if first else torch.zeros(1, self.n_features)
             shift = features.mean(0, dtype=torch.float64).float()
             if first and place == "disk":
                 self._write("shift", shift)
@@ -103,8 +89,8 @@ class FeatureStore:
 
     def reopen(self) -> None:
         """Find what is on the disk; all processes do so together before they read chunks."""
-        if self._shift is None and self._files is not None:
-            found = self._files.read("shift", (self.n_features,)) if self.processes.rank == 0 else None
+        if self._shift is None and self.folder is not None:
+            found = self._read("shift", (self.n_features,)) if self.processes.rank == 0 else None
             if self.processes.broadcast(found is not None):
                 self._shift = self.processes.broadcast(torch.zeros(self.n_features) if found is None else found)
 
@@ -117,7 +103,7 @@ class FeatureStore:
         """Features of chunk i, (n, D) float32, from where they are, else computed and not kept."""
         found = self._found(i)
         if found is None:
-            return self._compute(i)
+            return self.compute(self.rows(i))
         if found.dtype == torch.float32:
             return found
         assert self._shift is not None  # or nothing would have been found
@@ -132,40 +118,27 @@ class FeatureStore:
         for i in self.own(start):
             found = self._found(i)
             if found is None:
-                found = self._keep_chunk(i, self._compute(i))
-            deviation = found.float() if found.dtype == torch.float16 else found - shift
-            yield i * self.chunk_size, deviation
+                found = self._keep_chunk(i, self.compute(self.rows(i)))
+            yield i * self.chunk_size, found.float() if found.dtype == torch.float16 else found - shift
 
     def rows(self, i: int) -> slice:
         """Numbers of the samples of chunk i."""
         return slice(i * self.chunk_size, min((i + 1) * self.chunk_size, self.n_samples))
 
-    def bytes_on_disk(self) -> int:
-        """Size of the files that are there now."""
-        if self.folder is None or not self.folder.is_dir():
-            return 0
-        return sum(file.stat().st_size for file in self.folder.iterdir())
-
     def remove(self) -> None:
         """Delete the chunks on disk and in memory, and nothing else that the folder may hold."""
         self._kept.clear()
-        if self.folder is not None and self._files is not None and self.processes.rank == 0:
-            self._files.remove(["shift", *(f"*-{precision}" for precision in _DTYPES)])
+        if self.folder is not None and self.processes.rank == 0:
+            self._delete(["shift", *(f"*-{precision}" for precision in _DTYPES)])
             with suppress(OSError):  # it is not empty, or not there
                 self.folder.rmdir()
 
-    def _compute(self, i: int) -> Tensor:
-        return self.compute(self.rows(i))
-
     def _found(self, i: int) -> Tensor | None:
         """Chunk i as it is kept: features in float32 or deviations in float16."""
-        if i in self._kept:
-            return self._kept[i]
-        if self._files is None or self._shift is None:
-            return None
+        if i in self._kept or self.folder is None or self._shift is None:
+            return self._kept.get(i)
         rows = self.rows(i)
-        shape = (rows.stop - rows.start, self.n_features)
-        return self._files.read(self._name(i), shape, _checksum(self._shift))
+        return self._read(self._name(i), (rows.stop - rows.start, self.n_features), _checksum(self._shift))
 
     def _keep_chunk(self, i: int, features: Tensor) -> Tensor:
         """Keep a chunk where there is room; what `_found` will give from now on."""
@@ -181,25 +154,51 @@ class FeatureStore:
     def _name(self, i: int) -> str:
         return f"{i:08d}-{self.precision}"
 
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None  # or nothing would be on a disk
+        return self.folder / f"{name}.safetensors"
+
     def _write(self, name: str, tensor: Tensor, base: int = 0) -> None:
-        assert self._files is not None  # a place on disk has a folder
+        metadata = {"identity": self.identity, "name": name, "base": base, "checksum": _checksum(tensor)}
         try:
-            self._files.write(name, tensor, base)
+            write_tensors(self._path(name), {"values": tensor}, metadata)
         except ScattergenError as error:
             cause = error.__cause__  # an OSError, or one of safetensors when the disk is full
             if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise ScattergenError(
                 f"The disk of {self.folder} is full, and the coefficients need {gigabytes(self._missing_bytes())} "
-                "more: free some space, or let the rest be computed anew in every pass (--set "
-                "encoder.store=recompute); then run the same command again, which continues where it stopped."
+                "more: free some space, or let the rest be computed anew in every pass (--set encoder.store=recompute);"
+                " then run the same command again, which continues where it stopped."
             ) from error
+
+    def _read(self, name: str, shape: tuple[int, ...], base: int = 0) -> Tensor | None:
+        """The tensor of a file, or None if there is none that can be used."""
+        path = self._path(name)
+        if not path.exists():
+            return None
+        tensors, metadata = read_tensors_if_whole(path) or ({}, None)
+        tensor = tensors.get("values")
+        if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
+            reason = "is damaged"
+        elif metadata != {"identity": self.identity, "name": name, "base": base} or tensor.shape != shape:
+            reason = "belongs to other images or options"
+        else:
+            return tensor
+        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
+        path.unlink(missing_ok=True)
+        return None
+
+    def _delete(self, names: Iterable[str]) -> None:
+        """Delete files by name, where * stands for the number of a chunk."""
+        for name in names:
+            pattern = self._path(name.replace("*", "[0-9]" * 8))
+            for path in pattern.parent.glob(pattern.name):
+                path.unlink(missing_ok=True)
 
     def _missing_bytes(self) -> int:
         """What the chunks that are not on the disk yet will take there."""
-        files = self._files
-        assert files is not None
-        missing = [self.rows(i) for i in range(self.n_chunks) if not files.path(self._name(i)).exists()]
+        missing = [self.rows(i) for i in range(self.n_chunks) if not self._path(self._name(i)).exists()]
         return sum(rows.stop - rows.start for rows in missing) * self.n_features * _DTYPES[self.precision].itemsize
 
     def _decide(self) -> str:
@@ -222,52 +221,14 @@ class FeatureStore:
         )
         if self.keep == "disk":
             raise ScattergenError(
-                f"{lacking}: free some space or choose another place, or let the coefficients be "
-                "computed anew in every pass (--set encoder.store=recompute)."
+                f"{lacking}: free some space or choose another place, or let the coefficients be computed anew in "
+                "every pass (--set encoder.store=recompute)."
             )
         warnings.warn(
             f"{lacking}: they are computed anew in every pass, which takes longer but gives the same result.",
             stacklevel=2,
         )
         return "recompute"
-
-
-class _ChunkFiles:
-    """Tensors as files of one folder, with their identity and a checksum."""
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self.identity = folder, identity
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
-
-    def write(self, name: str, tensor: Tensor, base: int = 0) -> None:
-        metadata = {"identity": self.identity, "name": name, "base": base, "checksum": _checksum(tensor)}
-        write_tensors(self.path(name), {"values": tensor}, metadata)
-
-    def read(self, name: str, shape: tuple[int, ...], base: int = 0) -> Tensor | None:
-        """The tensor, or None if there is none that can be used."""
-        path = self.path(name)
-        if not path.exists():
-            return None
-        tensors, metadata = read_tensors_if_whole(path) or ({}, None)
-        tensor = tensors.get("values")
-        if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
-            reason = "is damaged"
-        elif metadata != {"identity": self.identity, "name": name, "base": base} or tensor.shape != shape:
-            reason = "belongs to other images or options"
-        else:
-            return tensor
-        warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
-        path.unlink(missing_ok=True)
-        return None
-
-    def remove(self, patterns: Iterable[str]) -> None:
-        """Delete files by name, where * stands for the number of a chunk."""
-        for pattern in patterns:
-            name = pattern.replace("*", "[0-9]" * 8)
-            for path in self.folder.glob(f"{name}.safetensors"):
-                path.unlink(missing_ok=True)
 
 
 def _checksum(tensor: Tensor) -> int:

@@ -19,16 +19,13 @@ def reconstruct_codes(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Reconstruction:
-    r"""Images from whitened codes, without a decoder, by projected L-BFGS from several starts.
+    r"""Images (N, C, H, W) from whitened codes, without a decoder, by projected L-BFGS from several starts.
 
     Each image minimises, over pixels in [0, 1],
     $\epsilon^2 = \sum_i \sqrt{\lambda_i}\, (z_i(x) - z_i)^2 \big/ \sum_i \sqrt{\lambda_i}$, the error of its code
-    relative to the size of a typical one, with λ the variances of the components. Only what the code knows is matched.
-    Matching `PCAWhitening.inverse_transform(z)` instead would also ask the image to have none of what the code leaves
-    out, which costs 30 dB on MNIST (docs/notes/log.md).
-
-    A code that no image has, such as one drawn from a density, gives the nearest that was found; its error says how
-    near.
+    relative to the size of a typical one, with λ the variances of the components. Only what the code knows is matched:
+    asking for `PCAWhitening.inverse_transform(z)` costs 30 dB on MNIST (docs/notes/log.md). A code that no image has,
+    such as one drawn from a density, gives the nearest that was found; its error says how near.
 
     Args:
         z: Codes, (N, d).
@@ -38,9 +35,6 @@ def reconstruct_codes(
         tolerance: Relative error ε at which a start ends; up to ten times it counts as solved.
         seed: Of the noise of the starts.
         progress: Where to report.
-
-    Returns:
-        Images (N, C, H, W), errors (N,) and iterations (N,), on the CPU.
 
     Raises:
         InputError: If `z` does not fit the encoder or is not finite, or an argument is out of range.
@@ -54,27 +48,27 @@ def reconstruct_codes(
         >>> reconstruct_codes(encoder.transform(images[:2]), encoder).images.shape
         torch.Size([2, 1, 8, 8])
     """
-    whitening, transform = encoder.whitening, encoder.scattering
+    whitening, transform, device = encoder.whitening, encoder.scattering, encoder.device
     if z.ndim != 2 or z.shape[1] != whitening.n_components:
         raise InputError(
-            f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}: use "
-            "codes that this encoder made."
+            f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}: use codes that this "
+            "encoder made."
         )
     check_finite(z, "codes")
     s = whitening.inverse_transform(z.float())
-    s = s.reshape(-1, encoder.image_shape[0], *transform.output_shape).to(encoder.device)
+    s = s.reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
     deviations = whitening.explained_variance_.sqrt()
-    weights = (deviations / deviations.sum()).sqrt().to(encoder.device, torch.float32)
-    mean = whitening.mean_.to(encoder.device)
+    weights = (deviations / deviations.sum()).sqrt().to(device, torch.float32)
+    mean = whitening.mean_.to(device)
     # transform() of the encoder leaves no gradient, and its product is cheaper with the weights in.
-    projection = (whitening.components_.T / deviations.float()).to(encoder.device) * weights
-    wanted = z.to(encoder.device, torch.float32) * weights
+    projection = (whitening.components_.T / deviations.float()).to(device) * weights
+    wanted = z.to(device, torch.float32) * weights
 
     def residual(x: Tensor, rows: Tensor) -> Tensor:
         return (transform(x).flatten(1) - mean) @ projection - wanted[rows]
 
     found = multi_start(
-        residual, coarse_images(s, transform), transform, n_starts=n_starts,
-        max_iterations=max_iterations, tolerance=tolerance, seed=seed, progress=progress,
+        residual, coarse_images(s, transform), transform, n_starts=n_starts, max_iterations=max_iterations,
+        tolerance=tolerance, seed=seed, progress=progress,
     )  # fmt: skip
     return Reconstruction(found.images.cpu(), found.error.cpu(), found.iterations.cpu())

@@ -1,15 +1,9 @@
-"""Leading principal components of samples that are read in chunks, resumable at any chunk.
-
-Three ways to a subspace: from the Gram matrix of few samples, from the covariance of few features, or by block
-subspace iteration. Everything is centred on the mean of the first chunk, so that sums lose no digits to a large mean
-and the products of one chunk can be float32.
-"""
+"""Leading principal components of samples that are read in chunks, resumable at any chunk."""
 
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +12,7 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 from scattergen.processes import Processes
-from scattergen.progress import SILENT, Progress, Task
+from scattergen.progress import Progress, Task
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 # Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace iteration.
@@ -28,6 +22,7 @@ _LARGEST_GRAM_INPUT = 200_000_000
 # Of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.
 _MOST_FOR_COVARIANCE = 10_000
 _OVERSAMPLING = 64
+_PASSES = {"_from_gram": 2, "_from_covariance": 1}
 
 _GRAM_COLUMNS = 4096  # features whose products are summed in float32
 _PART_OF_TIME_WRITING = 0.05
@@ -47,69 +42,40 @@ class Samples(Protocol):
         """Chunks of this process from its `start`-th on: first row, samples less the shift."""
 
 
-_PASSES = {"_from_gram": 2, "_from_covariance": 1}
-
-
-@dataclass
-class PrincipalComponents:
-    """Leading eigenvectors of a covariance, fewer than asked for if there are no more."""
-
-    mean: Tensor  # (D,) float64
-    components: Tensor  # rows are orthonormal, (d, D) float32
-    variances: Tensor  # eigenvalues, (d,) float64, decreasing
-    total_variance: float  # the sum of all eigenvalues
-
-
 def principal_components(
-    samples: Samples,
-    n_components: int,
-    n_passes: int,
-    *,
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 20.0,
-    device: str = "cpu",
-    progress: Progress = SILENT,
-) -> PrincipalComponents:
+    samples: Samples, n: int, d: int, n_passes: int, path: Path | None, seconds: float, device: str, progress: Progress
+) -> tuple[Tensor, Tensor, Tensor, float]:
     """Leading principal components (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011).
 
-    All processes call this together and get the same ones. The last pass of subspace iteration is the Rayleigh-Ritz
-    step. A checkpoint, which its owner removes, is continued from at whatever chunk of whatever pass it was made; one
-    is made every `checkpoint_seconds`, less often if writing takes more than a twentieth of the time, and by several
+    All processes call this together and get, of the first n samples, the mean (D,) in float64, components, orthonormal
+    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all
+    variances. Deviations from the mean of the first chunk are added up, so that sums lose no digits to a large mean and
+    the products of one chunk can be float32. The last pass of subspace iteration is the Rayleigh-Ritz step.
+
+    A checkpoint at `path`, which its owner removes, is continued from at whatever chunk of whatever pass it was made;
+    one is made every so many seconds, less often if writing takes more than a twentieth of the time, and by several
     processes at the end of passes only. The device needs float64.
     """
-    n, D = samples.n_samples, samples.n_features
-    method = _method(n, D)
-    name = method.__name__
-    total_passes = _PASSES.get(name, n_passes)
-    settings = {"method": name, "n": n, "D": D, "d": n_components, "passes": total_passes}
+    method = _method(n, samples.n_features)
+    total_passes = _PASSES.get(method.__name__, n_passes)
+    settings = {"method": method.__name__, "n": n, "D": samples.n_features, "d": d, "passes": total_passes}
     with progress.task("principal components", total_passes * n) as task:
-        passes = _Passes(samples, settings, task, checkpoint, checkpoint_seconds, device)
+        passes = _Passes(samples, settings, task, path, seconds, device)
         passes.resume()
-        variances, components = method(passes, n_components)
-    offset = passes.offset()
-    broadcast = samples.processes.broadcast
-    return PrincipalComponents(
-        mean=samples.shift() + offset,
-        components=broadcast(components.cpu()),
-        variances=broadcast(variances.cpu()),
-        total_variance=passes.squares.item() / n - offset.square().sum().item(),
-    )
+        variances, components = method(passes, d)
+    offset, broadcast = passes.offset(), samples.processes.broadcast
+    mean, total_variance = samples.shift() + offset, passes.squares.item() / n - offset.square().sum().item()
+    return mean, broadcast(components.cpu()), broadcast(variances.cpu()), total_variance
 
 
 def passes_and_order(n: int, D: int, n_passes: int) -> tuple[int, int]:
-    """Passes over n samples of D features, and the order of the matrix whose eigenvectors end them; 0 if small.
-
-    Example:
-        >>> passes_and_order(60_000, 3969, 4)
-        (1, 3969)
-    """
+    """Passes over n samples of D features, and the order of the matrix whose eigenvectors end them; 0 if small."""
     name = _method(n, D).__name__
-    orders = {"_from_gram": n, "_from_covariance": D}
-    return _PASSES.get(name, n_passes), orders.get(name, 0)
+    return _PASSES.get(name, n_passes), {"_from_gram": n, "_from_covariance": D}.get(name, 0)
 
 
-def _method(n: int, D: int) -> "_Method":
-    """The way to the components of n samples of D features."""
+def _method(n: int, D: int) -> "Callable[[_Passes, int], tuple[Tensor, Tensor]]":
+    """The way to the leading eigenvalues (d,) and eigenvectors (d, D) of the covariance of n samples of D features."""
     if n <= min(D, _MOST_FOR_GRAM, _LARGEST_GRAM_INPUT // D):
         return _from_gram
     return _from_covariance if D <= _MOST_FOR_COVARIANCE else _by_subspace_iteration
@@ -119,17 +85,11 @@ class _Passes:
     """Passes over samples, each of which adds something up; resumable at any chunk with the same settings."""
 
     def __init__(
-        self,
-        samples: Samples,
-        settings: dict[str, Any],
-        task: Task,
-        checkpoint: Path | None,
-        checkpoint_seconds: float,
-        device: str,
+        self, samples: Samples, settings: dict[str, Any], task: Task, path: Path | None, seconds: float, device: str
     ) -> None:
         self.samples, self.settings, self.task = samples, settings, task
-        self.path, self.checkpoint_seconds = checkpoint, checkpoint_seconds
-        self.device = torch.device(device)
+        self.n: int = settings["n"]
+        self.path, self.checkpoint_seconds, self.device = path, seconds, torch.device(device)
         self.number, self.basis = 0, torch.empty(0)  # passes finished; what the next projects on, (D, w)
         # Sums of the deviations, (D,), and of their squares, both made in the first pass.
         self.total = torch.zeros(samples.n_features, dtype=torch.float64)
@@ -141,11 +101,7 @@ class _Passes:
 
     def offset(self) -> Tensor:
         """The mean less the shift, (D,) float64, on the CPU."""
-        return self.total / self.samples.n_samples
-
-    def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Zeros where the products are computed."""
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return self.total / self.n
 
     def run(self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True) -> Tensor:
         """One pass, or what is left of it: the sum over the chunks of all processes, saved within the pass or not.
@@ -154,20 +110,21 @@ class _Passes:
         """
         if self._done == 0:
             self._sum = zero
-        n, processes = self.samples.n_samples, self.samples.processes
+        processes = self.samples.processes
         note = f"pass {self.number + 1} of {self.settings['passes']}"
         for row, read in self.samples.deviations(self._done):
-            deviation = read.to(self.device)
+            if row >= self.n:
+                break
+            deviation = read[: self.n - row].to(self.device)
             if self.number == 0:
                 self.total += deviation.sum(0, dtype=torch.float64).cpu()
                 self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square().cpu()
             add(self._sum, row, deviation)
             self._done += 1
-            seen = self.number * n + min(n, row + len(deviation))
-            self.task.advance(seen - self.task.completed, note)
+            self.task.advance(self.number * self.n + row + len(deviation) - self.task.completed, note)
             self._saved = min(self._saved, time.monotonic())
-            if save and processes.world_size == 1 and self._is_due(self.checkpoint_seconds):
-                self._save()
+            if save and processes.world_size == 1:
+                self._save(self.checkpoint_seconds)
         if self.number == 0:
             self.total = processes.all_reduce(self.total)
             self.squares = processes.all_reduce(self.squares)
@@ -178,20 +135,18 @@ class _Passes:
         return result
 
     def project_on(self, basis: Tensor) -> None:
-        """Use another basis from the next pass on."""
+        """Use the first process's basis from the next pass on."""
+        processes = self.samples.processes
         # In one layout and alignment, whether from a QR or a file: the last bits of products depend on these.
-        self.basis = basis.to(self.device).contiguous()
-        if self.samples.processes.rank == 0 and self._is_due(0):
-            self._save()
+        self.basis = processes.broadcast(basis).to(self.device).contiguous()
+        if processes.rank == 0:
+            self._save(0)
 
-    def _is_due(self, seconds: float) -> bool:
-        wait = max(seconds, self._writing / _PART_OF_TIME_WRITING)
-        return time.monotonic() - self._saved >= wait
-
-    def _save(self) -> None:
-        if self.path is None:
-            return
+    def _save(self, seconds: float) -> None:
+        """Make a checkpoint, unless one was made in the last `seconds` or writing would take too much of the time."""
         start = time.monotonic()
+        if self.path is None or start - self._saved < max(seconds, self._writing / _PART_OF_TIME_WRITING):
+            return
         tensors = {"total": self.total, "squares": self.squares, "basis": self.basis, "sum": self._sum}
         metadata = {"settings": self.settings, "number": self.number, "done": self._done}
         write_tensors(self.path, tensors, metadata)
@@ -208,62 +163,55 @@ class _Passes:
                 f"{self.path} is damaged or of other settings: the principal components are begun anew.", stacklevel=2
             )
             return
-        alone = self.samples.processes.world_size == 1
-        if metadata["done"] > 0 and not alone:  # the chunks done were not those of this process
+        if metadata["done"] > 0 and self.samples.processes.world_size > 1:
             if metadata["number"] == 0:
                 return
-            tensors["sum"], metadata["done"] = torch.empty(0), 0
+            tensors["sum"], metadata["done"] = torch.empty(0), 0  # the chunks done were not those of this process
         self.number, self._done = metadata["number"], metadata["done"]
         self.total, self.squares = tensors["total"], tensors["squares"]
         self.basis = tensors["basis"].to(self.device, copy=True)
         self._sum = tensors["sum"].to(self.device, copy=True)
-        self.task.advance(self.number * self.samples.n_samples)
-
-
-_Method = Callable[[_Passes, int], tuple[Tensor, Tensor]]
-"""Leading eigenvalues (d,) and eigenvectors (d, D) of the covariance, from passes over samples."""
+        self.task.advance(self.number * self.n)
 
 
 def _from_covariance(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors of the covariance, which is summed in one pass."""
-    n, D = passes.samples.n_samples, passes.samples.n_features
-    upper = passes.run(
-        passes.zeros(D, D, dtype=torch.float64), lambda upper, _, deviation: _add_upper(upper, deviation.T)
-    )
+    n, D = passes.n, passes.samples.n_features
+    upper = torch.zeros(D, D, dtype=torch.float64, device=passes.device)
+    upper = passes.run(upper, lambda upper, _, deviation: _add_upper(upper, deviation.T))
+    if passes.samples.processes.rank > 0:
+        return torch.empty(0), torch.empty(0)  # the first process will send them
     offset = passes.offset().to(upper)
     upper.div_(n).addr_(offset, offset, alpha=-1)
-    d = min(d, D)
-    if passes.samples.processes.rank > 0:
-        return _nothing_yet(d, D)
     values, vectors = torch.linalg.eigh(upper, UPLO="U")
     return values.flip(0)[:d].clone(), vectors.flip(1)[:, :d].T.float().contiguous()
 
 
 def _from_gram(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors of the covariance of few samples, from those of their Gram matrix."""
-    n, D = passes.samples.n_samples, passes.samples.n_features
+    n, D = passes.n, passes.samples.n_features
 
     def add(rows: Tensor, row: int, deviation: Tensor) -> None:
         rows[row : row + len(deviation)] = deviation
 
     if passes.number == 0:
-        rows = passes.run(passes.zeros(n, D), add, save=False)
-        basis = passes.zeros(D, min(d, n))
+        rows = passes.run(torch.zeros(n, D, device=passes.device), add, save=False)
+        basis = torch.empty(0)
         if passes.samples.processes.rank == 0:
             rows -= passes.offset().to(rows)
-            gram = passes.zeros(n, n, dtype=torch.float64)
+            gram = torch.zeros(n, n, dtype=torch.float64, device=passes.device)
             for columns in rows.split(_GRAM_COLUMNS, 1):
                 _add_upper(gram, columns)
             left = torch.linalg.eigh(gram, UPLO="U")[1].flip(1)[:, :d]
             basis = torch.linalg.qr(rows.T @ left.float())[0]
         del rows
-        passes.project_on(passes.samples.processes.broadcast(basis))
+        passes.project_on(basis)
     return _rayleigh_ritz(passes, d)
 
 
 def _by_subspace_iteration(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors of the covariance, which is applied to a basis but never formed."""
-    n, D = passes.samples.n_samples, passes.samples.n_features
+    n, D = passes.n, passes.samples.n_features
     width = min(d + _OVERSAMPLING, D)
 
     def add(image: Tensor, _: int, deviation: Tensor) -> None:
@@ -274,28 +222,27 @@ def _by_subspace_iteration(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
         passes.basis = torch.randn(D, width, generator=generator).to(passes.device) / D**0.5
     while passes.number < passes.settings["passes"] - 1:
         # The sum of a pass is float32: it only turns the basis, which the next pass corrects.
-        image = passes.run(passes.zeros(D, width), add)
+        image = passes.run(torch.zeros(D, width, device=passes.device), add)
         if passes.samples.processes.rank == 0:
             offset = passes.offset().to(image)
             image.div_(n).addr_(offset, passes.basis.T @ offset, alpha=-1)
             image = torch.linalg.qr(image)[0]
-        passes.project_on(passes.samples.processes.broadcast(image))
+        passes.project_on(image)
     return _rayleigh_ritz(passes, d)
 
 
 def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     """The best eigenvalues and eigenvectors within the span of the basis, in one pass."""
-    n, (D, width) = passes.samples.n_samples, passes.basis.shape
+    n, basis = passes.n, passes.basis
+    D, width = basis.shape
 
     def add(products: Tensor, _: int, deviation: Tensor) -> None:
-        projected = (deviation @ passes.basis).double()
+        projected = (deviation @ basis).double()
         products.addmm_(projected.T, projected)
 
-    products = passes.run(passes.zeros(width, width, dtype=torch.float64), add)
-    d = min(d, width)
+    products = passes.run(torch.zeros(width, width, dtype=torch.float64, device=passes.device), add)
     if passes.samples.processes.rank > 0:
-        return _nothing_yet(d, D)
-    basis = passes.basis
+        return torch.empty(0), torch.empty(0)  # the first process will send them
     centre = (basis.T @ passes.offset().to(basis)).double()
     products.div_(n).addr_(centre, centre, alpha=-1)
     # The basis is orthonormal up to float32 rounding (at random, if it is the first one): its own products, in float64,
@@ -309,7 +256,7 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(inner)
     vectors = vectors.flip(1)[:, :d].contiguous()
     rotation = torch.linalg.solve_triangular(lower.T, vectors, upper=True)
-    components = torch.empty(d, D)
+    components = torch.empty(min(d, width), D)
     for part, out in zip(basis.split(_GRAM_COLUMNS), components.split(_GRAM_COLUMNS, 1), strict=True):
         out[:] = (part.double() @ rotation).T
     return values.flip(0)[:d].clone(), components
@@ -320,8 +267,3 @@ def _add_upper(products: Tensor, rows: Tensor) -> None:
     for i in range(4):  # four strips of the triangle are 5/8 of the work
         start, stop = len(rows) * i // 4, len(rows) * (i + 1) // 4
         products[start:stop, start:] += rows[start:stop] @ rows[start:].T
-
-
-def _nothing_yet(d: int, D: int) -> tuple[Tensor, Tensor]:
-    """Room for what the first process will send."""
-    return torch.empty(d, dtype=torch.float64), torch.empty(d, D)

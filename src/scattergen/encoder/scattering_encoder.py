@@ -1,6 +1,7 @@
 """The encoder: scattering and whitened principal components, which map images to codes."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
-from scattergen.encoder.component_choice import FirstSamples, best_number_of_components
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import InputError
@@ -21,12 +21,14 @@ from scattergen.tensor_files import check_shapes
 # Floats of scattering coefficients that one batch may hold (128 MiB).
 _BATCH_FLOATS = 2**25
 
+# Images that least squares are fitted to and tested on: more would not change the choice.
+_MOST_FITTED, _MOST_HELD_OUT = 8192, 2048
+# Fewer components are taken for an error larger by this part.
+_INDIFFERENCE = 0.01
+
 
 class ScatteringEncoder:
-    """Images to whitened scattering coefficients; nothing is trained.
-
-    Each image is scattered channel by channel; the flattened coefficients are projected on their leading principal
-    components and scaled to unit variance.
+    """Images, scattered channel by channel, to whitened principal components of all coefficients: nothing is trained.
 
     Args:
         image_shape: (C, H, W) of the images.
@@ -36,17 +38,17 @@ class ScatteringEncoder:
         n_components: Dimension d of the codes.
         allow_fewer: Let the codes have fewer components, with a warning, if the images vary in fewer ways.
         flips: Fit the components to the mirrored images, too, which makes up for few images.
-        held_out: Part of the images, the last ones, that components are not fitted to; if it is not 0, those are kept,
-            of `n_components` at most, from which least squares restore the held-out images best.
+        held_out: Part of the images, the last ones, that components are not fitted to but that choose, if it is not 0,
+            how many are kept, of `n_components` at most: those from which least squares restore them best.
         device: Where scattering, components and codes are computed.
-        store: Where the coefficients of training images are kept between the passes of the fit: "memory", "disk" (the
-            run folder), nowhere ("recompute"), or "auto": in memory up to 2 GiB, else on the disk if there is space,
-            else nowhere.
+        store: Where coefficients are kept between the passes of the fit: "memory", "disk" (the run folder), nowhere
+            ("recompute"), or "auto": in memory up to 2 GiB, else on the disk if there is space, else nowhere.
         store_dtype: Precision of coefficients on the disk, "float16" or "float32".
 
     Attributes:
         scattering: The transform.
         whitening: The principal components; fitted by `fit`.
+        n_features: Number of scattering coefficients of one image.
 
     Raises:
         InputError: If the transform does not fit the images.
@@ -81,11 +83,12 @@ class ScatteringEncoder:
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.flips, self.held_out = flips, held_out
         self.scattering = Scattering2D(J, self.image_shape[1:], L, max_order)
+        self.n_features = self.image_shape[0] * math.prod(self.scattering.output_shape)
         self.whitening = PCAWhitening(n_components, allow_fewer=allow_fewer)
-        self.device = device
-        self.store, self.store_dtype = store, store_dtype
-        keywords: dict[str, Any] = {"image_shape": list(self.image_shape), "J": J, "L": L, "max_order": max_order}
-        self._features_keywords = keywords
+        self.device, self.store, self.store_dtype = device, store, store_dtype
+        # Of the components and their products: "mps" has no float64.
+        self._products_device = "cpu" if torch.device(device).type == "mps" else device
+        self._features_keywords = {"image_shape": list(self.image_shape), "J": J, "L": L, "max_order": max_order}
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -93,33 +96,12 @@ class ScatteringEncoder:
         return {**self._features_keywords, "n_components": self.whitening.n_components}
 
     @property
-    def n_features(self) -> int:
-        """Number of scattering coefficients of one image."""
-        K, height, width = self.scattering.output_shape
-        return self.image_shape[0] * K * height * width
-
-    @property
-    def _products_device(self) -> str:
-        """Where the components and their products are computed: "mps" has no float64."""
-        return "cpu" if torch.device(self.device).type == "mps" else self.device
-
-    @property
     def batch_size(self) -> int:
         """Images per batch, so that a batch of coefficients takes bounded memory."""
         return max(1, min(1024, _BATCH_FLOATS // self.n_features))
 
     def features(self, images: Tensor) -> Tensor:
-        """Flattened scattering coefficients.
-
-        Args:
-            images: (N, C, H, W) float32 in [0, 1].
-
-        Returns:
-            Coefficients, (N, C·K·H'·W').
-
-        Raises:
-            InputError: If the images do not have the shape given at construction.
-        """
+        """Flattened scattering coefficients (N, C·K·H'·W') of images (N, C, H, W), float32 in [0, 1]."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             C, H, W = self.image_shape
             raise InputError(
@@ -132,17 +114,8 @@ class ScatteringEncoder:
     def open_features(
         self, images: ImageSource | Tensor, folder: Path | None = None, processes: Processes = ALONE
     ) -> FeatureStore:
-        """Coefficients of images in chunks, to fit to and to encode without scattering twice.
-
-        Args:
-            images: Source of N images, or a tensor (N, C, H, W).
-            folder: Where they may be kept on disk; chunks of other images are made again.
-            processes: Those that share the work; all open the same folder.
-
-        Returns:
-            The chunks; nothing is computed yet.
-        """
-        identity = dict(self._features_keywords)
+        """Coefficients of images in chunks, none of which is computed yet; they may be kept in a folder."""
+        identity: dict[str, Any] = dict(self._features_keywords)
         if folder is not None:
             identity["images"] = fingerprint_of(images)
         return FeatureStore(
@@ -170,11 +143,9 @@ class ScatteringEncoder:
             checkpoint: File to save progress in and to continue from; removed by whoever owns it.
 
         Raises:
-            InputError: If the images are too few or do not vary enough for `n_components`.
+            InputError: If the images are too few or do not vary enough for `n_components`; a warning, if only the
+                latter and `allow_fewer` is set.
             ScattergenError: If there is too little space on the disk.
-
-        Warns:
-            UserWarning: If they do not vary enough and `allow_fewer` is set.
         """
         if isinstance(images, FeatureStore):
             if self.flips or self.held_out > 0:
@@ -188,7 +159,7 @@ class ScatteringEncoder:
             self.whitening.n_components = min(self.whitening.n_components, n_fit - 1, self.n_features)
         try:
             self.whitening.fit_samples(
-                FirstSamples(features, n_fit), checkpoint=checkpoint, device=self._products_device, progress=progress
+                features, n_fit, checkpoint=checkpoint, device=self._products_device, progress=progress
             )
         except InputError:  # these images will never do
             features.remove()
@@ -197,56 +168,33 @@ class ScatteringEncoder:
             raise
         if arranged is not None and n_fit < features.n_samples:
             first = features.processes.rank == 0
-            best = best_number_of_components(self.whitening, features, arranged, progress) if first else 0
+            best = _best_number_of_components(self.whitening, features, arranged, progress) if first else 0
             self.whitening.keep(features.processes.broadcast(best))
         return self
 
     def arrange(self, images: ImageSource | Tensor) -> WithMirrored:
-        """Images in the order in which `fit` looks at them, with mirrored ones if it has `flips`.
-
-        Args:
-            images: Source of N images, or a tensor (N, C, H, W).
-
-        Returns:
-            Those that components are fitted to, then those that are held out.
-        """
+        """Images, with mirrored ones if it has `flips`, in the order of `fit`: those to fit to, then those held out."""
         n, n_held_out = len(images), 0
         if self.held_out > 0:  # a hair more, for products like 0.29 · 100
             n_held_out = min(max(1, int(self.held_out * n + 1e-6)), max(n - 2, 0))
         return WithMirrored(images, n_held_out, self.flips)
 
     def check_count(self, n: int) -> None:
-        """Refuse to fit to fewer images than the components need: two, if held-out images choose their number.
-
-        Args:
-            n: Number of images.
-
-        Raises:
-            InputError: If they, or their coefficients, are not enough for `n_components`.
-        """
+        """Refuse to fit to fewer images than the components need: two, if held-out images choose their number."""
         d, most = self.whitening.n_components, min(n - 1, self.n_features)
         if n < 2:
             raise InputError(f"{n} training image(s) have no components: give at least 2.")
         if self.held_out == 0 and d > most:  # with images held out, the number is but a limit
             raise InputError(
-                f"{d} components were asked of {n} training images (those held out for tests do "
-                f"not count) with {self.n_features} coefficients each: use more than {d} images or "
-                f"set n_components to at most {most} (--set encoder.n_components={most})."
+                f"{d} components were asked of {n} training images (those held out for tests do not count) with "
+                f"{self.n_features} coefficients each: use more than {d} images or set n_components to at most {most} "
+                f"(--set encoder.n_components={most})."
             )
 
     def transform(
         self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *, processes: Processes = ALONE
     ) -> Tensor:
-        """Codes of images.
-
-        Args:
-            images: As of `fit`.
-            progress: Where to report.
-            processes: Those that share the work; all call this together.
-
-        Returns:
-            Codes of all images, (N, d) float32, on the CPU.
-        """
+        """Codes (N, d) of all images, float32 on the CPU; the arguments are as of `fit`."""
         if not isinstance(images, FeatureStore):
             images = self.open_features(images, processes=processes)
         images.reopen()
@@ -272,9 +220,6 @@ class ScatteringEncoder:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted encoder that `state_dict` was taken from.
 
-        Args:
-            tensors: Name to tensor.
-
         Raises:
             RunFolderError: If a tensor is missing or does not fit this encoder.
         """
@@ -286,8 +231,63 @@ class ScatteringEncoder:
             "mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,),
             "n_samples": (),
         })  # fmt: skip
-        whitening.mean_ = tensors["mean"].float()
-        whitening.components_ = tensors["components"].float()
+        whitening.mean_, whitening.components_ = tensors["mean"].float(), tensors["components"].float()
         whitening.explained_variance_ = tensors["explained_variance"].double()
         whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"].double()
         whitening.n_samples_ = int(tensors["n_samples"])
+
+
+def _best_number_of_components(
+    whitening: PCAWhitening, features: FeatureStore, images: WithMirrored, progress: Progress
+) -> int:
+    r"""The least number of leading components, of two per octave, from which least squares restore images best.
+
+    Each further one brings the images that it was fitted to closer, be it a property of all images or an accident of
+    these; the error of those held out, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$,
+    falls and then rises again: within a hundredth of the least counts as best.
+    """
+    most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
+    steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]
+    grid = [size for size in sorted(steps) if size < most] + [most]
+    chunks = [features.rows(i) for i in range(features.n_chunks)]
+    fitted = _spread([i for i, rows in enumerate(chunks) if rows.start < n_fit], _MOST_FITTED, step)
+    held_out = _spread([i for i, rows in enumerate(chunks) if rows.stop > n_fit], _MOST_HELD_OUT, step)
+    size = images[:1].numel()
+    products, total, count = torch.zeros(most, size), torch.zeros(size, dtype=torch.float64), 0
+    gram, codes = torch.zeros(most, most), torch.zeros(most)
+    errors = torch.zeros(len(grid), dtype=torch.float64)
+    with progress.task("choose components", len(fitted) + len(held_out)) as task:
+        for i in fitted:
+            start, stop = chunks[i].start, min(chunks[i].stop, n_fit)
+            z = whitening.transform(features.chunk(i)[: stop - start])
+            x = images[start:stop].flatten(1)
+            gram += z.T @ z
+            codes += z.sum(0)
+            products += z.T @ x
+            total += x.sum(0, dtype=torch.float64)
+            count += len(x)
+            task.advance()
+        mean, z_mean = (total / count).float(), codes / count
+        # Codes are white over all images of the fit, and nearly so over some of them: yet the products with images,
+        # which are far from zero, need their means.
+        products -= torch.outer(codes, mean)
+        gram -= torch.outer(codes, z_mean)
+        gram.diagonal().add_(1e-6 * count)  # fewer images than components have many solutions
+        weights = [torch.linalg.solve(gram[:d, :d], products[:d]) for d in grid]
+        for i in held_out:
+            start, stop = max(chunks[i].start, n_fit), chunks[i].stop
+            z = whitening.transform(features.chunk(i)[start - chunks[i].start :]) - z_mean
+            x = images[start:stop].flatten(1) - mean
+            for k, d in enumerate(grid):
+                errors[k] += (x - z[:, :d] @ weights[k]).square().sum(dtype=torch.float64)
+            task.advance()
+    enough = errors <= (1 + _INDIFFERENCE) * errors.min()
+    best = grid[int(enough.int().argmax())]
+    progress.message(f"  {best} components: held-out images are restored no better from more")
+    return best
+
+
+def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
+    """Chunks that hold at most about so many samples, evenly spread."""
+    count = max(1, most // chunk_size)
+    return numbers[:: max(1, -(-len(numbers) // count))]

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from scattergen.encoder.principal_components import PrincipalComponents, Samples, principal_components
+from scattergen.encoder.principal_components import Samples, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
 from scattergen.progress import SILENT, Progress
@@ -21,12 +21,11 @@ class PCAWhitening:
     r"""Projection on the leading principal components, scaled to unit variance.
 
     $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$ and $\Lambda$ their
-    eigenvalues, in decreasing order.
+    eigenvalues, in decreasing order. The entry of largest magnitude of each eigenvector is positive.
 
-    Of at most 4,096 samples (800 MB in all) with more features, the components come from the Gram matrix, and of up
-    to 10,000 features from the covariance, both exactly; of more of both, from block subspace iteration, `n_passes`
-    passes in memory proportional to D·n_components. The entry of largest magnitude of each component is positive,
-    which makes fits reproducible.
+    Of at most 4,096 samples (800 MB in all) with more features, they come from the Gram matrix, and of up to 10,000
+    features from the covariance, both exactly; of more of both, from block subspace iteration, `n_passes` passes in
+    memory proportional to D·n_components.
 
     Args:
         n_components: Number d of components to keep.
@@ -63,11 +62,9 @@ class PCAWhitening:
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
     def fit(self, batches: Batches) -> Self:
-        """Fit mean, components and variances.
+        """Fit to the features that `batches()` iterates over in batches (n, D), the same at every call.
 
-        Args:
-            batches: Returns an iterable over all features in batches (n, D), the same at every call. It is called
-                once, and once more per pass if they do not fit in `cache_bytes`.
+        It is called once, and once more per pass if they do not fit in `cache_bytes`.
 
         Raises:
             InputError: If there are too few samples or features for `n_components`, if they do not vary enough, or if
@@ -81,80 +78,53 @@ class PCAWhitening:
     def fit_samples(
         self,
         samples: Samples,
+        n: int | None = None,
         *,
         checkpoint: Path | None = None,
         checkpoint_seconds: float = 20.0,
         device: str = "cpu",
         progress: Progress = SILENT,
     ) -> Self:
-        """Fit to samples in numbered chunks, such as a `FeatureStore`, by all their processes.
+        """Fit to samples in numbered chunks, such as a `FeatureStore`, or the first n, by all their processes together.
 
-        With a checkpoint, a fit that was stopped at any moment continues from it and ends, on the same machine with
-        the same number of threads, with the same bits as one that was never stopped.
-
-        Args:
-            samples: Chunks, shared out to processes that all call this together.
-            checkpoint: File to save progress in and to continue from; removed by whoever owns it.
-            checkpoint_seconds: Time between two checkpoints within a pass.
-            device: Where sums and products are computed; it needs float64.
-            progress: Where to report.
-
-        Raises:
-            InputError: As for `fit`.
+        With a checkpoint (see `principal_components`), a fit that was stopped at any moment continues from it and ends,
+        on the same machine with the same number of threads, with the same bits as one that was never stopped.
         """
-        found = principal_components(
-            samples, self.n_components, self.n_passes, checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds, device=device, progress=progress,
-        )  # fmt: skip
-        d = self.n_components = self._check_rank(found, samples)
-        components, variances = found.components[:d], found.variances[:d]
-        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-        self.components_ = components.mul_(largest.sign())
-        self.mean_ = found.mean.float()
-        self.explained_variance_ = variances
-        self.explained_variance_ratio_ = variances / found.total_variance
-        self.n_samples_ = samples.n_samples
-        return self
-
-    def _check_rank(self, found: PrincipalComponents, samples: Samples) -> int:
-        """Number of components to keep."""
-        n = samples.n_samples
-        d, D, values = self.n_components, len(found.mean), found.variances
+        n, d, D = samples.n_samples if n is None else n, self.n_components, samples.n_features
+        mean, components, variances, total_variance = principal_components(
+            samples, n, d, self.n_passes, checkpoint, checkpoint_seconds, device, progress
+        )
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
-        if found.total_variance <= (8 * eps * found.mean.norm().item()) ** 2:
+        if total_variance <= (8 * eps * mean.norm().item()) ** 2:
             raise InputError(
                 f"All {n} images give the same features, so they have no principal components: give images that differ."
             )
-        if d > n - 1 or d > D:
-            most = min(n - 1, D)
+        most = min(n - 1, D)
+        if d > most:
             raise InputError(
-                f"{d} components were asked of {n} images with {D} features each: use more images "
-                f"or set n_components to at most {most} (--set encoder.n_components={most})."
+                f"{d} components were asked of {n} images with {D} features each: use more images or set n_components "
+                f"to at most {most} (--set encoder.n_components={most})."
             )
         # float32 features leave rounding noise of about eps times the largest variance.
-        rank = int((values > eps * values[0]).sum())
-        if rank == d:
-            return d
+        rank = int((variances > eps * variances[0]).sum())
         ways = f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only"
-        if self.allow_fewer:
-            if samples.processes.rank == 0:
-                warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
-            return rank
-        raise InputError(
-            f"{ways}, but {d} components were asked: use more varied images or set n_components to "
-            f"at most {rank} (--set encoder.n_components={rank})."
-        )
+        if rank < d and not self.allow_fewer:
+            raise InputError(
+                f"{ways}, but {d} components were asked: use more varied images or set n_components to at most {rank} "
+                f"(--set encoder.n_components={rank})."
+            )
+        if rank < d and samples.processes.rank == 0:
+            warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
+        components, variances = components[:rank], variances[:rank]
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        self.n_components, self.n_samples_ = rank, n
+        self.components_, self.mean_ = components.mul_(largest.sign()), mean.float()
+        self.explained_variance_, self.explained_variance_ratio_ = variances, variances / total_variance
+        return self
 
     def keep(self, n_components: int) -> None:
-        """Leave out all but the leading components.
-
-        Args:
-            n_components: How many to keep.
-
-        Raises:
-            InputError: If there are not so many.
-        """
+        """Leave out all but the leading components; an `InputError` if there are not so many."""
         if not 1 <= n_components <= len(self.components_):
             raise InputError(f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted.")
         self.n_components = n_components
@@ -163,13 +133,7 @@ class PCAWhitening:
         self.explained_variance_ratio_ = self.explained_variance_ratio_[:n_components].clone()
 
     def transform(self, s: Tensor) -> Tensor:
-        """Whitened codes of features.
-
-        Args:
-            s: Features, (N, D), on any device.
-
-        Returns:
-            Codes, (N, d), of unit variance on the data of the fit, on the same device.
+        """Codes (N, d) of features (N, D), of unit variance on the data of the fit; on the device of the features.
 
         Raises:
             InputError: If D is not that of the fit.
@@ -179,13 +143,7 @@ class PCAWhitening:
         return (s - mean) @ components.T / self._scale().to(s.device)
 
     def inverse_transform(self, z: Tensor) -> Tensor:
-        """Features whose codes are z, the least-squares inverse of `transform`.
-
-        Args:
-            z: Codes, (N, d).
-
-        Returns:
-            Features, (N, D), in the span of the kept components.
+        """Features (N, D), in the span of the components, whose codes are z (N, d): the least-squares inverse.
 
         Raises:
             InputError: If d is not that of the fit.
@@ -199,8 +157,8 @@ class PCAWhitening:
         width = self.components_.shape[axis]
         if rows.ndim != 2 or rows.shape[1] != width:
             raise InputError(
-                f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those "
-                "of the model that these components belong to."
+                f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those of the model that these "
+                "components belong to."
             )
 
     def _scale(self) -> Tensor:
@@ -214,9 +172,8 @@ class _BatchesAsSamples:
 
     def __init__(self, batches: Batches, cache_bytes: int) -> None:
         self._batches: Batches = batches
-        self.n_samples, self.n_features = 0, 0
+        self.n_samples, self.n_features, size = 0, 0, 0
         kept: list[Tensor] = []
-        size = 0
         for batch in batches():
             if self.n_samples == 0 and len(batch):
                 self.n_features = batch.shape[1]

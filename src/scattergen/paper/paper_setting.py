@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from scattergen.datasets.celeba import N_TEST, N_TRAIN
+from scattergen.datasets.published import N_TEST, N_TRAIN
 from scattergen.paper.findings import Measured, Section
 from scattergen.paper.material import Material
 
