@@ -22,7 +22,7 @@ from scattergen.diagnostics import (
     sliced_normality,
 )
 from scattergen.diagnostics.joint_normality import epps_pulley
-from scattergen.diagnostics.monte_carlo import monte_carlo_pvalues
+from scattergen.diagnostics.monte_carlo import pvalues_of
 from scattergen.errors import InputError
 from scattergen.pipeline.diagnose import diagnose_run
 from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map
@@ -123,7 +123,7 @@ def test_projections_are_blind_to_means_and_covariances():
 
 def test_monte_carlo_pvalues_count_draws_at_least_as_large():
     draws = iter(range(19))
-    pvalue, seen = monte_carlo_pvalues(np.array([17.0, 100.0]), lambda _: np.full(2, float(next(draws))), 19, seed=0)
+    pvalue, seen = pvalues_of(np.array([17.0, 100.0]), lambda _: np.full(2, float(next(draws))), 19, seed=0)
     assert pvalue.tolist() == [3 / 20, 1 / 20]
     assert seen[:, 0].tolist() == list(range(19))
 

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -12,39 +13,20 @@ if TYPE_CHECKING:
     from scattergen.decoder.generator import Decoder
     from scattergen.encoder.scattering_encoder import ScatteringEncoder
     from scattergen.encoder.whitening import PCAWhitening
-    from scattergen.errors import InputError, RunFolderError, ScattergenError
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.progress import Progress
     from scattergen.scattering import Scattering2D
 
-__all__ = [
-    "Decoder",
-    "GenerativeScatteringNetwork",
-    "InputError",
-    "PCAWhitening",
-    "Progress",
-    "RunFolderError",
-    "ScattergenError",
-    "Scattering2D",
-    "ScatteringEncoder",
-    "datasets",
-    "densities",
-    "diagnostics",
-    "evaluation",
-    "load",
-    "report",
-    "scattering",
-]
+__all__ = ["Decoder", "GenerativeScatteringNetwork", "PCAWhitening", "Progress", "Scattering2D", "ScatteringEncoder"]
+__all__ += ["InputError", "RunFolderError", "ScattergenError", "load"]
+__all__ += ["datasets", "densities", "diagnostics", "evaluation", "report", "scattering"]
 
 # Imported when first used, so that `import scattergen` and `scattergen --help` wait for nothing.
 _HOMES = {
     "Decoder": "decoder",
     "GenerativeScatteringNetwork": "model",
-    "InputError": "errors",
     "PCAWhitening": "encoder",
     "Progress": "progress",
-    "RunFolderError": "errors",
-    "ScattergenError": "errors",
     "Scattering2D": "scattering",
     "ScatteringEncoder": "encoder",
 }
@@ -65,19 +47,10 @@ def __dir__() -> list[str]:
 def load(
     path: Path | str, device: str = "cpu", densities: Collection[str] | None = None
 ) -> "GenerativeScatteringNetwork":
-    """The model of a run folder; executes nothing that the folder holds.
+    """The model of a run folder made by `scattergen fit` or `GenerativeScatteringNetwork.save`; executes nothing in it.
 
-    Args:
-        path: A folder that `scattergen fit` or `GenerativeScatteringNetwork.save` made.
-        device: Where to compute.
-        densities: Keys of those to load; all by default.
-
-    Returns:
-        The model.
-
-    Raises:
-        RunFolderError: If the folder is incomplete, damaged, changed or of a newer format, or holds
-            a density of a kind that is not known here.
+    `densities` are keys of those to load; all by default. A `RunFolderError` if the folder is incomplete, damaged,
+    changed or of a newer format, or holds a density of a kind that is not known here.
 
     Example:
         >>> load("nowhere")

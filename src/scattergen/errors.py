@@ -2,9 +2,7 @@
 
 
 class ScattergenError(Exception):
-    """Something the user gave cannot be used; the message says what, why and what to do.
-
-    The command line prints the message without a traceback and exits with code 2.
+    """Something the user gave cannot be used; the message, which the command line prints, says what, why and a remedy.
 
     Example:
         >>> issubclass(InputError, ValueError)

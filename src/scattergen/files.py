@@ -55,12 +55,9 @@ def _writing(path: Path) -> Iterator[None]:
         if isinstance(error, SafetensorError) and "I/O" not in str(error):
             raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = (
-            "Free some space or choose another place, then run the same command again"
-            if full
-            else "Change its permissions or choose another place"
-        )
+        remedy = "Change its permissions or choose another place"
+        if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Free some space or choose another place, then run the same command again"
         raise ScattergenError(
             f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been changed."
         ) from error
@@ -68,10 +65,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error.
-
-    The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
-    """
+    """A temporary path beside `path` that replaces it when the block ends without an error."""
+    # The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since some writers choose the format by it; they know small letters.
@@ -82,7 +77,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            mask = os.umask(0)  # which can only be read by setting it
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
             move_file(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -129,13 +126,6 @@ def check_space(path: Path, needed: int) -> None:
             f"{path} will take {gigabytes(needed)} or more, but {gigabytes(free)} are free: free "
             "some space, or choose another place (--out)."
         )
-
-
-def _umask() -> int:
-    # The process's mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, content: Any) -> None:

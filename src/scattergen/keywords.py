@@ -14,17 +14,7 @@ from scattergen.errors import InputError
 def check_keywords(
     owner: str, make: Callable[..., Any], keywords: Mapping[str, Any], own: Collection[str] = ()
 ) -> None:
-    """Refuse keywords that a class or function does not know, and values of another type than it is annotated with.
-
-    `owner` is what messages call it, such as "the decoder"; parameters in `own` are not for the user to set.
-
-    Example:
-        >>> from scattergen.decoder.generator import Decoder
-        >>> check_keywords("the decoder", Decoder, {"kernel_size": "large"})
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.InputError: kernel_size='large' does not suit the decoder: give ...
-    """
+    """Refuse keywords that `make` lacks or has for itself (`own`), and values of another type than is annotated."""
     parameters = inspect.signature(make).parameters
     known = {name: parameters[name] for name in parameters if name not in own}
     annotated = inspect.getattr_static(make, "__init__") if isinstance(make, type) else make

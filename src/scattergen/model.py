@@ -38,6 +38,9 @@ Images = ImageSource | Tensor | NDArray[Any]
 class GenerativeScatteringNetwork:
     """Images to codes, codes to images, and models of the codes that make new ones.
 
+    After Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018; Ziomek, Farrahi,
+    "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
+
     Args and attributes:
         encoder: Fitted; maps images to codes.
         decoder: Trained; maps codes to images.
@@ -49,18 +52,10 @@ class GenerativeScatteringNetwork:
         sharpening: Gives new images the power of real ones at each frequency, or None.
         sharpen: Its strength in `sample`, from 0 (none) to 1.
 
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
-
     Example:
-        >>> import torch
-        >>> images = torch.rand(100, 1, 16, 16)
-        >>> options = {
-        ...     "encoder": {"J": 1, "n_components": 8}, "decoder": {"channels": [8, 4]},
-        ...     "training": {"epochs": 1}, "densities": {"gaussian": {}},
-        ... }
-        >>> model = GenerativeScatteringNetwork.fit(images, options=options)
+        >>> small = {"encoder": {"J": 1, "n_components": 8}, "decoder": {"channels": [8, 4]}}
+        >>> options = {**small, "training": {"epochs": 1}, "densities": {"gaussian": {}}}
+        >>> model = GenerativeScatteringNetwork.fit(torch.rand(100, 1, 16, 16), options=options)
         >>> model.sample(3, density="gaussian", seed=0).shape
         torch.Size([3, 1, 16, 16])
     """
@@ -99,16 +94,8 @@ class GenerativeScatteringNetwork:
     ) -> "GenerativeScatteringNetwork":
         """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit.fit_run` does so in a run folder.
 
-        Args:
-            images: As in `Images`.
-            preset: Name of options that suit the images (see `scattergen.stages.presets.preset`).
-            options: Complete options instead of a preset's.
-            seed: Of everything random.
-            device: Where to compute.
-            progress: Where to report.
-
-        Raises:
-            InputError: If the images or options cannot be used.
+        The options are those of a preset (see `scattergen.stages.presets.preset`), or complete ones are given. An
+        `InputError` if the images or options cannot be used.
         """
         images, seed = as_images(images), check_seed(seed)
         channels, height, width = images.shape[-3:]
@@ -130,21 +117,13 @@ class GenerativeScatteringNetwork:
         device: str = "cpu",
         progress: Progress = SILENT,
     ) -> Density:
-        """Fit one density to codes, or one per class, and add it to the model.
+        """Fit one density to codes (N, d), such as `encode(images)`, or one per class, and add it to the model.
 
-        Args:
-            name: In the registry of densities.
-            codes: (N, d), such as `encode(images)`; of these the `n_leading` first components are modelled.
-            labels: Class of every code, (N,) whole numbers from 0, perhaps with the classes' names: with these, every
-                class gets a density of this kind (see `scattergen.densities.ClassConditional`).
-            keywords: Hyper-parameters of the density.
-            stored_as: Key in `densities`; by default the name, with "-by-class" if there are labels.
-            seed: Of everything random in the fit.
-            device: Where to compute.
-            progress: Where to report.
-
-        Raises:
-            InputError: If the name or a keyword is unknown, the codes are too few, or the labels cannot be used.
+        A density of the registry with these hyper-parameters, `keywords`, models the `n_leading` first components. With
+        `labels`, the class of every code, (N,) whole numbers from 0, perhaps with the classes' names, every class gets
+        one (see `scattergen.densities.ClassConditional`). `stored_as` is its key in `densities`, by default the name,
+        with "-by-class" if there are labels. An `InputError` if the name or a keyword is unknown, the codes are too
+        few, or the labels cannot be used.
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         codes, seed = codes[:, : self.n_leading], check_seed(seed)
@@ -165,16 +144,10 @@ class GenerativeScatteringNetwork:
         *,
         sharpen: float = 0.0,
     ) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] of codes z, (N, d).
+        """Images (N, C, H, W) in [0, 1] of codes z, (N, d), `batch_size` at a time, which affects time and memory only.
 
-        Args:
-            z: The codes.
-            batch_size: Codes decoded together; affects time and memory only.
-            progress: Where to report.
-            sharpen: Strength of the sharpening, from 0 to 1, if the model has one.
-
-        Raises:
-            InputError: If the codes do not have d components or are not finite, or the strength is not from 0 to 1.
+        If the model has a sharpening, `sharpen` is its strength, from 0 to 1. An `InputError` if that is out of range,
+        or the codes do not have d components or are not finite.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = torch.as_tensor(z)
@@ -205,17 +178,10 @@ class GenerativeScatteringNetwork:
     ) -> Tensor:
         """Codes (n, d) drawn from a density; code k depends on the model, the seed and k only.
 
-        Args:
-            n: How many.
-            density: Key in `densities`; by default the best that was measured, else "mixture", else the last one, and
-                with labels the first class-conditional one.
-            seed: Of the draw.
-            temperature: Factor of the density's noise, 0 or more: below 1 samples are smoother and more alike.
-            labels: Class of all codes or of each, (n,): numbers, or names as strings. Code k then depends on its
-                class, and the number of codes of that class before it.
-
-        Raises:
-            InputError: If the model has no such density, or the density no classes or temperature.
+        The density is by default the best that was measured, else "mixture", else the last one, and with labels the
+        first class-conditional one; an `InputError` if the model has none of that key. A `temperature` below 1 makes
+        samples smoother and more alike. `labels` are the class of all codes or of each, (n,), numbers or names: code k
+        then depends on its class, and the number of codes of that class before it.
         """
         if density is None:
             densities = self.densities
@@ -250,10 +216,8 @@ class GenerativeScatteringNetwork:
     def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
         r"""Images (steps, C, H, W) along the straight line between the codes of two images ("morphing").
 
-        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included, of images (C, H, W) or (1, C, H, W).
-
-        Raises:
-            InputError: If there are fewer than 2 steps, or more than 2 images.
+        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included, of images (C, H, W) or (1, C, H, W). An
+        `InputError` if there are fewer than 2 steps, or more than 2 images.
         """
         steps = whole_number("steps", steps, least=2)
         ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
@@ -262,10 +226,9 @@ class GenerativeScatteringNetwork:
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
 
     def resample(self, images: Images, start: int, stop: int, seed: int = 0) -> Tensor:
-        """N images whose components `start` to `stop` (one past the last) are replaced by white noise, (N, C, H, W).
+        """N images (N, C, H, W) whose components `start` to `stop` (one past the last) are replaced by white noise.
 
-        Raises:
-            InputError: If the range does not lie in 0 … d.
+        An `InputError` if the range does not lie in 0 … d.
         """
         z = self.encode(images)
         start, stop, d = whole_number("start", start), whole_number("stop", stop), z.shape[1]
@@ -277,11 +240,8 @@ class GenerativeScatteringNetwork:
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the model as a run folder; to a run that holds it already, only densities that it lacks are added.
 
-        With `overwrite` it replaces a run that is there, with its codes and report.
-
-        Raises:
-            InputError: If a density is not fitted or not registered, or its name cannot be a file's.
-            RunFolderError: If the folder holds something else, or another model.
+        With `overwrite` it replaces a run that is there, with its codes and report. An `InputError` if a density is not
+        fitted or not registered, or its name cannot be a file's; a `RunFolderError` if the folder holds something else.
         """
         parts = Parts(**{part.name: getattr(self, part.name) for part in fields(Parts)})
         save_parts(parts, path, overwrite=overwrite)
@@ -292,7 +252,6 @@ class GenerativeScatteringNetwork:
     ) -> "GenerativeScatteringNetwork":
         """The model of a run folder or an opened run, with all densities or those of some keys; executes nothing in it.
 
-        Raises:
-            RunFolderError: If it is incomplete, damaged, changed or of a newer format, or a density of an unknown kind.
+        A `RunFolderError` if it is incomplete, damaged, changed or of a newer format, or a density of an unknown kind.
         """
         return cls(**vars(read_parts(path, device, densities)))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -18,51 +18,40 @@ _LOG_EVERY = 15.0  # seconds between two lines when the output is not a terminal
 class Task:
     """One stage whose steps are counted; made by `Progress.task`."""
 
-    def __init__(self, description: str, total: int) -> None:
+    def __init__(self, description: str, total: int, show: Callable[["Task", int], None] | None = None) -> None:
         self.description, self.total, self.completed, self.note = description, total, 0, ""
+        self._show = show
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count `steps` more steps done and show `note`, such as the current loss."""
         self.completed += steps
         self.note = self.note if note is None else visible(note)
+        if self._show is not None:
+            self._show(self, steps)
 
 
-class _BarTask(Task):
-    def __init__(self, bars: Bars, description: str, total: int) -> None:
-        super().__init__(description, total)
-        self._bars, self._id = bars, bars.add_task(description, total=total, note="")
+class _Log:
+    """Tells of a task in a line now and then, with the time that is left."""
 
-    def advance(self, steps: int = 1, note: str | None = None) -> None:
-        super().advance(steps, note)
-        self._bars.update(self._id, advance=steps, note=self.note)
-
-
-class _LogTask(Task):
-    def __init__(self, progress: "Progress", description: str, total: int) -> None:
-        super().__init__(description, total)
-        self._progress, self._start = progress, time.monotonic()
+    def __init__(self, message: Callable[[str], None]) -> None:
+        self._message, self._start = message, time.monotonic()
         self._next = self._start + _LOG_EVERY
         self._first: int | None = None
 
-    def advance(self, steps: int = 1, note: str | None = None) -> None:
-        super().advance(steps, note)
+    def __call__(self, task: Task, steps: int) -> None:
         now = time.monotonic()
         # A resumed stage starts with many steps at once, so the rate is that of the later ones.
         if self._first is None:
-            self._first, self._start = self.completed, now
-        if now >= self._next and self._first < self.completed < self.total:
-            done = self.completed - self._first
-            left = (now - self._start) / done * (self.total - self.completed)
-            count, eta = f"{self.completed:,}/{self.total:,}", timedelta(seconds=round(left))
-            self._progress.message(f"  {self.description}: {count}, {eta} left  {self.note}")
+            self._first, self._start = task.completed, now
+        if now >= self._next and self._first < task.completed < task.total:
+            left = (now - self._start) / (task.completed - self._first) * (task.total - task.completed)
+            count, eta = f"{task.completed:,}/{task.total:,}", timedelta(seconds=round(left))
+            self._message(f"  {task.description}: {count}, {eta} left  {task.note}")
             self._next = now + _LOG_EVERY
 
 
 class Progress:
-    """Where stages report to.
-
-    Args:
-        show: True shows progress on standard error; False is silent.
+    """Where stages report to: standard error, or with `show=False` nowhere.
 
     Example:
         >>> with Progress(show=False).task("encode", total=3) as task:
@@ -85,8 +74,7 @@ class Progress:
         """A stage of `total` steps."""
         start, description = time.monotonic(), visible(description)
         if not self.show:
-            task = Task(description, total)
-            yield task
+            yield Task(description, total)
             return
         if self.console.is_terminal:
             columns = (
@@ -95,13 +83,13 @@ class Progress:
                 TextColumn("{task.fields[note]}", markup=False),
             )  # fmt: skip
             with Bars(*columns, console=self.console, transient=True) as bars:
-                task = _BarTask(bars, description, total)
+                bar = bars.add_task(description, total=total, note="")
+                task = Task(description, total, lambda task, steps: bars.update(bar, advance=steps, note=task.note))
                 yield task
         else:
-            task = _LogTask(self, description, total)
+            task = Task(description, total, _Log(self.message))
             yield task
         self.message(f"  {description}: {time.monotonic() - start:.1f} s  {task.note}")
 
 
-SILENT = Progress(show=False)
-"""Reports nothing."""
+SILENT = Progress(show=False)  # reports nothing

@@ -23,9 +23,7 @@ _LEAST = {"running_var": 0.0, "explained_variance": 1e-30}
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
     """Write named tensors and JSON metadata as one safetensors file, atomically, with a checksum of all of it."""
     # Copies, because safetensors refuses tensors that share memory, such as tied weights.
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     text = json.dumps(metadata)
     with atomic_path(path) as temporary:
         save_file(plain, temporary, metadata={"json": text, "crc32": _checksum(plain, text)})

@@ -2,12 +2,7 @@
 
 
 def duration(seconds: float) -> str:
-    """A time span as a person would say it.
-
-    Example:
-        >>> [duration(s) for s in (0.001, 0.042, 8.94, 134, 3780)]
-        ['< 0.01 s', '0.04 s', '8.9 s', '2 min 14 s', '1 h 03 min']
-    """
+    """A time span as a person would say it."""
     if seconds < 0.005:
         return "< 0.01 s"
     if seconds < 9.95:
@@ -21,12 +16,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 0) -> str:
-    """A number with thousands separated, a true minus but of 0, and ∞ where it is infinite.
-
-    Example:
-        >>> number(60000), number(-1.5, 1), number(-0.01, 1), number(float("inf"))
-        ('60,000', '−1.5', '0.0', '∞')
-    """
+    """A number with thousands separated, a true minus but of 0, and ∞ where it is infinite."""
     return f"{value:z,.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
@@ -36,12 +26,7 @@ def sample_size(n: int) -> str:
 
 
 def setting(value: object) -> str:
-    """A value of a configuration: sequences without their brackets, floats without noise.
-
-    Example:
-        >>> setting((512, 256)), setting(0.001), setting(None)
-        ('512, 256', '0.001', 'none')
-    """
+    """A value of a configuration: sequences without their brackets, floats without noise."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -11,12 +11,10 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import fitting, looking, reproducing, using
+from scattergen.cli import fitting, looking, using
 from scattergen.cli.arguments import unfolded
-from scattergen.cli.failures import sentence_of
+from scattergen.errors import ScattergenError
 from scattergen.terminal import say, visible
-
-_INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
 
 class _Commands(TyperGroup):
@@ -70,14 +68,14 @@ for _command in (
     looking.info,
     looking.evaluate,
     looking.diagnose,
-    reproducing.reproduce,
+    looking.reproduce,
 ):
     app.command()(unfolded(_command))
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", file=sys.stderr)
     try:
         app()
     except Exception as error:
@@ -87,12 +85,31 @@ def main() -> None:
         say(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED:
+        if stop.code == 130:  # what typer exits with after Ctrl-C
             continues = sys.argv[1:2] in (["fit"], ["density"], ["reproduce"])
             remedy = "the same command continues where it stopped" if continues else "run it again"
             say(f"interrupted: {remedy}.", file=sys.stderr)
         raise
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"warning: {message}", file=sys.stderr)
+def sentence_of(error: BaseException) -> str | None:
+    """What to tell a user about an error; None if nobody expected it, so that its traceback says more."""
+    if isinstance(error, ScattergenError):
+        return str(error)
+    if isinstance(error, OSError):
+        # Where there is no better sentence, as for a network drive that went away.
+        return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
+    import torch
+
+    from scattergen.processes import is_lost_connection
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
+    if is_lost_connection(error):
+        return (
+            "The connection to another process of this fit was lost: see what that one says, "
+            "then run the same command again; finished parts are kept."
+        )
+    return None

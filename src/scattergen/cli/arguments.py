@@ -1,7 +1,4 @@
-"""Arguments that commands share, and reading them.
-
-Nothing here, nor at the head of a command's module, imports PyTorch: help and typos answer at once.
-"""
+"""Arguments that commands share, and reading them; without PyTorch, so that help and typos answer at once."""
 
 import inspect
 import json
@@ -45,7 +42,6 @@ Part = Annotated[
     Option(help="Which images of data that have a test set, such as MNIST; test by default."),
 ]
 Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
-Workers = Annotated[int, Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")]
 BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
 
 
@@ -118,9 +114,8 @@ def parse_names(text: str) -> list[str]:
 
 def parse_labels(options: list[str] | None) -> list[str]:
     """Classes from options that each hold one or several, separated by commas."""
-    labels = [label.strip() for option in options or [] for label in option.split(",")]
+    text = ",".join(options or [])
+    labels = [label.strip() for label in text.split(",")] if options else []
     if not all(labels):
-        raise InputError(
-            f'--label "{",".join(options or [])}" lacks a class: separate classes by commas, as in --label 3,5.'
-        )
+        raise InputError(f'--label "{text}" lacks a class: separate classes by commas, as in --label 3,5.')
     return labels

@@ -6,16 +6,13 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
-
-if TYPE_CHECKING:
-    from scattergen.pipeline.fit import FittedRun
 
 
 def fit(
@@ -35,7 +32,7 @@ def fit(
         Option(metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."),
     ] = None,
     estimate: Annotated[bool, Option("--estimate", help="Tell how long each stage will take; write nothing.")] = False,
-    workers: arg.Workers = 0,
+    workers: Annotated[int, Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")] = 0,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a run that is there once the new one is done.")
     ] = False,
@@ -67,8 +64,8 @@ def fit(
     """
     import torch
 
-    from scattergen.cli.failures import sentence_of
-    from scattergen.cli.opening import open_to_fit, prepare
+    from scattergen.cli import sentence_of
+    from scattergen.cli.opening import begin, open_to_fit, prepare
     from scattergen.cli.printing import print_estimate
     from scattergen.datasets import class_labels
     from scattergen.pipeline.estimate import estimate_fit, parse_time
@@ -81,19 +78,18 @@ def fit(
     layout, threads = Layout.asked_for(devices, nodes, common.device), common.threads
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(common)  # which checks the device
-        command = [*this_program(), *sys.argv[1:]]
-        supervise(command, layout, threads or torch.get_num_threads())
+        supervise([*this_program(), *sys.argv[1:]], layout, threads or torch.get_num_threads())
         return
     with errors_reported(layout, sentence_of):
         _refuse_inside(out, images)
         device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
         quiet = common.quiet or layout.rank > 0
-        progress = prepare(common._replace(device=device, threads=share, quiet=quiet))
+        work = begin(common._replace(device=device, threads=share, quiet=quiet), seed)
         with warnings.catch_warnings():
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
-            data = open_to_fit(images, reading, preset=preset, most=limit, workers=workers, progress=progress)
+            data = open_to_fit(images, reading, preset=preset, most=limit, workers=workers, progress=work["progress"])
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
             n = len(data.train)
@@ -105,20 +101,25 @@ def fit(
             # Rank 0 has the machine for itself once the others have left.
             later = threads or torch.get_num_threads() * layout.devices
             processes = join(layout, device, threads=later)
+        seconds = None if max_time is None else parse_time(max_time)
+        command = shlex.join(["scattergen", *sys.argv[1:]])
         fitted = fit_run(
-            data,
-            out,
-            choice,
-            seed=seed,
-            max_seconds=None if max_time is None else parse_time(max_time),
-            device=device,
-            overwrite=overwrite,
-            command=shlex.join(["scattergen", *sys.argv[1:]]),
-            processes=processes,
-            progress=progress,
+            data, out, choice, max_seconds=seconds, overwrite=overwrite, command=command, processes=processes, **work
         )
-    if layout.rank == 0:
-        _say_fitted(out, fitted, common.as_json)
+    if layout.rank > 0:
+        return
+    measured, before = fitted.measurements, fitted.finished_before
+    if common.as_json:
+        places = {"run": str(out), "report": str(fitted.report), "pictures": str(out / "pictures")}
+        print(json.dumps({**places, "finished_before": before, **measured, "expectation": fitted.expectation}))
+        return
+    if before:
+        say(f"{out} was finished before with the same options: nothing to do.")
+    if fitted.expectation is not None:
+        say(fitted.expectation)
+    elif "psnr" in measured:
+        say(f"Test reconstruction: {measured['psnr']:.2f} dB PSNR.")
+    say(f"Pictures: {out / 'pictures'}", f"Report:   {fitted.report}")
 
 
 def _refuse_inside(out: Path, images: str) -> None:
@@ -137,22 +138,6 @@ def _refuse_inside(out: Path, images: str) -> None:
             f"{images} lies inside {out}, whose pictures a fit replaces: "
             "copy the images to a place outside, or choose another one for the run (--out)."
         )
-
-
-def _say_fitted(out: Path, fitted: "FittedRun", as_json: bool) -> None:
-    measured, before = fitted.measurements, fitted.finished_before
-    if as_json:
-        places = {"run": str(out), "report": str(fitted.report), "pictures": str(out / "pictures")}
-        facts = {**places, "finished_before": before, **measured, "expectation": fitted.expectation}
-        print(json.dumps(facts))
-        return
-    if before:
-        say(f"{out} was finished before with the same options: nothing to do.")
-    if fitted.expectation is not None:
-        say(fitted.expectation)
-    elif "psnr" in measured:
-        say(f"Test reconstruction: {measured['psnr']:.2f} dB PSNR.")
-    say(f"Pictures: {out / 'pictures'}", f"Report:   {fitted.report}")
 
 
 def density(
@@ -184,10 +169,10 @@ def density(
 
       scattergen density runs/mnist mixture --by-class
     """
-    from scattergen.cli.opening import prepare
+    from scattergen.cli.opening import begin
     from scattergen.pipeline.density import fit_density_run
 
-    progress = prepare(common)
+    work = begin(common, seed)
     fitted = fit_density_run(
         run,
         name,
@@ -195,10 +180,8 @@ def density(
         improved=improved,
         by_class=by_class,
         stored_as=stored_as,
-        seed=seed,
-        device=common.device,
         overwrite=overwrite,
-        progress=progress,
+        **work,
     )
     if common.as_json:
         rows = {"rows": fitted.classes} if fitted.classes else {}

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from scattergen.cli.arguments import Common, Reading
-from scattergen.datasets import Dataset, celeba, limit, open_dataset
+from scattergen.datasets import Dataset, celeba, limit, mnist, open_dataset
+from scattergen.datasets.published import CROPS
 from scattergen.datasets.opening import holds_files
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.stages.presets import CELEBA_PRESETS
-
-_SHOWN = 5  # files left out that are named
 
 
 def prepare(common: Common) -> Progress:
@@ -38,6 +37,11 @@ def prepare(common: Common) -> Progress:
     return Progress(show=not common.quiet)
 
 
+def begin(common: Common, seed: int) -> dict[str, Any]:
+    """As `prepare`; what the work of a command is given: its seed, device and progress."""
+    return {"seed": seed, "device": common.device, "progress": prepare(common)}
+
+
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
     """Refuse more images than memory can hold together with their codes while those are drawn."""
     floats = math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components
@@ -47,11 +51,6 @@ def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
             f"{n:,} images take {4 * n * floats / 2**30:,.0f} GiB of memory and this machine has "
             f"{there / 2**30:,.0f}: make them in parts, each with another --seed."
         )
-
-
-def open_source(source: str, **how: Any) -> Dataset:
-    """Open a dataset and say which files were left out."""
-    return _saying_what_is_left_out(source, open_dataset(source, **how))
 
 
 def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
@@ -83,7 +82,8 @@ def open_to_fit(
             )
         data = open_celeba(source, reading.size, reading.strict, workers, progress)
     else:
-        data = open_source(source, workers=workers, progress=progress, **reading._asdict())
+        data = open_dataset(source, workers=workers, progress=progress, **reading._asdict())
+        data = _saying_what_is_left_out(source, data)
     return data if most is None else limit(data, most)
 
 
@@ -101,23 +101,39 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
 
 
 def open_like(run: Path, source: str, reading: Reading, part: str | None = None) -> Dataset:
-    """All images of a source as the training part, or one part of a source with a test set.
-
-    The images of a folder get the crop, size and mode of those of a run.
-    """
+    """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
     reading = _cropped_as(run, source, reading)
     if holds_files(source):
-        channels, height, width = image_shape_of(run)
+        channels, height, width = _image_shape_of(run)
         reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
-    data = open_source(source, test_fraction=0, **reading._asdict())
+    data = _saying_what_is_left_out(source, open_dataset(source, test_fraction=0, **reading._asdict()))
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
 
 
-def image_shape_of(run: Path) -> tuple[int, int, int]:
+def open_of_paper(name: str, run: Path, images: str | None, strict: bool) -> Dataset:
+    """The images of the founding paper's data set, "mnist" or "celeba", that a run was fitted to."""
+    from scattergen.paper import fit_command
+
+    if name == "mnist":
+        if images is not None:
+            raise InputError("The digits of MNIST are part of scattergen: leave out --images.")
+        return mnist()
+    if images is None:
+        raise InputError("CelebA is not part of scattergen: name the folder of its aligned images by --images.")
+    if not Path(images).expanduser().is_dir():
+        raise InputError(f"{images} is no folder: name that of CelebA's aligned images.")
+    if not run.exists():
+        raise InputError(f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`.")
+    side = _image_shape_of(run)[1]
+    size = side if side in CROPS.values() else None  # of a run on other images, which is refused
+    return open_celeba(images, size, strict)
+
+
+def _image_shape_of(run: Path) -> tuple[int, int, int]:
     """(C, H, W) of the images that a run was fitted to."""
     channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
     return channels, height, width
@@ -131,7 +147,7 @@ def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
 
 
 def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:
-    for sentence in data.skipped[:_SHOWN]:
+    for sentence in data.skipped[:5]:
         warnings.warn(sentence, stacklevel=3)
     if data.skipped:
         warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=3)

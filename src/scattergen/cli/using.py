@@ -2,19 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.terminal import say
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from scattergen.datasets import ClassLabels
-    from scattergen.densities import Density
 
 
 def sample(
@@ -51,6 +45,8 @@ def sample(
       scattergen sample runs/mnist --label 3,5 --out threes-and-fives.png
     """
     from scattergen.cli.opening import check_memory, prepare
+    from scattergen.datasets import ClassLabels
+    from scattergen.densities.class_conditional import label_numbers
     from scattergen.densities.sampling import check_temperature
     from scattergen.image_files import check_output, write_images
     from scattergen.model import GenerativeScatteringNetwork
@@ -61,8 +57,7 @@ def sample(
     check_output(out)
     check_temperature(temperature)
     labels = arg.parse_labels(label)
-    if n is None:
-        n = 8 * len(labels) if len(labels) > 1 else 64
+    n = n or (8 * len(labels) if len(labels) > 1 else 64)
     if n < len(labels):
         raise InputError(f"-n {n} images cannot show {len(labels)} classes: make more images.")
     opened = RunFolder.open(run)
@@ -78,25 +73,17 @@ def sample(
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
-        classes = _class_labels(model.densities[density], each)
+        names = getattr(model.densities[density], "classes_", None)
+        if names is None:
+            raise InputError(
+                f"The density {type(model.densities[density]).__name__} is not class-conditional: leave out --density, "
+                "or fit one that is by `scattergen density RUN NAME --by-class`."
+            )
+        classes = ClassLabels(label_numbers(each, n, names), tuple(names))
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     _say_written(out, n, common.as_json)
-
-
-def _class_labels(density: "Density", labels: list[str]) -> "ClassLabels":
-    """Numbers and names of classes of a class-conditional density."""
-    from scattergen.datasets import ClassLabels
-    from scattergen.densities.class_conditional import label_numbers
-
-    names = getattr(density, "classes_", None)
-    if names is None:
-        raise InputError(
-            f"The density {type(density).__name__} is not class-conditional: leave out --density, "
-            "or fit one that is by `scattergen density RUN NAME --by-class`."
-        )
-    return ClassLabels(label_numbers(labels, len(labels), names), tuple(names))
 
 
 def encode(
@@ -169,6 +156,8 @@ def reconstruct(
 
       scattergen reconstruct runs/mnist mnist -n 32 --out pairs.png
     """
+    import torch
+
     from scattergen.cli.opening import open_like, prepare
     from scattergen.image_files import check_output, write_images
     from scattergen.image_quality import psnr
@@ -181,7 +170,12 @@ def reconstruct(
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     columns = min(8, len(results))
-    shown = _rows_in_turn(originals, results, columns) if out.suffix.lower() == ".png" else results
+    shown = results
+    if out.suffix.lower() == ".png":  # a row of originals above the row of their reconstructions, in turn
+        missing = -len(results) % columns
+        blank = torch.ones(missing, *results.shape[1:])
+        rows = zip(*(torch.cat([x, blank]).split(columns) for x in (originals, results)), strict=True)
+        shown = torch.cat([row for pair in rows for row in pair])[: 2 * len(results) + missing]
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
     _say_written(out, len(results), common.as_json, psnr=mean)
@@ -220,17 +214,6 @@ def interpolate(
     ends = source[torch.tensor([start, stop])]
     write_images(out, model.interpolate(ends[0], ends[1], steps), columns=steps)
     _say_written(out, steps, common.as_json)
-
-
-def _rows_in_turn(above: "Tensor", below: "Tensor", columns: int) -> "Tensor":
-    """Images for a grid that shows a row of some above the same row of the others, in turn."""
-    import torch
-
-    missing = -len(above) % columns
-    blank = torch.ones(missing, *above.shape[1:])
-    pairs = zip(*(torch.cat([x, blank]).split(columns) for x in (above, below)), strict=True)
-    rows = torch.cat([row for pair in pairs for row in pair])
-    return rows[: len(rows) - missing]
 
 
 def _say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:

@@ -17,25 +17,7 @@ from scattergen.diagnostics.normality import (
     rejections_by_sample_size,
 )
 
-__all__ = [
-    "Battery",
-    "DiagnosticTest",
-    "NormalityTable",
-    "NormalityTest",
-    "PairwiseDependence",
-    "RejectionRate",
-    "classifier_dependence",
-    "classifier_normality",
-    "component_grid",
-    "correlation_of_squares",
-    "count_rejections",
-    "dagostino_k2",
-    "effect_sizes",
-    "jarque_bera",
-    "marginal_normality",
-    "pairwise_dependence",
-    "radial",
-    "rejections_by_sample_size",
-    "run_battery",
-    "sliced_normality",
-]
+__all__ = ["Battery", "DiagnosticTest", "NormalityTable", "NormalityTest", "PairwiseDependence", "RejectionRate"]
+__all__ += ["count_rejections", "dagostino_k2", "effect_sizes", "jarque_bera", "rejections_by_sample_size"]
+__all__ += ["classifier_normality", "marginal_normality", "radial", "run_battery", "sliced_normality"]
+__all__ += ["classifier_dependence", "component_grid", "correlation_of_squares", "pairwise_dependence"]

@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import ArrayLike
-from torch import Tensor
-
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
-from scattergen.diagnostics.monte_carlo import SIMULATIONS, DiagnosticTest, checked_codes, pairs_of
+from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, checked_codes
 from scattergen.progress import SILENT, Progress
 
 
@@ -34,29 +31,17 @@ class Battery:
 
 
 def run_battery(
-    z: Tensor | ArrayLike,
+    z: Codes,
     *,
     n_simulations: int = SIMULATIONS,
     seed: int = 0,
     progress: Progress = SILENT,
     description: str = "codes",
 ) -> Battery:
-    """Test codes for normality and their components for independence, in every way there is here.
+    """Test codes (n, d) for normality and their components for independence, in each of the nine ways there are here.
 
-    The p-values are not adjusted for there being nine tests.
-
-    Args:
-        z: Codes, (n, d), n ≥ 40, n > d ≥ 2.
-        n_simulations: Simulations or shuffles of each test.
-        seed: Of everything random.
-        progress: Where to report.
-        description: Of the codes, in reports.
-
-    Returns:
-        Nine tests.
-
-    Raises:
-        InputError: If the codes cannot be tested.
+    n ≥ 40, n > d ≥ 2, else an `InputError`. The p-values are not adjusted for there being nine. Reports call the codes
+    by their `description`.
 
     Example:
         >>> import torch
@@ -64,9 +49,8 @@ def run_battery(
         >>> [test.null for test in run_battery(z, n_simulations=19).tests].count("independent")
         4
     """
-    codes = checked_codes(z)
+    codes = checked_codes(z, components=2)
     n, d = codes.shape
-    pairs_of(d)  # refuses a single component before the first test
     simulated: dict[str, Any] = {"n_simulations": n_simulations, "seed": seed}
     tests: list[DiagnosticTest] = []
     with progress.task(f"test {description}", total=6) as task:

@@ -7,34 +7,19 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 
-PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)
-"""Values of the two leading components in the paper's Figure 1."""
-
-SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)
-"""Values within the data, in standard deviations."""
+PAPER_VALUES = (-10.0, -5.0, 5.0, 10.0)  # of the two leading components in the paper's Figure 1
+SIGMA_VALUES = (-2.0, -1.0, 1.0, 2.0)  # within the data, in standard deviations
 
 
 def component_grid(
     explained_variance: Tensor, values: Sequence[float], components: tuple[int, int] = (0, 1), *, in_sigma: bool = False
 ) -> Tensor:
-    r"""Codes whose two chosen components take every pair of values while all others are 0.
+    r"""Codes, (len(values)², d), whose two components take every pair of values, the second fastest; all others are 0.
 
-    A value v of an unwhitened component k is the whitened $v / \sqrt{\lambda_k}$.
-
-    Args:
-        explained_variance: Variances λ of the components before whitening, (d,).
-        values: Values of each of the two components.
-        components: Which two.
-        in_sigma: Values are standard deviations instead of unwhitened units.
-
-    Returns:
-        Codes, (len(values)², d); the second component varies fastest.
-
-    Raises:
-        InputError: If a component does not exist.
-
-    References:
-        Ziomek, Farrahi, "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022, Figure 1.
+    A value v of an unwhitened component k, with variance $\lambda_k$ in `explained_variance` (d,), is the whitened
+    $v / \sqrt{\lambda_k}$; `in_sigma`, values are standard deviations. As in Ziomek, Farrahi, "Modelling nonlinear
+    dependencies in the latent space of inverse scattering", 2022, Figure 1. An `InputError` if a component does not
+    exist.
 
     Example:
         >>> component_grid(torch.tensor([4.0, 1.0, 0.5]), [-1.0, 1.0])[0]

@@ -4,11 +4,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import stats
-from torch import Tensor
 
-from scattergen.diagnostics.monte_carlo import SIMULATIONS, DiagnosticTest, Floats, checked_codes, monte_carlo_pvalues
+from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
 from scattergen.diagnostics.normality import dagostino_k2, effect_sizes
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
@@ -19,31 +17,17 @@ from scattergen.keywords import whole_number
 _STEP = 0.5
 _T = _STEP * np.arange(1, 9)
 _WEIGHT = 2 * _STEP * stats.norm.pdf(_T)
-_RANK_TOLERANCE = 1e-10  # of the largest variance; below it a direction is constant up to rounding
 
 
-def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
-    r"""Is every component normal? One p-value for D'Agostino's K² of all of them.
+def marginal_normality(z: Codes, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
+    r"""Is every component of codes (n, d), n ≥ 40, normal? D'Agostino's K² of all of them; null hypothesis "normal".
 
     .. math:: T = -\log \min_k \frac{d}{k}\, p_{(k)}
 
-    with the sorted p-values of K² (Simes; the smallest after Benjamini and Hochberg's adjustment), against its
-    distribution for simulated normal codes, so that the approximations behind the p-values of K² do not matter.
-
-    Args:
-        z: Codes, (n, d), n ≥ 40; their components may have any mean and variance.
-        n_simulations: Simulated sets of codes.
-        seed: Of the simulation.
-
-    Returns:
-        Null hypothesis "normal", with independent components; effect: the largest |excess kurtosis|.
-
-    Raises:
-        InputError: If the codes cannot be tested.
-
-    References:
-        D'Agostino, Pearson, "Tests for departure from normality", 1973.
-        Simes, "An improved Bonferroni procedure for multiple tests of significance", 1986.
+    with the sorted p-values of K² (Simes, "An improved Bonferroni procedure for multiple tests of significance", 1986),
+    against its distribution for simulated codes with independent normal components, so that the approximations behind
+    the p-values of K² do not matter; means and variances may be any. The effect is the largest |excess kurtosis|. An
+    `InputError` if the codes cannot be tested.
 
     Example:
         >>> z = np.random.default_rng(0).uniform(size=(500, 3))
@@ -52,33 +36,22 @@ def marginal_normality(z: Tensor | ArrayLike, *, n_simulations: int = SIMULATION
     """
     codes = checked_codes(z)
     observed = _simes(codes)
-    pvalue, _ = monte_carlo_pvalues(
-        observed, lambda random: _simes(random.standard_normal(codes.shape)), n_simulations, seed
-    )
+    pvalue, _ = pvalues_of(observed, lambda random: _simes(random.standard_normal(codes.shape)), n_simulations, seed)
     effect = float(np.abs(effect_sizes(codes)[1]).max())
     measure = "largest |excess kurtosis|, normal 0"
     return DiagnosticTest("marginals, K²", "normal", observed.item(), pvalue.item(), effect, measure)
 
 
-def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
-    r"""Are the lengths of the codes those of N(0, I)?
+def radial(z: Codes) -> DiagnosticTest:
+    r"""Are the lengths of codes (n, d), n ≥ 40, those of N(0, I)? Null: "normal", with that mean and covariance.
 
-    The Kolmogorov–Smirnov distance between $\|z\|^2$ and its distribution under N(0, I):
+    The Kolmogorov–Smirnov distance between $\|z\|^2$ and its distribution under N(0, I), with an exact p-value:
 
     .. math:: D = \sup_r |F_n(r) - F_{\chi^2_d}(r)|
 
-    Args:
-        z: Codes, (n, d), n ≥ 40, whitened.
-
-    Returns:
-        Null hypothesis "normal", with mean 0 and covariance I; exact p-value. Effect: the standard deviation of
-        $\|z\|^2$ relative to its mean, over the $\sqrt{2/d}$ of a normal code: above 1 codes share a scale that varies.
-
-    Raises:
-        InputError: If the codes cannot be tested.
-
-    References:
-        Massey, "The Kolmogorov–Smirnov test for goodness of fit", 1951.
+    (Massey, "The Kolmogorov–Smirnov test for goodness of fit", 1951). The effect is the standard deviation of
+    $\|z\|^2$ relative to its mean, over the $\sqrt{2/d}$ of a normal code: above 1 codes share a scale that varies.
+    An `InputError` if the codes cannot be tested.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -90,43 +63,27 @@ def radial(z: Tensor | ArrayLike) -> DiagnosticTest:
     codes = checked_codes(z)
     d = codes.shape[1]
     squares = np.square(codes).sum(axis=1)
-    result: Any = stats.kstest(squares, stats.chi2(d).cdf)
-    effect, measure = squares.std() / squares.mean() / math.sqrt(2 / d), "relative spread of ‖z‖², normal 1"
-    return DiagnosticTest(
-        "length ‖z‖²", "normal", float(result.statistic), float(result.pvalue), float(effect), measure
-    )
+    found: Any = stats.kstest(squares, stats.chi2(d).cdf)
+    effect = float(squares.std() / squares.mean() / math.sqrt(2 / d))
+    measure = "relative spread of ‖z‖², normal 1"
+    return DiagnosticTest("length ‖z‖²", "normal", float(found.statistic), float(found.pvalue), effect, measure)
 
 
 def sliced_normality(
-    z: Tensor | ArrayLike, *, n_directions: int = 128, n_simulations: int = SIMULATIONS, seed: int = 0
+    z: Codes, *, n_directions: int = 128, n_simulations: int = SIMULATIONS, seed: int = 0
 ) -> tuple[DiagnosticTest, DiagnosticTest]:
-    r"""Are projections of the codes normal? The worst of random directions, and their mean.
+    r"""Are projections of codes (n, d), n > d, n ≥ 40, normal? The worst of random directions and the mean of them.
 
     With y the projections of the codes, whitened, on a direction, Epps and Pulley's statistic is
 
     .. math:: T = n \int \bigl|\hat\varphi_y(t) - e^{-t^2/2}\bigr|^2 \varphi(t)\,dt
 
-    with the empirical characteristic function of y and the standard normal density φ. Whitening by the sample's own
-    covariance leaves nothing of the mean and the covariance of the codes, so that simulated N(0, I) codes give the null
-    distribution for every normal distribution. In many dimensions most projections of *any* distribution are nearly
-    normal: the effect says how near.
-
-    Args:
-        z: Codes, (n, d), n > d, n ≥ 40.
-        n_directions: Random directions.
-        n_simulations: Simulated sets of codes.
-        seed: Of directions and simulation.
-
-    Returns:
-        Two tests of the null hypothesis "normal": largest and mean T. Effect: the distance $\sqrt{T/n}$ of
-        characteristic functions beyond that of simulated normal codes.
-
-    Raises:
-        InputError: If the codes cannot be tested or there are not more than d.
-
-    References:
-        Epps, Pulley, "A test for normality based on the empirical characteristic function", 1983.
-        Diaconis, Freedman, "Asymptotics of graphical projection pursuit", 1984.
+    with the empirical characteristic function of y and the standard normal density φ ("A test for normality based on
+    the empirical characteristic function", 1983). Whitening by the sample's own covariance leaves nothing of the mean
+    and the covariance of the codes, so that simulated N(0, I) codes give the null distribution for every normal
+    distribution. In many dimensions most projections of *any* distribution are nearly normal (Diaconis, Freedman,
+    "Asymptotics of graphical projection pursuit", 1984): the effect says how near, by the distance $\sqrt{T/n}$ of
+    characteristic functions beyond that of simulated normal codes. An `InputError` if the codes cannot be tested.
 
     Example:
         >>> z = np.random.default_rng(0).uniform(size=(1000, 3))
@@ -155,23 +112,18 @@ def sliced_normality(
         return worst_and_mean(normal, _whitening(normal))
 
     observed = worst_and_mean(codes, whitening)
-    pvalues, draws = monte_carlo_pvalues(observed, null, n_simulations, seed)
+    pvalues, draws = pvalues_of(observed, null, n_simulations, seed)
     excess = np.sqrt(np.maximum(observed - draws.mean(axis=0), 0) / n)
+    measure = "distance of char. functions, normal 0"
+    found = zip(("worst", "mean"), observed.tolist(), pvalues.tolist(), excess.tolist(), strict=True)
     worst, mean = (
-        DiagnosticTest(
-            name=f"projections, {which}",
-            null="normal",
-            statistic=float(observed[k]),
-            pvalue=float(pvalues[k]),
-            effect=float(excess[k]),
-            effect_name="distance of char. functions, normal 0",
-        )
-        for k, which in enumerate(("worst", "mean"))
+        DiagnosticTest(f"projections, {which}", "normal", statistic, p, effect, measure)
+        for which, statistic, p, effect in found
     )
     return worst, mean
 
 
-def epps_pulley(y: ArrayLike) -> Floats:
+def epps_pulley(y: Floats) -> Floats:
     """Epps and Pulley's statistic (k,), as in `sliced_normality`, of columns (n, k) of mean 0 and variance 1."""
     columns = np.asarray(y, dtype=np.float32)
     # exp(i t y) at t = h, 2h, … as powers of the first, in single precision: its rounding, 1e-6 of a mean of unit
@@ -197,5 +149,5 @@ def _simes(codes: Floats) -> Floats:
 def _whitening(codes: Floats) -> Floats:
     """Matrix (d, rank) that turns centred codes into uncorrelated ones of variance 1."""
     values, vectors = np.linalg.eigh(np.cov(codes, rowvar=False, bias=True).reshape(2 * (codes.shape[1],)))
-    kept = values > _RANK_TOLERANCE * values[-1]
+    kept = values > 1e-10 * values[-1]  # below it a direction is constant up to rounding
     return vectors[:, kept] / np.sqrt(values[kept])

@@ -17,23 +17,18 @@ from scattergen.progress import SILENT, Progress
 VERSION = "1"
 FILE = f"mnist-classifier-{VERSION}.safetensors"
 SHA256 = "1a0bda9832405b4b1efbb42d968e9e6dfaef82217d12f27399639cbed930f86e"
-IMAGE_SHAPE = (1, 28, 28)
-BATCH = 32  # activations of more images leave a core's cache: half the speed
+_BATCH = 32  # activations of more images leave a core's cache: half the speed
 
 
 class DigitClassifier(nn.Module):
-    """Logits, (N, 10), of digits (N, 1, 28, 28) in [0, 1], by three convolutions and two linear layers."""
+    """Three convolutions and two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for channels, wider in ((1, 32), (32, 64), (64, 96)):
-            layers += [
-                nn.Conv2d(channels, wider, 3, padding=1, bias=False),
-                nn.BatchNorm2d(wider),
-                nn.ReLU(),
-                nn.MaxPool2d(2, ceil_mode=True),  # 28 -> 14 -> 7 -> 4
-            ]
+            pool = nn.MaxPool2d(2, ceil_mode=True)  # 28 -> 14 -> 7 -> 4
+            layers += [nn.Conv2d(channels, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU(), pool]
         # Batch normalisation keeps every feature alive and all of them on one scale, on which the
         # kernel distance depends; dropout keeps them from becoming indicators of ten classes.
         layers += [nn.Flatten(), nn.Linear(96 * 4 * 4, 128, bias=False), nn.BatchNorm1d(128)]
@@ -41,7 +36,7 @@ class DigitClassifier(nn.Module):
         self.logits = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, 10))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, (N, 10), of images (N, 1, 28, 28) in [0, 1]."""
+        """Logits, (N, 10), of digits (N, 1, 28, 28) in [0, 1]."""
         return self.logits(self.features(x))
 
 
@@ -49,14 +44,11 @@ class DigitFeatures:
     """Features of 28×28 grey images: 128 activations of a classifier of MNIST that is shipped.
 
     The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training images, selected on the
-    last 5,000 and tested once (see `docs/evaluation.md`). Distances are comparable only within one `version`.
-
-    Raises:
-        InputError: If the installed file of weights is missing or is not the one that was shipped.
+    last 5,000 and tested once (see `docs/evaluation.md`). Distances are comparable only within one `version`. An
+    `InputError` if the installed file of weights is missing or is not the one that was shipped.
 
     Example:
-        >>> from scattergen.datasets import mnist
-        >>> DigitFeatures()(mnist().test[:3]).shape
+        >>> DigitFeatures()(torch.rand(3, 1, 28, 28)).shape
         torch.Size([3, 128])
     """
 
@@ -70,8 +62,8 @@ class DigitFeatures:
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, 128), float32, not negative, of images (N, 1, 28, 28) in [0, 1]; an `InputError` for others."""
-        check_images(images, IMAGE_SHAPE)
-        return in_batches(images, self._features, 128, BATCH, progress)
+        check_images(images, (1, 28, 28))
+        return in_batches(images, self._features, 128, _BATCH, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
         return self.classifier.features(batch.to(memory_format=torch.channels_last))

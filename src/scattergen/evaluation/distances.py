@@ -1,39 +1,25 @@
-"""Two distances between tables of features: of fitted Gaussians (FID) and by a kernel (KID)."""
+"""How far a table of features is from another, by Gaussians (FID), a kernel (KID) and nearest neighbours."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scattergen.evaluation.tables import Estimate, check_tables, row_blocks
+from scattergen.errors import InputError
+from scattergen.evaluation.tables import Estimate, check_tables, nearest, rounding, row_blocks, squared_distances
 
 
 @torch.no_grad()
 def frechet_distance(real: Tensor, samples: Tensor) -> float:
-    r"""Fréchet distance between Gaussians fitted to two tables.
+    r"""Squared Fréchet distance between Gaussians fitted to features of real images, (N, k), and of samples, (M, k).
 
     $\|\mu_1 - \mu_2\|^2 + \mathrm{tr}\,\Sigma_1 + \mathrm{tr}\,\Sigma_2
-    - 2\,\mathrm{tr}(\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}$, with unbiased covariances.
-
-    The last trace is the sum of the singular values of $\Sigma_1^{1/2} \Sigma_2^{1/2}$: no product of covariances is
-    formed and no root of a rounded zero is taken, so deficient ranks cost no accuracy. The distance is biased upwards
-    by an amount of order k/n: compare equal numbers of rows only. It is "FID" for features of Inception and for no
-    others.
-
-    Args:
-        real: Features of real images, (N, k), N ≥ 2.
-        samples: Features of samples, (M, k), M ≥ 2.
-
-    Returns:
-        The squared distance, as is the custom; not negative beyond rounding, 0 for equal tables.
-
-    Raises:
-        InputError: If the tables cannot be compared.
-
-    References:
-        Dowson, Landau, "The Fréchet distance between multivariate normal distributions", 1982.
-        Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update rule converge to a
-        local Nash equilibrium", 2017.
+    - 2\,\mathrm{tr}(\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}$, with unbiased covariances: "FID" for features of
+    Inception and for no others (Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale
+    update rule converge to a local Nash equilibrium", 2017; Dowson, Landau, "The Fréchet distance between multivariate
+    normal distributions", 1982). It is biased upwards by an amount of order k/n: compare equal numbers of rows only. An
+    `InputError` if the tables cannot be compared or have fewer than 2 rows.
 
     Example:
         >>> x = torch.randn(1000, 8)
@@ -67,29 +53,14 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
-    r"""Unbiased squared maximum mean discrepancy with a cubic kernel, "KID" on Inception features.
+    r"""Unbiased squared maximum mean discrepancy of features (N, k) and (M, k) with a cubic kernel, and its error.
 
     $\frac{1}{n(n-1)} \sum_{i \ne j} \kappa(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j} \kappa(y_i, y_j)
-    - \frac{2}{nm} \sum_{ij} \kappa(x_i, y_j)$ with $\kappa(x, y) = (x^\top y / k + 1)^3$.
-
-    All pairs are used: the customary mean over random subsets of 1,000 estimates the same number with more noise. Being
-    unbiased, it compares across numbers of rows, and is about as often negative as positive where both tables have one
-    distribution. The standard error is the delete-one jackknife of both tables, in closed form; where the distributions
-    are equal it is too large (by about √2), never too small.
-
-    Args:
-        real: Features of real images, (N, k), N ≥ 3.
-        samples: Features of samples, (M, k), M ≥ 3.
-
-    Returns:
-        The distance and its standard error.
-
-    Raises:
-        InputError: If the tables cannot be compared.
-
-    References:
-        Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", 2018.
-        Gretton, Borgwardt, Rasch, Schölkopf, Smola, "A kernel two-sample test", 2012.
+    - \frac{2}{nm} \sum_{ij} \kappa(x_i, y_j)$ with $\kappa(x, y) = (x^\top y / k + 1)^3$: "KID" on Inception features
+    (Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", 2018; Gretton, Borgwardt, Rasch, Schölkopf, Smola,
+    "A kernel two-sample test", 2012), here of all pairs. The standard error is the delete-one jackknife of both tables;
+    where the distributions are equal it is too large (by about √2), never too small. An `InputError` if the tables
+    cannot be compared or have fewer than 3 rows.
 
     Example:
         >>> x = torch.randn(2, 500, 4, generator=torch.Generator().manual_seed(0))
@@ -109,9 +80,8 @@ def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
     # The same sums without row i: constants, which the variance does not see, are left out.
     without_x = (sum_x - 2 * within_x) / ((n - 1) * (n - 2)) - 2 * (sum_xy - across_x) / ((n - 1) * m)
     without_y = (sum_y - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (sum_xy - across_y) / (n * (m - 1))
-    variance = sum(
-        (len(t) - 1) * t.var(correction=0).item() for t in (without_x, without_y)
-    )  # (n - 1)/n × the sum of squared deviations
+    # (n - 1)/n × the sum of squared deviations
+    variance = sum((len(t) - 1) * t.var(correction=0).item() for t in (without_x, without_y))
     return Estimate(value.item(), math.sqrt(variance))
 
 
@@ -128,3 +98,63 @@ def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _kernel(products: Tensor, k: int) -> Tensor:
     scaled = products.div_(k).add_(1)
     return scaled.square().mul_(scaled)
+
+
+@dataclass(frozen=True)
+class Manifolds:
+    """How samples and real images cover each other, with standard errors given the other table."""
+
+    precision: Estimate  # share of samples inside the manifold of the real images; fidelity
+    recall: Estimate  # share of real images inside the manifold of the samples; diversity
+    # Mean number of real neighbourhoods around a sample, over k; 1 for equal distributions, and not bounded by it.
+    density: Estimate  # unlike precision it is not fooled by outliers
+    coverage: Estimate  # share of real images with a sample in their neighbourhood; near 1 − 2^−k for equal tables
+    k: int  # the neighbour that bounds a neighbourhood
+
+
+@torch.no_grad()
+def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
+    r"""Precision and recall, density and coverage of features of samples, (m, d), against those of real images, (n, d).
+
+    A row's neighbourhood is the closed ball that reaches to its k-th nearest neighbour within its own table; the
+    manifold of a table is the union of its neighbourhoods $B$:
+
+    $\mathrm{precision} = \frac1m \sum_j [y_j \in \bigcup_i B(x_i)]$,
+    $\mathrm{recall} = \frac1n \sum_i [x_i \in \bigcup_j B(y_j)]$,
+    $\mathrm{density} = \frac{1}{km} \sum_{ij} [y_j \in B(x_i)]$,
+    $\mathrm{coverage} = \frac1n \sum_i [\exists j: y_j \in B(x_i)]$.
+
+    All depend on the numbers of rows: compare equal ones only. The standard errors are those of a mean over the rows
+    that are judged, with the other table held fixed. An `InputError` if tables do not compare or have k rows or fewer.
+    (Kynkäänniemi, Karras, Laine, Lehtinen, Aila, "Improved precision and recall metric for assessing generative
+    models", 2019; Naeem, Oh, Uh, Choi, Yoo, "Reliable fidelity and diversity metrics for generative models", 2020.)
+
+    Example:
+        >>> x = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))
+        >>> half = x[1][x[1, :, 0] > 0]  # good samples, but only from one half of the plane
+        >>> metrics = manifold_metrics(x[0], half)
+        >>> metrics.precision.value > 0.95, metrics.coverage.value < 0.6
+        (True, True)
+    """
+    if k < 1:
+        raise InputError(f"k={k}: a neighbourhood needs at least 1 neighbour.")
+    check_tables(k + 1, real=real, samples=samples)
+    real, samples = real.double(), samples.double()
+    # Balls are closed, so that copies count: a neighbour at the very radius must be inside in spite of rounding.
+    slack = rounding(real, samples) + rounding(samples, real)
+    real_radii = nearest(real, real, k, exclude_self=True)[0][:, -1].square() + slack
+    sample_radii = nearest(samples, samples, k, exclude_self=True)[0][:, -1].square() + slack
+    neighbourhoods = torch.zeros(len(samples), dtype=torch.long, device=real.device)
+    recalled = torch.empty(len(real), dtype=torch.bool, device=real.device)
+    covered = torch.empty_like(recalled)
+    for rows, squared in squared_distances(real, samples):
+        inside = squared <= real_radii[rows, None]
+        neighbourhoods += inside.sum(0)
+        covered[rows] = inside.any(1)
+        recalled[rows] = (squared <= sample_radii).any(1)
+    return Manifolds(_mean(neighbourhoods > 0), _mean(recalled), _mean(neighbourhoods.double() / k), _mean(covered), k)
+
+
+def _mean(values: Tensor) -> Estimate:
+    values = values.double()
+    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))

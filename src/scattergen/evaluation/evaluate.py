@@ -7,38 +7,27 @@ from typing import Any
 from torch import Tensor
 
 from scattergen.errors import InputError
-from scattergen.evaluation.clusters import BinTest, different_bins, k_means
-from scattergen.evaluation.distances import frechet_distance, kernel_distance
-from scattergen.evaluation.manifolds import Manifolds, manifold_metrics
+from scattergen.evaluation.distances import Manifolds, frechet_distance, kernel_distance, manifold_metrics
 from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
-from scattergen.evaluation.two_sample import TwoSampleTest, classifier_two_sample_test
+from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means
 from scattergen.progress import SILENT, Progress
 
-FEWEST = 20
-"""Rows that a table must have."""
-N_BINS = 100
-# Rows that a bin needs in the mean, so that its z-score is nearly normal and the number of clusters
-# suits small data, too.
-_ROWS_PER_BIN = 20
+FEWEST = 20  # rows that a table must have
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What n samples scored against `n_reference` real images.
-
-    The error of the Fréchet distance is by the jackknife. Bins are those of the training images if they were given;
-    without them there is no test of memorisation.
-    """
+    """What n samples scored against `n_reference` real images."""
 
     n: int
     n_reference: int
-    frechet: Estimate
+    frechet: Estimate  # its error is by the jackknife
     kernel: Estimate
     manifolds: Manifolds
     two_sample: TwoSampleTest
-    bins: BinTest
-    memorisation: Memorisation | None
+    bins: BinTest  # of the training images if they were given, else of the real images
+    memorisation: Memorisation | None  # if training images were given
 
     def summary(self) -> dict[str, Any]:
         """Everything that JSON can hold, nested by the names of the attributes."""
@@ -58,27 +47,15 @@ def evaluate(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, Evaluation]:
-    """Compare tables of features of samples with features of real images.
+    """Compare tables of features of samples, (n, k), with real images: name to what it scored, in the same order.
+
+    The `reference`, (N, k), is of images that nothing was fitted to; with `train`, (M, k), bins are of the training
+    images and there is a test of memorisation. `n_neighbours` bounds a neighbourhood, in precision and its kin. An
+    `InputError` if there is nothing to evaluate, or the tables cannot be compared or have fewer than 20 rows.
 
     Fréchet distance, precision, recall, density and coverage depend on the number of rows: give all tables the same,
-    and beside the samples the references that say what the numbers mean, such as training images (what perfect samples
-    would score), decoded training codes (perfect codes) and decoded codes of the reference (the decoder's bound;
-    paired, so optimistic).
-
-    Args:
-        samples: Name to features, (n, k), at least 20 rows.
-        reference: Features of real images that nothing was fitted to, (N, k), at least 20.
-        train: Features of the training images, (M, k); without them there is no test of memorisation, and the bins are
-            those of the reference.
-        n_neighbours: Which neighbour bounds a neighbourhood, in precision and its kin.
-        seed: Of everything random.
-        progress: Where to report.
-
-    Returns:
-        Name to what it scored, in the same order.
-
-    Raises:
-        InputError: If there is nothing to evaluate or the tables cannot be compared.
+    and beside the samples references that say what the numbers mean, such as training images (what perfect samples
+    would score), decoded training codes (perfect codes) and decoded test codes (the decoder's bound).
 
     Example:
         >>> import torch
@@ -103,14 +80,10 @@ def evaluate(
 class Evaluator:
     """Scores one table of samples after the other, with what they share computed once; arguments are as for `evaluate`.
 
-    Raises:
-        InputError: If the tables cannot be compared.
-
     Example:
         >>> import torch
-        >>> x = torch.randn(2, 400, 4, generator=torch.Generator().manual_seed(0))
-        >>> Evaluator(x[0])(x[1]).n
-        400
+        >>> Evaluator(torch.rand(400, 4))(torch.rand(300, 4)).n
+        300
     """
 
     def __init__(self, reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5, seed: int = 0) -> None:
@@ -118,8 +91,8 @@ class Evaluator:
         self.n_neighbours, self.seed = n_neighbours, seed
         self.binned = reference if train is None else train
         check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
-        n_bins = max(2, min(N_BINS, len(self.binned) // _ROWS_PER_BIN))
-        self.bins = k_means(self.binned, n_bins, seed=seed)
+        # 20 rows for a bin in the mean, so that its z-score is nearly normal and the number of bins suits small data.
+        self.bins = k_means(self.binned, max(2, min(100, len(self.binned) // 20)), seed=seed)
         if train is not None:
             self.cells = image_cells(train, reference, seed=seed)
             self.test_distances = nearest(reference, train)[0][:, 0]

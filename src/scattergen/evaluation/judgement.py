@@ -1,48 +1,51 @@
-"""What a model scored on images that it was not fitted to, and the same in words."""
+"""What a model scored on images that it was not fitted to, by which features, and the same in words."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scattergen.evaluation.digit_classifier import DigitFeatures
+from scattergen.evaluation.features import FeatureExtractor, ScatteringFeatures
+from scattergen.evaluation.perceptual import PerceptualFeatures
+
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
-_FEW = 1000
+
+
+def default_features(image_shape: tuple[int, int, int], *, digits: bool = False) -> FeatureExtractor:
+    """The best features there are for images of a shape (C, H, W), which are the embedded MNIST or not.
+
+    Those of `digits`, else of photographs if their weights are installed, else scattering features.
+
+    Example:
+        >>> default_features((1, 28, 28), digits=True).name
+        'mnist-classifier'
+    """
+    if digits and image_shape == (1, 28, 28):
+        return DigitFeatures()
+    if PerceptualFeatures.installed() and image_shape[0] in (1, 3):
+        return PerceptualFeatures()
+    return ScatteringFeatures(image_shape)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What some images scored against test images.
+    """What some images scored against test images."""
 
-    Attributes:
-        kernel: Kernel distance, times 1,000.
-        standard_error: Of it.
-        sharpness: Share of the fine detail of test images; about 1 for images as sharp.
-        psnr: Mean over test images in dB, of what restores them; else None.
-    """
-
-    kernel: float
-    standard_error: float
-    sharpness: float
-    psnr: float | None = None
+    kernel: float  # distance, times 1,000
+    standard_error: float  # of it
+    sharpness: float  # share of the fine detail of test images; about 1 for images as sharp
+    psnr: float | None = None  # mean over test images in dB, of what restores them
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How good a model is on images that it was not fitted to.
+    """How good a model is on images that it was not fitted to."""
 
-    Attributes:
-        features: Name and version of the features that distances are between.
-        n: Most images in a row.
-        n_test: Test images that they are compared with.
-        rows: "training images" (what perfect samples would score), "decoder" and "least squares" (codes of test images
-            decoded), and each density.
-        best: Density of the least kernel distance; "mixture" if none is better by a standard error.
-    """
-
-    features: tuple[str, str]
-    n: int
-    n_test: int
-    rows: Mapping[str, Row]
-    best: str | None
+    features: tuple[str, str]  # name and version of those that distances are between
+    n: int  # most images in a row
+    n_test: int  # images that they are compared with
+    rows: Mapping[str, Row]  # "training images", "decoder" and "least squares" (both of test images), and each density
+    best: str | None  # density of the least kernel distance; "mixture" if none is better by a standard error
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -71,10 +74,13 @@ def best_of(rows: Mapping[str, Row]) -> str | None:
 def in_words(judgement: Judgement, n_train: int) -> str:
     """What a person may expect of a model that was fitted to `n_train` images, in a sentence or two."""
     decoder = judgement.rows[DECODER]
-    words = [f"Unseen images come back at {decoder.psnr:.1f} dB, {_look(decoder.sharpness)}"]
+    look = "sharp" if decoder.sharpness >= 0.8 else "a little soft"
+    if decoder.sharpness < 0.45:
+        look = "soft"
+    words = [f"Unseen images come back at {decoder.psnr:.1f} dB, {look}"]
     if LEAST_SQUARES in judgement.rows:
         words[0] += f" (least squares: {judgement.rows[LEAST_SQUARES].psnr:.1f} dB)"
-    if n_train < _FEW:
+    if n_train < 1000:
         words.append(f"{n_train:,} images are few: more would help most")
     if judgement.best is not None:
         best = judgement.rows[judgement.best]
@@ -85,9 +91,3 @@ def in_words(judgement: Judgement, n_train: int) -> str:
             how = "much further from real ones than"
         words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions")
     return ". ".join(words) + "."
-
-
-def _look(share: float) -> str:
-    if share >= 0.8:
-        return "sharp"
-    return "a little soft" if share >= 0.45 else "soft"

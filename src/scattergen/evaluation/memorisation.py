@@ -7,62 +7,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.evaluation.clusters import assign, k_means
 from scattergen.evaluation.tables import check_tables, nearest
+from scattergen.evaluation.two_sample import k_means
 
-N_CELLS = 10
-LEVEL = 0.001
-"""p-value below which samples are called copies."""
-# Fewer images or samples in a cell than this are not tested alone.
-_FEWEST = 20
-_CLOSE = 0.01
-_CLOSEST = 10  # one in so many samples of a cell
+_CELLS = 10
+_FEWEST = 20  # images or samples in a cell that is tested alone
 _PERMUTATIONS = 9_999  # p-values are multiples of 1/10,000
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Evidence that samples are closer to training images than to other images of their kind.
+    """Evidence that samples are closer to training images than to other images of their kind."""
 
-    Attributes:
-        distance: Median distance of a sample to its nearest training image.
-        test_distance: The same of a test image.
-        close: Share of samples closer to a training image than 99 % of the test images are; 0.01 for samples of the
-            true distribution, above where there are copies.
-        train_share: Share of samples whose nearest real image is a training image rather than a test image.
-        expected_share: What it is if the generator does not know one from the other.
-        copying: Largest z-score of such shares: everywhere and in single cells, of all samples and of the closest
-            tenth.
-        copying_pvalue: Exact p-value of a largest z-score as high; at least 0.0001.
-        copying_cell: Number of the cell where it is, None if it is that of all cells together.
-    """
-
-    distance: float
-    test_distance: float
-    close: float
-    train_share: float
-    expected_share: float
-    copying: float
-    copying_pvalue: float
-    copying_cell: int | None
+    distance: float  # median, of a sample to its nearest training image
+    test_distance: float  # the same of a test image
+    close: float  # share of samples closer to a training image than 99 % of the test images are; 0.01 without copies
+    train_share: float  # share of samples whose nearest real image is a training image rather than a test image
+    expected_share: float  # what it is if the generator does not know one from the other
+    copying: (
+        float  # largest z-score of such shares: in all and in single cells, of all samples and of the closest tenth
+    )
+    copying_pvalue: float  # exact, of a largest z-score as high; at least 0.0001
+    copying_cell: int | None  # number of the cell where it is, None if it is that of all cells together
 
     @property
     def copies(self) -> bool:
         """The guard: whether p < 0.001."""
-        return self.copying_pvalue < LEVEL
+        return self.copying_pvalue < 0.001
 
 
-def image_cells(train: Tensor, test: Tensor, n_cells: int = N_CELLS, *, seed: int = 0) -> Tensor:
-    """Cells of feature space, found without knowing which images were trained on.
+def image_cells(train: Tensor, test: Tensor, n_cells: int = _CELLS, *, seed: int = 0) -> Tensor:
+    """Number of the cell, (n + m,), of each training image and then of each other image, by features (n, k) and (m, k).
 
-    Args:
-        train: Features of training images, (n, k).
-        test: Of images that were not trained on, (m, k).
-        n_cells: Number of k-means clusters of both together.
-        seed: Of the clustering.
-
-    Returns:
-        Number of every image's cell, (n + m,), training images first.
+    Cells are k-means clusters of all together, found without knowing which images were trained on.
 
     Example:
         >>> train, test = torch.tensor([[0.0], [9.0], [1.0]]), torch.tensor([[8.0]])
@@ -71,7 +48,7 @@ def image_cells(train: Tensor, test: Tensor, n_cells: int = N_CELLS, *, seed: in
         True
     """
     images = torch.cat([train, test])
-    return assign(images, k_means(images, min(n_cells, len(images)), seed=seed))
+    return nearest(images, k_means(images, min(n_cells, len(images)), seed=seed))[1][:, 0]
 
 
 @torch.no_grad()
@@ -80,13 +57,14 @@ def memorisation(
     test: Tensor,
     samples: Tensor,
     *,
-    n_cells: int = N_CELLS,
+    n_cells: int = _CELLS,
     cells: Tensor | None = None,
     test_distances: Tensor | None = None,
     seed: int = 0,
 ) -> Memorisation:
-    r"""Test whether samples lie nearer to training images than to images never trained on.
+    r"""Test whether samples (l, k) lie nearer to training images (n, k) than to images never trained on (m, k).
 
+    All are features, or pixels, of 20 images or more, else an `InputError`, and no image is in both `train` and `test`.
     If the generator copies nothing, and training and test images are draws of one distribution, every choice of those
     that were trained on is equally likely, given all real images and the samples, good ones or bad ones.
 
@@ -95,39 +73,18 @@ def memorisation(
     $p (1 - p) \frac{N}{N - 1} (\sum c^2 - (\sum c)^2 / N)$. Such z-scores are formed for each cell and for all
     together, once of all samples and once of the tenth of each cell's that lies closest to any real image, where copies
     are. The largest is compared with its values under 9,999 random choices, within each cell, of the images that were
-    trained on: an exact test of all of them at once, also where cells differ in their shares of training images.
+    trained on: an exact test of all of them at once, also where cells differ in their shares of training images
+    (Ernst, "Permutation methods: a basis for exact inference", 2004; cells are an idea of Meehan, Chaudhuri, Dasgupta,
+    "A non-parametric test to detect data-copying in generative models", 2020).
 
-    With many samples small effects are significant, also that of training and test images which differ within cells;
-    (train_share − expected_share) / (1 − expected_share) estimates the share of copies. Copies with so much noise that
-    another image is nearer are not seen.
-
-    Args:
-        train: Features (or pixels) of training images, (n, k), at least 20.
-        test: Of images that were not trained on, (m, k), at least 20, none of them in `train`.
-        samples: Of samples, (l, k), at least 20.
-        n_cells: Number of cells.
-        cells: The cells, from `image_cells(train, test)`, where they are at hand.
-        test_distances: Of the test images to their nearest training images, (m,), where they are at hand.
-        seed: Of the clustering and of the random choices.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        InputError: If the tables cannot be compared or are too short.
-
-    References:
-        Meehan, Chaudhuri, Dasgupta, "A non-parametric test to detect data-copying in generative models", 2020, for
-        cells; their statistic C_T takes blurred samples for copies.
-        Ernst, "Permutation methods: a basis for exact inference", 2004.
+    `cells`, from `image_cells(train, test, n_cells)`, and `test_distances`, of the test images to their nearest
+    training images, (m,), are given where they are at hand. The seed is of the clustering and the random choices.
 
     Example:
         >>> train, test, new = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0))
-        >>> memorisation(train, test, new).copies
-        False
         >>> found = memorisation(train, test, torch.cat([new, train[:50] + 0.1 * new[:50]]))
-        >>> found.copies, found.copying_pvalue
-        (True, 0.0001)
+        >>> memorisation(train, test, new).copies, found.copies, found.copying_pvalue
+        (False, True, 0.0001)
     """
     check_tables(_FEWEST, train=train, test=test, samples=samples)
     if cells is None:
@@ -144,7 +101,7 @@ def memorisation(
         np.random.default_rng(seed),
     )
     # An order statistic: 1 % of all test images in the mean over sets of (say) 999 are below it.
-    threshold = from_test.quantile(_CLOSE, interpolation="lower")
+    threshold = from_test.quantile(0.01, interpolation="lower")
     return Memorisation(
         distance=from_samples.median().item(),
         test_distance=from_test.median().item(),
@@ -165,44 +122,33 @@ def _largest_zscore(
     rng: np.random.Generator,
 ) -> tuple[float, float, int | None]:
     """Largest z-score, its p-value and its cell, of samples' nearest images and distances."""
-    together, alone = [], []
+    excesses: dict[int, NDArray[np.float64]] = {}
+    variances: dict[int, NDArray[np.float64]] = {}
+    alone = []
     for cell in np.unique(cells).tolist():
         members = np.flatnonzero(cells == cell)
         inside = np.flatnonzero(cells[images] == cell)
         closest = inside[np.argsort(distances[inside], kind="stable")]
-        closest = closest[: -(-len(inside) // _CLOSEST)]
+        closest = closest[: -(-len(inside) // 10)]
         counts = np.stack([np.bincount(images[who], minlength=len(cells))[members] for who in (inside, closest)])
         trained = members < n_train
-        excess, variance = _excesses(counts, trained, rng)
-        together.append((excess, variance))
-        n, m = int(trained.sum()), int((~trained).sum())
-        if min(n, m, len(inside)) >= _FEWEST:
-            alone.append((cell, excess, variance))
-    everywhere = [np.sum(part, axis=0) for part in zip(*together, strict=True)]
-    excesses = np.stack([everywhere[0], *(excess for _, excess, _ in alone)])
-    spread = np.sqrt([everywhere[1], *(variance for _, _, variance in alone)])
+        N, n = len(trained), int(trained.sum())
+        # Images with the same counts are drawn together: how many of them are chosen is hypergeometric.
+        kinds, sizes = np.unique(counts, axis=1, return_counts=True)
+        drawn = rng.multivariate_hypergeometric(sizes, n, size=_PERMUTATIONS, method="marginals")
+        # Of the images that were trained on, then of each random choice.
+        sums = np.concatenate([counts[:, trained].sum(1)[None], drawn @ kinds.T])
+        total, squares, p = counts.sum(1), np.square(counts).sum(1), n / N
+        variance = p * (1 - p) * N / max(N - 1, 1) * (squares - total**2 / N)
+        excesses[cell], variances[cell] = sums - p * total, np.maximum(variance, 0)
+        if min(n, N - n, len(inside)) >= _FEWEST:
+            alone.append(cell)
+    excess = np.stack([np.sum([*excesses.values()], axis=0), *(excesses[cell] for cell in alone)])
+    spread = np.sqrt([np.sum([*variances.values()], axis=0), *(variances[cell] for cell in alone)])
     # Without spread there is nothing to learn: all of a cell's images count alike.
-    scores = np.divide(excesses, spread[:, None], out=np.zeros_like(excesses), where=spread[:, None] > 0)
+    scores = np.divide(excess, spread[:, None], out=np.zeros_like(excess), where=spread[:, None] > 0)
     largest = scores.max((0, 2))
     # Excesses are sums of counts, so ties are real: they must not be broken by rounding.
     as_high = int((largest[1:] >= largest[0] - 1e-9).sum())
-    where = [None, *(cell for cell, _, _ in alone)][int(scores[:, 0].max(1).argmax())]
+    where = [None, *alone][int(scores[:, 0].max(1).argmax())]
     return float(largest[0]), (1 + as_high) / (1 + _PERMUTATIONS), where
-
-
-def _excesses(
-    counts: NDArray[np.int64], trained: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Counts at a cell's training images minus their expectation, and the variance of that.
-
-    The first row is that of the images that were trained on, the others of random choices. Images with the same counts
-    are drawn together: how many of them are chosen is hypergeometric.
-    """
-    N, n = len(trained), int(trained.sum())
-    kinds, sizes = np.unique(counts, axis=1, return_counts=True)
-    drawn = rng.multivariate_hypergeometric(sizes, n, size=_PERMUTATIONS, method="marginals")
-    sums = np.concatenate([counts[:, trained].sum(1)[None], drawn @ kinds.T])
-    total, squares = counts.sum(1), np.square(counts).sum(1)
-    p = n / N
-    variance = p * (1 - p) * N / max(N - 1, 1) * (squares - total**2 / N)
-    return sums - p * total, np.maximum(variance, 0)

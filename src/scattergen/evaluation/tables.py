@@ -9,9 +9,7 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 
-# Distances that one block may hold: 64 MiB in float64, of which a few copies are alive at a time.
-_BLOCK = 1 << 23
-NORMAL_QUANTILE = 1.959964  # two-sided, 95 %
+_BLOCK = 1 << 23  # distances that one block may hold: 64 MiB in float64, of which a few copies are alive at a time
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         """Normal 95 % confidence interval."""
-        margin = NORMAL_QUANTILE * self.standard_error
+        margin = 1.959964 * self.standard_error
         return self.value - margin, self.value + margin
 
 
@@ -62,10 +60,8 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared Euclidean distances (rows, M) of the rows of x (N, k) to those of y (M, k), some rows of x at a time.
-
-    They are |x|² + |y|² − 2 x·y of centred rows, so their error is a few roundings of the largest |x|²: see `rounding`.
-    """
+    """Squared Euclidean distances (rows, M) of the rows of x (N, k) to those of y (M, k), some rows of x at a time."""
+    # |x|² + |y|² − 2 x·y of centred rows, whose error is a few roundings of the largest |x|²: see `rounding`.
     centre = y.mean(0)
     y = y - centre
     norms = y.square().sum(1)
@@ -84,19 +80,10 @@ def rounding(x: Tensor, y: Tensor) -> float:
 
 
 def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
-    """The nearest rows of a table.
+    """Distances (N, k) of rows `queries` (N, d) to their k nearest `points` (M, d), and the numbers of these, (N, k).
 
-    Args:
-        queries: (N, d).
-        points: (M, d).
-        k: How many.
-        exclude_self: Row i of `queries` is row i of `points` and no neighbour of its own.
-
-    Returns:
-        Euclidean distances in increasing order, (N, k), float64, and row numbers, (N, k).
-
-    Raises:
-        InputError: If there are fewer than k points.
+    The distances are Euclidean, increasing and float64. With `exclude_self` row i of both is the same and no neighbour
+    of its own. An `InputError` if there are fewer than k points.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [5.0]])
@@ -125,28 +112,11 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool =
 def jackknife(
     metric: Callable[[Tensor, Tensor], float], real: Tensor, samples: Tensor, *, groups: int = 10, seed: int = 0
 ) -> Estimate:
-    r"""A metric with its standard error by the delete-group jackknife of both tables.
+    r"""A metric of real images (N, k) and samples (M, k) with its standard error by the delete-group jackknife of both.
 
     Each table is cut into G random groups; $\theta_{-g}$ is the metric without group g:
-    $\mathrm{se}^2 = \frac{G-1}{G} \sum_g (\theta_{-g} - \bar\theta)^2$, summed over both tables. A bootstrap would
-    repeat rows, which adds to the bias of a Fréchet distance and breaks everything that looks at nearest neighbours;
-    the jackknife does not.
-
-    Args:
-        metric: Of (real, samples).
-        real: Features of real images, (N, k).
-        samples: Features of samples, (M, k).
-        groups: G, at least 2.
-        seed: Of the grouping.
-
-    Returns:
-        The metric of the whole tables, and its standard error.
-
-    Raises:
-        InputError: If there are fewer than 2 groups, or fewer rows than groups.
-
-    References:
-        Shao, Tu, "The Jackknife and Bootstrap", 1995.
+    $\mathrm{se}^2 = \frac{G-1}{G} \sum_g (\theta_{-g} - \bar\theta)^2$, summed over both tables (Shao, Tu, "The
+    Jackknife and Bootstrap", 1995). An `InputError` if there are fewer than 2 groups, or fewer rows than groups.
 
     Example:
         >>> x = torch.arange(100.0, dtype=torch.float64)[:, None]

@@ -1,60 +1,39 @@
-"""The classifier two-sample test: can a classifier tell samples from real images?"""
+"""Tests of two samples: can a classifier tell them apart, and do clusters of features hold equal shares of them?"""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from scattergen.evaluation.tables import check_tables
+from scattergen.densities.expectation_maximization import lloyd, seed_means
+from scattergen.errors import InputError
+from scattergen.evaluation.tables import check_tables, nearest
 from scattergen.training.loop import train
 from scattergen.training.settings import TrainingSettings
-
-_HIDDEN = 64
-_EPOCHS = 10
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """How well a classifier told held-out samples from held-out real images.
+    """How well a classifier told held-out samples from held-out real images."""
 
-    Attributes:
-        accuracy: Share of the held-out rows that it got right; 0.5 is chance.
-        standard_error: Of the accuracy.
-        pvalue: Probability of so many right or more if both distributions are equal.
-        n: Number of held-out rows, half of them real.
-    """
-
-    accuracy: float
+    accuracy: float  # share of the held-out rows that it got right; 0.5 is chance
     standard_error: float
-    pvalue: float
-    n: int
+    pvalue: float  # probability of so many right or more if both distributions are equal
+    n: int  # held-out rows, half of them real
 
 
 def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) -> TwoSampleTest:
-    """Train a classifier on half of the rows and test on the other half.
+    """Train a classifier on half of the rows of features (N, k) and (M, k), and test on the other half.
 
-    A network with one hidden layer learns to tell real images from samples, equally many of each. If both have one
-    distribution, the number of right answers among the n held-out rows is binomial(n, 1/2), or varies less where one
-    answer is preferred, so that the p-value is valid for any classifier, and small only if the distributions differ.
-
-    Args:
-        real: Features of real images, (N, k), N ≥ 4.
-        samples: Features of samples, (M, k), M ≥ 4; of the longer table, min(N, M) rows are used.
-        seed: Of the split and the training.
-
-    Returns:
-        Held-out accuracy and p-value.
-
-    Raises:
-        InputError: If the tables cannot be compared.
-
-    References:
-        Lopez-Paz, Oquab, "Revisiting classifier two-sample tests", 2017.
-        Hoeffding, "On the distribution of the number of successes in independent trials", 1956.
+    A network with one hidden layer learns to tell real images from samples, min(N, M) of each (Lopez-Paz, Oquab,
+    "Revisiting classifier two-sample tests", 2017). If both have one distribution, the number of right answers among
+    the n held-out rows is binomial(n, 1/2), or varies less where one answer is preferred (Hoeffding, "On the
+    distribution of the number of successes in independent trials", 1956), so that the p-value is valid for any
+    classifier. The seed is of the split and the training. An `InputError` if tables do not compare or have < 4 rows.
 
     Example:
         >>> x = torch.randn(2, 500, 2, generator=torch.Generator().manual_seed(0))
@@ -77,21 +56,92 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     learned, held_out = (learned - mean) * scale, (held_out - mean) * scale
     with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
         torch.default_generator.manual_seed(seed)
-        classifier = nn.Sequential(nn.Linear(learned.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2))
-    train(
-        {"classifier": classifier},
-        {"classifier": _cross_entropy},
-        TensorDataset(learned, labels),
-        TrainingSettings(epochs=_EPOCHS, batch_size=128, learning_rate=3e-3, seed=seed),
-    )
+        classifier = nn.Sequential(nn.Linear(learned.shape[1], 64), nn.ReLU(), nn.Linear(64, 2))
+    losses = {"classifier": lambda modules, pair, _: functional.cross_entropy(modules["classifier"](pair[0]), pair[1])}
+    settings = TrainingSettings(epochs=10, batch_size=128, learning_rate=3e-3, seed=seed)
+    train({"classifier": classifier}, losses, TensorDataset(learned, labels), settings)
     with torch.no_grad():
         right = int((classifier(held_out).argmax(1) == labels).sum())
-    n = 2 * count
-    accuracy = right / n
+    n, accuracy = 2 * count, right / (2 * count)
     standard_error = (accuracy * (1 - accuracy) / n) ** 0.5
     return TwoSampleTest(accuracy, standard_error, pvalue=float(stats.binom.sf(right - 1, n, 0.5)), n=n)
 
 
-def _cross_entropy(modules: Mapping[str, nn.Module], batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
-    x, y = batch
-    return functional.cross_entropy(modules["classifier"](x), y)
+def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
+    """Centres of the clusters of features (N, k) that are not empty, (n, k) with n ≤ n_bins ≤ N, float64.
+
+    By k-means++, with random first centres, and Lloyd's iterations (Arthur, Vassilvitskii, "k-means++: the advantages
+    of careful seeding", 2007). An `InputError` if there are fewer rows than clusters.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+        >>> k_means(x, 2).flatten().sort().values.tolist()
+        [0.5, 11.0]
+    """
+    if n_bins < 1:
+        raise InputError(f"n_bins={n_bins}: give at least 1.")
+    check_tables(n_bins, features=x)
+    x = x.double()
+    first = seed_means(x, n_bins, np.random.default_rng(seed))
+    centres, bins = lloyd(x, first)
+    return centres[torch.bincount(bins, minlength=n_bins) > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class BinTest:
+    """Which bins hold a different share of the samples than of the real images."""
+
+    different: int  # statistically different bins, NDB; equal distributions give level × n_bins
+    n_bins: int
+    level: float  # of significance, of each bin's test
+    zscores: Tensor  # (n_bins,), negative where there are too few samples; a dropped mode
+    pvalue: float  # of all bins together, by Pearson's χ² test of homogeneity
+
+    @property
+    def fraction(self) -> float:
+        """NDB/K, comparable across numbers of bins."""
+        return self.different / self.n_bins
+
+
+def different_bins(
+    train: Tensor,
+    samples: Tensor,
+    n_bins: int = 100,
+    *,
+    centres: Tensor | None = None,
+    level: float = 0.05,
+    seed: int = 0,
+) -> BinTest:
+    r"""Number of statistically different bins (NDB) of features of samples, (m, k), and of training images, (n, k).
+
+    The bins are the k-means clusters of the training images. In each, the shares p of the training images and q of the
+    samples are compared by the two-proportion z-test, $z = (q - p) / \sqrt{r (1 - r) (1/n + 1/m)}$ with r the share of
+    both together, two-sided at the level (Richardson, Weiss, "On GANs and GMMs", 2018). `centres` of the bins, from
+    `k_means(train, n_bins)`, are given where they are at hand. An `InputError` if the tables cannot be compared, or the
+    level is not between 0 and 1.
+
+    Example:
+        >>> x = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
+        >>> missing = x[1000:][x[1000:, 0] < 0.5]
+        >>> test = different_bins(x[:1000], missing, n_bins=10)
+        >>> test.different >= 3, test.zscores.min().item() < -4
+        (True, True)
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level={level}: give a significance level between 0 and 1.")
+    check_tables(train=train, samples=samples)
+    if centres is None:
+        centres = k_means(train, n_bins, seed=seed)
+    bins = [nearest(x, centres)[1][:, 0] for x in (train, samples)]
+    counts = torch.stack([torch.bincount(x, minlength=len(centres)) for x in bins])
+    counts = counts[:, counts.sum(0) > 0].double()
+    shares = counts / counts.sum(1, keepdim=True)
+    both = counts.sum(0) / counts.sum()
+    spread = (both * (1 - both) * (1 / len(train) + 1 / len(samples))).sqrt()
+    zscores = (shares[1] - shares[0]) / spread
+    if len(both) == 1:  # one bin holds everything, in both
+        zscores = torch.zeros(1, dtype=torch.float64)
+    bound = stats.norm.isf(level / 2)
+    statistic = (zscores.square() * (1 - both)).sum().item()  # Pearson's χ² of the 2 × K table
+    pvalue = float(stats.chi2.sf(statistic, len(both) - 1)) if len(both) > 1 else 1.0
+    return BinTest(int((zscores.abs() > bound).sum()), len(both), level, zscores, pvalue)

@@ -13,7 +13,7 @@ from torch import Tensor
 from scattergen.datasets import Dataset
 from scattergen.datasets.source import random_rows
 from scattergen.diagnostics import Battery, count_rejections, run_battery
-from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS, pairs_of
+from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
 from scattergen.errors import InputError
 from scattergen.evaluation import TwoSampleTest, classifier_two_sample_test
 from scattergen.keywords import whole_number
@@ -137,6 +137,6 @@ def _drawn(
 
 def _strongest(correlation: NDArray[np.float64]) -> list[tuple[int, int]]:
     """The pairs that depend most on each other."""
-    first, second = pairs_of(len(correlation))
+    first, second = np.triu_indices(len(correlation), k=1)
     order = np.argsort(-correlation[first, second], kind="stable")[:_PAIRS]
     return [(int(first[k]), int(second[k])) for k in order]
