@@ -185,7 +185,7 @@ def density(
       scattergen density runs/mnist mixture --by-class
     """
     from scattergen.cli.opening import prepare
-    from scattergen.pipeline.density import fit_density_run
+    from scattergen.pipeline.fit import fit_density_run
 
     progress = prepare(common)
     fitted = fit_density_run(

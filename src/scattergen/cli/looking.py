@@ -136,7 +136,7 @@ def diagnose(
     """
     from scattergen.cli.opening import open_of_run, prepare
     from scattergen.cli.printing import print_tests
-    from scattergen.pipeline.diagnose import diagnose_run
+    from scattergen.pipeline.evaluate import diagnose_run
 
     progress = prepare(common)
     if part == "train" and images is not None:
