@@ -287,10 +287,7 @@ def diagnose_run(
     path: Path | str, *, density: str | None = None, data: Dataset | None = None, components: int = COMPONENTS,
     n: int = CODES, n_simulations: int = SIMULATIONS, seed: int = 0, device: str = "cpu", progress: Progress = SILENT,
 ) -> RunDiagnosis:  # fmt: skip
-    """Test at most n codes of a run, and samples of one of its densities, for normality and dependence.
-
-    They are the leading `components` of codes of training images, or with the `data` of the fit of their test images.
-    """
+    """Test leading components of at most n training codes, or test codes of `data`, and of samples of a density."""
     components = whole_number("components", components, least=2)
     n = whole_number("n", n, least=FEWEST_CODES)
     run = RunFolder.open(path)

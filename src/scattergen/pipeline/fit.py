@@ -133,10 +133,7 @@ def _report(
 def options_of_fit(
     data: Dataset, preset: str | None = None, changes: Mapping[str, Any] = {}, densities: list[str] | None = None
 ) -> FitOptions:
-    """The options that a dataset is fitted with: those of a preset with changes, such as {"encoder.J": 3}.
-
-    The preset is by default "mnist" for all of MNIST, else "auto"; `densities` are keys such as "vae-improved".
-    """
+    """Options of a preset (by default "mnist" for all of MNIST, else "auto") with changes, such as {"encoder.J": 3}."""
     preset = preset or ("mnist" if data.name == "mnist" and data.limit is None else "auto")
     options = presets.preset(preset, data.train.shape, len(data.train))
     if densities is not None:

@@ -46,10 +46,7 @@ class Layout:
 
     @classmethod
     def of_environment(cls) -> "Layout | None":
-        """Where `torchrun` or our own supervisor put this process; None without a launcher.
-
-        Without LOCAL_RANK the other variables say nothing: some clusters set them for what will be launched.
-        """
+        """Where a launcher put this process; None without LOCAL_RANK, as clusters set the others for later jobs."""
         _check_ranks()
         if "LOCAL_RANK" not in os.environ:
             return None

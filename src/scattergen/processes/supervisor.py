@@ -67,11 +67,7 @@ def this_program() -> list[str]:
 
 
 def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
-    """Run a command, which works inside `errors_reported`, in several processes that share the threads, to its end.
-
-    They find their number in the environment (see `Layout.of_environment`), as with several machines this process finds
-    its own and where they meet. If a process fails or is killed, the others are ended.
-    """
+    """Run a command, which works inside `errors_reported`, to its end in processes that share the threads."""
     with _meeting_place(layout) as where:
         reports = _run(command, layout, {**os.environ, **where}, threads)
     if not reports:

@@ -37,10 +37,7 @@ class Result:
 
 
 class Stages:
-    """The stages of one fit, with or without a folder to keep them in, to which rank 0 alone writes.
-
-    Each is known by its key, a hash of its name, all that it depends on, and the keys of the stages it is made from.
-    """
+    """The stages of one fit, each known by its `key`, with or without a folder, to which rank 0 alone writes."""
 
     def __init__(self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE) -> None:
         self.run, self.progress, self.processes = run, progress, processes

@@ -216,9 +216,8 @@ def choose_leading(
 ) -> tuple[int, dict[int, float]]:  # fmt: skip
     """The number of leading components of codes (N, d) from which a quickly fitted density makes the best images.
 
-    A density does better with fewer components to model, and an image with more that its decoder is told. Mixtures are
-    fitted to each number that training with `shortened` codes allows, and their decoded samples compared with the last
-    tenth of the images. Returned is also, for each number, the kernel distance (times 1,000) of new from these images.
+    A density does better with fewer to model, an image with more that its decoder is told; the judge is the last tenth
+    of the images. Returned is also, for each number that was tried, the kernel distance (times 1,000) from these.
     """
     n, d = codes.shape
     numbers, n_held_out, n_samples = trial_sizes(n, d)
