@@ -34,7 +34,7 @@ from scattergen.image_quality import psnr
 from scattergen.machine import machine
 from scattergen.paper import sources
 from scattergen.progress import Progress
-from scattergen.stages.density_keys import choice_of_key
+from scattergen.stages.density import choice_of_key
 from scattergen.stages.presets import preset
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 

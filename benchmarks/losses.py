@@ -20,7 +20,7 @@ from scattergen.decoder import Decoder, LinearDecoder, LocalDecoder, ScatteringL
 from scattergen.machine import machine
 from scattergen.progress import SILENT
 from scattergen.runs import Stages
-from scattergen.stages.encoder import fit_encoder, fit_linear
+from scattergen.stages.fit import fit_encoder, fit_linear
 from scattergen.stages.presets import preset
 from scattergen.training.loop import bfloat16_is_fast
 

@@ -15,7 +15,6 @@ from scattergen.cli import app
 from scattergen.datasets import mnist
 from scattergen.decoder import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
-from scattergen.pipeline import density as density_run
 from scattergen.pipeline import fit as fitting
 from scattergen.runs import RunFolder
 
@@ -303,7 +302,7 @@ def test_a_killed_replacement_of_a_density_leaves_no_old_picture(scattergen, run
         raise Kill
 
     with monkeypatch.context() as patch, pytest.raises(Kill):  # noqa: PT012
-        patch.setattr(density_run, "save_image_grid", kill)
+        patch.setattr(fitting, "save_image_grid", kill)
         scattergen(*args, "n_components=9", "--overwrite")
     scattergen(*args, "n_components=9")
     assert picture.read_bytes() != old

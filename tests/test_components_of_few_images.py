@@ -8,7 +8,7 @@ from scattergen.encoder import PCAWhitening, ScatteringEncoder, scattering_encod
 from scattergen.errors import InputError
 from scattergen.progress import SILENT
 from scattergen.runs import Stages
-from scattergen.stages.encoder import fit_encoder
+from scattergen.stages.fit import fit_encoder
 
 
 def scenes(n: int, ways: int, noise: float = 0.05, seed: int = 0) -> torch.Tensor:

@@ -24,7 +24,7 @@ from scattergen.diagnostics import (
 from scattergen.diagnostics.joint_normality import epps_pulley
 from scattergen.diagnostics.monte_carlo import pvalues_of
 from scattergen.errors import InputError
-from scattergen.pipeline.diagnose import diagnose_run
+from scattergen.pipeline.evaluate import diagnose_run
 from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map
 from scattergen.runs import RunFolder
 

@@ -17,7 +17,7 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.processes import ALONE, Layout, supervise
 from scattergen.runs import RunFolder
 from scattergen.runs.index import read_index
-from scattergen.runs.locks import is_free
+from scattergen.runs.remains import is_free
 from scattergen.tensor_files import read_tensors
 from small_trainings import assert_same_bits, data, one_module, train
 

@@ -11,8 +11,7 @@ import pytest
 import scattergen
 from scattergen.cli import looking
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
-from scattergen.pipeline.diagnose import CODES, COMPONENTS
-from scattergen.pipeline.evaluate import FeatureName
+from scattergen.pipeline.evaluate import CODES, COMPONENTS, FeatureName
 
 SLOW = {"torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "safetensors", "jinja2"}
 

@@ -11,7 +11,7 @@ from scattergen.decoder.local import LocalDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
-from scattergen.stages.decoder import Preview
+from scattergen.stages.fit import Preview
 
 
 def discs(n: int, size: tuple[int, int] = (16, 16), seed: int = 0) -> torch.Tensor:

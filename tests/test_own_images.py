@@ -15,11 +15,11 @@ from scattergen.evaluation.tables import Estimate
 from scattergen.image_quality import sharpness
 from scattergen.pipeline import estimate as estimating
 from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
-from scattergen.pipeline.judge import judge
+from scattergen.pipeline.report import judge
 from scattergen.runs import RunFolder
-from scattergen.stages import sampling
+from scattergen.stages import fit as stages_of_fit
+from scattergen.stages.fit import choose_leading
 from scattergen.stages.presets import preset
-from scattergen.stages.sampling import choose_leading
 
 
 def shapes(n: int, seed: int = 0) -> np.ndarray:
@@ -184,7 +184,7 @@ def test_watched_stages_are_extrapolated():
                 time.sleep(0.002)
                 task.advance()
 
-    watch = estimating._watched(stage, 0.2)
+    watch = estimating._Watch(stage, 0.2)
     # 1,000 times at least 2 ms; a busy machine sleeps longer.
     assert 1.9 < watch.seconds() < 20
     assert watch.tasks["steps"].completed < 1000
@@ -293,7 +293,7 @@ def test_the_number_of_the_best_samples_is_chosen_and_a_smaller_one_if_as_good(m
         tried.append(m)
         return Estimate({4: 0.5, 8: 0.31, 16: 0.3, 32: 0.4, 64: 0.6}[m], 0.03)
 
-    monkeypatch.setattr(sampling, "kernel_distance", distance)
+    monkeypatch.setattr(stages_of_fit, "kernel_distance", distance)
     codes = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
     chosen, _ = choose_leading(Decoder(), codes, torch.rand(300, 1, 8, 8), lambda x: x.flatten(1))
     assert tried == [4, 8, 16, 32, 64]

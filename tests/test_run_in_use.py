@@ -16,9 +16,8 @@ from scattergen.datasets import open_dataset
 from scattergen.densities import Gaussian, GaussianMixture
 from scattergen.errors import RunFolderError
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.pipeline.diagnose import diagnose_run
-from scattergen.pipeline.evaluate import evaluate_run
-from scattergen.runs import RunFolder, locks
+from scattergen.pipeline.evaluate import diagnose_run, evaluate_run
+from scattergen.runs import RunFolder, remains
 
 OPTIONS = {
     "encoder": {"J": 1, "n_components": 4},
@@ -156,7 +155,7 @@ def nested(monkeypatch, kind, action):
 def test_many_processes_that_fit_densities_at_once_lose_none(run_copy, assert_nothing_left):
     code = (
         "import sys\n"
-        "from scattergen.pipeline.density import fit_density_run\n"
+        "from scattergen.pipeline.fit import fit_density_run\n"
         "sys.stdin.readline()\n"
         "for k in range(4):\n"
         "    fit_density_run(sys.argv[1], 'gaussian', stored_as=f'{sys.argv[2]}-{k}')\n"
@@ -254,14 +253,14 @@ def test_runs_are_evaluated_and_diagnosed_beside_a_running_fit(
 
 def read_only(monkeypatch):
     """As on a disk of which nobody may change anything."""
-    opening = locks.open_regular
+    opening = remains.open_regular
 
     def refusing(path, mode="rb"):
         if mode != "rb":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         return opening(path, mode)
 
-    monkeypatch.setattr(locks, "open_regular", refusing)
+    monkeypatch.setattr(remains, "open_regular", refusing)
 
 
 def full(monkeypatch):

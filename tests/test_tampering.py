@@ -25,7 +25,7 @@ from scattergen import files
 from scattergen.densities import Gaussian, make
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import sha256
-from scattergen.pipeline.diagnose import diagnose_run
+from scattergen.pipeline.evaluate import diagnose_run
 from scattergen.progress import SILENT
 from scattergen.runs import Result, RunFolder, Stages, layout, schema
 from scattergen.tensor_files import read_tensors, write_tensors

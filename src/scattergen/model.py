@@ -23,8 +23,7 @@ from scattergen.keywords import check_seed, whole_number
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages import presets
-from scattergen.stages.density import fit_density
-from scattergen.stages.density_keys import default_by_class, default_density, density_key
+from scattergen.stages.density import default_by_class, default_density, density_key, fit_density
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.model_parts import Parts, read_parts, save_parts
 from scattergen.stages.options import check_options

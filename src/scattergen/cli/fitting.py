@@ -170,7 +170,7 @@ def density(
       scattergen density runs/mnist mixture --by-class
     """
     from scattergen.cli.opening import begin
-    from scattergen.pipeline.density import fit_density_run
+    from scattergen.pipeline.fit import fit_density_run
 
     work = begin(common, seed)
     fitted = fit_density_run(

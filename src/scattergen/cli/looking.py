@@ -131,7 +131,7 @@ def diagnose(
     """
     from scattergen.cli.opening import begin, open_of_run
     from scattergen.cli.printing import print_tests
-    from scattergen.pipeline.diagnose import diagnose_run
+    from scattergen.pipeline.evaluate import diagnose_run
 
     work = begin(common, seed)
     if part == "train" and images is not None:

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from scattergen.files import gigabytes
-from scattergen.pipeline.diagnose import RunDiagnosis
 from scattergen.pipeline.estimate import StageEstimate
-from scattergen.pipeline.evaluate import RunEvaluation
+from scattergen.pipeline.evaluate import RunDiagnosis, RunEvaluation
 from scattergen.terminal import say, visible
 from scattergen.wording import duration
 

@@ -51,7 +51,7 @@ def sample(
     from scattergen.image_files import check_output, write_images
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.runs import RunFolder
-    from scattergen.stages.density_keys import best_density, default_by_class, default_density, density_classes
+    from scattergen.stages.density import density_to_sample
 
     progress = prepare(common)
     check_output(out)
@@ -62,12 +62,7 @@ def sample(
         raise InputError(f"-n {n} images cannot show {len(labels)} classes: make more images.")
     opened = RunFolder.open(run)
     opened.require("decoder")
-    there = opened.names("densities")
-    if density is None:
-        by_class = default_by_class(density_classes(opened)) if labels else None
-        density = by_class or default_density(there, best_density(opened))
-    if density not in there:
-        raise InputError(f'{run} has no density "{density}": it has {", ".join(there) or "none"}.')
+    density = density_to_sample(opened, density, by_class=bool(labels))
     model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
     check_memory(n, model)
     classes = None

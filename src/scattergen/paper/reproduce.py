@@ -33,7 +33,7 @@ from scattergen.paper import (
 )
 from scattergen.paper.findings import Finding, Measured, Section, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
-from scattergen.pipeline.density import fit_density_run
+from scattergen.pipeline.fit import fit_density_run
 from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
 from scattergen.runs import RunFolder, Stages

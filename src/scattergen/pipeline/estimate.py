@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.model import DECODING_BATCH
-from scattergen.pipeline.judge import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
+from scattergen.pipeline.report import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
 from scattergen.progress import Progress, Task
-from scattergen.stages.density_keys import choice_of_key
+from scattergen.stages.density import choice_of_key
+from scattergen.stages.fit import trial_sizes
 from scattergen.stages.options import AnyDecoder, build, make_decoder
-from scattergen.stages.sampling import trial_sizes
 
 _SECONDS = 4.0  # of each stage that are tried
 _SOME = 64  # images
@@ -48,17 +49,21 @@ def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu")
     encoder = build("encoder", ScatteringEncoder, options["encoder"], images.shape, device=device)
     stages = _encoder_and_codes(encoder, images)
     codes = torch.randn(len(images), encoder.whitening.n_components, generator=torch.Generator().manual_seed(0))
-    stages.append(_linear(encoder, codes, images))
+    linear, mirrored = _any_linear(encoder), codes if encoder.flips else None
+    maps = 4 * sum(tensor.numel() for tensor in linear.state_dict().values())
+    cached = min(len(images) * math.prod(images.shape), 1 << 30)  # bytes of images that are kept in memory
+    watch = _Watch(lambda progress: linear.fit(codes, images, mirrored, progress=progress), 2.0)
+    stages.append(StageEstimate("linear", watch.seconds(), cached + 3 * maps))
     decoder = make_decoder(options["decoder"], _any_linear(encoder)).to(device)
     training = build("training", DecoderTraining, options["training"])
-    stages.append(_decoder(decoder, training, codes, images, encoder))
+    stages.append(_decoder(decoder, training, codes, images, encoder, cached + 2 * maps))
     some = codes[:_SOME].to(device)
     decoding = _seconds(lambda: decoder.decode(some)) / len(some)
     extract = default_features(images.shape, digits=data.name == "mnist")
     seeing = _seconds(lambda: extract(images[:_SOME])) / len(some)
     if options.get("sampling", {}).get("n_components") == "auto":
-        decoded, seen = trial_sizes(*codes.shape)
-        trials = decoded * (decoding + seeing) + seen * seeing
+        numbers, seen, drawn = trial_sizes(*codes.shape)
+        trials = len(numbers) * drawn * (decoding + seeing) + seen * seeing
         stages.append(StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2))
     for key, keywords in densities.items():
         stages.append(_density(key, keywords, codes, device))
@@ -70,16 +75,14 @@ def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], dev
     """Epochs of the decoder, at most those of the options, that let a whole fit end in some seconds."""
     start = time.monotonic()
     stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device)}
-    stages["estimate"] = time.monotonic() - start
     epochs = DecoderTraining(**options["training"]).epochs
     each = stages.pop("decoder") / epochs
-    others = sum(stages.values())
+    others = sum(stages.values(), time.monotonic() - start)
     affordable = int((seconds - others) / each)
     if affordable < 1:
-        raise InputError(
-            f"The fit takes at least {others + each:,.0f} s with one epoch of the decoder: allow more time "
-            "(--max-time), or fewer images (--limit) or densities (--densities)."
-        )
+        least = f"The fit takes at least {others + each:,.0f} s with one epoch of the decoder"
+        remedy = "allow more time (--max-time), or fewer images (--limit) or densities (--densities)"
+        raise InputError(f"{least}: {remedy}.")
     return min(affordable, epochs)
 
 
@@ -106,22 +109,24 @@ def _encoder_and_codes(encoder: ScatteringEncoder, images: ImageSource) -> list[
     n, n_features = len(images), encoder.n_features
     arranged = encoder.arrange(images)
     per_image = _seconds(lambda: encoder.features(images[:_SOME])) / min(_SOME, n)
-    watch = _watched(lambda progress: encoder.fit(images, progress, features=None))
+    watch = _Watch(lambda progress: encoder.fit(images, progress, features=None))
     seconds = watch.seconds()
+    whitening, d = encoder.whitening, encoder.whitening.n_components
     if watch.stopped:
         seconds = _components(watch, per_image, encoder, arranged.n_fit)
-        _fill(encoder)
-    d = encoder.whitening.n_components
+        # Components of the right shapes, whose values do not matter.
+        whitening.mean_, whitening.components_ = torch.zeros(n_features), torch.eye(d, n_features)
+        whitening.explained_variance_ = torch.ones(d, dtype=torch.float64)
+        whitening.explained_variance_ratio_ = torch.ones(d, dtype=torch.float64) / d
+        whitening.n_samples_ = d + 1
     # Coefficients are kept, in memory or on the disk, but for those of held-out images.
-    kept = min(4 * len(arranged) * n_features, encoder.whitening.cache_bytes)
+    kept = min(4 * len(arranged) * n_features, whitening.cache_bytes)
     a = torch.ones(256, 4096)
     products_per_second = 2 * 256 * 4096 * 256 / max(_seconds(lambda: a @ a.T), 1e-9)
     projecting = len(arranged) * 2 * d * n_features / products_per_second
     scattering = (len(arranged) - arranged.n_fit) * per_image
-    return [
-        StageEstimate("encoder", seconds, kept + 12 * d * n_features),
-        StageEstimate("codes", projecting + scattering, kept + 4 * n * d),
-    ]
+    codes = StageEstimate("codes", projecting + scattering, kept + 4 * n * d)
+    return [StageEstimate("encoder", seconds, kept + 12 * d * n_features), codes]
 
 
 def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n_fit: int) -> float:
@@ -138,45 +143,23 @@ def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n
     return n_fit * (each + (passes - 1) * later) + decomposition
 
 
-def _fill(encoder: ScatteringEncoder) -> None:
-    """Components of the right shapes, whose values do not matter."""
-    whitening, D = encoder.whitening, encoder.n_features
-    d = whitening.n_components
-    whitening.mean_ = torch.zeros(D)
-    whitening.components_ = torch.eye(d, D)
-    whitening.explained_variance_ = torch.ones(d, dtype=torch.float64)
-    whitening.explained_variance_ratio_ = torch.ones(d, dtype=torch.float64) / d
-    whitening.n_samples_ = d + 1
-
-
 def _any_linear(encoder: ScatteringEncoder) -> LinearDecoder:
     """Least squares of the right shapes, whose values do not matter."""
     linear = LinearDecoder.shaped(encoder)
-    values = {
-        name: 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
-        for name, tensor in linear.state_dict().items()
-    }
+    values = {}
+    for name, tensor in linear.state_dict().items():
+        values[name] = 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
     linear.load_state_dict(values)
     return linear
 
 
-def _linear(encoder: ScatteringEncoder, codes: Tensor, images: ImageSource) -> StageEstimate:
-    linear, mirrored = _any_linear(encoder), codes if encoder.flips else None
-    watch = _watched(lambda progress: linear.fit(codes, images, mirrored, progress=progress), 2.0)
-    return StageEstimate("linear", watch.seconds(), _cached(images) + 3 * _bytes_of_linear(encoder))
-
-
 def _decoder(
-    decoder: AnyDecoder, training: DecoderTraining, codes: Tensor, images: ImageSource, encoder: ScatteringEncoder
-) -> StageEstimate:
-    to_the_end = replace(training, patience=None)
-    device = str(decoder.device)
-    watch = _watched(
-        lambda progress: to_the_end.fit(
-            decoder, codes, images, encoder=encoder, mirrored=codes, device=device, progress=progress
-        ),
-        1.5 * _SECONDS,
-    )
+    decoder: AnyDecoder, training: DecoderTraining, codes: Tensor, images: ImageSource, encoder: ScatteringEncoder,
+    held: int,
+) -> StageEstimate:  # fmt: skip
+    """The decoder's training, given the bytes of images and of least squares that it holds."""
+    to_the_end = partial(replace(training, patience=None).fit, decoder, codes, images, device=str(decoder.device))
+    watch = _Watch(lambda progress: to_the_end(encoder=encoder, mirrored=codes, progress=progress), 1.5 * _SECONDS)
     task = watch.tasks["decoder"]
     n, d = codes.shape
     n_validation, epochs = training.held_out(n), training.epochs
@@ -185,7 +168,7 @@ def _decoder(
     seen = task.completed * epochs >= task.total  # at least one epoch, with its validation
     checks = 0.0 if seen else epochs * (n_validation + min(n_validation, 1000)) * 0.4 * step
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
-    memory = 4 * n * d * (1 + encoder.flips) + _cached(images) + 2 * _bytes_of_linear(encoder) + 24 * parameters
+    memory = 4 * n * d * (1 + encoder.flips) + held + 24 * parameters
     memory += 4 * DECODING_BATCH * math.prod(images.shape) * 20
     return StageEstimate("decoder", task.expected() + checks, memory)
 
@@ -198,7 +181,7 @@ def _density(key: str, keywords: Mapping[str, Any], codes: Tensor, device: str) 
         with suppress(ScattergenError):  # random codes may be no good to it
             density.fit(codes, device=device, progress=progress)
 
-    watch = _watched(fit)
+    watch = _Watch(fit)
     seconds = max(watch.seconds(), watch.elapsed)
     if watch.stopped and getattr(density, "patience", None) is not None:
         seconds *= _EARLY
@@ -220,15 +203,6 @@ def _report(data: Dataset, codes: Tensor, n_densities: int, decoding: float, see
     return StageEstimate("report", seconds + 3.0, 4 * MOST_JUDGED * math.prod(data.train.shape) * 6)
 
 
-def _cached(images: ImageSource) -> int:
-    """Bytes of images that are kept in memory."""
-    return min(len(images) * math.prod(images.shape), 1 << 30)
-
-
-def _bytes_of_linear(encoder: ScatteringEncoder) -> int:
-    return 4 * sum(tensor.numel() for tensor in LinearDecoder.shaped(encoder).state_dict().values())
-
-
 def _seconds(work: Callable[[], Any]) -> float:
     """Of the second of two runs; the first may compile."""
     work()
@@ -242,25 +216,28 @@ class _EnoughSeenError(Exception):
 
 
 class _Watch(Progress):
-    """Stops a stage after some seconds, and tells how far it came."""
+    """Lets a stage work for some seconds, and tells how far it came."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, stage: Callable[[Progress], Any], limit: float = _SECONDS) -> None:
         super().__init__(show=False)
-        self.limit, self.elapsed, self.stopped = seconds, 0.0, False
+        self.limit, self.stopped = limit, True
         self.tasks: dict[str, _WatchedTask] = {}
+        start = time.monotonic()
+        with warnings.catch_warnings(), suppress(_EnoughSeenError):
+            warnings.simplefilter("ignore")
+            stage(self)
+            self.stopped = False
+        self.elapsed = time.monotonic() - start
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:
-        """A stage that is watched."""
-        watched = _WatchedTask(description, total, self.limit)
-        self.tasks[description] = watched
-        yield watched
+        """A part of the stage."""
+        self.tasks[description] = _WatchedTask(description, total, self.limit)
+        yield self.tasks[description]
 
     def seconds(self) -> float:
         """Of all that was watched, had it not been stopped."""
-        if not self.stopped:
-            return self.elapsed
-        return sum(task.expected() for task in self.tasks.values())
+        return sum(task.expected() for task in self.tasks.values()) if self.stopped else self.elapsed
 
 
 class _WatchedTask(Task):
@@ -287,15 +264,3 @@ class _WatchedTask(Task):
         if done <= before:
             return elapsed / max(done, 1) * self.total
         return elapsed + (elapsed - early) / (done - before) * (self.total - done)
-
-
-def _watched(stage: Callable[[Progress], Any], seconds: float = _SECONDS) -> _Watch:
-    watch, start = _Watch(seconds), time.monotonic()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            stage(watch)
-        except _EnoughSeenError:
-            watch.stopped = True
-    watch.elapsed = time.monotonic() - start
-    return watch

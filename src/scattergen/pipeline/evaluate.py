@@ -1,12 +1,14 @@
-"""Evaluating a run: what its densities, its decoder and real images score, kept beside it."""
+"""What a run's densities, its decoder and real images score, and how its codes are distributed, kept beside it."""
 
 import math
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -15,92 +17,77 @@ from scattergen import evaluation
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.source import random_rows, some_of
 from scattergen.densities import LikelihoodDensity
-from scattergen.errors import InputError
-from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor
+from scattergen.diagnostics import Battery, count_rejections, run_battery
+from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
+from scattergen.errors import InputError, ScattergenError
+from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor, TwoSampleTest, classifier_two_sample_test
+from scattergen.files import atomic_path, write_json
 from scattergen.image_quality import sharpness
 from scattergen.keywords import whole_number
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.pipeline.keeping import check_data, check_densities, keep
 from scattergen.progress import SILENT, Progress
-from scattergen.report.plots import quality_by_time
-from scattergen.runs import RunFolder
+from scattergen.report import diagnostic_plots as plots
+from scattergen.report.plots import eigenvalue_spectrum, figure_png, quality_by_time
+from scattergen.runs import RunFolder, Stages
+from scattergen.runs.layout import products_in
+from scattergen.stages.density import check_densities
 
 FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 
 TRAINING, DECODED_TRAINING, DECODED_TEST = ("training images", "decoded training codes", "decoded test codes")
 _PIECE = 1024  # images that are decoded and turned into features at a time
+COMPONENTS, CODES = 64, 5_000  # that are tested
+_PAIRS = 6  # panels of scatter plots
 
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """What a run scored."""
+    """What a run scored: rows of references (decoded test codes are paired with the reference), and of densities."""
 
     rows: dict[str, Evaluation]
-    """Name to scores: the references (training images, what perfect samples would score; decoded training codes,
-    perfect codes; decoded test codes, the decoder's bound, paired with the reference and so optimistic), then the
-    densities."""
-    training_seconds: dict[str, float]
-    images_per_second: dict[str, float]
-    """Density to its speed of sampling and decoding."""
+    training_seconds: dict[str, float]  # of densities
+    images_per_second: dict[str, float]  # density to its speed of sampling and decoding
+    # Density with an exact likelihood to its mean logarithm over at least 20 codes of test images, in nats; the same
+    # over codes of training images.
     log_likelihood: dict[str, Estimate]
-    """Density with an exact likelihood to its mean logarithm over at least 20 codes of test images, in nats."""
     training_log_likelihood: dict[str, Estimate]
-    """The same over codes of training images."""
-    sharpness: dict[str, float]
-    """Row to the share that its images have of the reference images' fine detail."""
-    repeats: dict[str, list[float]]
-    """Density to the Fréchet distances of its sets of samples, drawn with seeds `seed`, `seed` + 1, …"""
-    features: tuple[str, str]
-    """Name and version of the feature extractor."""
-    against: str
-    """Name of the reference images."""
+    sharpness: dict[str, float]  # row to the share that its images have of the reference images' fine detail
+    repeats: dict[str, list[float]]  # density to the Fréchet distances of its sets of samples, by their seeds
+    features: tuple[str, str]  # name and version of the feature extractor
+    against: str  # name of the reference images
     n: int
     seed: int
-    kept: bool = True
-    """Whether the run holds it all; its disk may be full or read-only."""
+    kept: bool = True  # whether the run holds it all; its disk may be full or read-only
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return {
-            "features": {"name": self.features[0], "version": self.features[1]},
-            "against": self.against,
-            "n": self.n,
-            "seed": self.seed,
-            "machine": machine(),
-            "rows": {
-                name: {
-                    **row.summary(),
-                    "training_seconds": self.training_seconds.get(name),
-                    "images_per_second": self.images_per_second.get(name),
-                    "log_likelihood": _for_json(self.log_likelihood.get(name)),
-                    "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
-                    "frechet_by_seed": self.repeats.get(name),
-                    "sharpness": self.sharpness.get(name),
-                }
-                for name, row in self.rows.items()
-            },
+        rows = {
+            name: {
+                **row.summary(),
+                "training_seconds": self.training_seconds.get(name),
+                "images_per_second": self.images_per_second.get(name),
+                "log_likelihood": _for_json(self.log_likelihood.get(name)),
+                "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
+                "frechet_by_seed": self.repeats.get(name),
+                "sharpness": self.sharpness.get(name),
+            }
+            for name, row in self.rows.items()
         }
+        features = {"name": self.features[0], "version": self.features[1]}
+        told = {"features": features, "against": self.against, "n": self.n, "seed": self.seed}
+        return {**told, "machine": machine(), "rows": rows}
 
 
 def evaluate_run(
-    path: Path | str,
-    data: Dataset,
-    *,
-    densities: Sequence[str] | None = None,
-    reference: Dataset | None = None,
-    n: int = 10_000,
-    repeats: int = 1,
-    features: FeatureName | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    path: Path | str, data: Dataset, *, densities: Sequence[str] | None = None, reference: Dataset | None = None,
+    n: int = 10_000, repeats: int = 1, features: FeatureName | None = None, seed: int = 0, device: str = "cpu",
     progress: Progress = SILENT,
-) -> RunEvaluation:
+) -> RunEvaluation:  # fmt: skip
     """Compare samples of a run's densities, or some of these, with real images, and keep the scores with the run.
 
-    They are those of the test part, or of the training part of another dataset, the `reference`.  A density draws
-    `repeats` sets of n samples, with seeds `seed`, `seed` + 1, …: all scores are of the first, the Fréchet distance is
-    of each.  Features are by default those of digits for the embedded MNIST, and of scattering for everything else.
+    The images are of the test part, or of the training part of another dataset, the `reference`. A density draws
+    `repeats` sets of n samples, with seeds from `seed` on: the Fréchet distance is of each, all else of the first.
     """
     repeats = whole_number("repeats", repeats, least=1)
     run = RunFolder.open(path)
@@ -124,21 +111,17 @@ def evaluate_run(
     scores = evaluation.evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
     stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
     result = RunEvaluation(
-        rows=scores,
+        rows=scores, images_per_second=rows.speed, repeats=rows.repeats,
         training_seconds={key: stage["seconds"] for key, stage in stages.items() if stage},
-        images_per_second=rows.speed,
         log_likelihood=rows.likelihoods(DECODED_TEST, keys),
         training_log_likelihood=rows.likelihoods(DECODED_TRAINING, keys),
         sharpness={name: value / max(real_detail, 1e-12) for name, value in rows.detail.items()},
-        repeats=rows.repeats,
-        features=(extract.name, extract.version),
+        features=(extract.name, extract.version), n=n, seed=seed,
         against=f"{data.name}, test" if reference is None else reference.name,
-        n=n,
-        seed=seed,
-    )
-    pictures = {"evaluation": lambda: _quality(result)}
+    )  # fmt: skip
     depends = {"n": n, "seed": seed, "features": result.features, "against": result.against}
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
+    pictures = {"evaluation": lambda: _quality(result)}
     kept = keep(run, "scores", "evaluation", result.summary(), pictures, depends, made_from)
     return replace(result, kept=kept)
 
@@ -177,14 +160,12 @@ class _Rows:
             others = others[~used]
         if len(others) >= evaluation.FEWEST:
             chosen = others[random_rows(len(others), self.n, self.seed)]
-            self.tables[TRAINING] = features[chosen]
-            self.detail[TRAINING] = _detail(Subset(images, chosen))
+            self.tables[TRAINING], self.detail[TRAINING] = features[chosen], _detail(Subset(images, chosen))
 
     def add_decoded(self, data: Dataset) -> None:
         """Add decoded codes of training and of test images."""
-        sources: dict[str, ImageSource] = {
-            DECODED_TRAINING: Subset(data.train, random_rows(len(data.train), self.n, self.seed + 1))
-        }
+        rows = random_rows(len(data.train), self.n, self.seed + 1)
+        sources: dict[str, ImageSource] = {DECODED_TRAINING: Subset(data.train, rows)}
         if data.test is not None:
             sources[DECODED_TEST] = some_of(data.test, self.n, self.seed)
         for name, source in sources.items():
@@ -205,17 +186,6 @@ class _Rows:
                     self.tables[key], self.detail[key] = table, fine
                     self.speed[key] = self.n / (drawing + decoding)
 
-    def likelihoods(self, name: str, keys: Sequence[str]) -> dict[str, Estimate]:
-        """Mean log-likelihoods of a row's codes, under the densities that have exact ones."""
-        if name not in self.codes:
-            return {}
-        densities = ((key, self.model.densities[key]) for key in keys)
-        return {
-            key: _mean_log_prob(density, self.codes[name])
-            for key, density in densities
-            if isinstance(density, LikelihoodDensity)
-        }
-
     def _decoded(self, codes: Tensor, name: str, sharpen: float = 0.0) -> tuple[Tensor, float, float]:
         """Features of decoded codes, the seconds that decoding took, and the images' sharpness."""
         parts, seconds, detail = [], 0.0, 0.0
@@ -228,6 +198,18 @@ class _Rows:
                 detail += sharpness(images).sum().item()
                 task.advance(len(piece))
         return torch.cat(parts), seconds, detail / len(codes)
+
+    @torch.no_grad()
+    def likelihoods(self, name: str, keys: Sequence[str]) -> dict[str, Estimate]:
+        """Mean log-likelihoods in nats of a row's codes, under the densities that have exact ones."""
+        found = {}
+        for key in keys if name in self.codes else ():
+            codes, density = self.codes[name], self.model.densities[key]
+            if isinstance(density, LikelihoodDensity):  # perhaps of the leading components only
+                pieces = codes[:, : getattr(density, "n_features_", codes.shape[1])].split(_PIECE)
+                values = torch.cat([density.log_prob(piece) for piece in pieces]).double()
+                found[key] = Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+        return found
 
 
 def _extractor(name: FeatureName | None, shape: tuple[int, int, int], data: str, device: str) -> FeatureExtractor:
@@ -246,16 +228,119 @@ def _detail(images: ImageSource) -> float:
     return float(sum(pieces)) / len(images)
 
 
-@torch.no_grad()
-def _mean_log_prob(density: LikelihoodDensity, codes: Tensor) -> Estimate:
-    """Mean log-likelihood of codes in nats."""
-    modelled = codes[:, : getattr(density, "n_features_", codes.shape[1])]  # perhaps the leading components only
-    values = torch.cat([density.log_prob(piece) for piece in modelled.split(_PIECE)]).double()
-    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
-
-
 def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
     """An estimate, or None where a code is impossible and JSON has no −∞."""
-    if estimate is None or not math.isfinite(estimate.value):
-        return None
-    return asdict(estimate)
+    return asdict(estimate) if estimate is not None and math.isfinite(estimate.value) else None
+
+
+def check_data(run: RunFolder, data: Dataset) -> None:
+    """Refuse a dataset that a run was not fitted to."""
+    fitted_to = run.options.get("data", {}).get("fingerprint")
+    if fitted_to not in (None, data.train.fingerprint):
+        remedy = "name those, with the same --size and --mode"
+        raise InputError(f"{data.name} does not hold the images that {run.path} was fitted to: {remedy}.")
+
+
+def keep(
+    run: RunFolder, what: str, stem: str, summary: Mapping[str, Any], pictures: Mapping[str, Callable[[], Figure]],
+    depends: Mapping[str, Any], made_from: Sequence[str],
+) -> bool:  # fmt: skip
+    """Write STEM.json and pictures by their names into a run, or warn that `what` cannot be kept, as on a full disk."""
+    made_from = [name for name in made_from if run.has(name)]
+    key = Stages(run, SILENT).key(stem, depends, made_from)
+    try:
+        with run.working(stem, key) as folder:
+            write_json(folder / f"{stem}.json", summary)
+            for name, draw in pictures.items():
+                with atomic_path(folder / "pictures" / f"{name}.png") as temporary:
+                    temporary.write_bytes(figure_png(draw()))
+            run.note(stem, key, {}, made_from, products_in(folder))
+    except ScattergenError as error:
+        warnings.warn(f"The {what} are not kept with the run. {error}", stacklevel=3)
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class RunDiagnosis:
+    """What the tests found."""
+
+    tables: dict[str, Battery]  # the tests of "training codes" or "test codes", then of the density if there is one
+    told_apart: TwoSampleTest | None  # how well a classifier told the density's samples from the codes
+    rejections: dict[str, int]  # as `tables`, to the number of components that K² rejects at 0.05, uncorrected
+    seed: int
+    scores: Path | None  # file that has it all; None if it could not be kept, since the disk is full or read-only
+    pictures: tuple[Path, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the files, for JSON."""
+        tables = {
+            name: {**battery.summary(), "k2_rejects_at_0.05": self.rejections[name]}
+            for name, battery in self.tables.items()
+        }
+        apart = self.told_apart
+        told = None if apart is None else {"accuracy": apart.accuracy, "pvalue": apart.pvalue, "n": apart.n}
+        return {"seed": self.seed, "machine": machine(), "tables": tables, "told_apart": told}
+
+
+def diagnose_run(
+    path: Path | str, *, density: str | None = None, data: Dataset | None = None, components: int = COMPONENTS,
+    n: int = CODES, n_simulations: int = SIMULATIONS, seed: int = 0, device: str = "cpu", progress: Progress = SILENT,
+) -> RunDiagnosis:  # fmt: skip
+    """Test leading components of at most n training codes, or test codes of `data`, and of samples of a density."""
+    components = whole_number("components", components, least=2)
+    n = whole_number("n", n, least=FEWEST_CODES)
+    run = RunFolder.open(path)
+    keys = () if density is None else (density,)
+    check_densities(run, keys)
+    model = GenerativeScatteringNetwork.load(run, device, densities=keys)
+    if data is None:
+        name, codes = "training codes", run.read("codes")[0]["codes"]
+    else:
+        check_data(run, data)
+        if data.test is None:
+            raise InputError(f"{data.name} has no test images: leave out --part test.")
+        name, codes = "test codes", model.encode(data.test, progress)
+    codes = codes[random_rows(len(codes), n, seed)]
+    if density is not None:  # which may model the leading components only
+        modelled = getattr(model.densities[density], "n_features_", components)
+        components = whole_number("components", min(components, modelled), least=2)
+    tables = {name: codes[:, :components]}
+    if density is not None:
+        tables[density] = model.sample_codes(len(codes), density, seed)[:, :components]
+    batteries = {
+        key: run_battery(z, n_simulations=n_simulations, seed=seed, progress=progress, description=key)
+        for key, z in tables.items()
+    }
+    stem = "diagnosis" if density is None else f"diagnosis-{density}"
+    drawn = _drawn(tables, batteries, model.encoder.whitening.explained_variance_)
+    pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}
+    found = RunDiagnosis(
+        tables=batteries, seed=seed, scores=run.path / f"{stem}.json",
+        told_apart=None if density is None else classifier_two_sample_test(tables[name], tables[density], seed=seed),
+        rejections={key: count_rejections(z).count("K2", 0.05) for key, z in tables.items()},
+        pictures=tuple(run.path / "pictures" / f"{one}.png" for one in pictures),
+    )  # fmt: skip
+    made_from = ["encoder", "codes", *(f"densities/{key}" for key in keys)]
+    kept = keep(run, "tests", stem, found.summary(), pictures, {"seed": seed, "n": len(codes)}, made_from)
+    return found if kept else replace(found, scores=None, pictures=())
+
+
+def _drawn(
+    tables: dict[str, Tensor], batteries: dict[str, Battery], eigenvalues: Tensor
+) -> dict[str, Callable[[], Figure]]:
+    """What draws each picture of codes and perhaps, below or beside them, samples of a density."""
+    codes, *others = (z.double().numpy() for z in tables.values())
+    matrices = [battery.pairs.correlation for battery in batteries.values()]
+    samples, below = (others[0], matrices[1]) if others else (None, None)
+    name = [*tables][-1]
+    first, second = np.triu_indices(len(matrices[0]), k=1)
+    strongest = np.argsort(-matrices[0][first, second], kind="stable")[:_PAIRS]
+    pairs = [(int(first[k]), int(second[k])) for k in strongest]
+    return {
+        "eigenvalues": lambda: eigenvalue_spectrum(eigenvalues),
+        "marginals": lambda: plots.marginal_histograms(codes, samples, name),
+        "quantiles": lambda: plots.normal_quantiles(codes, samples, name),
+        "pairs": lambda: plots.component_pairs(codes, pairs, samples, name),
+        "dependence": lambda: plots.dependence_heat_map(matrices[0], below, name),
+    }

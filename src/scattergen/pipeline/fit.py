@@ -1,4 +1,4 @@
-"""Fitting in a run folder: from a named source of images to a model with its report, resumable."""
+"""Fitting in a run folder: a model to images, with a report and resumable, or one more density to its codes."""
 
 import copy
 import json
@@ -11,23 +11,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from scattergen.datasets import Dataset, class_labels
+from scattergen.datasets import ClassLabels, Dataset, class_labels
+from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import Judgement, in_words
 from scattergen.files import check_space
+from scattergen.image_grid import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.estimate import epochs_within
-from scattergen.pipeline.judge import judge
 from scattergen.pipeline.report import MEASURES, write_run_report
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import LAST_STAGE, RunFolder, Stages, differences
+from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, refuse_differences
 from scattergen.runs.layout import products_in
 from scattergen.stages import presets
+from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.options import bytes_of_run, check_options, stage_of
 
 _AT_ONCE = 256  # test images
+_ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density
 
 
 class FitOptions(NamedTuple):
@@ -43,16 +46,14 @@ class FittedRun:
 
     run: RunFolder
     finished_before: bool
+    # Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages; of rank 0 only.
     measurements: dict[str, float]
-    """Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages; of rank 0 only."""
 
     @property
     def expectation(self) -> str | None:
         """How good the model is, in plain words, if there were test images to tell."""
-        stage = self.run.stages.get(LAST_STAGE, {})
-        if "judgement" not in stage:
-            return None
-        return in_words(Judgement.of(stage["judgement"]), self.run.options["data"]["n"])
+        found = self.run.stages.get(LAST_STAGE, {}).get("judgement")
+        return None if found is None else in_words(Judgement.of(found), self.run.options["data"]["n"])
 
     @property
     def report(self) -> Path:
@@ -61,46 +62,33 @@ class FittedRun:
 
 
 def fit_run(
-    data: Dataset,
-    out: Path | str,
-    choice: FitOptions | None = None,
-    *,
-    seed: int = 0,
-    max_seconds: float | None = None,
-    device: str = "cpu",
-    overwrite: bool = False,
-    command: str = "",
-    processes: Processes = ALONE,
-    progress: Progress = SILENT,
-) -> FittedRun:
+    data: Dataset, out: Path | str, choice: FitOptions | None = None, *, seed: int = 0,
+    max_seconds: float | None = None, device: str = "cpu", overwrite: bool = False, command: str = "",
+    processes: Processes = ALONE, progress: Progress = SILENT,
+) -> FittedRun:  # fmt: skip
     """Fit a model to a dataset in a run folder and write its report, or continue doing so.
 
-    With `max_seconds` the decoder is trained for fewer epochs, if need be, so that the fit ends in about that time; a
-    fit that is continued keeps the number that it began with.  `overwrite` replaces a run that is there, once the new
-    one is finished.  Processes that fit together all call this with the same arguments and see the same images and run
-    folder, in which rank 0 alone writes results.
+    With `max_seconds` the decoder is trained for fewer epochs, if need be, so that the fit ends in about that time.
+    Processes that fit together all call this with the same arguments; rank 0 alone writes results.
     """
-    preset, options = choice or options_of_fit(data)
-    options = copy.deepcopy(options)
+    preset, options = copy.deepcopy(choice or options_of_fit(data))
     shape, n = data.train.shape, len(data.train)
     # Before anything is stored:
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
     # How files were cropped and how many were taken, so that later commands do the same.
-    taken = {"crop": data.crop, "limit": data.limit}
-    taken = {name: value for name, value in taken.items() if value is not None}
+    taken = {name: value for name, value in (("crop", data.crop), ("limit", data.limit)) if value is not None}
     identity: dict[str, Any] = {
         "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n, **taken},
-        "preset": preset,
-        "seed": seed,
-        **options,
-    }
+        "preset": preset, "seed": seed, **options,
+    }  # fmt: skip
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, device, processes)
         identity["max_seconds"] = max_seconds
-    _check_agreement(identity, processes)
-    mine = None
-    if processes.rank == 0:
-        mine = RunFolder.start(out, identity, overwrite=overwrite, may_change=_may_change)
+    # Such as files on a disk of their own machine.
+    if processes.all_reduce(torch.tensor(float(processes.broadcast(identity) != identity))) > 0:
+        remedy = "name a folder or file that every machine has, with the same content"
+        raise InputError(f"The processes do not all see the same images: {remedy}.")
+    mine = RunFolder.start(out, identity, overwrite=overwrite, may_change=_may_change) if processes.rank == 0 else None
     run = processes.broadcast(mine)
     assert run is not None, "that of rank 0"
     if processes.broadcast(processes.rank == 0 and _is_finished(run, data)):
@@ -129,37 +117,23 @@ def fit_run(
 def _report(
     run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, seed: int, command: str, progress: Progress
 ) -> None:
-    """Judge the model and write its report, the last stage of a fit."""
+    """Write the report of a model, the last stage of a fit."""
     made_from = [name for name in run.stages if name in _stages_of(run.options)]
     tested_on = None if data.test is None else data.test.fingerprint
     key = Stages(run, progress).key(LAST_STAGE, {"tested_on": tested_on, "seed": seed}, made_from)
     with run.working(LAST_STAGE, key) as work:
         start = time.monotonic()
-        judgement = judge(model, data.train, data.test, digits=data.name == "mnist", seed=seed, progress=progress)
-        quality = write_run_report(
-            run, model, data, work, judgement=judgement, seed=seed, command=command, progress=progress
-        )
-        facts: dict[str, Any] = {"seconds": time.monotonic() - start, **quality}
-        if judgement is not None:
-            facts |= {"best": judgement.best, "judgement": judgement.summary()}
-        facts["tested_on"] = tested_on
+        measured = write_run_report(run, model, data, work, seed, command, progress)
+        facts = {"seconds": time.monotonic() - start, **measured, "tested_on": tested_on}
         run.preview.unlink(missing_ok=True)  # the report's pictures say more
         run.log({"stage": LAST_STAGE, **facts})
         run.note(LAST_STAGE, key, facts, made_from, products_in(work))
 
 
 def options_of_fit(
-    data: Dataset,
-    preset: str | None = None,
-    changes: Mapping[str, Any] | None = None,
-    densities: list[str] | None = None,
+    data: Dataset, preset: str | None = None, changes: Mapping[str, Any] = {}, densities: list[str] | None = None
 ) -> FitOptions:
-    """The options that a dataset is fitted with: those of a preset with changes, such as {"encoder.J": 3}.
-
-    The preset is by default "mnist" for all of MNIST and "auto" for everything else.  `densities` are keys of those to
-    fit, such as "vae-improved" or "mixture-by-class"; those of the preset by default.
-    """
-    changes = changes or {}
+    """Options of a preset (by default "mnist" for all of MNIST, else "auto") with changes, such as {"encoder.J": 3}."""
     preset = preset or ("mnist" if data.name == "mnist" and data.limit is None else "auto")
     options = presets.preset(preset, data.train.shape, len(data.train))
     if densities is not None:
@@ -178,12 +152,8 @@ def _epochs(
         begun = RunFolder.begun(out).options  # of the run that will be continued
         wanted = json.loads(json.dumps({**identity, "max_seconds": max_seconds}))
         if differences(begun, wanted) in ([], ["training.epochs"]):
-            epochs: int = begun["training"]["epochs"]
-            return epochs
-    found = 0
-    if processes.rank == 0:
-        found = epochs_within(max_seconds, data, identity, device)
-    return processes.broadcast(found)
+            return int(begun["training"]["epochs"])
+    return processes.broadcast(epochs_within(max_seconds, data, identity, device) if processes.rank == 0 else 0)
 
 
 def _read_test_images(data: Dataset, progress: Progress) -> None:
@@ -193,16 +163,6 @@ def _read_test_images(data: Dataset, progress: Progress) -> None:
     with progress.task("look at test images", len(data.test)) as task:
         for start in range(0, len(data.test), _AT_ONCE):
             task.advance(len(data.test[start : start + _AT_ONCE]))
-
-
-def _check_agreement(identity: Mapping[str, Any], processes: Processes) -> None:
-    """Refuse processes that see other images, such as files on a disk of their own machine."""
-    same = processes.broadcast(identity) == identity
-    if processes.all_reduce(torch.tensor(float(not same))) > 0:
-        raise InputError(
-            "The processes do not all see the same images: name a folder or file that every machine has, with the same "
-            "content."
-        )
 
 
 def _is_finished(run: RunFolder, data: Dataset) -> bool:
@@ -224,10 +184,7 @@ def _stages_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _may_change(run: RunFolder, option: str) -> bool:
-    """Whether an unfinished run has yet to reach the stage that an option concerns.
-
-    A density or a decoder that could not be trained can so be given other options without the work before being lost.
-    """
+    """Whether an unfinished run has yet to reach the stage that an option concerns, so that no work is lost."""
     if option == "encoder.store":  # where coefficients are kept meanwhile, which changes no result
         return True
     stage = stage_of(option)
@@ -240,3 +197,83 @@ def _measurements(run: RunFolder) -> dict[str, float]:
     stages = run.stages
     quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages[LAST_STAGE]}
     return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
+
+
+@dataclass(frozen=True)
+class FittedDensity:
+    """Outcome of the fit of one density."""
+
+    key: str
+    picture: Path  # 64 of its samples, or eight of every class in a row
+    classes: tuple[str, ...]  # of the picture's rows, if it is class-conditional
+    finished_before: bool
+
+
+def fit_density_run(
+    path: Path | str, name: str, *, keywords: Mapping[str, Any] | None = None, improved: bool = False,
+    by_class: bool = False, stored_as: str | None = None, seed: int = 0, device: str = "cpu", overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> FittedDensity:  # fmt: skip
+    """Fit one more density on the codes of a run, by its name in the registry or a key such as "vae-improved".
+
+    With `improved`, keywords that are not given are the improved ones, and `by_class` fits one density per class; both
+    are part of the name under which it is stored by default.
+    """
+    run = RunFolder.open(path)
+    if name not in names():
+        choice = choice_of_key(name, keywords)
+        stored_as, name = stored_as or name, choice.name
+        keywords, by_class = choice.keywords, by_class or choice.by_class
+    key = density_key(name, improved=improved, by_class=by_class) if stored_as is None else stored_as
+    stage = f"densities/{key}"
+    check_name(stage)
+    keywords = {**(improved_keywords(name) if improved else {}), **(keywords or {})}
+    by_class = by_class or needs_labels(name)
+    make(name, **keywords)  # which checks them before anything else
+    classes = _classes(run) if by_class else None
+    wanted = density_metadata(make_density(name, keywords, by_class=by_class, classes=classes), seed)
+    picture = run.path / "pictures" / f"density-{key}.png"
+    shown = tuple((classes or ())[:_ROWS])
+    before = run.has(stage) and not overwrite
+    if before and picture.is_file():
+        refuse_differences(run.path / stage, run.read(stage)[1], wanted)
+        return FittedDensity(key, picture, shown, True)
+    if overwrite and key in run.options.get("densities", {}) and run.finished:
+        _refuse_change(run, key, wanted, classes)
+    if not run.has("codes"):
+        lacks = f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it again, to its end"
+        raise RunFolderError(f"{lacks}; to a model saved from Python add densities there.")
+    # The others may be damaged, or of a package that is not installed here.
+    model = GenerativeScatteringNetwork.load(run, device, densities=())
+    stored = run.read("codes")[0]
+    labels = None if classes is None else ClassLabels(stored["labels"], classes)
+    model.densities[key] = fit_density(
+        name, key, stored["codes"][:, : model.n_leading], labels, Stages(run, progress),
+        keywords=keywords, seed=seed, device=device, overwrite=overwrite,
+    )  # fmt: skip
+    asked = None if classes is None else [c for c in range(len(shown)) for _ in range(_COLUMNS)]
+    images = model.sample(_COLUMNS**2 if asked is None else len(asked), key, seed, labels=asked)
+    with run.drawing(stage) as folder:
+        save_image_grid(images, folder / picture.name, columns=_COLUMNS)
+        run.illustrate(stage, {f"pictures/{picture.name}": folder / picture.name})
+    return FittedDensity(key, picture, shown, before)
+
+
+def _classes(run: RunFolder) -> tuple[str, ...]:
+    """Names of the classes that a run's codes have."""
+    classes = run.metadata("codes").get("classes") if run.has("codes") else None
+    if classes is None:
+        images = "images with classes (a folder with a sub-folder for each, or an .npz file with labels)"
+        how = "with --overwrite if it was fitted to these by a version that did not keep them"
+        raise RunFolderError(f"{run.path} holds no labels: fit it again from {images}, {how}.")
+    return tuple(classes)
+
+
+def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None) -> None:
+    """Refuse another density in the place of one that the run's options and report describe."""
+    choice = choice_of_key(key, run.options["densities"][key])
+    fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
+    changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
+    if changed:
+        what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
+        raise RunFolderError(f"{what} ({changed}): store the new one beside it under another name (--as NAME).")

@@ -1,45 +1,39 @@
-"""The report of a run: what its model does with its data, gathered and written."""
+"""The report of a run: how good its model is and what it does with its data, measured and written."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource
+from scattergen.datasets.source import some_of
 from scattergen.densities import hyperparameters
 from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
-from scattergen.evaluation.judgement import Judgement
-from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
+from scattergen.evaluation import default_features, kernel_distance
+from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
+from scattergen.image_quality import WINDOW_SIZE, psnr, sharpness, ssim
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import Progress
+from scattergen.progress import SILENT, Progress
 from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
 from scattergen.report.fit_report import write_fit_report
 from scattergen.runs import RunFolder
 
+MOST_JUDGED, LEAST_JUDGED = 1000, 100  # images in a row
+FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
+MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 _N_SAMPLES, _N_PAIRS = 64, 12
 _MINIMUM_FOR_TESTS = 20  # K² and Jarque-Bera are not defined well below
-MEASURES = ("psnr", "ssim")
-"""What a report measures on test images, in the order of its table."""
 
 
 def write_run_report(
-    run: RunFolder,
-    model: GenerativeScatteringNetwork,
-    data: Dataset,
-    folder: Path,
-    *,
-    judgement: Judgement | None,
-    seed: int,
-    command: str,
+    run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, folder: Path, seed: int, command: str,
     progress: Progress,
-) -> dict[str, float]:
-    """Measure a run's model on its data and write report.html and pictures/ into a folder.
-
-    Returned are the mean "psnr" (dB) and "ssim" of test images, if there are any.
-    """
+) -> dict[str, Any]:  # fmt: skip
+    """Judge and measure a run's model, write report.html and pictures/ into a folder, and return facts of the stage."""
+    judgement = judge(model, data.train, data.test, digits=data.name == "mnist", seed=seed, progress=progress)
     densities: list[DensityEntry] = []
     quality: dict[str, Any] = {}
     codes = None
@@ -50,50 +44,83 @@ def write_run_report(
         task.advance()
         statistics = _statistics(run, codes, seed)
         task.advance()
-        for name in model.densities:
-            densities.append(_density(run, model, name, seed))
+        for name, density in model.densities.items():
+            stage, samples = run.stages.get(f"densities/{name}", {}), model.sample(_N_SAMPLES, name, seed)
+            densities.append(DensityEntry(
+                name, hyperparameters(density), stage.get("seconds", 0.0), samples, stage.get("epochs"),
+                density.description, seed,
+            ))  # fmt: skip
             task.advance()
         whitening = model.encoder.whitening
+        keys = ("epoch", "seconds", "train_loss", "val_loss", "val_psnr")
+        names = ("epoch", "seconds", "loss", "validation/loss", "validation/psnr")
+        epochs = run.stages.get("decoder", {}).get("history", [])
         facts = FitReport(
-            dataset=data.name,
-            image_shape=model.decoder.image_shape,
-            n_train=len(data.train),
-            n_test=0 if data.test is None else len(data.test),
-            seed=seed,
-            version=run.version,
-            command=command,
-            config=run.options,
-            machine=machine(),
+            data.name, model.decoder.image_shape, len(data.train), 0 if data.test is None else len(data.test),
+            seed=seed, version=run.version, command=command, config=run.options, machine=machine(),
             stages=[(name, stage["seconds"]) for name, stage in run.stages.items() if "seconds" in stage],
             eigenvalues=whitening.explained_variance_,
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
-            densities=densities,
-            judgement=judgement,
-            featured=None if judgement is None else judgement.best,
+            densities=densities, judgement=judgement, featured=None if judgement is None else judgement.best,
             visualisation=_matrices(model, beside_paper=data.name == "mnist"),
-            history=_history(run),
-            **quality,
-            **statistics,
-        )
+            history=[{key: epoch[name] for key, name in zip(keys, names, strict=True)} for epoch in epochs],
+            **quality, **statistics,
+        )  # fmt: skip
         write_fit_report(facts, folder)
-    return {name: quality[name].mean().item() for name in MEASURES if name in quality}
+    told = {name: quality[name].mean().item() for name in MEASURES if name in quality}
+    return told if judgement is None else {**told, "best": judgement.best, "judgement": judgement.summary()}
 
 
-def _reconstruction(model: GenerativeScatteringNetwork, images: ImageSource, codes: torch.Tensor) -> dict[str, Any]:
-    measured: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": []}
-    large_enough = min(images.shape[1:]) >= WINDOW_SIZE
+def judge(
+    model: GenerativeScatteringNetwork, train: ImageSource, test: ImageSource | None, *, digits: bool = False,
+    seed: int = 0, progress: Progress = SILENT,
+) -> Judgement | None:  # fmt: skip
+    """Score reconstructions and samples against up to 1,000 test images by default features; None with fewer than 3."""
+    if test is None or len(test) < FEWEST_TEST_IMAGES:
+        return None
+    extract = default_features(model.decoder.image_shape, digits=digits)
+    real = some_of(test, MOST_JUDGED, seed)[:]
+    codes = model.encode(real)
+    restored = {DECODER: model.decode(codes)}
+    if model.linear is not None:
+        restored[LEAST_SQUARES] = model.linear.decode(codes)
+    wanted, detail = extract(real), sharpness(real).mean()
+
+    def row(images: Tensor, restores: bool = False) -> Row:
+        distance = kernel_distance(wanted, extract(images))
+        share = (sharpness(images).mean() / detail.clamp(min=1e-12)).item()
+        quality = psnr(real, images).clamp(max=100).mean().item() if restores else None
+        return Row(1000 * distance.value, 1000 * distance.standard_error, share, quality)
+
+    rows = {}
+    with progress.task("judge", len(restored) + len(model.densities) + 1) as task:
+        if len(train) >= FEWEST_TEST_IMAGES:
+            rows[REAL] = row(some_of(train, MOST_JUDGED, seed)[:])
+        task.advance()
+        for name, images in restored.items():
+            rows[name] = row(images, restores=True)
+            task.advance()
+        for key in model.densities:
+            rows[key] = row(model.sample(min(MOST_JUDGED, max(LEAST_JUDGED, len(real))), key, seed))
+            task.advance(1, key)
+    best = best_of({key: rows[key] for key in model.densities})
+    return Judgement((extract.name, extract.version), MOST_JUDGED, len(real), rows, best)
+
+
+def _reconstruction(model: GenerativeScatteringNetwork, images: ImageSource, codes: Tensor) -> dict[str, Any]:
+    measured: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
     shown: dict[str, Any] = {}
     for i in range(0, len(codes), 256):
         x, y = images[i : i + 256], model.decode(codes[i : i + 256])
         measured["psnr"].append(psnr(x, y).clamp(max=100))  # JSON has no infinity
-        if large_enough:
+        if min(images.shape[1:]) >= WINDOW_SIZE:
             measured["ssim"].append(ssim(x, y))
         if i == 0:
             shown = {"originals": x[:_N_PAIRS], "reconstructions": y[:_N_PAIRS]}
     return shown | {name: torch.cat(parts) for name, parts in measured.items() if parts}
 
 
-def _statistics(run: RunFolder, test_codes: torch.Tensor | None, seed: int) -> dict[str, Any]:
+def _statistics(run: RunFolder, test_codes: Tensor | None, seed: int) -> dict[str, Any]:
     """Whether test codes, or training codes if there are too few of those, are normal."""
     codes, split = test_codes, "test"
     if codes is None or len(codes) < _MINIMUM_FOR_TESTS:
@@ -102,37 +129,10 @@ def _statistics(run: RunFolder, test_codes: torch.Tensor | None, seed: int) -> d
         return {}
     skewness, kurtosis = effect_sizes(codes)
     return {
-        "normality": count_rejections(codes),
-        "normality_split": split,
+        "normality": count_rejections(codes), "normality_split": split,
         "rejections": rejections_by_sample_size(codes, repeats=5, seed=seed),
-        "skewness": skewness.tolist(),
-        "excess_kurtosis": kurtosis.tolist(),
-    }
-
-
-def _density(run: RunFolder, model: GenerativeScatteringNetwork, name: str, seed: int) -> DensityEntry:
-    stage, density = run.stages.get(f"densities/{name}", {}), model.densities[name]
-    return DensityEntry(
-        name=name,
-        hyperparameters=hyperparameters(density),
-        seconds=stage.get("seconds", 0.0),
-        samples=model.sample(_N_SAMPLES, name, seed),
-        epochs=stage.get("epochs"),
-        layers=density.description,
-        seed=seed,
-    )
-
-
-def _history(run: RunFolder) -> list[dict[str, float]]:
-    names = {
-        "epoch": "epoch",
-        "seconds": "seconds",
-        "train_loss": "loss",
-        "val_loss": "validation/loss",
-        "val_psnr": "validation/psnr",
-    }
-    records = run.stages.get("decoder", {}).get("history", [])
-    return [{key: record[name] for key, name in names.items()} for record in records]
+        "skewness": skewness.tolist(), "excess_kurtosis": kurtosis.tolist(),
+    }  # fmt: skip
 
 
 def _matrices(model: GenerativeScatteringNetwork, *, beside_paper: bool) -> list[VisualisationMatrix]:
@@ -140,17 +140,10 @@ def _matrices(model: GenerativeScatteringNetwork, *, beside_paper: bool) -> list
     if len(variances) < 2:
         return []
     sigma = (variances[0].sqrt().item(), variances[1].sqrt().item())
-
-    def matrix(title: str, values: Sequence[float], paper: bool) -> VisualisationMatrix:
-        first, second = (1.0, 1.0) if paper else sigma
-        return VisualisationMatrix(
-            title=title,
-            images=model.decode(component_grid(variances, values, in_sigma=not paper)),
-            first=[value * first for value in values],
-            second=[value * second for value in values],
-            sigma=sigma,
-            paper=paper,
-        )
-
-    matrices = [matrix("One and two standard deviations", SIGMA_VALUES, paper=False)]
-    return matrices + ([matrix("The paper’s values", PAPER_VALUES, paper=True)] if beside_paper else [])
+    shown = [("One and two standard deviations", SIGMA_VALUES, False), ("The paper’s values", PAPER_VALUES, True)]
+    matrices = []
+    for title, values, paper in shown if beside_paper else shown[:1]:
+        images = model.decode(component_grid(variances, values, in_sigma=not paper))
+        first, second = ([value * one for value in values] for one in ((1.0, 1.0) if paper else sigma))
+        matrices.append(VisualisationMatrix(title, images, first, second, sigma, paper))
+    return matrices

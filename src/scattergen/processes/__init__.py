@@ -1,18 +1,9 @@
 """The processes of one fit: this one alone, or several that share images and gradients."""
 
-from scattergen.processes.group import ALONE, Processes, is_lost_connection, join, make_fabric
-from scattergen.processes.layout import Layout
-from scattergen.processes.reporting import errors_reported
-from scattergen.processes.supervisor import supervise, this_program
+from scattergen.processes.group import ALONE, Layout, Processes, is_lost_connection, join, make_fabric
+from scattergen.processes.supervisor import errors_reported, supervise, this_program
 
 __all__ = [
-    "ALONE",
-    "Layout",
-    "Processes",
-    "errors_reported",
-    "is_lost_connection",
-    "join",
-    "make_fabric",
-    "supervise",
+    "ALONE", "Layout", "Processes", "errors_reported", "is_lost_connection", "join", "make_fabric", "supervise",
     "this_program",
-]
+]  # fmt: skip

@@ -4,33 +4,123 @@ import logging
 import os
 import socket
 import warnings
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
-from scattergen.processes.layout import Layout, check_ranks
+from scattergen.errors import InputError
 
 T = TypeVar("T")
 
-# How long a process waits for the others in one collective call.  The death of a process is noticed
-# at once, since its connections close; this is for a machine that vanished from the network, and
-# longer than anything rank 0 does alone in between (a validation, a QR, writing a stage).
+# How long a process waits for the others in one collective call.  The death of a process is noticed at once, since its
+# connections close; this is for a machine that vanished from the network, and longer than anything rank 0 does alone
+# in between (a validation, a QR, writing a stage).
 _TIMEOUT = timedelta(minutes=30)
+# What every launcher sets, and variables for the number of the machine.
+_BY_LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_MACHINE = ("GROUP_RANK", "NODE_RANK")
+_REMEDY = "unset LOCAL_RANK, or start all processes by torchrun"
 
 
-class Processes(Protocol):
-    """The processes that fit one model together; all call the methods in the same order."""
+@dataclass(frozen=True)
+class Layout:
+    """Processes of a fit: so many on each of so many machines."""
 
-    rank: int  # number of this process, 0 for the one that writes the run's files
-    world_size: int
+    devices: int = 1  # processes on each machine, one for each GPU if they compute on GPUs
+    nodes: int = 1  # machines
+    local_rank: int | None = None  # number of this process on its machine; None before the processes are started
+    node_rank: int = 0  # number of its machine
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.devices * self.nodes
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, or of the machine's first one before any are started."""
+        return self.node_rank * self.devices + (self.local_rank or 0)
+
+    @classmethod
+    def of_environment(cls) -> "Layout | None":
+        """Where a launcher put this process; None without LOCAL_RANK, as clusters set the others for later jobs."""
+        _check_ranks()
+        if "LOCAL_RANK" not in os.environ:
+            return None
+        missing = [name for name in _BY_LAUNCHER if not os.environ.get(name)]
+        if missing:
+            says = f"LOCAL_RANK={os.environ['LOCAL_RANK']} in the environment says that a launcher started this process"
+            are = "is" if len(missing) == 1 else "are"
+            raise InputError(f"{says}, but {', '.join(missing)} {are} not set: {_REMEDY}.")
+        _number("MASTER_PORT")
+        local_rank, world_size, devices = (_number(name) for name in _BY_LAUNCHER[:3])
+        node_rank = next((_number(name) for name in _MACHINE if name in os.environ), 0)
+        if devices < 1 or world_size % devices or local_rank >= devices:
+            found = f"WORLD_SIZE={world_size} processes are not LOCAL_WORLD_SIZE={devices} on each machine"
+            found = f"{found}, or LOCAL_RANK={local_rank} is not the number of one"
+        elif node_rank * devices >= world_size:
+            machines = world_size // devices
+            found = f"there is no machine of number {node_rank} (GROUP_RANK or NODE_RANK) among {machines}"
+        else:
+            return cls(devices, world_size // devices, local_rank, node_rank)
+        raise InputError(f"The environment contradicts itself: {found}: {_REMEDY}.")
+
+    @classmethod
+    def asked_for(cls, devices: int | None, nodes: int | None, device: str) -> "Layout":
+        """The processes that a launcher has started, or else those that a user asked for, by default one."""
+        layout = cls.of_environment() or cls(devices or 1, nodes or 1)
+        for option, asked, there in (("devices", devices, layout.devices), ("nodes", nodes, layout.nodes)):
+            if asked is not None and asked != there:
+                started = f"started this as one of {layout.devices} processes on each of {layout.nodes} machines"
+                raise InputError(f"--{option} {asked} contradicts the launcher, which {started}: leave out --{option}.")
+        several = layout.world_size > 1
+        if several and device == "mps":
+            remedy = "leave out --devices and --nodes, or compute on the cpu"
+            raise InputError(f'Several processes cannot share the device "mps": {remedy}.')
+        if several and device.startswith("cuda:"):
+            raise InputError(f'"{device}" names one GPU, but several processes need one each: write --device cuda.')
+        if several and device == "cuda" and layout.devices > (there := torch.cuda.device_count()):
+            what = f"--devices {layout.devices} asks for {layout.devices} GPUs, but there are {there} here"
+            raise InputError(f"{what}: give at most that number, or compute on the cpu.")
+        return layout
+
+    def device_of_rank(self, device: str) -> str:
+        """The device of this process: for "cuda" the GPU with its number on its machine."""
+        several = self.local_rank is not None and self.world_size > 1
+        return f"cuda:{self.local_rank}" if device == "cuda" and several else device
+
+
+def _check_ranks() -> None:
+    """Refuse an environment in which the rank of this process is not a number."""
+    for name in ("RANK", "LOCAL_RANK"):
+        if name in os.environ:
+            _number(name)
+
+
+def _number(name: str) -> int:
+    value = os.environ[name]
+    if not value.isdecimal():
+        remedy = "unset it, or start all processes by torchrun"
+        raise InputError(f'{name}="{value}" in the environment is no number: {remedy}.')
+    return int(value)
+
+
+class Processes:
+    """The processes that fit one model together, here this one alone; all call the methods in the same order."""
+
+    rank = 0  # number of this process, 0 for the one that writes the run's files
+    world_size = 1
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum of the tensors of all processes, the same in each; may overwrite `tensor`."""
+        return tensor
 
     def broadcast(self, value: T) -> T:
         """The value (a tensor or anything that can be pickled) of the process of rank 0."""
+        return value
 
     def barrier(self) -> None:
         """Wait until every process is here."""
@@ -39,44 +129,24 @@ class Processes(Protocol):
         """End the work together: no other method may be called any more."""
 
 
-class _Alone:
-    rank = 0
-    world_size = 1
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def broadcast(self, value: T) -> T:
-        return value
-
-    def barrier(self) -> None:
-        return
-
-    def leave(self) -> None:
-        return
+ALONE = Processes()
 
 
-ALONE: Processes = _Alone()
-
-
-class ProcessGroup:
+class _Group(Processes):
     """The processes of a launched Fabric; rank 0 gets `threads` threads once it goes on alone."""
 
-    def __init__(self, fabric: Any, threads: int | None = None) -> None:
+    def __init__(self, fabric: Any, threads: int | None) -> None:
         self._fabric, self._threads = fabric, threads
-        self.rank: int = fabric.global_rank
-        self.world_size: int = fabric.world_size
+        self.rank, self.world_size = fabric.global_rank, fabric.world_size
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Sum of the tensors of all processes."""
         shared = tensor.detach().to(self._fabric.device).contiguous()
         # Not fabric.all_reduce, which waits at a barrier first: that doubles the latency.
         distributed.all_reduce(shared)
         return shared.to(tensor.device)
 
     def broadcast(self, value: T) -> T:
-        """The value of rank 0; others need not know that a tensor will come, nor its shape."""
-        # Tensors are not pickled, which would take memory several times.
+        # Tensors are not pickled, which would take memory several times. The others learn that one comes, and its form.
         sent: Any = value
         is_tensor = isinstance(sent, Tensor)
         form = (sent.shape, sent.dtype, sent.device.type) if is_tensor else sent
@@ -94,24 +164,22 @@ class ProcessGroup:
         return received
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
         self._fabric.barrier()
 
     def leave(self) -> None:
-        """End the work together."""
         self.barrier()
         distributed.destroy_process_group()
         if self.rank == 0 and self._threads is not None:
             torch.set_num_threads(self._threads)
 
 
-def join(layout: Layout, device: str, threads: int | None = None) -> ProcessGroup:
+def join(layout: Layout, device: str, threads: int | None = None) -> Processes:
     """Join the other processes of a fit, which a launcher has started too, on "cpu" or "cuda"."""
     for name in [name for name in os.environ if name.startswith("LT_")]:
         del os.environ[name]  # `fabric run` sets these, and Fabric would hold our arguments to them
     # Warned about filters with one output channel, whose stride along that axis means nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    return ProcessGroup(_launched(layout, device), threads)
+    return _Group(_launched(layout, device), threads)
 
 
 def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> Any:
@@ -120,10 +188,10 @@ def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> An
         layout = Layout.of_environment()
         assert layout is not None, "a group is made from the environment"
         return _launched(layout, device, precision)
-    check_ranks()  # which Fabric reads while it is imported
+    _check_ranks()  # which Fabric reads while it is imported
     from lightning_fabric import Fabric  # takes a second, which sampling and encoding need not wait for
 
-    _quiet()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
     where = torch.device(device)
     devices: Any = [where.index] if where.index is not None else 1
     return Fabric(accelerator=where.type, devices=devices, precision=precision)  # type: ignore[arg-type]
@@ -134,10 +202,12 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    _quiet()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # as above
     os.environ["NODE_RANK"] = str(layout.node_rank)  # which torchrun calls GROUP_RANK
-    if layout.nodes == 1:
-        _stay_on_this_machine()
+    if layout.nodes == 1:  # keep gloo and NCCL on the loopback interface, unless the user chose a network
+        for name in {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex()):  # as Linux or macOS call it
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # = stands for exactly this name
     fabric = Fabric(
         accelerator=torch.device(device).type,
         devices=layout.devices,
@@ -154,21 +224,8 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
     return fabric
 
 
-def _stay_on_this_machine() -> None:
-    """Keep gloo and NCCL on the loopback interface, unless the user chose a network."""
-    loopback = {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex())
-    for name in loopback:  # Linux and macOS have one of the two
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # = stands for exactly this name
-
-
-def _quiet() -> None:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
-
-
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error (of gloo, NCCL or their store) says only that another process cannot be reached."""
-    return isinstance(error, distributed.DistError) or (
-        isinstance(error, RuntimeError)
-        and any(word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer"))
-    )
+    words = ("gloo", "NCCL", "Connection closed by peer")
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return said or isinstance(error, distributed.DistError)

@@ -1,8 +1,4 @@
-"""The process that starts the ranks of a fit on one machine, watches them and ends them together.
-
-Fabric's own launcher makes rank 0 the parent of the others and, when one of them dies, kills it
-with SIGKILL, so that nothing could be said to the user.  This one computes nothing itself.
-"""
+"""What starts the ranks of a fit, watches and ends them, which Fabric's launcher would kill before they say why."""
 
 import json
 import os
@@ -10,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +18,18 @@ from types import FrameType
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from scattergen.errors import InputError, ScattergenError
-from scattergen.processes.layout import Layout
-from scattergen.processes.reporting import KINDS, LINK
+from scattergen.processes.group import Layout, is_lost_connection
 
 _POLL = 0.05  # seconds between two looks at the ranks
 _AFTER_FAILURE = 1.0  # seconds in which other ranks may say what they know of a failure
 _AFTER_SIGNAL = 5.0  # seconds in which ranks may end by themselves after Ctrl-C or SIGTERM
+_AFTER_RANK_0 = 2.0  # seconds in which torchrun, which looks every 0.1 s, ends the others after rank 0 has failed
 _MEETING_PLACE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 _STORE_IS_THERE = "TORCHELASTIC_USE_AGENT_STORE"  # tells PyTorch that a store exists, as torchrun does
+_LINK = "SCATTERGEN_SUPERVISOR_SOCKET"  # environment variable with the socket that the supervisor listens at
+_LONGEST = 30_000  # characters of a report: fits the buffer of a socket, so that no rank waits to be read
+# The kinds of failure, from the one that says most of what is wrong to the one that says least.
+_KINDS = ("refused", "killed", "unexpected", "lost", "interrupted")
 
 
 class _Stopped(BaseException):
@@ -65,16 +67,29 @@ def this_program() -> list[str]:
 
 
 def supervise(command: Sequence[str], layout: Layout, threads: int) -> None:
-    """Run a command, which works inside `errors_reported`, in several processes that share the threads, to its end.
-
-    They find their number in the environment, as below `torchrun` (see `Layout.of_environment`).  With
-    several machines, every machine runs the same command, and the environment says which machine this
-    is and where they meet.  If a process fails or is killed, the others are ended.
-    """
+    """Run a command, which works inside `errors_reported`, to its end in processes that share the threads."""
     with _meeting_place(layout) as where:
         reports = _run(command, layout, {**os.environ, **where}, threads)
-    if reports:
-        _raise(reports, layout.world_size)
+    if not reports:
+        return
+    # The connection to a process that was killed may break in a thread that can only abort.
+    rows = [(_KINDS.index(kind), text == "SIGABRT", number) for number, (kind, text) in reports.items()]
+    number = min(rows)[2]  # of the one that says most
+    kind, text = reports[number]
+    if kind == "refused":
+        raise ScattergenError(text)
+    if kind == "interrupted":
+        raise KeyboardInterrupt
+    if kind == "unexpected":
+        print(text, end="", file=sys.stderr)
+    hint = ", perhaps for lack of memory" if text == "SIGKILL" else ""
+    again = "run the same command again; finished parts are kept"
+    what = {
+        "killed": f"was ended by the signal {text}{hint}, so the others were stopped: {again}",
+        "unexpected": f"failed (see above), so the others were stopped: {again} once the cause is removed",
+        "lost": f"lost its connection to the others: see what the other machines say, then {again}",
+    }
+    raise ScattergenError(f"Process {number} of {layout.world_size} {what[kind]}.")
 
 
 def _run(
@@ -90,7 +105,16 @@ def _run(
     with _raising_signals():
         try:
             for i in range(layout.devices):
-                ranks.append(_start(first + i, command, {**environment, "LOCAL_RANK": str(i)}))
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    process = subprocess.Popen(
+                        list(command),
+                        env={**environment, "LOCAL_RANK": str(i), _LINK: str(theirs.fileno())},
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which passes it on
+                    )
+                ranks.append(_Rank(first + i, process, ours))
             reports = _wait(ranks)
         except _Stopped as stop:
             _end(ranks, stop.number)
@@ -102,20 +126,6 @@ def _run(
         finally:
             _end(ranks)
     return reports
-
-
-def _start(number: int, command: Sequence[str], environment: dict[str, str]) -> _Rank:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            list(command),
-            env={**environment, LINK: str(theirs.fileno())},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            # Ctrl-C on a terminal reaches this process alone, which passes it on once.
-            start_new_session=True,
-        )
-    return _Rank(number, process, ours)
 
 
 @contextmanager
@@ -134,16 +144,13 @@ def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
         return
     missing = [name for name in _MEETING_PLACE if not os.environ.get(name)]
     if missing:
-        raise InputError(
-            f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment: set on every machine its number "
-            "from 0, and the address and a free port of machine 0; or start the processes by torchrun."
-        )
-    node = os.environ["NODE_RANK"]
-    if not node.isdecimal() or int(node) >= layout.nodes:
-        raise InputError(
-            f"NODE_RANK={node} is not the number of one of {layout.nodes} machines: give each a "
-            f"number from 0 to {layout.nodes - 1}."
-        )
+        needs = f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment"
+        remedy = "set on every machine its number from 0, and the address and a free port of machine 0"
+        raise InputError(f"{needs}: {remedy}; or start the processes by torchrun.")
+    node, n = os.environ["NODE_RANK"], layout.nodes
+    if not node.isdecimal() or int(node) >= n:
+        remedy = f"give each a number from 0 to {n - 1}"
+        raise InputError(f"NODE_RANK={node} is not the number of one of {n} machines: {remedy}.")
     yield {_STORE_IS_THERE: "False"}
 
 
@@ -162,30 +169,6 @@ def _wait(ranks: Sequence[_Rank]) -> dict[int, tuple[str, str]]:
                 break
         time.sleep(_POLL)
     return {rank.number: rank.report() for rank in failed}
-
-
-def _raise(reports: dict[int, tuple[str, str]], world_size: int) -> None:
-    """Say once what went wrong, by the report that says most."""
-    # The connection to a process that was killed may break in a thread that can only abort.
-    rows = [(KINDS.index(kind), text == "SIGABRT", number) for number, (kind, text) in reports.items()]
-    number = min(rows)[2]
-    kind, text = reports[number]
-    who, again = f"Process {number} of {world_size}", "run the same command again; finished parts are kept"
-    if kind == "refused":
-        raise ScattergenError(text)
-    if kind == "killed":
-        hint = ", perhaps for lack of memory" if text == "SIGKILL" else ""
-        raise ScattergenError(f"{who} was ended by the signal {text}{hint}, so the others were stopped: {again}.")
-    if kind == "unexpected":
-        print(text, end="", file=sys.stderr)
-        raise ScattergenError(
-            f"{who} failed (see above), so the others were stopped: {again} once the cause is removed."
-        )
-    if kind == "lost":
-        raise ScattergenError(
-            f"{who} lost its connection to the others: see what the other machines say, then {again}."
-        )
-    raise KeyboardInterrupt
 
 
 def _end(ranks: Sequence[_Rank], number: int | None = None) -> None:
@@ -221,3 +204,46 @@ def _raising_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def errors_reported(layout: Layout, sentence_of: Callable[[BaseException], str | None]) -> Iterator[None]:
+    """Let an error that occurs in several processes be printed once, as `sentence_of` words it.
+
+    Below our supervisor, a process hands its error over and exits. Below another launcher, it raises the error, and
+    those of rank 1 and above do so after rank 0 had the time to.
+    """
+    supervisor = _supervisor()
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        sentence = sentence_of(error)
+        if supervisor is None:
+            if layout.rank > 0 and sentence is not None:
+                time.sleep(_AFTER_RANK_0)
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            kind, text = "interrupted", ""
+        elif is_lost_connection(error):
+            kind, text = "lost", ""
+        else:
+            kind, text = ("unexpected", traceback.format_exc()) if sentence is None else ("refused", sentence)
+        supervisor.sendall(json.dumps([kind, text[-_LONGEST:]]).encode())
+        sys.stderr.flush()
+        raise SystemExit(1) from None
+
+
+def _supervisor() -> socket.socket | None:
+    descriptor = os.environ.pop(_LINK, None)
+    if descriptor is None:
+        return None
+    supervisor = socket.socket(fileno=int(descriptor))
+    supervisor.set_inheritable(False)
+
+    def end_with_supervisor() -> None:
+        # It sends nothing: this returns when it is gone, even by SIGKILL.
+        supervisor.recv(1)
+        os.killpg(0, signal.SIGKILL)  # this process, which leads its group, and its children
+
+    threading.Thread(target=end_with_supervisor, daemon=True).start()
+    return supervisor

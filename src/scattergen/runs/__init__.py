@@ -1,10 +1,8 @@
 """Run folders: one fitted model each, self-describing, resumable, never half-written."""
 
 from scattergen.runs.folder import RunFolder
-from scattergen.runs.index import LAST_STAGE
+from scattergen.runs.index import LAST_STAGE, differences, refuse_differences
 from scattergen.runs.layout import check_name
-from scattergen.runs.options import differences, refuse_differences
-from scattergen.runs.saving import save_run
-from scattergen.runs.stages import Result, Stages
+from scattergen.runs.stages import Result, Stages, save_run
 
 __all__ = ["LAST_STAGE", "Result", "RunFolder", "Stages", "check_name", "differences", "refuse_differences", "save_run"]

@@ -1,12 +1,8 @@
-"""A run: the folder that holds one fitted model, self-describing, resumable and never half-written.
-
-Every finished stage is an immutable file NAME-KEY.safetensors, whose key is the hash of all that it
-depends on.  run.json says which of them belong to the run; it alone ever changes, in one step.
-Unfinished work lies in work/KEY.  Readers need no lock, and writers only while they change run.json.
-"""
+"""A run: the folder of one fitted model, whose files of stages never change and whose run.json changes in one step."""
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -18,45 +14,48 @@ from torch import Tensor
 from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
-from scattergen.runs.index import Entry, Index, Record, read_index
-from scattergen.runs.layout import METRICS, WORK, file_of, no_name
-from scattergen.runs.locks import locked, writing_to
-from scattergen.runs.options import refuse_differences
-from scattergen.runs.schema import content_of
-from scattergen.runs.starting import begin
-from scattergen.runs.stored import StoredRun
-from scattergen.tensor_files import read_tensors, write_tensors
+from scattergen.runs.index import Entry, Index, Record, read_index, refuse_differences
+from scattergen.runs.layout import INDEX, METRICS, WORK, file_of, no_name
+from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
+from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
 
-class RunFolder(StoredRun):
-    """Tensors, stages and measurements of one run, made by `RunFolder.start` (to fit) or `RunFolder.open` (to use)."""
+class RunFolder:
+    """Tensors, stages and measurements of one run, which may yet have to take the place (`replaces`) of another one."""
+
+    def __init__(self, path: Path, record: Record, replaces: bool = False) -> None:
+        self.path, self.replaces, self._record = path, replaces, record
 
     @classmethod
     def start(
-        cls,
-        path: Path | str,
-        options: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
-        afresh: bool = False,
-        may_change: Callable[["RunFolder", str], bool] | None = None,
-    ) -> "RunFolder":
+        cls, path: Path | str, options: Mapping[str, Any], *, overwrite: bool = False, afresh: bool = False,
+        may_change: Callable[["RunFolder", str], bool] = lambda *_: False,
+    ) -> "RunFolder":  # fmt: skip
         """A new run with options that `json` can write, or the one that is there if it has the same options.
 
-        A run in which nothing is finished yet gives way to one with other options.  With `overwrite` any
-        run does: a finished one stays until `finish` is called on the new one, and of an unfinished one
-        all is kept that the new one needs.  `afresh` begins the new one without what was begun of it.
-        `may_change` tells whether a run may be continued with another value of an option such as
-        "densities.vae.beta".
+        With `overwrite` it takes the place of any other, once `finish` is called, and keeps of an unfinished one what
+        it needs, or nothing (`afresh`). A run may be continued with another value of an option such as
+        "densities.vae.beta" if nothing is finished yet or `may_change` allows it.
         """
         path = Path(path).expanduser()
         wanted = json.loads(json.dumps(options))
 
         def may_keep(record: Record, option: str) -> bool:
-            return may_change is not None and may_change(cls(path, record), option)
+            return may_change(cls(path, record), option)
 
-        record, replaces = begin(path, wanted, may_keep, overwrite=overwrite, afresh=afresh)
-        return cls(path, record, replaces)
+        return cls(path, *remains.begin(path, wanted, may_keep, overwrite=overwrite, afresh=afresh))
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunFolder":
+        """The run in a folder; its files are checked when they are read."""
+        path = Path(path).expanduser()
+        if not path.is_dir():
+            raise RunFolderError(f"There is no run folder {path}: fit one with `scattergen fit`.")
+        layout.refuse_links(path)
+        if not os.path.lexists(path / INDEX):
+            remedy = "name one that `scattergen fit` made, or copy that one again as a whole"
+            raise RunFolderError(f"{path} is not a run folder, since run.json is missing: {remedy}.")
+        return cls(path, read_index(path).current)
 
     @classmethod
     def begun(cls, path: Path | str) -> "RunFolder":
@@ -65,6 +64,124 @@ class RunFolder(StoredRun):
         following = read_index(run.path).next
         return run if following is None else cls(run.path, following, replaces=True)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the run was fitted with."""
+        return dict(self._record.options)
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What was measured of each stage, such as "seconds", in order; nothing of a model saved from Python."""
+        return {name: dict(e.facts) for name, e in self._record.stages.items() if e.facts}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the fit came to its end; a model saved from Python is finished."""
+        return self._record.finished
+
+    @property
+    def version(self) -> str:
+        """Version of scattergen that started the run."""
+        return self._record.scattergen
+
+    @property
+    def metrics(self) -> Path:
+        """Where metrics go; those of a run that replaces another one are kept apart from its own."""
+        return self.path / (remains.DRAFTS[0] if self.replaces else METRICS)
+
+    @property
+    def preview(self) -> Path:
+        """Where a fit shows its decoder after each epoch."""
+        return self.path / (remains.DRAFTS[1] if self.replaces else layout.PREVIEW)
+
+    def being_replaced(self) -> bool:
+        """Whether a run that will take this one's place has been begun."""
+        return read_index(self.path).next is not None
+
+    def refresh(self) -> bool:
+        """Read the run again; whether its files have changed since."""
+        with suppress(RunFolderError):
+            before, self._record = self._record, read_index(self.path).current
+            return before.hashes() != self._record.hashes()
+        return False
+
+    def has_work(self) -> bool:
+        """Whether there is unfinished work to go on with, or another process at it."""
+        return remains.has_work(self.path)
+
+    def check(self) -> None:
+        """Refuse a run with a file that is missing or was changed."""
+        for name in self._record.files():
+            self._checked(name)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether the file of a finished stage, if it has one, is as it was written, and usable."""
+        try:
+            return not self.has(name) or bool(self.read(name))
+        except RunFolderError:
+            return False
+
+    def has(self, name: str) -> bool:
+        """Whether the tensors `name` were completely written."""
+        return name in self._record.files()
+
+    def require(self, name: str) -> None:
+        """Refuse to go on without the tensors `name`."""
+        if not self.has(name):
+            why = "the fit was interrupted or has not made it; run the same `scattergen fit` command again"
+            raise RunFolderError(f"{self.path} has no {name}: {why}.")
+
+    def key(self, name: str) -> str:
+        """Key of a finished stage; empty if it has none or is not finished."""
+        return self._record.stages[name].key if name in self._record.stages else ""
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the tensors `name`, which were completely written."""
+        self.require(name)
+        return str(self._record.stages[name].sha256)
+
+    def file(self, name: str) -> Path:
+        """The file of the tensors `name`, which were completely written."""
+        self.require(name)
+        return self.path / self._record.files()[name]
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the tensors in a sub-folder, in the order of writing."""
+        return [name.removeprefix(f"{folder}/") for name in self._record.files() if name.startswith(f"{folder}/")]
+
+    def read(self, name: str) -> tuple[dict[str, Tensor], Any]:
+        """Tensors and metadata as given to `write`; refused if the file was changed or holds NaN."""
+        path = self._checked(name)
+        tensors, kept = read_tensors(path)
+        metadata = self._content(name, kept)
+        known = name == "codes" and self.has("encoder")
+        check_tensors(path, name, tensors, metadata, self.metadata("encoder")["n_components"] if known else None)
+        return tensors, metadata
+
+    def metadata(self, name: str) -> Any:
+        """Metadata alone, which is fast, since the hash of the tensors is not checked."""
+        return self._content(name, read_metadata(self.file(name)))
+
+    def _content(self, name: str, kept: Any) -> Any:
+        """The checked metadata of a stage, within those of its file."""
+        path, key = self.file(name), self.key(name)
+        metadata = content_of(path, name, key, kept) if key else kept  # of versions before 0.2
+        check_metadata(path, name, metadata)
+        return metadata
+
+    def _checked(self, name: str) -> Path:
+        path = self.file(name)
+        try:
+            found = sha256(path)
+        except FileNotFoundError as error:
+            raise RunFolderError(f"{path} is missing: {REMEDY}.") from error
+        except OSError as error:
+            remedy = "check its permissions and the disk, or copy the run folder again as a whole"
+            raise RunFolderError(f"{path} cannot be read ({error.strerror}): {remedy}.") from error
+        if found != self.digest(name):
+            raise RunFolderError(f"{path} is not the file that was written there (truncated or changed): {REMEDY}.")
+        return path
+
     @contextmanager
     def working(self, name: str, key: str) -> Iterator[Path]:
         """A folder for unfinished work that no other process touches meanwhile; deleted once the stage is written."""
@@ -72,10 +189,10 @@ class RunFolder(StoredRun):
         with ExitStack() as held:
             with remains.changing(self.path):  # so that nobody takes the folder for an idle one
                 self._current()  # refuses to work for another run that has been begun here
-                with writing_to(self.path):
+                with remains.writing_to(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
                 busy = remains.busy(self.path, f" (it makes {name})")
-                held.enter_context(locked(folder / "lock", busy))
+                held.enter_context(remains.locked(folder / "lock", busy))
                 with suppress(OSError):  # a full disk shows up when the stage is written
                     (folder / "lock").write_text(name)
             for path in folder.rglob("*"):  # of a process that was killed
@@ -85,8 +202,8 @@ class RunFolder(StoredRun):
                 yield folder
             finally:
                 if not remains.has_progress(folder):
-                    with suppress(RunFolderError), remains.changing(self.path):
-                        layout.remove_work(self.path, key)
+                    with suppress(RunFolderError):
+                        self._remove_work(key)
 
     @contextmanager
     def drawing(self, name: str) -> Iterator[Path]:
@@ -94,12 +211,15 @@ class RunFolder(StoredRun):
         key = hashlib.sha256(f"{name} {self.key(name)}".encode()).hexdigest()[:16]
         with self.working(name, key) as folder:
             yield folder
-            with remains.changing(self.path):
-                layout.remove_work(self.path, key)
+            self._remove_work(key)
 
     def work(self, key: str) -> Path:
         """Folder of the unfinished work of a stage, whether it is there or not."""
         return self.path / WORK / key
+
+    def _remove_work(self, key: str) -> None:
+        with remains.changing(self.path):
+            layout.remove_work(self.path, key)
 
     def find(self, name: str, key: str) -> Entry | None:
         """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
@@ -117,8 +237,8 @@ class RunFolder(StoredRun):
                 return None
             self._enter(name, entry, {})
         if self.work(key).exists():  # of a process that had just written it
-            with suppress(RunFolderError), remains.changing(self.path):
-                layout.remove_work(self.path, key)
+            with suppress(RunFolderError):
+                self._remove_work(key)
         return entry
 
     def learn(self, name: str, entry: Entry) -> None:
@@ -126,43 +246,29 @@ class RunFolder(StoredRun):
         self._record.stages[name] = entry
 
     def write(
-        self,
-        name: str,
-        key: str,
-        tensors: Mapping[str, Tensor],
-        metadata: Any,
-        facts: Mapping[str, Any] | None = None,
-        after: Mapping[str, str] | None = None,
-    ) -> None:
+        self, name: str, key: str, tensors: Mapping[str, Tensor], metadata: Any, facts: Mapping[str, Any] = {},
+        after: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
         """Store a finished stage: its tensors, what was measured, and the keys of the stages it was made from."""
-        layout.check_stage(name, key)
-        kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts or {}), "after": dict(after or {})}
+        layout.check_name(name, key)
+        kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts), "after": dict(after)}
         new = self.work(key) / f"result{layout.SUFFIX}"
         write_tensors(new, tensors, kept)
-        entry = Entry(key, sha256(new), kept["after"], [], kept["facts"])
-        self._enter(name, entry, {file_of(name, key): new})
+        self._enter(name, Entry(key, sha256(new), dict(after), [], dict(facts)), {file_of(name, key): new})
 
     def note(
-        self,
-        name: str,
-        key: str,
-        facts: Mapping[str, Any],
-        after: Sequence[str],
-        products: Mapping[str, Path] | None = None,
+        self, name: str, key: str, facts: Mapping[str, Any], after: Sequence[str], products: Mapping[str, Path] = {}
     ) -> None:
         """Note that a stage without tensors is finished, and move its products to their names in the folder."""
-        products = products or {}
-        layout.check_stage(name, key)
+        layout.check_name(name, key)
         keys = {one: self.key(one) for one in after}
-        entry = Entry(key, None, keys, sorted(products), dict(facts))
-        self._enter(name, entry, products)
+        self._enter(name, Entry(key, None, keys, sorted(products), dict(facts)), products)
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
         """Move files that show a finished stage to their names in the folder."""
         with self._recording({name: self.key(name)}) as stages:
             self._place(products)
-            shown = sorted({*stages[name].products, *products})
-            stages[name] = replace(stages[name], products=shown)
+            stages[name] = replace(stages[name], products=sorted({*stages[name].products, *products}))
 
     def _place(self, products: Mapping[str, Path]) -> None:
         for target, file in products.items():
@@ -185,9 +291,8 @@ class RunFolder(StoredRun):
             stages = self._record.stages
             for one, key in made_from.items():
                 if one not in stages or stages[one].key != key:
-                    raise RunFolderError(
-                        f"Another process has replaced {one} of {self.path} meanwhile: run the same command again."
-                    )
+                    what = f"Another process has replaced {one} of {self.path} meanwhile"
+                    raise RunFolderError(f"{what}: run the same command again.")
             before, known, settled = self._record.named(), dict(stages), index.settled
             yield stages
             self._record.drop_outdated()
@@ -201,8 +306,9 @@ class RunFolder(StoredRun):
                 remains.collect(self.path, index.current, before)
                 remains.end_work(self.path, index.current, made)
             else:  # keep the files of stages, which may be found again
-                gone = before - index.named()
-                layout.remove(self.path, [one for one in gone if not layout.is_stage_file(one)])
+                for record in (index.current, index.next):
+                    before -= set() if record is None else record.named()
+                layout.remove(self.path, [one for one in before if not layout.is_stage_file(one)])
 
     def finish(self) -> None:
         """Take the place of the run before, and delete all files of scattergen that this one does not need."""
@@ -211,7 +317,7 @@ class RunFolder(StoredRun):
             self._record.drop_outdated()
             # First, so that a kill leaves nothing of the old run beside the new one.
             old = before - self._record.named()
-            if not self.replaces or (self.drafts / METRICS).exists():
+            if self.metrics.exists() or not self.replaces:
                 old -= {METRICS}
             if self.replaces:
                 remains.end_work(self.path, self._record)
@@ -221,20 +327,16 @@ class RunFolder(StoredRun):
             index.current, index.next = self._record, None
             index.write(self.path)
             self.replaces = False
-            remains.place_metrics(self.path)
-            remains.collect(self.path, index.current, before)
-            remains.end_work(self.path, index.current, ())
+            remains.settle(self.path, index.current, before)
 
     def tidy(self) -> None:
         """Delete what a process that was killed left in a finished run."""
         with self._updating() as index:
             if index.settled:
-                remains.place_metrics(self.path)
+                left = [name for name in layout.own_files(self.path) if is_temporary(Path(name))]
+                remains.settle(self.path, index.current, left)
                 with suppress(FileNotFoundError), open_regular(self.path / METRICS, "rb+") as file:
                     remains.end_last_line(file)
-                left = [name for name in layout.own_files(self.path) if is_temporary(Path(name))]
-                remains.collect(self.path, index.current, left)
-                remains.end_work(self.path, index.current, ())
 
     @contextmanager
     def _updating(self) -> Iterator[Index]:
@@ -246,9 +348,7 @@ class RunFolder(StoredRun):
     def _current(self) -> tuple[Index, Record]:
         """The index as it is now, and this run in it; refused if another run has replaced it."""
         index = read_index(self.path)
-        record = index.next if self.replaces else index.current
-        if record is None:  # another process has finished or given up that one
-            record = index.current
+        record = (index.next if self.replaces else None) or index.current  # another process may have ended that one
         refuse_differences(self.path, record.options, self.options)
         return index, record
 
@@ -267,4 +367,4 @@ class RunFolder(StoredRun):
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics to metrics.jsonl."""
-        remains.append_line(self.drafts / METRICS, json.dumps(dict(record)))
+        remains.append_line(self.metrics, json.dumps(dict(record)))

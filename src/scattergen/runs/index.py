@@ -1,4 +1,4 @@
-"""run.json: which results belong to a run, and to the one that will take its place."""
+"""run.json: which results belong to a run and to the one that will take its place, and in what options runs differ."""
 
 import hashlib
 import json
@@ -39,22 +39,11 @@ class Record:
     options: dict[str, Any]
     stages: dict[str, Entry] = field(default_factory=dict)  # those that are finished, in their order
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "Record":
-        """The run that checked JSON describes."""
-        stages = {name: Entry(**entry) for name, entry in content["stages"].items()}
-        return cls(content["scattergen"], content["options"], stages)
-
     @property
     def finished(self) -> bool:
         """Whether the fit came to its end; a model saved from Python has no measured stages."""
         of_fit = any(entry.facts for entry in self.stages.values())
         return bool(self.stages) and (LAST_STAGE in self.stages or not of_fit)
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether every stage says what it depends on; versions before 0.2 did not keep that."""
-        return all(entry.key for entry in self.stages.values())
 
     def files(self) -> dict[str, str]:
         """Stage to the file of its tensors, of those that have one."""
@@ -66,8 +55,7 @@ class Record:
 
     def named(self) -> set[str]:
         """All files that belong to the run, relative to its folder."""
-        products = {one for entry in self.stages.values() for one in entry.products}
-        return products | set(self.files().values())
+        return {one for entry in self.stages.values() for one in entry.products} | set(self.files().values())
 
     def drop_outdated(self) -> None:
         """Take out the stages that were made from stages that have been replaced since."""
@@ -90,10 +78,6 @@ class Index:
         """Whether the folder should hold nothing but this run, which is finished."""
         return self.next is None and self.current.finished
 
-    def named(self) -> set[str]:
-        """All files that belong to one of them, relative to the folder."""
-        return self.current.named() | (set() if self.next is None else self.next.named())
-
     def write(self, path: Path) -> None:
         """Write run.json in a folder, atomically."""
         content = asdict(self.current)
@@ -109,24 +93,24 @@ def read_index(path: Path) -> Index:
         content = read_json(file)
         digest, version = content.pop("digest"), content.pop("format")
     except OSError as error:
-        raise RunFolderError(
-            f"{file} cannot be read ({error.strerror}): check its permissions and the disk, then "
-            "run the same command again; the run need not be damaged."
-        ) from error
+        remedy = "check its permissions and the disk, then run the same command again; the run need not be damaged"
+        raise RunFolderError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _damaged(file) from error
     if version not in (1, FORMAT) or isinstance(version, bool):
-        raise OtherFormatError(
-            f"{path} has run format {version!r}, but this scattergen reads formats 1 and {FORMAT}: "
-            "update scattergen (pip install -U scattergen)."
-        )
+        known = f"this scattergen reads formats 1 and {FORMAT}: update scattergen (pip install -U scattergen)"
+        raise OtherFormatError(f"{path} has run format {version!r}, but {known}.")
     if digest != _digest(content):
         raise RunFolderError(f"{file} was changed after it was written: {REMEDY}.")
     if version == 1:
         content = _from_format_1(file, content)
     check_index(file, content)
-    following = content.get("next")
-    return Index(Record.of(content), None if following is None else Record.of(following))
+    return Index(_record(content), _record(content["next"]) if content.get("next") is not None else None)
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    stages = {name: Entry(**entry) for name, entry in content["stages"].items()}
+    return Record(content["scattergen"], content["options"], stages)
 
 
 def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -139,15 +123,12 @@ def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
         }
         if not all(name.endswith(SUFFIX) for name in hashes):
             raise TypeError
-        facts = content["stages"]
+        facts, stages = content["stages"], {}
         names = dict.fromkeys([*(name.removesuffix(SUFFIX) for name in hashes), *facts])
-        # With a new encoder everything is made again.
-        after = {"encoder": ""} if "encoder" in names else {}
-        stages = {
-            name: Entry("", hashes.get(name + SUFFIX), {} if name == "encoder" else after, [], facts.get(name, {}))
-            for name in names
-        }
-        return {**content, "stages": {name: asdict(entry) for name, entry in stages.items()}}
+        for name in names:  # with a new encoder everything is made again
+            after = {"encoder": ""} if "encoder" in names and name != "encoder" else {}
+            stages[name] = asdict(Entry("", hashes.get(name + SUFFIX), after, [], facts.get(name, {})))
+        return {**content, "stages": stages}
     except (KeyError, AttributeError, TypeError, IndexError) as error:
         raise _damaged(file) from error
 
@@ -158,3 +139,31 @@ def _damaged(file: Path) -> RunFolderError:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+    """Names of the options in which two nested sets differ, sorted, with "." between the levels: ["vae.beta"]."""
+    old, new = _flatten(have), _flatten(want)
+    return sorted(name for name in old.keys() | new.keys() if old.get(name, ...) != new.get(name, ...))
+
+
+def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
+    """Refuse to continue something at a path that was started with other options."""
+    old, new = _flatten(have), _flatten(want)
+    names = differences(old, new)
+    if names:
+        found = "; ".join(f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names)
+        remedy = "use the same ones, another name, or --overwrite to replace it"
+        raise RunFolderError(f"{path} was fitted with other options ({found}): {remedy}.")
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+    return flat
+
+
+def _show(options: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(options[name]) if name in options else "unset"
+    return text if len(text) <= 40 else text[:37] + "..."

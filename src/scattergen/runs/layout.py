@@ -37,22 +37,16 @@ _FOLDERS = ("checkpoints", DENSITIES, PAPER, "pictures", "reproduction")
 _MARKS = {"format", "scattergen", "digest"}  # keys that tell our run.json from others
 
 
-def check_name(name: str) -> None:
-    """Refuse a name, "NAME" or "FOLDER/NAME", that no file of a run can have."""
-    if not _is_name(name):
+def check_name(name: str, key: str = "0" * 16) -> None:
+    """Refuse a name, "NAME", "densities/NAME" or "paper/NAME", and a key that no stage has."""
+    if not (is_stage(name) and is_key(key)):
         raise no_name(name)
 
 
 def no_name(name: str) -> InputError:
     """The error for a name that no file can have."""
-    return InputError(
-        f'"{name.partition("/")[2] if "/" in name else name}" cannot be the name of a file: '
-        'use letters, digits, ".", "_" and "-".'
-    )
-
-
-def _is_name(name: str) -> bool:
-    return re.fullmatch(rf"({_NAME}/)?{_NAME}", name) is not None
+    found = name.split("/", 1)[-1]
+    return InputError(f'"{found}" cannot be the name of a file: use letters, digits, ".", "_" and "-".')
 
 
 def _may_exist(name: str) -> bool:
@@ -71,15 +65,9 @@ def is_key(key: str) -> bool:
 
 
 def is_stage(name: str) -> bool:
-    """Whether a stage may have this name: "NAME", "densities/NAME" or "paper/NAME"."""
-    known = _is_name(name) and name.rpartition("/")[0] in ("", DENSITIES, PAPER)
+    """Whether a stage may have this name."""
+    known = re.fullmatch(rf"(({DENSITIES}|{PAPER})/)?{_NAME}", name) is not None
     return known and _may_exist(file_of(name, "0" * 16))
-
-
-def check_stage(name: str, key: str) -> None:
-    """Refuse names and keys that no stage has."""
-    if not (is_stage(name) and is_key(key)):
-        raise no_name(name)
 
 
 def is_stage_file(name: str) -> bool:
@@ -100,10 +88,7 @@ def products_in(folder: Path) -> dict[str, Path]:
 
 
 def own_files(path: Path) -> Iterator[str]:
-    """Relative names of all files that scattergen made, but run.json and unfinished work.
-
-    They are products, files of stages, whether run.json names them or not, and leftovers of killed writers.
-    """
+    """Relative names of products, files of stages, named or not, and what killed writers left; no unfinished work."""
     for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
         name = file.relative_to(path).as_posix()
         left = "/" in name and is_temporary(file)
@@ -116,10 +101,8 @@ def refuse_links(path: Path) -> None:
     """Refuse a run with links to folders in it, whose files it would change; it may itself be a link."""
     for one in _below(path, WORK, *_FOLDERS):
         if one.is_symlink() and one.is_dir():
-            raise RunFolderError(
-                f"{one} is a link to another folder, whose files are not the run's: put the folder "
-                "itself there, or delete the link."
-            )
+            remedy = "put the folder itself there, or delete the link"
+            raise RunFolderError(f"{one} is a link to another folder, whose files are not the run's: {remedy}.")
 
 
 def refuse_foreign(path: Path) -> None:
@@ -140,9 +123,8 @@ def refuse_foreign(path: Path) -> None:
         others = [file.name for file in path.iterdir() if file.name != LOCK and not is_temporary(file)]
         what = f"{path} is not a run folder, since {INDEX} is missing, but holds {min(others)}" if others else None
     if what is not None:
-        raise RunFolderError(
-            f"{what}: name another folder, or copy the run folder again as a whole; nothing in it has been changed."
-        )
+        remedy = "name another folder, or copy the run folder again as a whole; nothing in it has been changed"
+        raise RunFolderError(f"{what}: {remedy}.")
 
 
 def remove(path: Path, names: Iterable[str]) -> None:

@@ -1,22 +1,63 @@
-"""What lies in a run folder besides finished stages: unfinished work, metrics, old files."""
+"""What is done in a run folder around its stages: locks, a run's beginning, unfinished work, metrics, old files."""
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.files import is_temporary, move_file, open_regular
 from scattergen.runs import layout
-from scattergen.runs.index import Record
+from scattergen.runs.index import Index, OtherFormatError, Record, differences, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, LOCK, METRICS, WORK
-from scattergen.runs.locks import is_free, locked
+from scattergen.version import __version__
 
 # Metrics and preview of a run that will take another one's place.
 DRAFTS = (f"{WORK}/{METRICS}", f"{WORK}/preview.png")
 _PATIENCE = 30.0  # seconds; a change of run.json by another process takes less
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in a sentence why nothing can be written to a folder."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "choose another place or change its permissions"
+        raise RunFolderError(f"Cannot write to {folder} ({error.strerror}): {remedy}.") from error
+
+
+@contextmanager
+def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
+    """Make and lock a file; raise `busy` if another process still holds it after `patience` seconds."""
+    with writing_to(path.parent):
+        file = open_regular(path, "ab")
+    with file:  # the lock ends with the process, too
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise RunFolderError(busy) from error
+                time.sleep(0.01)
+        yield
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process holds the lock of a file, which need not exist."""
+    try:
+        with open_regular(path, "rb+") as file:  # network drives lock only what can be written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except (OSError, RunFolderError):
+        return False
+    return True
 
 
 @contextmanager
@@ -35,13 +76,62 @@ def busy(path: Path, what: str = "") -> str:
     return f"Another process is writing to {path}{what}: wait for it to finish, or stop it."
 
 
-def refuse_if_busy(path: Path) -> None:
-    """Refuse to go on while another process is making a stage."""
-    if not all(is_free(lock) for lock in (path / WORK).glob("*/lock")):
-        raise RunFolderError(busy(path))
+def begin(
+    path: Path, wanted: dict[str, Any], may_keep: Callable[[Record, str], bool], *, overwrite: bool, afresh: bool
+) -> tuple[Record, bool]:
+    """Do what `RunFolder.start` says: the run, and whether it shall take the place of another one."""
+    layout.refuse_foreign(path)
+    with writing_to(path):
+        path.mkdir(parents=True, exist_ok=True)
+    new = Record(__version__, wanted)
+    with changing(path):
+        try:
+            was = read_index(path) if os.path.lexists(path / INDEX) else None
+        except RunFolderError as error:
+            whole = isinstance(error, OtherFormatError) or isinstance(error.__cause__, OSError)
+            if whole or not overwrite:  # a newer version or a mended disk may yet read it
+                raise
+            was = None
+        if was is None:
+            index = Index(new)
+        else:
+            index = read_index(path)
+            now = index.current
+            other = differences(now.options, wanted)
+            if overwrite and afresh:
+                index.next = new
+            elif not other:
+                if not overwrite:
+                    return now, False
+                index.next = None  # given up
+            elif not now.finished and (is_empty(path, now) or all(may_keep(now, option) for option in other)):
+                now.options = wanted
+            elif not overwrite:
+                refuse_differences(path, now.options, wanted)
+            elif index.next is None and not now.finished and all(entry.key for entry in now.stages.values()):
+                index.current = new  # stages that still fit are found by their keys, which no version before 0.2 kept
+            elif index.next is None or differences(index.next.options, wanted):
+                index.next = new
+            given_up = was.next not in (None, index.next)
+            if (given_up or index.current != was.current) and not all(map(is_free, (path / WORK).glob("*/lock"))):
+                raise RunFolderError(busy(path))  # whose work would be lost
+            if given_up:
+                layout.remove(path, DRAFTS)
+        try:
+            if index != was:
+                index.write(path)
+        except ScattergenError:
+            if not os.path.lexists(path / INDEX):
+                forsake(path)
+            raise
+        if was is None:  # of a run whose run.json is damaged
+            layout.remove(path, [METRICS])
+        if index.next is not None and not differences(index.next.options, wanted):
+            return index.next, True
+        return index.current, False
 
 
-def collect(path: Path, record: Record, before: Collection[str]) -> None:
+def collect(path: Path, record: Record, before: Iterable[str]) -> None:
     """Delete what run.json no longer names: files that it named before, and those of stages."""
     kept = {INDEX, METRICS, *record.named()}
     found = [name for name in layout.own_files(path) if layout.is_stage_file(name)]
@@ -55,6 +145,14 @@ def end_work(path: Path, record: Record, names: Collection[str] | None = None) -
         ended = names is None or folder.name in keys or _stage_of(folder) in names
         if is_free(folder / "lock") and (ended or not has_progress(folder)):
             layout.remove_work(path, folder.name)
+
+
+def settle(path: Path, record: Record, before: Iterable[str]) -> None:
+    """Put the metrics of a run that has taken another one's place where they belong, and delete what nobody needs."""
+    if (path / DRAFTS[0]).exists():
+        move_file(path / DRAFTS[0], path / METRICS)
+    collect(path, record, before)
+    end_work(path, record, ())
 
 
 def _stage_of(folder: Path) -> str:
@@ -87,10 +185,8 @@ def append_line(path: Path, line: str) -> None:
             end_last_line(file)
             file.write(line.encode() + b"\n")
     except OSError as error:
-        raise ScattergenError(
-            f"Cannot write {path}: {error.strerror}. Free some space, then run the same command again; "
-            "it continues where it stopped."
-        ) from error
+        remedy = "Free some space, then run the same command again; it continues where it stopped."
+        raise ScattergenError(f"Cannot write {path}: {error.strerror}. {remedy}") from error
 
 
 def end_last_line(file: IO[bytes]) -> None:
@@ -99,16 +195,9 @@ def end_last_line(file: IO[bytes]) -> None:
     file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def place_metrics(path: Path) -> None:
-    """Move the metrics of a run that has taken another one's place to where they belong."""
-    if (path / DRAFTS[0]).exists():
-        move_file(path / DRAFTS[0], path / METRICS)
-
-
 def is_empty(path: Path, record: Record) -> bool:
     """Whether a run holds nothing that could be lost."""
-    files = any(map(layout.is_stage_file, layout.own_files(path)))
-    return not (record.stages or files or has_work(path))
+    return not (record.stages or any(map(layout.is_stage_file, layout.own_files(path))) or has_work(path))
 
 
 def has_work(path: Path) -> bool:

@@ -63,19 +63,17 @@ def misfit(value: Any, schema: Any, at: str = "") -> str | None:
     """The first place, such as ".data.n", where JSON does not have the form that it should; None if it has."""
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(schema, dict):
-        known = {name.removesuffix("?"): one for name, one in schema.items()}
         if not isinstance(value, dict):
             return at
-        for name in schema:
-            if name != "*" and not name.endswith("?") and name not in value:
-                return f"{at}.{name}"
-        every = known.get("*", object)
-        parts = [(one, known.get(name, every), f"{at}.{name}") for name, one in value.items()]
+        missing = [name for name in schema if name != "*" and not name.endswith("?") and name not in value]
+        if missing:
+            return f"{at}.{missing[0]}"
+        known = {name.removesuffix("?"): one for name, one in schema.items()}
+        parts = [(one, known.get(name, known.get("*", object)), f"{at}.{name}") for name, one in value.items()]
     elif isinstance(schema, list | tuple):
-        any_number = isinstance(schema, list)
-        if not isinstance(value, list) or not (any_number or len(value) == len(schema)):
+        if not isinstance(value, list) or (isinstance(schema, tuple) and len(value) != len(schema)):
             return at
-        forms = schema * len(value) if any_number else schema
+        forms = schema if isinstance(schema, tuple) else schema * len(value)
         parts = [(one, form, at) for one, form in zip(value, forms, strict=True)]
     elif not _is_a(value, schema):
         return at

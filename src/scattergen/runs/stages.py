@@ -1,4 +1,4 @@
-"""The stages of a fit: made, or found if they were made before from the same things."""
+"""The stages of a fit: made, or found if they were made before from the same things; and those made elsewhere."""
 
 import hashlib
 import json
@@ -10,17 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from scattergen.errors import RunFolderError
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
-from scattergen.runs.index import Entry
-from scattergen.training.state import History
+from scattergen.runs.layout import INDEX
 
 # Version of the code of a stage, or of a folder of stages, where it is not 1: raise it when the same
 # options give another result, so that runs make the stage again.
 VERSIONS: dict[str, int] = {}
+
+Part = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors and metadata of a stage that was made elsewhere
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,11 @@ class Result:
 
 
 class Stages:
-    """The stages of one fit, with or without a folder to keep them in.
-
-    A stage is known by its key: a hash of its name, of everything it depends on itself, and of the keys
-    of the stages it is made from.  Nothing is made twice under one key.  Several processes share the
-    folder, and only rank 0 writes to it.
-    """
+    """The stages of one fit, each known by its `key`, with or without a folder, to which rank 0 alone writes."""
 
     def __init__(self, run: RunFolder | None, progress: Progress, processes: Processes = ALONE) -> None:
         self.run, self.progress, self.processes = run, progress, processes
+        self._writes = processes.rank == 0
         self._keys: dict[str, str] = {}
         self._held: set[str] = set()  # keys of the stages that this process works on
 
@@ -60,15 +59,20 @@ class Stages:
     def get(
         self, name: str, depends: Mapping[str, Any], make: Callable[[Path | None], Result], after: Sequence[str] = ()
     ) -> Result:
-        """The result of a stage, the same whether it is made now or found; see `key` for what it depends on.
-
-        `make` is given a folder for whatever it needs to be resumed.
-        """
+        """The result of a stage, made in a folder for what it needs to be resumed, or found; see `key`."""
         key = self.key(name, depends, after)
         if self.run is None:
             self.progress.message(name)
             return make(None)
-        found = self.processes.broadcast(self._found(self.run, name, key) if self._writes else None)
+        found = None
+        if self._writes:
+            found = self.run.find(name, key)
+            if found is None and not self.run.is_whole(name):
+                file = self.run.file(name)
+                if file.is_dir():  # in the way of what would be made
+                    self.run.read(name)
+                warnings.warn(f"{file} is missing or damaged: it is made again.", stacklevel=3)
+        found = self.processes.broadcast(found)
         if found is not None:
             self.progress.message(f"{name}: done before")
             self._keys[name] = found.key  # empty if a version before 0.2 made it
@@ -82,23 +86,9 @@ class Stages:
             facts = {"seconds": time.monotonic() - start, **result.facts}
             if self._writes:
                 self.run.write(name, key, result.tensors, result.metadata, facts, self._keys_of(after))
-                brief = {one: value for one, value in facts.items() if one != "history"}
-                self.run.log({"stage": name, **brief})
+                self.run.log({"stage": name, **{one: value for one, value in facts.items() if one != "history"}})
         metadata, facts = json.loads(json.dumps([result.metadata, facts]))  # as if found
         return Result(result.tensors, metadata, facts)
-
-    @property
-    def _writes(self) -> bool:
-        return self.processes.rank == 0
-
-    def _found(self, run: RunFolder, name: str, key: str) -> Entry | None:
-        found = run.find(name, key)
-        if found is None and not run.is_whole(name):
-            file = run.file(name)
-            if file.is_dir():  # in the way of what would be made
-                run.read(name)
-            warnings.warn(f"{file} is missing or damaged: it is made again.", stacklevel=4)
-        return found
 
     @contextmanager
     def working(self, name: str, key: str) -> Iterator[Path | None]:
@@ -113,9 +103,47 @@ class Stages:
                 yield folder
             self._held.discard(key)
 
-    def log_epoch(self, name: str) -> Callable[[History], None] | None:
-        """A function that appends each epoch of a stage to the metrics of the run."""
-        if self.run is None or not self._writes:
-            return None
-        run = self.run
-        return lambda history: run.log({"stage": name, **history[-1]})
+
+def save_run(
+    path: Path | str, options: Mapping[str, Any], content: Mapping[str, Part], *, overwrite: bool = False
+) -> None:
+    """Write named tensors as a run, or add what is new to the one that is there, or replace that one by them alone."""
+    path = Path(path)
+    if not overwrite and (path / INDEX).exists():
+        _refuse_change(RunFolder.start(path, options), content)
+    run = RunFolder.start(path, options, overwrite=overwrite, afresh=True)
+    for name, (tensors, metadata) in content.items():
+        key = _key_of_content(name, tensors, metadata)
+        # The run being replaced may own a file with the same tensors, which is then used as it is.
+        if not run.has(name) and run.find(name, key) is None:
+            run.write(name, key, tensors, metadata)
+    if overwrite:
+        run.finish()
+
+
+def _key_of_content(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    found = hashlib.sha256(json.dumps([name, metadata], sort_keys=True, default=list).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def _refuse_change(run: RunFolder, content: Mapping[str, Part]) -> None:
+    stored = [name for name in ("encoder", "decoder") if run.has(name)]
+    for name in [*stored, *(f"densities/{key}" for key in run.names("densities"))]:
+        if name not in content or not _equal(run.read(name), content[name]):
+            found = f"another {name} than this model" if name in content else f"{name}, which this model lacks"
+            remedy = "name another folder, or pass overwrite=True to replace the run"
+            raise RunFolderError(f"{run.path} holds {found}: {remedy}.")
+
+
+def _equal(stored: Part, new: Part) -> bool:
+    """Whether tensors are the same, and metadata where both have them."""
+    (old_tensors, old_metadata), (tensors, metadata) = stored, new
+    return (
+        old_tensors.keys() == tensors.keys()
+        and all(torch.equal(old_tensors[name], tensors[name].cpu()) for name in tensors)
+        and all(old_metadata.get(name) == value for name, value in metadata.items())
+    )

@@ -1,39 +1,31 @@
-"""The stage of a fit that makes one density of the codes."""
+"""The stage of a fit that makes one density of the codes, and the keys of densities in models and runs."""
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen import densities
 from scattergen.datasets import ClassLabels
-from scattergen.densities import Density, make, make_for_classes
+from scattergen.densities import Density
 from scattergen.densities.class_conditional import check_labels
-from scattergen.errors import ScattergenError
-from scattergen.runs import Result, Stages, refuse_differences
-from scattergen.stages.model_parts import density_metadata
+from scattergen.densities.sampling import takes
+from scattergen.errors import InputError, ScattergenError
+from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, refuse_differences
 
 
 def fit_density(
-    name: str,
-    key: str,
-    codes: Tensor,
-    labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None,
-    stages: Stages,
-    *,
-    keywords: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    name: str, key: str, codes: Tensor, labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None,
+    stages: Stages, *, keywords: Mapping[str, Any] | None = None, seed: int = 0, device: str = "cpu",
     overwrite: bool = False,
-) -> Density:
-    """Fit a density to codes (N, d), or one for each class if there are labels, unless it is finished already.
-
-    It is kept under its key, and refused if it is finished with other hyper-parameters; `overwrite` fits it again.
-    """
+) -> Density:  # fmt: skip
+    """Fit a density to codes (N, d), one for each class if there are labels; or find it, if not to be overwritten."""
     labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
     density = make_density(name, keywords, by_class=labels is not None, classes=classes)
     stage, metadata = f"densities/{key}", density_metadata(density, seed)
@@ -47,34 +39,25 @@ def fit_density(
 
     def fit(work: Path | None) -> Result:
         start = time.monotonic()
-        density.fit(
-            codes,
-            *(() if labels is None else (labels,)),
-            seed=seed,
-            progress=stages.progress,
-            device=device,
-            checkpoint=None if work is None else work / "checkpoint.safetensors",
-        )
+        checkpoint = None if work is None else work / "checkpoint.safetensors"
+        given = () if labels is None else (labels,)
+        density.fit(codes, *given, seed=seed, progress=stages.progress, device=device, checkpoint=checkpoint)
         if not torch.isfinite(density.sample(1, seed=seed)).all():
-            raise ScattergenError(
-                f"The density {key} draws infinite or NaN codes, so it is not kept: change its options and run the "
-                "command again."
-            )
+            remedy = "change its options and run the command again"
+            raise ScattergenError(f"The density {key} draws infinite or NaN codes, so it is not kept: {remedy}.")
         history = getattr(density, "history_", [])
         # The training loop counts epochs; other fits have iterations, or one row.
         unit = "epochs" if history and "learning_rate" in history[0] else "iterations"
-        facts = {unit: len(history), "description": density.description}
         # The history counts the parts before an interruption, too, but not what a fit does before and after its epochs.
-        facts["seconds"] = time.monotonic() - start
-        if history:
-            facts["seconds"] = max(facts["seconds"], history[-1]["seconds"])
+        seconds = max([time.monotonic() - start, *(row["seconds"] for row in history[-1:])])
+        facts = {unit: len(history), "description": density.description, "seconds": seconds}
         return Result(density.state_dict(), metadata, facts)
 
     # Whoever calls this from Python may give other codes than those of the run.
-    given = [codes] if labels is None else [codes, check_labels(labels, len(codes))]
-    depends = {**metadata, "fitted_to": [_digest(one) for one in given]}
-    after = ["codes"] if run is not None and run.has("codes") else []
-    result = stages.get(stage, depends, fit, after)
+    fitted_to = [codes] if labels is None else [codes, check_labels(labels, len(codes))]
+    content = [one.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data for one in fitted_to]
+    depends = {**metadata, "fitted_to": [hashlib.sha256(one).hexdigest() for one in content]}
+    result = stages.get(stage, depends, fit, ["codes"] if run is not None and run.has("codes") else [])
     if result.found:
         density.load_state_dict(result.tensors)
     return density
@@ -84,9 +67,90 @@ def make_density(
     name: str, keywords: Mapping[str, Any] | None, *, by_class: bool, classes: Sequence[str] | None = None
 ) -> Density:
     """A density that is yet to be fitted, or one for each class."""
-    return make_for_classes(name, keywords, classes) if by_class else make(name, **(keywords or {}))
+    return densities.make_for_classes(name, keywords, classes) if by_class else densities.make(name, **(keywords or {}))
 
 
-def _digest(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous()
-    return hashlib.sha256(content.view(-1).view(torch.uint8).numpy().data).hexdigest()
+def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any]:
+    """What is stored beside a density's tensors and tells it from others, if its class is registered."""
+    metadata = {"name": densities.registered_name(density), "hyperparameters": densities.hyperparameters(density)}
+    return metadata if seed is None else {**metadata, "seed": seed}
+
+
+class DensityChoice(NamedTuple):
+    """What the key of a density says: its name in the registry, its keywords, and whether there is one per class."""
+
+    name: str
+    keywords: dict[str, Any]
+    by_class: bool
+
+
+def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
+    """The density that a key stands for, or is the name of; keywords given go before the improved ones.
+
+    Example:
+        >>> choice = choice_of_key("vae-improved", {"epochs": 5})
+        >>> choice.name, choice.keywords["epochs"], choice.keywords["prior"], choice.by_class
+        ('vae', 5, 'mixture', False)
+    """
+    given = dict(keywords or {})
+    if key in densities.names():
+        return DensityChoice(key, given, densities.needs_labels(key))
+    plain = key.removesuffix("-by-class")
+    name = plain.removesuffix("-improved")
+    if name not in densities.names():
+        return DensityChoice(key, given, False)
+    improved = densities.improved_keywords(name) if name != plain else {}
+    return DensityChoice(name, {**improved, **given}, plain != key or densities.needs_labels(name))
+
+
+def density_key(name: str, *, improved: bool = False, by_class: bool = False) -> str:
+    """The key under which a density is stored if none is given, such as "vae-improved-by-class"."""
+    by_class = by_class and not densities.needs_labels(name)
+    return name + ("-improved" if improved else "") + ("-by-class" if by_class else "")
+
+
+def check_densities(run: RunFolder, keys: Iterable[str]) -> None:
+    """Refuse keys of densities that a run does not have."""
+    there = run.names("densities")
+    for key in keys:
+        if key not in there:
+            raise InputError(f'{run.path} has no density "{key}": it has {", ".join(there) or "none"}.')
+
+
+def default_density(keys: Sequence[str], best: str | None = None) -> str:
+    """The density that is sampled if none is named: the best if it is there, else "mixture", else the last one."""
+    if not keys:
+        raise InputError("This model has no density: fit one with `scattergen density RUN NAME`.")
+    if best is not None and best in keys:
+        return best
+    return "mixture" if "mixture" in keys else keys[-1]
+
+
+def best_density(run: RunFolder) -> str | None:
+    """The density that a run's options ask for, or else the best that the end of its fit found."""
+    asked: str | None = run.options.get("sampling", {}).get("density")
+    return asked or run.stages.get(LAST_STAGE, {}).get("best")
+
+
+def default_by_class(fitted: Mapping[str, Density | type[Density]]) -> str:
+    """The density that classes are sampled from if none is named: the first whose `sample` takes labels."""
+    for key, density in fitted.items():
+        if takes(density.sample, "labels"):
+            return key
+    remedy = "fit one with `scattergen density RUN mixture --by-class`"
+    raise InputError(f"This model has no class-conditional density: {remedy}.")
+
+
+def density_to_sample(run: RunFolder, asked: str | None, *, by_class: bool) -> str:
+    """The key of the density that is asked for, if the run has it, or of that to take; nothing is loaded."""
+    keys = run.names("densities")
+    if asked is None and by_class:
+        classes = {}
+        for key in keys:
+            with suppress(InputError):  # of a package that is missing
+                classes[key] = densities.density_class(run.metadata(f"densities/{key}")["name"])
+        return default_by_class(classes)
+    if asked is None:
+        return default_density(keys, best_density(run))
+    check_densities(run, [asked])
+    return asked

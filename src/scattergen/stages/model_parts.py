@@ -14,13 +14,13 @@ from scattergen.decoder.generator import Decoder
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
-from scattergen.densities import Density, hyperparameters, make, registered_name
+from scattergen.densities import Density, hyperparameters, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_keywords
 from scattergen.runs import RunFolder, check_name, save_run
-from scattergen.runs.saving import Content
-from scattergen.stages.density_keys import best_density
+from scattergen.runs.schema import REMEDY
+from scattergen.stages.density import best_density, density_metadata
 from scattergen.stages.options import AnyDecoder
 from scattergen.stages.presets import Options
 from scattergen.tensor_files import check_shapes
@@ -46,16 +46,7 @@ class Parts:
 def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> None:
     """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already."""
     # Everything that can fail for the model's sake comes before anything is replaced.
-    content, options = _content(parts), parts.options
-    if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
-        chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
-        options = {**options, "sampling": chosen}
-    save_run(path, options, content, overwrite=overwrite)
-
-
-def _content(parts: Parts) -> Content:
-    """Tensors and metadata of all parts of a model."""
-    encoder, decoder, linear = parts.encoder, parts.decoder, parts.linear
+    encoder, decoder, linear, options = parts.encoder, parts.decoder, parts.linear, parts.options
     content: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "encoder": (encoder.state_dict(), encoder.hyperparameters),
         "decoder": (decoder.state_dict(), decoder_metadata(decoder)),
@@ -71,25 +62,20 @@ def _content(parts: Parts) -> Content:
         check_name(stage)
         d = getattr(density, "n_features_", decoder.n_components)
         if d > decoder.n_components:  # fewer are the leading ones
-            raise InputError(
-                f"The density {key} is of codes with {d} components, those of this model have {decoder.n_components}: "
-                "fit it to encode(images) of this model."
-            )
+            theirs = f"those of this model have {decoder.n_components}: fit it to encode(images) of this model"
+            raise InputError(f"The density {key} is of codes with {d} components, {theirs}.")
         metadata = density_metadata(density)  # first, since it says what is not registered
         content[stage] = (density.state_dict(), metadata)
-    return content
+    if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
+        chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
+        options = {**options, "sampling": chosen}
+    save_run(path, options, content, overwrite=overwrite)
 
 
 def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:
     """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one."""
     kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
     return {**kind, **decoder.hyperparameters}
-
-
-def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any]:
-    """What is stored beside a density's tensors and tells it from others, if its class is registered."""
-    metadata = {"name": registered_name(density), "hyperparameters": hyperparameters(density)}
-    return metadata if seed is None else {**metadata, "seed": seed}
 
 
 def read_parts(path: Path | str | RunFolder, device: str, keys: Collection[str] | None) -> Parts:
@@ -124,23 +110,19 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
         densities[key] = _density(run, key)
         d = getattr(densities[key], "n_features_", 0)
         if d > decoder.n_components:
-            raise RunFolderError(
-                f"The density {key} of {run.path} is of codes with {d} components, those of this model have "
-                f"{decoder.n_components}: copy the run folder again as a whole."
-            )
+            theirs = f"those of this model have {decoder.n_components}: copy the run folder again as a whole"
+            raise RunFolderError(f"The density {key} of {run.path} is of codes with {d} components, {theirs}.")
+    gains = run.read("sampling")[0].get("gains") if run.has("sampling") else None
+    if gains is not None:
+        check_shapes("sharpening", {"gains": gains}, {"gains": (max(decoder.image_shape[1:]),)})
     asked, found = run.options.get("sampling", {}), run.stages.get("sampling", {})
     n_leading = found.get("n_components", asked.get("n_components"))
     return Parts(
-        encoder,
-        decoder.to(device),
-        densities,
-        linear,
-        options=run.options,
-        best=best_density(run),
+        encoder, decoder.to(device), densities, linear, options=run.options, best=best_density(run),
         n_leading=None if n_leading == "auto" else n_leading,  # of an unfinished fit
-        sharpening=_sharpening(run, decoder.image_shape),
+        sharpening=None if gains is None else _made(run, "sharpening", Sharpening, {"gains": gains}),
         sharpen=asked.get("sharpen", 0.0),
-    )
+    )  # fmt: skip
 
 
 def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, Any]) -> AnyDecoder:
@@ -148,10 +130,9 @@ def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, An
     kind: Callable[..., AnyDecoder] = Decoder
     if keywords.pop("kind", "generator") == "local":
         if linear is None:
-            raise RunFolderError(
-                f"{run.path} lacks the least squares that its decoder starts from (linear.safetensors): run the "
-                "`scattergen fit` command that made it again, with --overwrite."
-            )
+            lacks = f"{run.path} lacks the least squares that its decoder starts from (linear.safetensors)"
+            remedy = "run the `scattergen fit` command that made it again, with --overwrite"
+            raise RunFolderError(f"{lacks}: {remedy}.")
         kind, keywords = LocalDecoder, {"linear": linear, **keywords}
     else:
         _check_same(run, "decoder", keywords, same)
@@ -163,14 +144,6 @@ def _decoder(run: RunFolder, linear: LinearDecoder | None, same: Mapping[str, An
     return decoder
 
 
-def _sharpening(run: RunFolder, image_shape: tuple[int, int, int]) -> Sharpening | None:
-    gains = run.read("sampling")[0].get("gains") if run.has("sampling") else None
-    if gains is None:
-        return None
-    check_shapes("sharpening", {"gains": gains}, {"gains": (max(image_shape[1:]),)})
-    return _made(run, "sharpening", Sharpening, {"gains": gains})
-
-
 def _made(run: RunFolder, what: str, make: Callable[..., Part], keywords: Mapping[str, Any], **fixed: Any) -> Part:
     """A part of a model, not loaded yet, from its stored keywords."""
     try:
@@ -178,19 +151,14 @@ def _made(run: RunFolder, what: str, make: Callable[..., Part], keywords: Mappin
         return make(**keywords, **fixed)
     # As of a keyword that is missing, or sizes that no tensor can have.
     except (InputError, TypeError, ValueError, RuntimeError) as error:
-        raise RunFolderError(
-            f"The {what} of {run.path} cannot be made ({_reason(error)}): copy the run folder again as a whole, or fit "
-            "it again with --overwrite."
-        ) from error
+        raise RunFolderError(f"The {what} of {run.path} cannot be made ({_reason(error)}): {REMEDY}.") from error
 
 
 def _check_same(run: RunFolder, what: str, keywords: Mapping[str, Any], same: Mapping[str, Any]) -> None:
     for name, value in same.items():
         if keywords.get(name) != value:
-            raise RunFolderError(
-                f"The {what} of {run.path} does not belong to its encoder, which has {name}={value}: copy the run "
-                "folder again as a whole."
-            )
+            encoder = f"its encoder, which has {name}={value}: copy the run folder again as a whole"
+            raise RunFolderError(f"The {what} of {run.path} does not belong to {encoder}.")
 
 
 def _density(run: RunFolder, key: str) -> Density:
@@ -200,14 +168,11 @@ def _density(run: RunFolder, key: str) -> Density:
         _check_density_size(metadata["name"], hyperparameters(density), tensors)
         density.load_state_dict(tensors)
         return density
-    except RunFolderError:
-        raise
     except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
         command = shlex.join(["scattergen", "density", str(run.path), key, "--overwrite"])
-        raise RunFolderError(
-            f"The density {key} of {run.path} cannot be loaded ({_reason(error)}): if another version of scattergen "
-            f"stored it, fit it again by `{command}`."
-        ) from error
+        remedy = f"if another version of scattergen stored it, fit it again by `{command}`"
+        what = f"The density {key} of {run.path} cannot be loaded ({_reason(error)})"
+        raise RunFolderError(f"{what}: {remedy}.") from error
 
 
 def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,17 +186,12 @@ def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_size(what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0) -> None:
-    """Refuse a network with larger or more layers than its tensors, before it is made.
-
-    Every pair of neighbours among the widths of its hidden layers has a weight; `layers` come besides.
-    """
+    """Refuse a network of larger or more layers than its tensors: hidden ones of some widths, and `layers` besides."""
     stored = sum(tensor.numel() for tensor in tensors.values())
     weights = sum(a * b for a, b in pairwise(widths))
     if max(weights, *widths, 0) > stored or len(widths) + layers > len(tensors):
-        raise RunFolderError(
-            f"The stored {what} does not fit its options: these have larger or more layers than its tensors are; fit "
-            "the run again with --overwrite."
-        )
+        how = "these have larger or more layers than its tensors are; fit the run again with --overwrite"
+        raise RunFolderError(f"The stored {what} does not fit its options: {how}.")
 
 
 def _check_density_size(name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -16,27 +16,18 @@ from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
-from scattergen.stages.density_keys import choice_of_key
+from scattergen.stages.density import choice_of_key
 
 AnyDecoder = Decoder | LocalDecoder
 Images = ImageSource | Tensor
-
+Shape = tuple[int, int, int]
 Built = TypeVar("Built")
 
 
 def check_options(
-    options: Mapping[str, Any],
-    image_shape: tuple[int, int, int],
-    n: int,
-    classes: ClassLabels | None = None,
-    n_processes: int = 1,
+    options: Mapping[str, Any], image_shape: Shape, n: int, classes: ClassLabels | None = None, n_processes: int = 1
 ) -> None:
-    """Refuse options that a fit to n images (C, H, W) could not use, before anything is computed or stored.
-
-    They are keywords of `ScatteringEncoder`, the decoder, `DecoderTraining` and the densities, in the sections
-    "encoder", "decoder", "training" and "densities"; and perhaps "sampling", with the number "n_components" of leading
-    components that densities model, the "density" that is sampled by default, and the strength "sharpen".
-    """
+    """Refuse options that a fit to n images (C, H, W) could not use, before anything is computed or stored."""
     for section in ("encoder", "decoder", "training", "densities"):
         if not isinstance(options, Mapping) or not isinstance(options.get(section), Mapping):
             raise InputError(f'The options need a section "{section}": make them by scattergen.stages.presets.preset.')
@@ -58,9 +49,8 @@ def _check_sampling(options: Mapping[str, Any], d: int) -> None:
     if not number or not 0 <= strength <= 1:
         raise InputError(f"sampling.sharpen={strength!r}: give a number from 0 to 1.")
     value = options.get("n_components")
-    if value is None or value == "auto":
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= d:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if value not in (None, "auto") and not (number and 1 <= value <= d):
         raise InputError(f'sampling.n_components={value!r}: give a number from 1 to {d}, "auto" or null.')
 
 
@@ -73,10 +63,8 @@ def _check_density(key: str, keywords: Any, n: int, classes: ClassLabels | None)
     if not choice.by_class:
         return
     if classes is None:
-        raise InputError(
-            f'The density "{key}" needs images with classes: give a folder with a sub-folder for each, or an .npz '
-            "file with labels."
-        )
+        remedy = "give a folder with a sub-folder for each, or an .npz file with labels"
+        raise InputError(f'The density "{key}" needs images with classes: {remedy}.')
     for label, count in zip(classes.classes, classes.labels.bincount().tolist(), strict=True):
         try:
             check_count(density, count)
@@ -84,7 +72,7 @@ def _check_density(key: str, keywords: Any, n: int, classes: ClassLabels | None)
             raise InputError(f'Class "{label}": {error}') from error
 
 
-def bytes_of_run(options: Mapping[str, Any], image_shape: tuple[int, int, int], n: int) -> int:
+def bytes_of_run(options: Mapping[str, Any], image_shape: Shape, n: int) -> int:
     """Room on the disk for encoder, codes and decoder of a fit, its checkpoints included, coefficients not."""
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape)
     d = encoder.whitening.n_components
@@ -97,10 +85,7 @@ def bytes_of_run(options: Mapping[str, Any], image_shape: tuple[int, int, int], 
 
 
 def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 0) -> AnyDecoder:
-    """A decoder that is yet to be trained, by its "kind" ("generator", the default, or "local") and keywords.
-
-    The seed is that of its weights; the caller's random numbers are left alone.
-    """
+    """A decoder that is yet to be trained, by its "kind" and keywords, with the seed of its weights."""
     keywords = dict(options)
     kind = keywords.pop("kind", "generator")
     with torch.random.fork_rng(devices=[]):

@@ -19,24 +19,26 @@ _ENOUGH_WITHOUT_FLIPS = 10_000
 
 
 def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
-    """Options of a fit to n training images (C, H, W), by the name of a preset.
+    """Options of a fit to n training images (C, H, W), by the name of a preset: keywords, by section.
 
     "mnist" and "celeba" are the founding paper's settings, "celeba-light" has a decoder that two processor cores can
-    train, and "celeba-2019" Angles & Mallat's later generator; "celeba" of 64×64 images is "celeba-light".  "auto"
+    train, and "celeba-2019" Angles & Mallat's later generator; "celeba" of 64×64 images is "celeba-light". "auto"
     chooses scale, number of components, widths and epochs from the images.
-
-    Returns:
-        {"encoder": …, "decoder": …, "training": …, "densities": {key: …}}: keywords of `ScatteringEncoder`, the
-        decoder, `DecoderTraining` and the densities, whose keys `choice_of_key` knows; "auto" adds "sampling".
     """
+    if name == "auto":
+        return _auto(image_shape, n)
     if name == "mnist":
         return copy.deepcopy(_MNIST)
-    if name in CELEBA_PRESETS:
-        return _celeba(name, image_shape)
-    if name != "auto":
+    if name not in _CELEBAS:
         known = ", ".join(f'"{known}"' for known in ("mnist", *CELEBA_PRESETS))
         raise InputError(f'There is no preset "{name}": choose {known} or "auto".')
-    return _auto(image_shape, n)
+    settings = {(3, side, side): options for side, options in _CELEBAS[name].items()}
+    if image_shape not in settings:
+        shapes = " or ".join("×".join(map(str, shape)) for shape in settings)
+        what = f'The preset "{name}" is for images of {shapes}, not of {"×".join(map(str, image_shape))}'
+        cut = "cut the centre out of CelebA's aligned images by scattergen.datasets.celeba (resized by --size 64)"
+        raise InputError(f"{what}: {cut}, or use the preset auto.")
+    return copy.deepcopy(settings[image_shape])
 
 
 # The paper's representation and generator; codes divided by their norms, as Angles & Mallat, 2018, did. Two epochs
@@ -93,39 +95,23 @@ _CELEBAS: dict[str, dict[int, Options]] = {
     "celeba-2019": {64: _CELEBA_2019},
 }
 
-CELEBA_PRESETS = tuple(_CELEBAS)
-"""Presets for CelebA's aligned images, which are opened by `scattergen.datasets.celeba`."""
-
-
-def _celeba(name: str, image_shape: tuple[int, int, int]) -> Options:
-    settings = {(3, side, side): options for side, options in _CELEBAS[name].items()}
-    if image_shape not in settings:
-        shapes = " or ".join("×".join(map(str, shape)) for shape in settings)
-        raise InputError(
-            f'The preset "{name}" is for images of {shapes}, not of {"×".join(map(str, image_shape))}: cut the centre '
-            "out of CelebA's aligned images by scattergen.datasets.celeba (resized by --size 64), or use the preset "
-            "auto."
-        )
-    return copy.deepcopy(settings[image_shape])
+CELEBA_PRESETS = tuple(_CELEBAS)  # for CelebA's aligned images, which are opened by `scattergen.datasets.celeba`
 
 
 def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
-    channels, height, width = image_shape
+    n_channels, height, width = image_shape
     side = min(height, width)
     if side < 8:
-        raise InputError(
-            f"Images of {height}x{width} pixels are too small for a scattering transform: give images of at least 8x8 "
-            "pixels."
-        )
+        remedy = "give images of at least 8x8 pixels"
+        raise InputError(f"Images of {height}x{width} pixels are too small for a scattering transform: {remedy}.")
     if n < 3:
-        raise InputError(
-            f"{n} training image{'s are' if n != 1 else ' is'} too few to model: give at least 3, beside those that "
-            "are held out for tests."
-        )
+        few = f"{n} training image{'s are' if n != 1 else ' is'} too few to model"
+        raise InputError(f"{few}: give at least 3, beside those that are held out for tests.")
     # About seven positions of the low-pass along the shorter side, as for the paper's 28 at J = 2 and 128 at J = 4.
     J = max(1, floor(log2(side / 7)))
-    n_coefficients = channels * (1 + 8 * J + 32 * J * (J - 1)) * (height >> J) * (width >> J)
-    few = n <= _ENOUGH_WITHOUT_FLIPS
+    n_coefficients = n_channels * (1 + 8 * J + 32 * J * (J - 1)) * (height >> J) * (width >> J)
+    flips = n <= _ENOUGH_WITHOUT_FLIPS
+    channels = [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)]
     epochs = max(8, min(100, round(_IMAGES_SEEN / n)))
     # Those that won on all kinds of people's own images (docs/own-images.md), and the baseline that every nonlinear
     # density must beat.
@@ -133,14 +119,12 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     return {
         "encoder": {
             "J": J, "L": 8, "max_order": 2, "n_components": min(512, n - 2, n_coefficients), "allow_fewer": True,
-            "flips": few, "held_out": 0.1,
+            "flips": flips, "held_out": 0.1,
         },
-        "decoder": {
-            "kind": "local", "channels": [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)],
-        },
+        "decoder": {"kind": "local", "channels": channels},
         "training": {
             "epochs": epochs, "batch_size": min(16, max(2, n // 4)), "learning_rate": 1e-2, "loss": "scattering",
-            "flips": few, "shortened": 0.5, "patience": max(5, epochs // 3),
+            "flips": flips, "shortened": 0.5, "patience": max(5, epochs // 3),
         },
         "sampling": {"n_components": "auto", "sharpen": _SHARPEN},
         "densities": {name: {} for name in densities},
@@ -165,11 +149,7 @@ def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
 
 def _no_such_option(name: str, part: str, options: Mapping[str, Any]) -> str:
     if name.startswith("densities.") and part not in options.get("densities", {}):
-        return (
-            f'There is no option "{name}", since "{part}" is not among the densities to fit '
-            f"({', '.join(options['densities'])}): add it to these (--densities)."
-        )
-    return (
-        f'There is no option "{name}": write SECTION.NAME with one of the sections {", ".join(options)}, as in '
-        "encoder.J=3 or densities.vae.beta=0.01."
-    )
+        why = f"is not among the densities to fit ({', '.join(options['densities'])}): add it to these (--densities)"
+        return f'There is no option "{name}", since "{part}" {why}.'
+    how = f"write SECTION.NAME with one of the sections {', '.join(options)}"
+    return f'There is no option "{name}": {how}, as in encoder.J=3 or densities.vae.beta=0.01.'
