@@ -15,8 +15,7 @@ from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
-from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
-from scattergen.report.fit_report import write_fit_report
+from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
 from scattergen.runs import RunFolder
 
 _N_SAMPLES, _N_PAIRS = 64, 12
