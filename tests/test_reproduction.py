@@ -18,20 +18,24 @@ from scattergen.densities import hyperparameters, make
 from scattergen.densities.networks import posterior
 from scattergen.diagnostics import count_rejections
 from scattergen.errors import InputError, RunFolderError
-from scattergen.paper import Effort, codes_in_use, count_search, latent_prior, reproduce_run, sources
+from scattergen.paper import Effort, codes_in_use, latent_prior, normality, reproduce_run, sources
 from scattergen.paper import reproduce as orchestration
-from scattergen.paper.central_limit import _finding as averaging_finding
-from scattergen.paper.count_search import _counts, _whitened
-from scattergen.paper.decoder_settings import OTHER, PLAIN, UNIT, by_setting
 from scattergen.paper.density_samples import _finding as samples_finding
-from scattergen.paper.findings import Measured, measured
-from scattergen.paper.gaussian_marginals import counter_examples
-from scattergen.paper.leading_components import _permutation_test, correlation_of_squares, correlation_ratio
+from scattergen.paper.dependence import _battery_finding as dependence_finding
+from scattergen.paper.dependence import (
+    _permutation_test,
+    correlation_of_squares,
+    correlation_ratio,
+    counter_examples,
+    measure_leading,
+)
+from scattergen.paper.findings import OTHER, PLAIN, UNIT, Measured, by_setting, measured
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.nonlinear_dependence import _finding as dependence_finding
-from scattergen.paper.normality_counts import _finding as normality_finding
-from scattergen.paper.pixel_baselines import measure as train_pixels
+from scattergen.paper.normality import _averages_finding as averaging_finding
+from scattergen.paper.normality import _counts, _whitened
+from scattergen.paper.normality import _finding as normality_finding
 from scattergen.paper.training_time import _finding as training_finding
+from scattergen.paper.training_time import measure as train_pixels
 from scattergen.paper.training_time import refits_to_win, time_to_reach
 from scattergen.progress import SILENT
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, layout
@@ -308,7 +312,7 @@ def other_version(path, monkeypatch, arguments):
 
 def other_code(path, monkeypatch, arguments):
     read = Path.read_bytes
-    changed = PACKAGE / "paper" / "distances.py"
+    changed = PACKAGE / "paper" / "material.py"
     monkeypatch.setattr(Path, "read_bytes", lambda p: read(p) + (b"#" if p == changed else b""))
 
 
@@ -547,7 +551,7 @@ def test_a_count_is_compared_in_standard_deviations(material):
     ],
 )
 def test_the_verdict_on_normality(off, rejected, verdict, said):
-    names = ("codes", count_search.UNIT_NORM, count_search.UNIT_NORM, "codes")
+    names = ("codes", normality.UNIT_NORM, normality.UNIT_NORM, "codes")
     rows = [
         {"variant": name, "n": n, "off": value, "reproduces": value <= 2}
         for name, n, value in zip(names, (20, 200, 300, 500), off, strict=True)
@@ -607,7 +611,7 @@ def test_a_count_that_is_far_off_is_no_match_however_large_its_spread(material, 
         def __init__(self, counts):
             self.counts = {"K2": counts[:2], "JB": counts[2:]}
 
-    monkeypatch.setattr(count_search, "count_rejections", lambda *_: Counted(next(draws)))
+    monkeypatch.setattr(normality, "count_rejections", lambda *_: Counted(next(draws)))
     row = _counts("wild", 20, lambda n, random: torch.zeros(1), material)
     assert row["mean"] == [82, 24, 70, 32]
     assert row["off"] < 1
@@ -617,7 +621,7 @@ def test_a_count_that_is_far_off_is_no_match_however_large_its_spread(material, 
 def files_of_key(stage, material):
     """Files of this package whose text is in the stage's key."""
     parts = [name for name in stage.depends(material) if name.split("/")[0] in sources._PARTS]
-    modules = sources.modules_of_stage(stage.module.__name__)
+    modules = sources.modules_of_stage(stage.module)
     modules += [module for part in parts for module in sources.modules_of_part(part)]
     return {str(path.relative_to(PACKAGE)) for path in sources.sources(modules)}
 
@@ -637,7 +641,7 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
         sys.setprofile(None)
     ours = {Path(file).relative_to(PACKAGE) for file in ran if file.startswith(f"{PACKAGE}/")}
     computing = {str(file) for file in ours if not str(file).startswith(NO_NUMBERS)}
-    assert str(Path(stage.module.__file__).relative_to(PACKAGE)) in computing
+    assert str(Path(sys.modules[stage.module].__file__).relative_to(PACKAGE)) in computing
     assert computing <= files_of_key(stage, material)
 
 
@@ -646,10 +650,10 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
     [
         ("latent_prior", "densities/networks.py", True),
         ("latent_prior", "decoder/upsampled_convolution.py", True),
-        ("latent_prior", "paper/pixel_models/dcgan.py", False),
+        ("latent_prior", "paper/pixel_models/models.py", False),
         ("density_samples", "densities/gan.py", True),
         ("density_samples", "decoder/generator.py", True),
-        ("pixel_gan", "paper/pixel_models/dcgan.py", True),
+        ("pixel_gan", "paper/pixel_models/models.py", True),
         ("pixel_gan", "training/loop.py", True),
         ("pixel_gan", "decoder/generator.py", False),
         ("raw_coefficients", "scattering/inversion.py", True),
@@ -672,7 +676,7 @@ def test_a_changed_file_changes_the_keys_of_what_computes_with_it(material, monk
 
 def test_few_test_images_give_way_to_training_images(material):
     # 40 test images and more training images: the dependence is measured where there are more.
-    found = orchestration.leading_components.measure(material, Path()).facts
+    found = measure_leading(material, Path()).facts
     assert (found["of"], found["n"]) == ("training", len(material.training_codes))
 
 
@@ -683,8 +687,8 @@ def test_a_count_that_comes_near_by_luck_is_measured_again(material, monkeypatch
         firsts.append(first_draw)
         return {"variant": name, "n": n, "off": 0.0, "reproduces": first_draw == 0}
 
-    monkeypatch.setattr(count_search, "_counts", lucky_once)
-    found = count_search.measure(material, Path()).facts
+    monkeypatch.setattr(normality, "_counts", lucky_once)
+    found = normality.search(material, Path()).facts
     assert not any(row["reproduces"] for row in found["rows"])
     assert set(firsts) == {0, TINY.draws}
 

@@ -14,11 +14,11 @@ from scattergen.paper import Effort, raw_coefficients, stability
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.findings import render_page
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.plots import rate_curves
 from scattergen.paper.raw_coefficients import _finding as raw_finding
 from scattergen.paper.stability import _finding as stability_finding
 from scattergen.paper.stability import sensitivity
 from scattergen.progress import SILENT
+from scattergen.report.plots import rate_curves
 from scattergen.runs import RunFolder
 from test_report import Checker
 

@@ -4,27 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scattergen.paper.decoder_settings import DECODED, OTHER, SHOWN, by_setting, name_of, with_other
-from scattergen.paper.findings import Finding, Measured, Section, Verdict
-from scattergen.paper.material import PAPER_DENSITIES, Material
+from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, by_setting, graded, judge, with_other
+from scattergen.paper.material import PAPER_DENSITIES, SHOWN, Material
 from scattergen.report import paper
-from scattergen.wording import duration, number
 
 NAME = "density_samples"
-REAL = "training images"
+REAL, DECODED = "training images", "decoded training codes"
 RECONSTRUCTED = "reconstructed test images, against test images"
-
-
-def depends(material: Material) -> dict[str, Any]:
-    """What the stage depends on."""
-    parts = material.depends_on_model("encoder", "codes", "decoder", *material.parts)
-    return {**parts, **material.depends_on_distances(), "stages": _training(material)}
 
 
 def _training(material: Material) -> dict[str, Any]:
     """What the run knows about the training of its parts."""
-    names = ["encoder", "codes", "decoder", *material.parts]
-    known = {name: dict(material.run.stages.get(name, {})) for name in names}
+    parts = material.parts("encoder", "codes", "decoder", "densities")
+    known = {name: dict(material.run.stages.get(name, {})) for name in parts}
     for stage in known.values():
         if "history" in stage:
             stage["epochs"] = len(stage.pop("history"))
@@ -47,14 +39,18 @@ def measure(material: Material, work: Path) -> Measured:
         task.advance()
         for key in material.densities:
             codes = model.sample_codes(n, key, material.seed)
-            rows[key] = {
-                "distance": material.distance_of_codes(codes),
-                "description": model.densities[key].description,
-                **material.run.metadata(f"densities/{key}"),
-            }
+            distance, description = material.distance_of_codes(codes), model.densities[key].description
+            stored = material.run.metadata(f"densities/{key}")
+            rows[key] = {"distance": distance, "description": description, **stored}
             pictures[key] = model.decode(codes[:SHOWN])
             task.advance()
     return Measured({"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures)
+
+
+STAGES = {NAME: Stage(
+    __name__, measure, parts=("encoder", "codes", "decoder", "densities"), distances=True,
+    others=lambda material: {"stages": _training(material)},
+)}  # fmt: skip
 
 
 def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
@@ -62,74 +58,41 @@ def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
     return float(facts["stages"][stage].get("seconds", 0.0))
 
 
-def distances_by_setting(results: Mapping[str, Measured], material: Material) -> dict[str, Mapping[str, float]]:
+def distances_by_setting(results: Results, material: Material) -> dict[str, Mapping[str, float]]:
     """Distances of all densities and of decoded training codes, by setting of the decoder, the paper's first."""
     facts = results[NAME].facts
     own = {key: row["distance"] for key, row in facts["rows"].items()}
-    own[DECODED] = facts["references"][DECODED]
-    return by_setting(results, material, own, "distances")
+    return by_setting(results, material, {**own, DECODED: facts["references"][DECODED]}, "distances")
 
 
-def show_samples(results: Mapping[str, Measured], material: Material) -> Section:
+def show_samples(results: Results, material: Material) -> Section:
     """The paper’s figure of samples, and their distances."""
-    measured = results[NAME]
-    distances = distances_by_setting(results, material)
-    pictures = by_setting(results, material, measured.tensors, "pictures")
-    shown: dict[str, Any] = {"distances": distances, "pictures": pictures, "count": SHOWN, "other": None}
-    if OTHER in results:
-        other = results[OTHER].facts
-        shown |= {"other": other, "own": name_of(not other["unit_norm"]), "theirs": name_of(other["unit_norm"])}
-    finding = _finding(measured.facts, distances, material.paper)
-    return Section(NAME, finding, with_other(measured, results), shown)
+    facts, distances = results[NAME].facts, distances_by_setting(results, material)
+    pictures = by_setting(results, material, results[NAME].tensors, "pictures")
+    shown = {"distances": distances, "pictures": pictures, "count": SHOWN}
+    return Section(NAME, _finding(facts, distances, material.paper), with_other(NAME, results), shown)
 
 
 def _finding(
     facts: Mapping[str, Any], distances: Mapping[str, Mapping[str, float]], theirs: paper.Results = paper.MNIST
 ) -> Finding:
-    setting, found = next(iter(distances.items()))
-    base = found["gaussian"]
-    better = [key for key in ("vae", "gan") if found[key] < base]
-    own = _scores(found)
-    because = f"The paper finds its VAE and GAN better than Gaussian noise, by eye. Here, with {setting}: {own}. "
-    others = {key: found[key] for key in facts["rows"] if key not in PAPER_DENSITIES}
-    best = min(others, key=lambda key: others[key], default=None)
-    if theirs is not paper.MNIST:
-        because += "These features see colours and textures, not faces, so the pictures decide."
-        if best is not None:
-            because += f" The density {best}, not in the paper, scores {number(others[best], 1)}."
-        return Finding(theirs.figure, "cannot be compared", because)
-    if len(better) == 2:
-        because += "Both are."
-    elif better:
-        because += f"Only the {better[0].upper()} is better by this distance."
-    else:
-        because += "Neither is better by this distance."
-    for name, scores in list(distances.items())[1:]:
-        because += f" With {name}: {_scores(scores)}."
-    if best is not None and others[best] < base:
-        because += f" The density {best}, which is not in the paper, scores {number(others[best], 1)}."
-    verdicts: tuple[Verdict, ...] = ("disagrees", "agrees in part", "agrees")
-    return Finding(theirs.figure, verdicts[len(better)], because)
+    found = next(iter(distances.values()))
+    better = [key for key in ("vae", "gan") if found[key] < found["gaussian"]]
+    others = [key for key in facts["rows"] if key not in PAPER_DENSITIES]
+    best = min(others, key=lambda key: found[key], default=None)
+    words = {"distances": distances, "better": better, "best": best}
+    if theirs is paper.MNIST:
+        return judge(theirs.figure, graded("vae" in better, "gan" in better), NAME, **words)
+    return judge(theirs.figure, "cannot be compared", NAME, **words)
 
 
-def _scores(distances: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {number(distances[key], 1)}" for key in PAPER_DENSITIES)
-
-
-def show_training(results: Mapping[str, Measured], material: Material) -> Section:
+def show_training(results: Results, material: Material) -> Section:
     """Tables 2 and 3: the training of the paper's two models."""
     measured, theirs = results[NAME], material.paper.training
     ours = {key: measured.facts["stages"][f"densities/{key}"] for key in ("vae", "gan")}
     seconds = {key: seconds_of(measured.facts, f"densities/{key}") for key in ours}
     faster = all(seconds[key] < 60 * int(theirs[key][1].split()[0]) for key in ours)
     same = all(stage.get("epochs") == theirs[key][0] for key, stage in ours.items())
-    epochs = " and ".join(str(stage.get("epochs", "–")) for stage in ours.values())
-    their_epochs = " and ".join(str(theirs[key][0]) for key in ours)
-    how = f"after {epochs} epochs, the paper’s after {their_epochs}"
-    because = (
-        f"VAE and GAN take {' and '.join(map(duration, seconds.values()))}, the paper’s {theirs['vae'][1]} and "
-        f"{theirs['gan'][1]}, {'with as many epochs' if same else how}. Times are of other hardware, the paper’s being "
-        "unknown, and its layer widths are in figures that are not available, so those here are ours."
-    )
-    verdict: Verdict = "agrees" if faster and same else "agrees in part"
-    return Section("latent_training", Finding("Tables 2 and 3", verdict, because), [measured])
+    words = {"seconds": seconds, "ours": ours, "theirs": theirs, "same": same}
+    finding = judge("Tables 2 and 3", "agrees" if faster and same else "agrees in part", "latent_training", **words)
+    return Section("latent_training", finding, [measured])

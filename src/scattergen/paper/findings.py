@@ -1,7 +1,4 @@
-"""What a stage of a reproduction finds, kept in the run, and the page of sections that show it.
-
-What a section says beyond its verdict is in the template of its name.
-"""
+"""What a stage of a reproduction is, depends on and finds, and the page of sections that show it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +9,20 @@ from typing import Any, Literal
 from torch import Tensor
 
 from scattergen.machine import machine
+from scattergen.paper import sources
 from scattergen.paper.material import Material
 from scattergen.report.html import render
 from scattergen.runs import Result, Stages
 from scattergen.version import __version__
 
 Verdict = Literal["agrees", "agrees in part", "disagrees", "cannot be compared"]
+Facts = Mapping[str, Any]
+
+OTHER = "other_decoder"  # stage in which the decoder that is not the run's is trained
+# Angles and Mallat divide codes by their norms in 2018, in print and in the code that they published, and in 2019 no
+# longer. The paper follows those of 2018 "faithfully" and does not mention norms, so the first is taken as its setting.
+UNIT, PLAIN = "codes of unit norm", "codes as they are"
+SETTINGS = {True: UNIT, False: PLAIN}  # of the decoder, by its keyword "unit_norm"
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,39 @@ class Measured:
     machine: dict[str, str] = field(default_factory=dict)
 
 
-def measured(
-    stages: Stages, name: str, depends: Mapping[str, Any], measure: Callable[[Path], Measured]
-) -> tuple[Measured, bool]:
-    """The result of a stage and whether it was found in the run; else it is computed and kept there.
+Results = Mapping[str, Measured]
 
-    It is computed anew if anything that it depends on has changed, the version of this software included, or if its
-    file is missing or damaged. A process that is killed loses the stage that it was computing, and not even that if the
-    stage saves its progress in the folder that `measure` is given.
-    """
+
+@dataclass(frozen=True)
+class Stage:
+    """One computation whose result is kept, and what this depends on besides the seed."""
+
+    module: str  # that it is in
+    measure: Callable[[Material, Path], Measured]  # given the folder of what it needs to be resumed
+    parts: Sequence[str] = ()  # of the run; "densities" are all that are shown
+    images: Sequence[str] = ("test",)
+    effort: Sequence[str] = ()  # what of `Effort` it goes by
+    distances: bool = False  # whether it measures any
+    others: Callable[[Material], Facts] = lambda material: {}
+
+    def depends(self, material: Material) -> dict[str, Any]:
+        """All that its result depends on but its own code."""
+        known: dict[str, Any] = {name: getattr(material, name).fingerprint for name in self.images}
+        known |= {name: getattr(material.effort, name) for name in self.effort}
+        for name in material.parts(*self.parts):
+            known[name] = [material.run.digest(name), sources.digest(sources.modules_of_part(name))]
+        if self.distances:
+            how, n = material.measure, material.n_images
+            known |= {"measure": how.title, "features": [how.extract.name, how.extract.version], "n": n}
+        return {**known, "seed": material.seed, **self.others(material)}
+
+    def key(self, material: Material) -> dict[str, Any]:
+        """All that its result depends on, the text of its module and of what that imports included."""
+        return {**self.depends(material), "code": sources.digest(sources.modules_of_stage(self.module))}
+
+
+def measured(stages: Stages, name: str, depends: Facts, measure: Callable[[Path], Measured]) -> tuple[Measured, bool]:
+    """The result of a stage, and whether it was found whole in the run; if not, it is made and kept there."""
 
     def make(work: Path | None) -> Result:
         assert work is not None, "a reproduction has a run"
@@ -61,28 +90,31 @@ class Finding:
     because: str
 
 
+def graded(*answers: bool) -> Verdict:
+    """The verdict where several answers of the paper's are right or wrong."""
+    if all(answers):
+        return "agrees"
+    return "agrees in part" if any(answers) else "disagrees"
+
+
+def judge(item: str, verdict: Verdict, name: str, **facts: object) -> Finding:
+    """A finding whose words are in the template of a name."""
+    words = render(f"paper/because/{name}.html.j2", verdict=verdict, **facts)
+    return Finding(item, verdict, " ".join(words.split()))
+
+
 @dataclass(frozen=True)
 class Section:
-    """A section of the page."""
+    """A section of the page; what it says beyond its verdict is in the template of its name."""
 
-    name: str  # of its template
+    name: str
     finding: Finding | None = None
     sources: Sequence[Measured] = ()  # the stages that measured what is shown, the template's facts first
-    shown: Mapping[str, Any] = field(default_factory=dict)  # what else the template is given
-
-    @property
-    def measured(self) -> Measured:
-        """Of the first source."""
-        return self.sources[0] if self.sources else Measured({})
-
-    @property
-    def seconds(self) -> float:
-        """Time that its measurements took."""
-        return sum(source.seconds for source in self.sources)
+    shown: Facts = field(default_factory=dict)  # what else the template is given
 
     @property
     def machines(self) -> list[str]:
-        """What they were made on."""
+        """What the stages ran on."""
         return sorted({_in_words(source.machine) for source in self.sources})
 
 
@@ -91,14 +123,21 @@ def _in_words(facts: Mapping[str, str]) -> str:
     return f"{processor}, {threads} thread{'' if threads == '1' else 's'}, torch {facts.get('torch', '?')}"
 
 
+def by_setting(results: Results, material: Material, own: Facts, kind: str) -> dict[str, Any]:
+    """By setting, the paper's first: the run's `own`, and the other decoder's "pictures" or facts of a `kind`."""
+    found = {SETTINGS[material.model.decoder.hyperparameters["unit_norm"]]: own}
+    if OTHER in results:
+        other = results[OTHER]
+        found[SETTINGS[other.facts["unit_norm"]]] = other.tensors if kind == "pictures" else other.facts[kind]
+    return {name: found[name] for name in SETTINGS.values() if name in found}
+
+
+def with_other(name: str, results: Results) -> list[Measured]:
+    """What measured a section that shows both settings."""
+    return [results[stage] for stage in (name, OTHER) if stage in results]
+
+
 def render_page(sections: Sequence[Section], material: Material, command: str, seconds: float) -> str:
     """The whole page as HTML text, with the command that makes it again and the time that all stages took."""
-    return render(
-        "paper/page.html.j2",
-        title="A paper, measured again",
-        version=__version__,
-        parts=sections,
-        material=material,
-        command=command,
-        seconds=seconds,
-    )
+    facts = {"parts": sections, "material": material, "command": command, "seconds": seconds}
+    return render("paper/page.html.j2", title="A paper, measured again", version=__version__, **facts)

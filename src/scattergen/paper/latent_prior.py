@@ -1,29 +1,47 @@
-"""Are the latent variables of the paper's VAE what its samples take them for?
-
-Its decoder maps latent variables h to codes. Samples take h from N(0, I); training took h from the draws q(h|z) of all
-codes z, and nothing but β makes the one resemble the other.
-"""
+"""Are latent variables of the paper's VAE, draws of q(h|z) in training, N(0, I), which its samples take them for?"""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scattergen.paper.decoder_settings import by_setting, with_other
+import torch
+from torch import Tensor
+
+from scattergen.densities import GaussianMixture, VariationalAutoencoder
+from scattergen.densities.networks import posterior
 from scattergen.paper.density_samples import NAME as SAMPLES
 from scattergen.paper.density_samples import distances_by_setting
-from scattergen.paper.findings import Finding, Measured, Section
-from scattergen.paper.latent_variables import MIXTURE, POSTERIOR, latent_variables
+from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, Verdict, by_setting, judge, with_other
 from scattergen.paper.material import Material
-from scattergen.wording import number
 
 NAME = "latent_prior"
 _MOST = 0.75  # of what a better source of h gains
+_COMPONENTS = 100
+_FITTED = 20_000  # draws of h that the mixture is fitted to
 
 
-def depends(material: Material) -> dict[str, Any]:
-    """What the stage depends on."""
-    return {**material.depends_on_model("codes", "decoder", "densities/vae"), **material.depends_on_distances()}
+@torch.no_grad()
+def latent_variables(material: Material) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Codes g(h) of draws of q(h|z), and of draws of a mixture fitted to these; and facts about both."""
+    vae = material.model.densities["vae"]
+    assert isinstance(vae, VariationalAutoencoder)
+    seed, n = material.seed, material.n_images
+    mean, log_variance = posterior(vae.encoder_, material.training_codes)
+    deviation = (log_variance / 2).exp()
+    h = mean + deviation * torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+    fitted = h[material.numbers(len(h), _FITTED, stream=9)]
+    mixture = GaussianMixture(n_components=min(_COMPONENTS, max(1, len(fitted) // 20)))
+    draws = h[material.numbers(len(h), n, stream=10)]
+    latent = {"posterior": draws, "mixture": mixture.fit(fitted, seed=seed).sample(n, seed=seed)}
+    norms = h.norm(dim=1)
+    facts = {
+        "norms": [norms.mean().item(), norms.std().item()],  # of draws of q(h|z)
+        "deviation": deviation.mean().item(),  # its standard one
+        "components": len(mixture.means_),
+        "H": vae.n_latent,
+    }
+    return {name: vae.decoder_(one) for name, one in latent.items()}, facts
 
 
 def measure(material: Material, work: Path) -> Measured:
@@ -37,20 +55,19 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured({"distances": distances, **facts, "n": material.n_images})
 
 
-def show(results: Mapping[str, Measured], material: Material) -> Section:
+STAGES = {NAME: Stage(__name__, measure, parts=("codes", "decoder", "densities/vae"), distances=True)}
+
+
+def show(results: Results, material: Material) -> Section:
     """What the VAE's decoder makes of latent variables from each source."""
-    measured = results[NAME]
-    elsewhere = by_setting(results, material, measured.facts["distances"], "latent")
+    facts = results[NAME].facts
+    elsewhere = by_setting(results, material, facts["distances"], "latent")
     prior = distances_by_setting(results, material)
-    shown = {
-        "elsewhere": elsewhere,
-        "prior": prior,
-        "expected": _expected_norm(measured.facts["H"]),
-        "beta": results[SAMPLES].facts["rows"]["vae"]["hyperparameters"]["beta"],
-    }
+    beta = results[SAMPLES].facts["rows"]["vae"]["hyperparameters"]["beta"]
+    shown = {"elsewhere": elsewhere, "prior": prior, "expected": _expected_norm(facts["H"]), "beta": beta}
     setting, scores = next(iter(elsewhere.items()))
     finding = _finding(setting, scores, prior[setting]["vae"], prior[setting]["gaussian"])
-    return Section(NAME, finding, with_other(measured, results), shown)
+    return Section(NAME, finding, with_other(NAME, results), shown)
 
 
 def _expected_norm(H: int) -> float:
@@ -59,30 +76,13 @@ def _expected_norm(H: int) -> float:
 
 
 def _finding(setting: str, distances: Mapping[str, float], vae: float, gaussian: float) -> Finding:
-    item = "Section 2.1, the VAE’s latent variables"
-    posterior, mixture = distances[POSTERIOR], distances[MIXTURE]
-    numbers = (
-        f"With {setting} and h from N(0, I) the paper’s VAE scores {number(vae, 1)}, with h from a mixture fitted to "
-        f"its latent variables {number(mixture, 1)}, and with those variables themselves {number(posterior, 1)} "
-        f"(white Gaussian codes {number(gaussian, 1)})"
-    )
-    if mixture > 2 * vae:
-        because = (
-            f"{numbers}: its own latent variables score worse by this distance, so where h comes from is not what "
-            "these samples lack."
-        )
-        return Finding(item, "cannot be compared", because)
-    best = min(posterior, mixture)
+    draws, mixture = distances["posterior"], distances["mixture"]
+    best = min(draws, mixture)
     kept = (gaussian - vae) / (gaussian - best) if best < gaussian else 0.0
-    if kept <= 0:
-        because = (
-            f"{numbers}: its decoder may have learnt the dependencies, but its latent variables are not “close to "
-            "independent Gaussians”."
-        )
-        return Finding(item, "disagrees", because)
-    close = kept >= _MOST
-    because = (
-        f"{numbers}: N(0, I) keeps {number(100 * kept)} % of what the best source of h gains over white Gaussian "
-        f"codes, so its latent variables are {'close to independent Gaussians' if close else 'not close to these'}."
-    )
-    return Finding(item, "agrees" if close else "agrees in part", because)
+    verdict: Verdict = "agrees" if kept >= _MOST else "agrees in part"
+    if mixture > 2 * vae:
+        verdict = "cannot be compared"
+    elif kept <= 0:
+        verdict = "disagrees"
+    words = {"setting": setting, "draws": draws, "mixture": mixture, "vae": vae, "gaussian": gaussian, "kept": kept}
+    return judge("Section 2.1, the VAE’s latent variables", verdict, NAME, **words)

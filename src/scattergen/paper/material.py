@@ -3,31 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.source import random_rows
-from scattergen.evaluation import kernel_distance
+from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
+from scattergen.evaluation import DigitFeatures, FeatureExtractor, ScatteringFeatures, frechet_distance, kernel_distance
+from scattergen.image_quality import psnr
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.paper import sources
-from scattergen.paper.distances import Distance, distance_for
 from scattergen.progress import Progress
 from scattergen.report import paper
 from scattergen.runs import RunFolder
 
 PAPER_DENSITIES = ("gaussian", "vae", "gan")  # of its Figure 2, in its order
-_SHOWN = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
+_DENSITIES = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
+SHOWN = 64  # samples of each density
 _PIECE = 1024  # images that are decoded and turned into features at a time
 
 Decode = Callable[[Tensor], Tensor]
 """Codes (n, d) to images in [0, 1], (n, C, H, W)."""
 
 
-@dataclass(frozen=True)
-class Trials:
+class Trials(NamedTuple):
     """Short trainings of one method after another, at several learning rates."""
 
     seconds: float  # nominally, of each training: they set its number of steps
@@ -67,6 +67,30 @@ QUICK = Effort(
 )
 
 
+class Distance(NamedTuple):
+    """A distance between two sets of images by their features; lower is better."""
+
+    title: str
+    extract: FeatureExtractor
+    to_decoded: bool  # whether decoded codes are compared with decoded test codes, not test images
+    between: Callable[[Tensor, Tensor], float]  # of features of real images, and of others
+
+
+def distance_for(results: paper.Results, image_shape: tuple[int, int, int]) -> Distance:
+    """The measure for one of the paper's data sets, of images (C, H, W)."""
+    if results is paper.MNIST:
+        return Distance("Fréchet distance", DigitFeatures(), False, frechet_distance)
+    # Faces have neither a classifier whose features are made for them nor 10,000 test images for a Fréchet distance:
+    # scattering coefficients see above all how soft decoded images are, and few images do not bias a kernel distance.
+    features = ScatteringFeatures(image_shape)
+    return Distance("kernel distance", features, True, lambda real, x: 1000 * kernel_distance(real, x).value)
+
+
+def mean_psnr(images: Tensor, decoded: Tensor) -> float:
+    """Mean PSNR in dB, of which JSON can hold no infinite ones."""
+    return psnr(images, decoded).clamp(max=100).mean().item()
+
+
 class Material:
     """A finished run, its data with test images, and what several stages compute from them."""
 
@@ -88,12 +112,12 @@ class Material:
     def densities(self) -> list[str]:
         """Keys of the densities that are shown."""
         there = self.run.names("densities")
-        return [key for key in _SHOWN if key in there]
+        return [key for key in _DENSITIES if key in there]
 
-    @property
-    def parts(self) -> list[str]:
-        """What these are called in the run."""
-        return [f"densities/{key}" for key in self.densities]
+    def parts(self, *names: str) -> list[str]:
+        """Names of parts of the run, where "densities" are all that are shown."""
+        shown = [f"densities/{key}" for key in self.densities]
+        return [part for name in names for part in (shown if name == "densities" else [name])]
 
     @cached_property
     def model(self) -> GenerativeScatteringNetwork:
@@ -145,31 +169,24 @@ class Material:
 
     def distance(self, images: ImageSource | Tensor) -> float:
         """Distance of images to test images."""
-        extract = self.measure.extract
-        parts = [extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
+        parts = [self.measure.extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
         return self.measure.between(self._real, torch.cat(parts))
 
     def distance_of_codes(self, codes: Tensor, decode: Decode | None = None) -> float:
         """Distance of codes, decoded by the run's model or as is said, to test images or to decoded test codes."""
-        features = self._features_of_decoded(codes, decode or self.model.decode)
-        return self.measure.between(self._decoded_test, features)
+        return self.measure.between(self._decoded_test, self._features_of_decoded(codes, decode or self.model.decode))
 
     def kernel_distance(self, images: Tensor, decoded: bool = False) -> list[float]:
         """Kernel distance of images, decoded or not, and its standard error; few images do not bias it."""
-        real = self._decoded_test if decoded else self._real
-        found = kernel_distance(real, self.measure.extract(images))
+        found = kernel_distance(self._decoded_test if decoded else self._real, self.measure.extract(images))
         return [found.value, found.standard_error]
 
     def distance_of_reconstructions(self) -> float:
         """Distance of reconstructed test images to test images: what the decoder alone costs."""
         return self.measure.between(self._real, self._decoded_test)
 
-    def depends_on_model(self, *parts: str) -> dict[str, Any]:
-        """Parts of the run and their code, the test images and the seed, for a stage's key."""
-        digests = {part: [self.run.digest(part), sources.digest(sources.modules_of_part(part))] for part in parts}
-        return {**digests, "test": self.test.fingerprint, "seed": self.seed}
-
-    def depends_on_distances(self) -> dict[str, Any]:
-        """What measured distances depend on, for a stage's key."""
-        extract = self.measure.extract
-        return {"n": self.n_images, "features": [extract.name, extract.version], "measure": self.measure.title}
+    def matrices(self, decode: Decode) -> dict[str, Tensor]:
+        """Images of Figure 1: of the paper's values of two components, and of standard deviations."""
+        variances = self.model.encoder.whitening.explained_variance_
+        sigma = component_grid(variances, SIGMA_VALUES, in_sigma=True)
+        return {"paper": decode(component_grid(variances, PAPER_VALUES)), "sigma": decode(sigma)}

@@ -1,37 +1,30 @@
 """The founding paper beside a run: every stage in turn, then one page that says what agrees."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from scattergen.datasets import Dataset
+from scattergen.datasets.published import N_TEST, N_TRAIN
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.paper import (
-    central_limit,
     codes_in_use,
-    count_search,
     density_samples,
-    gaussian_marginals,
+    dependence,
     latent_prior,
-    leading_components,
-    nonlinear_dependence,
-    normality_counts,
+    normality,
     other_decoder,
-    paper_setting,
-    pixel_baselines,
     raw_coefficients,
-    sources,
     stability,
     training_time,
 )
-from scattergen.paper.findings import Finding, Measured, Section, measured, render_page
+from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
 from scattergen.pipeline.fit import fit_density_run
 from scattergen.progress import SILENT, Progress
@@ -42,39 +35,41 @@ from scattergen.stages.presets import preset
 FEWEST_TEST_IMAGES = 20  # that the normality tests and distances need
 _SHAPES = {"mnist": ((1, 28, 28),), "celeba": ((3, 128, 128), (3, 64, 64))}
 _RESULTS = {results.name: results for results in (paper.MNIST, paper.CELEBA)}
-_PAGES = {"full": "reproduction", "quick": "reproduction-quick"}
-
-Show = Callable[[Mapping[str, Measured], Material], Section]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One computation whose result is kept: `measure` is given the folder of what it needs to be resumed."""
-
-    module: ModuleType
-    depends: Callable[[Material], dict[str, Any]]
-    measure: Callable[[Material, Path], Measured]
-
-    def key(self, material: Material) -> dict[str, Any]:
-        """All that its result depends on, the text of its module and of what that imports included."""
-        code = sources.digest(sources.modules_of_stage(self.module.__name__))
-        return {**self.depends(material), "code": code}
+def show_setting(results: Results, material: Material) -> Section:
+    """Where a run on CelebA departs from the paper's setting, as it is there and here; nowhere if it is in it."""
+    encoder, decoder = material.model.encoder, material.model.decoder.hyperparameters
+    side, J = encoder.image_shape[1], encoder.scattering.J
+    rows = {
+        "images": ("128×128", f"{side}×{side}"),
+        "training images": (f"{N_TRAIN:,}", f"{len(material.train):,}"),
+        "test images": (f"{N_TEST:,}", f"{len(material.test):,}"),
+        "scale J": ("4", f"{J}"),
+        "coefficients of an image": (f"{3 * 417 * 64:,}", f"{encoder.n_features:,}"),
+        "components": ("512", f"{encoder.whitening.n_components}"),
+        "decoder": tuple(
+            f"{', '.join(map(str, widths))} channels, {kernel}×{kernel} filters"
+            for widths, kernel in (([1024, 512, 256, 128, 64, 32], 7), (decoder["channels"], decoder["kernel_size"]))
+        ),
+    }
+    same = side >> J == 128 >> 4
+    departures = {what: row for what, row in rows.items() if row[0] != row[1] or (what == "scale J" and not same)}
+    epochs = material.run.options.get("training", {}).get("epochs", "unknown")
+    shown = {"departures": departures, "J": J, "same_part": same, "epochs": epochs, "n_train": N_TRAIN}
+    return Section("paper_setting", shown=shown)
 
 
 _MODULES = (
-    leading_components, normality_counts, count_search, nonlinear_dependence, density_samples, latent_prior,
-    other_decoder, codes_in_use, gaussian_marginals, central_limit, raw_coefficients, stability,
+    dependence, normality, density_samples, latent_prior, other_decoder, codes_in_use, raw_coefficients, stability,
+    training_time,
 )  # fmt: skip
-
-STAGES = {module.NAME: Stage(module, module.depends, module.measure) for module in _MODULES} | {
-    name: Stage(pixel_baselines, partial(pixel_baselines.depends, name), partial(pixel_baselines.measure, name))
-    for name in pixel_baselines.NAMES
-}
+STAGES: dict[str, Stage] = {name: stage for module in _MODULES for name, stage in module.STAGES.items()}
 """Name to stage; the slowest are last."""
 
-SECTIONS: tuple[Show, ...] = (
-    leading_components.show, normality_counts.show, nonlinear_dependence.show, gaussian_marginals.show,
-    central_limit.show, density_samples.show_samples, latent_prior.show, density_samples.show_training,
+SECTIONS: tuple[Callable[[Results, Material], Section], ...] = (
+    dependence.show_leading, normality.show, dependence.show_battery, dependence.show_marginals,
+    normality.show_averages, density_samples.show_samples, latent_prior.show, density_samples.show_training,
     training_time.show, stability.show, raw_coefficients.show, codes_in_use.show,
 )  # fmt: skip
 """In the order of the page, which is the paper's."""
@@ -83,10 +78,9 @@ CELEBA_STAGES = (
     "leading_components", "normality_counts", "count_search", "nonlinear_dependence", "density_samples",
     "latent_prior", "codes_in_use",
 )  # fmt: skip
-
-CELEBA_SECTIONS: tuple[Show, ...] = (
-    paper_setting.show, leading_components.show, normality_counts.show, nonlinear_dependence.show,
-    density_samples.show_samples, latent_prior.show, density_samples.show_training, codes_in_use.show,
+CELEBA_SECTIONS = (
+    show_setting, dependence.show_leading, normality.show, dependence.show_battery, density_samples.show_samples,
+    latent_prior.show, density_samples.show_training, codes_in_use.show,
 )  # fmt: skip
 
 
@@ -140,27 +134,29 @@ def reproduce_run(
     _fit_missing(run, data, name, device, progress)
     run.refresh()
     material = Material(run, data, effort, seed, device, progress, _RESULTS[name])
-    stages = STAGES if name == "mnist" else {stage: STAGES[stage] for stage in CELEBA_STAGES}
-    names = {key: key if effort.name == "full" else f"{effort.name}-{key}" for key in stages}
+    stages, shows = STAGES, SECTIONS
+    if name == "celeba":
+        stages, shows = {stage: STAGES[stage] for stage in CELEBA_STAGES}, CELEBA_SECTIONS
+    prefix, suffix = ("", "") if effort.name == "full" else ("quick-", "-quick")
     kept, results, computed = Stages(run, progress), dict[str, Measured](), False
     for key, stage in stages.items():
-        results[key], found = measured(kept, names[key], stage.key(material), partial(stage.measure, material))
+        measure = partial(stage.measure, material)
+        results[key], found = measured(kept, f"{prefix}{key}", stage.key(material), measure)
         computed |= not found
-    page = run.path / f"{_PAGES[effort.name]}.html"
-    findings, text = _render(results, material, command)
+    sections = [show(results, material) for show in shows]
+    seconds = sum(result.seconds for result in results.values())
+    text = render_page(sections, material, command or "scattergen.paper.reproduce_run(…)", seconds)
+    page = run.path / f"reproduction{suffix}.html"
     same = page.is_file() and page.read_text(encoding="utf-8") == text
     if not same:
-        _keep_page(run, page.name, text, [f"paper/{name}" for name in names.values()])
+        made_from = [f"paper/{prefix}{key}" for key in stages]
+        whole = kept.key(page.stem, {}, made_from)
+        with run.working(page.stem, whole) as folder:
+            with atomic_path(folder / page.name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            run.note(page.stem, whole, {}, made_from, {page.name: folder / page.name})
+    findings = tuple(section.finding for section in sections if section.finding)
     return Reproduction(page, findings, same and not computed)
-
-
-def _keep_page(run: RunFolder, name: str, text: str, made_from: list[str]) -> None:
-    stage = name.removesuffix(".html")
-    key = Stages(run, SILENT).key(stage, {}, made_from)
-    with run.working(stage, key) as folder:
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        run.note(stage, key, {}, made_from, {name: folder / name})
 
 
 def fit_command(name: str, images: str = "DIR", run: str | None = None) -> str:
@@ -181,32 +177,27 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
             f"{data.name} has {found} test images: a reproduction needs at least {FEWEST_TEST_IMAGES} to compare with."
         )
     if data.train.shape not in _SHAPES[name]:
-        wanted = " or ".join(" × ".join(map(str, shape)) for shape in _SHAPES[name])
+        found, *wanted = (" × ".join(map(str, shape)) for shape in (data.train.shape, *_SHAPES[name]))
         raise InputError(
-            f"{data.name} has images of {' × '.join(map(str, data.train.shape))}: the reproduction "
-            f"is of the paper's {_RESULTS[name].title}, with images of {wanted}."
+            f"{data.name} has images of {found}: the reproduction is of the paper's {_RESULTS[name].title}, with "
+            f"images of {' or '.join(wanted)}."
         )
+    path, fit = run.path, f"fit one by `{fit_command(name)}`."
     if run.options.get("data", {}).get("fingerprint") != data.train.fingerprint:
-        raise InputError(
-            f"{run.path} was not fitted to {data.name}: name a run that was (--run), or fit one by "
-            f"`{fit_command(name)}`."
-        )
+        raise InputError(f"{path} was not fitted to {data.name}: name a run that was (--run), or {fit}")
     for part in ("encoder", "codes", "decoder"):
         run.require(part)
     if run.metadata("decoder").get("kind", "generator") != "generator":
-        raise InputError(
-            f"{run.path} has a local decoder, which is not the paper's: name another run (--run), "
-            f"or fit one by `{fit_command(name)}`."
-        )
+        raise InputError(f"{path} has a local decoder, which is not the paper's: name another run (--run), or {fit}")
     if run.options.get("preset") is not None and not run.finished:
         raise RunFolderError(
-            f"{run.path} is an unfinished fit: run the `scattergen fit` command that made it again, to its end."
+            f"{path} is an unfinished fit: run the `scattergen fit` command that made it again, to its end."
         )
     for key in PAPER_DENSITIES:
         if run.has(f"densities/{key}") and (kind := run.metadata(f"densities/{key}")["name"]) != key:
             raise RunFolderError(
-                f'The density "{key}" of {run.path} is of the kind {kind}: store it under another '
-                f"name and fit the paper's by `scattergen density RUN {key}`."
+                f'The density "{key}" of {path} is of the kind {kind}: store it under another name and fit the '
+                f"paper's by `scattergen density RUN {key}`."
             )
 
 
@@ -219,11 +210,3 @@ def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress
     for key in PAPER_DENSITIES:
         if key not in there:
             fit_density_run(run.path, key, keywords=keywords.get(key), seed=seed, device=device, progress=progress)
-
-
-def _render(results: Mapping[str, Measured], material: Material, command: str) -> tuple[tuple[Finding, ...], str]:
-    chosen = SECTIONS if material.paper is paper.MNIST else CELEBA_SECTIONS
-    sections = [show(results, material) for show in chosen]
-    seconds = sum(measured.seconds for measured in results.values())
-    text = render_page(sections, material, command or "scattergen.paper.reproduce_run(…)", seconds)
-    return tuple(section.finding for section in sections if section.finding), text

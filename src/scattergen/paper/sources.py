@@ -1,13 +1,9 @@
-"""What a stage is computed by: the text of its module, and of all that this imports.
-
-Which code that is, is read off the import statements, so that no list can be forgotten.
-"""
+"""What a stage is computed by: the text of its module, and of all that this imports, as its import statements say."""
 
 import ast
 import hashlib
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import scattergen
@@ -17,7 +13,7 @@ _ROOT, _FOLDER = scattergen.__name__, Path(scattergen.__file__).parent
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
     # how results are shown, but for what the paper reports
-    "report", "cli", "wording", "paper.findings", "paper.plots",
+    "report", "cli", "wording", "paper.findings",
     "machine",  # in the keys of the stages that it makes a difference to
     # where they are kept
     "runs", "files", "tensor_files", "processes", "progress", "terminal", "errors", "keywords",
@@ -32,30 +28,27 @@ _PARTS = {
     "decoder": "decoder.generator", "densities": "densities",
 }  # fmt: skip
 
-_ALWAYS = ("paper.material", "paper.distances", "model", "decoder.sharpening")
+_ALWAYS = ("paper.material", "report.paper", "evaluation", "diagnostics.component_grid", "model", "decoder.sharpening")
 
 
 def sources(modules: Iterable[str]) -> list[Path]:
     """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import.
 
-    Modules that only show, store or report are left out, and of the model its parts.
-
     >>> names = [path.name for path in sources(["scattergen.decoder.generator"])]
     >>> "upsampled_convolution.py" in names, "html.py" in names
     (True, False)
     """
-    found: dict[str, Path] = {}
+    found: set[Path] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
         path = _path(module)
         numberless = _is_one_of(module, _NO_NUMBERS) and not _is_one_of(module, ("report.paper",))
-        if module in found or path is None or numberless:
-            continue
-        found[module] = path
-        if not _is_one_of(module, _WITHOUT_IMPORTS):
-            waiting += _imports(path)
-    return sorted(found.values())
+        if path is not None and path not in found and not numberless:
+            found.add(path)
+            if not _is_one_of(module, _WITHOUT_IMPORTS):
+                waiting += _imports(path)
+    return sorted(found)
 
 
 def digest(modules: Iterable[str]) -> str:
@@ -73,11 +66,7 @@ def modules_of_stage(module: str) -> list[str]:
 
 
 def modules_of_part(part: str) -> list[str]:
-    """Modules that a part of a run computes with.
-
-    >>> modules_of_part("densities/vae")
-    ['scattergen.densities']
-    """
+    """Modules that a part of a run, such as "densities/vae", computes with."""
     return [f"{_ROOT}.{_PARTS[part.split('/')[0]]}"]
 
 
@@ -89,13 +78,11 @@ def _is_one_of(module: str, names: tuple[str, ...]) -> bool:
 @cache
 def _path(module: str) -> Path | None:
     """The file of a module of this package; None if there is no such module."""
-    if module.partition(".")[0] != _ROOT or module == _ROOT:
+    root, *names = module.split(".")
+    if root != _ROOT or not names:
         return None
-    try:
-        spec = find_spec(module)  # imports the packages that it is in, and not itself
-    except ModuleNotFoundError:  # a name that a module defines, not a module
-        return None
-    return None if spec is None or spec.origin is None else Path(spec.origin)
+    stem = _FOLDER.joinpath(*names)
+    return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
 
 
 @cache

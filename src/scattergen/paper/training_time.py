@@ -1,27 +1,82 @@
-"""Table 4: training time of latent and pixel models on this machine, and what it buys."""
+"""Table 4: what training latent models and end-to-end models of pixels takes on this machine, and what it buys."""
 
+import json
 import math
-from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from scattergen.files import write_json
+from scattergen.machine import machine
 from scattergen.paper.density_samples import NAME as SAMPLES
 from scattergen.paper.density_samples import seconds_of
-from scattergen.paper.findings import Finding, Measured, Section
-from scattergen.paper.material import Material
-from scattergen.paper.pixel_baselines import NAMES as PIXEL_MODELS
-from scattergen.paper.plots import quality_curves
-from scattergen.report import paper
+from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, judge
+from scattergen.paper.material import SHOWN, Material
+from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.report.html import themed
-from scattergen.wording import duration, number
+from scattergen.report.plots import quality_curves
+from scattergen.wording import duration
+
+PIXEL_MODELS = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
+_ENDLESS = 100_000  # epochs: the clock stops the training
+_CODES_PER_COMPONENT = 20  # of the mixture prior, if there are few images
+
+
+def _keywords(name: str, material: Material) -> dict[str, Any]:
+    """Those of `benchmarks/peers.py`, chosen there by short runs on training images."""
+    if name == "pixel_gan":
+        return {"learning_rate": 5e-4, "batch_size": 64}
+    most = max(1, len(material.train) // _CODES_PER_COMPONENT)
+    return {"n_latent": 32, "beta": 0.3, "prior": "mixture", "n_components": min(150, most)}
+
+
+def measure(name: str, material: Material, work: Path) -> Measured:
+    """Train one model for a fixed time, making snapshots not counted; score it at each of them and at its end."""
+    effort, seed = material.effort, material.seed
+    kind: type[DCGAN] | type[PixelVAE] = DCGAN if name == "pixel_gan" else PixelVAE
+    model = kind(epochs=_ENDLESS, **_keywords(name, material))
+
+    def score() -> float:
+        model.fit_prior(material.train, seed=seed)
+        return material.distance(model.sample(material.n_images, seed=seed))
+
+    def snapshot(seconds: float) -> None:  # if a moment has come that has not been scored yet
+        passed = [work / f"snapshot-{moment:08.1f}.json" for moment in effort.snapshots if seconds >= moment]
+        if passed and not passed[-1].exists():
+            write_json(passed[-1], {"seconds": seconds, "distance": score()})
+
+    model.fit(
+        material.train, seed=seed, device=material.device, progress=material.progress,
+        checkpoint=work / "checkpoint.safetensors", max_seconds=effort.pixel_seconds, on_step=snapshot,
+    )  # fmt: skip
+    snapshots = [json.loads(path.read_text()) for path in sorted(work.glob("snapshot-*.json"))]
+    last = model.history_[-1]
+    facts = {
+        "description": model.description,
+        "epochs": int(last["epoch"]),
+        "seconds": last["seconds"],
+        "curve": [*([row["seconds"], row["distance"]] for row in snapshots), [last["seconds"], score()]],
+        "n": material.n_images,
+    }
+    return Measured(facts, {"samples": model.sample(SHOWN, seed=seed)}, seconds=last["seconds"])
+
+
+def _others(name: str, material: Material) -> dict[str, Any]:
+    this = machine()  # since the clock stops the training
+    return {"keywords": _keywords(name, material), "machine": [this["processor"], this["threads"]]}
+
+
+STAGES = {
+    name: Stage(
+        __name__, partial(measure, name), images=("train", "test"), effort=("pixel_seconds", "snapshots"),
+        distances=True, others=partial(_others, name),
+    )
+    for name in PIXEL_MODELS
+}  # fmt: skip
 
 
 def refits_to_win(once: float, latent: float, pixel: float) -> int | None:
-    """Fits of the generative model after which the latent route has taken less time in total, if it ever has.
-
-    The smallest k with once + k·latent < k·pixel, in seconds: encoder and decoder are fitted once, the density or the
-    model of pixels k times.
-    """
+    """Fits after which the latent route has taken less time, if ever: the smallest k with once + k·latent < k·pixel."""
     return None if pixel <= latent else math.floor(once / (pixel - latent)) + 1
 
 
@@ -30,71 +85,47 @@ def time_to_reach(curve: list[list[float]], distance: float) -> float | None:
     return next((seconds for seconds, found in curve if found <= distance), None)
 
 
-def show(results: Mapping[str, Measured], material: Material) -> Section:
+def show(results: Results, material: Material) -> Section:
     """Table 4: training times, quality against them, and how many fits it takes to win."""
     samples = results[SAMPLES]
     facts, pixels = samples.facts, {name: results[name] for name in PIXEL_MODELS}
     once = sum(seconds_of(facts, stage) for stage in ("encoder", "codes", "decoder"))
     curves = {PIXEL_MODELS[name]: found.facts["curve"] for name, found in pixels.items()}
-    densities, points = [], {}
-    for key, row in facts["rows"].items():
-        seconds, distance = seconds_of(facts, f"densities/{key}"), row["distance"]
-        against = [_against(once, seconds, distance, found.facts) for found in pixels.values()]
-        densities.append({"name": key, "seconds": seconds, "distance": distance, "against": against})
-        # An instant fit, such as that of the Gaussian, has no place on a logarithmic axis.
-        points[key] = max(seconds, 0.1), distance
+    # An instant fit, such as that of the Gaussian, has no place on a logarithmic axis.
+    seconds = {key: max(seconds_of(facts, f"densities/{key}"), 0.1) for key in facts["rows"]}
+    points = {key: (seconds[key], row["distance"]) for key, row in facts["rows"].items()}
     shown = {
         "once": once,
-        "densities": densities,
+        "against": _against(facts, pixels, once),
         "pixels": {PIXEL_MODELS[name]: found for name, found in pixels.items()},
-        "quoted": paper.TRAINING_TIMES,
         "curves": themed(partial(quality_curves, curves, points, "Fréchet distance to test images")),
     }
     finding = _finding(facts, pixels, once, duration(material.effort.pixel_seconds))
     return Section("training_time", finding, [samples, *pixels.values()], shown)
 
 
-def _against(once: float, fit: float, distance: float, pixel: Mapping[str, Any]) -> dict[str, Any]:
-    """When a model of pixels is as good as a density, and from which fit on that is cheaper."""
-    equal = time_to_reach(pixel["curve"], distance)
-    return {
-        "total": pixel["seconds"],
-        "equal": equal,
-        "at_equal_quality": None if equal is None else refits_to_win(once, fit, equal),
-        "at_full_time": refits_to_win(once, fit, pixel["seconds"]),
-    }
+def _against(facts: Facts, pixels: Results, once: float) -> dict[str, list[dict[str, Any]]]:
+    """For every density, when each model of pixels is as good, and from which fit on the density is cheaper."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, row in facts["rows"].items():
+        fit, found[key] = seconds_of(facts, f"densities/{key}"), []
+        for pixel in (measured.facts for measured in pixels.values()):
+            equal, total = time_to_reach(pixel["curve"], row["distance"]), pixel["seconds"]
+            at_equal = None if equal is None else refits_to_win(once, fit, equal)
+            costs = {"total": total, "equal": equal, "sooner": equal is not None and at_equal is None}
+            wins = {"at_equal_quality": at_equal, "at_full_time": refits_to_win(once, fit, total)}
+            found[key].append({**costs, **wins})
+    return found
 
 
-def _finding(facts: Mapping[str, Any], pixels: Mapping[str, Measured], once: float, budget: str) -> Finding:
-    rows = facts["rows"]
-    against = {
-        key: [_against(once, seconds_of(facts, f"densities/{key}"), row["distance"], m.facts) for m in pixels.values()]
-        for key, row in rows.items()
-    }
+def _finding(facts: Facts, pixels: Results, once: float, budget: str) -> Finding:
+    rows, against = facts["rows"], _against(facts, pixels, once)
     best = min(rows, key=lambda key: rows[key]["distance"])
     distance = rows[best]["distance"]
-    final = {PIXEL_MODELS[name]: m.facts["curve"][-1][1] for name, m in pixels.items()}
-    ends = " and ".join(f"the {name} {number(value, 1)}" for name, value in final.items())
+    final = {PIXEL_MODELS[name]: found.facts["curve"][-1][1] for name, found in pixels.items()}
     better = all(distance < value for value in final.values())
-    because = (
-        f"Refitting a density is cheap: {best}, the best here, takes "
-        f"{duration(seconds_of(facts, f'densities/{best}'))} and scores {number(distance, 1)}; after {budget} of "
-        f"training, {ends}{', neither as good' if better else ''}. With encoder and decoder counted in "
-        f"({duration(once)}, once), the latent route with {best} "
-    )
     known = [found["at_full_time"] for found in against[best] if found["at_full_time"] is not None]
-    if known:
-        because += f"has cost less from fit {max(known)} on than models of pixels trained so long"
-    else:
-        because += "never costs less than models of pixels trained for so short a time"
-    sooner = [
-        key.upper()
-        for key in ("vae", "gan")
-        if any(found["equal"] is not None and found["at_equal_quality"] is None for found in against[key])
-    ]
-    if sooner:
-        because += (
-            f"; but a model of pixels is as good as the paper’s {' and '.join(sooner)} in less time than "
-            f"{'that takes' if len(sooner) == 1 else 'those take'} to fit"
-        )
-    return Finding("Table 4", "agrees in part" if known or better else "disagrees", because + ".")
+    sooner = [key for key in ("vae", "gan") if any(found["sooner"] for found in against[key])]
+    own = {"best": best, "distance": distance, "seconds": seconds_of(facts, f"densities/{best}"), "once": once}
+    others = {"budget": budget, "final": final, "better": better, "known": known, "sooner": sooner}
+    return judge("Table 4", "agrees in part" if known or better else "disagrees", "training_time", **own, **others)

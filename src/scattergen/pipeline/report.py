@@ -17,8 +17,7 @@ from scattergen.image_quality import WINDOW_SIZE, psnr, sharpness, ssim
 from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
-from scattergen.report.facts import DensityEntry, FitReport, VisualisationMatrix
-from scattergen.report.fit_report import write_fit_report
+from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
 from scattergen.runs import RunFolder
 
 MOST_JUDGED, LEAST_JUDGED = 1000, 100  # images in a row

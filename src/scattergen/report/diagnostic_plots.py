@@ -1,10 +1,7 @@
-"""Pictures of codes: marginals, quantiles, pairs of components, and what depends on what.
-
-Codes (n, d) are drawn in the accent colour, samples of a density beside them in the contrast colour.
-"""
+"""Pictures of codes (n, d), and of samples of a density in the contrast colour: marginals, quantiles, dependence."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +16,6 @@ from scattergen.errors import InputError
 from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, style_axes
 
 Floats = NDArray[np.float64]
-Draw = Callable[[Axes, Floats, Floats | None], None]  # a component of codes and, if there are any, of samples
 
 _COLUMNS, _SHOWN = 4, 12  # panels of marginals and quantiles
 _POINTS = 1500  # of a scatter plot; more hide each other
@@ -29,28 +25,26 @@ _SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
 
 def marginal_histograms(codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples") -> Figure:
     """Histograms of the 12 leading components beside N(0, 1); values beyond ±4 are counted in the outer bins."""
-    bins = np.linspace(-_RANGE, _RANGE, 41)
-    x = np.linspace(-_RANGE, _RANGE, 161)
+    bins, x = np.linspace(-_RANGE, _RANGE, 41), np.linspace(-_RANGE, _RANGE, 161)
 
     def heights(values: Floats) -> Floats:
         counts = np.histogram(values.clip(-_RANGE, _RANGE), bins)[0]
         return counts / len(values) / (bins[1] - bins[0])
 
-    def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
+    figure, components = _by_component(codes, samples, name)
+    for axes, column, other in components:
         axes.stairs(heights(column), bins, fill=True, color=LIGHT.accent, alpha=0.55)
         axes.plot(x, stats.norm.pdf(x), color=LIGHT.ink, lw=1, ls="--")
         if other is not None:
             axes.stairs(heights(other), bins, color=LIGHT.contrast, lw=1.2)
-        axes.set_yticks([])
-        axes.set_xticks([-3, 0, 3])
-
-    return _by_component(codes, samples, name, draw)
+        axes.set(xticks=[-3, 0, 3], yticks=[])
+    return figure
 
 
 def normal_quantiles(codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples") -> Figure:
     """QQ plots of the 12 leading components: points of a normal one lie on the dashed line."""
-
-    def draw(axes: Axes, column: Floats, other: Floats | None) -> None:
+    figure, components = _by_component(codes, samples, name)
+    for axes, column, other in components:
         axes.plot([-_RANGE, _RANGE], [-_RANGE, _RANGE], color=LIGHT.ink, lw=1, ls="--")
         for values, color in ((other, LIGHT.contrast), (column, LIGHT.accent)):
             if values is not None:
@@ -59,8 +53,7 @@ def normal_quantiles(codes: ArrayLike, samples: ArrayLike | None = None, name: s
         axes.set_xticks([-3, 0, 3])
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlim(-_RANGE, _RANGE)
-
-    return _by_component(codes, samples, name, draw)
+    return figure
 
 
 def component_pairs(
@@ -70,8 +63,7 @@ def component_pairs(
     z, other = _tables(codes, samples)
     if not pairs or not all(0 <= k < z.shape[1] for pair in pairs for k in pair):
         raise InputError(f"Pairs {list(pairs)} do not exist among components 0 … {z.shape[1] - 1}.")
-    columns = min(3, len(pairs))
-    figure, panels = _panels(len(pairs), columns, 2.5, 2.5)
+    figure, panels = _panels(len(pairs), min(3, len(pairs)), 2.5, 2.5)
     for axes, (i, j) in zip(panels, pairs, strict=True):
         for table, color in ((z, LIGHT.accent), (other, LIGHT.contrast)):
             if table is not None:
@@ -90,6 +82,7 @@ def dependence_heat_map(
 ) -> Figure:
     """Distance correlation (d, d) of every pair of components; that of samples fills the half below the diagonal."""
     shown = np.array(correlation, dtype=np.float64)
+    title = "Distance correlation of ranks"
     if of_samples is not None:
         below = np.asarray(of_samples, dtype=np.float64)
         if below.shape != shown.shape:
@@ -99,9 +92,9 @@ def dependence_heat_map(
             )
         lower = np.tril_indices(len(shown), k=-1)
         shown[lower] = below[lower]
+        title += f"\nabove the diagonal: codes; below: {name}"
     np.fill_diagonal(shown, np.nan)
-    found = shown[np.isfinite(shown)]
-    top = max(_SMALLEST_RANGE, float(found.max())) if found.size else _SMALLEST_RANGE
+    top = float(np.max(shown, initial=_SMALLEST_RANGE, where=np.isfinite(shown)))
     figure = new_figure(5.0, 4.6, theme)
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
     axes = figure.add_subplot(facecolor=theme.background)
@@ -109,12 +102,8 @@ def dependence_heat_map(
     colors = LinearSegmentedColormap.from_list("dependence", [theme.background, theme.accent])
     edge = len(shown) + 0.5
     image = axes.imshow(shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
-    title = "Distance correlation of ranks"
-    if of_samples is not None:
-        title += f"\nabove the diagonal: codes; below: {name}"
     axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9, parse_math=False)
-    axes.set_xlabel("component")
-    axes.set_ylabel("component")
+    axes.set(xlabel="component", ylabel="component")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
     scale = figure.colorbar(image, ax=axes, shrink=0.85)
@@ -123,15 +112,17 @@ def dependence_heat_map(
     return figure
 
 
-def _by_component(codes: ArrayLike, samples: ArrayLike | None, name: str, draw: Draw) -> Figure:
+def _by_component(
+    codes: ArrayLike, samples: ArrayLike | None, name: str
+) -> tuple[Figure, list[tuple[Axes, Floats, Floats | None]]]:
+    """A figure with a panel for each leading component of codes and, if there are any, of samples."""
     z, other = _tables(codes, samples)
     count = min(_SHOWN, z.shape[1])
     figure, panels = _panels(count, min(_COLUMNS, count), 1.75, 1.5)
     for k, axes in enumerate(panels):
-        draw(axes, z[:, k], None if other is None else other[:, k])
         axes.set_title(f"component {k + 1}", loc="left", fontsize=8, color=LIGHT.ink, pad=3)
     _legend(figure, None if other is None else name, normal=True)
-    return figure
+    return figure, [(axes, z[:, k], None if other is None else other[:, k]) for k, axes in enumerate(panels)]
 
 
 def _tables(codes: ArrayLike, samples: ArrayLike | None) -> tuple[Floats, Floats | None]:
@@ -156,9 +147,7 @@ def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figu
 
 def _legend(figure: Figure, name: str | None, *, normal: bool) -> None:
     lines = [("codes", LIGHT.accent, "-")]
-    if name is not None:
-        lines.append((name, LIGHT.contrast, "-"))
-    if normal:
-        lines.append(("N(0, 1)", LIGHT.ink, "--"))
+    lines += [] if name is None else [(name, LIGHT.contrast, "-")]
+    lines += [("N(0, 1)", LIGHT.ink, "--")] if normal else []
     handles = [Line2D([], [], color=color, ls=style, lw=2, label=label) for label, color, style in lines]
     add_legend(figure, LIGHT, fontsize=8, handles=handles, loc="outside upper left", ncols=len(lines))

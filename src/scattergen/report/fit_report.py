@@ -1,7 +1,8 @@
 """The report of a fit: one self-contained HTML page, and its pictures as PNG files."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,84 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scattergen.evaluation.judgement import in_words
+from scattergen.diagnostics import NormalityTable, RejectionRate
+from scattergen.evaluation.judgement import Judgement, in_words
 from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.report import paper, plots
-from scattergen.report.facts import DensityEntry, FitReport
 from scattergen.report.html import Picture, grid, render, themed
 from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
 from scattergen.wording import duration, number
 
 _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
+
+
+@dataclass(frozen=True)
+class DensityEntry:
+    """One density of the codes and what its samples look like."""
+
+    name: str
+    hyperparameters: Mapping[str, object]  # its constructor's keywords
+    seconds: float  # of its training
+    samples: Tensor  # decoded ones in [0, 1], (N, C, H, W): the first N drawn with `seed`; 64 fill the grids
+    epochs: int | None = None  # passes over the codes; None for a density that is not trained in epochs
+    layers: str | None = None  # its networks' widths in words, where it has networks
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class VisualisationMatrix:
+    """Decoded codes of which only the two leading components differ from zero."""
+
+    title: str
+    images: Tensor  # (len(first) * len(second), C, H, W); the second component varies fastest
+    first: Sequence[float]  # values of the first component before whitening, from the top row down
+    second: Sequence[float]  # those of the second component, from left to right
+    sigma: tuple[float, float]  # standard deviations of the two components before whitening
+    paper: bool = False  # whether the values are the paper's
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """Everything that a report shows; whatever is left at its default is left out of the page."""
+
+    dataset: str  # its name; the paper's numbers are shown beside ours when it is "mnist"
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    n_train: int
+    n_test: int = 0  # 0 without a test set
+    seed: int = 0
+    version: str = ""  # of scattergen
+    command: str = ""  # the command line, or the call, that made the model
+    config: Mapping[str, object] = field(default_factory=dict)  # preset and hyper-parameters; mappings may be nested
+    machine: Mapping[str, object] = field(default_factory=dict)  # what it ran on, such as processor and threads
+    stages: Sequence[tuple[str, float]] = ()  # (name, seconds) of each stage, in order
+    eigenvalues: Tensor | Sequence[float] | None = None  # variance of each component, decreasing, (d,)
+    explained_variance: float | None = None  # share of the total variance that the d components keep, in [0, 1]
+    originals: Tensor | None = None  # test images to show, (k, C, H, W), in [0, 1]
+    reconstructions: Tensor | None = None  # the same images, encoded and decoded
+    psnr: Tensor | None = None  # of every test image, (n_test,), dB
+    ssim: Tensor | None = None  # of every test image, (n_test,)
+    densities: Sequence[DensityEntry] = ()  # in the order of the page
+    judgement: Judgement | None = None  # scores of decoder, least squares and densities against test images
+    featured: str | None = None  # name of the density at the top of the page; "mixture", else the last, by default
+    visualisation: Sequence[VisualisationMatrix] = ()
+    normality: NormalityTable | None = None  # rejections at the full sample size
+    normality_split: str = "training"  # that the tested codes are of
+    rejections: Sequence[RejectionRate] = ()  # against the sample size
+    skewness: Sequence[float] | None = None  # of each component, (d,)
+    excess_kurtosis: Sequence[float] | None = None
+    # Of the decoder's training: records with "seconds" and any of "epoch", "train_loss", "val_loss", "val_psnr".
+    history: Sequence[Mapping[str, float]] = ()
+
+    @property
+    def beside_paper(self) -> bool:
+        """Whether the paper has numbers for this data set."""
+        return self.dataset == "mnist"
+
+    @property
+    def title(self) -> str:
+        """The heading of the page."""
+        return "MNIST" if self.beside_paper else self.dataset
 
 
 def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
@@ -88,12 +157,14 @@ class _PictureFiles(dict[str, bytes]):
 
 
 def _quality(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
-    """Pairs of test images and their reconstructions, and the distribution of their quality."""
-    quality = {
-        name: _summary(values)
-        for name, values in (("psnr", facts.psnr), ("ssim", facts.ssim))
-        if values is not None and len(values)
-    }
+    """Pairs of test images and their reconstructions, and mean and percentiles 5, 50 and 95 of their quality."""
+    quality = {}
+    for name, values in (("psnr", facts.psnr), ("ssim", facts.ssim)):
+        if values is not None and len(values):
+            array = values.double().numpy()
+            # "lower" picks a value that is there: interpolating next to an infinite PSNR gives NaN.
+            percentiles = np.quantile(array, [0.05, 0.5, 0.95], method="lower")
+            quality[name] = [float(array.mean()), *percentiles.tolist()]
     x, y = facts.originals, facts.reconstructions
     if x is None or y is None or not len(x):
         return {"quality": quality, "pairs": []}
@@ -105,13 +176,6 @@ def _quality(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     files.keep("reconstructions", plots.figure_png(reconstruction_pairs(x, y, labels)))
     pictures = [grid(pair, columns=2) for pair in torch.stack([x, y], dim=1)]
     return {"quality": quality, "pairs": list(zip(pictures, decibels, similar, strict=True))}
-
-
-def _summary(values: Tensor) -> list[float]:
-    """Mean, and percentiles 5, 50 and 95."""
-    array = values.double().numpy()
-    # "lower" picks a value that is there: interpolating next to an infinite PSNR gives NaN.
-    return [float(array.mean()), *np.quantile(array, [0.05, 0.5, 0.95], method="lower").tolist()]
 
 
 def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
@@ -143,36 +207,28 @@ def _effort(entry: DensityEntry) -> str:
 
 def _leading_components(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     """The visualisation matrices, and what the paper's values are to this decoder."""
-    matrices = []
+    matrices, deviations = [], []
     for matrix in facts.visualisation:
         name = f"visualisation-matrix-{'paper' if matrix.paper else 'sigma'}"
         draw = partial(visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma)
         matrices.append((matrix, files.themed(name, draw)))
-    deviations = [
-        abs(value / sigma)
-        for matrix in facts.visualisation
-        if matrix.paper and facts.beside_paper
-        for sigma, values in zip(matrix.sigma, (matrix.first, matrix.second), strict=True)
-        for value in values
-    ]
+        if matrix.paper and facts.beside_paper:
+            for sigma, values in zip(matrix.sigma, (matrix.first, matrix.second), strict=True):
+                deviations += [abs(value / sigma) for value in values]
+    reach = (min(deviations), max(deviations)) if deviations else None
     decoder = facts.config.get("decoder")
     unit_norm = isinstance(decoder, Mapping) and bool(decoder.get("unit_norm"))
-    return {
-        "matrices": matrices,
-        "reach": (min(deviations), max(deviations)) if deviations else None,
-        "unit_norm": unit_norm and bool(deviations),
-    }
+    return {"matrices": matrices, "reach": reach, "unit_norm": unit_norm and reach is not None}
 
 
 def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     """The variance of the components, and whether they are normal."""
-    found: dict[str, Any] = dict.fromkeys(("spectrum", "kept", "exceeded"))
+    found: dict[str, Any] = {"spectrum": None, "kept": None, "exceeded": None, "curves": {}, "effects": {}}
     values, kept = facts.eigenvalues, facts.explained_variance
     if values is not None:
         found["spectrum"] = files.themed("eigenvalues", partial(plots.eigenvalue_spectrum, values))
         if kept is not None:
             found["kept"] = files.themed("explained-variance", partial(plots.cumulative_variance, values, kept))
-    found["curves"] = {}
     theirs = paper.MNIST.rejections if facts.beside_paper else {}
     if facts.normality is not None and facts.rejections:
         for test in plots.TEST_NAMES:
@@ -186,10 +242,8 @@ def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
         ]
         if exceeds and all(exceeds):
             found["exceeded"] = {"n": smallest, "counts": len(exceeds)}
-    found["effects"] = {}
     if facts.skewness is not None and facts.excess_kurtosis is not None:
-        effects = {"|skewness|": facts.skewness, "|excess kurtosis|": facts.excess_kurtosis}
-        for name, effect in effects.items():
+        for name, effect in (("|skewness|", facts.skewness), ("|excess kurtosis|", facts.excess_kurtosis)):
             sizes = np.abs(np.asarray(effect, dtype=np.float64))
             sizes = sizes[np.isfinite(sizes)]  # constant components have none
             if sizes.size:

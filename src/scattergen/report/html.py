@@ -1,25 +1,19 @@
-"""Pages made of templates, which hold all of their markup and words, and the pictures in them.
-
-A template escapes what it is given, so that no text from a user becomes markup. Pictures are embedded, and a page's
-content security policy lets a browser load nothing from elsewhere.
-"""
+"""Pages made of templates, which hold all of their markup and words, and the pictures that are embedded in them."""
 
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scattergen.image_grid import image_grid, png
+from scattergen.image_grid import png
+from scattergen.report.panels import enlarged
 from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, figure_png
 from scattergen.wording import duration, number, sample_size, setting
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,7 @@ def themed(draw: Callable[[Theme], Figure]) -> Picture:
 
 def grid(images: Tensor, columns: int, side: int = 56, pad: int = 4) -> Picture:
     """Images (N, C, H, W) in rows, enlarged by a whole number to about `side` pixels, transparent between them."""
-    scale = max(1, round(side / max(images.shape[-2:])))
-    return Picture(png(image_grid(images, columns=columns, pad=pad, scale=scale, fill=None)))
+    return Picture(png(enlarged(images, columns, side, pad)))
 
 
 def render(template: str, **facts: object) -> str:
@@ -49,16 +42,13 @@ def render(template: str, **facts: object) -> str:
 
 
 @cache
-def _environment() -> "Environment":
+def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # only for who makes a page
 
     environment = Environment(
-        loader=PackageLoader("scattergen.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
+        loader=PackageLoader("scattergen.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-    )
+    )  # fmt: skip
     functions = {f.__name__: f for f in (grid, number, sample_size, setting)}
     environment.globals.update(functions, tests=TEST_NAMES)
     environment.filters.update(

@@ -1,7 +1,4 @@
-"""Images with words around them: pairs, grids side by side, the visualisation matrix.
-
-Images are placed at whole pixels and copied without resampling, so that they stay as crisp as they are.
-"""
+"""Images, copied without resampling, with words around them: pairs, grids side by side, the visualisation matrix."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +35,12 @@ class _Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, words, **style)
 
 
+def enlarged(images: Tensor, columns: int, side: int, pad: int) -> Image.Image:
+    """Images (N, C, H, W) in rows, enlarged by a whole number to about `side` pixels, transparent between them."""
+    scale = max(1, round(side / max(images.shape[-2:])))
+    return image_grid(images, columns=columns, pad=pad, scale=scale, fill=None)
+
+
 def reconstruction_pairs(originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8) -> Figure:
     """Pairs of an original (left) and its reconstruction (right), (N, C, H, W) in [0, 1], each above its label."""
     if originals.shape != reconstructions.shape or len(labels) != len(originals):
@@ -55,10 +58,7 @@ def density_grids(
     """Grids of samples (N, C, H, W) of several densities side by side, each between its name and a note."""
     if not grids:
         raise InputError("there are no samples to show: pass at least one density.")
-    pictures = [
-        image_grid(x, columns=columns, pad=4, scale=max(1, round(56 / max(x.shape[-2:]))), fill=None)
-        for x in grids.values()
-    ]
+    pictures = [enlarged(images, columns, side=56, pad=4) for images in grids.values()]
     lines = [(notes or {}).get(name, "") for name in grids]
     return _tiles(pictures, list(grids), lines, columns=4, gap=64, theme=theme)
 
@@ -66,29 +66,22 @@ def density_grids(
 def visualisation_matrix(
     images: Tensor, first: Sequence[float], second: Sequence[float], sigma: tuple[float, float], theme: Theme = LIGHT
 ) -> Figure:
-    """Decoded codes of which only the two leading components differ from zero, Figure 1 of the paper.
-
-    The second component varies fastest among the images, (len(first) * len(second), C, H, W). Values, from top to
-    bottom and from left to right, and the standard deviations `sigma` are those before whitening.
-    """
+    """Figure 1 of the paper, given what `VisualisationMatrix` holds."""
     if len(images) != len(first) * len(second) or not min(sigma) > 0:
         raise InputError(
             f"a visualisation matrix of {len(first)} x {len(second)} values needs as many images "
             f"and two positive standard deviations, got {len(images)} images and {sigma}."
         )
-    scale = max(1, round(112 / max(images.shape[-2:])))
-    picture = image_grid(images, columns=len(second), pad=GAP, scale=scale, fill=None)
+    picture = enlarged(images, len(second), side=112, pad=GAP)
     left, top = 186, 146
     sheet = _Sheet(left + picture.width + MARGIN, top + picture.height + MARGIN, theme)
     sheet.image(picture, left, top)
-    step_x = (picture.width + GAP) / len(second)
-    step_y = (picture.height + GAP) / len(first)
     for index, value in enumerate(second):
-        x = left + (index + 0.5) * step_x - GAP / 2
+        x = left + (index + 0.5) * ((picture.width + GAP) / len(second)) - GAP / 2
         sheet.text(signed(value), x, top - 52, size=24, ha="center")
         sheet.text(f"{signed(value / sigma[1])} σ", x, top - 24, color=theme.muted, ha="center")
     for index, value in enumerate(first):
-        y = top + (index + 0.5) * step_y - GAP / 2
+        y = top + (index + 0.5) * ((picture.height + GAP) / len(first)) - GAP / 2
         sheet.text(signed(value), left - 18, y - 13, size=24, ha="right")
         sheet.text(f"{signed(value / sigma[0])} σ", left - 18, y + 15, color=theme.muted, ha="right")
     x, y = left + picture.width / 2, top + picture.height / 2
@@ -117,8 +110,7 @@ def _tiles(
     step_y = above + height + below + gap
     sheet = _Sheet(2 * MARGIN + columns * (width + gap) - gap, 2 * MARGIN + rows * step_y - gap, theme)
     for index, picture in enumerate(pictures):
-        x = MARGIN + (index % columns) * (width + gap)
-        y = MARGIN + (index // columns) * step_y
+        x, y = MARGIN + (index % columns) * (width + gap), MARGIN + (index // columns) * step_y
         if titles:
             sheet.text(titles[index], x, y + 20, size=TITLE)
         sheet.image(picture, x, y + above)

@@ -1,6 +1,5 @@
 """End-to-end models of pixels, which scattering networks are compared with."""
 
-from scattergen.paper.pixel_models.dcgan import DCGAN
-from scattergen.paper.pixel_models.pixel_vae import PixelVAE
+from scattergen.paper.pixel_models.models import DCGAN, PixelVAE
 
 __all__ = ["DCGAN", "PixelVAE"]
