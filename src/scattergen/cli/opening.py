@@ -11,8 +11,8 @@ import torch
 
 from scattergen.cli.arguments import Common, Reading
 from scattergen.datasets import Dataset, celeba, limit, mnist, open_dataset
-from scattergen.datasets.published import CROPS
 from scattergen.datasets.opening import holds_files
+from scattergen.datasets.published import CROPS
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
