@@ -8,6 +8,7 @@ D = 5
 SMALL = {
     "gaussian": {},
     "mixture": {"n_components": 3, "shrinkage": 20.0},
+    "parzen": {"n_neighbors": 3, "max_codes": 400},
     "vae": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
     "gan": {"n_latent": 3, "widths": (16,), "epochs": 2, "batch_size": 64},
     # Three of the five components are modelled, the other two follow by regressions.

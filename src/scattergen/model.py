@@ -118,17 +118,17 @@ class GenerativeScatteringNetwork:
     ) -> Density:
         """Fit one density to codes (N, d), such as `encode(images)`, or one per class, and add it to the model.
 
-        A density of the registry with these hyper-parameters, `keywords`, models the `n_leading` first components. With
-        `labels`, the class of every code, (N,) whole numbers from 0, perhaps with the classes' names, every class gets
-        one (see `scattergen.densities.ClassConditional`). `stored_as` is its key in `densities`, by default the name,
-        with "-by-class" if there are labels. An `InputError` if the name or a keyword is unknown, the codes are too
-        few, or the labels cannot be used.
+        A density of the registry with these hyper-parameters, `keywords`, models the `n_leading` first components, or
+        all if it asks for them. With `labels`, the class of every code, (N,) whole numbers from 0, perhaps with the
+        classes' names, every class gets one (see `scattergen.densities.ClassConditional`). `stored_as` is its key in
+        `densities`, by default the name, with "-by-class" if there are labels. An `InputError` if the name or a keyword
+        is unknown, the codes are too few, or the labels cannot be used.
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
-        codes, seed = codes[:, : self.n_leading], check_seed(seed)
         self.densities[key] = fit_density(
-            name, key, codes, labels, Stages(None, progress), keywords=keywords, seed=seed, device=device
-        )
+            name, key, codes, labels, Stages(None, progress), n_leading=self.n_leading,
+            keywords=keywords, seed=check_seed(seed), device=device,
+        )  # fmt: skip
         return self.densities[key]
 
     def encode(self, images: Images, progress: Progress = SILENT) -> Tensor:

@@ -5,6 +5,7 @@ from scattergen.densities.flow import Flow
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
+from scattergen.densities.parzen import ManifoldParzen
 from scattergen.densities.protocol import Density, LikelihoodDensity, check_count, hyperparameters
 from scattergen.densities.registry import (
     DENSITIES,
@@ -20,7 +21,7 @@ from scattergen.densities.vae import VariationalAutoencoder
 
 __all__ = [
     "DENSITIES", "IMPROVED", "ClassConditional", "Density", "Flow", "Gaussian", "GaussianMixture",
-    "GenerativeAdversarialNetwork", "LikelihoodDensity", "Noise", "VariationalAutoencoder", "check_count",
-    "density_class", "draw_in_chunks", "hyperparameters", "improved_keywords", "make", "make_for_classes", "names",
-    "needs_labels", "registered_name", "sample_density",
+    "GenerativeAdversarialNetwork", "LikelihoodDensity", "ManifoldParzen", "Noise", "VariationalAutoencoder",
+    "check_count", "density_class", "draw_in_chunks", "hyperparameters", "improved_keywords", "make",
+    "make_for_classes", "names", "needs_labels", "registered_name", "sample_density",
 ]  # fmt: skip

@@ -61,6 +61,7 @@ class ClassConditional:
         self.classes = None if classes is None else tuple(map(str, classes))
         if self.classes is not None and len(set(self.classes)) < max(len(self.classes), 1):
             raise InputError(f"classes={list(self.classes)}: give different names, at least one.")
+        self.all_components = getattr(density_class(density), "all_components", False)
         # An attribute of the object, not of the class, as `LikelihoodDensity` asks for.
         if hasattr(density_class(density), "log_prob"):
             self.log_prob = self._log_prob

@@ -29,6 +29,8 @@ class Density(Protocol):
     Attributes:
         n_features_: Dimension d of the codes.
         history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from the start of `fit`).
+        all_components: True, if a density has it, where it is fitted to all components of codes even though a number of
+            leading ones was chosen for the others.
 
     Example:
         >>> from scattergen.densities import Gaussian

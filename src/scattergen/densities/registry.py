@@ -7,6 +7,7 @@ from scattergen.densities.flow import Flow
 from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
+from scattergen.densities.parzen import ManifoldParzen
 from scattergen.densities.protocol import Density
 from scattergen.densities.vae import IMPROVED_VAE, VariationalAutoencoder
 from scattergen.errors import InputError
@@ -15,6 +16,7 @@ from scattergen.keywords import check_keywords
 DENSITIES: dict[str, type[Density]] = {
     "gaussian": Gaussian,
     "mixture": GaussianMixture,
+    "parzen": ManifoldParzen,
     "vae": VariationalAutoencoder,
     "gan": GenerativeAdversarialNetwork,
     "flow": Flow,

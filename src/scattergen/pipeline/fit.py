@@ -248,7 +248,7 @@ def fit_density_run(
     stored = run.read("codes")[0]
     labels = None if classes is None else ClassLabels(stored["labels"], classes)
     model.densities[key] = fit_density(
-        name, key, stored["codes"][:, : model.n_leading], labels, Stages(run, progress),
+        name, key, stored["codes"], labels, Stages(run, progress), n_leading=model.n_leading,
         keywords=keywords, seed=seed, device=device, overwrite=overwrite,
     )  # fmt: skip
     asked = None if classes is None else [c for c in range(len(shown)) for _ in range(_COLUMNS)]

@@ -22,12 +22,17 @@ from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, refuse_differ
 
 def fit_density(
     name: str, key: str, codes: Tensor, labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None,
-    stages: Stages, *, keywords: Mapping[str, Any] | None = None, seed: int = 0, device: str = "cpu",
-    overwrite: bool = False,
+    stages: Stages, *, n_leading: int | None = None, keywords: Mapping[str, Any] | None = None, seed: int = 0,
+    device: str = "cpu", overwrite: bool = False,
 ) -> Density:  # fmt: skip
-    """Fit a density to codes (N, d), one for each class if there are labels; or find it, if not to be overwritten."""
+    """Fit a density to codes (N, d), one for each class if there are labels; or find it, if not to be overwritten.
+
+    It sees the leading components only, unless it asks for all.
+    """
     labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
     density = make_density(name, keywords, by_class=labels is not None, classes=classes)
+    if not getattr(density, "all_components", False):
+        codes = codes[:, :n_leading]
     stage, metadata = f"densities/{key}", density_metadata(density, seed)
     run = stages.run
     if run is not None and run.has(stage) and run.is_whole(stage) and not overwrite:

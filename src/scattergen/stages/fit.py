@@ -54,7 +54,7 @@ def fit_parts(images: Images, options: Options, stages: Stages, *, seed: int = 0
         choice = choice_of_key(key, keywords)
         labels = class_labels(images) if choice.by_class else None
         parts.densities[key] = fit_density(
-            choice.name, key, codes[:, : parts.n_leading], labels, stages,
+            choice.name, key, codes, labels, stages, n_leading=parts.n_leading,
             keywords=choice.keywords, seed=seed, device=device,
         )  # fmt: skip
     return parts

@@ -9,7 +9,7 @@ from scattergen.errors import InputError
 
 Options = dict[str, Any]
 
-_FEWEST_FOR_VAE = 24  # images: one code in twelve is held out
+_FEWEST_FOR_ALL = 24  # images: the VAE holds out one code in twelve
 _SHARPEN = 0.7  # more makes crisper images, less ones that are closer to real ones (docs/notes/log.md)
 _IMAGES_SEEN = 60_000  # by the decoder in training: more epochs for fewer images
 
@@ -115,7 +115,7 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     epochs = max(8, min(100, round(_IMAGES_SEEN / n)))
     # Those that won on all kinds of people's own images (docs/own-images.md), and the baseline that every nonlinear
     # density must beat.
-    densities = ["gaussian", "mixture"] + (["vae-improved"] if n >= _FEWEST_FOR_VAE else [])
+    densities = ["gaussian", "mixture"] + (["parzen", "vae-improved"] if n >= _FEWEST_FOR_ALL else [])
     return {
         "encoder": {
             "J": J, "L": 8, "max_order": 2, "n_components": min(512, n - 2, n_coefficients), "allow_fewer": True,
