@@ -19,7 +19,7 @@ import numpy as np
 from _environment import ROOT
 
 from scattergen.files import write_json
-from scattergen.machine import machine
+from scattergen.wording import machine
 
 PARTS = """
 import sys

@@ -40,10 +40,10 @@ from scattergen.diagnostics import correlation_of_squares, effect_sizes, pairwis
 from scattergen.encoder import PCAWhitening
 from scattergen.evaluation import DigitFeatures, frechet_distance
 from scattergen.image_quality import psnr, ssim
-from scattergen.machine import machine
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D
 from scattergen.tensor_files import read_tensors, write_tensors
+from scattergen.wording import machine
 
 SHAPE = (28, 28)
 SAMPLES = 10_000

@@ -18,7 +18,7 @@ from scattergen.datasets import Dataset
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.image_quality import psnr
-from scattergen.machine import machine
+from scattergen.wording import machine
 
 WEIGHTS = (1.0, 0.7, 0.5)
 COMPONENTS = {"shapes 1000": 256, "photos 1000": 192, "emoji": 256, "faces 2000": 256}

@@ -24,8 +24,8 @@ from scattergen.decoder.augmentation import shortening
 from scattergen.decoder.scattering_loss import ScatteringLoss
 from scattergen.evaluation import PerceptualFeatures, kernel_distance
 from scattergen.image_quality import psnr, sharpness
-from scattergen.machine import machine
 from scattergen.report import save_image_grid
+from scattergen.wording import machine
 
 WEIGHT, BATCH, RATE, WIDTH = 0.25, 16, 3e-3, 96  # of the scattering loss; of the training; channels
 

@@ -23,10 +23,10 @@ import torch
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
 from scattergen.decoder.fit import DecoderTraining
-from scattergen.machine import machine
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
 from scattergen.stages.presets import preset
 from scattergen.tensor_files import read_tensors, write_tensors
+from scattergen.wording import machine
 
 SHAPE = (3, 32, 32)
 STEPS = 40  # of the decoder

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource, open_dataset
 from scattergen.encoder import PCAWhitening, ScatteringEncoder, feature_store, principal_components
-from scattergen.machine import machine
 from scattergen.progress import Progress
+from scattergen.wording import machine
 
 EXACT = 2000  # images whose exact components are found
 

@@ -18,8 +18,8 @@ from scattergen import GenerativeScatteringNetwork, RunFolderError, Scattering2D
 from scattergen.datasets import mnist
 from scattergen.encoder.inversion import reconstruct_codes
 from scattergen.image_quality import psnr
-from scattergen.machine import machine
 from scattergen.scattering import reconstruct
+from scattergen.wording import machine
 
 
 def print_row(name: str, images: Tensor, make: Callable[[], tuple[Tensor, Tensor | None]]) -> None:

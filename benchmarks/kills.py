@@ -33,8 +33,8 @@ import torch
 from PIL import Image
 
 from scattergen.errors import ScattergenError
-from scattergen.machine import machine
 from scattergen.runs import RunFolder
+from scattergen.wording import machine
 
 # Chunks of some 70 images and subspace iteration, as for large sets, so that there are chunks and
 # passes to be killed in.

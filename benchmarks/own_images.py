@@ -32,11 +32,11 @@ from scattergen.datasets import Dataset, ImageArray, ImageSource, Subset, celeba
 from scattergen.evaluation import PerceptualFeatures, evaluate
 from scattergen.evaluation.judgement import Judgement
 from scattergen.files import write_json
-from scattergen.machine import machine
 from scattergen.pipeline.estimate import estimate_fit
 from scattergen.pipeline.fit import fit_run, options_of_fit
 from scattergen.progress import Progress
 from scattergen.report import save_image_grid
+from scattergen.wording import machine
 
 COLUMNS = 10
 

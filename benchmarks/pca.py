@@ -32,7 +32,7 @@ from torch import Tensor
 from scattergen.datasets import mnist
 from scattergen.encoder import PCAWhitening, ScatteringEncoder, principal_components
 from scattergen.image_quality import psnr
-from scattergen.machine import machine
+from scattergen.wording import machine
 
 D_CODES = 512
 N_TEST = 500  # images at the end that nothing is fitted to

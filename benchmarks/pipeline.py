@@ -24,9 +24,9 @@ from torch import Tensor
 from scattergen import Decoder
 from scattergen.datasets import ImageFolder, prefetched
 from scattergen.encoder import ScatteringEncoder
-from scattergen.machine import machine
 from scattergen.stages.presets import preset
 from scattergen.training.loop import bfloat16_is_fast
+from scattergen.wording import machine
 
 # Channels, side, (width, height) of files, central crop, preset on the CPU and on CUDA.
 SETTINGS = {

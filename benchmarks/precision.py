@@ -16,7 +16,7 @@ from torch import Tensor
 import scattergen as sg
 from scattergen.cli.opening import open_of_run
 from scattergen.image_quality import psnr
-from scattergen.machine import machine
+from scattergen.wording import machine
 
 _TRAILING = 64  # components of least variance, which rounding changes most
 

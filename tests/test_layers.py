@@ -11,9 +11,9 @@ PACKAGE = Path(sg.__file__).parent
 
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
-    ("errors", "machine", "terminal", "version", "wording"),
+    ("errors", "version", "wording"),
     ("files", "image_quality", "keywords", "processes", "progress"),
-    ("datasets", "image_grid", "scattering", "tensor_files"),
+    ("datasets", "scattering", "tensor_files"),
     ("encoder", "image_files", "training"),
     ("decoder", "densities", "diagnostics", "runs"),
     ("evaluation",),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen.datasets import Dataset, ImageArray, limit, mnist
+from scattergen.datasets import Dataset, ImageArray, limit, mnist, open_dataset
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import Judgement, Row, best_of, in_words
 from scattergen.evaluation.tables import Estimate
@@ -102,6 +102,9 @@ def test_densities_model_the_leading_components_and_the_rest_is_zero(fitted, sca
     assert model.densities["mixture"].n_features_ == chosen
     scattergen("density", out, "gaussian", "--as", "another")
     assert sg.load(out).densities["another"].n_features_ == chosen
+    assert model.densities["parzen"].n_features_ == d  # which asks for all
+    assert model.fit_density("parzen", torch.randn(50, d)).n_features_ == d
+    assert model.fit_density("gaussian", torch.randn(50, d)).n_features_ == chosen
 
 
 @pytest.mark.slow
@@ -261,6 +264,34 @@ def test_the_plain_density_is_preferred_within_the_error():
     assert best_of(rows) == "mixture"
     assert best_of({**rows, "vae": Row(7.0, 2.0, 1.0)}) == "vae"
     assert best_of({}) is None
+
+
+def test_a_density_that_copies_is_not_the_default():
+    copying = Row(1.0, 0.1, 1.0, copying_pvalue=0.0001)
+    rows = {"mixture": Row(10.0, 2.0, 1.0, copying_pvalue=0.5), "parzen": copying}
+    assert best_of(rows) == "mixture"
+    assert best_of({"parzen": copying}) == "parzen"  # rather than none
+    assert best_of({**rows, "parzen": Row(1.0, 0.1, 1.0, copying_pvalue=0.01)}) == "parzen"
+    all_rows = {"decoder": Row(1.0, 0.1, 1.0, 20.0), **rows}
+    words = in_words(Judgement(("f", "1"), 100, 100, all_rows, "mixture"), 5000)
+    assert "Those of parzen are too near to training images to count as new" in words
+
+
+def test_samples_that_are_training_images_are_found(fitted, archive):
+    model, data = sg.load(fitted[0]), open_dataset(archive)
+    codes = model.encode(data.train)
+
+    class Copies:
+        n_features_ = codes.shape[1]
+
+        def sample(self, n, *, seed=0):
+            return codes[:n]
+
+    model.densities = {"mixture": model.densities["mixture"], "copies": Copies()}
+    judgement = judge(model, data.train, data.test)
+    assert judgement.rows["copies"].copies
+    assert not judgement.rows["mixture"].copies
+    assert judgement.best == "mixture"
 
 
 def test_a_judgement_survives_json(fitted):

@@ -212,7 +212,7 @@ def harmless(text):
 
 
 def test_text_is_shown_and_does_nothing():
-    from scattergen.terminal import visible
+    from scattergen.wording import visible
 
     assert visible(HOSTILE) == SHOWN
     assert visible(SHOWN) == SHOWN

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from scattergen.terminal import visible
+from scattergen.wording import visible
 
 _LOG_EVERY = 15.0  # seconds between two lines when the output is not a terminal
 

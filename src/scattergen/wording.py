@@ -1,4 +1,28 @@
-"""How numbers, times and settings read in sentences and tables."""
+"""How numbers, times, settings and the machine read; and text that a terminal shows, whatever names hold."""
+
+import platform
+import unicodedata
+from pathlib import Path
+from typing import TextIO
+
+# Control characters, among them the beginnings of commands to a terminal and the ends of lines;
+# formats, among them those that turn the direction of writing; halves of characters, which stand
+# for bytes of file names that are no text; separators of lines and paragraphs.
+_ACTIVE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def visible(text: object) -> str:
+    """One line of text that a terminal only shows, with Python's escapes in place of what acts."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _ACTIVE else character
+        for character in str(text)
+    )
+
+
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Print lines harmlessly."""
+    for line in lines:
+        print(visible(line), file=file)
 
 
 def duration(seconds: float) -> str:
@@ -36,3 +60,21 @@ def setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(setting(item) for item in value)
     return str(value)
+
+
+def machine() -> dict[str, str]:
+    """Processor, number of threads, and versions: what measurements are made on."""
+    import torch  # which is slow to import, and words are needed before it
+
+    processor = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        names = [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    return {
+        "processor": processor,
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }

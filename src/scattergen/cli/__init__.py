@@ -14,7 +14,7 @@ import scattergen
 from scattergen.cli import fitting, looking, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
-from scattergen.terminal import say, visible
+from scattergen.wording import say, visible
 
 
 class _Commands(TyperGroup):

@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
-from scattergen.terminal import say
+from scattergen.wording import say
 
 
 def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:

@@ -11,8 +11,7 @@ from rich.table import Column, Table
 from scattergen.files import gigabytes
 from scattergen.pipeline.estimate import StageEstimate
 from scattergen.pipeline.evaluate import RunDiagnosis, RunEvaluation
-from scattergen.terminal import say, visible
-from scattergen.wording import duration
+from scattergen.wording import duration, say, visible
 
 _WIDE = 150  # columns for tables that may be wider than the terminal
 

@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
-from scattergen.terminal import say
+from scattergen.wording import say
 
 
 def sample(

@@ -6,6 +6,7 @@ from typing import Any
 
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.features import FeatureExtractor, ScatteringFeatures
+from scattergen.evaluation.memorisation import REJECTED
 from scattergen.evaluation.perceptual import PerceptualFeatures
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
@@ -35,6 +36,12 @@ class Row:
     standard_error: float  # of it
     sharpness: float  # share of the fine detail of test images; about 1 for images as sharp
     psnr: float | None = None  # mean over test images in dB, of what restores them
+    copying_pvalue: float | None = None  # of samples: whether they are copies of training images (see `memorisation`)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the test of memorisation rejects."""
+        return self.copying_pvalue is not None and self.copying_pvalue < REJECTED
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Judgement:
     n: int  # most images in a row
     n_test: int  # images that they are compared with
     rows: Mapping[str, Row]  # "training images", "decoder" and "least squares" (both of test images), and each density
-    best: str | None  # density of the least kernel distance; "mixture" if none is better by a standard error
+    best: str | None  # density of the least kernel distance (see `best_of`)
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -60,7 +67,11 @@ class Judgement:
 
 
 def best_of(rows: Mapping[str, Row]) -> str | None:
-    """The density with the least kernel distance, or "mixture" if that is less than a standard error behind."""
+    """The density with the least kernel distance, or "mixture" if that is less than a standard error behind.
+
+    One whose samples are found to be copies of training images comes after all others.
+    """
+    rows = {key: row for key, row in rows.items() if not row.copies} or rows
     if not rows:
         return None
     best = min(rows, key=lambda key: rows[key].kernel)
@@ -90,4 +101,6 @@ def in_words(judgement: Judgement, n_train: int) -> str:
         if ratio >= 10:
             how = "much further from real ones than"
         words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions")
+        if copying := [key for key, row in judgement.rows.items() if row.copies]:
+            words.append(f"Those of {' and '.join(copying)} are too near to training images to count as new")
     return ". ".join(words) + "."

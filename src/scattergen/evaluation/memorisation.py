@@ -10,8 +10,9 @@ from torch import Tensor
 from scattergen.evaluation.tables import check_tables, nearest
 from scattergen.evaluation.two_sample import k_means
 
+REJECTED = 0.001  # p-values below it are evidence of copies
 _CELLS = 10
-_FEWEST = 20  # images or samples in a cell that is tested alone
+FEWEST = 20  # images or samples, in all or in a cell that is tested alone
 _PERMUTATIONS = 9_999  # p-values are multiples of 1/10,000
 
 
@@ -33,7 +34,7 @@ class Memorisation:
     @property
     def copies(self) -> bool:
         """The guard: whether p < 0.001."""
-        return self.copying_pvalue < 0.001
+        return self.copying_pvalue < REJECTED
 
 
 def image_cells(train: Tensor, test: Tensor, n_cells: int = _CELLS, *, seed: int = 0) -> Tensor:
@@ -86,7 +87,7 @@ def memorisation(
         >>> memorisation(train, test, new).copies, found.copies, found.copying_pvalue
         (False, True, 0.0001)
     """
-    check_tables(_FEWEST, train=train, test=test, samples=samples)
+    check_tables(FEWEST, train=train, test=test, samples=samples)
     if cells is None:
         cells = image_cells(train, test, n_cells, seed=seed)
     from_test = nearest(test, train)[0][:, 0] if test_distances is None else test_distances
@@ -141,7 +142,7 @@ def _largest_zscore(
         total, squares, p = counts.sum(1), np.square(counts).sum(1), n / N
         variance = p * (1 - p) * N / max(N - 1, 1) * (squares - total**2 / N)
         excesses[cell], variances[cell] = sums - p * total, np.maximum(variance, 0)
-        if min(n, N - n, len(inside)) >= _FEWEST:
+        if min(n, N - n, len(inside)) >= FEWEST:
             alone.append(cell)
     excess = np.stack([np.sum([*excesses.values()], axis=0), *(excesses[cell] for cell in alone)])
     spread = np.sqrt([np.sum([*variances.values()], axis=0), *(variances[cell] for cell in alone)])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.files import write_json
-from scattergen.machine import machine
 from scattergen.paper.density_samples import NAME as SAMPLES
 from scattergen.paper.density_samples import seconds_of
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, judge
@@ -15,7 +14,7 @@ from scattergen.paper.material import SHOWN, Material
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.report.html import themed
 from scattergen.report.plots import quality_curves
-from scattergen.wording import duration
+from scattergen.wording import duration, machine
 
 PIXEL_MODELS = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
 _ENDLESS = 100_000  # epochs: the clock stops the training

@@ -24,7 +24,6 @@ from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor, TwoSam
 from scattergen.files import atomic_path, write_json
 from scattergen.image_quality import sharpness
 from scattergen.keywords import whole_number
-from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.report import diagnostic_plots as plots
@@ -32,6 +31,7 @@ from scattergen.report.plots import eigenvalue_spectrum, figure_png, quality_by_
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.layout import products_in
 from scattergen.stages.density import check_densities
+from scattergen.wording import machine
 
 FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 

@@ -16,7 +16,7 @@ from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import Judgement, in_words
 from scattergen.files import check_space
-from scattergen.image_grid import save_image_grid
+from scattergen.image_files import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.estimate import epochs_within
 from scattergen.pipeline.report import MEASURES, write_run_report

@@ -13,12 +13,13 @@ from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.evaluation import default_features, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
+from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
 from scattergen.image_quality import WINDOW_SIZE, psnr, sharpness, ssim
-from scattergen.machine import machine
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
 from scattergen.runs import RunFolder
+from scattergen.wording import machine
 
 MOST_JUDGED, LEAST_JUDGED = 1000, 100  # images in a row
 FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
@@ -85,22 +86,28 @@ def judge(
         restored[LEAST_SQUARES] = model.linear.decode(codes)
     wanted, detail = extract(real), sharpness(real).mean()
 
-    def row(images: Tensor, restores: bool = False) -> Row:
-        distance = kernel_distance(wanted, extract(images))
+    def row(images: Tensor, features: Tensor, quality: float | None = None, copying: float | None = None) -> Row:
+        distance = kernel_distance(wanted, features)
         share = (sharpness(images).mean() / detail.clamp(min=1e-12)).item()
-        quality = psnr(real, images).clamp(max=100).mean().item() if restores else None
-        return Row(1000 * distance.value, 1000 * distance.standard_error, share, quality)
+        return Row(1000 * distance.value, 1000 * distance.standard_error, share, quality, copying)
 
     rows = {}
     with progress.task("judge", len(restored) + len(model.densities) + 1) as task:
+        trained_on = some_of(train, MOST_JUDGED, seed)[:]
+        seen = extract(trained_on)
         if len(train) >= FEWEST_TEST_IMAGES:
-            rows[REAL] = row(some_of(train, MOST_JUDGED, seed)[:])
+            rows[REAL] = row(trained_on, seen)
         task.advance()
         for name, images in restored.items():
-            rows[name] = row(images, restores=True)
+            rows[name] = row(images, extract(images), psnr(real, images).clamp(max=100).mean().item())
             task.advance()
+        tested = min(len(seen), len(wanted)) >= FEWEST
+        cells = image_cells(seen, wanted, seed=seed) if tested else None
         for key in model.densities:
-            rows[key] = row(model.sample(min(MOST_JUDGED, max(LEAST_JUDGED, len(real))), key, seed))
+            images = model.sample(min(MOST_JUDGED, max(LEAST_JUDGED, len(real))), key, seed)
+            features = extract(images)
+            copying = memorisation(seen, wanted, features, cells=cells, seed=seed).copying_pvalue if tested else None
+            rows[key] = row(images, features, copying=copying)
             task.advance(1, key)
     best = best_of({key: rows[key] for key in model.densities})
     return Judgement((extract.name, extract.version), MOST_JUDGED, len(real), rows, best)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from scattergen.errors import InputError
-from scattergen.image_grid import image_grid
+from scattergen.image_files import image_grid
 from scattergen.report.plots import DPI, LIGHT, Theme, new_figure
 
 MARGIN, GAP = 48, 8

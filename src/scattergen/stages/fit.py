@@ -18,7 +18,7 @@ from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.evaluation import FeatureExtractor, default_features, kernel_distance
-from scattergen.image_grid import save_image_grid
+from scattergen.image_files import save_image_grid
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import Result, Stages
 from scattergen.stages.density import choice_of_key, fit_density
