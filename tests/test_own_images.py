@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen.datasets import Dataset, ImageArray, limit, mnist, open_dataset
+from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import Judgement, Row, best_of, in_words
 from scattergen.evaluation.tables import Estimate
@@ -277,9 +277,9 @@ def test_a_density_that_copies_is_not_the_default():
     assert "Those of parzen are too near to training images to count as new" in words
 
 
-def test_samples_that_are_training_images_are_found(fitted, archive):
-    model, data = sg.load(fitted[0]), open_dataset(archive)
-    codes = model.encode(data.train)
+def test_samples_that_are_training_images_are_found(fitted):
+    model, train, test = sg.load(fitted[0]), ImageArray(shapes(200)), ImageArray(shapes(200, seed=1))
+    codes = model.encode(train)
 
     class Copies:
         n_features_ = codes.shape[1]
@@ -288,7 +288,7 @@ def test_samples_that_are_training_images_are_found(fitted, archive):
             return codes[:n]
 
     model.densities = {"mixture": model.densities["mixture"], "copies": Copies()}
-    judgement = judge(model, data.train, data.test)
+    judgement = judge(model, train, test)
     assert judgement.rows["copies"].copies
     assert not judgement.rows["mixture"].copies
     assert judgement.best == "mixture"

@@ -23,6 +23,7 @@ class _Nothing:
 _NUMBER = int | float
 _STAGE = {"seconds?": _NUMBER, "epochs?": int, "iterations?": int}
 _SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing}
+_SCORES["copying_pvalue?"] = _NUMBER | None
 _RESTORED = {**_SCORES, "psnr": _NUMBER}
 _JUDGEMENT = {
     "features": (str, str), "n": int, "n_test": int, "best": str | None, "*": _Nothing,
