@@ -70,15 +70,15 @@ class ParzenWindows:
         self.n_features_, self.history_ = self.centres_.shape[1], []
 
 
-DENSITIES["parzen"] = ParzenWindows
+DENSITIES["windows"] = ParzenWindows
 
 if __name__ == "__main__":
     codes = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
-    density = make("parzen", bandwidth=0.3).fit(codes)
+    density = make("windows", bandwidth=0.3).fit(codes)
     print(density.description)
     print(tuple(density.sample(3, seed=0).shape))
 
     # What a run folder does: the name, the keywords and the tensors are enough to come back.
-    copy = make("parzen", **hyperparameters(density))
+    copy = make("windows", **hyperparameters(density))
     copy.load_state_dict(density.state_dict())
     assert torch.equal(copy.sample(100, seed=1), density.sample(100, seed=1))
