@@ -378,7 +378,7 @@ def test_a_pixel_model_continues_after_a_kill(material, tmp_path, monkeypatch):
 
 
 def test_the_command(scattergen, reproduced_copy, digits, monkeypatch):
-    monkeypatch.setattr("scattergen.datasets.mnist", lambda: open_dataset(digits))
+    monkeypatch.setattr("scattergen.cli.opening.mnist", lambda: open_dataset(digits))
     monkeypatch.setattr("scattergen.paper.QUICK", TINY)
     command = ["reproduce", "mnist", "--run", reproduced_copy, "--quick", "-q"]
     lines = scattergen(*command).out.splitlines()
@@ -420,10 +420,7 @@ class Wide(Subset):
 
     def __init__(self, source):
         super().__init__(source, slice(None))
-
-    @property
-    def shape(self):
-        return (3, *self.source.shape[1:])
+        self.shape = (3, *self.source.shape[1:])
 
 
 def test_every_file_of_a_run_is_known_as_scattergens_own(scattergen, reproduced_copy, digits, tmp_path):

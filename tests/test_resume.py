@@ -671,13 +671,13 @@ def test_stored_coefficients_are_not_lost_to_other_options(scattergen, fit, asse
         err = scattergen(*disk, *other, code=2).err
         assert "--overwrite" in err
     assert set((run / "work").glob("*/*-float16.safetensors")) == stored
-    compute = FeatureStore._compute
+    keep = FeatureStore._keep_chunk
 
-    def unstored(store, i):
+    def unstored(store, i, features):
         assert store.folder is None  # as of test images; those of the training are there
-        return compute(store, i)
+        return keep(store, i, features)
 
-    monkeypatch.setattr(FeatureStore, "_compute", unstored)
+    monkeypatch.setattr(FeatureStore, "_keep_chunk", unstored)
     scattergen(*disk)
     assert_complete(run)
 

@@ -105,8 +105,9 @@ def test_a_reader_never_sees_parts_of_two_runs(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
-        seen, until = [], time.monotonic() + 3
-        while time.monotonic() < until:
+        seen, start = [], time.monotonic()
+        # For three seconds, or until both were seen, on a machine that does other things.
+        while (seconds := time.monotonic() - start) < 3 or (len({*seen}) < 2 and seconds < 60):
             loaded = sg.load(tmp_path / "run")
             seen.append(loaded.options["seed"])
             assert same(loaded, models[seen[-1]])

@@ -35,7 +35,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()[:4]
-        ['gaussian', 'mixture', 'vae', 'gan']
+        ['gaussian', 'mixture', 'parzen', 'vae']
     """
     return list(dict.fromkeys([*DENSITIES, *entry_points(group=_GROUP).names]))
 
