@@ -650,10 +650,10 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
     [
         ("latent_prior", "densities/networks.py", True),
         ("latent_prior", "decoder/upsampled_convolution.py", True),
-        ("latent_prior", "paper/pixel_models/models.py", False),
+        ("latent_prior", "paper/pixel_models.py", False),
         ("density_samples", "densities/gan.py", True),
         ("density_samples", "decoder/generator.py", True),
-        ("pixel_gan", "paper/pixel_models/models.py", True),
+        ("pixel_gan", "paper/pixel_models.py", True),
         ("pixel_gan", "training/loop.py", True),
         ("pixel_gan", "decoder/generator.py", False),
         ("raw_coefficients", "scattering/inversion.py", True),
