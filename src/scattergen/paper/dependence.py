@@ -17,7 +17,7 @@ from scattergen.paper.findings import Finding, Measured, Results, Section, Stage
 from scattergen.paper.material import Material
 from scattergen.report.diagnostic_plots import dependence_heat_map
 from scattergen.report.html import themed
-from scattergen.report.panels import visualisation_matrix
+from scattergen.report.plots import visualisation_matrix
 
 LEADING, THESIS, MARGINALS = "leading_components", "nonlinear_dependence", "gaussian_marginals"
 _PERMUTATIONS = 999

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scattergen.image_files import png
-from scattergen.report.panels import enlarged
-from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, figure_png
+from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, enlarged, figure_png
 from scattergen.wording import duration, number, sample_size, setting
 
 
