@@ -10,11 +10,12 @@ import torch
 
 from scattergen.datasets import open_dataset
 from scattergen.errors import InputError, ScattergenError
-from scattergen.paper import Effort, raw_coefficients, stability
+from scattergen.paper import Effort, stability
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.findings import render_page
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.raw_coefficients import _finding as raw_finding
+from scattergen.paper.precursors import _raw_finding as raw_finding
+from scattergen.paper.precursors import measure_raw, show_raw
 from scattergen.paper.stability import _finding as stability_finding
 from scattergen.paper.stability import sensitivity
 from scattergen.progress import SILENT
@@ -58,7 +59,7 @@ def test_the_key_of_stability_has_its_trials(material, trials):
 
 
 def test_raw_coefficients_twice_are_the_same_but_for_seconds(material):
-    first, second = (raw_coefficients.measure(material, Path()) for _ in range(2))
+    first, second = (measure_raw(material, Path()) for _ in range(2))
     timed = {"seconds", "training"}
     for key, value in first.facts.items():
         assert key in timed or second.facts[key] == value, key
@@ -67,7 +68,7 @@ def test_raw_coefficients_twice_are_the_same_but_for_seconds(material):
 
 
 def test_control_images_are_recovered_and_samples_are_not(material):
-    measured = raw_coefficients.measure(material, Path())
+    measured = measure_raw(material, Path())
     facts = measured.facts
     assert facts["dimensions"] == {"raw": 3969, "latent": 16}
     # Inversion stops at 1e-4, and 10 times that counts as solved; a network trained for one step
@@ -76,7 +77,7 @@ def test_control_images_are_recovered_and_samples_are_not(material):
     assert facts["residual"][0] > 0.1
     # 16 components and a tiny decoder leave out what 3,969 coefficients know.
     assert facts["control"]["inverted"] > facts["control"]["decoded"] + 10
-    finding, text = text_of(raw_coefficients.show, "raw_coefficients", measured, material)
+    finding, text = text_of(show_raw, "raw_coefficients", measured, material)
     assert text.count(finding.because) == 2
     assert "coefficients of no image" in text
     assert f"{finding.verdict.capitalize()}." in text

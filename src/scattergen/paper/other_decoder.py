@@ -9,9 +9,8 @@ from torch import Tensor
 
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
-from scattergen.paper.density_samples import DECODED
+from scattergen.paper.density_samples import DECODED, latent_variables
 from scattergen.paper.findings import OTHER, SETTINGS, Measured, Stage
-from scattergen.paper.latent_prior import latent_variables
 from scattergen.paper.material import SHOWN, Material, mean_psnr
 
 _QUALITY = 2000  # test images whose PSNR is measured

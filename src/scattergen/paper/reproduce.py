@@ -13,17 +13,7 @@ from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.paper import (
-    codes_in_use,
-    density_samples,
-    dependence,
-    latent_prior,
-    normality,
-    other_decoder,
-    raw_coefficients,
-    stability,
-    training_time,
-)
+from scattergen.paper import density_samples, dependence, normality, other_decoder, precursors, stability, training_time
 from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
 from scattergen.pipeline.fit import fit_density_run
@@ -60,17 +50,14 @@ def show_setting(results: Results, material: Material) -> Section:
     return Section("paper_setting", shown=shown)
 
 
-_MODULES = (
-    dependence, normality, density_samples, latent_prior, other_decoder, codes_in_use, raw_coefficients, stability,
-    training_time,
-)  # fmt: skip
+_MODULES = (dependence, normality, density_samples, other_decoder, precursors, stability, training_time)
 STAGES: dict[str, Stage] = {name: stage for module in _MODULES for name, stage in module.STAGES.items()}
 """Name to stage; the slowest are last."""
 
 SECTIONS: tuple[Callable[[Results, Material], Section], ...] = (
     dependence.show_leading, normality.show, dependence.show_battery, dependence.show_marginals,
-    normality.show_averages, density_samples.show_samples, latent_prior.show, density_samples.show_training,
-    training_time.show, stability.show, raw_coefficients.show, codes_in_use.show,
+    normality.show_averages, density_samples.show_samples, density_samples.show_prior, density_samples.show_training,
+    training_time.show, stability.show, precursors.show_raw, precursors.show_codes,
 )  # fmt: skip
 """In the order of the page, which is the paper's."""
 
@@ -80,7 +67,7 @@ CELEBA_STAGES = (
 )  # fmt: skip
 CELEBA_SECTIONS = (
     show_setting, dependence.show_leading, normality.show, dependence.show_battery, density_samples.show_samples,
-    latent_prior.show, density_samples.show_training, codes_in_use.show,
+    density_samples.show_prior, density_samples.show_training, precursors.show_codes,
 )  # fmt: skip
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.files import write_json
-from scattergen.paper.density_samples import NAME as SAMPLES
-from scattergen.paper.density_samples import seconds_of
+from scattergen.paper.density_samples import SAMPLES, seconds_of
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, judge
 from scattergen.paper.material import SHOWN, Material
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
