@@ -40,16 +40,13 @@ def measure_leading(material: Material, work: Path) -> Measured:
     sigma = model.encoder.whitening.explained_variance_[:2].sqrt()
     first, second = codes[:, :2].double().numpy().T
     statistics = {"correlation of squares": correlation_of_squares, "correlation ratio": correlation_ratio}
+    dependence = {name: _permutation_test(f, first, second, material.seed) for name, f in statistics.items()}
     facts = {
-        "sigma": sigma.tolist(),
-        "reached": (train[:, :2].abs().amax(0) * sigma).tolist(),
+        "sigma": sigma.tolist(), "reached": (train[:, :2].abs().amax(0) * sigma).tolist(),
         "share": (train[:, :2].square().sum(1) / train.square().sum(1)).max().item(),
-        "n_train": len(train),
-        "n": len(codes),
-        "of": of,
-        "correlation": float(np.corrcoef(first, second)[0, 1]),
-        "dependence": {name: _permutation_test(f, first, second, material.seed) for name, f in statistics.items()},
-    }
+        "n_train": len(train), "n": len(codes), "of": of,
+        "correlation": float(np.corrcoef(first, second)[0, 1]), "dependence": dependence,
+    }  # fmt: skip
     return Measured(facts, material.matrices(model.decode))
 
 

@@ -49,15 +49,11 @@ def measure(material: Material, work: Path) -> Measured:
         rows[split] = {"n": counted.n, **{name: list(counts) for name, counts in counted.counts.items()}}
         corrected[split] = {name: _benjamini_hochberg(test(codes).pvalue) for name, test in _TESTS.items()}
     skewness, kurtosis = (np.nan_to_num(effect).tolist() for effect in effect_sizes(train))
-    facts = {
-        "d": train.shape[1],
-        "counts": rows,
-        "corrected": corrected,
+    return Measured({
+        "d": train.shape[1], "counts": rows, "corrected": corrected,
         "rates": [[r.n, r.test, r.level, r.observed, r.simulated] for r in rates],
-        "skewness": skewness,
-        "excess_kurtosis": kurtosis,
-    }
-    return Measured(facts)
+        "skewness": skewness, "excess_kurtosis": kurtosis,
+    })  # fmt: skip
 
 
 def _benjamini_hochberg(pvalues: Any) -> list[int]:
@@ -163,14 +159,11 @@ def show(results: Results, material: Material) -> Section:
     for row in found["rows"]:
         closest[row["variant"]] = min(closest.get(row["variant"], row), row, key=lambda row: row["off"])
     curves = {test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test])) for test in TEST_NAMES}
+    effects = themed(partial(effect_sizes_by_component, facts["skewness"], facts["excess_kurtosis"]))
     shown = {
-        "levels": LEVELS,
-        "curves": curves,
-        "effects": themed(partial(effect_sizes_by_component, facts["skewness"], facts["excess_kurtosis"])),
-        "exceeded": smallest if exceeded else None,
-        "search": found,
-        "closest": closest.values(),
-    }
+        "levels": LEVELS, "curves": curves, "effects": effects, "exceeded": smallest if exceeded else None,
+        "search": found, "closest": closest.values(),
+    }  # fmt: skip
     return Section(NAME, _finding(facts, results[SEARCH]), [results[NAME], results[SEARCH]], shown)
 
 

@@ -58,14 +58,10 @@ def measure(material: Material, work: Path) -> Measured:
     chosen = material.numbers(len(material.test), _QUALITY, stream=4)
     tests, test_codes = material.test[chosen], material.test_codes[chosen]
     facts = {
-        "unit_norm": unit_norm,
-        "distances": distances,
-        "latent": latent,
-        "psnr": mean_psnr(tests, decode(test_codes)),
-        "run_psnr": mean_psnr(tests, model.decode(test_codes)),
-        "epochs": len(history),
-        "run_epochs": material.run.options.get("training", {}).get("epochs"),
-    }
+        "unit_norm": unit_norm, "distances": distances, "latent": latent,
+        "psnr": mean_psnr(tests, decode(test_codes)), "run_psnr": mean_psnr(tests, model.decode(test_codes)),
+        "epochs": len(history), "run_epochs": material.run.options.get("training", {}).get("epochs"),
+    }  # fmt: skip
     # Of the training before an interruption, too.
     return Measured(facts, pictures, seconds=history[-1]["seconds"] + time.monotonic() - trained)
 

@@ -113,11 +113,8 @@ def measure_raw(material: Material, work: Path) -> Measured:
     latent = _fit(material, material.training_codes[chosen])
     n = min(_MOST, material.n_images)
     samples = raw.sample(n, seed=seed) * scale + shift
-    codes = {
-        "decoded": encoder.whitening.transform(samples),
-        "latent": latent.sample(n, seed=seed),
-        "run": model.sample_codes(n, "gan", seed),
-    }
+    codes = {"decoded": encoder.whitening.transform(samples), "latent": latent.sample(n, seed=seed)}
+    codes["run"] = model.sample_codes(n, "gan", seed)
     few = min(effort.n_inverted, n)
     start = time.monotonic()
     # Further starts end as far from coefficients that no image has, and take four times as long.
@@ -128,27 +125,19 @@ def measure_raw(material: Material, work: Path) -> Measured:
     decoding = min(timeit.repeat(lambda: model.decode(first), number=1, repeat=_TIMED)) / len(first)
     tests = material.test[:_SHOWN]
     decoded, again = model.reconstruct(tests), _invert(_features(encoder, tests), material, n_starts=4)
+    training = {key: {"seconds": gan.history_[-1]["seconds"]} for key, gan in (("raw", raw), ("latent", latent))}
+    control = {"inverted": mean_psnr(tests, again.images), "decoded": mean_psnr(tests, decoded)}
     facts = {
-        "n_train": len(chosen),
-        "n": n,
-        "n_few": few,
-        "n_real": material.n_images,
+        "n_train": len(chosen), "n": n, "n_few": few, "n_real": material.n_images,
         "dimensions": {"raw": encoder.n_features, "latent": encoder.whitening.n_components},
-        "training": {key: {"seconds": gan.history_[-1]["seconds"]} for key, gan in (("raw", raw), ("latent", latent))},
+        "training": training, "run_seconds": float(material.run.stages.get("densities/gan", {}).get("seconds", 0.0)),
         "description": {"raw": raw.description, "run": model.densities["gan"].description},
-        "run_seconds": float(material.run.stages.get("densities/gan", {}).get("seconds", 0.0)),
         "distance": {key: material.distance_of_codes(z) for key, z in codes.items()},
         "kernel": {key: material.kernel_distance(x) for key, x in images.items()},
         "seconds": {"inversion": inversion, "decoder": decoding},
-        "residual": _spread(found.error),
-        "negative": (samples < _NEGATIVE).float().mean().item(),
-        "control": {
-            "n": len(tests),
-            "residual": _spread(again.error),
-            "inverted": mean_psnr(tests, again.images),
-            "decoded": mean_psnr(tests, decoded),
-        },
-    }
+        "residual": _spread(found.error), "negative": (samples < _NEGATIVE).float().mean().item(),
+        "control": {"n": len(tests), "residual": _spread(again.error), **control},
+    }  # fmt: skip
     shown = {key: x[:_SHOWN] for key, x in images.items()}
     return Measured(facts, {**shown, "control": torch.cat([tests, again.images, decoded])})
 

@@ -113,20 +113,13 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
     """
     folder, files = Path(folder), _PictureFiles()
     page = render(
-        "fit.html.j2",
-        facts=facts,
-        title=facts.title,
-        paper=paper.MNIST if facts.beside_paper else None,
-        total=sum(seconds for _, seconds in facts.stages),
+        "fit.html.j2", facts=facts, title=facts.title, paper=paper.MNIST if facts.beside_paper else None,
+        total=sum(seconds for _, seconds in facts.stages), options=list(_flat(facts.config)),
         expectation=facts.judgement and in_words(facts.judgement, facts.n_train),
         machine=[*facts.machine.items(), *([("scattergen", facts.version)] * bool(facts.version))],
-        options=list(_flat(facts.config)),
-        **_quality(facts, files),
-        **_samples(facts, files),
-        **_leading_components(facts, files),
-        **_codes(facts, files),
-        training=_training(facts, files),
-    )
+        **_quality(facts, files), **_samples(facts, files), **_leading_components(facts, files),
+        **_codes(facts, files), training=_training(facts, files),
+    )  # fmt: skip
     for name, content in files.items():
         with atomic_path(folder / "pictures" / name) as temporary:
             temporary.write_bytes(content)
