@@ -31,6 +31,8 @@ def show_setting(results: Results, material: Material) -> Section:
     """Where a run on CelebA departs from the paper's setting, as it is there and here; nowhere if it is in it."""
     encoder, decoder = material.model.encoder, material.model.decoder.hyperparameters
     side, J = encoder.image_shape[1], encoder.scattering.J
+    channels, kernel = ", ".join(map(str, decoder["channels"])), decoder["kernel_size"]
+    filters = f"{channels} channels, {kernel}×{kernel} filters"
     rows = {
         "images": ("128×128", f"{side}×{side}"),
         "training images": (f"{N_TRAIN:,}", f"{len(material.train):,}"),
@@ -38,10 +40,7 @@ def show_setting(results: Results, material: Material) -> Section:
         "scale J": ("4", f"{J}"),
         "coefficients of an image": (f"{3 * 417 * 64:,}", f"{encoder.n_features:,}"),
         "components": ("512", f"{encoder.whitening.n_components}"),
-        "decoder": tuple(
-            f"{', '.join(map(str, widths))} channels, {kernel}×{kernel} filters"
-            for widths, kernel in (([1024, 512, 256, 128, 64, 32], 7), (decoder["channels"], decoder["kernel_size"]))
-        ),
+        "decoder": ("1024, 512, 256, 128, 64, 32 channels, 7×7 filters", filters),
     }
     same = side >> J == 128 >> 4
     departures = {what: row for what, row in rows.items() if row[0] != row[1] or (what == "scale J" and not same)}

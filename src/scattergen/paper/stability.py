@@ -191,12 +191,11 @@ def show(results: Results, material: Material) -> Section:
         found, steps = sensitivity(rows, facts["blank"]), max((row["steps"] for row in known), default=0)
         method = {"name": name, "rate": _METHODS[name].rate, "steps": steps, "seconds": seconds, "found": found}
         methods.append({**method, "rows": rows})
+    title = f"Fréchet distance to test images, {sample_size(facts['n'])}"
     shown = {
-        "factors": {factor: rate_factor(factor) for factor in factors},
-        "curves": themed(partial(rate_curves, trials, f"Fréchet distance to test images, {sample_size(facts['n'])}")),
-        "methods": methods,
-        "columns": _SHOWN,
-    }
+        "factors": {factor: rate_factor(factor) for factor in factors}, "methods": methods, "columns": _SHOWN,
+        "curves": themed(partial(rate_curves, trials, title)),
+    }  # fmt: skip
     return Section(NAME, _finding(facts), [results[NAME]], shown)
 
 
