@@ -116,11 +116,9 @@ def latent_variables(material: Material) -> tuple[dict[str, Tensor], dict[str, A
     latent = {"posterior": draws, "mixture": mixture.fit(fitted, seed=seed).sample(n, seed=seed)}
     norms = h.norm(dim=1)
     facts = {
-        "norms": [norms.mean().item(), norms.std().item()],  # of draws of q(h|z)
-        "deviation": deviation.mean().item(),  # its standard one
-        "components": len(mixture.means_),
-        "H": vae.n_latent,
-    }
+        "norms": [norms.mean().item(), norms.std().item()], "deviation": deviation.mean().item(),  # of q(h|z)
+        "components": len(mixture.means_), "H": vae.n_latent,
+    }  # fmt: skip
     return {name: vae.decoder_(one) for name, one in latent.items()}, facts
 
 

@@ -11,14 +11,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scattergen.diagnostics import (
-    RejectionRate,
-    count_rejections,
-    dagostino_k2,
-    effect_sizes,
-    jarque_bera,
-    rejections_by_sample_size,
-)
+from scattergen.diagnostics import RejectionRate, count_rejections, dagostino_k2, effect_sizes, jarque_bera
+from scattergen.diagnostics.normality import LEVELS, rejections_by_sample_size
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, graded, judge
 from scattergen.paper.material import Material
@@ -26,7 +20,6 @@ from scattergen.report.html import themed
 from scattergen.report.plots import TEST_NAMES, effect_sizes_by_component, rejections_by_n
 
 NAME, SEARCH, AVERAGES = "normality_counts", "count_search", "central_limit"
-LEVELS = (0.05, 0.01)
 _TESTS = {"K2": dagostino_k2, "JB": jarque_bera}
 _SIZES = (20, 50, 100, 150, 200, 300, 500, 1000)
 _MOST_DEVIATIONS = 2.0
@@ -42,10 +35,10 @@ Tables = Iterator[tuple[int, Sampler]]
 def measure(material: Material, work: Path) -> Measured:
     """Count rejections on training and test codes, plain and corrected, and against n."""
     train, test, repeats = material.training_codes, material.test_codes, material.effort.repeats
-    rates = rejections_by_sample_size(test, repeats=repeats, seed=material.seed, levels=LEVELS)
+    rates = rejections_by_sample_size(test, repeats=repeats, seed=material.seed)
     rows, corrected = {}, {}
     for split, codes in (("training", train), ("test", test)):
-        counted = count_rejections(codes, LEVELS)
+        counted = count_rejections(codes)
         rows[split] = {"n": counted.n, **{name: list(counts) for name, counts in counted.counts.items()}}
         corrected[split] = {name: _benjamini_hochberg(test(codes).pvalue) for name, test in _TESTS.items()}
     skewness, kurtosis = (np.nan_to_num(effect).tolist() for effect in effect_sizes(train))
@@ -90,7 +83,7 @@ def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw:
     draws: list[list[int]] = []
     for draw in range(first_draw, first_draw + material.effort.draws):
         random = np.random.default_rng([material.seed, n, draw])
-        counts = count_rejections(sampler(n, random), LEVELS).counts
+        counts = count_rejections(sampler(n, random)).counts
         draws.append([count for test in _TESTS for count in counts[test]])
     found, wanted = np.array(draws), _wanted(material)
     mean, deviation = found.mean(0), found.std(0, ddof=1)

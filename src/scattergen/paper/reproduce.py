@@ -50,16 +50,14 @@ def show_setting(results: Results, material: Material) -> Section:
 
 
 _MODULES = (dependence, normality, density_samples, other_decoder, precursors, stability, training_time)
+# Name to stage; the slowest are last.
 STAGES: dict[str, Stage] = {name: stage for module in _MODULES for name, stage in module.STAGES.items()}
-"""Name to stage; the slowest are last."""
-
+# In the order of the page, which is the paper's.
 SECTIONS: tuple[Callable[[Results, Material], Section], ...] = (
     dependence.show_leading, normality.show, dependence.show_battery, dependence.show_marginals,
     normality.show_averages, density_samples.show_samples, density_samples.show_prior, density_samples.show_training,
     training_time.show, stability.show, precursors.show_raw, precursors.show_codes,
 )  # fmt: skip
-"""In the order of the page, which is the paper's."""
-
 CELEBA_STAGES = (
     "leading_components", "normality_counts", "count_search", "nonlinear_dependence", "density_samples",
     "latent_prior", "codes_in_use",

@@ -180,12 +180,9 @@ def show(results: Results, material: Material) -> Section:
     """How much each method's result depends on learning rate and seed."""
     facts = results[NAME].facts
     by_method, factors = _tables(facts)
-    trials = {
-        name: {factor: [row["distance"] for row in rows if row["factor"] == factor] for factor in factors}
-        for name, rows in by_method.items()
-    }
-    methods = []
+    methods, trials = [], {}
     for name, rows in by_method.items():
+        trials[name] = {factor: [row["distance"] for row in rows if row["factor"] == factor] for factor in factors}
         known = [row for row in rows if row["seconds"] is not None]
         seconds = median(row["seconds"] for row in known) if known else None
         found, steps = sensitivity(rows, facts["blank"]), max((row["steps"] for row in known), default=0)

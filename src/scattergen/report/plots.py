@@ -86,8 +86,7 @@ def training_curve(
 ) -> Figure:
     """Quantities recorded during training, whose keys and labels are `series`, against the seconds that it took."""
     figure, axes = panel(title, "training time, s", theme)
-    colors = itertools.cycle((theme.accent, theme.contrast, theme.muted))
-    for (key, label), color in zip(series.items(), colors, strict=False):
+    for (key, label), color in zip(series.items(), (theme.accent, theme.contrast), strict=False):
         points = [(row["seconds"], row[key]) for row in history if row.get(key) is not None]
         if points:
             seconds, values = np.asarray(points, dtype=np.float64).T
