@@ -101,8 +101,7 @@ class Material:
     @property
     def densities(self) -> list[str]:
         """Keys of the densities that are shown."""
-        there = self.run.names("densities")
-        return [key for key in _DENSITIES if key in there]
+        return [key for key in _DENSITIES if self.run.has(f"densities/{key}")]
 
     def parts(self, *names: str) -> list[str]:
         """Names of parts of the run, where "densities" are all that are shown."""

@@ -72,12 +72,10 @@ class _PixelModel:
                 call `sample`.
         """
         data, image_shape = _examples(images)
-        modules, losses = self._begin(len(data), image_shape, seed)
+        trained = self._begin(len(data), image_shape, seed)
         self.image_shape_ = image_shape
         settings = TrainingSettings.of(self, seed=seed, device=device, max_seconds=max_seconds, description=self._title)
-        self.history_ = train(
-            modules, losses, data, settings, checkpoint=checkpoint, on_step=on_step, progress=progress
-        )
+        self.history_ = train(*trained, data, settings, checkpoint=checkpoint, on_step=on_step, progress=progress)
         for name in self._names:
             getattr(self, f"{name}_").cpu()
         return self.fit_prior(images, seed=seed)

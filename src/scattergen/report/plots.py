@@ -3,8 +3,7 @@
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +28,7 @@ LABEL, TITLE = 19, 27  # pixels of letters there
 Point = tuple[float, float]  # seconds and distance
 
 
-@dataclass(frozen=True)
-class Theme:
+class Theme(NamedTuple):
     """Colours of a figure; the page has the same in its style sheet."""
 
     background: str
@@ -86,7 +84,7 @@ def training_curve(
 ) -> Figure:
     """Quantities recorded during training, whose keys and labels are `series`, against the seconds that it took."""
     figure, axes = panel(title, "training time, s", theme)
-    for (key, label), color in zip(series.items(), (theme.accent, theme.contrast), strict=False):
+    for (key, label), color in zip(series.items(), itertools.cycle((theme.accent, theme.contrast)), strict=False):
         points = [(row["seconds"], row[key]) for row in history if row.get(key) is not None]
         if points:
             seconds, values = np.asarray(points, dtype=np.float64).T
