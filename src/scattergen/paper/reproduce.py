@@ -13,7 +13,7 @@ from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.paper import density_samples, dependence, normality, other_decoder, precursors, stability, training_time
+from scattergen.paper import density_samples, dependence, normality, precursors, training_time, trainings
 from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
 from scattergen.pipeline.fit import fit_density_run
@@ -49,14 +49,14 @@ def show_setting(results: Results, material: Material) -> Section:
     return Section("paper_setting", shown=shown)
 
 
-_MODULES = (dependence, normality, density_samples, other_decoder, precursors, stability, training_time)
+_MODULES = (dependence, normality, density_samples, precursors, trainings, training_time)
 # Name to stage; the slowest are last.
 STAGES: dict[str, Stage] = {name: stage for module in _MODULES for name, stage in module.STAGES.items()}
 # In the order of the page, which is the paper's.
 SECTIONS: tuple[Callable[[Results, Material], Section], ...] = (
     dependence.show_leading, normality.show, dependence.show_battery, dependence.show_marginals,
     normality.show_averages, density_samples.show_samples, density_samples.show_prior, density_samples.show_training,
-    training_time.show, stability.show, precursors.show_raw, precursors.show_codes,
+    training_time.show, trainings.show_stability, precursors.show_raw, precursors.show_codes,
 )  # fmt: skip
 CELEBA_STAGES = (
     "leading_components", "normality_counts", "count_search", "nonlinear_dependence", "density_samples",
