@@ -128,9 +128,8 @@ class Material:
         """How distances to test images are measured."""
         if self.paper is paper.MNIST:
             return Distance("Fréchet distance", DigitFeatures(), False, frechet_distance)
-        # Faces have neither a classifier whose features are made for them nor 10,000 test images for a Fréchet
-        # distance: scattering coefficients see above all how soft decoded images are, and few images do not bias a
-        # kernel distance.
+        # Faces have no classifier made for them, nor 10,000 test images for a Fréchet distance: scattering coefficients
+        # see above all how soft decoded images are, and few images do not bias a kernel distance.
         features = ScatteringFeatures(self.train.shape)
         return Distance("kernel distance", features, True, lambda real, x: 1000 * kernel_distance(real, x).value)
 

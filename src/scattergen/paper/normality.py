@@ -123,8 +123,7 @@ def _whitened(features: Tensor, d: int) -> Tensor:
 
 def _across_components(material: Material) -> Tables:
     """The table the other way round: every image a variable and every component a sample."""
-    codes = material.test_codes
-    d = codes.shape[1]
+    codes, d = material.test_codes, material.test_codes.shape[1]
     if 20 <= d <= len(codes):
         yield d, lambda n, random: codes[random.choice(len(codes), n, replace=False)].T
 

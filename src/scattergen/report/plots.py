@@ -217,10 +217,9 @@ def panel(title: str, xlabel: str, theme: Theme, extra_height: float = 0, log: b
     """A figure of one panel in the style of all of them, with so many inches for a legend below it."""
     figure = new_figure(4.0, 2.9 + extra_height, theme)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
-    axes = figure.add_subplot(facecolor=theme.background)
+    axes = styled_axes(figure, theme, 8)
     axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9, parse_math=False)
     axes.set_xlabel(xlabel)
-    style_axes(axes, theme, ticks=8)
     axes.grid(axis="y", color=theme.rule, linewidth=0.8)
     axes.set_axisbelow(True)
     if log:
@@ -230,13 +229,15 @@ def panel(title: str, xlabel: str, theme: Theme, extra_height: float = 0, log: b
     return figure, axes
 
 
-def style_axes(axes: Axes, theme: Theme, ticks: float) -> None:
-    """No frame but the axis below, and labels in the muted colour, those of ticks of this size in points."""
+def styled_axes(figure: Figure, theme: Theme, ticks: float, *place: int) -> Axes:
+    """A panel of a figure with no frame but the axis below, and muted labels, those of ticks of this size in points."""
+    axes = figure.add_subplot(*place, facecolor=theme.background)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(theme.muted)
     axes.tick_params(which="both", colors=theme.muted, labelsize=ticks, length=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(color=theme.muted, fontsize=8)
+    return axes
 
 
 def _add_points(axes: Axes, points: Mapping[str, Point], theme: Theme) -> None:
