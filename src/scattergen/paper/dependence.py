@@ -29,7 +29,6 @@ CODES, DIRECTIONS = "codes", "codes of equal norm"  # without the one scale that
 _TOLD_APART = 10_000
 _BATTERY_LEVEL = 0.05
 _N = 10_000  # of each pair of variables
-
 Floats = NDArray[np.float64]
 
 
@@ -153,7 +152,7 @@ def _battery_finding(facts: Mapping[str, Any]) -> Finding:
     return judge("The thesis: nonlinear dependencies", graded(*found), THESIS, **words)
 
 
-def counter_examples(n: int, random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+def counter_examples(n: int, random: np.random.Generator) -> dict[str, Floats]:
     """Pairs (n, 2) of uncorrelated standard normal variables, the first independent, the others not."""
     first, other = random.standard_normal((2, n))
     # The radius c at which the correlation of the third pair, 2 E z² [|z| < c] - 1, vanishes; E z² [|z| < c] is

@@ -22,9 +22,7 @@ PAPER_DENSITIES = ("gaussian", "vae", "gan")  # of its Figure 2, in its order
 _DENSITIES = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
 SHOWN = 64  # samples of each density
 _PIECE = 1024  # images that are decoded and turned into features at a time
-
-Decode = Callable[[Tensor], Tensor]
-"""Codes (n, d) to images in [0, 1], (n, C, H, W)."""
+Decode = Callable[[Tensor], Tensor]  # codes (n, d) to images in [0, 1], (n, C, H, W)
 
 
 class Trials(NamedTuple):

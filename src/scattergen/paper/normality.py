@@ -27,6 +27,7 @@ _MOST_RELATIVE = 1 / 3  # a mean that is far off is no match, however large the 
 _AVERAGED = 16
 _COMPONENTS = 64  # that all scales have, so that like is compared with like
 _LEVEL = 0.01  # of the tests of these
+UNIT_NORM = "training codes of unit norm"  # what Angles and Mallat did to codes in 2018
 
 Sampler = Callable[[int, np.random.Generator], Tensor]  # draws a table of n codes
 Tables = Iterator[tuple[int, Sampler]]
@@ -127,8 +128,6 @@ def _across_components(material: Material) -> Tables:
     if 20 <= d <= len(codes):
         yield d, lambda n, random: codes[random.choice(len(codes), n, replace=False)].T
 
-
-UNIT_NORM = "training codes of unit norm"  # what Angles and Mallat did to codes in 2018
 
 # Positive factors of images, coefficients or codes change no count, since both tests are invariant to scale.
 _PREPROCESSINGS: dict[str, Callable[[Material], Tables]] = {

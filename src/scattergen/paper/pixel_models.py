@@ -92,12 +92,13 @@ class _PixelModel:
         """The untrained networks, in the order of their names."""
         raise NotImplementedError
 
-    def _in_words(self) -> str:
-        """Sizes of images and networks, for a description; nothing before the fit."""
+    def _in_words(self, details: str) -> str:
+        """Kind, sizes and these details; after the fit, sizes of images and networks, too."""
+        text = f"{self._title}, H = {self.n_latent}, channels {'-'.join(map(str, self.channels))}{details}"
         if not hasattr(self, "image_shape_"):
-            return ""
+            return text
         parameters = count_parameters(*(getattr(self, f"{name}_") for name in self._names))
-        return f"; {'×'.join(map(str, self.image_shape_))} images; {parameters:,} parameters"
+        return f"{text}; {'×'.join(map(str, self.image_shape_))} images; {parameters:,} parameters"
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "image_shape_"):
@@ -182,8 +183,7 @@ class DCGAN(_PixelModel):
     @property
     def description(self) -> str:
         """One line for reports."""
-        average = f", average of the generator ({self.decay:g})" if self.decay > 0 else ""
-        return f"DCGAN, H = {self.n_latent}, channels {'-'.join(map(str, self.channels))}{average}{self._in_words()}"
+        return self._in_words(f", average of the generator ({self.decay:g})" if self.decay > 0 else "")
 
     def _begin(self, n: int, image_shape: Shape, seed: int) -> tuple[dict[str, nn.Module], dict[str, Loss]]:
         self.generator_, self.discriminator_ = self._build(image_shape, seed)
@@ -228,8 +228,6 @@ class PixelVAE(_PixelModel):
 
     $$-\log p(x|h) + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|x)$$
 
-    Samples are g(h) with h from the prior: the decoder's mean, without its noise, as is usual.
-
     Args:
         n_latent: Number H of latent variables.
         channels: Features of the grids, the coarsest first, as in `DCGAN`.
@@ -238,7 +236,8 @@ class PixelVAE(_PixelModel):
             images binarised so, the cross-entropy $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$. "gaussian":
             $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, in every batch its optimal value, the root mean
             squared error; the first term is then $\tfrac{D}{2} \log \sigma^2$ up to a constant.
-        prior: Of h in samples: "normal", or "mixture", fitted after the training to draws h ~ q(h|x) of all images.
+        prior: Of h in samples g(h), which are without the decoder's noise, as is usual: "normal", or "mixture", fitted
+            after the training to draws h ~ q(h|x) of all images.
         n_components: Of the mixture.
         learning_rate: Peak of the one-cycle schedule.
         precision: "float32", "bfloat16" or "auto": bfloat16 where the processor has it.
@@ -284,10 +283,8 @@ class PixelVAE(_PixelModel):
     @property
     def description(self) -> str:
         """One line for reports."""
-        widths = "-".join(map(str, self.channels))
         prior = f", prior of {self.n_components} Gaussians" if self.prior == "mixture" else ""
-        text = f"pixel VAE, H = {self.n_latent}, channels {widths}, {self.likelihood}, β = {self.beta:g}{prior}"
-        return text + self._in_words()
+        return self._in_words(f", {self.likelihood}, β = {self.beta:g}{prior}")
 
     def _begin(self, n: int, image_shape: Shape, seed: int) -> tuple[dict[str, nn.Module], dict[str, Loss]]:
         if self.prior == "mixture":

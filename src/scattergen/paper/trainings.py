@@ -47,7 +47,6 @@ _SHOWN = 8
 _QUALITY = 2000  # test images whose PSNR is measured by the other decoder, and codes that it decodes at a time
 _PIECE = 512  # codes that a decoder of trials decodes at a time
 _DIVERGED, _ALIKE = "diverged", "all alike"
-
 Trial = dict[str, Any]
 
 

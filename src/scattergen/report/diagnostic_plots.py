@@ -16,7 +16,6 @@ from scattergen.errors import InputError
 from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, styled_axes
 
 Floats = NDArray[np.float64]
-
 _COLUMNS, _SHOWN = 4, 12  # panels of marginals and quantiles
 _POINTS = 1500  # of a scatter plot; more hide each other
 _RANGE = 4.0  # standard deviations

@@ -24,7 +24,6 @@ TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}
 _SMALLEST_EFFECT = 0.01  # smaller effect sizes are drawn here, since a logarithm cannot show 0
 MARGIN, GAP = 48, 8  # of sheets of images, in pixels
 LABEL, TITLE = 19, 27  # pixels of letters there
-
 Point = tuple[float, float]  # seconds and distance
 
 
