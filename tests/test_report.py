@@ -22,8 +22,15 @@ from scattergen.report import (
     save_image_grid,
     write_fit_report,
 )
-from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
-from scattergen.report.plots import DARK, cumulative_variance, figure_png, rejections_by_n
+from scattergen.report.plots import (
+    DARK,
+    cumulative_variance,
+    density_grids,
+    figure_png,
+    reconstruction_pairs,
+    rejections_by_n,
+    visualisation_matrix,
+)
 
 VOID = {"img", "meta", "source", "col"}
 

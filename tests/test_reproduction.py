@@ -18,9 +18,9 @@ from scattergen.densities import hyperparameters, make
 from scattergen.densities.networks import posterior
 from scattergen.diagnostics import count_rejections
 from scattergen.errors import InputError, RunFolderError
-from scattergen.paper import Effort, codes_in_use, latent_prior, normality, reproduce_run, sources
+from scattergen.paper import Effort, density_samples, normality, precursors, reproduce_run, sources
 from scattergen.paper import reproduce as orchestration
-from scattergen.paper.density_samples import _finding as samples_finding
+from scattergen.paper.density_samples import _samples_finding as samples_finding
 from scattergen.paper.dependence import _battery_finding as dependence_finding
 from scattergen.paper.dependence import (
     _permutation_test,
@@ -647,10 +647,10 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
     [
         ("latent_prior", "densities/networks.py", True),
         ("latent_prior", "decoder/upsampled_convolution.py", True),
-        ("latent_prior", "paper/pixel_models/models.py", False),
+        ("latent_prior", "paper/pixel_models.py", False),
         ("density_samples", "densities/gan.py", True),
         ("density_samples", "decoder/generator.py", True),
-        ("pixel_gan", "paper/pixel_models/models.py", True),
+        ("pixel_gan", "paper/pixel_models.py", True),
         ("pixel_gan", "training/loop.py", True),
         ("pixel_gan", "decoder/generator.py", False),
         ("raw_coefficients", "scattering/inversion.py", True),
@@ -804,7 +804,7 @@ def test_the_verdict_on_dependence_counts_tests_of_independence(codes, direction
 
 
 def test_latent_variables_from_elsewhere_are_scored(material):
-    facts = latent_prior.measure(material, Path()).facts
+    facts = density_samples.measure_prior(material, Path()).facts
     vae = material.model.densities["vae"]
     assert facts["H"] == vae.n_latent
     # The draws of q(h|z) themselves, decoded again here.
@@ -829,7 +829,7 @@ def test_latent_variables_from_elsewhere_are_scored(material):
 )
 def test_the_verdict_on_the_prior_follows_the_distances(vae, mixture, verdict, said):
     # The draws of q(h|z) score 2: of 41 - 2 there are (41 - 5)/39 = 92 % and (41 - 20)/39 = 54 %.
-    found = latent_prior._finding(UNIT, {"posterior": 2.0, "mixture": mixture}, vae, 41.0)
+    found = density_samples._prior_finding(UNIT, {"posterior": 2.0, "mixture": mixture}, vae, 41.0)
     assert found.verdict == verdict
     assert said in found.because
     words = f"With codes of unit norm and h from N(0, I) the paper’s VAE scores {vae:.1f}"
@@ -841,7 +841,7 @@ def test_the_length_of_normal_vectors():
     z = np.random.default_rng(0).standard_normal((100_000, 6))
     # The mean length of 100,000 vectors; a length has a standard deviation below √½; five of them.
     norm = np.linalg.norm(z, axis=1).mean()
-    assert latent_prior._expected_norm(6) == pytest.approx(norm, abs=5 * np.sqrt(0.5 / 100_000))
+    assert density_samples._expected_norm(6) == pytest.approx(norm, abs=5 * np.sqrt(0.5 / 100_000))
 
 
 @pytest.mark.parametrize(
@@ -856,6 +856,6 @@ def test_the_length_of_normal_vectors():
 def test_the_verdict_on_interpolation_minds_the_errors(inside, outside, verdict, said):
     midpoints = {"in code space": inside, "of pixels": outside}
     facts = {"psnr": {"training": 30.0, "test": 29.0}, "midpoints": midpoints}
-    found = codes_in_use._finding(facts)
+    found = precursors._codes_finding(facts)
     assert found.verdict == verdict
     assert said in found.because

@@ -10,13 +10,14 @@ import torch
 
 from scattergen.datasets import open_dataset
 from scattergen.errors import InputError, ScattergenError
-from scattergen.paper import Effort, raw_coefficients, stability
+from scattergen.paper import Effort, trainings
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.findings import render_page
 from scattergen.paper.material import Material, Trials
-from scattergen.paper.raw_coefficients import _finding as raw_finding
-from scattergen.paper.stability import _finding as stability_finding
-from scattergen.paper.stability import sensitivity
+from scattergen.paper.precursors import _raw_finding as raw_finding
+from scattergen.paper.precursors import measure_raw, show_raw
+from scattergen.paper.trainings import _stability_finding as stability_finding
+from scattergen.paper.trainings import sensitivity
 from scattergen.progress import SILENT
 from scattergen.report.plots import rate_curves
 from scattergen.runs import RunFolder
@@ -58,7 +59,7 @@ def test_the_key_of_stability_has_its_trials(material, trials):
 
 
 def test_raw_coefficients_twice_are_the_same_but_for_seconds(material):
-    first, second = (raw_coefficients.measure(material, Path()) for _ in range(2))
+    first, second = (measure_raw(material, Path()) for _ in range(2))
     timed = {"seconds", "training"}
     for key, value in first.facts.items():
         assert key in timed or second.facts[key] == value, key
@@ -67,7 +68,7 @@ def test_raw_coefficients_twice_are_the_same_but_for_seconds(material):
 
 
 def test_control_images_are_recovered_and_samples_are_not(material):
-    measured = raw_coefficients.measure(material, Path())
+    measured = measure_raw(material, Path())
     facts = measured.facts
     assert facts["dimensions"] == {"raw": 3969, "latent": 16}
     # Inversion stops at 1e-4, and 10 times that counts as solved; a network trained for one step
@@ -76,7 +77,7 @@ def test_control_images_are_recovered_and_samples_are_not(material):
     assert facts["residual"][0] > 0.1
     # 16 components and a tiny decoder leave out what 3,969 coefficients know.
     assert facts["control"]["inverted"] > facts["control"]["decoded"] + 10
-    finding, text = text_of(raw_coefficients.show, "raw_coefficients", measured, material)
+    finding, text = text_of(show_raw, "raw_coefficients", measured, material)
     assert text.count(finding.because) == 2
     assert "coefficients of no image" in text
     assert f"{finding.verdict.capitalize()}." in text
@@ -106,7 +107,7 @@ def test_the_verdict_on_raw_coefficients(slower, raw, verdict, said):
 
 
 def test_trials_are_as_many_steps_whatever_the_rate(material):
-    measured = stability.measure(material, Path())
+    measured = trainings.measure_stability(material, Path())
     rows = measured.facts["rows"]
     assert len(rows) == 3 * 2 * 2
     for name, steps in (("decoder", 12), ("latent GAN", 24), ("pixel GAN", 18)):
@@ -116,7 +117,7 @@ def test_trials_are_as_many_steps_whatever_the_rate(material):
         assert abs(count - steps) <= steps / 2
         assert measured.tensors[name].shape == (16, 1, 28, 28)
     assert all((row["psnr"] is None) == (row["method"] != "decoder") for row in rows)
-    again = stability.measure(material, Path()).facts["rows"]
+    again = trainings.measure_stability(material, Path()).facts["rows"]
     assert [row["distance"] for row in again] == [row["distance"] for row in rows]
     first, second = (row["distance"] for row in rows[:2])
     assert first != second  # of two seeds
@@ -128,19 +129,19 @@ def test_a_training_that_diverges_is_shown_as_failed(material, monkeypatch):
     def diverges(material, factor, seed):
         if factor == 10:
             raise ScattergenError("The training diverged")
-        n = len(stability._tests(material))
+        n = len(trainings._tests(material))
         return torch.full((n, 1, 28, 28), math.nan if next(calls) else 0.5), 1.0, 5
 
     def constant(material, factor, seed):
-        return torch.full((len(stability._tests(material)), 1, 28, 28), 0.25), 1.0, 5
+        return torch.full((len(trainings._tests(material)), 1, 28, 28), 0.25), 1.0, 5
 
     fake = {"decoder": constant, "latent GAN": diverges, "pixel GAN": constant}
-    monkeypatch.setattr(stability, "_TRAIN", fake)
-    measured = stability.measure(material, Path())
+    monkeypatch.setattr(trainings, "_TRAIN", fake)
+    measured = trainings.measure_stability(material, Path())
     failures = [r["failure"] for r in measured.facts["rows"] if r["method"] == "latent GAN"]
     assert failures == ["all alike", "diverged", "diverged", "diverged"]
     assert {row["failure"] for row in measured.facts["rows"][:4]} == {"all alike"}
-    finding, text = text_of(stability.show, "stability", measured, material)
+    finding, text = text_of(trainings.show_stability, "stability", measured, material)
     assert "4 of 4 of the decoder, 4 of 4 of the latent GAN" in finding.because
     assert finding.verdict != "agrees"
     # The latent GAN's row: one seed left at its own rate, none at ten times that, no finite ratio.
@@ -151,9 +152,9 @@ def test_a_mistake_is_no_divergence(material, monkeypatch):
     def refused(*arguments):
         raise InputError("too few codes")
 
-    monkeypatch.setattr(stability, "_TRAIN", {"decoder": refused})
+    monkeypatch.setattr(trainings, "_TRAIN", {"decoder": refused})
     with pytest.raises(InputError):
-        stability.measure(material, Path())
+        trainings.measure_stability(material, Path())
 
 
 def test_sensitivity_to_rates_and_seeds():

@@ -1,16 +1,25 @@
-"""Figures 2 and 3 and Tables 2 and 3: samples of the densities, their quality, their training."""
+"""Figures 2 and 3, Tables 2 and 3: samples of the densities, their training, and whether the VAE's prior is right."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from scattergen.densities import GaussianMixture, VariationalAutoencoder
+from scattergen.densities.networks import posterior
 from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, by_setting, graded, judge, with_other
 from scattergen.paper.material import PAPER_DENSITIES, SHOWN, Material
 from scattergen.report import paper
 
-NAME = "density_samples"
+SAMPLES, PRIOR = "density_samples", "latent_prior"
 REAL, DECODED = "training images", "decoded training codes"
 RECONSTRUCTED = "reconstructed test images, against test images"
+_MOST = 0.75  # of what a better source of h gains
+_COMPONENTS = 100
+_FITTED = 20_000  # draws of h that the mixture is fitted to
 
 
 def _training(material: Material) -> dict[str, Any]:
@@ -23,7 +32,7 @@ def _training(material: Material) -> dict[str, Any]:
     return known
 
 
-def measure(material: Material, work: Path) -> Measured:
+def measure_samples(material: Material, work: Path) -> Measured:
     """Draw from every density; score the samples, training images and decoded training codes."""
     model, n = material.model, material.n_images
     rows: dict[str, dict[str, Any]] = {}
@@ -47,12 +56,6 @@ def measure(material: Material, work: Path) -> Measured:
     return Measured({"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures)
 
 
-STAGES = {NAME: Stage(
-    __name__, measure, parts=("encoder", "codes", "decoder", "densities"), distances=True,
-    others=lambda material: {"stages": _training(material)},
-)}  # fmt: skip
-
-
 def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
     """Time that a stage of the run's fit took, as facts of this stage have it; 0 if the run does not say."""
     return float(facts["stages"][stage].get("seconds", 0.0))
@@ -60,35 +63,35 @@ def seconds_of(facts: Mapping[str, Any], stage: str) -> float:
 
 def distances_by_setting(results: Results, material: Material) -> dict[str, Mapping[str, float]]:
     """Distances of all densities and of decoded training codes, by setting of the decoder, the paper's first."""
-    facts = results[NAME].facts
+    facts = results[SAMPLES].facts
     own = {key: row["distance"] for key, row in facts["rows"].items()}
     return by_setting(results, material, {**own, DECODED: facts["references"][DECODED]}, "distances")
 
 
 def show_samples(results: Results, material: Material) -> Section:
     """The paper’s figure of samples, and their distances."""
-    facts, distances = results[NAME].facts, distances_by_setting(results, material)
-    pictures = by_setting(results, material, results[NAME].tensors, "pictures")
+    facts, distances = results[SAMPLES].facts, distances_by_setting(results, material)
+    pictures = by_setting(results, material, results[SAMPLES].tensors, "pictures")
     shown = {"distances": distances, "pictures": pictures, "count": SHOWN}
-    return Section(NAME, _finding(facts, distances, material.paper), with_other(NAME, results), shown)
+    return Section(SAMPLES, _samples_finding(facts, distances, material.paper), with_other(SAMPLES, results), shown)
 
 
-def _finding(
+def _samples_finding(
     facts: Mapping[str, Any], distances: Mapping[str, Mapping[str, float]], theirs: paper.Results = paper.MNIST
 ) -> Finding:
     found = next(iter(distances.values()))
     better = [key for key in ("vae", "gan") if found[key] < found["gaussian"]]
     others = [key for key in facts["rows"] if key not in PAPER_DENSITIES]
     best = min(others, key=lambda key: found[key], default=None)
-    words = {"distances": distances, "better": better, "best": best}
-    if theirs is paper.MNIST:
-        return judge(theirs.figure, graded("vae" in better, "gan" in better), NAME, **words)
-    return judge(theirs.figure, "cannot be compared", NAME, **words)
+    verdict = graded("vae" in better, "gan" in better)
+    if theirs is not paper.MNIST:
+        verdict = "cannot be compared"
+    return judge(theirs.figure, verdict, SAMPLES, distances=distances, better=better, best=best)
 
 
 def show_training(results: Results, material: Material) -> Section:
     """Tables 2 and 3: the training of the paper's two models."""
-    measured, theirs = results[NAME], material.paper.training
+    measured, theirs = results[SAMPLES], material.paper.training
     ours = {key: measured.facts["stages"][f"densities/{key}"] for key in ("vae", "gan")}
     seconds = {key: seconds_of(measured.facts, f"densities/{key}") for key in ours}
     faster = all(seconds[key] < 60 * int(theirs[key][1].split()[0]) for key in ours)
@@ -96,3 +99,72 @@ def show_training(results: Results, material: Material) -> Section:
     words = {"seconds": seconds, "ours": ours, "theirs": theirs, "same": same}
     finding = judge("Tables 2 and 3", "agrees" if faster and same else "agrees in part", "latent_training", **words)
     return Section("latent_training", finding, [measured])
+
+
+@torch.no_grad()
+def latent_variables(material: Material) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Codes g(h) of draws of q(h|z), and of draws of a mixture fitted to these; and facts about both."""
+    vae = material.model.densities["vae"]
+    assert isinstance(vae, VariationalAutoencoder)
+    seed, n = material.seed, material.n_images
+    mean, log_variance = posterior(vae.encoder_, material.training_codes)
+    deviation = (log_variance / 2).exp()
+    h = mean + deviation * torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+    fitted = h[material.numbers(len(h), _FITTED, stream=9)]
+    mixture = GaussianMixture(n_components=min(_COMPONENTS, max(1, len(fitted) // 20)))
+    draws = h[material.numbers(len(h), n, stream=10)]
+    latent = {"posterior": draws, "mixture": mixture.fit(fitted, seed=seed).sample(n, seed=seed)}
+    norms = h.norm(dim=1)
+    facts = {
+        "norms": [norms.mean().item(), norms.std().item()], "deviation": deviation.mean().item(),  # of q(h|z)
+        "components": len(mixture.means_), "H": vae.n_latent,
+    }  # fmt: skip
+    return {name: vae.decoder_(one) for name, one in latent.items()}, facts
+
+
+def measure_prior(material: Material, work: Path) -> Measured:
+    """Score decoded means g(h) with h from elsewhere than N(0, I)."""
+    decoded, facts = latent_variables(material)
+    distances = {}
+    with material.progress.task("latent variables from elsewhere", len(decoded)) as task:
+        for name, codes in decoded.items():
+            distances[name] = material.distance_of_codes(codes)
+            task.advance()
+    return Measured({"distances": distances, **facts, "n": material.n_images})
+
+
+def show_prior(results: Results, material: Material) -> Section:
+    """What the VAE's decoder makes of latent variables from each source."""
+    facts = results[PRIOR].facts
+    elsewhere = by_setting(results, material, facts["distances"], "latent")
+    prior = distances_by_setting(results, material)
+    beta = results[SAMPLES].facts["rows"]["vae"]["hyperparameters"]["beta"]
+    shown = {"elsewhere": elsewhere, "prior": prior, "expected": _expected_norm(facts["H"]), "beta": beta}
+    setting, scores = next(iter(elsewhere.items()))
+    finding = _prior_finding(setting, scores, prior[setting]["vae"], prior[setting]["gaussian"])
+    return Section(PRIOR, finding, with_other(PRIOR, results), shown)
+
+
+def _expected_norm(H: int) -> float:
+    """Mean length of a standard normal vector."""
+    return 2**0.5 * math.exp(math.lgamma(H / 2 + 0.5) - math.lgamma(H / 2))
+
+
+def _prior_finding(setting: str, distances: Mapping[str, float], vae: float, gaussian: float) -> Finding:
+    draws, mixture = distances["posterior"], distances["mixture"]
+    best = min(draws, mixture)
+    kept = (gaussian - vae) / (gaussian - best) if best < gaussian else 0.0
+    verdict = graded(kept > 0, kept >= _MOST)
+    if mixture > 2 * vae:
+        verdict = "cannot be compared"
+    words = {"setting": setting, "draws": draws, "mixture": mixture, "vae": vae, "gaussian": gaussian, "kept": kept}
+    return judge("Section 2.1, the VAE’s latent variables", verdict, PRIOR, **words)
+
+
+STAGES = {
+    SAMPLES: Stage(
+        __name__, measure_samples, parts=("encoder", "codes", "decoder", "densities"), distances=True,
+        others=lambda material: {"stages": _training(material)},
+    ),
+    PRIOR: Stage(__name__, measure_prior, parts=("codes", "decoder", "densities/vae"), distances=True),
+}  # fmt: skip

@@ -17,7 +17,7 @@ from scattergen.paper.findings import Finding, Measured, Results, Section, Stage
 from scattergen.paper.material import Material
 from scattergen.report.diagnostic_plots import dependence_heat_map
 from scattergen.report.html import themed
-from scattergen.report.panels import visualisation_matrix
+from scattergen.report.plots import visualisation_matrix
 
 LEADING, THESIS, MARGINALS = "leading_components", "nonlinear_dependence", "gaussian_marginals"
 _PERMUTATIONS = 999
@@ -29,7 +29,6 @@ CODES, DIRECTIONS = "codes", "codes of equal norm"  # without the one scale that
 _TOLD_APART = 10_000
 _BATTERY_LEVEL = 0.05
 _N = 10_000  # of each pair of variables
-
 Floats = NDArray[np.float64]
 
 
@@ -40,16 +39,13 @@ def measure_leading(material: Material, work: Path) -> Measured:
     sigma = model.encoder.whitening.explained_variance_[:2].sqrt()
     first, second = codes[:, :2].double().numpy().T
     statistics = {"correlation of squares": correlation_of_squares, "correlation ratio": correlation_ratio}
+    dependence = {name: _permutation_test(f, first, second, material.seed) for name, f in statistics.items()}
     facts = {
-        "sigma": sigma.tolist(),
-        "reached": (train[:, :2].abs().amax(0) * sigma).tolist(),
+        "sigma": sigma.tolist(), "reached": (train[:, :2].abs().amax(0) * sigma).tolist(),
         "share": (train[:, :2].square().sum(1) / train.square().sum(1)).max().item(),
-        "n_train": len(train),
-        "n": len(codes),
-        "of": of,
-        "correlation": float(np.corrcoef(first, second)[0, 1]),
-        "dependence": {name: _permutation_test(f, first, second, material.seed) for name, f in statistics.items()},
-    }
+        "n_train": len(train), "n": len(codes), "of": of,
+        "correlation": float(np.corrcoef(first, second)[0, 1]), "dependence": dependence,
+    }  # fmt: skip
     return Measured(facts, material.matrices(model.decode))
 
 
@@ -156,7 +152,7 @@ def _battery_finding(facts: Mapping[str, Any]) -> Finding:
     return judge("The thesis: nonlinear dependencies", graded(*found), THESIS, **words)
 
 
-def counter_examples(n: int, random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+def counter_examples(n: int, random: np.random.Generator) -> dict[str, Floats]:
     """Pairs (n, 2) of uncorrelated standard normal variables, the first independent, the others not."""
     first, other = random.standard_normal((2, n))
     # The radius c at which the correlation of the third pair, 2 E z² [|z| < c] - 1, vanishes; E z² [|z| < c] is

@@ -1,6 +1,5 @@
 """What a stage of a reproduction is, depends on and finds, and the page of sections that show it."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +70,9 @@ def measured(stages: Stages, name: str, depends: Facts, measure: Callable[[Path]
 
     def make(work: Path | None) -> Result:
         assert work is not None, "a reproduction has a run"
-        start = time.monotonic()
         found = measure(work)
-        seconds = found.seconds or time.monotonic() - start
-        return Result(found.tensors, {"facts": found.facts, "machine": machine()}, {"seconds": seconds})
+        seconds = {"seconds": found.seconds} if found.seconds else {}  # if not, those that `Stages` measures
+        return Result(found.tensors, {"facts": found.facts, "machine": machine()}, seconds)
 
     result = stages.get(f"paper/{name}", {**depends, "version": __version__}, make)
     content, seconds = result.metadata, result.facts["seconds"]

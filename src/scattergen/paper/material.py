@@ -22,9 +22,7 @@ PAPER_DENSITIES = ("gaussian", "vae", "gan")  # of its Figure 2, in its order
 _DENSITIES = (*PAPER_DENSITIES, "mixture", "vae-improved", "gan-improved")
 SHOWN = 64  # samples of each density
 _PIECE = 1024  # images that are decoded and turned into features at a time
-
-Decode = Callable[[Tensor], Tensor]
-"""Codes (n, d) to images in [0, 1], (n, C, H, W)."""
+Decode = Callable[[Tensor], Tensor]  # codes (n, d) to images in [0, 1], (n, C, H, W)
 
 
 class Trials(NamedTuple):
@@ -76,16 +74,6 @@ class Distance(NamedTuple):
     between: Callable[[Tensor, Tensor], float]  # of features of real images, and of others
 
 
-def distance_for(results: paper.Results, image_shape: tuple[int, int, int]) -> Distance:
-    """The measure for one of the paper's data sets, of images (C, H, W)."""
-    if results is paper.MNIST:
-        return Distance("Fréchet distance", DigitFeatures(), False, frechet_distance)
-    # Faces have neither a classifier whose features are made for them nor 10,000 test images for a Fréchet distance:
-    # scattering coefficients see above all how soft decoded images are, and few images do not bias a kernel distance.
-    features = ScatteringFeatures(image_shape)
-    return Distance("kernel distance", features, True, lambda real, x: 1000 * kernel_distance(real, x).value)
-
-
 def mean_psnr(images: Tensor, decoded: Tensor) -> float:
     """Mean PSNR in dB, of which JSON can hold no infinite ones."""
     return psnr(images, decoded).clamp(max=100).mean().item()
@@ -111,8 +99,7 @@ class Material:
     @property
     def densities(self) -> list[str]:
         """Keys of the densities that are shown."""
-        there = self.run.names("densities")
-        return [key for key in _DENSITIES if key in there]
+        return [key for key in _DENSITIES if self.run.has(f"densities/{key}")]
 
     def parts(self, *names: str) -> list[str]:
         """Names of parts of the run, where "densities" are all that are shown."""
@@ -137,7 +124,12 @@ class Material:
     @cached_property
     def measure(self) -> Distance:
         """How distances to test images are measured."""
-        return distance_for(self.paper, self.train.shape)
+        if self.paper is paper.MNIST:
+            return Distance("Fréchet distance", DigitFeatures(), False, frechet_distance)
+        # Faces have no classifier made for them, nor 10,000 test images for a Fréchet distance: scattering coefficients
+        # see above all how soft decoded images are, and few images do not bias a kernel distance.
+        features = ScatteringFeatures(self.train.shape)
+        return Distance("kernel distance", features, True, lambda real, x: 1000 * kernel_distance(real, x).value)
 
     @cached_property
     def n_images(self) -> int:
@@ -154,10 +146,12 @@ class Material:
         if not self.measure.to_decoded:
             return self._real
         codes = self.test_codes[self.numbers(len(self.test), self.n_images)]
-        return self._features_of_decoded(codes, self.model.decode)
+        return self._features(codes, self.model.decode)
 
-    def _features_of_decoded(self, codes: Tensor, decode: Decode) -> Tensor:
-        return torch.cat([self.measure.extract(decode(piece)) for piece in codes.split(_PIECE)])
+    def _features(self, x: ImageSource | Tensor, decode: Decode = lambda images: images) -> Tensor:
+        """Of images, or of decoded codes, piece by piece."""
+        pieces = (decode(x[i : i + _PIECE]) for i in range(0, len(x), _PIECE))
+        return torch.cat([self.measure.extract(piece) for piece in pieces])
 
     def numbers(self, N: int, n: int, stream: int = 0) -> Tensor:
         """A random choice of n of the numbers below N, the same for the same seed and stream."""
@@ -169,12 +163,11 @@ class Material:
 
     def distance(self, images: ImageSource | Tensor) -> float:
         """Distance of images to test images."""
-        parts = [self.measure.extract(images[i : i + _PIECE]) for i in range(0, len(images), _PIECE)]
-        return self.measure.between(self._real, torch.cat(parts))
+        return self.measure.between(self._real, self._features(images))
 
     def distance_of_codes(self, codes: Tensor, decode: Decode | None = None) -> float:
         """Distance of codes, decoded by the run's model or as is said, to test images or to decoded test codes."""
-        return self.measure.between(self._decoded_test, self._features_of_decoded(codes, decode or self.model.decode))
+        return self.measure.between(self._decoded_test, self._features(codes, decode or self.model.decode))
 
     def kernel_distance(self, images: Tensor, decoded: bool = False) -> list[float]:
         """Kernel distance of images, decoded or not, and its standard error; few images do not bias it."""

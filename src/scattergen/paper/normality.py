@@ -11,14 +11,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scattergen.diagnostics import (
-    RejectionRate,
-    count_rejections,
-    dagostino_k2,
-    effect_sizes,
-    jarque_bera,
-    rejections_by_sample_size,
-)
+from scattergen.diagnostics import RejectionRate, count_rejections, dagostino_k2, effect_sizes, jarque_bera
+from scattergen.diagnostics.normality import LEVELS, rejections_by_sample_size
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, graded, judge
 from scattergen.paper.material import Material
@@ -26,7 +20,6 @@ from scattergen.report.html import themed
 from scattergen.report.plots import TEST_NAMES, effect_sizes_by_component, rejections_by_n
 
 NAME, SEARCH, AVERAGES = "normality_counts", "count_search", "central_limit"
-LEVELS = (0.05, 0.01)
 _TESTS = {"K2": dagostino_k2, "JB": jarque_bera}
 _SIZES = (20, 50, 100, 150, 200, 300, 500, 1000)
 _MOST_DEVIATIONS = 2.0
@@ -34,6 +27,7 @@ _MOST_RELATIVE = 1 / 3  # a mean that is far off is no match, however large the 
 _AVERAGED = 16
 _COMPONENTS = 64  # that all scales have, so that like is compared with like
 _LEVEL = 0.01  # of the tests of these
+UNIT_NORM = "training codes of unit norm"  # what Angles and Mallat did to codes in 2018
 
 Sampler = Callable[[int, np.random.Generator], Tensor]  # draws a table of n codes
 Tables = Iterator[tuple[int, Sampler]]
@@ -42,22 +36,18 @@ Tables = Iterator[tuple[int, Sampler]]
 def measure(material: Material, work: Path) -> Measured:
     """Count rejections on training and test codes, plain and corrected, and against n."""
     train, test, repeats = material.training_codes, material.test_codes, material.effort.repeats
-    rates = rejections_by_sample_size(test, repeats=repeats, seed=material.seed, levels=LEVELS)
+    rates = rejections_by_sample_size(test, repeats=repeats, seed=material.seed)
     rows, corrected = {}, {}
     for split, codes in (("training", train), ("test", test)):
-        counted = count_rejections(codes, LEVELS)
+        counted = count_rejections(codes)
         rows[split] = {"n": counted.n, **{name: list(counts) for name, counts in counted.counts.items()}}
         corrected[split] = {name: _benjamini_hochberg(test(codes).pvalue) for name, test in _TESTS.items()}
     skewness, kurtosis = (np.nan_to_num(effect).tolist() for effect in effect_sizes(train))
-    facts = {
-        "d": train.shape[1],
-        "counts": rows,
-        "corrected": corrected,
+    return Measured({
+        "d": train.shape[1], "counts": rows, "corrected": corrected,
         "rates": [[r.n, r.test, r.level, r.observed, r.simulated] for r in rates],
-        "skewness": skewness,
-        "excess_kurtosis": kurtosis,
-    }
-    return Measured(facts)
+        "skewness": skewness, "excess_kurtosis": kurtosis,
+    })  # fmt: skip
 
 
 def _benjamini_hochberg(pvalues: Any) -> list[int]:
@@ -94,7 +84,7 @@ def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw:
     draws: list[list[int]] = []
     for draw in range(first_draw, first_draw + material.effort.draws):
         random = np.random.default_rng([material.seed, n, draw])
-        counts = count_rejections(sampler(n, random), LEVELS).counts
+        counts = count_rejections(sampler(n, random)).counts
         draws.append([count for test in _TESTS for count in counts[test]])
     found, wanted = np.array(draws), _wanted(material)
     mean, deviation = found.mean(0), found.std(0, ddof=1)
@@ -134,13 +124,10 @@ def _whitened(features: Tensor, d: int) -> Tensor:
 
 def _across_components(material: Material) -> Tables:
     """The table the other way round: every image a variable and every component a sample."""
-    codes = material.test_codes
-    d = codes.shape[1]
+    codes, d = material.test_codes, material.test_codes.shape[1]
     if 20 <= d <= len(codes):
         yield d, lambda n, random: codes[random.choice(len(codes), n, replace=False)].T
 
-
-UNIT_NORM = "training codes of unit norm"  # what Angles and Mallat did to codes in 2018
 
 # Positive factors of images, coefficients or codes change no count, since both tests are invariant to scale.
 _PREPROCESSINGS: dict[str, Callable[[Material], Tables]] = {
@@ -163,14 +150,11 @@ def show(results: Results, material: Material) -> Section:
     for row in found["rows"]:
         closest[row["variant"]] = min(closest.get(row["variant"], row), row, key=lambda row: row["off"])
     curves = {test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test])) for test in TEST_NAMES}
+    effects = themed(partial(effect_sizes_by_component, facts["skewness"], facts["excess_kurtosis"]))
     shown = {
-        "levels": LEVELS,
-        "curves": curves,
-        "effects": themed(partial(effect_sizes_by_component, facts["skewness"], facts["excess_kurtosis"])),
-        "exceeded": smallest if exceeded else None,
-        "search": found,
-        "closest": closest.values(),
-    }
+        "levels": LEVELS, "curves": curves, "effects": effects, "exceeded": smallest if exceeded else None,
+        "search": found, "closest": closest.values(),
+    }  # fmt: skip
     return Section(NAME, _finding(facts, results[SEARCH]), [results[NAME], results[SEARCH]], shown)
 
 

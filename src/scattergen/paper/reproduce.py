@@ -13,17 +13,7 @@ from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.paper import (
-    codes_in_use,
-    density_samples,
-    dependence,
-    latent_prior,
-    normality,
-    other_decoder,
-    raw_coefficients,
-    stability,
-    training_time,
-)
+from scattergen.paper import density_samples, dependence, normality, precursors, training_time, trainings
 from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
 from scattergen.pipeline.fit import fit_density_run
@@ -41,6 +31,8 @@ def show_setting(results: Results, material: Material) -> Section:
     """Where a run on CelebA departs from the paper's setting, as it is there and here; nowhere if it is in it."""
     encoder, decoder = material.model.encoder, material.model.decoder.hyperparameters
     side, J = encoder.image_shape[1], encoder.scattering.J
+    channels, kernel = ", ".join(map(str, decoder["channels"])), decoder["kernel_size"]
+    filters = f"{channels} channels, {kernel}×{kernel} filters"
     rows = {
         "images": ("128×128", f"{side}×{side}"),
         "training images": (f"{N_TRAIN:,}", f"{len(material.train):,}"),
@@ -48,10 +40,7 @@ def show_setting(results: Results, material: Material) -> Section:
         "scale J": ("4", f"{J}"),
         "coefficients of an image": (f"{3 * 417 * 64:,}", f"{encoder.n_features:,}"),
         "components": ("512", f"{encoder.whitening.n_components}"),
-        "decoder": tuple(
-            f"{', '.join(map(str, widths))} channels, {kernel}×{kernel} filters"
-            for widths, kernel in (([1024, 512, 256, 128, 64, 32], 7), (decoder["channels"], decoder["kernel_size"]))
-        ),
+        "decoder": ("1024, 512, 256, 128, 64, 32 channels, 7×7 filters", filters),
     }
     same = side >> J == 128 >> 4
     departures = {what: row for what, row in rows.items() if row[0] != row[1] or (what == "scale J" and not same)}
@@ -60,27 +49,22 @@ def show_setting(results: Results, material: Material) -> Section:
     return Section("paper_setting", shown=shown)
 
 
-_MODULES = (
-    dependence, normality, density_samples, latent_prior, other_decoder, codes_in_use, raw_coefficients, stability,
-    training_time,
-)  # fmt: skip
+_MODULES = (dependence, normality, density_samples, precursors, trainings, training_time)
+# Name to stage; the slowest are last.
 STAGES: dict[str, Stage] = {name: stage for module in _MODULES for name, stage in module.STAGES.items()}
-"""Name to stage; the slowest are last."""
-
+# In the order of the page, which is the paper's.
 SECTIONS: tuple[Callable[[Results, Material], Section], ...] = (
     dependence.show_leading, normality.show, dependence.show_battery, dependence.show_marginals,
-    normality.show_averages, density_samples.show_samples, latent_prior.show, density_samples.show_training,
-    training_time.show, stability.show, raw_coefficients.show, codes_in_use.show,
+    normality.show_averages, density_samples.show_samples, density_samples.show_prior, density_samples.show_training,
+    training_time.show, trainings.show_stability, precursors.show_raw, precursors.show_codes,
 )  # fmt: skip
-"""In the order of the page, which is the paper's."""
-
 CELEBA_STAGES = (
     "leading_components", "normality_counts", "count_search", "nonlinear_dependence", "density_samples",
     "latent_prior", "codes_in_use",
 )  # fmt: skip
 CELEBA_SECTIONS = (
     show_setting, dependence.show_leading, normality.show, dependence.show_battery, density_samples.show_samples,
-    latent_prior.show, density_samples.show_training, codes_in_use.show,
+    density_samples.show_prior, density_samples.show_training, precursors.show_codes,
 )  # fmt: skip
 
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-import scattergen
-
-_ROOT, _FOLDER = scattergen.__name__, Path(scattergen.__file__).parent
+_ROOT, _FOLDER = "scattergen", Path(__file__).parents[1]
 
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.files import write_json
-from scattergen.paper.density_samples import NAME as SAMPLES
-from scattergen.paper.density_samples import seconds_of
+from scattergen.paper.density_samples import SAMPLES, seconds_of
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, judge
 from scattergen.paper.material import SHOWN, Material
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
@@ -50,13 +49,11 @@ def measure(name: str, material: Material, work: Path) -> Measured:
     )  # fmt: skip
     snapshots = [json.loads(path.read_text()) for path in sorted(work.glob("snapshot-*.json"))]
     last = model.history_[-1]
+    curve = [*([row["seconds"], row["distance"]] for row in snapshots), [last["seconds"], score()]]
     facts = {
-        "description": model.description,
-        "epochs": int(last["epoch"]),
-        "seconds": last["seconds"],
-        "curve": [*([row["seconds"], row["distance"]] for row in snapshots), [last["seconds"], score()]],
+        "description": model.description, "epochs": int(last["epoch"]), "seconds": last["seconds"], "curve": curve,
         "n": material.n_images,
-    }
+    }  # fmt: skip
     return Measured(facts, {"samples": model.sample(SHOWN, seed=seed)}, seconds=last["seconds"])
 
 
@@ -94,11 +91,10 @@ def show(results: Results, material: Material) -> Section:
     seconds = {key: max(seconds_of(facts, f"densities/{key}"), 0.1) for key in facts["rows"]}
     points = {key: (seconds[key], row["distance"]) for key, row in facts["rows"].items()}
     shown = {
-        "once": once,
-        "against": _against(facts, pixels, once),
+        "once": once, "against": _against(facts, pixels, once),
         "pixels": {PIXEL_MODELS[name]: found for name, found in pixels.items()},
         "curves": themed(partial(quality_curves, curves, points, "Fréchet distance to test images")),
-    }
+    }  # fmt: skip
     finding = _finding(facts, pixels, once, duration(material.effort.pixel_seconds))
     return Section("training_time", finding, [samples, *pixels.values()], shown)
 

@@ -13,10 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from scattergen.errors import InputError
-from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, style_axes
+from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, styled_axes
 
 Floats = NDArray[np.float64]
-
 _COLUMNS, _SHOWN = 4, 12  # panels of marginals and quantiles
 _POINTS = 1500  # of a scatter plot; more hide each other
 _RANGE = 4.0  # standard deviations
@@ -97,8 +96,7 @@ def dependence_heat_map(
     top = float(np.max(shown, initial=_SMALLEST_RANGE, where=np.isfinite(shown)))
     figure = new_figure(5.0, 4.6, theme)
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
-    axes = figure.add_subplot(facecolor=theme.background)
-    style_axes(axes, theme, ticks=7)
+    axes = styled_axes(figure, theme, 7)
     colors = LinearSegmentedColormap.from_list("dependence", [theme.background, theme.accent])
     edge = len(shown) + 0.5
     image = axes.imshow(shown, cmap=colors, vmin=0, vmax=top, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
@@ -139,10 +137,7 @@ def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figu
     rows = math.ceil(count / columns)
     figure = new_figure(max(width * columns + 0.2, 3.6), height * rows + 0.45, LIGHT)
     figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    panels = [figure.add_subplot(rows, columns, k + 1, facecolor=LIGHT.background) for k in range(count)]
-    for axes in panels:
-        style_axes(axes, LIGHT, ticks=7)
-    return figure, panels
+    return figure, [styled_axes(figure, LIGHT, 7, rows, columns, k + 1) for k in range(count)]
 
 
 def _legend(figure: Figure, name: str | None, *, normal: bool) -> None:

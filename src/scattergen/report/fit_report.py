@@ -18,7 +18,6 @@ from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.report import paper, plots
 from scattergen.report.html import Picture, grid, render, themed
-from scattergen.report.panels import density_grids, reconstruction_pairs, visualisation_matrix
 from scattergen.wording import duration, number
 
 _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
@@ -114,20 +113,13 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
     """
     folder, files = Path(folder), _PictureFiles()
     page = render(
-        "fit.html.j2",
-        facts=facts,
-        title=facts.title,
-        paper=paper.MNIST if facts.beside_paper else None,
-        total=sum(seconds for _, seconds in facts.stages),
+        "fit.html.j2", facts=facts, title=facts.title, paper=paper.MNIST if facts.beside_paper else None,
+        total=sum(seconds for _, seconds in facts.stages), options=list(_flat(facts.config)),
         expectation=facts.judgement and in_words(facts.judgement, facts.n_train),
         machine=[*facts.machine.items(), *([("scattergen", facts.version)] * bool(facts.version))],
-        options=list(_flat(facts.config)),
-        **_quality(facts, files),
-        **_samples(facts, files),
-        **_leading_components(facts, files),
-        **_codes(facts, files),
-        training=_training(facts, files),
-    )
+        **_quality(facts, files), **_samples(facts, files), **_leading_components(facts, files),
+        **_codes(facts, files), training=_training(facts, files),
+    )  # fmt: skip
     for name, content in files.items():
         with atomic_path(folder / "pictures" / name) as temporary:
             temporary.write_bytes(content)
@@ -173,7 +165,7 @@ def _quality(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     if min(x.shape[-2:]) >= WINDOW_SIZE:
         similar = [f"{value:.3f}" for value in ssim(x, y).tolist()]
     labels = [f"{a}   {b}".rstrip() for a, b in zip(decibels, similar, strict=True)]
-    files.keep("reconstructions", plots.figure_png(reconstruction_pairs(x, y, labels)))
+    files.keep("reconstructions", plots.figure_png(plots.reconstruction_pairs(x, y, labels)))
     pictures = [grid(pair, columns=2) for pair in torch.stack([x, y], dim=1)]
     return {"quality": quality, "pairs": list(zip(pictures, decibels, similar, strict=True))}
 
@@ -190,7 +182,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     band = grid(chosen.samples[:count], _HERO_COLUMNS, side=112, pad=8)
     grids = {name: entry.samples for name, entry in entries.items()}
     efforts = {name: _effort(entry) for name, entry in entries.items()}
-    files.keep("densities", plots.figure_png(density_grids(grids, efforts, columns=_GRID_COLUMNS)))
+    files.keep("densities", plots.figure_png(plots.density_grids(grids, efforts, columns=_GRID_COLUMNS)))
     cards = []
     for entry in facts.densities:
         picture = grid(entry.samples, _GRID_COLUMNS)
@@ -210,7 +202,7 @@ def _leading_components(facts: FitReport, files: _PictureFiles) -> dict[str, Any
     matrices, deviations = [], []
     for matrix in facts.visualisation:
         name = f"visualisation-matrix-{'paper' if matrix.paper else 'sigma'}"
-        draw = partial(visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma)
+        draw = partial(plots.visualisation_matrix, matrix.images, matrix.first, matrix.second, matrix.sigma)
         matrices.append((matrix, files.themed(name, draw)))
         if matrix.paper and facts.beside_paper:
             for sigma, values in zip(matrix.sigma, (matrix.first, matrix.second), strict=True):

@@ -2,22 +2,19 @@
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from scattergen.image_files import png
-from scattergen.report.panels import enlarged
-from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, figure_png
+from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, enlarged, figure_png
 from scattergen.wording import duration, number, sample_size, setting
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A PNG file in a page, another one for dark mode, and the width in CSS pixels that it has where there is room."""
 
     png: bytes

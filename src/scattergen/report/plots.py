@@ -1,31 +1,33 @@
-"""Curves of a fitted model and of a reproduction; each is a figure of one panel, without matplotlib's global state."""
+"""Figures: curves of one panel, and images, copied without resampling, with words around them."""
 
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
+from PIL import Image
 from torch import Tensor
 
 from scattergen.diagnostics import RejectionRate
 from scattergen.errors import InputError
+from scattergen.image_files import image_grid
 
 DPI = 200  # two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch
 TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}
 _SMALLEST_EFFECT = 0.01  # smaller effect sizes are drawn here, since a logarithm cannot show 0
-
+MARGIN, GAP = 48, 8  # of sheets of images, in pixels
+LABEL, TITLE = 19, 27  # pixels of letters there
 Point = tuple[float, float]  # seconds and distance
 
 
-@dataclass(frozen=True)
-class Theme:
+class Theme(NamedTuple):
     """Colours of a figure; the page has the same in its style sheet."""
 
     background: str
@@ -50,10 +52,9 @@ def figure_png(figure: Figure) -> bytes:
 def eigenvalue_spectrum(eigenvalues: Tensor | Sequence[float], theme: Theme = LIGHT) -> Figure:
     """Variance of each principal component, (d,) in decreasing order, on logarithmic axes."""
     values = np.asarray(eigenvalues, dtype=np.float64)
-    figure, axes = panel("Variance of each component", theme)
+    figure, axes = panel("Variance of each component", "component", theme)
     (positive,) = np.nonzero(values > 0)  # a rank-deficient fit has zeros, which a logarithm cannot show
     axes.loglog(positive + 1, values[positive], color=theme.accent, linewidth=1.6)
-    axes.set_xlabel("component")
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     return figure
 
@@ -64,7 +65,7 @@ def cumulative_variance(
     """Share of the variance that the leading components keep; all d of them keep `explained_variance`, in [0, 1]."""
     values = np.asarray(eigenvalues, dtype=np.float64)
     share = 100 * explained_variance * np.cumsum(values) / max(values.sum(), np.finfo(float).tiny)
-    figure, axes = panel("Variance kept by the leading components, %", theme)
+    figure, axes = panel("Variance kept by the leading components, %", "components", theme)
     axes.semilogx(np.arange(1, len(values) + 1), share, color=theme.accent, linewidth=1.6)
     for target in (50, 90, 99):
         if share[0] < target <= share[-1]:
@@ -72,7 +73,6 @@ def cumulative_variance(
             point = (count, share[count - 1])
             axes.plot(*point, "o", color=theme.accent, markersize=4)
             _annotate(axes, f"{target} % with {count}", point, (7, -11), theme.muted)
-    axes.set_xlabel("components")
     axes.set_ylim(top=101)
     axes.xaxis.set_major_formatter(FuncFormatter(axis_number))
     return figure
@@ -82,15 +82,13 @@ def training_curve(
     history: Sequence[Mapping[str, float]], series: Mapping[str, str], title: str, theme: Theme = LIGHT
 ) -> Figure:
     """Quantities recorded during training, whose keys and labels are `series`, against the seconds that it took."""
-    figure, axes = panel(title, theme)
-    colors = itertools.cycle((theme.accent, theme.contrast, theme.muted))
-    for (key, label), color in zip(series.items(), colors, strict=False):
+    figure, axes = panel(title, "training time, s", theme)
+    for (key, label), color in zip(series.items(), itertools.cycle((theme.accent, theme.contrast)), strict=False):
         points = [(row["seconds"], row[key]) for row in history if row.get(key) is not None]
         if points:
             seconds, values = np.asarray(points, dtype=np.float64).T
             marker = "o" if len(points) < 25 else None
             axes.plot(seconds, values, marker=marker, markersize=3, color=color, label=label, lw=1.6)
-    axes.set_xlabel("training time, s")
     axes.set_xlim(left=0)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     if len(axes.lines) > 1:
@@ -100,12 +98,11 @@ def training_curve(
 
 def quality_by_time(densities: Mapping[str, Point], references: Mapping[str, float], title: str) -> Figure:
     """Distance, lower being better, against seconds of training; lines are of what was not trained."""
-    figure, axes = panel(title, LIGHT, extra_height=0.6, log=True)
+    figure, axes = panel(title, "training time, s", LIGHT, extra_height=0.6, log=True)
     _add_points(axes, densities, LIGHT)
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
         axes.axhline(distance, color=LIGHT.contrast, linewidth=1.2, linestyle=dash, label=name)
-    axes.set_xlabel("training time, s")
     axes.margins(x=0.18, y=0.08)
     if references:
         add_legend(axes, LIGHT, handlelength=2.2)
@@ -119,7 +116,8 @@ def rejections_by_n(
     chosen = [rate for rate in rates if rate.test == test]
     if not chosen:
         raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
-    figure, axes = panel(f"{TEST_NAMES[test]}: components rejected, of {d}", theme, extra_height=0.55, log=True)
+    title = f"{TEST_NAMES[test]}: components rejected, of {d}"
+    figure, axes = panel(title, "n, codes tested", theme, extra_height=0.55, log=True)
     axes.set_yscale("symlog", linthresh=1, linscale=0.4)  # linear below a count of 1
     levels = sorted({rate.level for rate in chosen}, reverse=True)
     for level, style in zip(levels, itertools.cycle(("-", "--", ":")), strict=False):
@@ -136,7 +134,6 @@ def rejections_by_n(
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, d * 1.25)
     axes.yaxis.set_major_formatter(FuncFormatter(axis_number))
-    axes.set_xlabel("n, codes tested")
     # A column for each level; below the panel, because lines fill all of it.
     add_legend(figure, theme, loc="outside lower left", ncols=len(levels), handlelength=2.6)
     return figure
@@ -149,12 +146,11 @@ def effect_sizes_by_component(skewness: ArrayLike, excess_kurtosis: ArrayLike, t
     >>> figure.axes[0].lines[0].get_ydata().tolist()
     [0.01, 1.0]
     """
-    figure, axes = panel("Effect size of each component", theme, extra_height=0.3, log=True)
+    figure, axes = panel("Effect size of each component", "component", theme, extra_height=0.3, log=True)
     effects = (("|skewness|", skewness, theme.accent), ("|excess kurtosis|", excess_kurtosis, theme.contrast))
     for label, values, color in effects:
         sizes = np.maximum(np.abs(values), _SMALLEST_EFFECT)
         axes.plot(np.arange(1, len(sizes) + 1), sizes, "o", color=color, markersize=2, label=label)
-    axes.set_xlabel("component")
     add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=3)
     return figure
 
@@ -163,12 +159,11 @@ def quality_curves(
     curves: Mapping[str, Sequence[Point]], points: Mapping[str, Point], title: str, theme: Theme = LIGHT
 ) -> Figure:
     """A distance, lower being better, against seconds of training; dots are what was measured at its end only."""
-    figure, axes = panel(title, theme, extra_height=0.6, log=True)
+    figure, axes = panel(title, "seconds of generative training", theme, extra_height=0.6, log=True)
     for (name, pairs), style in zip(curves.items(), ("-", "--", ":"), strict=False):
         seconds, distances = zip(*pairs, strict=True)
         axes.plot(seconds, distances, style, color=theme.contrast, marker="o", markersize=3, label=name)
     _add_points(axes, points, theme)
-    axes.set_xlabel("seconds of generative training")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
@@ -181,7 +176,7 @@ def rate_curves(
     trials: Mapping[str, Mapping[float, Sequence[float | None]]], title: str, theme: Theme = LIGHT
 ) -> Figure:
     """Distances of each method's trainings, None of those that diverged, against the factors of its learning rate."""
-    figure, axes = panel(title, theme, extra_height=0.6, log=True)
+    figure, axes = panel(title, "learning rate, as a multiple of each method’s own", theme, extra_height=0.6, log=True)
     styles = zip(("-", "--", ":"), (theme.accent, theme.contrast, theme.ink), strict=True)
     for (name, by_factor), (style, color) in zip(trials.items(), styles, strict=False):
         found = {k: [d for d in by_factor[k] if d is not None] for k in sorted(by_factor)}
@@ -195,7 +190,6 @@ def rate_curves(
         axes.plot(lost, height, "x", color=color, markersize=6, label="_", transform=edge)
     factors = sorted({factor for by_factor in trials.values() for factor in by_factor})
     axes.set_xticks(factors, [rate_factor(factor) for factor in factors])
-    axes.set_xlabel("learning rate, as a multiple of each method’s own")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
     add_legend(figure, theme, loc="outside lower left", ncols=3, handlelength=3)
@@ -218,13 +212,13 @@ def new_figure(width: float, height: float, theme: Theme) -> Figure:
     return figure
 
 
-def panel(title: str, theme: Theme, extra_height: float = 0, log: bool = False) -> tuple[Figure, Axes]:
+def panel(title: str, xlabel: str, theme: Theme, extra_height: float = 0, log: bool = False) -> tuple[Figure, Axes]:
     """A figure of one panel in the style of all of them, with so many inches for a legend below it."""
     figure = new_figure(4.0, 2.9 + extra_height, theme)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
-    axes = figure.add_subplot(facecolor=theme.background)
+    axes = styled_axes(figure, theme, 8)
     axes.set_title(title, loc="left", fontsize=9, color=theme.ink, pad=9, parse_math=False)
-    style_axes(axes, theme, ticks=8)
+    axes.set_xlabel(xlabel)
     axes.grid(axis="y", color=theme.rule, linewidth=0.8)
     axes.set_axisbelow(True)
     if log:
@@ -234,13 +228,15 @@ def panel(title: str, theme: Theme, extra_height: float = 0, log: bool = False) 
     return figure, axes
 
 
-def style_axes(axes: Axes, theme: Theme, ticks: float) -> None:
-    """No frame but the axis below, and labels in the muted colour, those of ticks of this size in points."""
+def styled_axes(figure: Figure, theme: Theme, ticks: float, *place: int) -> Axes:
+    """A panel of a figure with no frame but the axis below, and muted labels, those of ticks of this size in points."""
+    axes = figure.add_subplot(*place, facecolor=theme.background)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(theme.muted)
     axes.tick_params(which="both", colors=theme.muted, labelsize=ticks, length=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(color=theme.muted, fontsize=8)
+    return axes
 
 
 def _add_points(axes: Axes, points: Mapping[str, Point], theme: Theme) -> None:
@@ -268,3 +264,104 @@ def axis_number(value: float, position: object = None) -> str:
     ('10,000', '0.5')
     """
     return f"{value:,.0f}" if value >= 1 or value == 0 else f"{value:g}"
+
+
+class _Sheet:
+    """A figure addressed in pixels from its top left corner."""
+
+    def __init__(self, width: int, height: int, theme: Theme) -> None:
+        self.height, self.width, self.theme = height, width, theme
+        self.figure = new_figure(width / DPI, height / DPI, theme)
+
+    def image(self, picture: Image.Image, left: int, top: int) -> None:
+        pixels = np.asarray(picture.convert("RGBA"))
+        self.figure.figimage(pixels, left, self.height - top - len(pixels), origin="upper")
+
+    def text(self, words: str, x: float, y: float, size: int = LABEL, **style: Any) -> None:
+        style.setdefault("color", self.theme.ink)
+        # A density's name may hold "$", which would start matplotlib's formula mode.
+        style |= {"va": "center", "fontsize": size * 72 / DPI, "parse_math": False}
+        self.figure.text(x / self.width, 1 - y / self.height, words, **style)
+
+
+def enlarged(images: Tensor, columns: int, side: int, pad: int) -> Image.Image:
+    """Images (N, C, H, W) in rows, enlarged by a whole number to about `side` pixels, transparent between them."""
+    scale = max(1, round(side / max(images.shape[-2:])))
+    return image_grid(images, columns=columns, pad=pad, scale=scale, fill=None)
+
+
+def reconstruction_pairs(originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8) -> Figure:
+    """Pairs of an original (left) and its reconstruction (right), (N, C, H, W) in [0, 1], each above its label."""
+    if originals.shape != reconstructions.shape or len(labels) != len(originals):
+        raise InputError(
+            f"pairs need as many reconstructions and labels as originals, got "
+            f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels."
+        )
+    pairs = [image_grid(pair, columns=2, pad=0) for pair in torch.stack([originals, reconstructions], dim=1)]
+    return _tiles(pairs, [], labels, columns, gap=28, theme=LIGHT)
+
+
+def density_grids(
+    grids: Mapping[str, Tensor], notes: Mapping[str, str] | None = None, columns: int = 8, theme: Theme = LIGHT
+) -> Figure:
+    """Grids of samples (N, C, H, W) of several densities side by side, each between its name and a note."""
+    if not grids:
+        raise InputError("there are no samples to show: pass at least one density.")
+    pictures = [enlarged(images, columns, side=56, pad=4) for images in grids.values()]
+    lines = [(notes or {}).get(name, "") for name in grids]
+    return _tiles(pictures, list(grids), lines, columns=4, gap=64, theme=theme)
+
+
+def visualisation_matrix(
+    images: Tensor, first: Sequence[float], second: Sequence[float], sigma: tuple[float, float], theme: Theme = LIGHT
+) -> Figure:
+    """Figure 1 of the paper, given what `VisualisationMatrix` holds."""
+    if len(images) != len(first) * len(second) or not min(sigma) > 0:
+        raise InputError(
+            f"a visualisation matrix of {len(first)} x {len(second)} values needs as many images "
+            f"and two positive standard deviations, got {len(images)} images and {sigma}."
+        )
+    picture = enlarged(images, len(second), side=112, pad=GAP)
+    left, top = 186, 146
+    sheet = _Sheet(left + picture.width + MARGIN, top + picture.height + MARGIN, theme)
+    sheet.image(picture, left, top)
+    for index, value in enumerate(second):
+        x = left + (index + 0.5) * ((picture.width + GAP) / len(second)) - GAP / 2
+        sheet.text(signed(value), x, top - 52, size=24, ha="center")
+        sheet.text(f"{signed(value / sigma[1])} σ", x, top - 24, color=theme.muted, ha="center")
+    for index, value in enumerate(first):
+        y = top + (index + 0.5) * ((picture.height + GAP) / len(first)) - GAP / 2
+        sheet.text(signed(value), left - 18, y - 13, size=24, ha="right")
+        sheet.text(f"{signed(value / sigma[0])} σ", left - 18, y + 15, color=theme.muted, ha="right")
+    x, y = left + picture.width / 2, top + picture.height / 2
+    sheet.text("second component  →", x, 40, color=theme.accent, ha="center")
+    sheet.text("←  first component", 38, y, color=theme.accent, ha="center", rotation=90)
+    return sheet.figure
+
+
+def signed(value: float) -> str:
+    """A number with its sign (a true minus), to three significant digits.
+
+    >>> signed(-18.796), signed(0.5319)
+    ('−18.8', '+0.532')
+    """
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _tiles(
+    pictures: Sequence[Image.Image], titles: Sequence[str], notes: Sequence[str], columns: int, gap: int, theme: Theme
+) -> Figure:
+    """Pictures of one size in rows, with a title above and a note below each."""
+    columns = min(columns, len(pictures))
+    width, height = pictures[0].size
+    above, below = 52 if titles else 0, 40 if any(notes) else 0
+    rows = -(-len(pictures) // columns)
+    step_y = above + height + below + gap
+    sheet = _Sheet(2 * MARGIN + columns * (width + gap) - gap, 2 * MARGIN + rows * step_y - gap, theme)
+    for index, picture in enumerate(pictures):
+        x, y = MARGIN + (index % columns) * (width + gap), MARGIN + (index // columns) * step_y
+        if titles:
+            sheet.text(titles[index], x, y + 20, size=TITLE)
+        sheet.image(picture, x, y + above)
+        sheet.text(notes[index], x, y + above + height + 22, color=theme.muted)
+    return sheet.figure

@@ -1,6 +1,7 @@
-"""Stability of training: how much the decoder, a GAN of codes and one of pixels depend on learning rate and seed."""
+"""Trainings besides the run's: a decoder of the other setting; how much decoder and GANs depend on rate and seed."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,15 @@ from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.errors import InputError, ScattergenError
-from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, Verdict, judge
-from scattergen.paper.material import Material, mean_psnr
+from scattergen.paper.density_samples import DECODED, latent_variables
+from scattergen.paper.findings import OTHER, SETTINGS, Facts, Finding, Measured, Results, Section, Stage, Verdict, judge
+from scattergen.paper.material import SHOWN, Material, mean_psnr
 from scattergen.paper.pixel_models import DCGAN
 from scattergen.report.html import themed
 from scattergen.report.plots import rate_curves, rate_factor
 from scattergen.wording import sample_size
 
-NAME = "stability"
+STABILITY = "stability"
 
 
 class _Method(NamedTuple):
@@ -37,18 +39,72 @@ _METHODS = {
     "latent GAN": _Method(
         250, 64, GenerativeAdversarialNetwork().learning_rate, {"widths": (128, 256), "discriminator_widths": (128, 64)}
     ),
-    "pixel GAN": _Method(150, 32, 5e-4, {"channels": (16, 8)}),  # the rate of `pixel_baselines`
+    "pixel GAN": _Method(150, 32, 5e-4, {"channels": (16, 8)}),  # the rate of `training_time`
 }
 _SMALLEST_VARIANCE = 0.05  # of images, over that of test images: with less they are all alike
 _HELD_OUT = 1  # image that the decoder's fit asks for, to validate
 _SHOWN = 8
-_PIECE = 512  # codes that are decoded at a time
+_QUALITY = 2000  # test images whose PSNR is measured by the other decoder, and codes that it decodes at a time
+_PIECE = 512  # codes that a decoder of trials decodes at a time
 _DIVERGED, _ALIKE = "diverged", "all alike"
-
 Trial = dict[str, Any]
 
 
-def measure(material: Material, work: Path) -> Measured:
+def _decoder_training(material: Material) -> dict[str, Any]:
+    """Of the run's `DecoderTraining`, with fewer epochs if little effort is to be spent."""
+    training = dict(material.run.options.get("training", {}))
+    most = material.effort.decoder_epochs
+    if most is not None:
+        training["epochs"] = min(most, training.get("epochs", most))
+    return training
+
+
+def _untrained(seed: int, **keywords: Any) -> Decoder:
+    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
+        torch.default_generator.manual_seed(seed)
+        return Decoder(**keywords)
+
+
+def measure_other_decoder(material: Material, work: Path) -> Measured:
+    """Train a decoder of codes as they are if the run's is of unit norm, and vice versa; score and show densities."""
+    model, seed, n, device = material.model, material.seed, material.n_images, material.device
+    unit_norm = not model.decoder.unit_norm
+    decoder = _untrained(seed, **{**model.decoder.hyperparameters, "unit_norm": unit_norm}).to(device)
+    history = DecoderTraining(**_decoder_training(material)).fit(
+        decoder, material.training_codes, material.train, encoder=model.encoder, seed=seed, device=device,
+        checkpoint=work / "checkpoint.safetensors", progress=material.progress,
+    )  # fmt: skip
+    trained = time.monotonic()
+
+    def decode(codes: Tensor) -> Tensor:
+        return torch.cat([decoder.decode(piece.to(device)).cpu() for piece in codes.float().split(_QUALITY)])
+
+    distances, latent, pictures = {}, {}, {}
+    with material.progress.task(SETTINGS[unit_norm], len(material.densities) + 3) as task:
+        others = material.numbers(len(material.train), n, stream=3)
+        distances[DECODED] = material.distance_of_codes(material.training_codes[others], decode)
+        task.advance()
+        for key in material.densities:
+            codes = model.sample_codes(n, key, seed)
+            distances[key] = material.distance_of_codes(codes, decode)
+            pictures[key] = decode(codes[:SHOWN])
+            task.advance()
+        for key, codes in latent_variables(material)[0].items():
+            latent[key] = material.distance_of_codes(codes, decode)
+            task.advance()
+    pictures |= material.matrices(decode)
+    chosen = material.numbers(len(material.test), _QUALITY, stream=4)
+    tests, test_codes = material.test[chosen], material.test_codes[chosen]
+    facts = {
+        "unit_norm": unit_norm, "distances": distances, "latent": latent,
+        "psnr": mean_psnr(tests, decode(test_codes)), "run_psnr": mean_psnr(tests, model.decode(test_codes)),
+        "epochs": len(history), "run_epochs": material.run.options.get("training", {}).get("epochs"),
+    }  # fmt: skip
+    # Of the training before an interruption, too.
+    return Measured(facts, pictures, seconds=history[-1]["seconds"] + time.monotonic() - trained)
+
+
+def measure_stability(material: Material, work: Path) -> Measured:
     """Train every method at every rate with every seed, and score what comes out."""
     trials = material.effort.trials
     rows: list[Trial] = []
@@ -67,12 +123,6 @@ def measure(material: Material, work: Path) -> Measured:
     tests = _tests(material)
     blank = material.distance(torch.zeros_like(tests[:]))
     return Measured({"n": len(tests), "n_real": material.n_images, "rows": rows, "blank": blank}, pictures)
-
-
-STAGES = {NAME: Stage(
-    __name__, measure, parts=("encoder", "codes", "decoder"), images=("train", "test"), effort=("trials",),
-    distances=True, others=lambda _: {"rates": {name: method.rate for name, method in _METHODS.items()}},
-)}  # fmt: skip
 
 
 def _trial(material: Material, name: str, factor: float, seed: int) -> tuple[Trial, Tensor]:
@@ -114,10 +164,8 @@ def _options(material: Material, name: str, factor: float, held_out: int = 0) ->
 
 def _train_decoder(material: Material, factor: float, seed: int) -> tuple[Tensor, float, int]:
     model, own = material.model, material.model.decoder
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-        torch.default_generator.manual_seed(seed)
-        network = {"unit_norm": own.hyperparameters["unit_norm"], **_METHODS["decoder"].network}
-        decoder = Decoder(own.n_components, own.image_shape, **network)
+    network = {"unit_norm": own.hyperparameters["unit_norm"], **_METHODS["decoder"].network}
+    decoder = _untrained(seed, n_components=own.n_components, image_shape=own.image_shape, **network)
     chosen, options, steps = _options(material, "decoder", factor, _HELD_OUT)
     training = DecoderTraining(**options, n_validation=_HELD_OUT)
     codes, images = material.training_codes[chosen], Subset(material.train, chosen)
@@ -176,28 +224,24 @@ def _spread(distances: list[float]) -> float:
     return math.inf if math.inf in distances else max(distances) / min(distances)
 
 
-def show(results: Results, material: Material) -> Section:
+def show_stability(results: Results, material: Material) -> Section:
     """How much each method's result depends on learning rate and seed."""
-    facts = results[NAME].facts
+    facts = results[STABILITY].facts
     by_method, factors = _tables(facts)
-    trials = {
-        name: {factor: [row["distance"] for row in rows if row["factor"] == factor] for factor in factors}
-        for name, rows in by_method.items()
-    }
-    methods = []
+    methods, trials = [], {}
     for name, rows in by_method.items():
+        trials[name] = {factor: [row["distance"] for row in rows if row["factor"] == factor] for factor in factors}
         known = [row for row in rows if row["seconds"] is not None]
         seconds = median(row["seconds"] for row in known) if known else None
         found, steps = sensitivity(rows, facts["blank"]), max((row["steps"] for row in known), default=0)
         method = {"name": name, "rate": _METHODS[name].rate, "steps": steps, "seconds": seconds, "found": found}
         methods.append({**method, "rows": rows})
+    title = f"Fréchet distance to test images, {sample_size(facts['n'])}"
     shown = {
-        "factors": {factor: rate_factor(factor) for factor in factors},
-        "curves": themed(partial(rate_curves, trials, f"Fréchet distance to test images, {sample_size(facts['n'])}")),
-        "methods": methods,
-        "columns": _SHOWN,
-    }
-    return Section(NAME, _finding(facts), [results[NAME]], shown)
+        "factors": {factor: rate_factor(factor) for factor in factors}, "methods": methods, "columns": _SHOWN,
+        "curves": themed(partial(rate_curves, trials, title)),
+    }  # fmt: skip
+    return Section(STABILITY, _stability_finding(facts), [results[STABILITY]], shown)
 
 
 def _tables(facts: Facts) -> tuple[dict[str, list[Trial]], list[float]]:
@@ -208,7 +252,7 @@ def _tables(facts: Facts) -> tuple[dict[str, list[Trial]], list[float]]:
     return by_method, sorted({row["factor"] for row in facts["rows"]})
 
 
-def _finding(facts: Facts) -> Finding:
+def _stability_finding(facts: Facts) -> Finding:
     by_method, factors = _tables(facts)
     found = {name: sensitivity(trials, facts["blank"]) for name, trials in by_method.items()}
     own = found["decoder"]
@@ -225,4 +269,17 @@ def _finding(facts: Facts) -> Finding:
     elif sum(steadier) > len(steadier) / 2:
         verdict = "agrees in part"
     span = {"slowest": rate_factor(factors[0]), "fastest": rate_factor(factors[-1])}
-    return judge("Section 6, stability", verdict, NAME, **span, found=found, trials=by_method, steadier=steadier)
+    return judge("Section 6, stability", verdict, STABILITY, **span, found=found, trials=by_method, steadier=steadier)
+
+
+STAGES = {
+    OTHER: Stage(
+        __name__, measure_other_decoder, parts=("encoder", "codes", "decoder", "densities"), images=("train", "test"),
+        distances=True, others=lambda material: {"training": _decoder_training(material)},
+    ),
+    STABILITY: Stage(
+        __name__, measure_stability, parts=("encoder", "codes", "decoder"), images=("train", "test"),
+        effort=("trials",), distances=True,
+        others=lambda _: {"rates": {name: method.rate for name, method in _METHODS.items()}},
+    ),
+}  # fmt: skip

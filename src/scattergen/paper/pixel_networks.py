@@ -1,13 +1,14 @@
 """Convolutional networks of the pixel baselines."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from scattergen.densities.networks import fully_connected
-from scattergen.densities.sampling import draw_in_chunks
+from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 
 Shape = tuple[int, int, int]
@@ -18,14 +19,11 @@ def convolutions(
 ) -> nn.Sequential:
     """Convolutions that halve the grid, rounding down, and a linear layer; `channels` begin with the coarsest grid."""
     height, width = _grids(image_shape, len(channels))[0]
-    widths = [image_shape[0], *reversed(channels)]
     layers: list[nn.Module] = []
-    for i in range(len(channels)):
+    for i, (fan_in, fan_out) in enumerate(pairwise([image_shape[0], *reversed(channels)])):
         normed = i > 0 or first_norm
-        layers.append(nn.utils.skip_init(nn.Conv2d, widths[i], widths[i + 1], 4, stride=2, padding=1, bias=not normed))
-        if normed:
-            layers.append(nn.BatchNorm2d(widths[i + 1]))
-        layers.append(nn.LeakyReLU(0.2))
+        layers.append(nn.utils.skip_init(nn.Conv2d, fan_in, fan_out, 4, stride=2, padding=1, bias=not normed))
+        layers += [nn.BatchNorm2d(fan_out), nn.LeakyReLU(0.2)] if normed else [nn.LeakyReLU(0.2)]
     _initialize(layers, 2 * seed)
     last = fully_connected([channels[0] * height * width, n_outputs], seed=2 * seed + 1)
     return nn.Sequential(*layers, nn.Flatten(), *last)
@@ -33,16 +31,13 @@ def convolutions(
 
 def transposed_convolutions(n_inputs: int, image_shape: Shape, channels: Sequence[int], *, seed: int) -> nn.Sequential:
     """A linear layer and transposed convolutions that double the grid, to the size that halving came from."""
-    grids = _grids(image_shape, len(channels))
-    height, width = grids[0]
+    (height, width), *finer = _grids(image_shape, len(channels))
     first = nn.utils.skip_init(nn.Linear, n_inputs, channels[0] * height * width, bias=False)
     layers: list[nn.Module] = [first, nn.Unflatten(1, (channels[0], height, width))]
-    widths = [*channels, image_shape[0]]
-    for i in range(len(channels)):
-        odd = (grids[i + 1][0] % 2, grids[i + 1][1] % 2)
-        layers += [nn.BatchNorm2d(widths[i]), nn.ReLU(), nn.utils.skip_init(
-            nn.ConvTranspose2d, widths[i], widths[i + 1], 4, stride=2, padding=1,
-            output_padding=odd, bias=i == len(channels) - 1,
+    for (fan_in, fan_out), (rows, columns) in zip(pairwise([*channels, image_shape[0]]), finer, strict=True):
+        layers += [nn.BatchNorm2d(fan_in), nn.ReLU(), nn.utils.skip_init(
+            nn.ConvTranspose2d, fan_in, fan_out, 4, stride=2, padding=1, output_padding=(rows % 2, columns % 2),
+            bias=(rows, columns) == image_shape[1:],
         )]  # fmt: skip
     _initialize(layers, seed)
     return nn.Sequential(*layers)
@@ -69,7 +64,7 @@ def _initialize(layers: Sequence[nn.Module], seed: int) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def draw_images(n: int, seed: int, network: nn.Module, n_inputs: int) -> Tensor:
-    """What a network makes of standard normal noise, in evaluation mode; image k depends on it, `seed` and k only."""
+def draw_images(n: int, seed: int, network: nn.Module, latent: Callable[[Noise, int], Tensor]) -> Tensor:
+    """What a network makes of latent variables, in evaluation mode; image k depends on them, it, `seed` and k only."""
     network = copy.deepcopy(network).cpu().eval()
-    return draw_in_chunks(n, seed, lambda noise, size: network(noise.normal(size, n_inputs).float()))
+    return draw_in_chunks(n, seed, lambda noise, size: network(latent(noise, size).float()))

@@ -1,7 +1,8 @@
-"""Models of pixels, trained end to end: an adversarial network and a variational autoencoder, both convolutional."""
+"""End-to-end models of pixels, which scattering networks are compared with: a convolutional GAN and a VAE."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,15 +16,16 @@ from scattergen.datasets import ImageSource, as_images
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.networks import AverageNetwork, count_parameters, load_network
 from scattergen.densities.protocol import History, history_state, take_history, take_tensor
-from scattergen.densities.sampling import CHUNK
+from scattergen.densities.sampling import CHUNK, Noise
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
-from scattergen.paper.pixel_models.networks import Shape, convolutions, draw_images, transposed_convolutions
+from scattergen.paper.pixel_networks import Shape, convolutions, draw_images, transposed_convolutions
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state, take_state
 from scattergen.training.loop import Batch, Batches, Loss, train
 from scattergen.training.settings import TrainingSettings
 
+Images = ImageSource | Tensor | NDArray[Any]  # a source, or (N, C, H, W) in [0, 1]
 _BOUND = 10.0  # of log-variances
 
 
@@ -48,7 +50,7 @@ class _PixelModel:
 
     def fit(
         self,
-        images: ImageSource | Tensor | NDArray[Any],
+        images: Images,
         *,
         seed: int = 0,
         progress: Progress = SILENT,
@@ -66,21 +68,19 @@ class _PixelModel:
             device: Where to compute.
             checkpoint: File to save progress in and to continue from.
             max_seconds: Stop after so many seconds of training, if `epochs` are not over by then.
-            on_step: Called after each step with the seconds of training so far, which it does not add to; it may call
-                `sample`.
+            on_step: Called after each step with the seconds of training so far, which it does not add to; it may
+                call `sample`.
         """
         data, image_shape = _examples(images)
-        modules, losses = self._begin(len(data), image_shape, seed)
+        trained = self._begin(len(data), image_shape, seed)
         self.image_shape_ = image_shape
         settings = TrainingSettings.of(self, seed=seed, device=device, max_seconds=max_seconds, description=self._title)
-        self.history_ = train(
-            modules, losses, data, settings, checkpoint=checkpoint, on_step=on_step, progress=progress
-        )
+        self.history_ = train(*trained, data, settings, checkpoint=checkpoint, on_step=on_step, progress=progress)
         for name in self._names:
             getattr(self, f"{name}_").cpu()
         return self.fit_prior(images, seed=seed)
 
-    def fit_prior(self, images: ImageSource | Tensor | NDArray[Any], *, seed: int = 0) -> Self:
+    def fit_prior(self, images: Images, *, seed: int = 0) -> Self:
         """Fit the prior of the present networks to the images of the training, if there is one to be fitted."""
         return self
 
@@ -92,12 +92,13 @@ class _PixelModel:
         """The untrained networks, in the order of their names."""
         raise NotImplementedError
 
-    def _in_words(self) -> str:
-        """Sizes of images and networks, for a description; nothing before the fit."""
+    def _in_words(self, details: str) -> str:
+        """Kind, sizes and these details; after the fit, sizes of images and networks, too."""
+        text = f"{self._title}, H = {self.n_latent}, channels {'-'.join(map(str, self.channels))}{details}"
         if not hasattr(self, "image_shape_"):
-            return ""
+            return text
         parameters = count_parameters(*(getattr(self, f"{name}_") for name in self._names))
-        return f"; {'×'.join(map(str, self.image_shape_))} images; {parameters:,} parameters"
+        return f"{text}; {'×'.join(map(str, self.image_shape_))} images; {parameters:,} parameters"
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "image_shape_"):
@@ -120,7 +121,7 @@ class _PixelModel:
         self.image_shape_, self.history_ = (channels, height, width), take_history(tensors)
 
 
-def _examples(images: ImageSource | Tensor | NDArray[Any]) -> tuple[Batches, Shape]:
+def _examples(images: Images) -> tuple[Batches, Shape]:
     """Images as examples for `train`, and their shape."""
     source: Any = as_images(images)
     if len(source) < 2:  # which batch normalisation needs
@@ -135,11 +136,9 @@ class DCGAN(_PixelModel):
 
     The generator g maps noise $h \sim N(0, I_H)$ to images in [-1, 1], the discriminator D gives the logit of "real".
     On every batch first D minimises $-E \log s(D(x)) - E \log s(-D(g(h)))$, then g minimises $-E \log s(D(g(h)))$,
-    with $s$ the logistic function.
-
-    The recipe is Radford's: strided convolutions, batch normalisation everywhere but in the first layer of D and the
-    last of g, ReLUs in g, leaky ReLUs of slope 0.2 in D, weights from N(0, 0.02²), and Adam with β₁ = 0.5. One thing is
-    added: samples come from an exponential moving average of g, which makes them good after a short training.
+    with $s$ the logistic function. The recipe is Radford's: strided convolutions, batch normalisation everywhere but in
+    the first layer of D and the last of g, ReLUs in g, leaky ReLUs of slope 0.2 in D, weights from N(0, 0.02²), and
+    Adam with β₁ = 0.5; but samples come from an exponential moving average of g, good after a short training.
 
     Args:
         n_latent: Number H of noise variables.
@@ -184,8 +183,7 @@ class DCGAN(_PixelModel):
     @property
     def description(self) -> str:
         """One line for reports."""
-        average = f", average of the generator ({self.decay:g})" if self.decay > 0 else ""
-        return f"DCGAN, H = {self.n_latent}, channels {'-'.join(map(str, self.channels))}{average}{self._in_words()}"
+        return self._in_words(f", average of the generator ({self.decay:g})" if self.decay > 0 else "")
 
     def _begin(self, n: int, image_shape: Shape, seed: int) -> tuple[dict[str, nn.Module], dict[str, Loss]]:
         self.generator_, self.discriminator_ = self._build(image_shape, seed)
@@ -218,7 +216,8 @@ class DCGAN(_PixelModel):
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
         self._check_fitted()
-        return (torch.tanh(draw_images(n, seed, self.generator_, self.n_latent)) + 1) / 2
+        drawn = draw_images(n, seed, self.generator_, partial(Noise.normal, n_features=self.n_latent))
+        return (torch.tanh(drawn) + 1) / 2
 
 
 class PixelVAE(_PixelModel):
@@ -229,22 +228,16 @@ class PixelVAE(_PixelModel):
 
     $$-\log p(x|h) + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad h \sim q(h|x)$$
 
-    Two likelihoods can be chosen:
-
-    * "bernoulli", for drawings, nearly black and white: grey value x is the probability of a white pixel. The bound is
-      averaged over images binarised so, which makes the first term the cross-entropy
-      $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$.
-    * "gaussian": $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, which takes its optimal value, the root mean
-      squared error, in every batch; the first term is then $\tfrac{D}{2} \log \sigma^2$ up to a constant.
-
-    Samples are g(h) with h from the prior: the decoder's mean, without its noise, as is usual. With `prior="mixture"` h
-    comes instead from a Gaussian mixture, fitted after the training to draws h ~ q(h|x) of all images.
-
     Args:
         n_latent: Number H of latent variables.
         channels: Features of the grids, the coarsest first, as in `DCGAN`.
         beta: Weight β of the divergence.
-        prior: Distribution of h in samples: "normal" or "mixture".
+        likelihood: "bernoulli", for drawings: grey value x is the probability of a white pixel, and the first term, for
+            images binarised so, the cross-entropy $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$. "gaussian":
+            $p(x|h) = N(g(h), \sigma^2 I)$ with one σ for all pixels, in every batch its optimal value, the root mean
+            squared error; the first term is then $\tfrac{D}{2} \log \sigma^2$ up to a constant.
+        prior: Of h in samples g(h), which are without the decoder's noise, as is usual: "normal", or "mixture", fitted
+            after the training to draws h ~ q(h|x) of all images.
         n_components: Of the mixture.
         learning_rate: Peak of the one-cycle schedule.
         precision: "float32", "bfloat16" or "auto": bfloat16 where the processor has it.
@@ -290,10 +283,8 @@ class PixelVAE(_PixelModel):
     @property
     def description(self) -> str:
         """One line for reports."""
-        widths = "-".join(map(str, self.channels))
         prior = f", prior of {self.n_components} Gaussians" if self.prior == "mixture" else ""
-        text = f"pixel VAE, H = {self.n_latent}, channels {widths}, {self.likelihood}, β = {self.beta:g}{prior}"
-        return text + self._in_words()
+        return self._in_words(f", {self.likelihood}, β = {self.beta:g}{prior}")
 
     def _begin(self, n: int, image_shape: Shape, seed: int) -> tuple[dict[str, nn.Module], dict[str, Loss]]:
         if self.prior == "mixture":
@@ -302,7 +293,7 @@ class PixelVAE(_PixelModel):
         self.prior_ = None
         return {"vae": _Bound(self.encoder_, self.decoder_)}, {"vae": self._loss}
 
-    def fit_prior(self, images: ImageSource | Tensor | NDArray[Any], *, seed: int = 0) -> Self:
+    def fit_prior(self, images: Images, *, seed: int = 0) -> Self:
         """Fit the prior of the present networks to the images of the training, if it is a mixture."""
         self._check_fitted()
         if self.prior == "normal":
@@ -340,15 +331,13 @@ class PixelVAE(_PixelModel):
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
         self._check_fitted()
-        n = whole_number("n", n)
-        if self.prior_ is None:
-            return torch.sigmoid(draw_images(n, seed, self.decoder_, self.n_latent))
-        # Codes are decoded in the chunks that they are drawn in: the same numbers for every n.
-        codes = self.prior_.sample(max(1, -(-n // CHUNK)) * CHUNK, seed=seed)
-        decoder = copy.deepcopy(self.decoder_).cpu().eval()
-        with torch.no_grad():
-            x = torch.cat([decoder(part) for part in codes.split(CHUNK)])
-        return torch.sigmoid(x[:n])
+        latent: Callable[[Noise, int], Tensor] = partial(Noise.normal, n_features=self.n_latent)
+        if self.prior_ is not None:
+            # Codes are decoded in the chunks that they are drawn in: the same numbers for every n.
+            count = max(1, -(-whole_number("n", n) // CHUNK))
+            chunks = iter(self.prior_.sample(count * CHUNK, seed=seed).split(CHUNK))
+            latent = lambda noise, size: next(chunks)  # noqa: E731
+        return torch.sigmoid(draw_images(n, seed, self.decoder_, latent))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
