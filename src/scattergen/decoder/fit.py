@@ -199,7 +199,7 @@ class _Regression:
 
     def __getitem__(self, index: Tensor) -> Batch:
         """Codes, images, and the mirrored images' codes if there are any."""
-        # By NumPy, for the thread that reads ahead (see `ImageReader.read`).
+        # By NumPy, for the thread that reads ahead (see `ImageReader`).
         tables = [self.codes] if self.mirrored is None else [self.codes, self.mirrored]
         z, *others = (torch.from_numpy(table.numpy()[index.numpy()]) for table in tables)
         return z, self.images[index], *others
