@@ -26,9 +26,8 @@ _CIFAR_LAYOUTS = (
 )
 _PICKLED_CIFAR = (("data_batch_1", "batches.meta"), ("train", "test", "meta"))  # files of the Python version of either
 
+# (width, height) of CelebA's files to the side of the square that is cut from their centre.
 CROPS = {(178, 218): 128, (89, 109): 64}
-"""(width, height) of CelebA's files to the side of the square that is cut from their centre."""
-
 N_TRAIN, N_TEST = 65_536, 8_192  # of CelebA
 _TEST_SHARE = 8  # one in so many, of fewer images than these
 

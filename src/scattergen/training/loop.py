@@ -98,8 +98,7 @@ def train(
     check_shares(settings.batch_size, processes.world_size)
     if processes.world_size > 1 and (len(losses) != 1 or len(modules) != 1):
         raise InputError("Several processes can train one module with one loss, not more.")
-    training = _Training(modules, losses, data, settings, validate, processes, checkpoint, on_step, on_epoch)
-    return training.run(progress)
+    return _Training(modules, losses, data, settings, validate, processes, checkpoint, on_step, on_epoch).run(progress)
 
 
 @dataclass
