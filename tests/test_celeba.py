@@ -12,7 +12,7 @@ from PIL import Image
 from scattergen.cli.arguments import READING, Reading
 from scattergen.cli.opening import open_of_run
 from scattergen.datasets import ImageFolder, celeba, open_dataset
-from scattergen.datasets.decoding import decode
+from scattergen.datasets.reading import decode
 from scattergen.errors import InputError
 from scattergen.paper import fit_command, reproduce_run
 from scattergen.paper import reproduce as orchestration

@@ -192,7 +192,7 @@ def test_no_process_outlives_the_program(pictures, tmp_path, number):
             if __name__ == "__main__":
                 images = ImageFolder({str(pictures)!r}, cache_bytes=0, workers=1)
                 images[:2]
-                print(*images._reader._workers._pool._processes, flush=True)
+                print(*images._workers._pool._processes, flush=True)
                 for _ in prefetched(images[:2] for _ in range(10**9)):
                     pass
         """)

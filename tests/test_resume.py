@@ -24,7 +24,7 @@ from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import RunFolderError
 from scattergen.pipeline import fit as fitting
 from scattergen.runs import RunFolder, remains
-from scattergen.training.state import TrainingState
+from scattergen.training.loop import TrainingState
 
 COMMAND = "from scattergen import cli; cli.main()"
 # Kills itself at the N-th file of the run whose name matches, before or after it gets this name.

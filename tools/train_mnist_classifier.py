@@ -21,9 +21,8 @@ from scattergen.datasets import mnist
 from scattergen.evaluation.digit_classifier import DigitClassifier
 from scattergen.files import sha256
 from scattergen.tensor_files import write_tensors
-from scattergen.training.loop import train
+from scattergen.training.loop import History, train
 from scattergen.training.settings import TrainingSettings
-from scattergen.training.state import History
 
 N_VALIDATION = 5000
 LARGEST_SHIFT = 2

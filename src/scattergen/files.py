@@ -24,10 +24,8 @@ _DEEPEST = 50  # objects and lists within each other
 
 def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
     """Open a file, but not what it links to, nor a device or pipe, which might never end."""
-    refusal = RunFolderError(
-        f"{path} is a link, a device or a pipe where a file is needed: put the file itself there, "
-        "or delete it and copy the run folder again as a whole."
-    )
+    remedy = "put the file itself there, or delete it and copy the run folder again as a whole"
+    refusal = RunFolderError(f"{path} is a link, a device or a pipe where a file is needed: {remedy}.")
 
     def opener(name: str, flags: int) -> int:
         # Without waiting for the other end of a pipe.
@@ -58,9 +56,8 @@ def _writing(path: Path) -> Iterator[None]:
         remedy = "Change its permissions or choose another place"
         if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "Free some space or choose another place, then run the same command again"
-        raise ScattergenError(
-            f"Cannot write {path}: {reason}. {remedy}; nothing that was there before has been changed."
-        ) from error
+        kept = "nothing that was there before has been changed"
+        raise ScattergenError(f"Cannot write {path}: {reason}. {remedy}; {kept}.") from error
 
 
 @contextmanager
@@ -122,10 +119,8 @@ def check_space(path: Path, needed: int) -> None:
     """Refuse to begin writing what a disk has no room for."""
     free = free_bytes(path)
     if free < needed:
-        raise ScattergenError(
-            f"{path} will take {gigabytes(needed)} or more, but {gigabytes(free)} are free: free "
-            "some space, or choose another place (--out)."
-        )
+        problem = f"{path} will take {gigabytes(needed)} or more, but {gigabytes(free)} are free"
+        raise ScattergenError(f"{problem}: free some space, or choose another place (--out).")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -137,8 +132,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Content of a JSON file of at most 16 MiB, whoever wrote it; ValueError if it is none."""
     with open_regular(path) as file:
-        text: bytes = file.read(_LONGEST_TEXT + 1)
-    return parse_json(text.decode())
+        return parse_json(file.read(_LONGEST_TEXT + 1).decode())
 
 
 def parse_json(text: str) -> Any:

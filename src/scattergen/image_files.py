@@ -84,9 +84,8 @@ def _write_folder(path: Path, images: Tensor) -> None:
     if path.is_dir():
         others = sorted({file.name for file in path.iterdir() if not _is_left_over_picture(file)} - set(names))
         if others:
-            raise InputError(
-                f"{path} holds {others[0]} and so on, with which the images would be mixed: name a new folder."
-            )
+            problem = f"{path} holds {others[0]} and so on, with which the images would be mixed"
+            raise InputError(f"{problem}: name a new folder.")
     path.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
     with _locked(path) as alone:
@@ -167,18 +166,15 @@ def read_codes(path: Path) -> Tensor:
         raise InputError(f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".')
     array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            f"{path} holds {array.dtype} numbers of shape {array.shape}: give codes, floats (N, d),"
-            " as `scattergen encode` writes them."
-        )
+        remedy = "give codes, floats (N, d), as `scattergen encode` writes them"
+        raise InputError(f"{path} holds {array.dtype} numbers of shape {array.shape}: {remedy}.")
     codes = torch.from_numpy(np.array(array, dtype=np.float32))
     if not torch.isfinite(codes).all():
         raise InputError(f"{path} holds NaN or infinite codes: check where they come from.")
     return codes
 
 
-COMFORTABLE_SIDE = 64
-"""Smaller images are enlarged by default, so that 28 x 28 digits can be seen without a magnifying glass."""
+COMFORTABLE_SIDE = 64  # smaller images are enlarged by default, so that digits can be seen without a magnifying glass
 
 
 def image_grid(
@@ -205,10 +201,8 @@ def image_grid(
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     scale = -(-COMFORTABLE_SIDE // max(height, width)) if scale is None else scale
     if columns < 1 or pad < 0 or scale < 1:
-        raise InputError(
-            f"an image grid needs columns >= 1, pad >= 0 and scale >= 1, got columns={columns}, pad={pad}, "
-            f"scale={scale}."
-        )
+        wanted, got = "columns >= 1, pad >= 0 and scale >= 1", f"columns={columns}, pad={pad}, scale={scale}"
+        raise InputError(f"an image grid needs {wanted}, got {got}.")
     if fill is None:
         pixels = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255)  # opaque
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -255,10 +249,8 @@ def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, sca
 def _to_bytes(x: Tensor) -> NDArray[np.uint8]:
     """(N, C, H, W) in [0, 1] -> (N, H, W, C) in 0..255, rounded to nearest."""
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or not x.is_floating_point():
-        raise InputError(
-            "a picture needs float images of shape (N, C, H, W) with 1 or 3 channels and at least one image, got shape "
-            f"{tuple(x.shape)} of {x.dtype}."
-        )
+        wanted = "float images of shape (N, C, H, W) with 1 or 3 channels and at least one image"
+        raise InputError(f"a picture needs {wanted}, got shape {tuple(x.shape)} of {x.dtype}.")
     if torch.isnan(x).any():
         raise InputError("a picture cannot be made of images that hold NaN values.")
     levels = x.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)

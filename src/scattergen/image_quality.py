@@ -71,10 +71,8 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
     _check_pair(original, output)
     height, width = original.shape[-2:]
     if min(height, width) < WINDOW_SIZE:
-        raise InputError(
-            f"SSIM looks through a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images are {height} x "
-            f"{width}; use psnr for images this small, or enlarge them first."
-        )
+        problem = f"a window of {WINDOW_SIZE} x {WINDOW_SIZE} pixels, but the images are {height} x {width}"
+        raise InputError(f"SSIM looks through {problem}; use psnr for images this small, or enlarge them first.")
     return torch.cat([_ssim_of_chunk(x, y.clamp(0, 1)) for x, y in _chunks(original, output)])
 
 
@@ -130,19 +128,13 @@ def _chunks(original: Tensor, output: Tensor) -> Iterable[tuple[Tensor, Tensor]]
 
 def _check_pair(original: Tensor, output: Tensor) -> None:
     if original.ndim != 4 or original.shape != output.shape or 0 in original.shape[1:]:
-        raise InputError(
-            f"image quality needs two tensors of one shape (N, C, H, W), got {tuple(original.shape)} and "
-            f"{tuple(output.shape)}."
-        )
+        shapes = f"{tuple(original.shape)} and {tuple(output.shape)}"
+        raise InputError(f"image quality needs two tensors of one shape (N, C, H, W), got {shapes}.")
     if not (original.is_floating_point() and output.is_floating_point()):
-        raise InputError(
-            f"image quality needs float images in [0, 1], got {original.dtype} and {output.dtype}; divide uint8 images "
-            "by 255."
-        )
+        types = f"{original.dtype} and {output.dtype}"
+        raise InputError(f"image quality needs float images in [0, 1], got {types}; divide uint8 images by 255.")
     if not (torch.isfinite(original).all() and torch.isfinite(output).all()):
         raise InputError("image quality is undefined: an image holds NaN or infinite values.")
     if len(original) and (original.min() < 0 or original.max() > 1):
-        raise InputError(
-            f"the original images must lie in [0, 1], but range from {original.min():g} to {original.max():g}; rescale "
-            "them (divide 8-bit images by 255)."
-        )
+        problem = f"must lie in [0, 1], but range from {original.min():g} to {original.max():g}"
+        raise InputError(f"the original images {problem}; rescale them (divide 8-bit images by 255).")

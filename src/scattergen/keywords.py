@@ -24,10 +24,8 @@ def check_keywords(
             has = f"its options are {', '.join(known)}" if known else "it has no options"
             raise InputError(f'{owner[:1].upper()}{owner[1:]} has no option "{name}": {has}.')
         if name in hints and not _is_a(value, hints[name]):
-            raise InputError(
-                f"{name}={value!r} does not suit {owner}: give {_in_words(hints[name])}, such as "
-                f"{known[name].default!r}."
-            )
+            remedy = f"give {_in_words(hints[name])}, such as {known[name].default!r}"
+            raise InputError(f"{name}={value!r} does not suit {owner}: {remedy}.")
 
 
 def whole_number(name: str, value: Any, *, least: int = 0, most: int = 2**62) -> int:
@@ -55,9 +53,8 @@ def _is_a(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in arguments
     if origin in (Sequence, list, tuple):
-        if not isinstance(value, list | tuple):
-            return False
-        if origin is tuple and Ellipsis not in arguments and len(value) != len(arguments):
+        fixed = origin is tuple and Ellipsis not in arguments
+        if not isinstance(value, list | tuple) or (fixed and len(value) != len(arguments)):
             return False
         element = arguments[0] if arguments else Any
         return all(_is_a(one, element) for one in value)

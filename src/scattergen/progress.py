@@ -79,8 +79,7 @@ class Progress:
         if self.console.is_terminal:
             columns = (
                 TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                TimeElapsedColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
+                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
             )  # fmt: skip
             with Bars(*columns, console=self.console, transient=True) as bars:
                 bar = bars.add_task(description, total=total, note="")

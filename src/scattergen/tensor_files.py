@@ -67,22 +67,19 @@ def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """A safetensors file, and the texts in its header."""
+    again = "copy the run folder again as a whole, or fit it again"
     try:
         open_regular(path).close()
         with safe_open(path, framework="pt") as file:
             yield file, file.metadata() or {}
     except FileNotFoundError as error:
-        raise RunFolderError(f"{path} is missing: copy the run folder again as a whole, or fit it again.") from error
+        raise RunFolderError(f"{path} is missing: {again}.") from error
     except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}): check its permissions and the disk, or "
-            "copy the run folder again as a whole."
-        ) from error
+        remedy = "check its permissions and the disk, or copy the run folder again as a whole"
+        raise RunFolderError(f"{path} cannot be read ({error.strerror}): {remedy}.") from error
     # PyTorch raises a RuntimeError for sizes that no tensor can have.
     except (SafetensorError, ValueError, RuntimeError) as error:
-        raise RunFolderError(
-            f"{path} is damaged ({error}): copy the run folder again as a whole, or fit it again."
-        ) from error
+        raise RunFolderError(f"{path} is damaged ({error}): {again}.") from error
 
 
 def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -110,10 +107,8 @@ def check_shapes(what: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, 
                 found = "too small"
             else:
                 continue
-        raise RunFolderError(
-            f'The stored {what} does not fit its options: "{name}" is {found} where {wanted} is '
-            "expected; fit the run again with --overwrite."
-        )
+        problem = f'The stored {what} does not fit its options: "{name}" is {found} where {wanted} is expected'
+        raise RunFolderError(f"{problem}; fit the run again with --overwrite.")
 
 
 def take_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ class ImageArray:
         # The copy makes a tensor of its own out of read-only and byte-swapped arrays.
         batch = np.array(self._images[selected], order="C")
         if batch.dtype == np.uint8:
-            # By NumPy, as in `ImageReader.read`: this may run in a thread that reads ahead.
+            # By NumPy, as in `ImageReader`: this may run in a thread that reads ahead.
             return torch.from_numpy(np.divide(batch, np.float32(255), dtype=np.float32))
         return torch.from_numpy(batch.astype(np.float32, copy=False))
 
@@ -103,31 +103,24 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
         (1, 28, 28)
     """
     if isinstance(images, Dataset):
-        raise InputError(
-            f"{images.name} is a dataset with training and test images: give one part, such as data.train."
-        )
+        problem = f"{images.name} is a dataset with training and test images"
+        raise InputError(f"{problem}: give one part, such as data.train.")
     if isinstance(images, Tensor) and images.is_floating_point():
         if images.ndim != 4:
-            raise InputError(
-                f"Expected images (N, C, H, W) but got a tensor of shape {tuple(images.shape)}: "
-                "add the missing axes, as in images[:, None] for grey images (N, H, W)."
-            )
+            problem = f"Expected images (N, C, H, W) but got a tensor of shape {tuple(images.shape)}"
+            raise InputError(f"{problem}: add the missing axes, as in images[:, None] for grey images (N, H, W).")
         if not torch.isfinite(images).all():
             bad = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
             raise InputError(f"Image {bad} holds NaN or infinite values: remove or repair that image.")
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
-            raise InputError(
-                f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}: divide 8-bit "
-                "values by 255."
-            )
+            problem = f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}"
+            raise InputError(f"{problem}: divide 8-bit values by 255.")
         return images.float()
     if isinstance(images, Tensor | np.ndarray):
         return ImageArray(images, name="the images")
     if not hasattr(images, "shape"):
-        raise InputError(
-            f"Expected images but got {type(images).__name__}: give a dataset's part, a tensor (N, C, H, W) or a NumPy "
-            "array."
-        )
+        remedy = "give a dataset's part, a tensor (N, C, H, W) or a NumPy array"
+        raise InputError(f"Expected images but got {type(images).__name__}: {remedy}.")
     return images
 
 
@@ -204,10 +197,8 @@ def load_npy(path: Path) -> NDArray[Any]:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path} cannot be read as a .npy file ({one_line(error)}): "
-            "save a plain array of numbers again with numpy.save."
-        ) from error
+        remedy = "save a plain array of numbers again with numpy.save"
+        raise InputError(f"{path} cannot be read as a .npy file ({one_line(error)}): {remedy}.") from error
 
 
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -219,28 +210,23 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     # A damaged archive fails in zipfile, zlib, numpy's header parser or, when the file is a .npy under another name,
     # because an array has no `files`: there is no common base class.
     except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as a .npz file ({one_line(error)}): "
-            "save plain arrays of numbers again with numpy.savez_compressed."
-        ) from error
+        remedy = "save plain arrays of numbers again with numpy.savez_compressed"
+        raise InputError(f"{path} cannot be read as a .npz file ({one_line(error)}): {remedy}.") from error
 
 
 def _channels_first(images: NDArray[Any], layout: Layout | None, name: str) -> NDArray[Any]:
     """A view of shape (N, C, H, W)."""
     layout = _layout_of(images.shape, name) if layout is None else layout
     if layout not in ("NHW", "NHWC", "NCHW") or images.ndim != len(layout):
-        raise InputError(
-            f"{name} has shape {images.shape}, which does not fit layout={layout!r}: "
-            "use 'NHW', 'NHWC' or 'NCHW' with as many axes."
-        )
+        problem = f"{name} has shape {images.shape}, which does not fit layout={layout!r}"
+        raise InputError(f"{problem}: use 'NHW', 'NHWC' or 'NCHW' with as many axes.")
     if layout == "NHW":
         images = images[:, None]
     elif layout == "NHWC":
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1] not in (1, 3):
-        raise InputError(
-            f"{name} has {images.shape[1]} channels: expected 1 (grey) or 3 (RGB); remove an alpha channel first."
-        )
+        expected = "expected 1 (grey) or 3 (RGB); remove an alpha channel first"
+        raise InputError(f"{name} has {images.shape[1]} channels: {expected}.")
     if 0 in images.shape:
         raise InputError(f"{name} has shape {images.shape} and so no pixels: give at least one image.")
     return images
@@ -254,15 +240,11 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
     if len(channels) == 1:
         return "NCHW" if channels == [1] else "NHWC"
     if channels:
-        raise InputError(
-            f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels: "
-            "say which by ImageArray(..., layout='NCHW') or layout='NHWC'."
-        )
+        problem = f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels"
+        raise InputError(f"{problem}: say which by ImageArray(..., layout='NCHW') or layout='NHWC'.")
     if len(shape) in (2, 3):
-        raise InputError(
-            f"{name} has shape {shape}, which looks like a single image: expected {accepted}; "
-            "add the axis N in front with images[None]."
-        )
+        problem = f"{name} has shape {shape}, which looks like a single image"
+        raise InputError(f"{problem}: expected {accepted}; add the axis N in front with images[None].")
     raise InputError(f"{name} has shape {shape}: expected {accepted}.")
 
 
@@ -276,23 +258,15 @@ def _check_values(images: NDArray[Any], name: str) -> None:
     if images.dtype == np.uint8:
         return
     if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(
-            f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]; convert grey levels "
-            "0…255 with images.astype('uint8'), other ranges to floats by dividing by their maximum."
-        )
+        problem = f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]"
+        remedy = "convert grey levels 0…255 with images.astype('uint8')"
+        raise InputError(f"{problem}; {remedy}, other ranges to floats by dividing by their maximum.")
     for start, piece in _pieces(images):
         # A NaN makes both extremes NaN, and every comparison with it false.
         low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
-        bad = np.flatnonzero(~((low >= 0) & (high <= 1)))
-        if not len(bad):
-            continue
-        first = bad[0]
-        image = f"Image {start + first} of {name}"
-        if not np.isfinite([low[first], high[first]]).all():
-            raise InputError(
-                f"{image} holds NaN or infinite values: expected floats in [0, 1]; remove or repair that image."
-            )
-        raise InputError(
-            f"{image} has values from {low[first]:g} to {high[first]:g}: expected floats in [0, 1]; divide grey levels "
-            "0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors."
-        )
+        for row in np.flatnonzero(~((low >= 0) & (high <= 1))):
+            problem, remedy = "holds NaN or infinite values", "remove or repair that image"
+            if np.isfinite([low[row], high[row]]).all():
+                problem = f"has values from {low[row]:g} to {high[row]:g}"
+                remedy = "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors"
+            raise InputError(f"Image {start + row} of {name} {problem}: expected floats in [0, 1]; {remedy}.")

@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scattergen.datasets.decoding import SUFFIXES, Mode
-from scattergen.datasets.reading import CACHE_BYTES, ImageReader
-from scattergen.datasets.source import Index, positions
+from scattergen.datasets.reading import CACHE_BYTES, SUFFIXES, ImageReader, Mode
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
 
-class ImageFolder:
+class ImageFolder(ImageReader):
     """The images below a folder at any depth, sorted by their relative path.
 
     Files are JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM by their extension; others, and names that begin with
@@ -68,23 +66,15 @@ class ImageFolder:
         workers: int = 0,
         progress: Progress = SILENT,
     ) -> None:
-        self.root, self.size, self.crop = Path(root).expanduser(), size, crop
+        self.root = Path(root).expanduser()
         found = list_images(self.root)
-        self._reader = reader = ImageReader(
+        super().__init__(
             ((file, file) for file in found), len(found), f"image files in {self.root}",
             lambda numbers: [found[number] for number in numbers], size=size, mode=mode, crop=crop, strict=strict,
             cache_bytes=cache_bytes, workers=workers, progress=progress,
         )  # fmt: skip
-        self.files = tuple(found[number] for number in reader.numbers)
-        self.file_sizes, self.skipped = reader.file_sizes, reader.skipped
-        self.shape, self.mode = reader.shape, reader.mode
+        self.files = tuple(found[number] for number in self.numbers)
         self.classes, self.labels = _label(self.root, self.files, classes)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: Index) -> Tensor:
-        return self._reader.read(positions(index, len(self)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,9 +91,8 @@ class ImageFolder:
             try:
                 status = file.stat()
             except OSError as error:
-                raise InputError(
-                    f"{file} cannot be read any more ({error.strerror}): put it back, or start again without it."
-                ) from error
+                remedy = "put it back, or start again without it"
+                raise InputError(f"{file} cannot be read any more ({error.strerror}): {remedy}.") from error
             line = f"\n{file.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}"
             digest.update(line.encode("utf-8", "surrogateescape"))  # file names need not be valid Unicode
         return digest.hexdigest()
@@ -116,9 +105,8 @@ def list_images(root: Path) -> list[Path]:
         raise InputError(f"{root} {problem}: give a folder of images.")
 
     def refuse(error: OSError) -> None:
-        raise InputError(
-            f"The folder {error.filename} cannot be read ({error.strerror}): change its permissions or leave it out."
-        ) from error
+        problem = f"The folder {error.filename} cannot be read ({error.strerror})"
+        raise InputError(f"{problem}: change its permissions or leave it out.") from error
 
     files: list[Path] = []
     top, seen = root.resolve(), set[Path]()
@@ -137,9 +125,8 @@ def list_images(root: Path) -> list[Path]:
         if files:
             count = "1 other file," if len(files) == 1 else f"{len(files)} other files such as"
             rest = f"; it holds {count} {files[0].name}"
-        raise InputError(
-            f"There are no images in {root}{rest}: give a folder with JPEG, PNG, WebP, BMP, GIF, TIFF or PPM files."
-        )
+        remedy = "give a folder with JPEG, PNG, WebP, BMP, GIF, TIFF or PPM files"
+        raise InputError(f"There are no images in {root}{rest}: {remedy}.")
     return sorted(images, key=lambda path: path.relative_to(root).as_posix())
 
 
@@ -158,10 +145,8 @@ def _label(
     names = tuple(found if classes is None else classes)
     unknown = [name for name in found if name not in names]
     if unknown:
-        raise InputError(
-            f"{root / unknown[0]} is not one of the classes {', '.join(names)}: "
-            "rename the sub-folder, or add it to the training images."
-        )
+        problem = f"{root / unknown[0]} is not one of the classes {', '.join(names)}"
+        raise InputError(f"{problem}: rename the sub-folder, or add it to the training images.")
     if len(names) < 2:
         return None, None
     number = {name: i for i, name in enumerate(names)}

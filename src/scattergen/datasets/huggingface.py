@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.decoding import Encoded, File, Mode
-from scattergen.datasets.reading import CACHE_BYTES, ImageReader
-from scattergen.datasets.source import Index, positions
+from scattergen.datasets.reading import CACHE_BYTES, Encoded, File, ImageReader, Mode
 from scattergen.errors import InputError, one_line
 from scattergen.progress import SILENT, Progress
 
@@ -38,20 +36,16 @@ class HuggingFaceName(NamedTuple):
         for option in options:
             key, _, value = option.partition("=")
             if key not in known or not value or key in chosen:
-                raise InputError(
-                    f'"{option}" in "{text}" is not an option of a Hugging Face dataset: write hf:NAME followed by any '
-                    f"of {', '.join(f',{key}=…' for key in known)}."
-                )
+                remedy = f"write hf:NAME followed by any of {', '.join(f',{key}=…' for key in known)}"
+                raise InputError(f'"{option}" in "{text}" is not an option of a Hugging Face dataset: {remedy}.')
             chosen[key] = value
         if not name:
-            raise InputError(
-                f'"{text}" names no dataset: write hf:NAME, as in hf:ylecun/mnist, or hf: and the path of a saved '
-                "dataset."
-            )
+            remedy = "write hf:NAME, as in hf:ylecun/mnist, or hf: and the path of a saved dataset"
+            raise InputError(f'"{text}" names no dataset: {remedy}.')
         return cls(name, **chosen)
 
 
-class HuggingFaceImages:
+class HuggingFaceImages(ImageReader):
     """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
 
     Files are decoded as by `ImageFolder`, whose arguments these are but for those below. There are no classes if the
@@ -104,22 +98,15 @@ class HuggingFaceImages:
                     digest.update(file.content if isinstance(file, Encoded) else file.read_bytes())
                     yield f"image {row} of {name}", file
 
-        self._reader = reader = ImageReader(
+        super().__init__(
             everything(), len(table), f"images of {name}", fetch, size=size, mode=mode, crop=crop, strict=strict,
             cache_bytes=cache_bytes, workers=workers, progress=progress,
         )  # fmt: skip
-        self.shape, self.mode, self.skipped = reader.shape, reader.mode, reader.skipped
-        self.labels, self.classes = _labels(table, label, reader.numbers, name)
-        digest.update(f"{size} {self.mode} {crop} {reader.numbers.tolist()}".encode())
+        self.labels, self.classes = _labels(table, label, self.numbers, name)
+        digest.update(f"{size} {self.mode} {crop} {self.numbers.tolist()}".encode())
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         self.fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._reader.numbers)
-
-    def __getitem__(self, index: Index) -> Tensor:
-        return self._reader.read(positions(index, len(self)))
 
 
 def load_tables(source: HuggingFaceName) -> dict[str, Any]:
@@ -127,9 +114,8 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            f"{PREFIX}{source.name} needs the package datasets: install it by pip install 'scattergen[huggingface]'."
-        ) from error
+        remedy = "install it by pip install 'scattergen[huggingface]'"
+        raise InputError(f"{PREFIX}{source.name} needs the package datasets: {remedy}.") from error
     path = Path(source.name).expanduser()
     try:
         if path.suffix == ".parquet" and path.is_file():
@@ -137,10 +123,8 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(str(path))
         elif path.is_dir() and not any(path.rglob("*.parquet")):
-            raise InputError(
-                f"{path} holds neither a saved dataset nor .parquet files: give the folder that save_to_disk wrote, or "
-                "leave out hf: for a folder of images."
-            )
+            remedy = "give the folder that save_to_disk wrote, or leave out hf: for a folder of images"
+            raise InputError(f"{path} holds neither a saved dataset nor .parquet files: {remedy}.")
         else:
             loaded = datasets.load_dataset(str(path) if path.is_dir() else source.name, source.config)
     except InputError:
@@ -164,10 +148,8 @@ def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
     elif kinds & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
         remedy = "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
     else:
-        remedy = (
-            "check its name on huggingface.co/datasets (one without code of its own), or give the path of a folder "
-            "that save_to_disk wrote"
-        )
+        check = "check its name on huggingface.co/datasets (one without code of its own)"
+        remedy = f"{check}, or give the path of a folder that save_to_disk wrote"
     raise InputError(f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {reason}): {remedy}.") from error
 
 
@@ -178,9 +160,8 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) ->
         return wanted or found[0]
     if wanted is not None:
         problem = "holds no images" if wanted in features else "is not there"
-        raise InputError(
-            f"The column {wanted} of {name} {problem}: choose one of its columns ({there}) with encoded images."
-        )
+        remedy = f"choose one of its columns ({there}) with encoded images"
+        raise InputError(f"The column {wanted} of {name} {problem}: {remedy}.")
     if found:
         what, remedy = f"several columns of images ({', '.join(found)})", "choose one by ,image=COLUMN"
     else:
@@ -206,10 +187,8 @@ def _labels(
             return None, None
     values = np.asarray(table.select_columns(wanted).with_format(None)[:][wanted])[rows]
     if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(
-            f"The column {wanted} of {name} holds {values.dtype} values: choose one of classes as whole numbers by "
-            ",label=COLUMN."
-        )
+        remedy = "choose one of classes as whole numbers by ,label=COLUMN"
+        raise InputError(f"The column {wanted} of {name} holds {values.dtype} values: {remedy}.")
     if (values < 0).any():  # as in test sets whose classes are kept secret
         return None, None
     names = getattr(features[wanted], "names", None)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
-from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
 from scattergen.datasets.published import cifar, is_cifar, mnist
+from scattergen.datasets.reading import SUFFIXES, Mode
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -96,10 +96,8 @@ def open_dataset(
     if source != "mnist" and dataset.name == "mnist":  # a name that stands for the embedded digits
         dataset = replace(dataset, name="mnist (a file or folder)")
     if crop is not None and dataset.crop is None:
-        raise InputError(
-            f"{source} is no folder of images, and only files of images are cropped: leave --crop out, or crop the "
-            "array."
-        )
+        remedy = "leave --crop out, or crop the array"
+        raise InputError(f"{source} is no folder of images, and only files of images are cropped: {remedy}.")
     _check_shape(dataset, source, size, mode)
     return dataset
 
@@ -204,10 +202,9 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     known = ("x_train", "images", "x", *(others if len(others) == 1 else ()))
     key = next((key for key in known if key in arrays), None)
     if key is None:
-        raise InputError(
-            f"{path} holds {', '.join(arrays) or 'no arrays'}: expected x_train and x_test (with y_train and y_test), "
-            "train_images and test_images, images or x (with labels or y), or one array only."
-        )
+        wanted = "x_train and x_test (with y_train and y_test), train_images and test_images, images or x"
+        wanted = f"{wanted} (with labels or y), or one array only"
+        raise InputError(f"{path} holds {', '.join(arrays) or 'no arrays'}: expected {wanted}.")
     labels = "labels" if "labels" in arrays else "y"
     images = part(key, "y_train" if key == "x_train" else labels)
     return _hold_out(path.stem, images, range(len(images)), test_fraction)
@@ -226,17 +223,12 @@ def _hold_out(name: str, images: ImageSource, order: Sequence[int], test_fractio
 def _check_shape(dataset: Dataset, source: str | Path, size: int | None, mode: Mode | None) -> None:
     channels, height, width = dataset.train.shape
     if dataset.test is not None and dataset.test.shape != dataset.train.shape:
-        raise InputError(
-            f"{source}: training images have shape {dataset.train.shape} but test images {dataset.test.shape} "
-            "(channels, height, width): make them equal; folders can be resized by size=N (--size N)."
-        )
+        problem = f"training images have shape {dataset.train.shape} but test images {dataset.test.shape}"
+        remedy = "make them equal; folders can be resized by size=N (--size N)"
+        raise InputError(f"{source}: {problem} (channels, height, width): {remedy}.")
     if size is not None and (height, width) != (size, size):
-        raise InputError(
-            f"{source} holds {width}×{height} images, which size={size} cannot change: only files of images are "
-            "resized. Leave --size out or resize the array."
-        )
+        problem = f"{source} holds {width}×{height} images, which size={size} cannot change"
+        raise InputError(f"{problem}: only files of images are resized. Leave --size out or resize the array.")
     if mode is not None and channels != len(mode):
-        raise InputError(
-            f"{source} holds images with {channels} channels, which mode={mode!r} cannot change: only files of images "
-            "are converted. Leave --mode out or convert the array."
-        )
+        problem = f"{source} holds images with {channels} channels, which mode={mode!r} cannot change"
+        raise InputError(f"{problem}: only files of images are converted. Leave --mode out or convert the array.")

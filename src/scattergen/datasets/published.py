@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from scattergen.datasets.arrays import ImageArray
-from scattergen.datasets.decoding import Header, read_header
 from scattergen.datasets.folder import ImageFolder, list_images
+from scattergen.datasets.reading import Header, read_header
 from scattergen.datasets.source import Dataset, Subset
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -26,9 +26,8 @@ _CIFAR_LAYOUTS = (
 )
 _PICKLED_CIFAR = (("data_batch_1", "batches.meta"), ("train", "test", "meta"))  # files of the Python version of either
 
+# (width, height) of CelebA's files to the side of the square that is cut from their centre.
 CROPS = {(178, 218): 128, (89, 109): 64}
-"""(width, height) of CelebA's files to the side of the square that is cut from their centre."""
-
 N_TRAIN, N_TEST = 65_536, 8_192  # of CelebA
 _TEST_SHARE = 8  # one in so many, of fewer images than these
 
@@ -72,10 +71,9 @@ def mnist() -> Dataset:
 def is_cifar(folder: Path) -> bool:
     """Whether a folder holds CIFAR's binary version; the pickled Python version is refused."""
     if any(all((folder / name).is_file() for name in names) for names in _PICKLED_CIFAR):
-        raise InputError(
-            f"{folder} holds CIFAR's Python version, whose files are pickled and can run code: give the folder of the "
-            "binary version, or an .npz file with x_train and x_test."
-        )
+        problem = f"{folder} holds CIFAR's Python version, whose files are pickled and can run code"
+        remedy = "give the folder of the binary version, or an .npz file with x_train and x_test"
+        raise InputError(f"{problem}: {remedy}.")
     return _cifar_layout(folder) is not None
 
 
@@ -124,10 +122,8 @@ def _read_cifar(files: list[Path], n_labels: int, classes: list[str] | None, nam
         except OSError as error:
             raise InputError(f"{file} cannot be read ({error.strerror}): check its permissions.") from error
         if len(content) == 0 or len(content) % row:
-            raise InputError(
-                f"{file} has {len(content)} bytes, which is no multiple of CIFAR's {row} per image: unpack the archive "
-                "again."
-            )
+            problem = f"{file} has {len(content)} bytes, which is no multiple of CIFAR's {row} per image"
+            raise InputError(f"{problem}: unpack the archive again.")
         parts.append(content.reshape(-1, row))
     rows = np.concatenate(parts)
     labels = rows[:, n_labels - 1].astype(np.int64)
@@ -170,29 +166,22 @@ def celeba(
         root = root / "img_align_celeba"
     first, header = _first_readable(list_images(root), strict)
     crop = CROPS.get((header.width, header.height))
+    remedy = "give the folder img_align_celeba, or fit other images without --preset celeba"
     if crop is None:
-        raise InputError(
-            f"{first} has {header.width}×{header.height} pixels, but CelebA's aligned images have 178×218, or 89×109 "
-            "at half resolution: give the folder img_align_celeba, or fit other images without --preset celeba."
-        )
+        wanted = "CelebA's aligned images have 178×218, or 89×109 at half resolution"
+        raise InputError(f"{first} has {header.width}×{header.height} pixels, but {wanted}: {remedy}.")
     if header.mode != "RGB":
-        raise InputError(
-            f"{first} is grey, but CelebA is in colour: give the folder img_align_celeba, or fit other images without "
-            "--preset celeba."
-        )
+        raise InputError(f"{first} is grey, but CelebA is in colour: {remedy}.")
     size = None if size == crop else size
     images = ImageFolder(root, crop=crop, size=size, mode="RGB", strict=strict, workers=workers, progress=progress)
     if len(images.file_sizes) > 1:
         found = " and ".join(f"{width}×{height}" for width, height in sorted(images.file_sizes)[:2])
-        raise InputError(
-            f"{root} holds images of different sizes, such as {found} pixels: give CelebA's aligned images of one size "
-            "alone."
-        )
+        problem = f"{root} holds images of different sizes, such as {found} pixels"
+        raise InputError(f"{problem}: give CelebA's aligned images of one size alone.")
     n = len(images)
     if n < _TEST_SHARE:
-        raise InputError(
-            f"{root} holds {n} images, too few to hold out one in {_TEST_SHARE} for tests: give at least {_TEST_SHARE}."
-        )
+        problem = f"{root} holds {n} images, too few to hold out one in {_TEST_SHARE} for tests"
+        raise InputError(f"{problem}: give at least {_TEST_SHARE}.")
     n_train, n_test = (N_TRAIN, N_TEST) if n >= N_TRAIN + N_TEST else (n - n // _TEST_SHARE, n // _TEST_SHARE)
     train, test = Subset(images, slice(n_train)), Subset(images, slice(n - n_test, None))
     return Dataset("celeba", train, test, images.skipped, crop)

@@ -1,5 +1,6 @@
-"""Numbered image files to batches of one size and mode, decoded in parallel on access, and read ahead."""
+"""Numbered image files to batches of 8-bit pixels, decoded in parallel on access, and read ahead."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -14,21 +15,30 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from scattergen.datasets.decoding import File, Header, Mode, check_crop, decode, read_header
-from scattergen.errors import InputError, ScattergenError
+from scattergen.datasets.source import Index, positions
+from scattergen.errors import InputError, ScattergenError, one_line
 from scattergen.progress import SILENT, Progress
 
-CACHE_BYTES = 1 << 30
-"""Largest size of all decoded images in bytes that is kept in memory."""
+Mode = Literal["L", "RGB"]
 
+# The formats of photographs and pictures. Pillow opens many more, some by running other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm",
+    ".pnm",
+})  # fmt: skip
+_TIFF_SIZE = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
+CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memory
 _MANY = 2000  # files, whose headers take a second or two
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
@@ -36,8 +46,109 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 
 
+class Encoded(NamedTuple):
+    """An image file in memory, such as a row of a table holds, and what messages call it."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = Path | Encoded
+
+
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded."""
+
+    mode: Mode
+    width: int
+    height: int
+
+
+def read_header(file: File) -> Header:
+    """What an image file declares, upright by its EXIF orientation; grey with transparency counts as "L"."""
+    with _opened(file) as image:
+        mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") else "RGB"
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
+            width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE)
+        # Asking a PNG for EXIF data that it does not hold would decode the whole image.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        if exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # which swap the axes
+            width, height = height, width
+    return Header(mode, width, height)
+
+
+def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = None) -> NDArray[np.uint8]:
+    """The uint8 pixels (C, H, W) of an image file: upright, on white where transparent, the first frame if it moves.
+
+    First `crop` cuts the central square of so many pixels; then `size` resizes the shorter side of what is left
+    (bicubic, antialiased) and keeps the central square of that.
+    """
+    with _opened(file) as opened:
+        image = _to_mode(ImageOps.exif_transpose(opened), mode)
+    if crop is not None:
+        _check_crop(file, image.width, image.height, crop)
+        image = _central_square(image, crop)
+    if size is not None:
+        shorter = min(image.size)
+        if shorter != size:
+            # At least `size` on both axes, since both sides are at least `shorter`.
+            sides = round(image.width * size / shorter), round(image.height * size / shorter)
+            image = image.resize(sides, Image.Resampling.BICUBIC)
+        image = _central_square(image, size)
+    pixels = np.asarray(image)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def _check_crop(file: File | str, width: int, height: int, crop: int) -> None:
+    """Refuse an image that a central square cannot be cut from; `file` is what messages call it."""
+    if min(width, height) < crop:
+        remedy = "choose a smaller crop (--crop), or resize instead of cropping (--size N)"
+        raise InputError(f"{file} has {width}×{height} pixels, too few to cut {crop}×{crop} from: {remedy}.")
+
+
+@contextmanager
+def _opened(file: File) -> Iterator[Image.Image]:
+    """Open an image; whatever then goes wrong with the file is an InputError that names it."""
+    try:
+        source = file if isinstance(file, Path) else io.BytesIO(file.content)
+        with Image.open(source, formats=_FORMATS) as image:
+            yield image
+    # Pillow's parsers raise OSError, SyntaxError, ValueError, struct.error, … on damaged files.
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            size = file.stat().st_size if isinstance(file, Path) else len(file.content)
+            reason = "not an image" if size else "the file is empty"
+        remedy = "replace or remove it, or leave such files out with strict=False (--no-strict)"
+        raise InputError(f"{file} cannot be read as an image ({reason}): {remedy}.") from error
+
+
+def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit values have no fixed white; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 instead of scaling; 65535 / 255 = 257.
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def _central_square(image: Image.Image, side: int) -> Image.Image:
+    """The central pixels; of two equally central choices the left or upper one."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
 class ImageReader:
-    """Batches of the image files among n that can be read; decoded pixels are kept while all fit into `cache_bytes`.
+    """Those of n image files that can be read; decoded pixels are kept while all fit into `cache_bytes`.
 
     `files` gives each once, with what messages call it, and `fetch` some again by their numbers from 0 to n - 1. The
     other arguments are those of `ImageFolder`; if not `strict`, every file is decoded once.
@@ -88,40 +199,43 @@ class ImageReader:
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
         if crop is not None:
             for name, header in headers.items():
-                check_crop(name, header.width, header.height, crop)
+                _check_crop(name, header.width, header.height, crop)
         self.mode = _common_mode(headers) if mode is None else mode
         side = size or crop
         width, height = (side, side) if side else _common_size(headers)
         self.shape = (1 if self.mode == "L" else 3, height, width)
-        self._fetch, self._size, self._crop = fetch, size, crop
+        self.size, self.crop, self._fetch = size, crop, fetch
         # numpy.empty takes no memory until an image is written.
         kept = len(numbers) * np.prod(self.shape) < cache_bytes
         self._cache: NDArray[np.uint8] | None = np.empty((len(numbers), *self.shape), np.uint8) if kept else None
         self._cached = np.zeros(len(numbers), dtype=bool)
         self._workers = WorkerProcesses(workers) if workers else None
 
-    def read(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Images by their numbers (n,), as (n, C, H, W) float32 in [0, 1]."""
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Index) -> Tensor:
+        rows = positions(index, len(self))
         if self._cache is None:
-            pixels = self._decode(numbers)
+            pixels = self._decode(rows)
         else:
-            missing = np.unique(numbers[~self._cached[numbers]])
+            missing = np.unique(rows[~self._cached[rows]])
             self._cache[missing] = self._decode(missing)
             self._cached[missing] = True
-            pixels = self._cache[numbers]
+            pixels = self._cache[rows]
         # By NumPy, since this may run in a thread that reads ahead: in PyTorch it would bring a second team of OpenMP
         # threads, whose presence slows the trainer's down by a half.
         return torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32))
 
-    def _decode(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        pixels = np.empty((len(numbers), *self.shape), np.uint8)
-        if not len(numbers):
+    def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        pixels = np.empty((len(rows), *self.shape), np.uint8)
+        if not len(rows):
             return pixels
         n_workers = self._workers.count if self._workers else os.cpu_count() or 1
-        step = min(_AT_ONCE, -(-len(numbers) // n_workers))
-        parts = [numbers[i : i + step] for i in range(0, len(numbers), step)]
+        step = min(_AT_ONCE, -(-len(rows) // n_workers))
+        parts = [rows[i : i + step] for i in range(0, len(rows), step)]
         files = (self._fetch(self.numbers[part].tolist()) for part in parts)
-        decode_part = partial(decode_all, shape=self.shape, mode=self.mode, size=self._size, crop=self._crop)
+        decode_part = partial(_decode_all, shape=self.shape, mode=self.mode, size=self.size, crop=self.crop)
         with ThreadPoolExecutor(min(len(parts), n_workers)) as threads:  # Pillow releases the interpreter lock
             decoded = (self._workers or threads).map(decode_part, files)
             for i, images in enumerate(decoded):
@@ -129,7 +243,7 @@ class ImageReader:
         return pixels
 
 
-def decode_all(
+def _decode_all(
     files: Sequence[File], *, shape: tuple[int, int, int], mode: Mode, size: int | None, crop: int | None
 ) -> NDArray[np.uint8]:
     """Decode several files, all of which must come out in one shape (C, H, W), to (n, C, H, W) uint8."""
@@ -137,10 +251,8 @@ def decode_all(
     for row, file in enumerate(files):
         image = decode(file, mode, size, crop)
         if image.shape != shape:
-            raise InputError(
-                f"{file} decodes to {image.shape[2]}×{image.shape[1]} pixels, not the {shape[2]}×{shape[1]} of the "
-                "other images: replace it, or pass size=N (--size N)."
-            )
+            problem = f"{image.shape[2]}×{image.shape[1]} pixels, not the {shape[2]}×{shape[1]} of the other images"
+            raise InputError(f"{file} decodes to {problem}: replace it, or pass size=N (--size N).")
         pixels[row] = image
     return pixels
 
@@ -151,11 +263,8 @@ def _common_mode(headers: Mapping[Path | str, Header]) -> Mode:
     if len(grey) == len(headers):
         return "L"
     if grey:
-        warnings.warn(
-            f"{len(grey):,} of {len(headers):,} images are grey, such as {grey[0]}: all are taken as RGB "
-            "(--mode L makes all of them grey).",
-            stacklevel=2,
-        )
+        found = f"{len(grey):,} of {len(headers):,} images are grey, such as {grey[0]}"
+        warnings.warn(f"{found}: all are taken as RGB (--mode L makes all of them grey).", stacklevel=2)
     return "RGB"
 
 
@@ -163,10 +272,9 @@ def _common_size(headers: Mapping[Path | str, Header]) -> tuple[int, int]:
     (first, header), *rest = headers.items()
     for file, other in rest:
         if (other.width, other.height) != (header.width, header.height):
-            raise InputError(
-                f"{first} has {header.width}×{header.height} pixels but {file} has {other.width}×{other.height}: make "
-                "all images N×N by size=N (--size N), which resizes the shorter side and keeps the central square."
-            )
+            found = f"{first} has {header.width}×{header.height} pixels but {file} has {other.width}×{other.height}"
+            remedy = "by size=N (--size N), which resizes the shorter side and keeps the central square"
+            raise InputError(f"{found}: make all images N×N {remedy}.")
     return header.width, header.height
 
 
@@ -188,10 +296,8 @@ class WorkerProcesses:
             yield from self._started().map(function, values)
         except BrokenProcessPool as error:
             self.close()
-            raise ScattergenError(
-                "A process that decodes images was killed, perhaps for want of memory: run the command again, with "
-                "fewer of them (--workers)."
-            ) from error
+            what = "A process that decodes images was killed, perhaps for want of memory"
+            raise ScattergenError(f"{what}: run the command again, with fewer of them (--workers).") from error
 
     def close(self) -> None:
         """End the processes; the next use starts others."""
@@ -203,28 +309,26 @@ class WorkerProcesses:
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
-                context = multiprocessing.get_context("forkserver")
-                # Their common parent imports PyTorch, which takes seconds, once for all of them.
-                context.set_forkserver_preload([__name__])
-                with _safe_path():
-                    resource_tracker.ensure_running()
-                    forkserver.ensure_running()
-                self._pool = ProcessPoolExecutor(self.count, context, _serve)
+                self._pool = ProcessPoolExecutor(self.count, _forkserver(), _serve)
                 weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
             return self._pool
 
 
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Let Python programs that start now not look for modules, such as a torch.py, in the current folder first."""
+def _forkserver() -> BaseContext:
+    """Where worker processes come from: a common parent that imports PyTorch, which takes seconds, once for all."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    # These Python programs shall not look for modules, such as a torch.py, in the current folder first.
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        yield
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
     finally:
         del os.environ["PYTHONSAFEPATH"]
         if before is not None:
             os.environ["PYTHONSAFEPATH"] = before
+    return context
 
 
 def _serve() -> None:

@@ -70,9 +70,8 @@ def positions(index: Index, n: int) -> NDArray[np.int64]:
     if isinstance(index, slice):
         return np.arange(n)[index].copy()  # since torch takes no array with a negative stride
     if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
-        raise TypeError(
-            f"images are indexed by a slice or a 1-D LongTensor, not by {index!r}; image i alone is images[i : i + 1]"
-        )
+        wanted = "images are indexed by a slice or a 1-D LongTensor"
+        raise TypeError(f"{wanted}, not by {index!r}; image i alone is images[i : i + 1]")
     return np.arange(n)[index.cpu().numpy()]
 
 
@@ -152,10 +151,8 @@ def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
     if names is not None:
         unnamed = [value for value in found if not 0 <= value < len(names)]
         if unnamed:
-            raise InputError(
-                f"Label {unnamed[0]} of the images has no name, since there are {len(names)} classes: name them all, "
-                "in the order of their labels from 0."
-            )
+            problem = f"Label {unnamed[0]} of the images has no name, since there are {len(names)} classes"
+            raise InputError(f"{problem}: name them all, in the order of their labels from 0.")
         found = [names[value] for value in found]
     return ClassLabels(torch.from_numpy(numbers), tuple(map(str, found)))
 
@@ -171,10 +168,8 @@ def as_numpy(values: NDArray[Any] | Tensor) -> NDArray[Any]:
 def check_labels(labels: NDArray[Any], n: int, name: str) -> None:
     """Refuse labels that are not one integer for each of n images."""
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"The labels of {name} are {labels.dtype} of shape {labels.shape}: expected one integer per image, shape "
-            f"({n},)."
-        )
+        found = f"{labels.dtype} of shape {labels.shape}"
+        raise InputError(f"The labels of {name} are {found}: expected one integer per image, shape ({n},).")
 
 
 def some_of(source: ImageSource, n: int, seed: int) -> ImageSource:

@@ -21,9 +21,8 @@ from scattergen.image_quality import psnr
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
-from scattergen.training.loop import Batch, check_shares, train
+from scattergen.training.loop import Batch, History, Metrics, check_shares, train
 from scattergen.training.settings import TrainingSettings
-from scattergen.training.state import History, Metrics
 
 # Name to what is added to the error of pixels, None for nothing. It is made for (C, H, W) and fitted to real images in
 # [-1, 1]; then it gives the loss of a decoder's output (N, C, H, W), the images that it should be, and a generator.
@@ -199,7 +198,7 @@ class _Regression:
 
     def __getitem__(self, index: Tensor) -> Batch:
         """Codes, images, and the mirrored images' codes if there are any."""
-        # By NumPy, for the thread that reads ahead (see `ImageReader.read`).
+        # By NumPy, for the thread that reads ahead (see `ImageReader`).
         tables = [self.codes] if self.mirrored is None else [self.codes, self.mirrored]
         z, *others = (torch.from_numpy(table.numpy()[index.numpy()]) for table in tables)
         return z, self.images[index], *others

@@ -138,8 +138,7 @@ def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
         store = TCPStore(  # which closes the socket
             host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
         )
-        where = dict(zip(_MEETING_PLACE, ("0", host, str(port)), strict=True))
-        yield {**where, _STORE_IS_THERE: "True"}
+        yield {"NODE_RANK": "0", "MASTER_ADDR": host, "MASTER_PORT": str(port), _STORE_IS_THERE: "True"}
         del store
         return
     missing = [name for name in _MEETING_PLACE if not os.environ.get(name)]

@@ -25,7 +25,7 @@ from scattergen.stages.density import choice_of_key, fit_density
 from scattergen.stages.model_parts import Parts, decoder_metadata
 from scattergen.stages.options import AnyDecoder, Images, build, make_decoder
 from scattergen.stages.presets import Options
-from scattergen.training.state import History
+from scattergen.training.loop import History
 
 _PREVIEW_COLUMNS = 8
 _PREVIEW_CODES = 4000  # at most, that its density is fitted to in a second

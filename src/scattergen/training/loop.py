@@ -1,7 +1,9 @@
-"""The one training loop, which trains the decoder and every density that is fitted by gradients."""
+"""The one training loop, which trains the decoder and every density fitted by gradients, and its checkpoints."""
 
+import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from scattergen.datasets import prefetched
-from scattergen.errors import InputError
+from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.processes import ALONE, Processes, make_fabric
 from scattergen.progress import SILENT, Progress, Task
+from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
 from scattergen.training.settings import SCHEDULES, TrainingSettings
-from scattergen.training.state import History, Metrics, TrainingState
 
+Metrics = dict[str, float]
+History = list[Metrics]
 Batch = tuple[Tensor, ...]
 Loss = Callable[[Mapping[str, nn.Module], Batch, torch.Generator], Tensor]
 """Scalar loss of (modules, batch, generator); all randomness must come from the generator."""
+
+# What a checkpoint holds of the training's progress.
+_PROGRESS = ("step", "seconds", "stopped", "history", "sums", "count", "best_loss", "epochs_since_best")
 
 
 class Batches(Protocol):
@@ -91,8 +98,7 @@ def train(
     check_shares(settings.batch_size, processes.world_size)
     if processes.world_size > 1 and (len(losses) != 1 or len(modules) != 1):
         raise InputError("Several processes can train one module with one loss, not more.")
-    training = _Training(modules, losses, data, settings, validate, processes, checkpoint, on_step, on_epoch)
-    return training.run(progress)
+    return _Training(modules, losses, data, settings, validate, processes, checkpoint, on_step, on_epoch).run(progress)
 
 
 @dataclass
@@ -156,7 +162,7 @@ class _Training:
             for buffer in module.buffers():  # such as running means, which differ between parts
                 buffer.copy_(self.processes.broadcast(buffer))
             module.eval()
-        state.check_parameters(settings.learning_rate)
+        state.check_parameters()
         return state.history
 
     def _steps(self, epoch: int, task: Task) -> float:
@@ -207,7 +213,7 @@ class _Training:
             loss = loss_of(self.wrapped, batch, self.generator)
             # Before the gradients, so that all processes stop together if it is not finite in one.
             mean = self.processes.all_reduce(loss.detach() * self.weight).item()
-            state.add_loss(name, mean, settings.learning_rate)
+            state.add_loss(name, mean)
             optimizer.zero_grad()
             # Fabric averages the processes' gradients with equal weights.
             self.fabric.backward(loss * (self.weight * self.processes.world_size))
@@ -251,20 +257,127 @@ class _Training:
         return done - task.completed
 
 
-def check_shares(batch_size: int, n_processes: int) -> None:
-    """Refuse batches, of all processes together, that leave nothing for some of the processes.
+class TrainingState:
+    """Everything that a checkpoint holds, with the settings that it must have been made with."""
 
-    Example:
-        >>> check_shares(batch_size=4, n_processes=8)
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.InputError: Batches of 4 examples leave nothing for some of 8 ...
-    """
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Any],
+        generator: torch.Generator,
+        settings: dict[str, Any],
+        path: Path | None,
+    ) -> None:
+        self.modules, self.optimizers, self.generator = modules, optimizers, generator
+        shapes = {name: list(tensor.shape) for name, tensor in self._parameters().items()}
+        self.settings, self.path = settings | {"shapes": shapes}, path
+        self.step, self.seconds, self.stopped = 0, 0.0, False
+        self.history: History = []
+        self.sums = {name: 0.0 for name in optimizers}
+        self.count = 0
+        self.best_loss, self.epochs_since_best = math.inf, 0
+        self.best: dict[str, Tensor] = {}
+
+    def add_loss(self, name: str, value: float) -> None:
+        """Count the loss of a step, if it is finite."""
+        if not math.isfinite(value):
+            raise self._diverged(f"loss of the {name} became {value} in step {self.step + 1}")
+        self.sums[name] += value
+        if name == next(reversed(self.sums)):
+            self.count += 1
+
+    def check_parameters(self) -> None:
+        """Refuse a network whose last steps diverged."""
+        for name, tensor in self._parameters().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise self._diverged(f"parameters {name} became infinite or NaN")
+
+    def _diverged(self, what: str) -> ScattergenError:
+        remedy = f"lower the learning rate (now {self.settings['learning_rate']:g}) and run the command again"
+        return ScattergenError(f"The training diverged (the {what}): {remedy}; finished stages are kept.")
+
+    def running_loss(self) -> float:
+        """Mean loss of the epoch so far, summed over all modules."""
+        return sum(self.sums.values()) / max(self.count, 1)
+
+    def end_epoch(self, epoch: int, rate: float) -> Metrics:
+        """Begin another epoch; the metrics of the one that ended, now in the history."""
+        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
+        losses = {"loss" if len(means) == 1 else f"loss/{name}": mean for name, mean in means.items()}
+        self.history.append({"epoch": epoch, "seconds": self.seconds, **losses, "learning_rate": rate})
+        self.sums, self.count = dict.fromkeys(self.sums, 0.0), 0
+        return self.history[-1]
+
+    def watch(self, loss: float, patience: int) -> None:
+        """Keep the best parameters, and stop after too many epochs without better ones."""
+        if loss < self.best_loss:
+            self.best_loss, self.epochs_since_best = loss, 0
+            self.best = {name: t.clone() for name, t in self._parameters().items()}
+        else:
+            self.epochs_since_best += 1
+            self.stopped |= self.epochs_since_best >= patience
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return flatten_state("modules", {name: module.state_dict() for name, module in self.modules.items()})
+
+    def load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the parameters of all modules."""
+        for name, module in self.modules.items():
+            module.load_state_dict(take_state(tensors, f"modules/{name}"))
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is a place for it."""
+        if self.path is None:
+            return
+        tensors = self._parameters() | {"generator": self.generator.get_state()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= flatten_state(f"optimizers/{name}", optimizer.state_dict()["state"])
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        progress = {name: getattr(self, name) for name in _PROGRESS}
+        progress["best_loss"] = self.best_loss if self.best else None
+        write_tensors(self.path, tensors, {"settings": self.settings, "progress": progress})
+
+    def resume(self) -> None:
+        """Take over the state of the checkpoint, if there is one."""
+        if self.path is None or not self.path.exists():
+            return
+        found = read_tensors_if_whole(self.path)
+        if found is None:
+            warnings.warn(f"{self.path} is damaged: this training starts anew.", stacklevel=2)
+            return
+        tensors, metadata = found
+        settings = metadata.get("settings") if isinstance(metadata, dict) else None
+        if settings != json.loads(json.dumps(self.settings)):
+            problem = "is the checkpoint of a training with other settings or another network"
+            raise RunFolderError(f"{self.path} {problem}: use those again, or delete it.")
+        try:
+            self._adopt(tensors, metadata["progress"])
+        # The file is whole, but not a checkpoint of this version.
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            problem = f"{self.path} is not a whole checkpoint ({type(error).__name__})"
+            raise RunFolderError(f"{problem}: delete it and run the same command again.") from error
+
+    def _adopt(self, tensors: Mapping[str, Tensor], progress: dict[str, Any]) -> None:
+        self.load_parameters(tensors)
+        self.generator.set_state(tensors["generator"])
+        for name, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in take_state(tensors, f"optimizers/{name}").items():
+                index, entry = key.split("/")
+                state.setdefault(int(index), {})[entry] = tensor
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.best = take_state(tensors, "best")
+        for name in _PROGRESS:
+            setattr(self, name, progress[name])
+        if self.best_loss is None:
+            self.best_loss = math.inf
+
+
+def check_shares(batch_size: int, n_processes: int) -> None:
+    """Refuse batches, of all processes together, that leave nothing for some of the processes."""
     if batch_size < n_processes:
-        raise InputError(
-            f"Batches of {batch_size} examples leave nothing for some of {n_processes} processes: use fewer processes "
-            "or larger batches (--set training.batch_size=NUMBER)."
-        )
+        problem = f"Batches of {batch_size} examples leave nothing for some of {n_processes} processes"
+        raise InputError(f"{problem}: use fewer processes or larger batches (--set training.batch_size=NUMBER).")
 
 
 def bfloat16_is_fast(device: str) -> bool:
