@@ -5,8 +5,8 @@ from typing import Any
 
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
-from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, checked_codes
+from scattergen.diagnostics.normality import marginal_normality, radial, sliced_normality
 from scattergen.progress import SILENT, Progress
 
 

@@ -9,11 +9,10 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
-from scattergen.training.loop import train
-from scattergen.training.settings import TrainingSettings
+from scattergen.training import TrainingSettings, train
 
-# Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600
-# steps the network knows those 500 by heart and sees less in others.
+# Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600 steps the network knows
+# those 500 by heart and sees less in others.
 _STEPS, _EPOCHS = 200, 10
 
 
