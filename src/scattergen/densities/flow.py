@@ -27,9 +27,10 @@ class Flow:
 
     With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a code, standardized,
     have the density $p(x) = b(f(x))\, |\det \partial f / \partial x|$, which training maximizes; one code in twelve is
-    held out for early stopping. Every layer leaves one half of the components as they are and moves the others by
-    monotone rational quadratic splines that depend on the first half; halves are permuted at random between layers. It
-    needs the package zuko (`pip install scattergen[flow]`). Keywords out of range raise an `InputError`.
+    held out for early stopping. Every layer moves one random half of the components by monotone rational quadratic
+    splines that depend on the other half (Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2016;
+    Durkan, Bekasov, Murray, Papamakarios, "Neural spline flows", 2019). It needs the package zuko (`pip install
+    scattergen[flow]`). Keywords out of range raise an `InputError`.
 
     Args:
         leading: Number m of components that are modelled, None: all; the rest follow (see `LeadingComponents`).
@@ -39,13 +40,8 @@ class Flow:
         epochs, patience, batch_size, learning_rate, clip_norm: As in `training.TrainingSettings`.
 
     Attributes:
-        flow_: zuko's flow; only its transform is used.
-        leading_: Standardization, base mixture, and p(trailing | leading).
+        flow_, leading_: zuko's flow, of which the transform is used; standardization, base and p(trailing | leading).
         history_: One row per epoch: "epoch", "seconds", "loss" (nats), "learning_rate", "validation/loss".
-
-    References:
-        Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2016.
-        Durkan, Bekasov, Murray, Papamakarios, "Neural spline flows", 2019.
 
     Example:
         >>> flow = Flow(layers=2, widths=(16,), epochs=1).fit(torch.randn(600, 4))

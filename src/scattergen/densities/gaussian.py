@@ -18,26 +18,20 @@ from scattergen.progress import SILENT, Progress
 class Gaussian:
     r"""One Gaussian, of independent components: $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
 
-    Angles & Mallat draw whitened codes from N(0, I), which is the same on the codes that the whitening was fitted on.
-    With `n_effective` k, only the first k components are drawn, and the others are zero; `log_prob` is that of these k.
-
-    With `covariance="full"`, $p(z) = N(\mu, \Sigma)$. On whitened codes this is the same; on what is not white, such as
-    raw scattering coefficients, it is whitening, independent components and colouring with all directions kept. Σ is
-    shrunk towards a multiple of the identity by the oracle approximating formula, which matters only for few codes.
-    Keywords out of range raise an `InputError`.
+    Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018, draw whitened codes from
+    N(0, I), which is the same on the codes that the whitening was fitted on. With `covariance="full"`, $p(z) = N(\mu,
+    \Sigma)$: the same on whitened codes; on others, such as raw scattering coefficients, whitening, independent
+    components and colouring. Σ is shrunk towards a multiple of the identity, which matters only for few codes (Chen,
+    Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010). Keywords out of range raise an
+    `InputError`.
 
     Args:
-        n_effective: Number k of components that are drawn; None draws all.
+        n_effective: Number k of components that are drawn and that `log_prob` is of, the others being 0; None: all.
         covariance: "diagonal" (independent components) or "full".
 
     Attributes:
-        mean_: (d,) float32; zero after the first k.
-        std_: Standard deviations, (d,) float32, zero after the first k.
+        mean_, std_: Means and standard deviations, (d,) float32; zero after the first k.
         cholesky_: Lower triangular factor of Σ of the first k components, (k, k) float32; None for "diagonal".
-
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-        Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
 
     Example:
         >>> density = Gaussian().fit(torch.randn(1000, 4) * 2)

@@ -80,8 +80,8 @@ class LeadingComponents:
 
     def _regress(self, x: Tensor, y: Tensor) -> None:
         """Fit the regressions of trailing components y on leading ones x."""
-        # Every code belongs to its most probable component. In the coordinates u of a component the leading ones are
-        # white; the products of all components together are what the slopes are shrunk to.
+        # Every code belongs to its most probable component, in whose coordinates u the leading ones are white; the
+        # products of all components together are what the slopes are shrunk to.
         K, m, (N, rest) = len(self.weights), x.shape[1], y.shape
         labels = self.log_posterior(x).argmax(1)
         counts = torch.bincount(labels, minlength=K)

@@ -33,38 +33,32 @@ def check_components(leading: int | None, n_components: int | None) -> None:
 class GaussianMixture:
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
-    EM starts from the clusters of k-means, seeded by k-means++. With $N_k$ codes in component k, scatter $S_k$ about
-    its mean and the pooled $W = \sum_k S_k / N$, shrunk towards the identity by the oracle approximating formula,
+    EM (Dempster et al., 1977) starts from the clusters of k-means++ (Arthur, Vassilvitskii, 2007). With $N_k$ codes in
+    component k, scatter $S_k$ about its mean and the pooled $W = \sum_k S_k / N$, shrunk towards the identity (Chen et
+    al., "Shrinkage algorithms for MMSE covariance estimation", 2010),
 
     $$\Sigma_k = (S_k + \kappa W) / (N_k + \kappa)$$
 
-    so κ (`shrinkage`) counts as that many codes of an average component, and κ = 0 is maximum likelihood. "auto" takes
-    the powers of two under which held-out codes are most likely, one for each octave of components given those before
-    (1 … `leading`, as many more, twice as many …).
-
-    EM sees the `leading` components only, beside which the others are mostly noise; one M-step over all of them
-    follows. Each code is compared with a few candidates: its best ones of the iteration before and the best under the
-    pooled covariance, a variational EM that is exact with up to eight components. A component left with less than one
-    code restarts from a random code. With `batch_size`, EM is stepwise: the statistics of the t-th batch are blended
-    into those of all before with weight $t^{-0.6}$. Keywords out of range raise an `InputError`.
+    so κ (`shrinkage`) counts as that many codes of an average component, and κ = 0 is maximum likelihood. One M-step
+    over all components follows after EM of the `leading` ones, beside which the others are mostly noise. Each code is
+    compared with a few candidates: its best ones of the iteration before and the best under the pooled covariance, a
+    variational EM (Forster, Lücke, 2018) that is exact with up to eight components. A component left with less than one
+    code restarts from a random code. Keywords out of range raise an `InputError`.
 
     Args:
         n_components: Number K of components; None takes one per 300 codes, at most 200; "auto" the power of two under
             which held-out codes are most likely (what EM sees of them), for two or three times the time.
-        shrinkage: Weight κ of the pooled covariance, in codes, or "auto".
+        shrinkage: Weight κ of the pooled covariance, in codes, or "auto": the powers of two under which held-out codes
+            are most likely, one for each octave of components given those before (1 … `leading`, as many more …).
         leading: Number of components of the codes that EM sees; None lets it see all.
-        batch_size: Codes per step of EM; None takes all.
+        batch_size: Codes per step of EM, the t-th blended into those before with weight $t^{-0.6}$ (Cappé, Moulines,
+            2009); None takes all.
         max_iterations, tolerance: Of EM, which stops when the mean log-likelihood per code gains less nats than this.
 
     Attributes:
-        weights_, means_: (K,) and (K, d), float32.
-        cholesky_: Lower triangular factors of the covariances, (K, d, d) float32.
+        weights_, means_, cholesky_: (K,), (K, d), and lower triangular factors of covariances, (K, d, d), float32.
         history_: One row per iteration of EM: "epoch", "seconds", "log_likelihood" (mean per code, before the update,
             in nats; of what EM sees), "smallest", "largest" (component, in codes).
-
-    References:
-        Dempster et al., 1977 (EM); Arthur, Vassilvitskii, 2007 (k-means++); Cappé, Moulines, 2009 (stepwise EM); Chen
-        et al., "Shrinkage algorithms for MMSE covariance estimation", 2010; Forster, Lücke, 2018 (few candidates).
 
     Example:
         >>> z = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))

@@ -27,11 +27,8 @@ class Noise:
     """All randomness of one chunk of codes.
 
     Numbers are float64, and what is computed from them should be, until `draw_in_chunks` rounds the codes: the last
-    bits, which depend on the number of threads, then hardly ever survive.
-
-    Args:
-        generator: Source of randomness; kept, for distributions that are not here.
-        temperature: Factor of the normal numbers only.
+    bits, which depend on the number of threads, then hardly ever survive. The temperature is a factor of the normal
+    numbers only; distributions that are not here may use the generator.
 
     Example:
         >>> Noise(np.random.default_rng(0), temperature=0.0).normal(2, 3).abs().max().item()
@@ -63,10 +60,8 @@ def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temp
     on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal.
 
     Args:
-        n: Number of codes, 0 or more.
-        seed: 0 or more.
+        n, seed, temperature: As of `Density.sample`; an `InputError` refuses numbers that there cannot be.
         draw: Draws so many codes, (size, d), with all randomness from the noise.
-        temperature: Factor of all normal noise, 0 or more; an `InputError` refuses other numbers.
 
     Example:
         >>> draw = lambda noise, size: noise.normal(size, 2)
