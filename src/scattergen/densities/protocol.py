@@ -58,12 +58,10 @@ class Density(Protocol):
         """
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes (n, d), float32, on the CPU; code k depends on the fitted density, `seed` and k only.
+        """Draw n ≥ 0 codes, (n, d), float32, on the CPU; code k depends on the fitted density, `seed` ≥ 0 and k only.
 
-        Args:
-            n, seed: Number of codes, and what they are drawn by, each 0 or more.
-            temperature: Factor of all normal noise, but of no choices, 0 or more: below 1 samples are closer to the
-                modes and more alike. A density may lack this argument.
+        The temperature is a factor of all normal noise, but of no choices, 0 or more: below 1 samples are closer to the
+        modes and more alike. A density may lack this argument.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
