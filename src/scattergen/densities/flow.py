@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
-from scattergen.densities.leading import LeadingComponents, check_leading_count
-from scattergen.densities.mixture import check_components
+from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError

@@ -11,8 +11,7 @@ from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
 from scattergen.densities.covariances import shrink_to_identity
-from scattergen.densities.leading import LeadingComponents
-from scattergen.densities.mixture import check_components
+from scattergen.densities.mixture import LeadingComponents, check_components
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError
