@@ -89,10 +89,9 @@ class ClassConditional:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit the density of every class, each with a seed derived from `seed`, as `Density.fit` says.
+        """Fit the density of every class, as `Density.fit` says, to codes of which each 0 … C - 1 is a label, (N,).
 
-        `labels` holds the class of every code, (N,) whole numbers 0 … C - 1, each of which must occur. Finished classes
-        are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
+        Finished classes are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
         """
         z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
@@ -153,8 +152,8 @@ class ClassConditional:
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
         """Draw codes (n, d) of given classes, or of classes drawn by their shares, as `Density.sample` says.
 
-        Code k is draw number r of its class, r being the number of codes of that class before it: it depends on `seed`
-        and the labels up to k only. `labels` is the class of all codes or of each, (n,), by number or name.
+        Code k depends on `seed` and the labels up to k only. `labels` is the class of all codes or of each, (n,), by
+        number or name.
         """
         check_fitted(self)
         n, seed = whole_number("n", n), check_seed(seed)

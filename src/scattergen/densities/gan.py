@@ -26,11 +26,9 @@ class GenerativeAdversarialNetwork:
 
     The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of "real". On every
     batch first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g minimises $-E \log s(D(g(h)))$, with $s$ the
-    logistic function (Goodfellow et al., 2014; Radford et al., 2015; Ziomek, Farrahi, 2022, the founding paper, which
-    has the widths only in a figure that is not available).
-
-    Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all, docs/densities.md the reasons.
-    With `loss="relativistic"` and $\Delta = D(z) - D(g(h))$, D minimises $E\, \mathrm{softplus}(-\Delta)$ and g
+    logistic function (Goodfellow et al., 2014; Radford et al., 2015; Ziomek, Farrahi, 2022, the founding paper; the
+    widths are ours). Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all. With the
+    relativistic loss and $\Delta = D(z) - D(g(h))$, D minimises $E\, \mathrm{softplus}(-\Delta)$ and g
     $E\, \mathrm{softplus}(\Delta)$ (Jolicoeur-Martineau, 2018). `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla
     D(z)\|^2 + \tfrac\gamma2 E\|\nabla D(g(h))\|^2$ to D's loss (Mescheder et al., 2018; both: Huang et al., 2024).
     Keywords out of range raise an `InputError`.
@@ -40,12 +38,11 @@ class GenerativeAdversarialNetwork:
         widths, discriminator_widths: Hidden layers of the generator and of the discriminator.
         epochs, batch_size, learning_rate, clip_norm, betas, schedule: As in `training.TrainingSettings`.
         loss, gradient_penalty: "non_saturating" or "relativistic", and the weight γ.
-        batch_norm, dropout: Whether the generator normalises batches (without, its ReLUs are leaky), and the part of
-            the discriminator's hidden features that is set to 0 in a step.
+        batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
+        dropout: Part of the discriminator's hidden features that is set to 0 in a step.
         initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
         decay: Of the average of the generator over its steps that draws samples: below 1; 0 takes the last step.
-        leading: Number m of leading components, standardized, that are generated, the rest drawn given these (see
-            `LeadingComponents`); None generates all d.
+        leading: Number m of components that are generated, None: all; the rest follow (see `LeadingComponents`).
         n_components: Of the mixture behind the regressions of the rest; None takes one per 275 codes, at most 200.
 
     Attributes:

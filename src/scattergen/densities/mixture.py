@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import scattergen.densities.expectation_maximization as em
-from scattergen.densities.covariances import from_white, inverse_of_lower, log_mixture, shrink_to_identity
+from scattergen.densities.gaussian import from_white, inverse_of_lower, log_mixture, shrink_to_identity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError

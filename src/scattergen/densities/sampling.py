@@ -94,7 +94,7 @@ def sample_density(
 ) -> Tensor:
     """Draw codes (n, d) from any fitted density, also one whose `sample` knows neither temperature nor classes.
 
-    It is not given a temperature of 1 and labels None; an `InputError` says that it cannot use others.
+    An `InputError` refuses a temperature other than 1, or labels, that it cannot use.
 
     Example:
         >>> from scattergen.densities import Gaussian
