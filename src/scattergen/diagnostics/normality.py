@@ -114,9 +114,8 @@ def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTab
 
     Example:
         >>> z = np.random.default_rng(0).normal(size=(500, 2)) ** [1, 3]
-        >>> table = count_rejections(z)
-        >>> table.counts, table.count("K2", 0.01)
-        ({'K2': (1, 1), 'JB': (1, 1)}, 1)
+        >>> count_rejections(z).counts
+        {'K2': (1, 1), 'JB': (1, 1)}
     """
     codes = _codes(z)
     levels = _checked_levels(levels)
@@ -130,9 +129,8 @@ def rejections_by_sample_size(
 ) -> list[RejectionRate]:
     """Counts of rejections, per sample size, test and level in this order, beside those of simulated normal data.
 
-    A test rejects more the more data it sees, so a count without its n says nothing. At each size, by default 20, 40,
-    100 … 10,000 as far as there are codes z (N, d), `repeats` samples are drawn from z without replacement, and as many
-    simulated; the result for a size does not depend on the other sizes. An `InputError` if a size is not from 20 to N.
+    At each size, by default 20, 40, 100 … 10,000 as far as there are codes z (N, d), `repeats` samples are drawn from z
+    without replacement, and as many simulated, whatever the other sizes are. An `InputError` if one is not 20 … N.
 
     Example:
         >>> z = np.random.default_rng(0).uniform(size=(1000, 4))
@@ -257,9 +255,8 @@ def radial(z: Codes) -> DiagnosticTest:
     Example:
         >>> random = np.random.default_rng(0)
         >>> z = random.normal(size=(1000, 8)) * random.choice([0.5, 1.3], (1000, 1))
-        >>> test = radial(z)
-        >>> test.pvalue < 1e-6, test.effect > 1.5
-        (True, True)
+        >>> radial(z).pvalue < 1e-6
+        True
     """
     codes = checked_codes(z)
     d = codes.shape[1]
