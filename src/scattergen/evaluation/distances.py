@@ -105,8 +105,7 @@ class Manifolds:
 
     precision: Estimate  # share of samples inside the manifold of the real images; fidelity
     recall: Estimate  # share of real images inside the manifold of the samples; diversity
-    # Mean number of real neighbourhoods around a sample, over k; 1 for equal distributions, and not bounded by it.
-    density: Estimate  # unlike precision it is not fooled by outliers
+    density: Estimate  # real neighbourhoods around a sample, over k; 1 for equal distributions; not fooled by outliers
     coverage: Estimate  # share of real images with a sample in their neighbourhood; near 1 − 2^−k for equal tables
     k: int  # the neighbour that bounds a neighbourhood
 

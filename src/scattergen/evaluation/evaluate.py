@@ -82,8 +82,7 @@ class Evaluator:
     """
 
     def __init__(self, reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5, seed: int = 0) -> None:
-        self.reference, self.train = reference, train
-        self.n_neighbours, self.seed = n_neighbours, seed
+        self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, seed
         self.binned = reference if train is None else train
         check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
         # 20 rows for a bin in the mean, so that its z-score is nearly normal and the number of bins suits small data.

@@ -74,7 +74,7 @@ def memorisation(
     Chaudhuri, Dasgupta, "A non-parametric test to detect data-copying in generative models", 2020).
 
     `cells`, of `image_cells(train, test, n_cells)`, and `test_distances`, of test images to their nearest training
-    images, (m,), are given where they are at hand. The seed is of the clustering and the random choices.
+    images, (m,), are given where they are at hand.
 
     Example:
         >>> train, test, new = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0))
@@ -89,13 +89,9 @@ def memorisation(
     from_samples, train_rows = (column[:, 0] for column in nearest(samples, train))
     to_test, test_rows = (column[:, 0] for column in nearest(samples, test))
     near_train = from_samples < to_test  # not if both are the same image: no evidence of copying
-    copying, pvalue, cell = _largest_zscore(
-        torch.where(near_train, train_rows, len(train) + test_rows).numpy(),
-        torch.minimum(from_samples, to_test).numpy(),
-        cells.numpy(),
-        len(train),
-        np.random.default_rng(seed),
-    )
+    images = torch.where(near_train, train_rows, len(train) + test_rows).numpy()
+    distances, rng = torch.minimum(from_samples, to_test).numpy(), np.random.default_rng(seed)
+    copying, pvalue, cell = _largest_zscore(images, distances, cells.numpy(), len(train), rng)
     # An order statistic: 1 % of all test images in the mean over sets of (say) 999 are below it.
     threshold = from_test.quantile(0.01, interpolation="lower")
     return Memorisation(

@@ -31,8 +31,7 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     A network with one hidden layer learns to tell real images from samples, min(N, M) of each (Lopez-Paz, Oquab,
     "Revisiting classifier two-sample tests", 2017). If both have one distribution, the number of right answers is
     binomial(n, 1/2), or varies less where one is preferred (Hoeffding, "On the distribution of the number of successes
-    in independent trials", 1956). The seed is of split and training. An `InputError` if tables do not compare or have
-    fewer than 4 rows.
+    in independent trials", 1956). An `InputError` if tables do not compare or have fewer than 4 rows.
 
     Example:
         >>> x = torch.randn(2, 500, 2, generator=torch.Generator().manual_seed(0))
@@ -69,8 +68,8 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
 def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
     """Centres of the clusters of features (N, k) that are not empty, (n, k) with n ≤ n_bins ≤ N, float64.
 
-    By k-means++, with random first centres, and Lloyd's iterations (Arthur, Vassilvitskii, "k-means++: the advantages
-    of careful seeding", 2007). An `InputError` if there are fewer rows than clusters.
+    By k-means++ (Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007) and Lloyd's iterations.
+    An `InputError` if there are fewer rows than clusters.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
