@@ -152,8 +152,7 @@ class ClassConditional:
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
         """Draw codes (n, d) of given classes, or of classes drawn by their shares, as `Density.sample` says.
 
-        Code k depends on `seed` and the labels up to k only. `labels` is the class of all codes or of each, (n,), by
-        number or name.
+        Code k depends on `seed` and the labels up to k only: the class of all codes, or of each, (n,), number or name.
         """
         check_fitted(self)
         n, seed = whole_number("n", n), check_seed(seed)
@@ -240,11 +239,9 @@ class _Kept:
     def __init__(self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
         self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
         self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
-        self.belongs_to = {
-            "hyperparameters": json.loads(json.dumps(hyperparameters(owner))),
-            "seed": seed,
-            "codes": hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest(),
-        }
+        known = json.loads(json.dumps(hyperparameters(owner)))
+        digest = hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest()
+        self.belongs_to = {"hyperparameters": known, "seed": seed, "codes": digest}
 
     def restore(self, density: Density) -> bool:
         """Load the class if it is finished."""

@@ -66,11 +66,10 @@ def log_mixture(x: Tensor, weights: Tensor, means: Tensor, factors: Iterable[Ten
 class Gaussian:
     r"""One Gaussian, of independent components: $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
 
-    On whitened codes this is N(0, I), from which Angles, Mallat, "Generative networks as inverse problems with
-    scattering transforms", 2018, draw. For others, such as raw scattering coefficients, there is the full covariance,
-    $p(z) = N(\mu, \Sigma)$, with Σ shrunk towards a multiple of the identity, which matters only for few codes (Chen,
-    Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010). Keywords out of range raise an
-    `InputError`.
+    On whitened codes this is N(0, I) (Angles, Mallat, "Generative networks as inverse problems with scattering
+    transforms", 2018). For others, such as raw scattering coefficients, there is $p(z) = N(\mu, \Sigma)$, with Σ shrunk
+    towards a multiple of the identity, which matters only for few codes (Chen, Wiesel, Eldar, Hero, "Shrinkage
+    algorithms for MMSE covariance estimation", 2010). Keywords out of range raise an `InputError`.
 
     Args:
         n_effective: Number k of components that are drawn and that `log_prob` is of, the others being 0; None: all.

@@ -58,8 +58,7 @@ class GaussianMixture:
         shrinkage: Weight κ of the pooled covariance, in codes, or "auto": the powers of two under which held-out codes
             are most likely, one for each octave of components given those before (1 … `leading`, as many more …).
         leading: Number of components of the codes that EM sees; None lets it see all.
-        batch_size: Codes per step of EM, the t-th blended into those before with weight $t^{-0.6}$ (Cappé, Moulines,
-            2009); None takes all.
+        batch_size: Codes per step of EM, the t-th blended in with weight $t^{-0.6}$ (Cappé, Moulines, 2009); None: all.
         max_iterations, tolerance: Of EM, which stops when the mean log-likelihood per code gains less nats than this.
 
     Attributes:

@@ -58,8 +58,7 @@ def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temp
     Chunk c, the codes 256c … 256c + 255, has a generator of its own, seeded by (seed, c), and is always drawn as a
     whole: the same numbers pass through the same operations whatever `n` is. The generator is NumPy's, since PyTorch's
     on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal. `draw` draws so many codes,
-    (size, d), with all randomness from the noise; n, seed and temperature are as in `Density.sample`, others refused
-    with an `InputError`.
+    (size, d), with all randomness from the noise; n, seed and temperature are as in `Density.sample`, else refused.
 
     Example:
         >>> draw = lambda noise, size: noise.normal(size, 2)

@@ -116,10 +116,7 @@ def pairwise_dependence(z: Codes, *, n_simulations: int = SIMULATIONS, seed: int
     correlation[first, second] = correlation[second, first] = np.sqrt(np.maximum(values, 0))
     pvalue[first, second] = pvalue[second, first] = (1 + exceeding) / (n_simulations + 1)
     effects = np.sqrt(np.maximum(observed, 0))
-    found = zip(("strongest", "mean"), (n * observed).tolist(), pvalues.tolist(), effects.tolist(), strict=True)
-    measure = "distance corr. of ranks, independent 0"
-    strongest, mean = (
-        DiagnosticTest(f"pairs, {which}", "independent", statistic, p, effect, measure)
-        for which, statistic, p, effect in found
-    )
+    names, measure = ("pairs, strongest", "pairs, mean"), "distance corr. of ranks, independent 0"
+    found = zip(names, (n * observed).tolist(), pvalues.tolist(), effects.tolist(), strict=True)
+    strongest, mean = (DiagnosticTest(name, "independent", t, p, effect, measure) for name, t, p, effect in found)
     return PairwiseDependence(strongest, mean, correlation, pvalue)

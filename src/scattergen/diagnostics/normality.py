@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -158,12 +159,8 @@ def rejections_by_sample_size(
             sample = codes[random.choice(len(codes), size, replace=False)]
             normal = random.standard_normal((size, codes.shape[1]))
             totals += _counts(sample, levels), _counts(normal, levels)
-        observed, simulated = (totals / repeats).tolist()
-        rates += [
-            RejectionRate(size, test, level, observed[t][k], simulated[t][k])
-            for t, test in enumerate(_TESTS)
-            for k, level in enumerate(levels)
-        ]
+        found = zip(product(_TESTS, levels), *(totals / repeats).reshape(2, -1).tolist(), strict=True)
+        rates += [RejectionRate(size, test, level, ours, theirs) for (test, level), ours, theirs in found]
     return rates
 
 
@@ -311,12 +308,9 @@ def sliced_normality(
     observed = worst_and_mean(codes, whitening)
     pvalues, draws = pvalues_of(observed, null, n_simulations, seed)
     excess = np.sqrt(np.maximum(observed - draws.mean(axis=0), 0) / n)
-    measure = "distance of char. functions, normal 0"
-    found = zip(("worst", "mean"), observed.tolist(), pvalues.tolist(), excess.tolist(), strict=True)
-    worst, mean = (
-        DiagnosticTest(f"projections, {which}", "normal", statistic, p, effect, measure)
-        for which, statistic, p, effect in found
-    )
+    names, measure = ("projections, worst", "projections, mean"), "distance of char. functions, normal 0"
+    found = zip(names, observed.tolist(), pvalues.tolist(), excess.tolist(), strict=True)
+    worst, mean = (DiagnosticTest(name, "normal", t, p, effect, measure) for name, t, p, effect in found)
     return worst, mean
 
 
