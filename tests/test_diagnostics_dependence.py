@@ -21,8 +21,8 @@ from scattergen.diagnostics import (
     run_battery,
     sliced_normality,
 )
-from scattergen.diagnostics.joint_normality import epps_pulley
 from scattergen.diagnostics.monte_carlo import pvalues_of
+from scattergen.diagnostics.normality import epps_pulley
 from scattergen.errors import InputError
 from scattergen.pipeline.evaluate import diagnose_run
 from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map

@@ -174,7 +174,7 @@ def test_copies_spread_over_all_cells_are_found():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_pvalue_is_that_of_all_choices_of_training_images(monkeypatch, seed):
-    monkeypatch.setattr(memorisation_module, "_FEWEST", 1)
+    monkeypatch.setattr(memorisation_module, "FEWEST", 1)
     rng = np.random.default_rng(seed)
     n_train, cells = 4, np.array([0, 0, 1, 1, 0, 0, 1, 1])  # training images first
     images = rng.choice(8, 30, p=np.array([4, 3, 2, 2, 1, 1, 1, 1]) / 15)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scattergen.densities import Gaussian
-from scattergen.densities.covariances import shrink_to_identity
+from scattergen.densities.gaussian import shrink_to_identity
 from scattergen.encoder import PCAWhitening
 from scattergen.errors import InputError
 

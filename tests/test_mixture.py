@@ -12,7 +12,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from scattergen.densities import GaussianMixture
-from scattergen.densities.covariances import shrink_to_identity
 from scattergen.densities.expectation_maximization import (
     Components,
     Expectation,
@@ -26,6 +25,7 @@ from scattergen.densities.expectation_maximization import (
     seed_means,
     unite,
 )
+from scattergen.densities.gaussian import shrink_to_identity
 from scattergen.errors import InputError
 
 

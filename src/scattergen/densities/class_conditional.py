@@ -28,19 +28,16 @@ NAME = "class_conditional"
 class ClassConditional:
     r"""A density of every class, $p(z) = \sum_c p(c)\, p(z|c)$.
 
-    The p(z|c) are densities of one registered kind, perhaps your own, with the same keywords, each fitted to the codes
-    of its class; p(c) is the share of the class. An unknown kind or keyword raises an `InputError`.
+    The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its class; p(c) is the
+    share of the class. `log_prob(z, labels=None)`, of p(z), or of p(z|c) with labels, exists if the kind has it.
 
     Args:
-        density: Name of the kind in the registry.
-        keywords: Hyper-parameters of that density; those left out have its defaults.
+        density, keywords: Name in the registry, and hyper-parameters; unknown ones raise an `InputError`.
         classes: Names of the classes in the order of their labels 0 … C - 1; by default the labels.
 
     Attributes:
         densities_, weights_, classes_: The p(z|c), C of them; p(c), (C,), float32; names of the classes.
         history_: Rows of all densities in turn, with "class", "epoch" counted on and "seconds" summed up.
-        log_prob: `log_prob(z, labels=None)`, the logarithm of p(z), or of p(z|c) with labels, in nats, (N,); exists
-            only if the densities have an exact one.
 
     Example:
         >>> z = torch.cat([torch.randn(100, 2) - 9, torch.randn(300, 2) + 9])
@@ -75,8 +72,8 @@ class ClassConditional:
         if not hasattr(self, "n_features_"):
             return f"one density per class: {self._make().description}"
         names = ", ".join(self.classes_[:10]) + (" …" if len(self.classes_) > 10 else "")
-        text = f"{len(self.classes_)} classes ({names}), each with a density of its own; the first: "
-        return text + self.densities_[0].description
+        each = f"each with a density of its own; the first: {self.densities_[0].description}"
+        return f"{len(self.classes_)} classes ({names}), {each}"
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than one class needs."""
@@ -92,10 +89,9 @@ class ClassConditional:
         device: str = "cpu",
         checkpoint: Path | None = None,
     ) -> Self:
-        """Fit the density of every class, each with a seed derived from `seed`, as `Density.fit` says.
+        """Fit the density of every class, as `Density.fit` says, to codes of which each 0 … C - 1 is a label, (N,).
 
-        `labels` holds the class of every code, (N,) whole numbers 0 … C - 1, each of which must occur. Finished classes
-        are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
+        Finished classes are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
         """
         z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
@@ -108,17 +104,18 @@ class ClassConditional:
         densities = [self._make() for _ in names]
         for c, density in enumerate(densities):
             codes = z[rows[c]]
-            kept = _Kept(checkpoint, c, self, seed, codes)
-            if kept.restore(density):
+            kept = None if checkpoint is None else _Kept(checkpoint, c, self, seed, codes)
+            if kept is not None and kept.restore(density):
                 continue
             start = time.monotonic()
             progress.message(f"  class {names[c]} ({c + 1} of {len(names)})")
-            own_seed = _seed_of_class(seed, c)
+            own_seed, file = _seed_of_class(seed, c), None if kept is None else kept.training
             with _in_class(names[c]):
-                density.fit(codes, seed=own_seed, progress=progress, device=device, checkpoint=kept.training)
+                density.fit(codes, seed=own_seed, progress=progress, device=device, checkpoint=file)
             if not getattr(density, "history_", None):  # which a user's density may lack
                 density.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]  # type: ignore[attr-defined]
-            kept.write(density)
+            if kept is not None:
+                kept.write(density)
         self._adopt(torch.tensor(counts) / len(z), densities, names)
         return self
 
@@ -155,8 +152,7 @@ class ClassConditional:
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, labels: Labels | None = None) -> Tensor:
         """Draw codes (n, d) of given classes, or of classes drawn by their shares, as `Density.sample` says.
 
-        Code k is draw number r of its class, r being the number of codes of that class before it: it depends on `seed`
-        and the labels up to k only. `labels` is the class of all codes or of each, (n,), by number or name.
+        Code k depends on `seed` and the labels up to k only: the class of all codes, or of each, (n,), number or name.
         """
         check_fitted(self)
         n, seed = whole_number("n", n), check_seed(seed)
@@ -223,12 +219,7 @@ def needs_labels(name: str) -> bool:
 
 
 def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Sequence[str] | None) -> Density:
-    """Make one unfitted density per class, or the density itself if it is class-conditional.
-
-    Args:
-        name: In the registry.
-        keywords: Hyper-parameters of that density.
-        classes: Names of the classes, in the order of their labels.
+    """Make one unfitted density per class as `ClassConditional` does, or a density that is class-conditional itself.
 
     Example:
         >>> make_for_classes("vae", {"beta": 0.01}, ["cat", "dog"]).keywords["beta"]
@@ -243,22 +234,18 @@ def make_for_classes(name: str, keywords: Mapping[str, Any] | None, classes: Seq
 
 
 class _Kept:
-    """The files in which one class of an unfinished fit is kept, if there is a checkpoint."""
+    """The files beside a checkpoint in which one class of an unfinished fit is kept."""
 
-    def __init__(self, checkpoint: Path | None, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
-        self.training, self.finished = checkpoint, checkpoint
-        if checkpoint is not None:
-            self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
-            self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
-            self.belongs_to = {
-                "hyperparameters": json.loads(json.dumps(hyperparameters(owner))),
-                "seed": seed,
-                "codes": hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest(),
-            }
+    def __init__(self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
+        self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
+        self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
+        known = json.loads(json.dumps(hyperparameters(owner)))
+        digest = hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest()
+        self.belongs_to = {"hyperparameters": known, "seed": seed, "codes": digest}
 
     def restore(self, density: Density) -> bool:
         """Load the class if it is finished."""
-        if self.finished is None or not self.finished.exists():
+        if not self.finished.exists():
             return False
         found = read_tensors_if_whole(self.finished)
         if found is None:
@@ -274,9 +261,8 @@ class _Kept:
 
     def write(self, density: Density) -> None:
         """Keep the finished class, and not its training any longer."""
-        if self.training is not None and self.finished is not None:
-            write_tensors(self.finished, density.state_dict(), self.belongs_to)
-            self.training.unlink(missing_ok=True)
+        write_tensors(self.finished, density.state_dict(), self.belongs_to)
+        self.training.unlink(missing_ok=True)
 
 
 def _seed_of_class(seed: int, c: int) -> int:

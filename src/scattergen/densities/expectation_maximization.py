@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import log_joint, log_mixture, precision_factor, shrink_to_identity
+from scattergen.densities.gaussian import ROWS, log_joint, log_mixture, precision_factor, shrink_to_identity
 from scattergen.densities.sampling import hold_out
 from scattergen.progress import Progress
 
 _SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0
-_ROWS = 8192  # codes per matrix product, to bound memory
 _MOST_CANDIDATES = 8  # components that a code is compared with in full
 _FORGETTING = 0.6  # exponent of the steps of EM by batches
 _WEIGHTS = tuple(2.0**power for power in range(11))  # of shrinkage that are compared, in codes
@@ -62,7 +61,7 @@ def lloyd(x: Tensor, means: Tensor, iterations: int = 20) -> tuple[Tensor, Tenso
 
 def _nearest(x: Tensor, means: Tensor) -> Tensor:
     offset = 0.5 * means.square().sum(1)
-    return torch.cat([(part @ means.T - offset).argmax(1) for part in x.split(_ROWS)])
+    return torch.cat([(part @ means.T - offset).argmax(1) for part in x.split(ROWS)])
 
 
 @dataclass
@@ -104,7 +103,7 @@ def propose(x: Tensor, components: Components, count: int) -> Tensor:
     factor = precision_factor(components.pooled)
     project = factor.T @ (factor @ components.means.T)
     offset = components.weights.log() - 0.5 * (components.means.T * project).sum(0)
-    scores = (part @ project + offset for part in x.split(_ROWS))
+    scores = (part @ project + offset for part in x.split(ROWS))
     return torch.cat([part.topk(count, dim=1).indices for part in scores])
 
 

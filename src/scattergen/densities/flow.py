@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
-from scattergen.densities.leading import LeadingComponents, check_leading_count
-from scattergen.densities.mixture import check_components
+from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError
@@ -27,9 +26,10 @@ class Flow:
 
     With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a code, standardized,
     have the density $p(x) = b(f(x))\, |\det \partial f / \partial x|$, which training maximizes; one code in twelve is
-    held out for early stopping. Every layer leaves one half of the components as they are and moves the others by
-    monotone rational quadratic splines that depend on the first half; halves are permuted at random between layers. It
-    needs the package zuko (`pip install scattergen[flow]`). Keywords out of range raise an `InputError`.
+    held out for early stopping. Every layer moves one random half of the components by monotone rational quadratic
+    splines that depend on the other half (Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2016;
+    Durkan, Bekasov, Murray, Papamakarios, "Neural spline flows", 2019). It needs the package zuko (`pip install
+    scattergen[flow]`). Keywords out of range raise an `InputError`.
 
     Args:
         leading: Number m of components that are modelled, None: all; the rest follow (see `LeadingComponents`).
@@ -39,13 +39,8 @@ class Flow:
         epochs, patience, batch_size, learning_rate, clip_norm: As in `training.TrainingSettings`.
 
     Attributes:
-        flow_: zuko's flow; only its transform is used.
-        leading_: Standardization, base mixture, and p(trailing | leading).
+        flow_, leading_: zuko's flow, of which the transform is used; standardization, base and p(trailing | leading).
         history_: One row per epoch: "epoch", "seconds", "loss" (nats), "learning_rate", "validation/loss".
-
-    References:
-        Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2016.
-        Durkan, Bekasov, Murray, Papamakarios, "Neural spline flows", 2019.
 
     Example:
         >>> flow = Flow(layers=2, widths=(16,), epochs=1).fit(torch.randn(600, 4))

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
-from scattergen.densities.leading import LeadingComponents, check_leading_count
-from scattergen.densities.mixture import check_components
+from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
@@ -27,36 +26,29 @@ class GenerativeAdversarialNetwork:
 
     The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of "real". On every
     batch first D minimises $-E \log s(D(z)) - E \log s(-D(g(h)))$, then g minimises $-E \log s(D(g(h)))$, with $s$ the
-    logistic function. The widths are ours: the paper has them only in a figure that is not available.
-
-    Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all, docs/densities.md the reasons.
-    With `loss="relativistic"` and $\Delta = D(z) - D(g(h))$, D minimises $E\, \mathrm{softplus}(-\Delta)$ and g
-    $E\, \mathrm{softplus}(\Delta)$. `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla D(z)\|^2 + \tfrac\gamma2
-    E\|\nabla D(g(h))\|^2$ to D's loss. With `decay` samples come from an average of the generator over its steps. With
-    `leading` so many components, standardized, are generated, and the rest drawn given these (`LeadingComponents`).
+    logistic function (Goodfellow et al., 2014; Radford et al., 2015; Ziomek, Farrahi, 2022, the founding paper; the
+    widths are ours). Keywords make of it what does not collapse; `IMPROVED_GAN` has good values of all. With the
+    relativistic loss and $\Delta = D(z) - D(g(h))$, D minimises $E\, \mathrm{softplus}(-\Delta)$ and g
+    $E\, \mathrm{softplus}(\Delta)$ (Jolicoeur-Martineau, 2018). `gradient_penalty` γ adds $\tfrac\gamma2 E\|\nabla
+    D(z)\|^2 + \tfrac\gamma2 E\|\nabla D(g(h))\|^2$ to D's loss (Mescheder et al., 2018; both: Huang et al., 2024).
     Keywords out of range raise an `InputError`.
 
     Args:
         n_latent: Number H of noise variables.
         widths, discriminator_widths: Hidden layers of the generator and of the discriminator.
         epochs, batch_size, learning_rate, clip_norm, betas, schedule: As in `training.TrainingSettings`.
-        loss: "non_saturating" or "relativistic".
-        gradient_penalty: Its weight γ.
+        loss, gradient_penalty: "non_saturating" or "relativistic", and the weight γ.
         batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
         dropout: Part of the discriminator's hidden features that is set to 0 in a step.
         initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
-        decay: Of the average of the generator, per step: below 1; 0 takes the last step.
-        leading: Number m of leading components that are generated; None generates all d.
-        n_components: Of the mixture behind the regressions of the others; None takes one per 275 codes, at most 200.
+        decay: Of the average of the generator over its steps that draws samples: below 1; 0 takes the last step.
+        leading: Number m of components that are generated, None: all; the rest follow (see `LeadingComponents`).
+        n_components: Of the mixture behind the regressions of the rest; None takes one per 275 codes, at most 200.
 
     Attributes:
         generator_, discriminator_: H -> widths -> m (or d), m (or d) -> discriminator_widths -> 1.
         leading_: Standardization, and p(trailing | leading); None if all are generated.
         history_: One row per epoch: "epoch", "seconds", "loss/discriminator", "loss/generator", "learning_rate".
-
-    References:
-        Ziomek, Farrahi, 2022 (the founding paper); Goodfellow et al., 2014; Radford et al., 2015 (DCGAN); Mescheder et
-        al., 2018 (gradient penalties); Jolicoeur-Martineau, 2018 (relativistic); Huang et al., 2024 (both of these).
 
     Example:
         >>> gan = GenerativeAdversarialNetwork(n_latent=2, widths=(16,), epochs=1)
@@ -108,17 +100,15 @@ class GenerativeAdversarialNetwork:
     @property
     def description(self) -> str:
         """One line for reports."""
-        d = self.n_features_ if hasattr(self, "n_features_") else "d"
+        fitted = hasattr(self, "n_features_")
+        m = min(self.leading or self.n_features_, self.n_features_) if fitted else self.leading or "d"
         up, down = ("-".join(map(str, w)) for w in (self.widths, self.discriminator_widths))
-        m = self.leading or d
-        if self.leading is not None and hasattr(self, "n_features_"):
-            m = min(self.leading, self.n_features_)
         text = f"generator {self.n_latent}-{up}-{m}, discriminator {m}-{down}-1; H = {self.n_latent}"
         if self.loss == "relativistic":
             text += ", relativistic"
         if self.gradient_penalty > 0:
             text += f", gradient penalty {self.gradient_penalty:g}"
-        if hasattr(self, "n_features_"):
+        if fitted:
             text += f"; {nets.count_parameters(self.generator_, self.discriminator_):,} parameters"
             if self.leading_ is not None:
                 text += f"; {self.leading_.description}"

@@ -1,43 +1,83 @@
-"""One Gaussian: independent components as in Angles & Mallat, a few, or a full covariance."""
+"""One Gaussian: independent components as in Angles & Mallat, or a full covariance; and what mixtures are made of."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from scattergen.densities.covariances import inverse_of_lower, log_joint, shrink_to_identity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
+ROWS = 8192  # codes per matrix product, to bound memory
+
+
+def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
+    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + (ρ tr S/d + ridge) I, ρ of Chen et al., 2010."""
+    d = len(covariance)
+    squares, trace = covariance.square().sum().item(), covariance.trace().item()
+    spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
+    numerator = (1 - 2 / d) * squares + trace**2
+    rho = 1.0 if spread <= numerator else numerator / spread
+    shrunk = (1 - rho) * covariance
+    shrunk.diagonal().add_(rho * trace / d + ridge)
+    return shrunk
+
+
+def precision_factor(covariance: Tensor) -> Tensor:
+    """Lower triangular P with P^T P the inverse of the covariance (d, d)."""
+    # The factorization needs float64 where directions have little variance; its inversion does not.
+    return inverse_of_lower(torch.linalg.cholesky(covariance.double()).to(covariance))
+
+
+def inverse_of_lower(lower: Tensor) -> Tensor:
+    """Inverse of a lower triangular matrix, in its own type."""
+    return torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
+
+
+def from_white(white: Tensor, lower: Tensor, means: Tensor, chosen: Tensor) -> Tensor:
+    """means[k] + lower[k] @ white, row by row, with k = chosen: (N, d) in float64."""
+    codes = means.double()[chosen]
+    for k in chosen.unique().tolist():
+        rows = (chosen == k).nonzero()[:, 0]
+        codes[rows] += white[rows] @ lower[k].double().T
+    return codes
+
+
+def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+    """Logarithm of weight × N(x; mean, covariance) for codes x (N, d), in nats; `factor` is `precision_factor`'s."""
+    constant = weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
+    squares = [((part - mean) @ factor.T).square().sum(1) for part in x.split(ROWS)]
+    return constant - 0.5 * torch.cat(squares)
+
+
+def log_mixture(x: Tensor, weights: Tensor, means: Tensor, factors: Iterable[Tensor]) -> Tensor:
+    """Logarithm of a Gaussian mixture at codes x (N, d), in nats; `factors` are those of `precision_factor`."""
+    total = torch.full_like(x[:, 0], -math.inf)
+    for weight, mean, factor in zip(weights, means, factors, strict=True):
+        total = torch.logaddexp(total, log_joint(x, weight, mean, factor))
+    return total
+
 
 class Gaussian:
     r"""One Gaussian, of independent components: $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
 
-    Angles & Mallat draw whitened codes from N(0, I), which is the same on the codes that the whitening was fitted on.
-    With `n_effective` k, only the first k components are drawn, and the others are zero; `log_prob` is that of these k.
-
-    With `covariance="full"`, $p(z) = N(\mu, \Sigma)$. On whitened codes this is the same; on what is not white, such as
-    raw scattering coefficients, it is whitening, independent components and colouring with all directions kept. Σ is
-    shrunk towards a multiple of the identity by the oracle approximating formula, which matters only for few codes.
-    Keywords out of range raise an `InputError`.
+    On whitened codes this is N(0, I) (Angles, Mallat, "Generative networks as inverse problems with scattering
+    transforms", 2018). For others, such as raw scattering coefficients, there is $p(z) = N(\mu, \Sigma)$, with Σ shrunk
+    towards a multiple of the identity, which matters only for few codes (Chen, Wiesel, Eldar, Hero, "Shrinkage
+    algorithms for MMSE covariance estimation", 2010). Keywords out of range raise an `InputError`.
 
     Args:
-        n_effective: Number k of components that are drawn; None draws all.
+        n_effective: Number k of components that are drawn and that `log_prob` is of, the others being 0; None: all.
         covariance: "diagonal" (independent components) or "full".
 
     Attributes:
-        mean_: (d,) float32; zero after the first k.
-        std_: Standard deviations, (d,) float32, zero after the first k.
+        mean_, std_: Means and standard deviations, (d,) float32; zero after the first k.
         cholesky_: Lower triangular factor of Σ of the first k components, (k, k) float32; None for "diagonal".
-
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-        Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010.
 
     Example:
         >>> density = Gaussian().fit(torch.randn(1000, 4) * 2)
@@ -86,7 +126,7 @@ class Gaussian:
             mean[:k] = x.mean(0, dtype=torch.float64).float().cpu()
             if self.covariance == "full":
                 scatter = torch.zeros(k, k, dtype=torch.float64, device=z.device)
-                for part in x.split(8192):  # a float64 copy of all codes would double the memory
+                for part in x.split(ROWS):  # a float64 copy of all codes would double the memory
                     centred = part.double() - mean[:k].to(z.device).double()
                     scatter += centred.T @ centred
                 covariance = shrink_to_identity(scatter / N, N)

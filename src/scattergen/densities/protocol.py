@@ -29,8 +29,7 @@ class Density(Protocol):
     Attributes:
         n_features_: Dimension d of the codes.
         history_: One dictionary per epoch or iteration, with at least "epoch" and "seconds" (from the start of `fit`).
-        all_components: True, if a density has it, where it is fitted to all components of codes even though a number of
-            leading ones was chosen for the others.
+        all_components: Optional: True to be given all components of codes where others get a number of leading ones.
 
     Example:
         >>> from scattergen.densities import Gaussian
@@ -55,18 +54,14 @@ class Density(Protocol):
             checkpoint: File in which a long fit saves its progress, and from which it continues.
 
         Raises:
-            InputError: If the codes are too few or cannot be used.
-            ScattergenError: If a training diverges.
+            ScattergenError: If a training diverges; an `InputError` if the codes are too few or cannot be used.
         """
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Draw codes (n, d), float32, on the CPU; code k depends on the fitted density, `seed` and k only.
+        """Draw n ≥ 0 codes, (n, d), float32, on the CPU; code k depends on the fitted density, `seed` ≥ 0 and k only.
 
-        Args:
-            n: Number of codes, 0 or more.
-            seed: 0 or more.
-            temperature: Factor of all normal noise, 0 or more: below 1 samples are closer to the modes and more alike.
-                Choices such as that of a mixture's component have none. A density may lack this argument.
+        The temperature is a factor of all normal noise, but of no choices, 0 or more: below 1 samples are closer to the
+        modes and more alike. A density may lack this argument.
         """
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -27,11 +27,8 @@ class Noise:
     """All randomness of one chunk of codes.
 
     Numbers are float64, and what is computed from them should be, until `draw_in_chunks` rounds the codes: the last
-    bits, which depend on the number of threads, then hardly ever survive.
-
-    Args:
-        generator: Source of randomness; kept, for distributions that are not here.
-        temperature: Factor of the normal numbers only.
+    bits, which depend on the number of threads, then hardly ever survive. The temperature is a factor of the normal
+    numbers only; distributions that are not here may use the generator.
 
     Example:
         >>> Noise(np.random.default_rng(0), temperature=0.0).normal(2, 3).abs().max().item()
@@ -60,13 +57,8 @@ def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temp
 
     Chunk c, the codes 256c … 256c + 255, has a generator of its own, seeded by (seed, c), and is always drawn as a
     whole: the same numbers pass through the same operations whatever `n` is. The generator is NumPy's, since PyTorch's
-    on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal.
-
-    Args:
-        n: Number of codes, 0 or more.
-        seed: 0 or more.
-        draw: Draws so many codes, (size, d), with all randomness from the noise.
-        temperature: Factor of all normal noise, 0 or more; an `InputError` refuses other numbers.
+    on the CPU keeps only 32 bits of its seed: some chunks of large samples would be equal. `draw` draws so many codes,
+    (size, d), with all randomness from the noise; n, seed and temperature are as in `Density.sample`, else refused.
 
     Example:
         >>> draw = lambda noise, size: noise.normal(size, 2)
@@ -101,7 +93,7 @@ def sample_density(
 ) -> Tensor:
     """Draw codes (n, d) from any fitted density, also one whose `sample` knows neither temperature nor classes.
 
-    It is not given a temperature of 1 and labels None; an `InputError` says that it cannot use others.
+    An `InputError` refuses a temperature other than 1, or labels, that it cannot use.
 
     Example:
         >>> from scattergen.densities import Gaussian

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
-from scattergen.densities.covariances import shrink_to_identity
-from scattergen.densities.leading import LeadingComponents
-from scattergen.densities.mixture import check_components
+from scattergen.densities.gaussian import shrink_to_identity
+from scattergen.densities.mixture import LeadingComponents, check_components
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError
@@ -33,22 +32,20 @@ class VariationalAutoencoder:
     $$\frac1d \sum_{i=1}^{d} e_i + \beta \sum_{j=1}^{H} \tfrac12 \left(m_j^2 + v_j - \log v_j - 1\right), \qquad
     e_i = (z_i - g(h)_i)^2, \qquad h \sim q(h|z)$$
 
-    Up to a factor this is the negative evidence lower bound of a decoder N(g(h), σ²) with σ² = βd/2, and a latent
-    variable pays for itself where it explains more variance than σ². With `learn_variance` component i has a learnt
-    noise variance, $e_i = \tfrac12 ((z_i - g(h)_i)^2 / \sigma_i^2 + \log \sigma_i^2)$; with β = 1/d this is the bound.
-
-    As in the paper, samples are g(h), h ~ N(0, I), without the decoder's noise: shorter than codes, and good only
-    through an image decoder that looks at their direction (`unit_norm`). `prior` and `noise` mend that; `IMPROVED_VAE`
-    has good values of all, docs/densities.md the reasons. One code in twelve is held out for early stopping. The widths
-    are ours: the paper has them only in a figure that is not available. Keywords out of range raise an `InputError`.
+    Up to a factor this is the negative evidence lower bound of a decoder N(g(h), σ²) with σ² = βd/2 (Kingma, Welling,
+    2013; Higgins et al., 2017). As in the founding paper (Ziomek, Farrahi, 2022; the widths are ours), samples are
+    g(h), h ~ N(0, I), without the decoder's noise: shorter than codes, and good only through an image decoder that
+    looks at their direction (`unit_norm`). `prior` and `noise` mend that; `IMPROVED_VAE` has good values of all. One
+    code in twelve is held out for early stopping. Keywords out of range raise an `InputError`.
 
     Args:
         n_latent, beta: Number H of latent variables, and weight β of the divergence, summed over them.
         widths: Hidden layers of the encoder; the decoder has the same in reverse.
         epochs, patience, batch_size, learning_rate, schedule, clip_norm: As in `training.TrainingSettings`.
         initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
-        learn_variance: Whether the variances of the decoder's noise are learnt.
-        prior: Distribution of h in samples: "normal", or "mixture", fitted afterwards to draws h ~ q(h|z) of all codes.
+        learn_variance: Whether $e_i = \tfrac12 ((z_i - g(h)_i)^2 / \sigma_i^2 + \log \sigma_i^2)$ with learnt σ_i: with
+            β = 1/d the bound (Rybkin et al., 2020).
+        prior: Of h in samples: "normal", or "mixture", fitted afterwards to h ~ q(h|z) of codes (Ghosh et al., 2019).
         noise: Of samples around g(h): "none", or with mean and "diagonal" or "full" covariance of z - g(h); with the
             mixture and "full" it follows h by one linear regression per component (see `LeadingComponents`).
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
@@ -59,10 +56,6 @@ class VariationalAutoencoder:
         residual_: Mean of z - g(h), (d,), and its deviations, (d,), or a factor of its covariance, (d, d); or None.
         history_: One row per epoch: "epoch", "seconds", "loss", "learning_rate", and of the validation "loss",
             "squared_error" (mean), "divergence" (sum, nats), "active" (latent variables that exceed 0.01 nats).
-
-    References:
-        Ziomek, Farrahi, 2022 (the founding paper); Kingma, Welling, 2013; Higgins et al., 2017 (β); Ghosh et al., 2019
-        (density of h fitted afterwards); Rybkin et al., 2020 (learnt variances).
 
     Example:
         >>> vae = VariationalAutoencoder(n_latent=2, widths=(16,), epochs=1)

@@ -4,7 +4,6 @@ from scattergen.diagnostics.battery import Battery, run_battery
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.component_grid import component_grid
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
-from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
 from scattergen.diagnostics.monte_carlo import DiagnosticTest
 from scattergen.diagnostics.normality import (
     NormalityTable,
@@ -14,7 +13,10 @@ from scattergen.diagnostics.normality import (
     dagostino_k2,
     effect_sizes,
     jarque_bera,
+    marginal_normality,
+    radial,
     rejections_by_sample_size,
+    sliced_normality,
 )
 
 __all__ = ["Battery", "DiagnosticTest", "NormalityTable", "NormalityTest", "PairwiseDependence", "RejectionRate"]

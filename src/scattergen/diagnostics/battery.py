@@ -5,8 +5,8 @@ from typing import Any
 
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
-from scattergen.diagnostics.joint_normality import marginal_normality, radial, sliced_normality
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, checked_codes
+from scattergen.diagnostics.normality import marginal_normality, radial, sliced_normality
 from scattergen.progress import SILENT, Progress
 
 
@@ -21,13 +21,10 @@ class Battery:
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return {
-            "n": self.n,
-            "components": self.d,
-            "tests": [test.summary() for test in self.tests],
-            "dependent_pairs": len(self.pairs.dependent()),
-            "distance_correlation": self.pairs.correlation.round(4).tolist(),
-        }
+        tests = [test.summary() for test in self.tests]
+        correlation = self.pairs.correlation.round(4).tolist()
+        of_pairs = {"dependent_pairs": len(self.pairs.dependent()), "distance_correlation": correlation}
+        return {"n": self.n, "components": self.d, "tests": tests, **of_pairs}
 
 
 def run_battery(
@@ -40,8 +37,7 @@ def run_battery(
 ) -> Battery:
     """Test codes (n, d) for normality and their components for independence, in each of the nine ways there are here.
 
-    n ≥ 40, n > d ≥ 2, else an `InputError`. The p-values are not adjusted for there being nine. Reports call the codes
-    by their `description`.
+    n ≥ 40, n > d ≥ 2, else an `InputError`. P-values are not adjusted for being nine; `description` is for reports.
 
     Example:
         >>> import torch

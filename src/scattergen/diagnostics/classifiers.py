@@ -9,11 +9,10 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
-from scattergen.training.loop import train
-from scattergen.training.settings import TrainingSettings
+from scattergen.training import TrainingSettings, train
 
-# Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600
-# steps the network knows those 500 by heart and sees less in others.
+# Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600 steps the network knows
+# those 500 by heart and sees less in others.
 _STEPS, _EPOCHS = 200, 10
 
 
@@ -25,15 +24,13 @@ def classifier_dependence(z: Codes, *, n_simulations: int = SIMULATIONS, seed: i
 
     .. math:: T = \frac1m \sum_{i=1}^m f(z_i)
 
-    is compared with T of the same rows with shuffled columns: an exact permutation test, whatever the network learned
-    and the marginal distributions are. The effect is the held-out accuracy; 0.5 is chance. (Lopez-Paz, Oquab,
-    "Revisiting classifier two-sample tests", 2017; Cheng, Cloninger, "Classification logit two-sample testing by neural
-    networks", 2022.) An `InputError` if the codes cannot be tested.
+    is compared with T of the same rows with shuffled columns: an exact permutation test (Lopez-Paz, Oquab, "Revisiting
+    classifier two-sample tests", 2017; Cheng, Cloninger, "Classification logit two-sample testing by neural networks",
+    2022). The effect is the held-out accuracy; 0.5 is chance. An `InputError` if the codes cannot be tested.
 
     Example:
-        >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
-        >>> z = torch.stack([x[:, 0], x[:, 0].abs()], dim=1)
-        >>> classifier_dependence(z, n_simulations=19).pvalue
+        >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))[:, 0]
+        >>> classifier_dependence(torch.stack([x, x.abs()], dim=1), n_simulations=19).pvalue
         0.05
     """
     return _classifier_test(

@@ -17,9 +17,8 @@ def component_grid(
     r"""Codes, (len(values)², d), whose two components take every pair of values, the second fastest; all others are 0.
 
     A value v of an unwhitened component k, with variance $\lambda_k$ in `explained_variance` (d,), is the whitened
-    $v / \sqrt{\lambda_k}$; `in_sigma`, values are standard deviations. As in Ziomek, Farrahi, "Modelling nonlinear
-    dependencies in the latent space of inverse scattering", 2022, Figure 1. An `InputError` if a component does not
-    exist.
+    $v / \sqrt{\lambda_k}$; `in_sigma`, values are standard deviations. As in Figure 1 of Ziomek, Farrahi, "Modelling
+    nonlinear dependencies in the latent space of inverse scattering", 2022. An `InputError` if there is no component.
 
     Example:
         >>> component_grid(torch.tensor([4.0, 1.0, 0.5]), [-1.0, 1.0])[0]

@@ -46,9 +46,10 @@ def checked_codes(z: Codes, components: int = 1) -> Floats:
         raise InputError(
             f"The diagnostics need at least {FEWEST_CODES} codes but got {len(codes)}: encode or draw more."
         )
-    if not np.isfinite(codes).all():
+    finite = np.isfinite(codes).all(axis=0)
+    if not finite.all():
         raise InputError(
-            f"Component {first_infinite(codes)} of the codes holds NaN or infinite values: look for what made them, "
+            f"Component {finite.argmin()} of the codes holds NaN or infinite values: look for what made them, "
             "or leave these codes out."
         )
     constant = np.flatnonzero(np.ptp(codes, axis=0) == 0)
@@ -67,11 +68,6 @@ def checked_codes(z: Codes, components: int = 1) -> Floats:
     if codes.shape[1] < components:
         raise InputError(f"Dependence needs at least {components} components but got {codes.shape[1]}: give more.")
     return codes
-
-
-def first_infinite(codes: NDArray[Any]) -> int:
-    """The first component of codes that is NaN or infinite somewhere."""
-    return int((~np.isfinite(codes).all(axis=0)).argmax())
 
 
 def pvalues_of(

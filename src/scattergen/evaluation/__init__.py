@@ -2,10 +2,10 @@
 
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.distances import Manifolds, frechet_distance, kernel_distance, manifold_metrics
-from scattergen.evaluation.evaluate import FEWEST, Evaluation, Evaluator, evaluate
+from scattergen.evaluation.evaluate import Evaluation, Evaluator, evaluate
 from scattergen.evaluation.features import FeatureExtractor, InceptionFeatures, ScatteringFeatures
 from scattergen.evaluation.judgement import default_features
-from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
+from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells, memorisation
 from scattergen.evaluation.perceptual import PerceptualFeatures
 from scattergen.evaluation.tables import Estimate, jackknife, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means

@@ -29,8 +29,8 @@ class DigitClassifier(nn.Module):
         for channels, wider in ((1, 32), (32, 64), (64, 96)):
             pool = nn.MaxPool2d(2, ceil_mode=True)  # 28 -> 14 -> 7 -> 4
             layers += [nn.Conv2d(channels, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU(), pool]
-        # Batch normalisation keeps every feature alive and all of them on one scale, on which the
-        # kernel distance depends; dropout keeps them from becoming indicators of ten classes.
+        # Batch normalisation keeps every feature alive and all of them on one scale, on which the kernel distance
+        # depends; dropout keeps them from becoming indicators of ten classes.
         layers += [nn.Flatten(), nn.Linear(96 * 4 * 4, 128, bias=False), nn.BatchNorm1d(128)]
         self.features = nn.Sequential(*layers, nn.ReLU())
         self.logits = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, 10))
@@ -43,9 +43,8 @@ class DigitClassifier(nn.Module):
 class DigitFeatures:
     """Features of 28×28 grey images: 128 activations of a classifier of MNIST that is shipped.
 
-    The classifier was trained by `tools/train_mnist_classifier.py` on the first 55,000 training images, selected on the
-    last 5,000 and tested once (see `docs/evaluation.md`). Distances are comparable only within one `version`. An
-    `InputError` if the installed file of weights is missing or is not the one that was shipped.
+    `tools/train_mnist_classifier.py` trained it (see `docs/evaluation.md`). Distances are comparable only within one
+    `version`. An `InputError` if the installed file of weights is missing or is not the one that was shipped.
 
     Example:
         >>> DigitFeatures()(torch.rand(3, 1, 28, 28)).shape

@@ -18,8 +18,8 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
     - 2\,\mathrm{tr}(\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}$, with unbiased covariances: "FID" for features of
     Inception and for no others (Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale
     update rule converge to a local Nash equilibrium", 2017; Dowson, Landau, "The Fréchet distance between multivariate
-    normal distributions", 1982). It is biased upwards by an amount of order k/n: compare equal numbers of rows only. An
-    `InputError` if the tables cannot be compared or have fewer than 2 rows.
+    normal distributions", 1982). Its bias is of order k/n: compare equal numbers of rows. An `InputError` if the tables
+    cannot be compared or have fewer than 2 rows.
 
     Example:
         >>> x = torch.randn(1000, 8)
@@ -58,9 +58,8 @@ def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
     $\frac{1}{n(n-1)} \sum_{i \ne j} \kappa(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j} \kappa(y_i, y_j)
     - \frac{2}{nm} \sum_{ij} \kappa(x_i, y_j)$ with $\kappa(x, y) = (x^\top y / k + 1)^3$: "KID" on Inception features
     (Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", 2018; Gretton, Borgwardt, Rasch, Schölkopf, Smola,
-    "A kernel two-sample test", 2012), here of all pairs. The standard error is the delete-one jackknife of both tables;
-    where the distributions are equal it is too large (by about √2), never too small. An `InputError` if the tables
-    cannot be compared or have fewer than 3 rows.
+    "A kernel two-sample test", 2012), here of all pairs. The standard error, by the jackknife, is about √2 too large if
+    the distributions are equal. An `InputError` if the tables cannot be compared or have fewer than 3 rows.
 
     Example:
         >>> x = torch.randn(2, 500, 4, generator=torch.Generator().manual_seed(0))
@@ -106,8 +105,7 @@ class Manifolds:
 
     precision: Estimate  # share of samples inside the manifold of the real images; fidelity
     recall: Estimate  # share of real images inside the manifold of the samples; diversity
-    # Mean number of real neighbourhoods around a sample, over k; 1 for equal distributions, and not bounded by it.
-    density: Estimate  # unlike precision it is not fooled by outliers
+    density: Estimate  # real neighbourhoods around a sample, over k; 1 for equal distributions; not fooled by outliers
     coverage: Estimate  # share of real images with a sample in their neighbourhood; near 1 − 2^−k for equal tables
     k: int  # the neighbour that bounds a neighbourhood
 
@@ -116,18 +114,17 @@ class Manifolds:
 def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
     r"""Precision and recall, density and coverage of features of samples, (m, d), against those of real images, (n, d).
 
-    A row's neighbourhood is the closed ball that reaches to its k-th nearest neighbour within its own table; the
-    manifold of a table is the union of its neighbourhoods $B$:
+    With B the closed ball around a row that reaches to its k-th nearest neighbour within its own table:
 
     $\mathrm{precision} = \frac1m \sum_j [y_j \in \bigcup_i B(x_i)]$,
     $\mathrm{recall} = \frac1n \sum_i [x_i \in \bigcup_j B(y_j)]$,
     $\mathrm{density} = \frac{1}{km} \sum_{ij} [y_j \in B(x_i)]$,
     $\mathrm{coverage} = \frac1n \sum_i [\exists j: y_j \in B(x_i)]$.
 
-    All depend on the numbers of rows: compare equal ones only. The standard errors are those of a mean over the rows
-    that are judged, with the other table held fixed. An `InputError` if tables do not compare or have k rows or fewer.
-    (Kynkäänniemi, Karras, Laine, Lehtinen, Aila, "Improved precision and recall metric for assessing generative
-    models", 2019; Naeem, Oh, Uh, Choi, Yoo, "Reliable fidelity and diversity metrics for generative models", 2020.)
+    All depend on the numbers of rows: compare equal ones only. Standard errors hold the other table fixed. An
+    `InputError` if tables do not compare or have k rows or fewer. (Kynkäänniemi, Karras, Laine, Lehtinen, Aila,
+    "Improved precision and recall metric for assessing generative models", 2019; Naeem, Oh, Uh, Choi, Yoo, "Reliable
+    fidelity and diversity metrics for generative models", 2020.)
 
     Example:
         >>> x = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))

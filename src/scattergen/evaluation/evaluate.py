@@ -8,12 +8,10 @@ from torch import Tensor
 
 from scattergen.errors import InputError
 from scattergen.evaluation.distances import Manifolds, frechet_distance, kernel_distance, manifold_metrics
-from scattergen.evaluation.memorisation import Memorisation, image_cells, memorisation
+from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means
 from scattergen.progress import SILENT, Progress
-
-FEWEST = 20  # rows that a table must have
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,9 @@ def evaluate(
     """Compare tables of features of samples, (n, k), with real images: name to what it scored, in the same order.
 
     The `reference`, (N, k), is of images that nothing was fitted to; with `train`, (M, k), bins are of the training
-    images and there is a test of memorisation. `n_neighbours` bounds a neighbourhood, in precision and its kin. An
-    `InputError` if there is nothing to evaluate, or the tables cannot be compared or have fewer than 20 rows.
-
-    Fréchet distance, precision, recall, density and coverage depend on the number of rows: give all tables the same,
-    and beside the samples references that say what the numbers mean, such as training images (what perfect samples
-    would score), decoded training codes (perfect codes) and decoded test codes (the decoder's bound).
+    images and there is a test of memorisation. `n_neighbours` bounds a neighbourhood, in precision and its kin. Most
+    metrics depend on the number of rows: give all tables the same. An `InputError` if there is nothing to evaluate, or
+    the tables cannot be compared or have fewer than 20 rows.
 
     Example:
         >>> import torch
@@ -87,8 +82,7 @@ class Evaluator:
     """
 
     def __init__(self, reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5, seed: int = 0) -> None:
-        self.reference, self.train = reference, train
-        self.n_neighbours, self.seed = n_neighbours, seed
+        self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, seed
         self.binned = reference if train is None else train
         check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
         # 20 rows for a bin in the mean, so that its z-score is nearly normal and the number of bins suits small data.

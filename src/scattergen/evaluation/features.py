@@ -76,12 +76,11 @@ def in_batches(
 class ScatteringFeatures:
     r"""Logarithms of scattering coefficients averaged over grid × grid regions; nothing is learned.
 
-    $\log(1 + 255\, \bar S_p)$ for every path p, channel and region, where $\bar S_p$ is the mean of the coefficients
-    over the region: linear below one grey level, logarithmic above, so that weak coefficients count beside the few
-    strong ones, and of one scale for the kernel distance (Bruna, Mallat, "Invariant scattering convolution networks",
-    2013). Scale J is by default such that the low-pass has about seven positions along the shorter side. `dimension` is
-    the number of features; a Fréchet distance needs several times as many images. `version` names all that they depend
-    on. An `InputError` if the transform does not fit images of `image_shape` (C, H, W), or the grid the transform.
+    $\log(1 + 255\, \bar S_p)$ for every path p, channel and region, with $\bar S_p$ the mean of the coefficients over
+    the region: linear below one grey level, logarithmic above, so that weak ones count beside the few strong ones
+    (Bruna, Mallat, "Invariant scattering convolution networks", 2013). Scale J is by default such that the low-pass has
+    about seven positions along the shorter side. A Fréchet distance needs several times `dimension` images. An
+    `InputError` if the transform does not fit images of `image_shape` (C, H, W), or the grid the transform.
 
     Example:
         >>> ScatteringFeatures((3, 32, 32))(torch.rand(2, 3, 32, 32)).shape
@@ -123,10 +122,8 @@ class ScatteringFeatures:
 class InceptionFeatures:
     """2,048 pooled activations of the InceptionV3 that FID is defined by, through torch-fidelity.
 
-    The weights are downloaded by torch-fidelity on first use (91 MB); an `InputError` if it is not installed or they
-    cannot be had. Grey images are repeated in three channels; values are rounded to 8 bits, as FID prescribes (Heusel,
-    Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs trained by a two time-scale update rule converge to a local Nash
-    equilibrium", 2017).
+    It downloads the weights on first use (91 MB); an `InputError` if it is not installed or they cannot be had. Grey
+    images are repeated in three channels; values are rounded to 8 bits, as FID prescribes (see `frechet_distance`).
 
     Example:
         >>> InceptionFeatures.version

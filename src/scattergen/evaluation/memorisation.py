@@ -25,9 +25,7 @@ class Memorisation:
     close: float  # share of samples closer to a training image than 99 % of the test images are; 0.01 without copies
     train_share: float  # share of samples whose nearest real image is a training image rather than a test image
     expected_share: float  # what it is if the generator does not know one from the other
-    copying: (
-        float  # largest z-score of such shares: in all and in single cells, of all samples and of the closest tenth
-    )
+    copying: float  # largest z-score of such shares, in all and in single cells, of all samples and the closest tenth
     copying_pvalue: float  # exact, of a largest z-score as high; at least 0.0001
     copying_cell: int | None  # number of the cell where it is, None if it is that of all cells together
 
@@ -38,9 +36,7 @@ class Memorisation:
 
 
 def image_cells(train: Tensor, test: Tensor, n_cells: int = _CELLS, *, seed: int = 0) -> Tensor:
-    """Number of the cell, (n + m,), of each training image and then of each other image, by features (n, k) and (m, k).
-
-    Cells are k-means clusters of all together, found without knowing which images were trained on.
+    """Numbers (n + m,) of the k-means clusters of all images, training ones first, by features (n, k) and (m, k).
 
     Example:
         >>> train, test = torch.tensor([[0.0], [9.0], [1.0]]), torch.tensor([[8.0]])
@@ -66,20 +62,19 @@ def memorisation(
     r"""Test whether samples (l, k) lie nearer to training images (n, k) than to images never trained on (m, k).
 
     All are features, or pixels, of 20 images or more, else an `InputError`, and no image is in both `train` and `test`.
-    If the generator copies nothing, and training and test images are draws of one distribution, every choice of those
-    that were trained on is equally likely, given all real images and the samples, good ones or bad ones.
+    If nothing is copied, and training and test images are draws of one distribution, every choice of those that were
+    trained on is equally likely, given all real images and the samples, good or bad.
 
     Let $c_i$ be the number of samples whose nearest real image is i. In a cell of N real images with a share p of
     training images, $\sum_{i \in \mathrm{train}} c_i$ then has mean $p \sum c$ and variance
     $p (1 - p) \frac{N}{N - 1} (\sum c^2 - (\sum c)^2 / N)$. Such z-scores are formed for each cell and for all
-    together, once of all samples and once of the tenth of each cell's that lies closest to any real image, where copies
-    are. The largest is compared with its values under 9,999 random choices, within each cell, of the images that were
-    trained on: an exact test of all of them at once, also where cells differ in their shares of training images
-    (Ernst, "Permutation methods: a basis for exact inference", 2004; cells are an idea of Meehan, Chaudhuri, Dasgupta,
-    "A non-parametric test to detect data-copying in generative models", 2020).
+    together, of all samples and of the tenth of each cell's that is closest to any real image. The largest is compared
+    with its values under 9,999 random choices, within each cell, of the images that were trained on: an exact test of
+    all at once (Ernst, "Permutation methods: a basis for exact inference", 2004; cells are an idea of Meehan,
+    Chaudhuri, Dasgupta, "A non-parametric test to detect data-copying in generative models", 2020).
 
-    `cells`, from `image_cells(train, test, n_cells)`, and `test_distances`, of the test images to their nearest
-    training images, (m,), are given where they are at hand. The seed is of the clustering and the random choices.
+    `cells`, of `image_cells(train, test, n_cells)`, and `test_distances`, of test images to their nearest training
+    images, (m,), are given where they are at hand.
 
     Example:
         >>> train, test, new = torch.randn(3, 500, 8, generator=torch.Generator().manual_seed(0))
@@ -94,13 +89,9 @@ def memorisation(
     from_samples, train_rows = (column[:, 0] for column in nearest(samples, train))
     to_test, test_rows = (column[:, 0] for column in nearest(samples, test))
     near_train = from_samples < to_test  # not if both are the same image: no evidence of copying
-    copying, pvalue, cell = _largest_zscore(
-        torch.where(near_train, train_rows, len(train) + test_rows).numpy(),
-        torch.minimum(from_samples, to_test).numpy(),
-        cells.numpy(),
-        len(train),
-        np.random.default_rng(seed),
-    )
+    images = torch.where(near_train, train_rows, len(train) + test_rows).numpy()
+    distances, rng = torch.minimum(from_samples, to_test).numpy(), np.random.default_rng(seed)
+    copying, pvalue, cell = _largest_zscore(images, distances, cells.numpy(), len(train), rng)
     # An order statistic: 1 % of all test images in the mean over sets of (say) 999 are below it.
     threshold = from_test.quantile(0.01, interpolation="lower")
     return Memorisation(
@@ -129,8 +120,7 @@ def _largest_zscore(
     for cell in np.unique(cells).tolist():
         members = np.flatnonzero(cells == cell)
         inside = np.flatnonzero(cells[images] == cell)
-        closest = inside[np.argsort(distances[inside], kind="stable")]
-        closest = closest[: -(-len(inside) // 10)]
+        closest = inside[np.argsort(distances[inside], kind="stable")][: -(-len(inside) // 10)]
         counts = np.stack([np.bincount(images[who], minlength=len(cells))[members] for who in (inside, closest)])
         trained = members < n_train
         N, n = len(trained), int(trained.sum())

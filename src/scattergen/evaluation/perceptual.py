@@ -25,8 +25,8 @@ _DIMENSION, _BATCH = 1280, 32
 # Of the network: kernel, stride, channels and blocks of each stage (Lite1's depth); all but the first expand sixfold.
 _STAGES = ((3, 1, 16, 1), (3, 2, 24, 3), (5, 2, 40, 3), (3, 2, 80, 4), (5, 1, 112, 4), (5, 2, 192, 5), (3, 1, 320, 1))
 
-# Small images are enlarged to this side and no further: enlarged to the network's own 240 pixels,
-# all look blurred to it, and it tells real faces of 64×64 from blurred ones four times less well.
+# Small images are enlarged to this side and no further: enlarged to the network's own 240 pixels, all look blurred to
+# it, and it tells real faces of 64×64 from blurred ones four times less well.
 _SMALL_SIDE, _LARGE_SIDE = 128, 240
 
 
@@ -92,11 +92,10 @@ class EfficientNetLite1(nn.Module):
 class PerceptualFeatures:
     """1,280 pooled activations of EfficientNet-Lite1, trained on ImageNet's photographs.
 
-    They tell sharp images from blurred ones and real from odd ones, for colour and grey images of any content, by
-    distances that the scattering features and no training here know of. The weights come inside a package of the Python
-    index and are read without executing anything; an `InputError` if it is not installed, or its file is not the one
-    that is known. Images whose shorter side is up to 128 pixels are resized to 128 (bicubic), others to 240. The
-    network: Tan, Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019.
+    They tell sharp images from blurred ones and real from odd ones, in colour or grey, of any content (Tan, Le,
+    "EfficientNet: rethinking model scaling for convolutional neural networks", 2019). The weights are read from a
+    package of the Python index, without executing anything; an `InputError` if it is not installed or its file is not
+    the one that is known. Images whose shorter side is up to 128 pixels are resized to 128 (bicubic), others to 240.
 
     Example:
         >>> PerceptualFeatures.name

@@ -12,8 +12,7 @@ from torch.utils.data import TensorDataset
 from scattergen.densities.expectation_maximization import lloyd, seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
-from scattergen.training.loop import train
-from scattergen.training.settings import TrainingSettings
+from scattergen.training import TrainingSettings, train
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,9 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     """Train a classifier on half of the rows of features (N, k) and (M, k), and test on the other half.
 
     A network with one hidden layer learns to tell real images from samples, min(N, M) of each (Lopez-Paz, Oquab,
-    "Revisiting classifier two-sample tests", 2017). If both have one distribution, the number of right answers among
-    the n held-out rows is binomial(n, 1/2), or varies less where one answer is preferred (Hoeffding, "On the
-    distribution of the number of successes in independent trials", 1956), so that the p-value is valid for any
-    classifier. The seed is of the split and the training. An `InputError` if tables do not compare or have < 4 rows.
+    "Revisiting classifier two-sample tests", 2017). If both have one distribution, the number of right answers is
+    binomial(n, 1/2), or varies less where one is preferred (Hoeffding, "On the distribution of the number of successes
+    in independent trials", 1956). An `InputError` if tables do not compare or have fewer than 4 rows.
 
     Example:
         >>> x = torch.randn(2, 500, 2, generator=torch.Generator().manual_seed(0))
@@ -70,8 +68,8 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
 def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
     """Centres of the clusters of features (N, k) that are not empty, (n, k) with n ≤ n_bins ≤ N, float64.
 
-    By k-means++, with random first centres, and Lloyd's iterations (Arthur, Vassilvitskii, "k-means++: the advantages
-    of careful seeding", 2007). An `InputError` if there are fewer rows than clusters.
+    By k-means++ (Arthur, Vassilvitskii, "k-means++: the advantages of careful seeding", 2007) and Lloyd's iterations.
+    An `InputError` if there are fewer rows than clusters.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
@@ -82,8 +80,7 @@ def k_means(x: Tensor, n_bins: int, *, seed: int = 0) -> Tensor:
         raise InputError(f"n_bins={n_bins}: give at least 1.")
     check_tables(n_bins, features=x)
     x = x.double()
-    first = seed_means(x, n_bins, np.random.default_rng(seed))
-    centres, bins = lloyd(x, first)
+    centres, bins = lloyd(x, seed_means(x, n_bins, np.random.default_rng(seed)))
     return centres[torch.bincount(bins, minlength=n_bins) > 0]
 
 
@@ -116,9 +113,8 @@ def different_bins(
 
     The bins are the k-means clusters of the training images. In each, the shares p of the training images and q of the
     samples are compared by the two-proportion z-test, $z = (q - p) / \sqrt{r (1 - r) (1/n + 1/m)}$ with r the share of
-    both together, two-sided at the level (Richardson, Weiss, "On GANs and GMMs", 2018). `centres` of the bins, from
-    `k_means(train, n_bins)`, are given where they are at hand. An `InputError` if the tables cannot be compared, or the
-    level is not between 0 and 1.
+    both together, two-sided at the level (Richardson, Weiss, "On GANs and GMMs", 2018). `centres`, of `k_means(train,
+    n_bins)`, are given where they are at hand. An `InputError` if tables do not compare, or the level is not in (0, 1).
 
     Example:
         >>> x = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
@@ -141,7 +137,7 @@ def different_bins(
     zscores = (shares[1] - shares[0]) / spread
     if len(both) == 1:  # one bin holds everything, in both
         zscores = torch.zeros(1, dtype=torch.float64)
-    bound = stats.norm.isf(level / 2)
     statistic = (zscores.square() * (1 - both)).sum().item()  # Pearson's χ² of the 2 × K table
     pvalue = float(stats.chi2.sf(statistic, len(both) - 1)) if len(both) > 1 else 1.0
-    return BinTest(int((zscores.abs() > bound).sum()), len(both), level, zscores, pvalue)
+    different = int((zscores.abs() > stats.norm.isf(level / 2)).sum())
+    return BinTest(different, len(both), level, zscores, pvalue)
