@@ -15,7 +15,7 @@ from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index, refuse_differences
-from scattergen.runs.layout import INDEX, METRICS, WORK, file_of, no_name
+from scattergen.runs.layout import INDEX, METRICS, WORK, file_of
 from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
 from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
@@ -266,27 +266,18 @@ class RunFolder:
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
         """Move files that show a finished stage to their names in the folder."""
-        with self._recording({name: self.key(name)}) as stages:
-            self._place(products)
+        with self._recording({name: self.key(name)}, products) as stages:
             stages[name] = replace(stages[name], products=sorted({*stages[name].products, *products}))
 
-    def _place(self, products: Mapping[str, Path]) -> None:
-        for target, file in products.items():
-            if not (layout.is_product(target) or layout.is_stage_file(target)):
-                raise no_name(target)
-            (self.path / target).parent.mkdir(exist_ok=True)
-            move_file(file, self.path / target)
-
     def _enter(self, name: str, entry: Entry, products: Mapping[str, Path]) -> None:
-        with self._recording(entry.after) as stages:
-            self._place(products)
+        with self._recording(entry.after, products) as stages:
             if name in stages and stages[name].key != entry.key:
                 del stages[name]  # so that the order stays that of making
             stages[name] = entry
 
     @contextmanager
-    def _recording(self, made_from: Mapping[str, str]) -> Iterator[dict[str, Entry]]:
-        """The finished stages, to be changed; refused if one that the change builds on has another key by now."""
+    def _recording(self, made_from: Mapping[str, str], products: Mapping[str, Path]) -> Iterator[dict[str, Entry]]:
+        """The finished stages, to be changed, with files; refused if one that they build on has another key by now."""
         with self._updating() as index:
             stages = self._record.stages
             for one, key in made_from.items():
@@ -294,6 +285,11 @@ class RunFolder:
                     what = f"Another process has replaced {one} of {self.path} meanwhile"
                     raise RunFolderError(f"{what}: run the same command again.")
             before, known, settled = self._record.named(), dict(stages), index.settled
+            for target, file in products.items():
+                if not (layout.is_product(target) or layout.is_stage_file(target)):
+                    raise layout.no_name(target)
+                (self.path / target).parent.mkdir(exist_ok=True)
+                move_file(file, self.path / target)
             yield stages
             self._record.drop_outdated()
             if index.settled and not settled:

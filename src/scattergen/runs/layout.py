@@ -91,9 +91,8 @@ def own_files(path: Path) -> Iterator[str]:
     """Relative names of products, files of stages, named or not, and what killed writers left; no unfinished work."""
     for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
         name = file.relative_to(path).as_posix()
-        left = "/" in name and is_temporary(file)
-        known = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name)
-        if (known or left) and not file.is_dir():
+        ours = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name) or ("/" in name and is_temporary(file))
+        if ours and not file.is_dir():
             yield name
 
 
