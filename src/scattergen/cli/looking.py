@@ -28,16 +28,16 @@ def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
     prepare(common)
     opened = RunFolder.open(run)
     opened.check()
+    stages = opened.stages
     if common.as_json:
         facts = {"run": str(run), "version": opened.version, "complete": opened.finished}
-        held = {"densities": opened.names("densities"), "options": opened.options, "stages": opened.stages}
+        held = {"densities": opened.names("densities"), "options": opened.options, "stages": stages}
         print(json.dumps({**facts, **held}))
         return
     state = "complete" if opened.finished else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if opened.being_replaced():
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
-    stages = opened.stages
     rows = ((key, f"{stage['seconds']:.1f}" if "seconds" in stage else "") for key, stage in stages.items())
     print_table(("stage", "seconds"), rows)
     quality = stages.get("report", {})

@@ -274,13 +274,10 @@ class RunDiagnosis:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the files, for JSON."""
-        tables = {
-            name: {**battery.summary(), "k2_rejects_at_0.05": self.rejections[name]}
-            for name, battery in self.tables.items()
-        }
+        rows = {key: {**one.summary(), "k2_rejects_at_0.05": self.rejections[key]} for key, one in self.tables.items()}
         apart = self.told_apart
         told = None if apart is None else {"accuracy": apart.accuracy, "pvalue": apart.pvalue, "n": apart.n}
-        return {"seed": self.seed, "machine": machine(), "tables": tables, "told_apart": told}
+        return {"seed": self.seed, "machine": machine(), "tables": rows, "told_apart": told}
 
 
 def diagnose_run(

@@ -46,8 +46,13 @@ class FittedRun:
 
     run: RunFolder
     finished_before: bool
-    # Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages; of rank 0 only.
-    measurements: dict[str, float]
+
+    @property
+    def measurements(self) -> dict[str, float]:
+        """Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages."""
+        stages = self.run.stages
+        quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages.get(LAST_STAGE, {})}
+        return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
 
     @property
     def expectation(self) -> str | None:
@@ -93,11 +98,10 @@ def fit_run(
     assert run is not None, "that of rank 0"
     if processes.broadcast(processes.rank == 0 and _is_finished(run, data)):
         processes.leave()
-        if processes.rank > 0:
-            return FittedRun(run, True, {})
-        run.check()
-        run.tidy()
-        return FittedRun(run, True, _measurements(run))
+        if processes.rank == 0:
+            run.check()
+            run.tidy()
+        return FittedRun(run, finished_before=True)
     try:
         if processes.rank == 0 and not run.has("encoder"):
             check_space(run.path, bytes_of_run(options, shape, n))
@@ -107,11 +111,10 @@ def fit_run(
         if processes.rank == 0:
             run.discard_if_empty()
         raise
-    if processes.rank > 0:
-        return FittedRun(run, False, {})
-    _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
-    run.finish()
-    return FittedRun(run, False, _measurements(run))
+    if processes.rank == 0:
+        _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
+        run.finish()
+    return FittedRun(run, finished_before=False)
 
 
 def _report(
@@ -191,12 +194,6 @@ def _may_change(run: RunFolder, option: str) -> bool:
     if stage == "encoder" and run.has_work():  # coefficients, which other options would lose
         return False
     return stage is not None and stage not in run.stages and not run.finished
-
-
-def _measurements(run: RunFolder) -> dict[str, float]:
-    stages = run.stages
-    quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages[LAST_STAGE]}
-    return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
 
 
 @dataclass(frozen=True)
