@@ -66,8 +66,7 @@ def is_key(key: str) -> bool:
 
 def is_stage(name: str) -> bool:
     """Whether a stage may have this name."""
-    known = re.fullmatch(rf"(({DENSITIES}|{PAPER})/)?{_NAME}", name) is not None
-    return known and _may_exist(file_of(name, "0" * 16))
+    return bool(re.fullmatch(rf"(({DENSITIES}|{PAPER})/)?{_NAME}", name)) and _may_exist(file_of(name, "0" * 16))
 
 
 def is_stage_file(name: str) -> bool:
