@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +49,8 @@ class RunEvaluation:
     rows: dict[str, Evaluation]
     training_seconds: dict[str, float]  # of densities
     images_per_second: dict[str, float]  # density to its speed of sampling and decoding
-    # Density with an exact likelihood to its mean logarithm over at least 20 codes of test images, in nats; the same
-    # over codes of training images.
-    log_likelihood: dict[str, Estimate]
-    training_log_likelihood: dict[str, Estimate]
+    log_likelihood: dict[str, Estimate]  # density with an exact one to its mean over 20 test codes or more, in nats
+    training_log_likelihood: dict[str, Estimate]  # the same over codes of training images
     sharpness: dict[str, float]  # row to the share that its images have of the reference images' fine detail
     repeats: dict[str, list[float]]  # density to the Fréchet distances of its sets of samples, by their seeds
     features: tuple[str, str]  # name and version of the feature extractor
@@ -119,20 +118,16 @@ def evaluate_run(
         features=(extract.name, extract.version), n=n, seed=seed,
         against=f"{data.name}, test" if reference is None else reference.name,
     )  # fmt: skip
+    distances = {name: row.frechet.value for name, row in scores.items()}
+    picture = partial(
+        quality_by_time, {key: (t, distances[key]) for key, t in result.training_seconds.items()},
+        {name: d for name, d in distances.items() if name not in rows.speed},
+        f"Fréchet distance to {result.against}, {extract.name} features",
+    )  # fmt: skip
     depends = {"n": n, "seed": seed, "features": result.features, "against": result.against}
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
-    pictures = {"evaluation": lambda: _quality(result)}
-    kept = keep(run, "scores", "evaluation", result.summary(), pictures, depends, made_from)
+    kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, depends, made_from)
     return replace(result, kept=kept)
-
-
-def _quality(result: RunEvaluation) -> Figure:
-    distances = {name: row.frechet.value for name, row in result.rows.items()}
-    return quality_by_time(
-        {key: (t, distances[key]) for key, t in result.training_seconds.items()},
-        {name: d for name, d in distances.items() if name not in result.images_per_second},
-        f"Fréchet distance to {result.against}, {result.features[0]} features",
-    )
 
 
 @dataclass

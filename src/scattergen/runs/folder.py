@@ -1,5 +1,6 @@
 """A run: the folder of one fitted model, whose files of stages never change and whose run.json changes in one step."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.errors import RunFolderError
+from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index, refuse_differences
@@ -116,10 +117,9 @@ class RunFolder:
 
     def is_whole(self, name: str) -> bool:
         """Whether the file of a finished stage, if it has one, is as it was written, and usable."""
-        try:
+        with suppress(RunFolderError):
             return not self.has(name) or bool(self.read(name))
-        except RunFolderError:
-            return False
+        return False
 
     def has(self, name: str) -> bool:
         """Whether the tensors `name` were completely written."""
@@ -224,8 +224,7 @@ class RunFolder:
     def find(self, name: str, key: str) -> Entry | None:
         """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
         entry = self._record.stages.get(name)
-        # Versions before 0.2 stored no keys.  `start` has made sure that the options are the same;
-        # those of densities are in their metadata.
+        # Versions before 0.2 stored no keys: `start` has compared the options, but those of densities are in metadata.
         same = ("", key) if "/" not in name else (key,)
         if entry is None or entry.key not in same or not self.is_whole(name):
             path = self.path / file_of(name, key)
@@ -362,5 +361,13 @@ class RunFolder:
                 remains.forsake(self.path)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line of metrics to metrics.jsonl."""
-        remains.append_line(self.metrics, json.dumps(dict(record)))
+        """Append one line of metrics to metrics.jsonl, after its last complete one."""
+        try:
+            self.metrics.parent.mkdir(exist_ok=True)
+            with open_regular(self.metrics, "ab+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+                remains.end_last_line(file)
+                file.write(json.dumps(dict(record)).encode() + b"\n")
+        except OSError as error:
+            remedy = "Free some space, then run the same command again; it continues where it stopped."
+            raise ScattergenError(f"Cannot write {self.metrics}: {error.strerror}. {remedy}") from error

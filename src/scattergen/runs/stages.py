@@ -19,8 +19,7 @@ from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.layout import INDEX
 
-# Version of the code of a stage, or of a folder of stages, where it is not 1: raise it when the same
-# options give another result, so that runs make the stage again.
+# Versions of the code of stages or folders of them, if not 1: raise one when the same options give another result.
 VERSIONS: dict[str, int] = {}
 
 Part = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors and metadata of a stage that was made elsewhere

@@ -109,8 +109,7 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     flips = n <= _ENOUGH_WITHOUT_FLIPS
     channels = [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)]
     epochs = max(8, min(100, round(_IMAGES_SEEN / n)))
-    # Those that won on all kinds of people's own images (docs/own-images.md), and the baseline that every nonlinear
-    # density must beat.
+    # The winners on all kinds of own images (docs/own-images.md), and the baseline that nonlinear densities must beat.
     densities = ["gaussian", "mixture"] + (["parzen", "vae-improved"] if n >= _FEWEST_FOR_ALL else [])
     return {
         "encoder": {
