@@ -137,13 +137,11 @@ def diagnose(
     if part == "train" and images is not None:
         raise InputError("The codes of the training images are in the run: leave out --images, or add --part test.")
     data = open_of_run(run, images, reading) if part == "test" else None
-    result = diagnose_run(
-        run, density=density, data=data, components=components, n=n, n_simulations=simulations, **work
-    )
+    found = diagnose_run(run, density=density, data=data, components=components, n=n, n_simulations=simulations, **work)
     if common.as_json:
-        print(json.dumps(result.summary()))
-        return
-    print_tests(result)
+        print(json.dumps(found.summary()))
+    else:
+        print_tests(found)
 
 
 def reproduce(

@@ -41,19 +41,15 @@ def print_scores(result: RunEvaluation) -> None:
     name, version = result.features
     say(f"{result.n:,} images in a row against {result.against}; features {name} {version}; seed {result.seed}.")
     manifold_scores = ("precision", "recall", "density", "coverage")
-    scores = (
-        (
-            key,
-            f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
+    rows = []
+    for key, row in result.rows.items():
+        rows.append([
+            key, f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
             f"{1000 * row.kernel.value:.1f} ± {1000 * row.kernel.standard_error:.1f}",
             *(f"{getattr(row.manifolds, name).value:.3f}" for name in manifold_scores),
-            f"{row.two_sample.accuracy:.3f}",
-            f"{row.bins.different}/{row.bins.n_bins}",
-            f"{result.sharpness[key]:.2f}",
-        )
-        for key, row in result.rows.items()
-    )
-    print_table(("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness"), scores, _WIDE)
+            f"{row.two_sample.accuracy:.3f}", f"{row.bins.different}/{row.bins.n_bins}", f"{result.sharpness[key]:.2f}",
+        ])  # fmt: skip
+    print_table(("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness"), rows, _WIDE)
     if not result.images_per_second:
         return
     say("")
@@ -67,13 +63,11 @@ def print_scores(result: RunEvaluation) -> None:
         likelihoods = (part.get(key) for part in (result.log_likelihood, result.training_log_likelihood))
         seconds = result.training_seconds.get(key)
         rows.append([
-            key,
-            *(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for _ in over_seeds),
+            key, *(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for _ in over_seeds),
             *("-" if x is None else f"{x.value:.1f} ± {x.standard_error:.1f}" for x in likelihoods),
             "-" if found is None else f"{found.train_share:.3f} ({found.expected_share:.3f})",
             "-" if found is None else f"{found.copying_pvalue:.4f}",
-            "-" if seconds is None else f"{seconds:.1f}",
-            f"{speed:,.0f}",
+            "-" if seconds is None else f"{seconds:.1f}", f"{speed:,.0f}",
         ])  # fmt: skip
         if found and found.copies:
             what = f"The density {key} copies training images (p = {found.copying_pvalue:.4f})"

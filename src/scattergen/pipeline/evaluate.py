@@ -63,16 +63,14 @@ class RunEvaluation:
         """Everything, for JSON."""
         rows = {
             name: {
-                **row.summary(),
-                "training_seconds": self.training_seconds.get(name),
+                **row.summary(), "training_seconds": self.training_seconds.get(name),
                 "images_per_second": self.images_per_second.get(name),
                 "log_likelihood": _for_json(self.log_likelihood.get(name)),
                 "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
-                "frechet_by_seed": self.repeats.get(name),
-                "sharpness": self.sharpness.get(name),
+                "frechet_by_seed": self.repeats.get(name), "sharpness": self.sharpness.get(name),
             }
             for name, row in self.rows.items()
-        }
+        }  # fmt: skip
         features = {"name": self.features[0], "version": self.features[1]}
         told = {"features": features, "against": self.against, "n": self.n, "seed": self.seed}
         return {**told, "machine": machine(), "rows": rows}
