@@ -146,11 +146,10 @@ class _Rows:
     def add_training_images(self, images: ImageSource, features: Tensor, against: ImageSource) -> None:
         """Add some of the training images, of which all features are known."""
         # Not those whose codes will be decoded: a perfect model would not know them either.
-        others = torch.arange(len(images))
+        free = torch.ones(len(images), dtype=torch.bool)
         if against.fingerprint == images.fingerprint:  # nor is any image compared with itself
-            used = torch.zeros(len(others), dtype=torch.bool)
-            used[random_rows(len(others), min(self.n, len(against)), self.seed)] = True
-            others = others[~used]
+            free[random_rows(len(images), min(self.n, len(against)), self.seed)] = False
+        others = free.nonzero().flatten()
         if len(others) >= evaluation.FEWEST:
             chosen = others[random_rows(len(others), self.n, self.seed)]
             self.tables[TRAINING], self.detail[TRAINING] = features[chosen], _detail(Subset(images, chosen))
@@ -298,10 +297,8 @@ def diagnose_run(
     tables = {name: codes[:, :components]}
     if density is not None:
         tables[density] = model.sample_codes(len(codes), density, seed)[:, :components]
-    batteries = {
-        key: run_battery(z, n_simulations=n_simulations, seed=seed, progress=progress, description=key)
-        for key, z in tables.items()
-    }
+    test = partial(run_battery, n_simulations=n_simulations, seed=seed, progress=progress)
+    batteries = {key: test(z, description=key) for key, z in tables.items()}
     stem = "diagnosis" if density is None else f"diagnosis-{density}"
     drawn = _drawn(tables, batteries, model.encoder.whitening.explained_variance_)
     pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}

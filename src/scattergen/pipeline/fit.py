@@ -236,7 +236,12 @@ def fit_density_run(
         refuse_differences(run.path / stage, run.read(stage)[1], wanted)
         return FittedDensity(key, picture, shown, True)
     if overwrite and key in run.options.get("densities", {}) and run.finished:
-        _refuse_change(run, key, wanted, classes)
+        choice = choice_of_key(key, run.options["densities"][key])
+        fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
+        changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
+        if changed:
+            what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
+            raise RunFolderError(f"{what} ({changed}): store the new one beside it under another name (--as NAME).")
     if not run.has("codes"):
         lacks = f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it again, to its end"
         raise RunFolderError(f"{lacks}; to a model saved from Python add densities there.")
@@ -264,13 +269,3 @@ def _classes(run: RunFolder) -> tuple[str, ...]:
         how = "with --overwrite if it was fitted to these by a version that did not keep them"
         raise RunFolderError(f"{run.path} holds no labels: fit it again from {images}, {how}.")
     return tuple(classes)
-
-
-def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None) -> None:
-    """Refuse another density in the place of one that the run's options and report describe."""
-    choice = choice_of_key(key, run.options["densities"][key])
-    fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
-    changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
-    if changed:
-        what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
-        raise RunFolderError(f"{what} ({changed}): store the new one beside it under another name (--as NAME).")
