@@ -41,13 +41,10 @@ def _harmless_mistakes() -> Iterator[None]:
 
 
 app = typer.Typer(
-    cls=_Commands,
-    help="Generative models from wavelet scattering: images to codes, codes to new images.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    cls=_Commands, help="Generative models from wavelet scattering: images to codes, codes to new images.",
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-)
+)  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)
@@ -58,18 +55,11 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 
 for _command in (
-    fitting.fit,
-    fitting.density,
-    using.sample,
-    using.encode,
-    using.decode,
-    using.reconstruct,
-    using.interpolate,
-    looking.info,
-    looking.evaluate,
-    looking.diagnose,
+    fitting.fit, fitting.density,
+    using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
+    looking.info, looking.evaluate, looking.diagnose,
     looking.reproduce,
-):
+):  # fmt: skip
     app.command()(unfolded(_command))
 
 
@@ -103,13 +93,10 @@ def sentence_of(error: BaseException) -> str | None:
 
     from scattergen.processes import is_lost_connection
 
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    ):
+    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if refused or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return "There is not enough memory for this: use fewer images, smaller ones, or a smaller network."
     if is_lost_connection(error):
-        return (
-            "The connection to another process of this fit was lost: see what that one says, "
-            "then run the same command again; finished parts are kept."
-        )
+        remedy = "see what that one says, then run the same command again; finished parts are kept"
+        return f"The connection to another process of this fit was lost: {remedy}."
     return None

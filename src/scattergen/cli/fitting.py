@@ -129,15 +129,11 @@ def _refuse_inside(out: Path, images: str) -> None:
         return
     source, run = Path(named).resolve(), out.resolve()
     if os.path.isdir(named) and run.is_relative_to(source):
-        raise InputError(
-            f"{out} lies inside {images}, so that the run's pictures would be taken for images of it: "
-            "choose a place outside (--out)."
-        )
+        what = f"{out} lies inside {images}, so that the run's pictures would be taken for images of it"
+        raise InputError(f"{what}: choose a place outside (--out).")
     if source != run and source.is_relative_to(run):
-        raise InputError(
-            f"{images} lies inside {out}, whose pictures a fit replaces: "
-            "copy the images to a place outside, or choose another one for the run (--out)."
-        )
+        remedy = "copy the images to a place outside, or choose another one for the run (--out)"
+        raise InputError(f"{images} lies inside {out}, whose pictures a fit replaces: {remedy}.")
 
 
 def density(
@@ -172,17 +168,10 @@ def density(
     from scattergen.cli.opening import begin
     from scattergen.pipeline.fit import fit_density_run
 
-    work = begin(common, seed)
     fitted = fit_density_run(
-        run,
-        name,
-        keywords=arg.parse_options(options),
-        improved=improved,
-        by_class=by_class,
-        stored_as=stored_as,
-        overwrite=overwrite,
-        **work,
-    )
+        run, name, **begin(common, seed), keywords=arg.parse_options(options), improved=improved, by_class=by_class,
+        stored_as=stored_as, overwrite=overwrite,
+    )  # fmt: skip
     if common.as_json:
         rows = {"rows": fitted.classes} if fitted.classes else {}
         facts = {"density": fitted.key, "picture": str(fitted.picture), **rows}

@@ -28,16 +28,16 @@ def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
     prepare(common)
     opened = RunFolder.open(run)
     opened.check()
+    stages = opened.stages
     if common.as_json:
         facts = {"run": str(run), "version": opened.version, "complete": opened.finished}
-        held = {"densities": opened.names("densities"), "options": opened.options, "stages": opened.stages}
+        held = {"densities": opened.names("densities"), "options": opened.options, "stages": stages}
         print(json.dumps({**facts, **held}))
         return
     state = "complete" if opened.finished else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if opened.being_replaced():
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
-    stages = opened.stages
     rows = ((key, f"{stage['seconds']:.1f}" if "seconds" in stage else "") for key, stage in stages.items())
     print_table(("stage", "seconds"), rows)
     quality = stages.get("report", {})
@@ -137,13 +137,11 @@ def diagnose(
     if part == "train" and images is not None:
         raise InputError("The codes of the training images are in the run: leave out --images, or add --part test.")
     data = open_of_run(run, images, reading) if part == "test" else None
-    result = diagnose_run(
-        run, density=density, data=data, components=components, n=n, n_simulations=simulations, **work
-    )
+    found = diagnose_run(run, density=density, data=data, components=components, n=n, n_simulations=simulations, **work)
     if common.as_json:
-        print(json.dumps(result.summary()))
-        return
-    print_tests(result)
+        print(json.dumps(found.summary()))
+    else:
+        print_tests(found)
 
 
 def reproduce(

@@ -44,42 +44,30 @@ def begin(common: Common, seed: int) -> dict[str, Any]:
 
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
     """Refuse more images than memory can hold together with their codes while those are drawn."""
-    floats = math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components
+    needed = 4 * n * (math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components)
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 4 * n * floats > there:
-        raise InputError(
-            f"{n:,} images take {4 * n * floats / 2**30:,.0f} GiB of memory and this machine has "
-            f"{there / 2**30:,.0f}: make them in parts, each with another --seed."
-        )
+    if needed > there:
+        what = f"{n:,} images take {needed / 2**30:,.0f} GiB of memory and this machine has {there / 2**30:,.0f}"
+        raise InputError(f"{what}: make them in parts, each with another --seed.")
 
 
 def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
     """Open a folder in CelebA's layout and say which files were left out."""
     if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
-        raise InputError(
-            f"The presets of CelebA are for a folder of its aligned images, not for {source}: "
-            "name the folder img_align_celeba."
-        )
+        what = f"The presets of CelebA are for a folder of its aligned images, not for {source}"
+        raise InputError(f"{what}: name the folder img_align_celeba.")
     data = celeba(source, size=size, strict=strict, workers=workers, progress=progress)
     return _saying_what_is_left_out(source, data)
 
 
 def open_to_fit(
-    source: str,
-    reading: Reading,
-    *,
-    preset: str | None,
-    most: int | None,
-    workers: int = 0,
-    progress: Progress = SILENT,
+    source: str, reading: Reading, preset: str | None, most: int | None, workers: int = 0, progress: Progress = SILENT
 ) -> Dataset:
     """The images that a run is fitted to with a preset, at most so many for training."""
     if preset in CELEBA_PRESETS:
         if reading.crop is not None or reading.mode == "L":
-            raise InputError(
-                "The presets of CelebA cut their own square from CelebA's images, in colour: "
-                "leave out --crop and --mode."
-            )
+            what = "The presets of CelebA cut their own square from CelebA's images, in colour"
+            raise InputError(f"{what}: leave out --crop and --mode.")
         data = open_celeba(source, reading.size, reading.strict, workers, progress)
     else:
         data = open_dataset(source, workers=workers, progress=progress, **reading._asdict())
@@ -104,7 +92,7 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
     reading = _cropped_as(run, source, reading)
     if holds_files(source):
-        channels, height, width = _image_shape_of(run)
+        channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
         reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
@@ -128,15 +116,9 @@ def open_of_paper(name: str, run: Path, images: str | None, strict: bool) -> Dat
         raise InputError(f"{images} is no folder: name that of CelebA's aligned images.")
     if not run.exists():
         raise InputError(f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`.")
-    side = _image_shape_of(run)[1]
+    side = RunFolder.open(run).metadata("encoder")["image_shape"][1]
     size = side if side in CROPS.values() else None  # of a run on other images, which is refused
     return open_celeba(images, size, strict)
-
-
-def _image_shape_of(run: Path) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a run was fitted to."""
-    channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
-    return channels, height, width
 
 
 def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:

@@ -32,9 +32,8 @@ def print_estimate(stages: Sequence[StageEstimate], n: int, as_json: bool) -> No
         print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": rows}))
         return
     say(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
-    told = [(stage.name, stage.seconds, stage.bytes) for stage in stages]
-    shown = ((name, duration(time), gigabytes(memory)) for name, time, memory in [*told, ("all", total, most)])
-    print_table(("stage", "time", "memory"), shown)
+    told = [*stages, StageEstimate("all", total, most)]
+    print_table(("stage", "time", "memory"), ((one.name, duration(one.seconds), gigabytes(one.bytes)) for one in told))
 
 
 def print_scores(result: RunEvaluation) -> None:
@@ -42,19 +41,15 @@ def print_scores(result: RunEvaluation) -> None:
     name, version = result.features
     say(f"{result.n:,} images in a row against {result.against}; features {name} {version}; seed {result.seed}.")
     manifold_scores = ("precision", "recall", "density", "coverage")
-    scores = (
-        (
-            key,
-            f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
+    rows = []
+    for key, row in result.rows.items():
+        rows.append([
+            key, f"{row.frechet.value:.2f} ± {row.frechet.standard_error:.2f}",
             f"{1000 * row.kernel.value:.1f} ± {1000 * row.kernel.standard_error:.1f}",
             *(f"{getattr(row.manifolds, name).value:.3f}" for name in manifold_scores),
-            f"{row.two_sample.accuracy:.3f}",
-            f"{row.bins.different}/{row.bins.n_bins}",
-            f"{result.sharpness[key]:.2f}",
-        )
-        for key, row in result.rows.items()
-    )
-    print_table(("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness"), scores, _WIDE)
+            f"{row.two_sample.accuracy:.3f}", f"{row.bins.different}/{row.bins.n_bins}", f"{result.sharpness[key]:.2f}",
+        ])  # fmt: skip
+    print_table(("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness"), rows, _WIDE)
     if not result.images_per_second:
         return
     say("")
@@ -67,21 +62,17 @@ def print_scores(result: RunEvaluation) -> None:
         values, found = result.repeats[key], result.rows[key].memorisation
         likelihoods = (part.get(key) for part in (result.log_likelihood, result.training_log_likelihood))
         seconds = result.training_seconds.get(key)
-        cells = [
-            key,
-            *(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for _ in over_seeds),
+        rows.append([
+            key, *(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for _ in over_seeds),
             *("-" if x is None else f"{x.value:.1f} ± {x.standard_error:.1f}" for x in likelihoods),
             "-" if found is None else f"{found.train_share:.3f} ({found.expected_share:.3f})",
             "-" if found is None else f"{found.copying_pvalue:.4f}",
-            "-" if seconds is None else f"{seconds:.1f}",
-            f"{speed:,.0f}",
-        ]
-        rows.append(cells)
+            "-" if seconds is None else f"{seconds:.1f}", f"{speed:,.0f}",
+        ])  # fmt: skip
         if found and found.copies:
-            copies.append(
-                f"The density {key} copies training images (p = {found.copying_pvalue:.4f}): {found.train_share:.1%} "
-                f"of its samples are nearest to one, {found.expected_share:.1%} would be by chance."
-            )
+            what = f"The density {key} copies training images (p = {found.copying_pvalue:.4f})"
+            nearest = f"{found.train_share:.1%} of its samples are nearest to one"
+            copies.append(f"{what}: {nearest}, {found.expected_share:.1%} would be by chance.")
     print_table(("", *over_seeds, *columns), rows, _WIDE)
     say(*copies)
 
@@ -99,10 +90,9 @@ def print_tests(result: RunDiagnosis) -> None:
     print_table(("null hypothesis", "test", *measured, "what the effect is"), rows, _WIDE)
     pairs = first.d * (first.d - 1) // 2
     for name, battery in batteries.items():
-        say(
-            f"{name}: K² rejects {result.rejections[name]} of {battery.d} components at 0.05, uncorrected; "
-            f"{len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at 0.05, corrected for all pairs."
-        )
+        rejected = f"K² rejects {result.rejections[name]} of {battery.d} components at 0.05, uncorrected"
+        dependent = f"{len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at 0.05"
+        say(f"{name}: {rejected}; {dependent}, corrected for all pairs.")
     if result.told_apart is not None:
         accuracy, p = result.told_apart.accuracy, _probability(result.told_apart.pvalue)
         say(f"A classifier tells these samples from codes with accuracy {accuracy:.3f} (chance 0.5; p: {p}).")

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +49,8 @@ class RunEvaluation:
     rows: dict[str, Evaluation]
     training_seconds: dict[str, float]  # of densities
     images_per_second: dict[str, float]  # density to its speed of sampling and decoding
-    # Density with an exact likelihood to its mean logarithm over at least 20 codes of test images, in nats; the same
-    # over codes of training images.
-    log_likelihood: dict[str, Estimate]
-    training_log_likelihood: dict[str, Estimate]
+    log_likelihood: dict[str, Estimate]  # density with an exact one to its mean over 20 test codes or more, in nats
+    training_log_likelihood: dict[str, Estimate]  # the same over codes of training images
     sharpness: dict[str, float]  # row to the share that its images have of the reference images' fine detail
     repeats: dict[str, list[float]]  # density to the Fréchet distances of its sets of samples, by their seeds
     features: tuple[str, str]  # name and version of the feature extractor
@@ -64,16 +63,14 @@ class RunEvaluation:
         """Everything, for JSON."""
         rows = {
             name: {
-                **row.summary(),
-                "training_seconds": self.training_seconds.get(name),
+                **row.summary(), "training_seconds": self.training_seconds.get(name),
                 "images_per_second": self.images_per_second.get(name),
                 "log_likelihood": _for_json(self.log_likelihood.get(name)),
                 "training_log_likelihood": _for_json(self.training_log_likelihood.get(name)),
-                "frechet_by_seed": self.repeats.get(name),
-                "sharpness": self.sharpness.get(name),
+                "frechet_by_seed": self.repeats.get(name), "sharpness": self.sharpness.get(name),
             }
             for name, row in self.rows.items()
-        }
+        }  # fmt: skip
         features = {"name": self.features[0], "version": self.features[1]}
         told = {"features": features, "against": self.against, "n": self.n, "seed": self.seed}
         return {**told, "machine": machine(), "rows": rows}
@@ -119,20 +116,16 @@ def evaluate_run(
         features=(extract.name, extract.version), n=n, seed=seed,
         against=f"{data.name}, test" if reference is None else reference.name,
     )  # fmt: skip
+    distances = {name: row.frechet.value for name, row in scores.items()}
+    picture = partial(
+        quality_by_time, {key: (t, distances[key]) for key, t in result.training_seconds.items()},
+        {name: d for name, d in distances.items() if name not in rows.speed},
+        f"Fréchet distance to {result.against}, {extract.name} features",
+    )  # fmt: skip
     depends = {"n": n, "seed": seed, "features": result.features, "against": result.against}
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
-    pictures = {"evaluation": lambda: _quality(result)}
-    kept = keep(run, "scores", "evaluation", result.summary(), pictures, depends, made_from)
+    kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, depends, made_from)
     return replace(result, kept=kept)
-
-
-def _quality(result: RunEvaluation) -> Figure:
-    distances = {name: row.frechet.value for name, row in result.rows.items()}
-    return quality_by_time(
-        {key: (t, distances[key]) for key, t in result.training_seconds.items()},
-        {name: d for name, d in distances.items() if name not in result.images_per_second},
-        f"Fréchet distance to {result.against}, {result.features[0]} features",
-    )
 
 
 @dataclass
@@ -153,11 +146,10 @@ class _Rows:
     def add_training_images(self, images: ImageSource, features: Tensor, against: ImageSource) -> None:
         """Add some of the training images, of which all features are known."""
         # Not those whose codes will be decoded: a perfect model would not know them either.
-        others = torch.arange(len(images))
+        free = torch.ones(len(images), dtype=torch.bool)
         if against.fingerprint == images.fingerprint:  # nor is any image compared with itself
-            used = torch.zeros(len(others), dtype=torch.bool)
-            used[random_rows(len(others), min(self.n, len(against)), self.seed)] = True
-            others = others[~used]
+            free[random_rows(len(images), min(self.n, len(against)), self.seed)] = False
+        others = free.nonzero().flatten()
         if len(others) >= evaluation.FEWEST:
             chosen = others[random_rows(len(others), self.n, self.seed)]
             self.tables[TRAINING], self.detail[TRAINING] = features[chosen], _detail(Subset(images, chosen))
@@ -274,13 +266,10 @@ class RunDiagnosis:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the files, for JSON."""
-        tables = {
-            name: {**battery.summary(), "k2_rejects_at_0.05": self.rejections[name]}
-            for name, battery in self.tables.items()
-        }
+        rows = {key: {**one.summary(), "k2_rejects_at_0.05": self.rejections[key]} for key, one in self.tables.items()}
         apart = self.told_apart
         told = None if apart is None else {"accuracy": apart.accuracy, "pvalue": apart.pvalue, "n": apart.n}
-        return {"seed": self.seed, "machine": machine(), "tables": tables, "told_apart": told}
+        return {"seed": self.seed, "machine": machine(), "tables": rows, "told_apart": told}
 
 
 def diagnose_run(
@@ -308,10 +297,8 @@ def diagnose_run(
     tables = {name: codes[:, :components]}
     if density is not None:
         tables[density] = model.sample_codes(len(codes), density, seed)[:, :components]
-    batteries = {
-        key: run_battery(z, n_simulations=n_simulations, seed=seed, progress=progress, description=key)
-        for key, z in tables.items()
-    }
+    test = partial(run_battery, n_simulations=n_simulations, seed=seed, progress=progress)
+    batteries = {key: test(z, description=key) for key, z in tables.items()}
     stem = "diagnosis" if density is None else f"diagnosis-{density}"
     drawn = _drawn(tables, batteries, model.encoder.whitening.explained_variance_)
     pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}

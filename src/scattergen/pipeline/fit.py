@@ -46,8 +46,13 @@ class FittedRun:
 
     run: RunFolder
     finished_before: bool
-    # Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages; of rank 0 only.
-    measurements: dict[str, float]
+
+    @property
+    def measurements(self) -> dict[str, float]:
+        """Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages."""
+        stages = self.run.stages
+        quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages.get(LAST_STAGE, {})}
+        return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
 
     @property
     def expectation(self) -> str | None:
@@ -93,11 +98,10 @@ def fit_run(
     assert run is not None, "that of rank 0"
     if processes.broadcast(processes.rank == 0 and _is_finished(run, data)):
         processes.leave()
-        if processes.rank > 0:
-            return FittedRun(run, True, {})
-        run.check()
-        run.tidy()
-        return FittedRun(run, True, _measurements(run))
+        if processes.rank == 0:
+            run.check()
+            run.tidy()
+        return FittedRun(run, finished_before=True)
     try:
         if processes.rank == 0 and not run.has("encoder"):
             check_space(run.path, bytes_of_run(options, shape, n))
@@ -107,11 +111,10 @@ def fit_run(
         if processes.rank == 0:
             run.discard_if_empty()
         raise
-    if processes.rank > 0:
-        return FittedRun(run, False, {})
-    _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
-    run.finish()
-    return FittedRun(run, False, _measurements(run))
+    if processes.rank == 0:
+        _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
+        run.finish()
+    return FittedRun(run, finished_before=False)
 
 
 def _report(
@@ -193,12 +196,6 @@ def _may_change(run: RunFolder, option: str) -> bool:
     return stage is not None and stage not in run.stages and not run.finished
 
 
-def _measurements(run: RunFolder) -> dict[str, float]:
-    stages = run.stages
-    quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages[LAST_STAGE]}
-    return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
-
-
 @dataclass(frozen=True)
 class FittedDensity:
     """Outcome of the fit of one density."""
@@ -239,7 +236,12 @@ def fit_density_run(
         refuse_differences(run.path / stage, run.read(stage)[1], wanted)
         return FittedDensity(key, picture, shown, True)
     if overwrite and key in run.options.get("densities", {}) and run.finished:
-        _refuse_change(run, key, wanted, classes)
+        choice = choice_of_key(key, run.options["densities"][key])
+        fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
+        changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
+        if changed:
+            what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
+            raise RunFolderError(f"{what} ({changed}): store the new one beside it under another name (--as NAME).")
     if not run.has("codes"):
         lacks = f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it again, to its end"
         raise RunFolderError(f"{lacks}; to a model saved from Python add densities there.")
@@ -267,13 +269,3 @@ def _classes(run: RunFolder) -> tuple[str, ...]:
         how = "with --overwrite if it was fitted to these by a version that did not keep them"
         raise RunFolderError(f"{run.path} holds no labels: fit it again from {images}, {how}.")
     return tuple(classes)
-
-
-def _refuse_change(run: RunFolder, key: str, wanted: Mapping[str, Any], classes: tuple[str, ...] | None) -> None:
-    """Refuse another density in the place of one that the run's options and report describe."""
-    choice = choice_of_key(key, run.options["densities"][key])
-    fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
-    changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
-    if changed:
-        what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
-        raise RunFolderError(f"{what} ({changed}): store the new one beside it under another name (--as NAME).")

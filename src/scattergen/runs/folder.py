@@ -1,5 +1,6 @@
 """A run: the folder of one fitted model, whose files of stages never change and whose run.json changes in one step."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.errors import RunFolderError
+from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.files import is_temporary, move_file, open_regular, sha256
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index, refuse_differences
-from scattergen.runs.layout import INDEX, METRICS, WORK, file_of, no_name
+from scattergen.runs.layout import INDEX, METRICS, WORK, file_of
 from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
 from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
@@ -116,10 +117,9 @@ class RunFolder:
 
     def is_whole(self, name: str) -> bool:
         """Whether the file of a finished stage, if it has one, is as it was written, and usable."""
-        try:
+        with suppress(RunFolderError):
             return not self.has(name) or bool(self.read(name))
-        except RunFolderError:
-            return False
+        return False
 
     def has(self, name: str) -> bool:
         """Whether the tensors `name` were completely written."""
@@ -224,8 +224,7 @@ class RunFolder:
     def find(self, name: str, key: str) -> Entry | None:
         """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
         entry = self._record.stages.get(name)
-        # Versions before 0.2 stored no keys.  `start` has made sure that the options are the same;
-        # those of densities are in their metadata.
+        # Versions before 0.2 stored no keys: `start` has compared the options, but those of densities are in metadata.
         same = ("", key) if "/" not in name else (key,)
         if entry is None or entry.key not in same or not self.is_whole(name):
             path = self.path / file_of(name, key)
@@ -266,27 +265,18 @@ class RunFolder:
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
         """Move files that show a finished stage to their names in the folder."""
-        with self._recording({name: self.key(name)}) as stages:
-            self._place(products)
+        with self._recording({name: self.key(name)}, products) as stages:
             stages[name] = replace(stages[name], products=sorted({*stages[name].products, *products}))
 
-    def _place(self, products: Mapping[str, Path]) -> None:
-        for target, file in products.items():
-            if not (layout.is_product(target) or layout.is_stage_file(target)):
-                raise no_name(target)
-            (self.path / target).parent.mkdir(exist_ok=True)
-            move_file(file, self.path / target)
-
     def _enter(self, name: str, entry: Entry, products: Mapping[str, Path]) -> None:
-        with self._recording(entry.after) as stages:
-            self._place(products)
+        with self._recording(entry.after, products) as stages:
             if name in stages and stages[name].key != entry.key:
                 del stages[name]  # so that the order stays that of making
             stages[name] = entry
 
     @contextmanager
-    def _recording(self, made_from: Mapping[str, str]) -> Iterator[dict[str, Entry]]:
-        """The finished stages, to be changed; refused if one that the change builds on has another key by now."""
+    def _recording(self, made_from: Mapping[str, str], products: Mapping[str, Path]) -> Iterator[dict[str, Entry]]:
+        """The finished stages, to be changed, with files; refused if one that they build on has another key by now."""
         with self._updating() as index:
             stages = self._record.stages
             for one, key in made_from.items():
@@ -294,6 +284,11 @@ class RunFolder:
                     what = f"Another process has replaced {one} of {self.path} meanwhile"
                     raise RunFolderError(f"{what}: run the same command again.")
             before, known, settled = self._record.named(), dict(stages), index.settled
+            for target, file in products.items():
+                if not (layout.is_product(target) or layout.is_stage_file(target)):
+                    raise layout.no_name(target)
+                (self.path / target).parent.mkdir(exist_ok=True)
+                move_file(file, self.path / target)
             yield stages
             self._record.drop_outdated()
             if index.settled and not settled:
@@ -366,5 +361,13 @@ class RunFolder:
                 remains.forsake(self.path)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line of metrics to metrics.jsonl."""
-        remains.append_line(self.metrics, json.dumps(dict(record)))
+        """Append one line of metrics to metrics.jsonl, after its last complete one."""
+        try:
+            self.metrics.parent.mkdir(exist_ok=True)
+            with open_regular(self.metrics, "ab+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+                remains.end_last_line(file)
+                file.write(json.dumps(dict(record)).encode() + b"\n")
+        except OSError as error:
+            remedy = "Free some space, then run the same command again; it continues where it stopped."
+            raise ScattergenError(f"Cannot write {self.metrics}: {error.strerror}. {remedy}") from error

@@ -116,11 +116,9 @@ def _record(content: Mapping[str, Any]) -> Record:
 def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
     """An index of a version before 0.2, where stages had no keys and files were named after them."""
     try:
-        hashes = {
-            # A file that was just being replaced had two.
-            name: digest if isinstance(digest, str) else [*map(str, digest)][1]
-            for name, digest in content.pop("files").items()
-        }
+        files = content.pop("files").items()
+        # A file that was just being replaced had two.
+        hashes = {name: digest if isinstance(digest, str) else [*map(str, digest)][1] for name, digest in files}
         if not all(name.endswith(SUFFIX) for name in hashes):
             raise TypeError
         facts, stages = content["stages"], {}

@@ -66,8 +66,7 @@ def is_key(key: str) -> bool:
 
 def is_stage(name: str) -> bool:
     """Whether a stage may have this name."""
-    known = re.fullmatch(rf"(({DENSITIES}|{PAPER})/)?{_NAME}", name) is not None
-    return known and _may_exist(file_of(name, "0" * 16))
+    return bool(re.fullmatch(rf"(({DENSITIES}|{PAPER})/)?{_NAME}", name)) and _may_exist(file_of(name, "0" * 16))
 
 
 def is_stage_file(name: str) -> bool:
@@ -91,9 +90,8 @@ def own_files(path: Path) -> Iterator[str]:
     """Relative names of products, files of stages, named or not, and what killed writers left; no unfinished work."""
     for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
         name = file.relative_to(path).as_posix()
-        left = "/" in name and is_temporary(file)
-        known = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name)
-        if (known or left) and not file.is_dir():
+        ours = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name) or ("/" in name and is_temporary(file))
+        if ours and not file.is_dir():
             yield name
 
 

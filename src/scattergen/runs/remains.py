@@ -53,10 +53,8 @@ def is_free(path: Path) -> bool:
     try:
         with open_regular(path, "rb+") as file:  # network drives lock only what can be written
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except (OSError, RunFolderError):
-        return False
+    except (OSError, RunFolderError) as error:
+        return isinstance(error, FileNotFoundError)
     return True
 
 
@@ -157,11 +155,9 @@ def settle(path: Path, record: Record, before: Iterable[str]) -> None:
 
 def _stage_of(folder: Path) -> str:
     """Name of the stage whose unfinished work a folder holds, as far as is known."""
-    try:
-        with open_regular(folder / "lock") as file:
-            return str(file.read(300), "utf-8", "replace")
-    except (OSError, RunFolderError):
-        return ""
+    with suppress(OSError, RunFolderError), open_regular(folder / "lock") as file:
+        return str(file.read(300), "utf-8", "replace")
+    return ""
 
 
 def forsake(path: Path) -> None:
@@ -174,19 +170,6 @@ def forsake(path: Path) -> None:
         (path / LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # "." and links to folders cannot be removed
             path.rmdir()
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append a line to a file, after its last complete one."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with open_regular(path, "ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-            end_last_line(file)
-            file.write(line.encode() + b"\n")
-    except OSError as error:
-        remedy = "Free some space, then run the same command again; it continues where it stopped."
-        raise ScattergenError(f"Cannot write {path}: {error.strerror}. {remedy}") from error
 
 
 def end_last_line(file: IO[bytes]) -> None:

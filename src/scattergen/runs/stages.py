@@ -19,8 +19,7 @@ from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.layout import INDEX
 
-# Version of the code of a stage, or of a folder of stages, where it is not 1: raise it when the same
-# options give another result, so that runs make the stage again.
+# Versions of the code of stages or folders of them, if not 1: raise one when the same options give another result.
 VERSIONS: dict[str, int] = {}
 
 Part = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors and metadata of a stage that was made elsewhere
@@ -64,14 +63,12 @@ class Stages:
         if self.run is None:
             self.progress.message(name)
             return make(None)
-        found = None
-        if self._writes:
-            found = self.run.find(name, key)
-            if found is None and not self.run.is_whole(name):
-                file = self.run.file(name)
-                if file.is_dir():  # in the way of what would be made
-                    self.run.read(name)
-                warnings.warn(f"{file} is missing or damaged: it is made again.", stacklevel=3)
+        found = self.run.find(name, key) if self._writes else None
+        if self._writes and found is None and not self.run.is_whole(name):
+            file = self.run.file(name)
+            if file.is_dir():  # in the way of what would be made
+                self.run.read(name)
+            warnings.warn(f"{file} is missing or damaged: it is made again.", stacklevel=3)
         found = self.processes.broadcast(found)
         if found is not None:
             self.progress.message(f"{name}: done before")
@@ -110,7 +107,13 @@ def save_run(
     """Write named tensors as a run, or add what is new to the one that is there, or replace that one by them alone."""
     path = Path(path)
     if not overwrite and (path / INDEX).exists():
-        _refuse_change(RunFolder.start(path, options), content)
+        there = RunFolder.start(path, options)
+        stored = [name for name in ("encoder", "decoder") if there.has(name)]
+        for name in [*stored, *(f"densities/{key}" for key in there.names("densities"))]:
+            if name not in content or not _equal(there.read(name), content[name]):
+                found = f"another {name} than this model" if name in content else f"{name}, which this model lacks"
+                remedy = "name another folder, or pass overwrite=True to replace the run"
+                raise RunFolderError(f"{there.path} holds {found}: {remedy}.")
     run = RunFolder.start(path, options, overwrite=overwrite, afresh=True)
     for name, (tensors, metadata) in content.items():
         key = _key_of_content(name, tensors, metadata)
@@ -128,15 +131,6 @@ def _key_of_content(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]
-
-
-def _refuse_change(run: RunFolder, content: Mapping[str, Part]) -> None:
-    stored = [name for name in ("encoder", "decoder") if run.has(name)]
-    for name in [*stored, *(f"densities/{key}" for key in run.names("densities"))]:
-        if name not in content or not _equal(run.read(name), content[name]):
-            found = f"another {name} than this model" if name in content else f"{name}, which this model lacks"
-            remedy = "name another folder, or pass overwrite=True to replace the run"
-            raise RunFolderError(f"{run.path} holds {found}: {remedy}.")
 
 
 def _equal(stored: Part, new: Part) -> bool:

@@ -25,10 +25,7 @@ def fit_density(
     stages: Stages, *, n_leading: int | None = None, keywords: Mapping[str, Any] | None = None, seed: int = 0,
     device: str = "cpu", overwrite: bool = False,
 ) -> Density:  # fmt: skip
-    """Fit a density to codes (N, d), one for each class if there are labels; or find it, if not to be overwritten.
-
-    It sees the leading components only, unless it asks for all.
-    """
+    """Fit a density to (leading components of) codes (N, d), one for each class if there are labels; or find it."""
     labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
     density = make_density(name, keywords, by_class=labels is not None, classes=classes)
     if not getattr(density, "all_components", False):
@@ -92,10 +89,9 @@ class DensityChoice(NamedTuple):
 def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
     """The density that a key stands for, or is the name of; keywords given go before the improved ones.
 
-    Example:
-        >>> choice = choice_of_key("vae-improved", {"epochs": 5})
-        >>> choice.name, choice.keywords["epochs"], choice.keywords["prior"], choice.by_class
-        ('vae', 5, 'mixture', False)
+    >>> choice = choice_of_key("vae-improved", {"epochs": 5})
+    >>> choice.name, choice.keywords["epochs"], choice.keywords["prior"], choice.by_class
+    ('vae', 5, 'mixture', False)
     """
     given = dict(keywords or {})
     if key in densities.names():

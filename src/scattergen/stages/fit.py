@@ -158,10 +158,7 @@ def _fit_decoder(
 
 
 class Preview:
-    """A picture, replaced after every epoch: held-out images, and what least squares and a decoder make of their codes.
-
-    Below are two rows of new images, from a density that is fitted in a second and drawn with one seed.
-    """
+    """A picture, replaced after every epoch: held-out images, decoded by least squares and a decoder, and new ones."""
 
     def __init__(self, path: Path, images: Images, codes: Tensor, linear: LinearDecoder) -> None:
         n = min(_PREVIEW_COLUMNS, len(codes))
@@ -170,8 +167,8 @@ class Preview:
         some = codes[torch.linspace(0, len(codes) - 1, min(len(codes), _PREVIEW_CODES)).long()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a mixture of few codes; it is but a preview
-            drawn = make("mixture" if len(some) >= 100 else "gaussian").fit(some).sample(2 * n)
-        self.path, self.codes, self.columns = path, torch.cat([codes[rows], drawn]), n
+            new = make("mixture" if len(some) >= 100 else "gaussian").fit(some).sample(2 * n)
+        self.path, self.codes, self.columns = path, torch.cat([codes[rows], new]), n
 
     def __call__(self, decoder: AnyDecoder) -> None:
         """Draw the picture anew."""
@@ -214,10 +211,10 @@ def choose_leading(
     decoder: AnyDecoder, codes: Tensor, images: Images, extract: FeatureExtractor, seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[int, dict[int, float]]:  # fmt: skip
-    """The number of leading components of codes (N, d) from which a quickly fitted density makes the best images.
+    """The number of leading components of codes (N, d) from which a mixture makes the best images, and their scores.
 
     A density does better with fewer to model, an image with more that its decoder is told; the judge is the last tenth
-    of the images. Returned is also, for each number that was tried, the kernel distance (times 1,000) from these.
+    of the images, and the score of each number that is tried the kernel distance (times 1,000) from these.
     """
     n, d = codes.shape
     numbers, n_held_out, n_samples = trial_sizes(n, d)
@@ -244,9 +241,8 @@ def choose_leading(
 def trial_sizes(n: int, d: int) -> tuple[list[int], int, int]:
     """Numbers of leading components to try for n codes of d, and how many held-out images and samples are compared.
 
-    Example:
-        >>> trial_sizes(7000, 512)
-        ([16, 32, 64, 128, 256, 512], 700, 400)
+    >>> trial_sizes(7000, 512)
+    ([16, 32, 64, 128, 256, 512], 700, 400)
     """
     if n < _FEWEST_CODES:
         return [], 0, 0

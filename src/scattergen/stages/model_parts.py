@@ -46,13 +46,12 @@ class Parts:
 def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> None:
     """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already."""
     # Everything that can fail for the model's sake comes before anything is replaced.
-    encoder, decoder, linear, options = parts.encoder, parts.decoder, parts.linear, parts.options
+    encoder, decoder, options = parts.encoder, parts.decoder, parts.options
     content: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "encoder": (encoder.state_dict(), encoder.hyperparameters),
         "decoder": (decoder.state_dict(), decoder_metadata(decoder)),
     }
-    if isinstance(decoder, LocalDecoder):
-        linear = decoder.linear
+    linear = decoder.linear if isinstance(decoder, LocalDecoder) else parts.linear
     if linear is not None:
         content["linear"] = (linear.state_dict(), linear.hyperparameters)
     if parts.sharpening is not None:

@@ -45,8 +45,7 @@ def _check_sampling(options: Mapping[str, Any], d: int) -> None:
     if unknown:
         raise InputError(f'There is no option "sampling.{unknown[0]}": there are n_components, density and sharpen.')
     strength = options.get("sharpen", 0)
-    number = isinstance(strength, int | float) and not isinstance(strength, bool)
-    if not number or not 0 <= strength <= 1:
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
         raise InputError(f"sampling.sharpen={strength!r}: give a number from 0 to 1.")
     value = options.get("n_components")
     number = isinstance(value, int) and not isinstance(value, bool)

@@ -12,10 +12,7 @@ Options = dict[str, Any]
 _FEWEST_FOR_ALL = 24  # images: the VAE holds out one code in twelve
 _SHARPEN = 0.7  # more makes crisper images, less ones that are closer to real ones (docs/notes/log.md)
 _IMAGES_SEEN = 60_000  # by the decoder in training: more epochs for fewer images
-
-# Mirrored images improve components, least squares and decoder by up to 0.6 dB where images are few, and by nothing
-# where they are many.
-_ENOUGH_WITHOUT_FLIPS = 10_000
+_ENOUGH_WITHOUT_FLIPS = 10_000  # images: mirrored ones, too, make all parts better by up to 0.6 dB where there are few
 
 
 def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
@@ -88,8 +85,7 @@ _CELEBA_2019: Options = {
     "densities": _CELEBA["densities"],
 }
 
-# By the side of the images.
-_CELEBAS: dict[str, dict[int, Options]] = {
+_CELEBAS: dict[str, dict[int, Options]] = {  # by the side of the images
     "celeba": {128: _CELEBA, 64: _CELEBA_HALF},
     "celeba-light": {128: _CELEBA_LIGHT, 64: _CELEBA_HALF},
     "celeba-2019": {64: _CELEBA_2019},
@@ -113,8 +109,7 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
     flips = n <= _ENOUGH_WITHOUT_FLIPS
     channels = [min((32 if side < 64 else 16) * 2**j, 128) for j in range(J, -1, -1)]
     epochs = max(8, min(100, round(_IMAGES_SEEN / n)))
-    # Those that won on all kinds of people's own images (docs/own-images.md), and the baseline that every nonlinear
-    # density must beat.
+    # The winners on all kinds of own images (docs/own-images.md), and the baseline that nonlinear densities must beat.
     densities = ["gaussian", "mixture"] + (["parzen", "vae-improved"] if n >= _FEWEST_FOR_ALL else [])
     return {
         "encoder": {
