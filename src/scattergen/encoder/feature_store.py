@@ -5,6 +5,8 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,57 +22,44 @@ Keep = Literal["auto", "memory", "disk", "recompute"]
 Precision = Literal["float16", "float32"]
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
-
-# Left free on the disk for the rest of a run: the state of the principal components, the codes and the decoder's
-# checkpoints.
+# Left free on the disk for the rest of a run: the principal components' state, the codes, the decoder's checkpoints.
 _SPARE_BYTES = 1 << 30
 
 
+@dataclass(eq=False)
 class FeatureStore:
     """Features of N samples in chunks of a fixed size, computed once where there is room for them.
 
-    `compute` gives those of a range of samples, (n, D) float32. Chunk i holds samples i·chunk_size …
-    (i + 1)·chunk_size − 1, whatever the number of processes; process r computes and keeps those with
-    i mod world_size = r. "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else
-    nowhere. On disk, every chunk is a file with what it belongs to (`identity`) and a checksum: one that is damaged or
-    of other data is noticed and made again. In float16 the deviations from the mean of the first chunk are stored,
-    which lose less to rounding than the features would.
+    `compute` gives those of a range of samples, (n, D) float32. Process r has the chunks i with i mod world_size = r.
+    "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else nowhere. A file that is
+    damaged or of other data than `identity` says is noticed and made again. In float16 the deviations from the mean of
+    the first chunk are stored, which lose less to rounding than the features would.
     """
 
-    def __init__(
-        self,
-        compute: Callable[[slice], Tensor],
-        n_samples: int,
-        n_features: int,
-        chunk_size: int,
-        *,
-        keep: Keep = "auto",
-        precision: Precision = "float16",
-        cache_bytes: int = 1 << 31,
-        folder: Path | None = None,
-        identity: str = "",
-        processes: Processes = ALONE,
-    ) -> None:
-        self.compute = compute
-        self.n_samples, self.n_features, self.chunk_size = n_samples, n_features, chunk_size
-        self.keep, self.precision, self.cache_bytes = keep, precision, cache_bytes
-        self.folder, self.identity, self.processes = folder, identity, processes
-        self.n_chunks = -(-n_samples // chunk_size)  # of all processes
+    compute: Callable[[slice], Tensor]
+    n_samples: int
+    n_features: int
+    chunk_size: int
+    _: KW_ONLY
+    keep: Keep = "auto"
+    precision: Precision = "float16"
+    cache_bytes: int = 1 << 31
+    folder: Path | None = None
+    identity: str = ""
+    processes: Processes = ALONE
+
+    def __post_init__(self) -> None:
+        self.n_chunks = -(-self.n_samples // self.chunk_size)  # of all processes
         self._kept: dict[int, Tensor] = {}
-        self._place: str | None = None
         self._shift: Tensor | None = None
 
-    @property
+    @cached_property
     def place(self) -> str:
-        """Where chunks are kept, "memory", "disk" or "recompute" for nowhere.
-
-        Decided by the first process, for all of them, when all first ask for the `shift`.
-        """
-        if self._place is None:
-            self._place = self.processes.broadcast(self._decide() if self.processes.rank == 0 else "")
-            if self._place == "disk" and self.processes.rank == 0:
-                self._delete(f"*-{other}" for other in _DTYPES if other != self.precision)
-        return self._place
+        """Where chunks are kept, "memory", "disk" or "recompute" for nowhere, decided by the first process for all."""
+        place = self.processes.broadcast(self._decide() if self.processes.rank == 0 else "")
+        if place == "disk" and self.processes.rank == 0:
+            self._delete(f"*-{other}" for other in _DTYPES if other != self.precision)
+        return place
 
     def shift(self) -> Tensor:
         """Mean of the first chunk, (D,) float32; all processes ask for it together."""
@@ -78,7 +67,7 @@ class FeatureStore:
         place = self.place  # asked for by all here; later only by those whose chunks are missing
         if self._shift is None:
             first = self.processes.rank == 0
-            features = self.compute(self.rows(0)) if first else torch.zeros(1, self.n_features)
+            features = self._compute(0) if first else torch.zeros(1, self.n_features)
             shift = features.mean(0, dtype=torch.float64).float()
             if first and place == "disk":
                 self._write("shift", shift)
@@ -91,8 +80,7 @@ class FeatureStore:
         """Find what is on the disk; all processes do so together before they read chunks."""
         if self._shift is None and self.folder is not None:
             found = self._read("shift", (self.n_features,)) if self.processes.rank == 0 else None
-            if self.processes.broadcast(found is not None):
-                self._shift = self.processes.broadcast(torch.zeros(self.n_features) if found is None else found)
+            self._shift = self.processes.broadcast(found)
 
     def own(self, start: int = 0) -> range:
         """Numbers of this process's chunks, without the `start` first ones."""
@@ -103,7 +91,7 @@ class FeatureStore:
         """Features of chunk i, (n, D) float32, from where they are, else computed and not kept."""
         found = self._found(i)
         if found is None:
-            return self.compute(self.rows(i))
+            return self._compute(i)
         if found.dtype == torch.float32:
             return found
         assert self._shift is not None  # or nothing would have been found
@@ -118,7 +106,7 @@ class FeatureStore:
         for i in self.own(start):
             found = self._found(i)
             if found is None:
-                found = self._keep_chunk(i, self.compute(self.rows(i)))
+                found = self._keep_chunk(i, self._compute(i))
             yield i * self.chunk_size, found.float() if found.dtype == torch.float16 else found - shift
 
     def rows(self, i: int) -> slice:
@@ -132,6 +120,9 @@ class FeatureStore:
             self._delete(["shift", *(f"*-{precision}" for precision in _DTYPES)])
             with suppress(OSError):  # it is not empty, or not there
                 self.folder.rmdir()
+
+    def _compute(self, i: int) -> Tensor:
+        return self.compute(self.rows(i))
 
     def _found(self, i: int) -> Tensor | None:
         """Chunk i as it is kept: features in float32 or deviations in float16."""
