@@ -51,7 +51,7 @@ class LinearDecoder:
     @classmethod
     def of(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
         """For the codes of a fitted encoder, of which it takes over at most so many coefficients at each position."""
-        linear = cls._sized(encoder, n_channels)
+        linear = cls.shaped(encoder, n_channels)
         (h, w), whitening = linear.grid, encoder.whitening
         scale = whitening.explained_variance_.sqrt().to(whitening.components_)
         maps = (whitening.components_ * scale[:, None]).view(linear.n_components, -1, h, w)
@@ -71,16 +71,12 @@ class LinearDecoder:
 
     @classmethod
     def shaped(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
-        """One as by `of`, with tensors on the device "meta", to make and check decoders before anything is fitted."""
-        linear = cls._sized(encoder, n_channels)
+        """One with tensors on the device "meta", to make and check decoders before anything is fitted."""
+        (C, _, _), (K, h, w) = encoder.image_shape, encoder.scattering.output_shape
+        linear = cls(encoder.whitening.n_components, encoder.image_shape, (h, w), min(n_channels, C * K))
         for name, shape in linear._shapes().items():
             setattr(linear, name, torch.empty(shape, device="meta"))
         return linear
-
-    @classmethod
-    def _sized(cls, encoder: ScatteringEncoder, n_channels: int) -> Self:
-        (C, _, _), (K, h, w) = encoder.image_shape, encoder.scattering.output_shape
-        return cls(encoder.whitening.n_components, encoder.image_shape, (h, w), min(n_channels, C * K))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         d, maps = self.n_components, (self.n_channels, *self.grid)

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder.generator import CodeDecoder, check_grids, check_layers, grids
+from scattergen.decoder.generator import CodeDecoder, UpsampledConv2d, check_grids, check_layers, grids
 from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.upsampled_convolution import UpsampledConv2d
 
 
 class LocalDecoder(CodeDecoder):
@@ -79,14 +78,10 @@ class LocalDecoder(CodeDecoder):
         maps = linear.coefficients
         if linear.grid != sizes[0]:  # sizes that 2^J does not divide
             maps = F.interpolate(maps, size=sizes[0], mode="bilinear", align_corners=False)
-        # The linear maps as products with matrices, in the range of the images, [-1, 1].
-        fixed = {
-            "to_coefficients": maps.permute(0, 2, 3, 1).flatten(1),
-            "to_image": 2 * linear.weight,
-            "mean_image": 2 * linear.mean.flatten() - 1,
-        }
-        for name, value in fixed.items():  # stored with the least squares, not with the network
-            self.register_buffer(name, value.contiguous(), persistent=False)
+        # The linear maps as matrices, in the range of the images, [-1, 1]; stored with the least squares, not here.
+        self.register_buffer("to_coefficients", maps.permute(0, 2, 3, 1).flatten(1).contiguous(), persistent=False)
+        self.register_buffer("to_image", (2 * linear.weight).contiguous(), persistent=False)
+        self.register_buffer("mean_image", 2 * linear.mean.flatten() - 1, persistent=False)
         self._half: dict[str, Tensor] = {}
 
     def forward(self, z: Tensor) -> Tensor:
@@ -121,11 +116,9 @@ class LocalDecoder(CodeDecoder):
 
 def _pixels_under(images: Tensor, size: tuple[int, int], factor: int) -> Tensor:
     """Pixels of each position of a grid, (N, h, w, C·factor²), of images (N, C, H, W)."""
-    n, C, H, W = images.shape
-    h, w = size
     if factor == 1:
         return images.permute(0, 2, 3, 1)
-    if (h * factor, w * factor) != (H, W):  # the grid reaches past the image
-        images = F.pad(images, (0, w * factor - W, 0, h * factor - H), mode="replicate")
-    blocks = images.view(n, C, h, factor, w, factor)
-    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(n, h, w, C * factor**2)
+    # The grid may reach past the image.
+    right, bottom = size[1] * factor - images.shape[3], size[0] * factor - images.shape[2]
+    padded = F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
+    return F.pixel_unshuffle(padded, factor).permute(0, 2, 3, 1).contiguous()

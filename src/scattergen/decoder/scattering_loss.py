@@ -41,8 +41,7 @@ class ScatteringLoss:
 
     def __init__(self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2) -> None:
         C, H, W = image_shape
-        if min(H, W) < 2**J:
-            J = max(1, min(H, W).bit_length() - 1)
+        J = min(J, max(1, min(H, W).bit_length() - 1))  # small images have fewer scales
         self.n_channels, self.scattering = C, Scattering2D(J, (H, W), L, max_order)
 
     def fit(self, images: Tensor) -> Self:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scattergen.datasets import class_labels, fingerprint_of
-from scattergen.decoder.augmentation import fewest_leading
-from scattergen.decoder.fit import DecoderTraining
+from scattergen.decoder.fit import DecoderTraining, fewest_leading
 from scattergen.decoder.linear import LinearDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
