@@ -16,7 +16,7 @@ from scattergen.errors import InputError
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
-from scattergen.scattering.inversion import Reconstruction, check_finite, coarse_images, multi_start
+from scattergen.scattering.inversion import Reconstruction, check_finite, multi_start
 from scattergen.tensor_files import check_shapes
 
 _BATCH_FLOATS = 2**25  # of scattering coefficients that one batch may hold (128 MiB)
@@ -341,7 +341,7 @@ def reconstruct_codes(
         return (transform(x).flatten(1) - mean) @ projection - wanted[rows]
 
     found = multi_start(
-        residual, coarse_images(s, transform), transform, n_starts=n_starts, max_iterations=max_iterations,
+        residual, s, transform, n_starts=n_starts, max_iterations=max_iterations,
         tolerance=tolerance, seed=seed, progress=progress,
     )  # fmt: skip
     return Reconstruction(found.images.cpu(), found.error.cpu(), found.iterations.cpu())

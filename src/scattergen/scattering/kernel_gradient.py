@@ -6,14 +6,12 @@ Nothing is kept from the transform but the image: its spectra are computed again
 followed backwards while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and z =
 F p̄ the conjugate of p's inverse FFT, p's gradient is F applied to the conjugate of z's; that of a real u is the real
 part of F applied to the conjugate of its half spectrum's, so that two columns share one transform again. Gradients of
-spectra are kept conjugated (docs/scattering.md).
-
-Numba renews compiled code when this file changes: touch it after a change of simd.py or kernels.py alone.
+spectra are kept conjugated (docs/scattering.md). Numba renews compiled code when this file changes: touch it after a
+change of simd.py or kernels.py alone.
 """
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.scattering.kernels import (
@@ -28,7 +26,7 @@ from scattergen.scattering.kernels import (
     workspace_parts,
     workspace_size,
 )
-from scattergen.scattering.plan import COMPLEX, LANES, Plan
+from scattergen.scattering.plan import COMPLEX, LANES, Floats, Plan
 from scattergen.scattering.simd import (
     compiled,
     fft,
@@ -143,11 +141,9 @@ def _read_averages(b, at, gradient, image, path, stride, n_lanes, tables, level,
     for lane in range(n_lanes):
         for h in range(height):
             for w in range(width):
-                value = gradient[image, path + lane * stride, h, w]
-                b[s + h * row + w * LANES + lane] = value
+                b[s + h * row + w * LANES + lane] = gradient[image, path + lane * stride, h, w]
     for h in range(height):
-        to = t + h * n * LANES
-        _spread_averages(b, s + h * row, vector, to, vector, n, tables[1], level, width)
+        _spread_averages(b, s + h * row, vector, t + h * n * LANES, vector, n, tables[1], level, width)
 
 
 @compiled
@@ -292,8 +288,7 @@ def _differentiate(images, gradient, out, plan, a2, workspace):
                             _read_averages(b, at, gradient, image, path, step, n_lanes, tables, j2, plan)
                             _through_second(b, at, a2, gh, row, j2, tables, plan)
                             path += 1
-                path, step = 1 + j1 * L + theta1, np.int64(1)
-                _read_averages(b, at, gradient, image, path, step, n_lanes, tables, j1, plan)
+                _read_averages(b, at, gradient, image, 1 + j1 * L + theta1, np.int64(1), n_lanes, tables, j1, plan)
                 _through_first(b, at, gh, gx, first, j1, tables, plan)
             second_path += L * paths_per_theta
         _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan)
@@ -305,7 +300,7 @@ def gradient_batch(images: Tensor, gradient: Tensor, plan: Plan) -> Tensor:
     a2 = workspace_size(plan)
     size = _gradient_parts.py_func(len(plan.source_rows), len(plan.source_columns), a2)[-1]
 
-    def work(part: slice, workspace: NDArray[np.floating]) -> None:
+    def work(part: slice, workspace: Floats) -> None:
         _differentiate(contiguous(images, part), contiguous(gradient, part), out.numpy()[part], plan, a2, workspace)
 
     share(work, images, plan, size)

@@ -2,12 +2,10 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The scattering transform of one image after another as one compiled CPU kernel (needs Numba).
 
-Every inner loop runs over vectors of eight orientations of the first wavelet, so that FFTs of any size, filter products
-and low-pass are vector instructions without shuffles; but for the image's spectrum, of eight columns or rows. Inverse
-FFTs are forward FFTs of conjugates, which have the same modulus. Each vector lane does the same operations whatever the
-batch, so coefficients do not depend on batch or threads, bit by bit (docs/scattering.md).
-
-Numba renews compiled code in __pycache__ when this file changes: touch it after a change of simd.py alone.
+Inner loops run over vectors of eight orientations of the first wavelet (of eight columns or rows for the image's
+spectrum), so that all steps are vector instructions without shuffles. Inverse FFTs are forward FFTs of conjugates, of
+the same modulus. Lanes do the same operations whatever the batch: coefficients do not depend on batch or threads, bit
+by bit (docs/scattering.md). Numba renews compiled code when this file changes: touch it after a change of simd.py alone.
 """
 
 from collections.abc import Callable
@@ -16,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.scattering.plan import COMPLEX, LANES, Plan
+from scattergen.scattering.plan import COMPLEX, LANES, Floats, Plan
 from scattergen.scattering.simd import (
     axis_tables,
     compiled,
@@ -195,10 +192,7 @@ def image_spectrum(b, at, images, image, tables, plan):
     for c in range(0, N, 2 * LANES):  # two groups of columns share one transform
         for i in range(M):
             for lane in range(2 * LANES):
-                value = nothing
-                if c + lane < N:
-                    value = images[image, rows[i], columns[c + lane]]
-                b[line + i * COMPLEX + lane] = value
+                b[line + i * COMPLEX + lane] = images[image, rows[i], columns[c + lane]] if c + lane < N else nothing
         for part in range(0, COMPLEX, LANES):
             _low_pass(b, line + part, stride, t + c + part, step, M, down, finest, height)
         fft(b, line, stride, line, stride, scratch, M, down, finest)
@@ -320,12 +314,9 @@ def _scatter(images, out, plan, workspace):
                 n_lanes = min(LANES, L - theta1)
                 row = table.first[j1] + theta1 // LANES * (M >> j1)
                 first_order(b, at, row, j1, False, again, tables, plan)
-                path, step = 1 + j1 * L + theta1, np.int64(1)
-                _write_averages(b, at, out, image, path, step, n_lanes, tables[1], j1, plan)
-                if not again:
-                    continue
+                _write_averages(b, at, out, image, 1 + j1 * L + theta1, np.int64(1), n_lanes, tables[1], j1, plan)
                 path, step = second_path + theta1 * paths_per_theta, np.int64(paths_per_theta)
-                for j2 in range(j1 + 1, J):
+                for j2 in range(j1 + 1, J if again else 0):
                     for theta2 in range(L):
                         row = table.second[j1, j2] + theta2 * (M >> j2)
                         _second_order(b, at, row, j2, tables, plan)
@@ -338,19 +329,19 @@ def scatter_batch(images: Tensor, plan: Plan) -> Tensor:
     """Coefficients (B, K, H', W') of images (B, H, W) in the plan's precision."""
     out = images.new_empty(len(images), *plan.outputs)
 
-    def work(part: slice, workspace: NDArray[np.floating]) -> None:
+    def work(part: slice, workspace: Floats) -> None:
         _scatter(contiguous(images, part), out.numpy()[part], plan, workspace)
 
     share(work, images, plan, workspace_size(plan))
     return out
 
 
-def contiguous(x: Tensor, part: slice) -> NDArray[np.floating]:
+def contiguous(x: Tensor, part: slice) -> Floats:
     """A part of a tensor as the memory layout that compiled code expects."""
     return np.ascontiguousarray(x.numpy()[part])
 
 
-def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, plan: Plan, n_numbers: int) -> None:
+def share(work: Callable[[slice, Floats], None], images: Tensor, plan: Plan, n_numbers: int) -> None:
     """Call work(part of the batch, workspace of n numbers) for all parts, by as many threads as torch uses."""
     n_threads = torch.get_num_threads()
     # Tasks of about a millisecond at least, and enough of them to even out unequal threads.
@@ -364,10 +355,7 @@ def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, p
             work(slice(begin, begin + size), workspace)
 
     n_helpers = min(n_threads, -(-len(images) // size)) - 1
-    if n_helpers == 0:
-        worker()
-        return
-    with ThreadPoolExecutor(n_helpers) as pool:
+    with ThreadPoolExecutor(max(n_helpers, 1)) as pool:  # which starts no thread before there is work for it
         helpers = [pool.submit(worker) for _ in range(n_helpers)]
         worker()
         for helper in helpers:

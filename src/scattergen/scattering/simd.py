@@ -4,10 +4,9 @@
 
 Numba leaves vectorisation to the compiler, which gives up on the butterflies of an FFT. With vectors as a type of
 their own, +, -, *, `load`, `store`, `spread` and `square_root` are one instruction each, `quotient` is three.
-
-All intermediates of a scattering transform live in one workspace b. A line starts at s (source) or d (destination) and
-advances by ss or ds floats. A pass of radix r splits q interleaved transforms of length n into q·r of length n / r; tw
-holds exp(-2πi k / (n q)) from position t.
+All intermediates live in one workspace b. A line starts at s (source) or d (destination) and advances by ss or ds
+floats. A pass of radix r splits q interleaved transforms of length n into q·r of length n / r; tw holds
+exp(-2πi k / (n q)) from position t.
 """
 
 import operator
@@ -16,8 +15,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.core.datamodel import models
-from numba.extending import intrinsic, lower_builtin, register_model, type_callable
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 from scattergen.scattering.plan import COMPLEX, LANES
 
@@ -191,10 +189,9 @@ def _pass3(b, s, ss, d, ds, n, q, tw, t, constants):
     m = n // 3
     cosine, sine = spread(constants, 0), spread(constants, 1)
     for p in range(m):
-        w = t + 2 * q * p
-        w1r, w1i = spread(tw, w), spread(tw, w + 1)
-        w += 2 * q * p
-        w2r, w2i = spread(tw, w), spread(tw, w + 1)
+        step = 2 * q * p
+        w1r, w1i = spread(tw, t + step), spread(tw, t + step + 1)
+        w2r, w2i = spread(tw, t + 2 * step), spread(tw, t + 2 * step + 1)
         for k in range(q):
             x, dx = s + (k + q * p) * ss, q * m * ss
             y, dy = d + (k + q * 3 * p) * ds, q * ds
@@ -214,12 +211,10 @@ def _pass3(b, s, ss, d, ds, n, q, tw, t, constants):
 def _pass4(b, s, ss, d, ds, n, q, tw, t):
     m = n // 4
     for p in range(m):
-        w = t + 2 * q * p
-        w1r, w1i = spread(tw, w), spread(tw, w + 1)
-        w += 2 * q * p
-        w2r, w2i = spread(tw, w), spread(tw, w + 1)
-        w += 2 * q * p
-        w3r, w3i = spread(tw, w), spread(tw, w + 1)
+        step = 2 * q * p
+        w1r, w1i = spread(tw, t + step), spread(tw, t + step + 1)
+        w2r, w2i = spread(tw, t + 2 * step), spread(tw, t + 2 * step + 1)
+        w3r, w3i = spread(tw, t + 3 * step), spread(tw, t + 3 * step + 1)
         for k in range(q):
             x, dx = s + (k + q * p) * ss, q * m * ss
             y, dy = d + (k + q * 4 * p) * ds, q * ds

@@ -18,9 +18,7 @@ from scattergen.scattering.plan import Plan, build_plan
 # Intermediate spectra of one chunk of images should stay in a core's second-level cache: on the development machine
 # 28x28 images ran fastest in chunks of 16-64, 128x128x3 in chunks of 1-4.
 _CHUNK_FLOATS = 2**20
-
-# More are closer to each other than a wavelet is wide, and L² paths take hours.
-_MOST_ORIENTATIONS = 128
+_MOST_ORIENTATIONS = 128  # more are closer to each other than a wavelet is wide, and L² paths take hours
 
 
 class Kernels(NamedTuple):
@@ -134,15 +132,12 @@ def modulus(x: Tensor) -> Tensor:
 
 
 class Constants:
-    """Filters, low-pass matrices and padding indices of one transform on one device and dtype.
-
-    `filters[level, j]` are the wavelets of scale j applied at resolution 2^-level; `pad_rows` and `pad_columns` have
-    the row and column of the image at every padded row and column.
-    """
+    """Filters, low-pass matrices and padding indices of one transform on one device and dtype."""
 
     def __init__(self, bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         J, _, M, N = bank.psi.shape
         self.pad_rows, self.pad_columns = (source.to(device) for source in reflection(shape, (M, N)))
+        # Wavelets of scale j at resolution 2^-level, by level and j.
         self.filters = {
             (level, j): Wavelets(cropped(bank.psi[j], level).to(device, dtype), 2 ** (j - level))
             for j in range(J)
@@ -161,15 +156,11 @@ class Constants:
 
 
 class Wavelets:
-    """The L wavelets of one scale, multiplied with a spectrum and subsampled in one pass.
-
-    Subsampling by k in space is the mean of the k² aliases in Fourier. Blocks of aliases where the wavelets vanish to
-    rounding are skipped; the factor 1/k² is part of the weights.
-    """
+    """The L wavelets of one scale, multiplied with a spectrum and subsampled by k in one pass: the mean of k² aliases."""
 
     def __init__(self, psi: Tensor, factor: int) -> None:
         rows, columns = psi.shape[-2] // factor, psi.shape[-1] // factor
-        self.blocks: list[tuple[slice, slice, Tensor]] = []
+        self.blocks: list[tuple[slice, slice, Tensor]] = []  # but those where the wavelets vanish to rounding
         negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
         for top in range(0, psi.shape[-2], rows):
             for left in range(0, psi.shape[-1], columns):
@@ -192,9 +183,7 @@ class Wavelets:
 
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
 # are no longer used leave the memory of their device.
-@lru_cache(maxsize=8)
-def _shared_constants(bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Constants:
-    return Constants(bank, shape, dtype, device)
+_shared_constants = lru_cache(maxsize=8)(Constants)
 
 
 class Scattering2D(nn.Module):
