@@ -5,8 +5,7 @@ import torch
 from PIL import Image
 
 from scattergen.decoder.fit import DecoderTraining, fewest_leading, shortening
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr

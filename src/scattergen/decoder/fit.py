@@ -33,7 +33,6 @@ LOSSES: dict[str, Callable[[tuple[int, int, int]], Any] | None] = {
 
 _WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/notes/log.md)
 _REAL_IMAGES = 512  # that it is fitted to, such as the size of scattering paths
-
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
 _GROWING_ROUNDS, _LARGE_GAP = 3, 2.0
 
@@ -138,8 +137,7 @@ class DecoderTraining:
             progress: Where to report.
 
         Returns:
-            One dictionary per epoch with "loss", "validation/loss", "validation/psnr" and "validation/train_psnr" (dB,
-            of as many training images).
+            One dictionary per epoch: "loss", "validation/loss", "validation/psnr", "validation/train_psnr" (dB).
 
         Raises:
             InputError: If there are too few images, or augmentation lacks its encoder.

@@ -239,9 +239,8 @@ class UpsampledConv2d(nn.Module):
     r"""Bilinear upsampling, reflection padding and a convolution without bias, (N, h, w, in) -> (N, H, W, out).
 
     Equal to `conv2d(pad(interpolate(x, output_size), k // 2, "reflect"), weight)` with `align_corners=False` and odd k.
-    Upsampling, padding and shifts act on positions, the weights on channels. The two commute, so the channels are mixed
-    where there are fewer pixels: Σ_ab R_a (x W_ab) C_bᵀ, with R_a the matrix that upsamples, pads and shifts rows by
-    tap a, and C_b the same for columns.
+    Positions and channels commute, so the channels are mixed where there are fewer pixels: Σ_ab R_a (x W_ab) C_bᵀ, with
+    R_a the matrix that upsamples, pads and shifts rows by tap a, and C_b the same for columns.
     """
 
     rows: Tensor

@@ -25,9 +25,7 @@ class ScatteringLoss:
 
     Args:
         image_shape: (C, H, W).
-        J: Scale: details may move by about 2^J pixels.
-        L: Number of orientations.
-        max_order: Highest order.
+        J, L, max_order: Scale, orientations and order of the transform: details may move by about 2^J pixels.
 
     Raises:
         InputError: If the transform does not fit the images.

@@ -98,10 +98,7 @@ class FeatureStore:
         return found.float() + self._shift
 
     def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """This process's chunks from its `start`-th on: the first row, and the features less `shift`, (n, D) float32.
-
-        They are computed and kept if they are not there yet.
-        """
+        """First row, and features less `shift`, (n, D) float32, of each of this process's chunks, which it keeps."""
         shift = self.shift()
         for i in self.own(start):
             found = self._found(i)

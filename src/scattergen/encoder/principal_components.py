@@ -100,10 +100,7 @@ class _Passes:
         return self.total / self.n
 
     def run(self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True) -> Tensor:
-        """One pass, or what is left of it: the sum over the chunks of all processes, saved within the pass or not.
-
-        `add` adds a chunk to the sum in place, given the sum, the chunk's first row and its deviations.
-        """
+        """One pass, or what is left: the sum that `add` adds all chunks to, given it, first rows and deviations."""
         if self._done == 0:
             self._sum = zero
         processes = self.samples.processes

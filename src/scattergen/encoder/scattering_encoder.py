@@ -32,9 +32,7 @@ class ScatteringEncoder:
 
     Args:
         image_shape: (C, H, W) of the images.
-        J: Scale of the scattering transform.
-        L: Its number of orientations.
-        max_order: Its highest order.
+        J, L, max_order: Scale, number of orientations and highest order of the scattering transform.
         n_components: Dimension d of the codes.
         allow_fewer: Let the codes have fewer components, with a warning, if the images vary in fewer ways.
         flips: Fit the components to the mirrored images, too, which makes up for few images.
@@ -54,10 +52,8 @@ class ScatteringEncoder:
         InputError: If the transform does not fit the images.
 
     Example:
-        >>> from scattergen.datasets import mnist
-        >>> images = mnist().test
-        >>> encoder = ScatteringEncoder((1, 28, 28), n_components=16).fit(images[:100])
-        >>> encoder.transform(images[:3]).shape
+        >>> encoder = ScatteringEncoder((1, 8, 8), J=1, n_components=16).fit(torch.rand(50, 1, 8, 8))
+        >>> encoder.transform(torch.rand(3, 1, 8, 8)).shape
         torch.Size([3, 16])
     """
 
@@ -218,10 +214,8 @@ class ScatteringEncoder:
         if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
             whitening.n_components = min(whitening.n_components, len(tensors["components"]))
         d, D = whitening.n_components, self.n_features
-        check_shapes("encoder", tensors, {
-            "mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,),
-            "n_samples": (),
-        })  # fmt: skip
+        shapes = {"mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,)}
+        check_shapes("encoder", tensors, {**shapes, "n_samples": ()})
         whitening.mean_, whitening.components_ = tensors["mean"].float(), tensors["components"].float()
         whitening.explained_variance_ = tensors["explained_variance"].double()
         whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"].double()
@@ -233,9 +227,8 @@ def _best_number_of_components(
 ) -> int:
     r"""The least number of leading components, of two per octave, from which least squares restore images best.
 
-    Each further one brings the images that it was fitted to closer, be it a property of all images or an accident of
-    these; the error of those held out, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$,
-    falls and then rises again: within a hundredth of the least counts as best.
+    The error of held-out images, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$, falls and
+    rises again, as further components are accidents of those fitted to: within a hundredth of the least counts as best.
     """
     most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]

@@ -87,9 +87,8 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     """
     # int(), not floor: for odd L the field's reference truncates towards zero.
     angles = [(int(L - L / 2 - 1) - theta) * pi / L for theta in range(L)]
-    psi = torch.stack(
-        [torch.stack([morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for angle in angles]) for j in range(J)]
-    )
+    wavelets = [morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for j in range(J) for angle in angles]
+    psi = torch.stack(wavelets).unflatten(0, (J, L))
     sigma = SIGMA * 2 ** (J - 1)
     return FilterBank(psi, gaussian(shape[0], sigma), gaussian(shape[1], sigma))
 

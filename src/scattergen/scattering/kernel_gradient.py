@@ -193,8 +193,7 @@ def _through_first(b, at, gh, gx, row, j1, tables, plan):
             fft(b, line_of_gh, stride, line_of_gh, stride, scratch, n, along, j1)
     for c in range(0, n, 2):
         if again:
-            s = gh + c * COMPLEX
-            _join(b, s, (n + 1) * COMPLEX, s + COMPLEX, m, line)
+            _join(b, gh + c * COMPLEX, (n + 1) * COMPLEX, gh + (c + 1) * COMPLEX, m, line)
             fft(b, line, stride, line, stride, scratch, m, down, j1)
         else:
             _clear(b, line, 2 * m)

@@ -5,7 +5,7 @@
 Inner loops run over vectors of eight orientations of the first wavelet (of eight columns or rows for the image's
 spectrum), so that all steps are vector instructions without shuffles. Inverse FFTs are forward FFTs of conjugates, of
 the same modulus. Lanes do the same operations whatever the batch: coefficients do not depend on batch or threads, bit
-by bit (docs/scattering.md). Numba renews compiled code when this file changes: touch it after a change of simd.py alone.
+by bit (docs/scattering.md). Numba renews compiled code when this file changes: touch it after one of simd.py alone.
 """
 
 from collections.abc import Callable
@@ -196,8 +196,7 @@ def image_spectrum(b, at, images, image, tables, plan):
         for part in range(0, COMPLEX, LANES):
             _low_pass(b, line + part, stride, t + c + part, step, M, down, finest, height)
         fft(b, line, stride, line, stride, scratch, M, down, finest)
-        first = a + c * 2
-        separate(b, line, M, first, step, first + COMPLEX)
+        separate(b, line, M, a + c * 2, step, a + c * 2 + COMPLEX)
     for k in range(0, M // 2 + 1, LANES):
         to = x + k // LANES * (N + 1) * COMPLEX
         for c in range(N):
@@ -258,12 +257,10 @@ def first_order(b, at, row, j1, keep, again, tables, plan):
                     r, q = load_complex(b, other + i * COMPLEX)
                     store_complex(b, column + i * n * COMPLEX, r, q)
             else:
-                to = t + (c + part) * LANES
-                _low_pass(b, u, stride, to, n * LANES, m, down, j1, plan.outputs[1])
+                _low_pass(b, u, stride, t + (c + part) * LANES, n * LANES, m, down, j1, plan.outputs[1])
         if again:
             fft(b, line, stride, line, stride, scratch, m, down, j1)
-            to = h + c * COMPLEX
-            separate(b, line, m, to, (n + 1) * COMPLEX, to + COMPLEX)
+            separate(b, line, m, h + c * COMPLEX, (n + 1) * COMPLEX, h + (c + 1) * COMPLEX)
     if again:
         for i in range(m // 2 + 1):
             transform_row(b, h + i * (n + 1) * COMPLEX, scratch, n, along, j1)

@@ -156,7 +156,7 @@ class Constants:
 
 
 class Wavelets:
-    """The L wavelets of one scale, multiplied with a spectrum and subsampled by k in one pass: the mean of k² aliases."""
+    """The L wavelets of one scale, multiplied with a spectrum and subsampled by k in one pass: means of k² aliases."""
 
     def __init__(self, psi: Tensor, factor: int) -> None:
         rows, columns = psi.shape[-2] // factor, psi.shape[-1] // factor
@@ -255,8 +255,7 @@ class Scattering2D(nn.Module):
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
         Raises:
-            InputError: If x is not a tensor of real floating-point numbers, its last two axes are not the `shape` given
-                at construction, or a pixel is NaN or infinite.
+            InputError: If x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
         """
         self._check(x)
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()

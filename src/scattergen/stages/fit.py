@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scattergen.datasets import class_labels, fingerprint_of
 from scattergen.decoder.fit import DecoderTraining, fewest_leading
-from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LinearDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
