@@ -274,8 +274,7 @@ def _warn_of_overfitting(history: History) -> None:
 
 def _overfits(gaps: list[float]) -> bool:
     recent = gaps[-_GROWING_ROUNDS - 1 :]
-    growing = all(a < b for a, b in pairwise(recent))
-    return len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP
+    return len(recent) > _GROWING_ROUNDS and recent[-1] > _LARGE_GAP and all(a < b for a, b in pairwise(recent))
 
 
 def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, shifts: int = 0) -> Tensor:

@@ -49,6 +49,10 @@ class LinearDecoder:
     ) -> None:
         self.n_components, self.image_shape = n_components, image_shape
         self.grid, self.n_channels = grid, n_channels
+        self.hyperparameters: dict[str, Any] = {
+            "n_components": n_components, "image_shape": list(image_shape),
+            "grid": list(grid), "n_channels": n_channels,
+        }  # fmt: skip
 
     @classmethod
     def of(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
@@ -140,14 +144,6 @@ class LinearDecoder:
         """Everything fitted, as named tensors."""
         return {"mean": self.mean, "weight": self.weight, "coefficients": self.coefficients}
 
-    @property
-    def hyperparameters(self) -> dict[str, int | list[int]]:
-        """Keywords of the constructor."""
-        return {
-            "n_components": self.n_components, "image_shape": list(self.image_shape),
-            "grid": list(self.grid), "n_channels": self.n_channels,
-        }  # fmt: skip
-
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted decoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
         check_shapes("linear decoder", tensors, self._shapes())
@@ -178,8 +174,7 @@ class LocalDecoder(CodeDecoder):
         >>> encoder = ScatteringEncoder((1, 16, 16), J=1, L=4, n_components=20).fit(x)
         >>> codes = encoder.transform(x)
         >>> linear = LinearDecoder.of(encoder).fit(codes, x)
-        >>> decoder = LocalDecoder(linear, channels=(16, 8))
-        >>> torch.allclose(decoder.decode(codes), linear.decode(codes), atol=1e-6)
+        >>> torch.allclose(LocalDecoder(linear, channels=(16, 8)).decode(codes), linear.decode(codes), atol=1e-6)
         True
     """
 

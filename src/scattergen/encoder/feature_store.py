@@ -31,9 +31,9 @@ class FeatureStore:
     """Features of N samples in chunks of a fixed size, computed once where there is room for them.
 
     `compute` gives those of a range of samples, (n, D) float32. Process r has the chunks i with i mod world_size = r.
-    "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else nowhere. A file that is
-    damaged or of other data than `identity` says is noticed and made again. In float16 the deviations from the mean of
-    the first chunk are stored, which lose less to rounding than the features would.
+    "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else nowhere. Files that are
+    damaged or of other data (`identity`) are made again. In float16 the deviations from the mean of the first chunk are
+    stored, which lose less to rounding.
     """
 
     compute: Callable[[slice], Tensor]

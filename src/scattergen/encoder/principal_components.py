@@ -20,7 +20,6 @@ from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 _MOST_FOR_GRAM, _LARGEST_GRAM_INPUT, _MOST_FOR_COVARIANCE = 4096, 200_000_000, 10_000
 _OVERSAMPLING = 64
 _PASSES = {"_from_gram": 2, "_from_covariance": 1}
-
 _GRAM_COLUMNS = 4096  # features whose products are summed in float32
 _PART_OF_TIME_WRITING = 0.05
 
@@ -45,12 +44,10 @@ def principal_components(
     """Leading principal components (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011).
 
     All processes call this together and get, of the first n samples, the mean (D,) in float64, components, orthonormal
-    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all
-    variances. Deviations from the mean of the first chunk are added up, so that sums lose no digits to a large mean and
-    the products of one chunk can be float32.
-
-    A checkpoint at `path`, which its owner removes, is continued from at whatever chunk of whatever pass it was made,
-    every so many seconds; by several processes at the end of passes only. The device needs float64.
+    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all.
+    Deviations from the mean of the first chunk are added up, so that sums lose no digits to a large mean and products
+    of one chunk can be float32. A checkpoint at `path`, which its owner removes, is made every so many seconds, by
+    several processes at the end of passes only, and continued from. The device needs float64.
     """
     method = _method(n, samples.n_features)
     total_passes = _PASSES.get(method.__name__, n_passes)

@@ -26,9 +26,7 @@ _INDIFFERENCE = 0.01  # part by which the error may be larger if fewer component
 
 
 class ScatteringEncoder:
-    """Images, scattered channel by channel, to whitened principal components of all coefficients: nothing is trained.
-
-    Compare Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
+    """Images, scattered channel by channel, to whitened principal components, untrained (Angles & Mallat 2018).
 
     Args:
         image_shape: (C, H, W) of the images.

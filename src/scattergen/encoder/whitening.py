@@ -58,9 +58,7 @@ class PCAWhitening:
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
     def fit(self, batches: Batches) -> Self:
-        """Fit to the features that `batches()` iterates over in batches (n, D), the same at every call.
-
-        It is called once, and once more per pass if they do not fit in `cache_bytes`.
+        """Fit to the batches (n, D) of features that each call of `batches` gives; one per pass beyond `cache_bytes`.
 
         Raises:
             InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
@@ -123,9 +121,8 @@ class PCAWhitening:
         if not 1 <= n_components <= len(self.components_):
             raise InputError(f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted.")
         self.n_components = n_components
-        self.components_ = self.components_[:n_components].clone()
-        self.explained_variance_ = self.explained_variance_[:n_components].clone()
-        self.explained_variance_ratio_ = self.explained_variance_ratio_[:n_components].clone()
+        for name in ("components_", "explained_variance_", "explained_variance_ratio_"):
+            setattr(self, name, getattr(self, name)[:n_components].clone())
 
     def transform(self, s: Tensor) -> Tensor:
         """Codes (N, d), of unit variance on the data of the fit, of features (N, D); another D is an `InputError`."""

@@ -131,8 +131,7 @@ def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
     invariant scattering", 2012).
 
     Example:
-        >>> low, high = littlewood_paley(filter_bank((64, 64), 3, 8))
-        >>> 0 < low < high
+        >>> littlewood_paley(filter_bank((64, 64), 3, 8))[0] > 0
         True
     """
     energy = bank.psi.square().sum((0, 1))

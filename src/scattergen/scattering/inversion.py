@@ -79,7 +79,7 @@ def reconstruct(
         (True, True)
     """
     K, height, width = transform.output_shape
-    if s.ndim < 3 or tuple(s.shape[-3:]) != (K, height, width):
+    if tuple(s.shape[-3:]) != transform.output_shape:
         raise InputError(
             f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}: give the "
             "transform that they were computed with."
@@ -97,11 +97,9 @@ def reconstruct(
         residual, wanted, transform, n_starts=n_starts,
         max_iterations=max_iterations, tolerance=tolerance, seed=seed, progress=progress,
     )  # fmt: skip
-    return Reconstruction(
-        found.images.reshape(*batch, *transform.shape).to(s.device),
-        found.error.reshape(batch).to(s.device),
-        found.iterations.reshape(batch).to(s.device),
-    )
+    images = found.images.reshape(*batch, *transform.shape).to(s.device)
+    error, iterations = (values.reshape(batch).to(s.device) for values in (found.error, found.iterations))
+    return Reconstruction(images, error, iterations)
 
 
 def multi_start(
@@ -192,11 +190,10 @@ def minimize_in_box(
     target: float,
     on_iteration: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
+    """Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
 
-    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982), projected on the box, of
-    the coordinates that their gradient does not hold at a bound, with steps halved until the value falls enough. It
-    ends below `target`, without enough improvement, or when even its gradient is no direction of descent.
+    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982) of coordinates not held at
+    a bound, and ends below `target`, without enough improvement, or where no direction leads down.
     """
     rows = torch.arange(len(start), device=start.device)
     state = _Problems(objective, rows, start)

@@ -2,12 +2,11 @@
 # Numba compiles these functions: what they compute with has no Python types.
 """The gradient of the compiled scattering transform (needs Numba).
 
-Nothing is kept from the transform but the image: its spectra are computed again, step by step, and every step is
-followed backwards while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and z =
-F p̄ the conjugate of p's inverse FFT, p's gradient is F applied to the conjugate of z's; that of a real u is the real
-part of F applied to the conjugate of its half spectrum's, so that two columns share one transform again. Gradients of
-spectra are kept conjugated (docs/scattering.md). Numba renews compiled code when this file changes: touch it after a
-change of simd.py or kernels.py alone.
+Nothing is kept from the transform but the image: its spectra are computed again, and every step is followed backwards
+while its intermediates are in the cache. With F the unnormalised DFT, which is symmetric, and z = F p̄ the conjugate of
+p's inverse FFT, p's gradient is F applied to the conjugate of z's; that of a real u is the real part of F applied to
+the conjugate of its half spectrum's, so that two columns share one transform. Gradients of spectra are kept conjugated
+(docs/scattering.md). Numba renews compiled code when this file changes: touch it after one of simd.py or kernels.py.
 """
 
 import numba
@@ -260,9 +259,8 @@ def _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan):
 @numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 def _differentiate(images, gradient, out, plan, a2, workspace):
     """Gradients of images (B, H, W) to out from those of coefficients (B, K, H', W')."""
-    J, L = plan.J, plan.L
-    b, table = pointer_to(workspace), plan.products
-    tables = pointers(plan)
+    J, L, table = plan.J, plan.L, plan.products
+    b, tables = pointer_to(workspace), pointers(plan)
     M, N = len(plan.source_rows), len(plan.source_columns)
     at = workspace_parts(M, N, plan.outputs[1])
     gh, gx, _ = _gradient_parts(M, N, a2)

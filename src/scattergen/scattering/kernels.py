@@ -186,7 +186,6 @@ def image_spectrum(b, at, images, image, tables, plan):
     down, along, _ = tables
     rows, columns = plan.source_rows, plan.source_columns
     M, N = len(rows), len(columns)
-    height = plan.outputs[1]
     stride, finest, nothing = np.int64(COMPLEX), np.int64(0), images.dtype.type(0)
     step = image_step(N)
     for c in range(0, N, 2 * LANES):  # two groups of columns share one transform
@@ -194,7 +193,7 @@ def image_spectrum(b, at, images, image, tables, plan):
             for lane in range(2 * LANES):
                 b[line + i * COMPLEX + lane] = images[image, rows[i], columns[c + lane]] if c + lane < N else nothing
         for part in range(0, COMPLEX, LANES):
-            _low_pass(b, line + part, stride, t + c + part, step, M, down, finest, height)
+            _low_pass(b, line + part, stride, t + c + part, step, M, down, finest, plan.outputs[1])
         fft(b, line, stride, line, stride, scratch, M, down, finest)
         separate(b, line, M, a + c * 2, step, a + c * 2 + COMPLEX)
     for k in range(0, M // 2 + 1, LANES):

@@ -3,10 +3,9 @@
 """Vectors of LANES numbers in Numba, and FFTs (Stockham's algorithm) of lines of them, LANES transforms at once.
 
 Numba leaves vectorisation to the compiler, which gives up on the butterflies of an FFT. With vectors as a type of
-their own, +, -, *, `load`, `store`, `spread` and `square_root` are one instruction each, `quotient` is three.
-All intermediates live in one workspace b. A line starts at s (source) or d (destination) and advances by ss or ds
-floats. A pass of radix r splits q interleaved transforms of length n into q·r of length n / r; tw holds
-exp(-2πi k / (n q)) from position t.
+their own, +, -, *, `load`, `store`, `spread` and `square_root` are one instruction each, `quotient` is three. A line of
+the workspace b starts at s (source) or d (destination) and advances by ss or ds floats. A pass of radix r splits q
+interleaved transforms of length n into q·r of length n / r; tw holds exp(-2πi k / (n q)) from position t.
 """
 
 import operator
