@@ -191,9 +191,8 @@ class LocalDecoder(CodeDecoder):
         check_layers(channels, kernel_size, momentum, "3 or 5")
         self.linear = linear
         self.n_components, self.image_shape = linear.n_components, linear.image_shape
-        self.hyperparameters: dict[str, Any] = {
-            "channels": list(channels), "kernel_size": kernel_size, "momentum": momentum,
-        }  # fmt: skip
+        keywords = {"channels": list(channels), "kernel_size": kernel_size, "momentum": momentum}
+        self.hyperparameters: dict[str, Any] = keywords
         (C, H, W), n = linear.image_shape, len(channels)
         self._sizes = sizes = grids((H, W), n, None)
         check_grids(sizes, n, kernel_size)

@@ -319,8 +319,7 @@ def reconstruct_codes(
             "encoder made."
         )
     check_finite(z, "codes")
-    s = whitening.inverse_transform(z.float())
-    s = s.reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
+    s = whitening.inverse_transform(z.float()).reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
     deviations = whitening.explained_variance_.sqrt()
     weights = (deviations / deviations.sum()).sqrt().to(device, torch.float32)
     mean = whitening.mean_.to(device)

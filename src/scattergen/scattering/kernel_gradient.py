@@ -46,8 +46,7 @@ def _gradient_parts(M, N, a2):
     """Where the gradients' parts of the workspace start; a2 is as a, for order 2."""
     gh = a2 + M // 2 * (N // 2) * COMPLEX  # of the half spectra h
     gx = gh + (M // 2 + 1) * (N + 1) * COMPLEX  # of the image's half spectrum, one sum per lane
-    end = gx + (M // 2 + 1) * (N + 1) * COMPLEX
-    return gh, gx, end
+    return gh, gx, gx + (M // 2 + 1) * (N + 1) * COMPLEX
 
 
 @compiled

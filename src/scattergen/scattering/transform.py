@@ -158,7 +158,7 @@ class Wavelets:
 
     def __init__(self, psi: Tensor, factor: int) -> None:
         rows, columns = psi.shape[-2] // factor, psi.shape[-1] // factor
-        self.blocks: list[tuple[slice, slice, Tensor]] = []  # but those where the wavelets vanish to rounding
+        self.blocks: list[tuple[slice, slice, Tensor]] = []  # without those where the wavelets vanish to rounding
         negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
         for top, left in product(range(0, psi.shape[-2], rows), range(0, psi.shape[-1], columns)):
             block = (slice(top, top + rows), slice(left, left + columns))
@@ -180,7 +180,9 @@ class Wavelets:
 
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
 # are no longer used leave the memory of their device.
-_shared_constants = lru_cache(maxsize=8)(Constants)
+@lru_cache(maxsize=8)
+def _shared_constants(bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Constants:
+    return Constants(bank, shape, dtype, device)
 
 
 class Scattering2D(nn.Module):
