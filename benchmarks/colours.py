@@ -15,7 +15,7 @@ from own_images import emoji, faces, photos, shapes
 from torch import Tensor
 
 from scattergen.datasets import Dataset
-from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.image_quality import psnr
 from scattergen.wording import machine

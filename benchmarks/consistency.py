@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scattergen import GenerativeScatteringNetwork, load
-from scattergen.decoder.augmentation import shortening
+from scattergen.decoder.fit import shortening
 from scattergen.decoder.scattering_loss import ScatteringLoss
 from scattergen.evaluation import PerceptualFeatures, kernel_distance
 from scattergen.image_quality import psnr, sharpness

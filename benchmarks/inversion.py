@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scattergen import GenerativeScatteringNetwork, RunFolderError, Scattering2D
 from scattergen.datasets import mnist
-from scattergen.encoder.inversion import reconstruct_codes
+from scattergen.encoder import reconstruct_codes
 from scattergen.image_quality import psnr
 from scattergen.scattering import reconstruct
 from scattergen.wording import machine

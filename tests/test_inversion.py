@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from scattergen.datasets import mnist
-from scattergen.encoder import ScatteringEncoder
-from scattergen.encoder.inversion import reconstruct_codes
+from scattergen.encoder import ScatteringEncoder, reconstruct_codes
 from scattergen.errors import InputError
 from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D, reconstruct

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression
 
-from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 

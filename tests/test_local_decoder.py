@@ -4,10 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.decoder import augmentation
-from scattergen.decoder.fit import DecoderTraining
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.fit import DecoderTraining, fewest_leading, shortening
+from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.image_quality import psnr
@@ -121,10 +119,10 @@ def test_codes_of_another_model_are_refused():
 
 def test_shortened_codes_keep_leading_components_only():
     generator = torch.Generator().manual_seed(0)
-    kept = augmentation.shortening(4000, 64, 0.5, generator)
+    kept = shortening(4000, 64, 0.5, generator)
     counts = kept.sum(1)
     assert torch.equal(kept, torch.arange(64) < counts[:, None])  # ones, then zeros
-    assert counts.min() == augmentation.fewest_leading(64)
+    assert counts.min() == fewest_leading(64)
     # Half are shortened, but for the one in hundreds that keeps all 64 by chance: five deviations.
     assert (counts < 64).float().mean() == pytest.approx(0.5, abs=5 * (0.25 / 4000) ** 0.5 + 0.01)
     # As often in each of the octaves from 4 to 64.

@@ -17,8 +17,7 @@ from scattergen import InputError, RunFolderError, ScattergenError
 from scattergen.datasets import ClassLabels, Dataset, ImageArray, mnist
 from scattergen.decoder import Decoder
 from scattergen.decoder import fit as decoder_fit
-from scattergen.decoder.augmentation import augment
-from scattergen.decoder.fit import DecoderTraining, OverfittingWarning, _warn_of_overfitting
+from scattergen.decoder.fit import DecoderTraining, OverfittingWarning, _warn_of_overfitting, augment
 from scattergen.densities import DENSITIES, Gaussian, GaussianMixture, draw_in_chunks, needs_labels
 from scattergen.diagnostics import component_grid
 from scattergen.encoder import ScatteringEncoder

@@ -646,7 +646,7 @@ def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
     ("name", "file", "depends"),
     [
         ("latent_prior", "densities/networks.py", True),
-        ("latent_prior", "decoder/upsampled_convolution.py", True),
+        ("latent_prior", "decoder/generator.py", True),
         ("latent_prior", "paper/pixel_models.py", False),
         ("density_samples", "densities/gan.py", True),
         ("density_samples", "decoder/generator.py", True),

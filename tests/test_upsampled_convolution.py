@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scattergen.decoder.upsampled_convolution import UpsampledConv2d, tap_matrices
+from scattergen.decoder.generator import UpsampledConv2d, tap_matrices
 
 # In- and output channels, on both sides of the limit below which all taps are one product.
 CHANNELS = [(8, 16), (3, 6), (5, 1), (1, 16), (4, 3)]

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
 from scattergen.decoder.generator import Decoder
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, draw_in_chunks, sample_density
 from scattergen.densities.sampling import Labels

@@ -2,8 +2,7 @@
 
 from scattergen.decoder.fit import DecoderTraining, OverfittingWarning
 from scattergen.decoder.generator import Decoder
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.scattering_loss import ScatteringLoss
 
 __all__ = ["Decoder", "DecoderTraining", "LinearDecoder", "LocalDecoder", "OverfittingWarning", "ScatteringLoss"]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageArray, ImageSource
-from scattergen.decoder.augmentation import Mirrored, augment, shortening
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.scattering_loss import ScatteringLoss
@@ -24,8 +23,8 @@ from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 from scattergen.training.loop import Batch, History, Metrics, check_shares, train
 from scattergen.training.settings import TrainingSettings
 
-# Name to what is added to the error of pixels, None for nothing. It is made for (C, H, W) and fitted to real images in
-# [-1, 1]; then it gives the loss of a decoder's output (N, C, H, W), the images that it should be, and a generator.
+# Name to what is added to the error of pixels. It is made for (C, H, W) and fitted to real images in [-1, 1]; then it
+# gives the loss of a decoder's output (N, C, H, W), the images that it should be, and a generator.
 LOSSES: dict[str, Callable[[tuple[int, int, int]], Any] | None] = {
     "pixels": None,
     "scattering": ScatteringLoss,
@@ -33,7 +32,6 @@ LOSSES: dict[str, Callable[[tuple[int, int, int]], Any] | None] = {
 
 _WEIGHT = 0.25  # of what is added; few images restore worse by more of it (docs/notes/log.md)
 _REAL_IMAGES = 512  # that it is fitted to, such as the size of scattering paths
-
 # Rounds of validation in which the gap must have grown, and its size in dB, before a warning.
 _GROWING_ROUNDS, _LARGE_GAP = 3, 2.0
 
@@ -56,12 +54,11 @@ class DecoderTraining:
         learning_rate: Peak of the schedule.
         betas: Adam's decay rates.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
-        patience: Stop after so many epochs without a lower validation loss, and go back to the best epoch, or to a
+        patience: Stop after so many epochs without a lower validation loss, and go back to the best, or to a
             `LocalDecoder` as it was given if none was better.
         flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every step).
         shifts: Augment by moves of up to so many pixels, encoded in every step.
-        shortened: Share of codes, in every step, that lose their components from a random one on: the decoder then
-            makes images of any number of leading components.
+        shortened: Share of codes that lose, in every step, components from a random one on, so that fewer do, too.
         precision: "float32", "bfloat16" or "auto".
 
     Raises:
@@ -139,8 +136,7 @@ class DecoderTraining:
             progress: Where to report.
 
         Returns:
-            One dictionary per epoch with "loss", "validation/loss", "validation/psnr" and "validation/train_psnr" (dB;
-            mean over validation images and over as many training images).
+            One dictionary per epoch: "loss", "validation/loss", "validation/psnr", "validation/train_psnr" (dB).
 
         Raises:
             InputError: If there are too few images, or augmentation lacks its encoder.
@@ -206,19 +202,19 @@ class _Regression:
     def mirrored_codes(self, processes: Processes, checkpoint: Path | None) -> Tensor:
         """Codes (n, d) of the n images mirrored, kept beside the training's checkpoint until it is resumed."""
         assert self.encoder is not None
-        path, stored = None, torch.empty(0)
+        path, codes = None, torch.empty(0)
         if checkpoint is not None and processes.rank == 0:
             path = checkpoint.with_name("mirrored.safetensors")
             found = read_tensors_if_whole(path)
             if found is not None:
-                stored = found[0].get("codes", stored)
+                codes = found[0].get("codes", codes)
             elif path.exists():
                 warnings.warn(f"{path} is damaged: it is made again.", stacklevel=2)
-        if processes.broadcast(len(stored) == self.n):
-            return processes.broadcast(stored)
-        codes = self.encoder.transform(Mirrored(self.images, self.n), self.progress, processes=processes)
-        if path is not None:
-            write_tensors(path, {"codes": codes})
+        codes = processes.broadcast(codes)
+        if len(codes) != self.n:
+            codes = self.encoder.transform(Mirrored(self.images, self.n), self.progress, processes=processes)
+            if path is not None:
+                write_tensors(path, {"codes": codes})
         return codes
 
     def error(self, output: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
@@ -277,5 +273,48 @@ def _warn_of_overfitting(history: History) -> None:
 
 def _overfits(gaps: list[float]) -> bool:
     recent = gaps[-_GROWING_ROUNDS - 1 :]
-    growing = all(a < b for a, b in pairwise(recent))
-    return len(recent) > _GROWING_ROUNDS and growing and recent[-1] > _LARGE_GAP
+    return len(recent) > _GROWING_ROUNDS and recent[-1] > _LARGE_GAP and all(a < b for a, b in pairwise(recent))
+
+
+def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, shifts: int = 0) -> Tensor:
+    """Images (N, C, H, W), mirrored at random, moved by up to so many pixels along each axis; edges are repeated."""
+    n, _, H, W = images.shape
+    rows, columns = torch.arange(H).expand(n, H), torch.arange(W).expand(n, W)
+    if flips:
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    if shifts:
+        moves = torch.randint(-shifts, shifts + 1, (2, n, 1), generator=generator)
+        rows, columns = (rows + moves[0]).clamp(0, H - 1), (columns + moves[1]).clamp(0, W - 1)
+    batch = torch.arange(n)[:, None, None]
+    moved = images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1).contiguous()
+
+
+class Mirrored:
+    """The first images of a source, left and right exchanged."""
+
+    labels, fingerprint = None, ""  # not asked for
+
+    def __init__(self, images: ImageSource | Tensor, n: int) -> None:
+        channels, height, width = images.shape[-3:]
+        self.images, self.n, self.shape = images, n, (channels, height, width)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.images[index].flip(3)
+
+
+def shortening(n: int, d: int, share: float, generator: torch.Generator) -> Tensor:
+    """Which components n codes keep, (n, d), if this share of them lose theirs from a random one on."""
+    fewest = fewest_leading(d)
+    kept = fewest * (d / fewest) ** torch.rand(n, generator=generator)  # as often in every octave
+    chosen = torch.rand(n, generator=generator) < share
+    return torch.arange(d) < torch.where(chosen, kept.floor(), torch.tensor(float(d)))[:, None]
+
+
+def fewest_leading(d: int) -> int:
+    """The fewest of d components that shortened codes keep: a thirty-second, and at least 4 if there are so many."""
+    return min(d, max(4, d // 32))

@@ -1,15 +1,154 @@
-"""The local decoder: least squares from the code, corrected place by place by a small network."""
+"""Least squares from codes, and the local decoder: these corrected place by place by a small network."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scattergen.decoder.generator import CodeDecoder, check_grids, check_layers, grids
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.upsampled_convolution import UpsampledConv2d
+from scattergen.datasets import ImageSource
+from scattergen.decoder.generator import CodeDecoder, UpsampledConv2d, check_grids, check_layers, grids
+from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.errors import InputError
+from scattergen.progress import SILENT, Progress
+from scattergen.tensor_files import check_shapes
+
+_MOST_IMAGES = 20_000  # more change least squares of at most a few hundred components no more
+_BATCH_FLOATS = 1 << 24
+
+
+class LinearDecoder:
+    r"""Images from codes by least squares, the baseline of every decoder.
+
+    $\hat x(z) = \bar x + W^\top (z - \bar z)$ with W minimising $\sum_i \lVert x_i - \hat x(z_i) \rVert^2$ over the
+    training images. It also keeps the linear estimate of the scattering coefficients that whitening leaves, on their
+    grid of positions and reduced to the leading principal components of the channels: what a code says of each place.
+
+    Args:
+        n_components: Dimension d of the codes.
+        image_shape: (C, H, W).
+        grid: Positions (h, w) of the coefficients.
+        n_channels: Coefficients kept at each position.
+
+    Example:
+        >>> x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> encoder = ScatteringEncoder((1, 8, 8), J=1, L=4, n_components=20).fit(x)
+        >>> linear = LinearDecoder.of(encoder, n_channels=4).fit(encoder.transform(x), x)
+        >>> linear.decode(encoder.transform(x)).shape
+        torch.Size([60, 1, 8, 8])
+    """
+
+    mean: Tensor  # of the images, (C, H, W)
+    weight: Tensor  # W, (d, C·H·W)
+    coefficients: Tensor  # standardised ones of a code's components, (d, n_channels, h, w)
+
+    def __init__(
+        self, n_components: int, image_shape: tuple[int, int, int], grid: tuple[int, int], n_channels: int
+    ) -> None:
+        self.n_components, self.image_shape = n_components, image_shape
+        self.grid, self.n_channels = grid, n_channels
+        self.hyperparameters: dict[str, Any] = {
+            "n_components": n_components, "image_shape": list(image_shape),
+            "grid": list(grid), "n_channels": n_channels,
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
+        """For the codes of a fitted encoder, of which it takes over at most so many coefficients at each position."""
+        linear = cls.shaped(encoder, n_channels)
+        (h, w), whitening = linear.grid, encoder.whitening
+        scale = whitening.explained_variance_.sqrt().to(whitening.components_)
+        maps = (whitening.components_ * scale[:, None]).view(linear.n_components, -1, h, w)
+        # Every coefficient counts alike, weak ones of high order too; one that never varies not.
+        power = maps.square().sum(0).mean((1, 2))
+        varies = power > power.max() * torch.finfo(torch.float32).eps
+        maps = maps * torch.where(varies, power, torch.inf).rsqrt()[:, None, None]
+        by_channel = maps.transpose(0, 1).flatten(1)
+        variances, directions = torch.linalg.eigh((by_channel @ by_channel.T).double())
+        kept = directions.flip(1)[:, : linear.n_channels]
+        # The sign of a principal component is arbitrary: that of its largest entry decides.
+        kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
+        spread = (variances.flip(0)[: linear.n_channels].clamp(min=0) / (h * w)).sqrt()
+        kept = kept / spread.clamp(min=spread[0] * 1e-3)
+        linear.coefficients = torch.einsum("dkhw,kc->dchw", maps, kept.float()).contiguous()
+        return linear
+
+    @classmethod
+    def shaped(cls, encoder: ScatteringEncoder, n_channels: int = 128) -> Self:
+        """One with tensors on the device "meta", to make and check decoders before anything is fitted."""
+        (C, _, _), (K, h, w) = encoder.image_shape, encoder.scattering.output_shape
+        linear = cls(encoder.whitening.n_components, encoder.image_shape, (h, w), min(n_channels, C * K))
+        for name, shape in linear._shapes().items():
+            setattr(linear, name, torch.empty(shape, device="meta"))
+        return linear
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        d, maps = self.n_components, (self.n_channels, *self.grid)
+        return {"mean": tuple(self.image_shape), "weight": (d, math.prod(self.image_shape)), "coefficients": (d, *maps)}
+
+    def fit(
+        self,
+        codes: Tensor,
+        images: ImageSource | Tensor,
+        mirrored: Tensor | None = None,
+        *,
+        n: int | None = None,
+        progress: Progress = SILENT,
+    ) -> Self:
+        """Fit the linear map to up to 20,000 images, evenly spread; unequal numbers of codes are an `InputError`.
+
+        Args:
+            codes: (N, d).
+            images: The N images.
+            mirrored: Codes of the mirrored images, (N, d), which then count as much.
+            n: Use the first n images only; all by default.
+            progress: Where to report.
+        """
+        if len(codes) != len(images):
+            raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
+        d, size = codes.shape[1], math.prod(self.image_shape)
+        n = len(codes) if n is None else n
+        chosen = torch.linspace(0, n - 1, min(n, _MOST_IMAGES)).round().long()
+        products, images_sum = torch.zeros(d, size, dtype=torch.float64), torch.zeros(size).double()
+        gram, codes_sum = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d).double()
+        with progress.task("least squares", len(chosen)) as task:
+            for rows in chosen.split(max(1, _BATCH_FLOATS // size)):
+                x = images[rows]
+                for z, y in [(codes[rows], x)] + ([] if mirrored is None else [(mirrored[rows], x.flip(3))]):
+                    z, y = z.double(), y.flatten(1)
+                    # Sums over a batch in float32 lose less than least squares of images can tell.
+                    products += z.float().T @ y
+                    images_sum += y.sum(0, dtype=torch.float64)
+                    gram += z.T @ z
+                    codes_sum += z.sum(0)
+                task.advance(len(rows))
+        count = len(chosen) * (1 if mirrored is None else 2)
+        x_mean, z_mean = images_sum / count, codes_sum / count
+        gram -= count * torch.outer(z_mean, z_mean)
+        products -= count * torch.outer(z_mean, x_mean)
+        # Components of fewer images than codes are not independent: the smallest solution.
+        gram.diagonal().add_(1e-6 * max(gram.diagonal().mean().item(), 1e-12))
+        weight = torch.linalg.solve(gram, products)
+        self.weight = weight.float()
+        self.mean = (x_mean - z_mean @ weight).float().view(self.image_shape)
+        return self
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images in [0, 1], (N, C, H, W), of codes (N, d)."""
+        images = self.mean.flatten() + z.to(self.weight) @ self.weight
+        return images.clamp_(0, 1).unflatten(1, self.image_shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything fitted, as named tensors."""
+        return {"mean": self.mean, "weight": self.weight, "coefficients": self.coefficients}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the fitted decoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
+        check_shapes("linear decoder", tensors, self._shapes())
+        self.mean, self.weight = tensors["mean"].float(), tensors["weight"].float()
+        self.coefficients = tensors["coefficients"].float()
 
 
 class LocalDecoder(CodeDecoder):
@@ -31,13 +170,11 @@ class LocalDecoder(CodeDecoder):
         InputError: If an argument is out of range or the grid becomes too small for the filters.
 
     Example:
-        >>> from scattergen.encoder.scattering_encoder import ScatteringEncoder
         >>> x = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> encoder = ScatteringEncoder((1, 16, 16), J=1, L=4, n_components=20).fit(x)
         >>> codes = encoder.transform(x)
         >>> linear = LinearDecoder.of(encoder).fit(codes, x)
-        >>> decoder = LocalDecoder(linear, channels=(16, 8))
-        >>> torch.allclose(decoder.decode(codes), linear.decode(codes), atol=1e-6)
+        >>> torch.allclose(LocalDecoder(linear, channels=(16, 8)).decode(codes), linear.decode(codes), atol=1e-6)
         True
     """
 
@@ -54,18 +191,15 @@ class LocalDecoder(CodeDecoder):
         check_layers(channels, kernel_size, momentum, "3 or 5")
         self.linear = linear
         self.n_components, self.image_shape = linear.n_components, linear.image_shape
-        self.hyperparameters: dict[str, Any] = {
-            "channels": list(channels), "kernel_size": kernel_size, "momentum": momentum,
-        }  # fmt: skip
+        keywords = {"channels": list(channels), "kernel_size": kernel_size, "momentum": momentum}
+        self.hyperparameters: dict[str, Any] = keywords
         (C, H, W), n = linear.image_shape, len(channels)
         self._sizes = sizes = grids((H, W), n, None)
         check_grids(sizes, n, kernel_size)
-        # Pixels of a position of the grid along each axis, from the coarsest grid on.
-        self._factors = [2**i for i in reversed(range(n))]
         self.mixing = nn.Parameter(torch.empty(linear.n_channels, channels[0]))
         nn.init.kaiming_normal_(self.mixing.T, nonlinearity="relu")
         # The estimate of the image enters every grid, by a product at each position.
-        pixels = [C * factor**2 for factor in self._factors]
+        pixels = [C * 4**i for i in reversed(range(n))]
         self.sides = nn.ParameterList(
             nn.Parameter(torch.empty(m, width).normal_(0, m**-0.5)) for m, width in zip(pixels, channels, strict=True)
         )
@@ -79,14 +213,10 @@ class LocalDecoder(CodeDecoder):
         maps = linear.coefficients
         if linear.grid != sizes[0]:  # sizes that 2^J does not divide
             maps = F.interpolate(maps, size=sizes[0], mode="bilinear", align_corners=False)
-        # The linear maps as products with matrices, in the range of the images, [-1, 1].
-        fixed = {
-            "to_coefficients": maps.permute(0, 2, 3, 1).flatten(1),
-            "to_image": 2 * linear.weight,
-            "mean_image": 2 * linear.mean.flatten() - 1,
-        }
-        for name, value in fixed.items():  # stored with the least squares, not with the network
-            self.register_buffer(name, value.contiguous(), persistent=False)
+        # The linear maps as matrices, in the range of the images, [-1, 1]; stored with the least squares, not here.
+        self.register_buffer("to_coefficients", maps.permute(0, 2, 3, 1).flatten(1).contiguous(), persistent=False)
+        self.register_buffer("to_image", (2 * linear.weight).contiguous(), persistent=False)
+        self.register_buffer("mean_image", 2 * linear.mean.flatten() - 1, persistent=False)
         self._half: dict[str, Tensor] = {}
 
     def forward(self, z: Tensor) -> Tensor:
@@ -97,7 +227,7 @@ class LocalDecoder(CodeDecoder):
         for i, norm in enumerate(self.norms):
             if i > 0:
                 features = self.convolutions[i - 1](features)
-            side = _pixels_under(estimate, self._sizes[i], self._factors[i])
+            side = _pixels_under(estimate, self._sizes[i], 2 ** (len(self.norms) - 1 - i))
             features = features + side.to(features.dtype) @ self.sides[i]
             # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
             normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
@@ -121,11 +251,9 @@ class LocalDecoder(CodeDecoder):
 
 def _pixels_under(images: Tensor, size: tuple[int, int], factor: int) -> Tensor:
     """Pixels of each position of a grid, (N, h, w, C·factor²), of images (N, C, H, W)."""
-    n, C, H, W = images.shape
-    h, w = size
     if factor == 1:
         return images.permute(0, 2, 3, 1)
-    if (h * factor, w * factor) != (H, W):  # the grid reaches past the image
-        images = F.pad(images, (0, w * factor - W, 0, h * factor - H), mode="replicate")
-    blocks = images.view(n, C, h, factor, w, factor)
-    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(n, h, w, C * factor**2)
+    # The grid may reach past the image.
+    right, bottom = size[1] * factor - images.shape[3], size[0] * factor - images.shape[2]
+    padded = F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
+    return F.pixel_unshuffle(padded, factor).permute(0, 2, 3, 1).contiguous()

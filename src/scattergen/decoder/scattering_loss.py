@@ -25,9 +25,7 @@ class ScatteringLoss:
 
     Args:
         image_shape: (C, H, W).
-        J: Scale: details may move by about 2^J pixels.
-        L: Number of orientations.
-        max_order: Highest order.
+        J, L, max_order: Scale, orientations and order of the transform: details may move by about 2^J pixels.
 
     Raises:
         InputError: If the transform does not fit the images.
@@ -41,8 +39,7 @@ class ScatteringLoss:
 
     def __init__(self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2) -> None:
         C, H, W = image_shape
-        if min(H, W) < 2**J:
-            J = max(1, min(H, W).bit_length() - 1)
+        J = min(J, max(1, min(H, W).bit_length() - 1))  # small images have fewer scales
         self.n_channels, self.scattering = C, Scattering2D(J, (H, W), L, max_order)
 
     def fit(self, images: Tensor) -> Self:

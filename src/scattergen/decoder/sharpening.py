@@ -14,11 +14,9 @@ _MOST = 2.0  # a gain; more would magnify what is but noise
 class Sharpening:
     r"""Factors of the frequencies of decoded images that give them the power of real images.
 
-    What a decoder cannot know it leaves out, so its images have less power at high frequencies. With the cosine
-    transform $\hat y(k)$ of an image, $\hat y(k)\, g(|k|)^s$ has at strength s = 1, on average over images and
-    directions, the power of the real images; at s = 0 nothing changes. The phases stay as they are: the images look
-    crisper, and know no more than before. The gains g are those at the radii 0, 1, 2, … of a frequency, (R,); a radius
-    counts half periods along the longer side.
+    With the cosine transform $\hat y(k)$ of an image, $\hat y(k)\, g(|k|)^s$ has at strength s = 1, on average over
+    images and directions, the power of the real images; at s = 0 nothing changes. Images look crisper, and know no more
+    than before. The gains g, (R,), are those at the radii 0, 1, 2, …, in half periods along the longer side.
     """
 
     def __init__(self, gains: Tensor) -> None:

@@ -15,15 +15,11 @@ from scattergen.processes import Processes
 from scattergen.progress import Progress, Task
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
-# Of at most so many samples, the Gram matrix and its eigenvectors cost less than subspace iteration.
-_MOST_FOR_GRAM = 4096
-# Of at most so many numbers in all: 800 MB in float32.
-_LARGEST_GRAM_INPUT = 200_000_000
-# Of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.
-_MOST_FOR_COVARIANCE = 10_000
+# Of at most so many samples, and so many numbers in all (800 MB), the Gram matrix and its eigenvectors cost less than
+# subspace iteration; of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.
+_MOST_FOR_GRAM, _LARGEST_GRAM_INPUT, _MOST_FOR_COVARIANCE = 4096, 200_000_000, 10_000
 _OVERSAMPLING = 64
 _PASSES = {"_from_gram": 2, "_from_covariance": 1}
-
 _GRAM_COLUMNS = 4096  # features whose products are summed in float32
 _PART_OF_TIME_WRITING = 0.05
 
@@ -48,13 +44,10 @@ def principal_components(
     """Leading principal components (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011).
 
     All processes call this together and get, of the first n samples, the mean (D,) in float64, components, orthonormal
-    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all
-    variances. Deviations from the mean of the first chunk are added up, so that sums lose no digits to a large mean and
-    the products of one chunk can be float32. The last pass of subspace iteration is the Rayleigh-Ritz step.
-
-    A checkpoint at `path`, which its owner removes, is continued from at whatever chunk of whatever pass it was made;
-    one is made every so many seconds, less often if writing takes more than a twentieth of the time, and by several
-    processes at the end of passes only. The device needs float64.
+    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all.
+    Deviations from the mean of the first chunk are added up, so that sums lose no digits to a large mean and products
+    of one chunk can be float32. A checkpoint at `path`, which its owner removes, is made every so many seconds, by
+    several processes at the end of passes only, and continued from. The device needs float64.
     """
     method = _method(n, samples.n_features)
     total_passes = _PASSES.get(method.__name__, n_passes)
@@ -104,10 +97,7 @@ class _Passes:
         return self.total / self.n
 
     def run(self, zero: Tensor, add: Callable[[Tensor, int, Tensor], Any], save: bool = True) -> Tensor:
-        """One pass, or what is left of it: the sum over the chunks of all processes, saved within the pass or not.
-
-        `add` adds a chunk to the sum in place, given the sum, the chunk's first row and its deviations.
-        """
+        """One pass, or what is left: the sum that `add` adds all chunks to, given it, first rows and deviations."""
         if self._done == 0:
             self._sum = zero
         processes = self.samples.processes

@@ -1,4 +1,4 @@
-"""The encoder: scattering and whitened principal components, which map images to codes."""
+"""The encoder: images to codes by scattering and whitened principal components; and codes inverted to images."""
 
 import json
 import math
@@ -16,33 +16,29 @@ from scattergen.errors import InputError
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
+from scattergen.scattering.inversion import Reconstruction, check_finite, multi_start
 from scattergen.tensor_files import check_shapes
 
-# Floats of scattering coefficients that one batch may hold (128 MiB).
-_BATCH_FLOATS = 2**25
-
+_BATCH_FLOATS = 2**25  # of scattering coefficients that one batch may hold (128 MiB)
 # Images that least squares are fitted to and tested on: more would not change the choice.
 _MOST_FITTED, _MOST_HELD_OUT = 8192, 2048
-# Fewer components are taken for an error larger by this part.
-_INDIFFERENCE = 0.01
+_INDIFFERENCE = 0.01  # part by which the error may be larger if fewer components are taken
 
 
 class ScatteringEncoder:
-    """Images, scattered channel by channel, to whitened principal components of all coefficients: nothing is trained.
+    """Images, scattered channel by channel, to whitened principal components, untrained (Angles & Mallat 2018).
 
     Args:
         image_shape: (C, H, W) of the images.
-        J: Scale of the scattering transform.
-        L: Its number of orientations.
-        max_order: Its highest order.
+        J, L, max_order: Scale, number of orientations and highest order of the scattering transform.
         n_components: Dimension d of the codes.
         allow_fewer: Let the codes have fewer components, with a warning, if the images vary in fewer ways.
         flips: Fit the components to the mirrored images, too, which makes up for few images.
-        held_out: Part of the images, the last ones, that components are not fitted to but that choose, if it is not 0,
-            how many are kept, of `n_components` at most: those from which least squares restore them best.
+        held_out: Part of the images, the last ones, that components are not fitted to but choose how many are kept, of
+            `n_components` at most, if it is not 0: those from which least squares restore these best.
         device: Where scattering, components and codes are computed.
-        store: Where coefficients are kept between the passes of the fit: "memory", "disk" (the run folder), nowhere
-            ("recompute"), or "auto": in memory up to 2 GiB, else on the disk if there is space, else nowhere.
+        store: Where coefficients are kept between passes of the fit: "memory", "disk" (the run folder), "recompute" for
+            nowhere, or "auto": in memory up to 2 GiB, else on the disk if there is space, else nowhere.
         store_dtype: Precision of coefficients on the disk, "float16" or "float32".
 
     Attributes:
@@ -53,14 +49,9 @@ class ScatteringEncoder:
     Raises:
         InputError: If the transform does not fit the images.
 
-    References:
-        Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018.
-
     Example:
-        >>> from scattergen.datasets import mnist
-        >>> images = mnist().test
-        >>> encoder = ScatteringEncoder((1, 28, 28), n_components=16).fit(images[:100])
-        >>> encoder.transform(images[:3]).shape
+        >>> encoder = ScatteringEncoder((1, 8, 8), J=1, n_components=16).fit(torch.rand(50, 1, 8, 8))
+        >>> encoder.transform(torch.rand(3, 1, 8, 8)).shape
         torch.Size([3, 16])
     """
 
@@ -115,13 +106,12 @@ class ScatteringEncoder:
         self, images: ImageSource | Tensor, folder: Path | None = None, processes: Processes = ALONE
     ) -> FeatureStore:
         """Coefficients of images in chunks, none of which is computed yet; they may be kept in a folder."""
-        identity: dict[str, Any] = dict(self._features_keywords)
-        if folder is not None:
-            identity["images"] = fingerprint_of(images)
+        of_images = {} if folder is None else {"images": fingerprint_of(images)}
+        identity = json.dumps({**self._features_keywords, **of_images})
         return FeatureStore(
             lambda rows: self.features(images[rows]), len(images), self.n_features, self.batch_size,
             keep=self.store, precision=self.store_dtype, cache_bytes=self.whitening.cache_bytes,
-            folder=folder, identity=json.dumps(identity), processes=processes,
+            folder=folder, identity=identity, processes=processes,
         )  # fmt: skip
 
     def fit(
@@ -143,8 +133,7 @@ class ScatteringEncoder:
             checkpoint: File to save progress in and to continue from; removed by whoever owns it.
 
         Raises:
-            InputError: If the images are too few or do not vary enough for `n_components`; a warning, if only the
-                latter and `allow_fewer` is set.
+            InputError: If the images are too few or vary too little; a warning, if the latter and `allow_fewer` is set.
             ScattergenError: If there is too little space on the disk.
         """
         if isinstance(images, FeatureStore):
@@ -218,19 +207,13 @@ class ScatteringEncoder:
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Become the fitted encoder that `state_dict` was taken from.
-
-        Raises:
-            RunFolderError: If a tensor is missing or does not fit this encoder.
-        """
+        """Become the fitted encoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
         whitening = self.whitening
         if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
             whitening.n_components = min(whitening.n_components, len(tensors["components"]))
         d, D = whitening.n_components, self.n_features
-        check_shapes("encoder", tensors, {
-            "mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,),
-            "n_samples": (),
-        })  # fmt: skip
+        shapes = {"mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,)}
+        check_shapes("encoder", tensors, {**shapes, "n_samples": ()})
         whitening.mean_, whitening.components_ = tensors["mean"].float(), tensors["components"].float()
         whitening.explained_variance_ = tensors["explained_variance"].double()
         whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"].double()
@@ -242,9 +225,8 @@ def _best_number_of_components(
 ) -> int:
     r"""The least number of leading components, of two per octave, from which least squares restore images best.
 
-    Each further one brings the images that it was fitted to closer, be it a property of all images or an accident of
-    these; the error of those held out, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$,
-    falls and then rises again: within a hundredth of the least counts as best.
+    The error of held-out images, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$, falls and
+    rises again, as further components are accidents of those fitted to: within a hundredth of the least counts as best.
     """
     most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]
@@ -291,3 +273,65 @@ def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
     """Chunks that hold at most about so many samples, evenly spread."""
     count = max(1, most // chunk_size)
     return numbers[:: max(1, -(-len(numbers) // count))]
+
+
+def reconstruct_codes(
+    z: Tensor,
+    encoder: ScatteringEncoder,
+    *,
+    n_starts: int = 4,
+    max_iterations: int = 200,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Reconstruction:
+    r"""Images (N, C, H, W) from whitened codes, without a decoder, by projected L-BFGS from several starts.
+
+    Each image minimises, over pixels in [0, 1],
+    $\epsilon^2 = \sum_i \sqrt{\lambda_i}\, (z_i(x) - z_i)^2 \big/ \sum_i \sqrt{\lambda_i}$, the error of its code
+    relative to the size of a typical one, with λ the variances of the components (compare Angles, Mallat, "Generative
+    networks as inverse problems with scattering transforms", 2018). Only what the code knows is matched: asking for
+    `PCAWhitening.inverse_transform(z)` costs 30 dB on MNIST (docs/notes/log.md). Of a code that no image has, such as
+    one drawn from a density, the nearest that was found is given; its error says how near.
+
+    Args:
+        z: Codes, (N, d).
+        encoder: Fitted; what the codes are of. Its device computes.
+        n_starts: Most starts per image.
+        max_iterations: Most iterations per start.
+        tolerance: Relative error ε at which a start ends; up to ten times it counts as solved.
+        seed: Of the noise of the starts.
+        progress: Where to report.
+
+    Raises:
+        InputError: If `z` does not fit the encoder or is not finite, or an argument is out of range.
+
+    Example:
+        >>> images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> encoder = ScatteringEncoder((1, 8, 8), J=1, L=4, n_components=50).fit(images)
+        >>> reconstruct_codes(encoder.transform(images[:2]), encoder).images.shape
+        torch.Size([2, 1, 8, 8])
+    """
+    whitening, transform, device = encoder.whitening, encoder.scattering, encoder.device
+    if z.ndim != 2 or z.shape[1] != whitening.n_components:
+        raise InputError(
+            f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}: use codes that this "
+            "encoder made."
+        )
+    check_finite(z, "codes")
+    s = whitening.inverse_transform(z.float()).reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
+    deviations = whitening.explained_variance_.sqrt()
+    weights = (deviations / deviations.sum()).sqrt().to(device, torch.float32)
+    mean = whitening.mean_.to(device)
+    # transform() of the encoder leaves no gradient, and its product is cheaper with the weights in.
+    projection = (whitening.components_.T / deviations.float()).to(device) * weights
+    wanted = z.to(device, torch.float32) * weights
+
+    def residual(x: Tensor, rows: Tensor) -> Tensor:
+        return (transform(x).flatten(1) - mean) @ projection - wanted[rows]
+
+    found = multi_start(
+        residual, s, transform, n_starts=n_starts, max_iterations=max_iterations,
+        tolerance=tolerance, seed=seed, progress=progress,
+    )  # fmt: skip
+    return Reconstruction(found.images.cpu(), found.error.cpu(), found.iterations.cpu())

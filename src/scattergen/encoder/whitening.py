@@ -20,12 +20,12 @@ Batches = Callable[[], Iterable[Tensor]]
 class PCAWhitening:
     r"""Projection on the leading principal components, scaled to unit variance.
 
-    $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$ and $\Lambda$ their
-    eigenvalues, in decreasing order. The entry of largest magnitude of each eigenvector is positive.
-
-    Of at most 4,096 samples (800 MB in all) with more features, they come from the Gram matrix, and of up to 10,000
-    features from the covariance, both exactly; of more of both, from block subspace iteration, `n_passes` passes in
-    memory proportional to D·n_components.
+    $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$, the entry of
+    largest magnitude of each positive, and $\Lambda$ their eigenvalues, in decreasing order (Kessy, Lewin, Strimmer,
+    "Optimal whitening and decorrelation", 2018). Of at most 4,096 samples (800 MB in all) with more features, they come
+    from the Gram matrix, and of up to 10,000 features from the covariance, both exactly; of more of both, from block
+    subspace iteration (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011) in memory proportional to
+    D·n_components.
 
     Args:
         n_components: Number d of components to keep.
@@ -40,10 +40,6 @@ class PCAWhitening:
         explained_variance_: Eigenvalues, (d,), float64.
         explained_variance_ratio_: The same as parts of the total variance, (d,), float64.
         n_samples_: How many samples it was fitted to.
-
-    References:
-        Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018.
-        Halko, Martinsson, Tropp, "Finding structure with randomness", 2011.
 
     Example:
         >>> s = torch.randn(1000, 20) @ torch.randn(20, 20)
@@ -62,13 +58,10 @@ class PCAWhitening:
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
     def fit(self, batches: Batches) -> Self:
-        """Fit to the features that `batches()` iterates over in batches (n, D), the same at every call.
-
-        It is called once, and once more per pass if they do not fit in `cache_bytes`.
+        """Fit to the batches (n, D) of features that each call of `batches` gives; one per pass beyond `cache_bytes`.
 
         Raises:
-            InputError: If there are too few samples or features for `n_components`, if they do not vary enough, or if
-                a value is NaN or infinite.
+            InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
         """
         samples = _BatchesAsSamples(batches, self.cache_bytes)
         if samples.n_samples == 0:
@@ -87,8 +80,8 @@ class PCAWhitening:
     ) -> Self:
         """Fit to samples in numbered chunks, such as a `FeatureStore`, or the first n, by all their processes together.
 
-        With a checkpoint (see `principal_components`), a fit that was stopped at any moment continues from it and ends,
-        on the same machine with the same number of threads, with the same bits as one that was never stopped.
+        A fit that was stopped continues from its checkpoint and ends, on the same machine with the same number of
+        threads, with the same bits as one that was never stopped.
         """
         n, d, D = samples.n_samples if n is None else n, self.n_components, samples.n_features
         mean, components, variances, total_variance = principal_components(
@@ -128,26 +121,17 @@ class PCAWhitening:
         if not 1 <= n_components <= len(self.components_):
             raise InputError(f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted.")
         self.n_components = n_components
-        self.components_ = self.components_[:n_components].clone()
-        self.explained_variance_ = self.explained_variance_[:n_components].clone()
-        self.explained_variance_ratio_ = self.explained_variance_ratio_[:n_components].clone()
+        for name in ("components_", "explained_variance_", "explained_variance_ratio_"):
+            setattr(self, name, getattr(self, name)[:n_components].clone())
 
     def transform(self, s: Tensor) -> Tensor:
-        """Codes (N, d) of features (N, D), of unit variance on the data of the fit; on the device of the features.
-
-        Raises:
-            InputError: If D is not that of the fit.
-        """
+        """Codes (N, d), of unit variance on the data of the fit, of features (N, D); another D is an `InputError`."""
         self._check(s, "features", 1)
         mean, components = self.mean_.to(s.device), self.components_.to(s.device)
         return (s - mean) @ components.T / self._scale().to(s.device)
 
     def inverse_transform(self, z: Tensor) -> Tensor:
-        """Features (N, D), in the span of the components, whose codes are z (N, d): the least-squares inverse.
-
-        Raises:
-            InputError: If d is not that of the fit.
-        """
+        """Features (N, D), in the span of the components, whose codes are z (N, d); another d is an `InputError`."""
         self._check(z, "codes", 0)
         return self.mean_ + z @ (self.components_ * self._scale()[:, None])
 

@@ -32,8 +32,8 @@ _ALWAYS = ("paper.material", "report.paper", "evaluation", "diagnostics.componen
 def sources(modules: Iterable[str]) -> list[Path]:
     """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import.
 
-    >>> names = [path.name for path in sources(["scattergen.decoder.generator"])]
-    >>> "upsampled_convolution.py" in names, "html.py" in names
+    >>> names = [path.name for path in sources(["scattergen.decoder.local"])]
+    >>> "generator.py" in names, "html.py" in names
     (True, False)
     """
     found: set[Path] = set()

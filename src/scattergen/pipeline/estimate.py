@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scattergen.datasets import Dataset, ImageSource
 from scattergen.decoder.fit import DecoderTraining
-from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.local import LinearDecoder
 from scattergen.densities import make
 from scattergen.diagnostics import count_rejections, rejections_by_sample_size
 from scattergen.encoder.principal_components import passes_and_order

@@ -52,8 +52,7 @@ def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant:
     r"""Spectrum (M, N) of a periodised Morlet wavelet of direction theta, in radians from the rows' axis.
 
     $\hat g(\omega - \xi u_\theta) - \kappa\, \hat g(\omega)$, where $\hat g(\omega) =
-    e^{-\sigma^2 (\omega_\parallel^2 + \omega_\perp^2 / s^2) / 2}$, s is the slant, and κ makes the mean zero: the
-    envelope is sigma pixels wide along the wave and sigma / slant across it.
+    e^{-\sigma^2 (\omega_\parallel^2 + \omega_\perp^2 / s^2) / 2}$, s is the slant, and κ makes the mean zero.
     """
     # Standard deviations along and across the wave, and of the envelope's shadow on either axis.
     along, across = 1 / sigma, slant / sigma
@@ -88,9 +87,8 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     """
     # int(), not floor: for odd L the field's reference truncates towards zero.
     angles = [(int(L - L / 2 - 1) - theta) * pi / L for theta in range(L)]
-    psi = torch.stack(
-        [torch.stack([morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for angle in angles]) for j in range(J)]
-    )
+    wavelets = [morlet(shape, SIGMA * 2**j, angle, XI / 2**j, 4 / L) for j in range(J) for angle in angles]
+    psi = torch.stack(wavelets).unflatten(0, (J, L))
     sigma = SIGMA * 2 ** (J - 1)
     return FilterBank(psi, gaussian(shape[0], sigma), gaussian(shape[1], sigma))
 
@@ -133,8 +131,7 @@ def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
     invariant scattering", 2012).
 
     Example:
-        >>> low, high = littlewood_paley(filter_bank((64, 64), 3, 8))
-        >>> 0 < low < high
+        >>> littlewood_paley(filter_bank((64, 64), 3, 8))[0] > 0
         True
     """
     energy = bank.psi.square().sum((0, 1))
@@ -148,8 +145,8 @@ def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
 
     $\max_{\|u\| = 1} \|2^J\, u \star \phi_{\downarrow J}\|^2 + \sum_{j, \theta}
     \|2^j\, u \star \psi_{j, \theta \downarrow j}\|^2$ over real u, relative to the resolution of u; some image attains
-    it if no output is cropped. It would be the maximum of the Littlewood-Paley sum, but subsampling adds aliases, which
-    mix frequencies that differ by multiples of the outputs' sampling rate: a matrix for each set of these.
+    it if no output is cropped. The maximum of the Littlewood-Paley sum leaves out the aliases of subsampling, which mix
+    frequencies that differ by multiples of the outputs' sampling rate: a matrix for each set of these.
     """
     J = len(bank.psi)
     n = 2 ** (J - level)  # aliases along either axis

@@ -19,12 +19,10 @@ _NOISE = 0.1
 # more, while one that merely converges slowly would again.
 _ANOTHER_START = 10
 _BATCH_FLOATS = 2**24  # of one batch's first-order moduli; its gradient keeps about ten times as many
-
 _PAIRS = 10  # steps and changes of the gradient that are remembered
 _SUFFICIENT = 1e-4  # part of the predicted decrease that a step must achieve (Armijo)
 _BACKTRACKS = 12
-_WINDOW = 20  # iterations over which a problem has to improve ...
-_IMPROVEMENT = 0.01  # ... by this part of its value
+_WINDOW, _IMPROVEMENT = 20, 0.01  # iterations over which a problem has to improve, by this part of its value
 _FIRST_STEP = 0.01  # root mean square of the first step, as a part of the box
 
 # Values (n,) and gradients (n, D) at the points (n, D) of the problems whose numbers are given.
@@ -56,10 +54,9 @@ def reconstruct(
     Each image minimises, over pixels in [0, 1],
     $\epsilon^2 = \sum_m w_m \lVert S_m x - s_m \rVert^2 \big/ \sum_m w_m \lVert s_m \rVert^2$, where m is the order
     and $w_m$ the inverse root mean square of its coefficients $s_m$ (Bruna, Mallat, "Audio texture synthesis with
-    scattering moments", 2013; Oyallon et al., "Scattering networks for hybrid representation learning", 2018). The
-    problem is not convex: a start, the low-passed image (order 0) with a little noise, ends in the image or in a local
-    minimum, and the best is kept. What is found depends on the image's own coefficients, the seed and the number of
-    starts only, up to rounding.
+    scattering moments", 2013; Oyallon et al., "Scattering networks for hybrid representation learning", 2018). A start,
+    the low-passed image (order 0) with a little noise, ends in the image or in a local minimum, and the best is kept,
+    which depends on the image's own coefficients, the seed and the number of starts only, up to rounding.
 
     Args:
         s: Coefficients, (..., K, H', W'), float32 or float64; every channel is a problem of its own.
@@ -82,7 +79,7 @@ def reconstruct(
         (True, True)
     """
     K, height, width = transform.output_shape
-    if s.ndim < 3 or tuple(s.shape[-3:]) != (K, height, width):
+    if tuple(s.shape[-3:]) != transform.output_shape:
         raise InputError(
             f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}: give the "
             "transform that they were computed with."
@@ -97,24 +94,17 @@ def reconstruct(
         return ((transform(x) - wanted[rows]) * weights[rows]).flatten(1)
 
     found = multi_start(
-        residual, coarse_images(wanted, transform), transform, n_starts=n_starts,
+        residual, wanted, transform, n_starts=n_starts,
         max_iterations=max_iterations, tolerance=tolerance, seed=seed, progress=progress,
     )  # fmt: skip
-    return Reconstruction(
-        found.images.reshape(*batch, *transform.shape).to(s.device),
-        found.error.reshape(batch).to(s.device),
-        found.iterations.reshape(batch).to(s.device),
-    )
-
-
-def coarse_images(s: Tensor, transform: Scattering2D) -> Tensor:
-    """First guesses (N, C, H, W) from coefficients (N, C, K, H', W'): their order 0, interpolated."""
-    return F.interpolate(s[:, :, 0], size=transform.shape, mode="bilinear").clamp(0, 1)
+    images = found.images.reshape(*batch, *transform.shape).to(s.device)
+    error, iterations = (values.reshape(batch).to(s.device) for values in (found.error, found.iterations))
+    return Reconstruction(images, error, iterations)
 
 
 def multi_start(
     residual: Callable[[Tensor, Tensor], Tensor],
-    coarse: Tensor,
+    s: Tensor,
     transform: Scattering2D,
     *,
     n_starts: int,
@@ -123,15 +113,16 @@ def multi_start(
     seed: int,
     progress: Progress,
 ) -> Reconstruction:
-    """Minimise the squares of residuals over images, each from several starts near its coarse one (N, C, H, W).
+    """Minimise the squares of residuals over images, each from several starts near the order 0 of its coefficients s.
 
-    `residual` has the weighted differences (n, R) of images (n, C, H, W) from what is wanted of the rows given (n,);
-    the sum of their squares is the squared relative error. The transform inside it sets how many images fit in memory.
+    These are (N, C, K, H', W'). `residual` has the weighted differences (n, R) of images (n, C, H, W) from what is
+    wanted of the rows given (n,), with the squared relative error as sum of squares; its transform takes the memory.
     """
     if n_starts < 1 or max_iterations < 1:
         raise InputError(f"n_starts={n_starts}, max_iterations={max_iterations}: both must be at least 1.")
     if not tolerance >= 0:
         raise InputError(f"tolerance={tolerance}: give a relative error of 0 or more.")
+    coarse = F.interpolate(s[:, :, 0], size=transform.shape, mode="bilinear").clamp(0, 1)
     images = coarse.clone()
     value = coarse.new_full((len(coarse),), torch.inf)
     numbers = torch.arange(len(coarse), device=coarse.device)
@@ -163,7 +154,7 @@ def multi_start(
                     images[rows[better]] = points[better].reshape(-1, *shape)
                     value[rows[better]] = values[better]
                     iterations[rows] += used
-                skipped = max_iterations - (task.completed - before)
+                skipped = before + max_iterations - task.completed
                 task.advance(skipped, f"{int((value <= solved).sum())} of {len(coarse)} solved")
     return Reconstruction(images, value.sqrt(), iterations)
 
@@ -199,13 +190,10 @@ def minimize_in_box(
     target: float,
     on_iteration: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
+    """Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
 
-    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982). An iteration moves the
-    coordinates that their gradient does not hold at a bound: $x \leftarrow P(x - t H g)$, with $P$ the projection on
-    the box, $H$ the two-loop estimate of the inverse Hessian on the free coordinates, and t halved until the value
-    falls enough. A problem ends when its value is below `target`, when it has improved by less than 1 % in 20
-    iterations, or when even its gradient is no direction of descent.
+    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982) of coordinates not held at
+    a bound, and ends below `target`, without enough improvement, or where no direction leads down.
     """
     rows = torch.arange(len(start), device=start.device)
     state = _Problems(objective, rows, start)

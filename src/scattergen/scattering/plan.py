@@ -29,11 +29,7 @@ class Axis(NamedTuple):
 
 
 class Products(NamedTuple):
-    """Products of spectra with wavelets, periodised to the wavelet's resolution.
-
-    Every row of every result is a sum over blocks of the source row by row; blocks where a wavelet vanishes are left
-    out. Source rows above the middle are stored, the others are mirrored.
-    """
+    """Products of spectra with wavelets, periodised: each row of a result is a sum over blocks of source rows."""
 
     rows: Integers  # (number of rows, 4): stored blocks, mirrored blocks, first block, first weight
     blocks: Integers  # position in the source of each block's first element
@@ -129,8 +125,8 @@ def _products(bank: FilterBank, order: int, precision: np.dtype) -> Products:
 def _periodised_product(psi: Floats, factor: int, group: int, precision: np.dtype) -> tuple[Integers, Integers, Floats]:
     """Rows, blocks and weights of the wavelets (L, m, n) of one scale at one resolution.
 
-    Wavelets that meet the same spectrum, the image's, come in groups of LANES, so that weights are vectors; if every
-    lane holds a spectrum of its own, in groups of one, weights are single numbers.
+    They come in groups of LANES, with vectors as weights, if they meet one spectrum, the image's; if every lane holds a
+    spectrum of its own, in groups of one, with numbers. Source rows above the middle are stored, others are mirrored.
     """
     L, m, n = psi.shape
     rows, columns = m // factor, n // factor

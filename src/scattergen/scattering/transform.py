@@ -18,9 +18,7 @@ from scattergen.scattering.plan import Plan, build_plan
 # Intermediate spectra of one chunk of images should stay in a core's second-level cache: on the development machine
 # 28x28 images ran fastest in chunks of 16-64, 128x128x3 in chunks of 1-4.
 _CHUNK_FLOATS = 2**20
-
-# More are closer to each other than a wavelet is wide, and L² paths take hours.
-_MOST_ORIENTATIONS = 128
+_MOST_ORIENTATIONS = 128  # more are closer to each other than a wavelet is wide, and L² paths take hours
 
 
 class Kernels(NamedTuple):
@@ -134,15 +132,12 @@ def modulus(x: Tensor) -> Tensor:
 
 
 class Constants:
-    """Filters, low-pass matrices and padding indices of one transform on one device and dtype.
-
-    `filters[level, j]` are the wavelets of scale j applied at resolution 2^-level; `pad_rows` and `pad_columns` have
-    the row and column of the image at every padded row and column.
-    """
+    """Filters, low-pass matrices and padding indices of one transform on one device and dtype."""
 
     def __init__(self, bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         J, _, M, N = bank.psi.shape
         self.pad_rows, self.pad_columns = (source.to(device) for source in reflection(shape, (M, N)))
+        # Wavelets of scale j at resolution 2^-level, by level and j.
         self.filters = {
             (level, j): Wavelets(cropped(bank.psi[j], level).to(device, dtype), 2 ** (j - level))
             for j in range(J)
@@ -154,40 +149,33 @@ class Constants:
 
     def low_pass(self, u: Tensor, level: int) -> Tensor:
         """Average (..., M/2^level, N/2^level) by φ, subsample and crop it to (..., H', W')."""
-        left, right = self._left[level], self._right[level]
-        if torch.is_grad_enabled() and u.requires_grad:
-            return _TwoProducts.apply(left, u, right)
-        return _two_products(left, u, right)
+        multiply = _TwoProducts.apply if torch.is_grad_enabled() and u.requires_grad else _two_products
+        return multiply(self._left[level], u, self._right[level])
 
 
 class Wavelets:
-    """The L wavelets of one scale, multiplied with a spectrum and subsampled in one pass.
-
-    Subsampling by k in space is the mean of the k² aliases in Fourier. Blocks of aliases where the wavelets vanish to
-    rounding are skipped; the factor 1/k² is part of the weights.
-    """
+    """The L wavelets of one scale, multiplied with a spectrum and subsampled by k in one pass: means of k² aliases."""
 
     def __init__(self, psi: Tensor, factor: int) -> None:
         rows, columns = psi.shape[-2] // factor, psi.shape[-1] // factor
-        self.blocks: list[tuple[slice, slice, Tensor]] = []
+        self.blocks: list[tuple[slice, slice, Tensor]] = []  # without those where the wavelets vanish to rounding
         negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
-        for top in range(0, psi.shape[-2], rows):
-            for left in range(0, psi.shape[-1], columns):
-                block = (slice(top, top + rows), slice(left, left + columns))
-                weights = psi[:, block[0], block[1]] / factor**2
-                if weights.abs().max() > negligible or (top == 0 and left == 0):
-                    # Repeated for real and imaginary part: a flat product vectorises, one that broadcasts over an
-                    # innermost axis of length 2 does not.
-                    self.blocks.append((*block, weights[..., None].repeat(1, 1, 1, 2)))
+        for top, left in product(range(0, psi.shape[-2], rows), range(0, psi.shape[-1], columns)):
+            block = (slice(top, top + rows), slice(left, left + columns))
+            weights = psi[:, block[0], block[1]] / factor**2
+            if weights.abs().max() > negligible or (top == 0 and left == 0):
+                # Repeated for real and imaginary part: a flat product vectorises, one that broadcasts over an innermost
+                # axis of length 2 does not.
+                self.blocks.append((*block, weights[..., None].repeat(1, 1, 1, 2)))
 
     def __call__(self, spectrum: Tensor) -> Tensor:
         """Multiply (..., M, N) with every wavelet and subsample by k, to (..., L, M/k, N/k)."""
         parts = torch.view_as_real(spectrum)[..., None, :, :, :]
         (rows, columns, weights), *others = self.blocks
-        product = parts[..., rows, columns, :] * weights
+        result = parts[..., rows, columns, :] * weights
         for rows, columns, weights in others:
-            product.addcmul_(parts[..., rows, columns, :], weights)
-        return torch.view_as_complex(product)
+            result.addcmul_(parts[..., rows, columns, :], weights)
+        return torch.view_as_complex(result)
 
 
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
@@ -246,8 +234,7 @@ class Scattering2D(nn.Module):
             raise InputError(f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is usual).")
         if max_order not in (0, 1, 2):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
-        self.J, self.L, self.max_order = J, L, max_order
-        self.shape = (rows, columns)
+        self.J, self.L, self.max_order, self.shape = J, L, max_order, (rows, columns)
         # Multiples of 2^J that leave a margin of 2^J.
         self.padded_shape = ((rows >> J) + 2) << J, ((columns >> J) + 2) << J
         paths, waves = [Path(0)], list(product(range(J), range(L)))
@@ -266,10 +253,25 @@ class Scattering2D(nn.Module):
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
         Raises:
-            InputError: If x is not a tensor of real floating-point numbers, its last two axes are not the `shape` given
-                at construction, or a pixel is NaN or infinite.
+            InputError: If x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
         """
-        self._check(x)
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"Images are {type(x).__name__}, not a torch.Tensor: convert them, for example by torch.as_tensor(x, "
+                "dtype=torch.float32)."
+            )
+        if x.is_complex():
+            raise InputError(
+                f"Images are {x.dtype}, but the transform is of real images: give x.abs(), or x.real and x.imag one "
+                "after the other."
+            )
+        if not x.is_floating_point():
+            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
+        if tuple(x.shape[-2:]) != self.shape:
+            raise InputError(
+                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
+                f"shape {tuple(x.shape)}: build another Scattering2D or resize the images."
+            )
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
         batch = x.shape[:-2]
         if x.numel() == 0:  # which the FFT refuses
@@ -284,25 +286,6 @@ class Scattering2D(nn.Module):
         kernels = compiled_kernels() if plain and flat.device.type == "cpu" else None
         s = _ByKernel.apply(flat, self, kernels) if kernels else self._by_torch(flat)
         return s.reshape(*batch, *self.output_shape)
-
-    def _check(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise InputError(
-                f"Images are {type(x).__name__}, not a torch.Tensor: convert them, for example by torch.as_tensor(x, "
-                "dtype=torch.float32)."
-            )
-        if x.is_complex():
-            raise InputError(
-                f"Images are {x.dtype}, but the transform is of real images: give x.abs(), or x.real and x.imag one "
-                "after the other."
-            )
-        if not x.is_floating_point():
-            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
-        if x.ndim < 2 or tuple(x.shape[-2:]) != self.shape:
-            raise InputError(
-                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
-                f"shape {tuple(x.shape)}: build another Scattering2D or resize the images."
-            )
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""

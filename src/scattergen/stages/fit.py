@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from scattergen.datasets import class_labels, fingerprint_of
-from scattergen.decoder.augmentation import fewest_leading
-from scattergen.decoder.fit import DecoderTraining
-from scattergen.decoder.linear import LinearDecoder
+from scattergen.decoder.fit import DecoderTraining, fewest_leading
+from scattergen.decoder.local import LinearDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder

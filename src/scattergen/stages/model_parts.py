@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from scattergen.decoder.generator import Decoder
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, hyperparameters, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder

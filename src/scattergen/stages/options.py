@@ -10,8 +10,7 @@ from torch import Tensor
 from scattergen.datasets import ClassLabels, ImageSource
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
-from scattergen.decoder.linear import LinearDecoder
-from scattergen.decoder.local import LocalDecoder
+from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
