@@ -275,6 +275,9 @@ def test_a_density_that_copies_is_not_the_default():
     all_rows = {"decoder": Row(1.0, 0.1, 1.0, 20.0), **rows}
     words = in_words(Judgement(("f", "1"), 100, 100, all_rows, "mixture"), 5000)
     assert "Those of parzen are too near to training images to count as new" in words
+    assert "blend" not in words
+    words = in_words(Judgement(("f", "1"), 100, 100, all_rows, "parzen"), 5000)
+    assert "as these reconstructions, and each a blend of a few training images." in words
 
 
 def test_samples_that_are_training_images_are_found(fitted):

@@ -100,7 +100,8 @@ def in_words(judgement: Judgement, n_train: int) -> str:
         how = "about as real as" if ratio < 1.5 else f"{ratio:.1f} times as far from real ones as"
         if ratio >= 10:
             how = "much further from real ones than"
-        words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions")
+        blends = ", and each a blend of a few training images" if judgement.best.startswith("parzen") else ""
+        words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions{blends}")
         if copying := [key for key, row in judgement.rows.items() if row.copies]:
             words.append(f"Those of {' and '.join(copying)} are too near to training images to count as new")
     return ". ".join(words) + "."
