@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.datasets import ImageFolder, ImageSource, Subset, decoding, mnist, open_dataset, reading
+from scattergen.datasets import ImageFolder, ImageSource, Subset, mnist, open_dataset, reading
 from scattergen.errors import InputError
 
 CELEBA = Path(__file__).resolve().parents[2] / "shared" / "data" / "celeba-half.tar"
@@ -106,7 +106,7 @@ def test_the_cache_decodes_each_file_once(tmp_path, monkeypatch):
     def counting_decode(path, mode, size, crop):
         with lock:
             decoded.append(path.name)
-        return decoding.decode(path, mode, size, crop)
+        return reading.decode(path, mode, size, crop)
 
     monkeypatch.setattr(reading, "decode", counting_decode)
     total = 4 * 3 * 6 * 8
