@@ -47,8 +47,8 @@ TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 
 PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
 NO_NUMBERS = (
-    "runs/", "processes/", "files.py", "tensor_files.py", "progress.py", "terminal.py",
-    "keywords.py", "errors.py", "machine.py", "paper/findings.py",
+    "runs/", "processes/", "files.py", "tensor_files.py", "progress.py", "wording.py",
+    "keywords.py", "errors.py", "paper/findings.py",
 )  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",

@@ -10,11 +10,10 @@ _ROOT, _FOLDER = "scattergen", Path(__file__).parents[1]
 
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
-    # how results are shown, but for what the paper reports
+    # how results are shown, but for what the paper reports; the machine is in the keys where it makes a difference
     "report", "cli", "wording", "paper.findings",
-    "machine",  # in the keys of the stages that it makes a difference to
     # where they are kept
-    "runs", "files", "tensor_files", "processes", "progress", "terminal", "errors", "keywords",
+    "runs", "files", "tensor_files", "processes", "progress", "errors", "keywords",
 )  # fmt: skip
 
 # The model is made of the parts of the run that a stage names. Each comes with its own code, so that what only another
