@@ -101,12 +101,12 @@ def test_lossless_files_come_back_exactly_in_any_order(tmp_path, channels, cache
 def test_the_cache_decodes_each_file_once(tmp_path, monkeypatch):
     for number in range(4):
         save(tmp_path / f"{number}.png")
-    decoded, lock = [], threading.Lock()
+    decoded, lock, decode = [], threading.Lock(), reading.decode
 
     def counting_decode(path, mode, size, crop):
         with lock:
             decoded.append(path.name)
-        return reading.decode(path, mode, size, crop)
+        return decode(path, mode, size, crop)
 
     monkeypatch.setattr(reading, "decode", counting_decode)
     total = 4 * 3 * 6 * 8
