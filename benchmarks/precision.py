@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import scattergen as sg
+from scattergen.cli.arguments import READING
 from scattergen.cli.opening import open_of_run
 from scattergen.image_quality import psnr
 from scattergen.wording import machine
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("images", nargs="?", default="mnist", help="what it was fitted to")
     parser.add_argument("--n", type=int, default=600, help="test images")
     arguments = parser.parse_args()
-    data = open_of_run(arguments.run, arguments.images, None, None, None, True)
+    data = open_of_run(arguments.run, arguments.images, READING)
     model = sg.load(arguments.run)
     images = (data.train if data.test is None else data.test)[: arguments.n]
     encoder, n = model.encoder, len(images)
