@@ -8,10 +8,12 @@ ended is kept: the benchmark can be stopped, and continues.
 """
 
 import argparse
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -69,9 +71,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = folder / f"source-{arguments.commit}"
     if not before.exists():
-        subprocess.run(
-            ["git", "worktree", "add", "--quiet", "--detach", before, arguments.commit], cwd=ROOT, check=True
-        )
+        archive = subprocess.run(["git", "archive", arguments.commit, "src"], cwd=ROOT, check=True, capture_output=True)
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            tar.extractall(before, filter="data")
     sources = {"before": before / "src", "now": ROOT / "src"}
     for name, source in sources.items():
         (folder / name).mkdir(exist_ok=True)
