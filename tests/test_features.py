@@ -65,7 +65,7 @@ def test_a_source_and_its_images_have_the_same_features(digits, features):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("SHA256", "0" * 64, "damaged.*Reinstall"), ("FILE", "gone.safetensors", "cannot be read")],
+    [("SHA256", "0" * 64, "damaged.*reinstall"), ("FILE", "gone.safetensors", "cannot be read")],
 )
 def test_weights_that_are_not_the_shipped_ones_are_refused(monkeypatch, name, value, message):
     digit_classifier._weights.cache_clear()

@@ -9,13 +9,14 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.errors import InputError, RunFolderError, ScattergenError
 
 _TEMPORARY = ".writing-"
 _LONGEST_TEXT = 1 << 24  # of JSON in one file; that of real runs has some thousand letters
@@ -42,6 +43,19 @@ def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe or socket without reader
             raise refusal from error
         raise
+
+
+def read_known(file: Traversable, sha256: str, remedy: str) -> bytes:
+    """The content of a file that comes in a package, if it is the one that is known; else an `InputError`."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        what = f"its SHA-256 is {found}, expected {sha256}"
+        raise InputError(f"{file} is damaged or of another version: {what}; {remedy}.")
+    return content
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from scattergen.datasets.folder import ImageFolder, list_images
 from scattergen.datasets.reading import Header, read_header
 from scattergen.datasets.source import Dataset, Subset
 from scattergen.errors import InputError
+from scattergen.files import read_known
 from scattergen.progress import SILENT, Progress
 
 SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"  # of MNIST's file
@@ -50,13 +51,7 @@ def mnist() -> Dataset:
         (60000, 10000, [5, 0, 4, 1, 9, 2, 1, 3])
     """
     file = files("scattergen.datasets") / "data" / "mnist.npz"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): reinstall scattergen.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
+    content = read_known(file, SHA256, "reinstall scattergen")
     classes = tuple("0123456789")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
 

@@ -1,7 +1,6 @@
 """Features of digits: the penultimate layer of a small classifier of MNIST that is shipped."""
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
 
@@ -10,8 +9,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageSource
-from scattergen.errors import InputError
 from scattergen.evaluation.features import check_images, in_batches
+from scattergen.files import read_known
 from scattergen.progress import SILENT, Progress
 
 VERSION = "1"
@@ -71,11 +70,4 @@ class DigitFeatures:
 @functools.cache
 def _weights() -> Mapping[str, Tensor]:
     file = files("scattergen.evaluation") / "data" / FILE
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error}): reinstall scattergen.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise InputError(f"{file} is damaged: its SHA-256 is {found}, expected {SHA256}. Reinstall scattergen.")
-    return load(content)
+    return load(read_known(file, SHA256, "reinstall scattergen"))

