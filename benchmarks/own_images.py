@@ -8,7 +8,8 @@ pixels, to compare with), scored on test images that it has not seen, in percept
 kernel distance · 1000 and sharpness of reconstructions, of least squares from the same codes, and
 of the samples of the best density; the p-value of the test of memorisation of each density; the
 seconds of the fit, and those that were estimated before.  Each row is kept in the folder as soon as
-it is made, with a picture (test images; least squares; the decoder; samples): the benchmark can be
+it is made, with a picture (test images; least squares; the decoder; samples) and another one, of
+samples and the two training images that are nearest to each in pixels: the benchmark can be
 stopped, or told by --seconds to start nothing more, and continues.
 
 Images: colour shapes made here; 32×32 pieces of the two photographs of scikit-learn; a folder of
@@ -39,6 +40,7 @@ from scattergen.report import save_image_grid
 from scattergen.wording import machine
 
 COLUMNS = 10
+NEAREST = 12  # samples that are shown beside the nearest training images
 
 # The generator of Angles & Mallat by the error of pixels, as preset celeba has it, for 8 epochs.
 GENERATOR = {"preset": "celeba", "changes": {"training.epochs": 8}, "densities": ["mixture", "vae-improved"]}
@@ -155,6 +157,10 @@ def measure(data: Dataset, how: dict[str, Any], folder: Path, name: str) -> dict
     shown.append(model.sample(3 * COLUMNS, judgement.best))
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_image_grid(torch.cat(shown), picture, columns=COLUMNS)
+    new, train = model.sample(NEAREST, judgement.best, seed=1), data.train[:]
+    near = torch.cdist(new.flatten(1), train.flatten(1)).topk(2, largest=False).indices
+    grid = torch.cat([new, train[near[:, 0]], train[near[:, 1]]])
+    save_image_grid(grid, picture.with_stem(f"{name}-nearest"), columns=NEAREST)
     return {
         **judgement.summary(), "in_a_row": judgement.n, "n": len(data.train),
         "d": model.encoder.whitening.n_components, "leading": model.n_leading,
