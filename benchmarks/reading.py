@@ -128,7 +128,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), arguments.n, arguments.side)
-        print(f"{machine()}; {arguments.n} JPEG, {arguments.side} pixels wide, to {arguments.size}")
+        print(f"{', '.join(machine().values())}; {arguments.n} JPEG, {arguments.side} pixels wide, to {arguments.size}")
         print(
             f"{'task':10}{'read by':26}{'first batch':>12}{'images/s':>10}{'step takes':>12}{'memory':>10}{'sum':>16}"
         )
