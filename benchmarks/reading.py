@@ -129,9 +129,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), arguments.n, arguments.side)
         print(f"{', '.join(machine().values())}; {arguments.n} JPEG, {arguments.side} pixels wide, to {arguments.size}")
-        print(
-            f"{'task':10}{'read by':26}{'first batch':>12}{'images/s':>10}{'step takes':>12}{'memory':>10}{'sum':>16}"
-        )
+        print(f"{'task':10}{'read by':26}{'first batch':>12}{'images/s':>10}{'step':>9}{'memory':>10}{'sum':>14}")
         for task in ("in order", "training"):
             for way in WAYS:
                 command = [sys.executable, __file__, *sys.argv[1:], "--one", way, task, folder]
