@@ -124,8 +124,10 @@ def fit(
 
 def _refuse_inside(out: Path, images: str) -> None:
     """Refuse a run among the images, and images in the run, where a fit replaces pictures."""
+    from scattergen.datasets.source import MNIST
+
     named = images.removeprefix("hf:").partition(",")[0] if images.startswith("hf:") else images
-    if images == "mnist" or not os.path.exists(named):
+    if images == MNIST or not os.path.exists(named):
         return
     source, run = Path(named).resolve(), out.resolve()
     if os.path.isdir(named) and run.is_relative_to(source):

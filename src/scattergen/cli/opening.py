@@ -13,6 +13,7 @@ from scattergen.cli.arguments import Common, Reading
 from scattergen.datasets import Dataset, celeba, limit, mnist, open_dataset
 from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
+from scattergen.datasets.source import MNIST
 from scattergen.errors import InputError
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
@@ -53,7 +54,7 @@ def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
 
 def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
     """Open a folder in CelebA's layout and say which files were left out."""
-    if source == "mnist" or source.startswith("hf:") or Path(source).is_file():
+    if source == MNIST or source.startswith("hf:") or Path(source).is_file():
         what = f"The presets of CelebA are for a folder of its aligned images, not for {source}"
         raise InputError(f"{what}: name the folder img_align_celeba.")
     data = celeba(source, size=size, strict=strict, workers=workers, progress=progress)
@@ -80,9 +81,9 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
     options = RunFolder.open(run).options
     fitted_to, preset = options.get("data", {}), options.get("preset")
     if source is None:
-        if fitted_to.get("name") != "mnist":
+        if fitted_to.get("name") != MNIST:
             raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
-        source = "mnist"
+        source = MNIST
     if preset not in CELEBA_PRESETS:
         reading = _cropped_as(run, source, reading)
     return open_to_fit(source, reading, preset=preset, most=fitted_to.get("limit"))

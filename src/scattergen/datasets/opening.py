@@ -14,7 +14,7 @@ from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
 from scattergen.datasets.published import cifar, is_cifar, mnist
 from scattergen.datasets.reading import SUFFIXES, Mode
-from scattergen.datasets.source import Dataset, ImageSource, Subset
+from scattergen.datasets.source import MNIST, Dataset, ImageSource, Subset
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
@@ -81,7 +81,7 @@ def open_dataset(
         raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
     encoded = {"size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers, "progress": progress}
-    if source == "mnist":
+    if source == MNIST:
         dataset = mnist()
     elif str(source).startswith(PREFIX):
         dataset = replace(_open_hugging_face(str(source), test_fraction, encoded), crop=crop)
@@ -93,7 +93,7 @@ def open_dataset(
         dataset = _open_arrays(path, test_fraction)
     else:
         raise InputError(_cannot_open(path))
-    if source != "mnist" and dataset.name == "mnist":  # a name that stands for the embedded digits
+    if source != MNIST and dataset.is_mnist:  # only by its name
         dataset = replace(dataset, name="mnist (a file or folder)")
     if crop is not None and dataset.crop is None:
         remedy = "leave --crop out, or crop the array"
@@ -134,7 +134,7 @@ def holds_files(source: str) -> bool:
     if source.startswith(PREFIX):
         return True
     path = Path(source).expanduser()
-    return source != "mnist" and os.path.isdir(path) and not is_cifar(path)
+    return source != MNIST and os.path.isdir(path) and not is_cifar(path)
 
 
 def _cannot_open(path: Path) -> str:

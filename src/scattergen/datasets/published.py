@@ -12,7 +12,7 @@ import numpy as np
 from scattergen.datasets.arrays import ImageArray
 from scattergen.datasets.folder import ImageFolder, list_images
 from scattergen.datasets.reading import Header, read_header
-from scattergen.datasets.source import Dataset, Subset
+from scattergen.datasets.source import MNIST, Dataset, Subset
 from scattergen.errors import InputError
 from scattergen.files import read_known
 from scattergen.progress import SILENT, Progress
@@ -60,7 +60,7 @@ def mnist() -> Dataset:
             images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
             return ImageArray(images, labels, classes=classes, name=f"mnist[{split}]", fingerprint=known)
 
-        return Dataset("mnist", part("train"), part("test"))
+        return Dataset(MNIST, part("train"), part("test"))
 
 
 def is_cifar(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from scattergen.errors import InputError
 
 Index = slice | Tensor
+MNIST = "mnist"  # the source, and the name, of the digits that are part of the package
 
 
 @runtime_checkable
@@ -63,6 +64,11 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     crop: int | None = None
     limit: int | None = None
+
+    @property
+    def is_mnist(self) -> bool:
+        """Whether these are the embedded digits, which have a preset, features and published numbers of their own."""
+        return self.name == MNIST
 
 
 def positions(index: Index, n: int) -> NDArray[np.int64]:

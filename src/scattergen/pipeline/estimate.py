@@ -59,7 +59,7 @@ def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu")
     stages.append(_decoder(decoder, training, codes, images, encoder, cached + 2 * maps))
     some = codes[:_SOME].to(device)
     decoding = _seconds(lambda: decoder.decode(some)) / len(some)
-    extract = default_features(images.shape, digits=data.name == "mnist")
+    extract = default_features(images.shape, digits=data.is_mnist)
     seeing = _seconds(lambda: extract(images[:_SOME])) / len(some)
     if options.get("sampling", {}).get("n_components") == "auto":
         numbers, seen, drawn = trial_sizes(*codes.shape)

@@ -95,7 +95,7 @@ def evaluate_run(
     if against is None:
         raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
-    extract = _extractor(features, model.decoder.image_shape, data.name, device)
+    extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
     compared = some_of(against, min(n, len(against)), seed)
     real, real_detail = extract(compared, progress), _detail(compared)
     train = extract(data.train, progress)
@@ -204,9 +204,9 @@ class _Rows:
         return found
 
 
-def _extractor(name: FeatureName | None, shape: tuple[int, int, int], data: str, device: str) -> FeatureExtractor:
+def _extractor(name: FeatureName | None, shape: tuple[int, int, int], mnist: bool, device: str) -> FeatureExtractor:
     if name is None:
-        name = "digits" if data == "mnist" and shape == (1, 28, 28) else "scattering"
+        name = "digits" if mnist and shape == (1, 28, 28) else "scattering"
     if name == "digits":
         return evaluation.DigitFeatures()
     if name == "perceptual":

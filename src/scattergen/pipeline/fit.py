@@ -137,7 +137,7 @@ def options_of_fit(
     data: Dataset, preset: str | None = None, changes: Mapping[str, Any] = {}, densities: list[str] | None = None
 ) -> FitOptions:
     """Options of a preset (by default "mnist" for all of MNIST, else "auto") with changes, such as {"encoder.J": 3}."""
-    preset = preset or ("mnist" if data.name == "mnist" and data.limit is None else "auto")
+    preset = preset or ("mnist" if data.is_mnist and data.limit is None else "auto")
     options = presets.preset(preset, data.train.shape, len(data.train))
     if densities is not None:
         options["densities"] = {name: options["densities"].get(name, {}) for name in densities}

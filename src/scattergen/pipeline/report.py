@@ -33,7 +33,7 @@ def write_run_report(
     progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge and measure a run's model, write report.html and pictures/ into a folder, and return facts of the stage."""
-    judgement = judge(model, data.train, data.test, digits=data.name == "mnist", seed=seed, progress=progress)
+    judgement = judge(model, data.train, data.test, digits=data.is_mnist, seed=seed, progress=progress)
     densities: list[DensityEntry] = []
     quality: dict[str, Any] = {}
     codes = None
@@ -62,7 +62,7 @@ def write_run_report(
             eigenvalues=whitening.explained_variance_,
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
             densities=densities, judgement=judgement, featured=None if judgement is None else judgement.best,
-            visualisation=_matrices(model, beside_paper=data.name == "mnist"),
+            visualisation=_matrices(model, beside_paper=data.is_mnist),
             history=[{key: epoch[name] for key, name in zip(keys, names, strict=True)} for epoch in epochs],
             **quality, **statistics,
         )  # fmt: skip

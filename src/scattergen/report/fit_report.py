@@ -52,7 +52,7 @@ class VisualisationMatrix:
 class FitReport:
     """Everything that a report shows; whatever is left at its default is left out of the page."""
 
-    dataset: str  # its name; the paper's numbers are shown beside ours when it is "mnist"
+    dataset: str  # its name; the paper's numbers are shown beside ours when they are of the same
     image_shape: tuple[int, int, int]  # (C, H, W)
     n_train: int
     n_test: int = 0  # 0 without a test set
@@ -83,7 +83,7 @@ class FitReport:
     @property
     def beside_paper(self) -> bool:
         """Whether the paper has numbers for this data set."""
-        return self.dataset == "mnist"
+        return self.dataset == paper.MNIST.name
 
     @property
     def title(self) -> str:
