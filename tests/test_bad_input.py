@@ -325,7 +325,7 @@ def test_images_that_vary_in_few_ways_are_fitted_with_fewer_components(scatterge
 def test_a_damaged_test_image_is_found_first_and_repaired_without_loss(scattergen, grey, tmp_path):
     folder = folder_of(tmp_path, grey, "jpg")
     data = sg.datasets.open_dataset(folder)
-    held_out = data.test.source.files[int(data.test._positions[0])]
+    held_out = data.test.source.files[int(data.test.numbers[0])]
     whole = held_out.read_bytes()
     fit_it = [*fit(tmp_path, folder, "--set", "encoder.n_components=4"), "--densities", "gaussian"]
     fit_it += ["--set", "training.epochs=1", "-q"]

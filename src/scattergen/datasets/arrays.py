@@ -151,6 +151,7 @@ class WithMirrored:
     Attributes:
         n_fit: number of the first images here that are not held out.
         times: 2 if there are mirrored images, else 1.
+        numbers: of the images in the source, (len(self),).
 
     Example:
         >>> x = torch.arange(6.0).view(3, 1, 1, 2)
@@ -165,16 +166,16 @@ class WithMirrored:
         channels, height, width = source.shape[-3:]
         self.shape = (channels, height, width)
         parts = torch.arange(len(source)).split([len(source) - n_held_out, n_held_out])
-        self._numbers = torch.cat([part.repeat(self.times) for part in parts])
+        self.numbers = torch.cat([part.repeat(self.times) for part in parts])
         self._flipped = torch.cat([torch.arange(self.times).repeat_interleave(len(part)) == 1 for part in parts])
         self.n_fit = len(parts[0]) * self.times
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __getitem__(self, index: Index) -> Tensor:
         chosen = torch.from_numpy(positions(index, len(self)))
-        images, flipped = self.source[self._numbers[chosen]], self._flipped[chosen]
+        images, flipped = self.source[self.numbers[chosen]], self._flipped[chosen]
         if flipped.any():
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         return images

@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+import re
+import stat
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,14 +17,23 @@ from scattergen.datasets.reading import CACHE_BYTES, SUFFIXES, ImageReader, Mode
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
+# What file servers, systems and programs keep beside photos: deleted ones, thumbnails, previews, earlier versions.
+_KEPT_BY_PROGRAMS = re.compile(
+    r"\..*|@(eadir|tmp|recycle|__thumb|recently-snapshot|sharebin|appstore)|#(recycle|snapshot|sharesnap)|~snapshot|"
+    r"\$recycle\.bin|recycle[rd]|system volume information|found\.\d{3}|lost\+found|lost\.dir|__macosx|thmbnl|"
+    r"network trash folder|temporary items|files_(trashbin|versions)|\[originals\]|.*\.lrdata|"
+    r"syno(photo|file)_thumb.*", re.IGNORECASE | re.DOTALL,
+)  # fmt: skip
+_KEPT, _ODD, _OTHER, _IMAGE = "files that programs keep there", "pipes, sockets or devices", "other files", "images"
+
 
 class ImageFolder(ImageReader):
     """The images below a folder at any depth, sorted by their relative path.
 
-    Files are JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM by their extension; others, and names that begin with
-    a dot, are not looked at. Images are turned upright by their EXIF orientation and composited on white. Headers are
-    read at once, pixels on access. If every image lies in a sub-folder and there are at least two, the first-level
-    sub-folders are the classes.
+    Files are JPEG, PNG, WebP, BMP, GIF (first frame), TIFF or PPM by their extension; others are not looked at. What
+    programs keep there (thumbnails, recycle bins, names that begin with a dot) and pipes are left out with a warning.
+    Images are turned upright by their EXIF orientation and composited on white. Headers are read at once, pixels on
+    access. If every image lies in a sub-folder and there are at least two, the first-level sub-folders are the classes.
 
     Args:
         root: the folder.
@@ -38,6 +51,7 @@ class ImageFolder(ImageReader):
         file_sizes: the different sizes (width, height) that the upright files have.
         labels: the class of every image, (N,) int64, or None, as then is `classes`.
         skipped: one sentence for every file left out.
+        by_times: whether the fingerprint is of lengths and times of files, by which old runs know them.
 
     Raises:
         InputError: if there is no image, or a file cannot be read, differs in size, or is smaller than the crop.
@@ -54,20 +68,14 @@ class ImageFolder(ImageReader):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        size: int | None = None,
-        mode: Mode | None = None,
-        strict: bool = True,
-        classes: Sequence[str] | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        crop: int | None = None,
-        workers: int = 0,
-        progress: Progress = SILENT,
-    ) -> None:
+        self, root: str | Path, *, size: int | None = None, mode: Mode | None = None, strict: bool = True,
+        classes: Sequence[str] | None = None, cache_bytes: int = CACHE_BYTES, crop: int | None = None,
+        workers: int = 0, progress: Progress = SILENT,
+    ) -> None:  # fmt: skip
         self.root = Path(root).expanduser()
-        found = list_images(self.root)
+        found, left_out = list_images(self.root)
+        if left_out:
+            warnings.warn(f"Left out of {self.root}: {left_out}.", stacklevel=2)
         super().__init__(
             ((file, file) for file in found), len(found), f"image files in {self.root}",
             lambda numbers: [found[number] for number in numbers], size=size, mode=mode, crop=crop, strict=strict,
@@ -75,10 +83,11 @@ class ImageFolder(ImageReader):
         )  # fmt: skip
         self.files = tuple(found[number] for number in self.numbers)
         self.classes, self.labels = _label(self.root, self.files, classes)
+        self.by_times, self._digests = False, dict[int, str]()
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """The SHA-256 of size, crop, mode and every file's relative name, length and time."""
+        """The SHA-256 of size, crop, mode and every file's relative name and content."""
         return self.fingerprint_of(range(len(self)))
 
     def fingerprint_of(self, numbers: Iterable[int]) -> str:
@@ -86,20 +95,32 @@ class ImageFolder(ImageReader):
         # Without a crop as it was before there were any: runs know their images by it.
         cropped = "" if self.crop is None else f" crop {self.crop}"
         digest = hashlib.sha256(f"{self.size} {self.mode}{cropped}".encode())
-        for number in numbers:
-            file = self.files[number]
-            try:
-                status = file.stat()
-            except OSError as error:
-                remedy = "put it back, or start again without it"
-                raise InputError(f"{file} cannot be read any more ({error.strerror}): {remedy}.") from error
-            line = f"\n{file.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}"
-            digest.update(line.encode("utf-8", "surrogateescape"))  # file names need not be valid Unicode
+        for mark in self.marks(numbers):
+            digest.update(mark)
         return digest.hexdigest()
 
+    def marks(self, numbers: Iterable[int]) -> list[bytes]:
+        """What tells files, by their numbers, from others: name and SHA-256 of the content, which is read once."""
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            return list(threads.map(self._mark, numbers))
 
-def list_images(root: Path) -> list[Path]:
-    """The image files below a folder, at least one, sorted by their relative path."""
+    def _mark(self, number: int) -> bytes:
+        file = self.files[number]
+        try:
+            status = file.stat()
+            if not self.by_times and number not in self._digests:
+                with file.open("rb") as opened:
+                    self._digests[number] = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            remedy = "put it back, or start again without it"
+            raise InputError(f"{file} cannot be read any more ({error.strerror}): {remedy}.") from error
+        mark = f"{status.st_size} {status.st_mtime_ns}" if self.by_times else self._digests[number]
+        # File names need not be valid Unicode.
+        return f"\n{file.relative_to(self.root).as_posix()} {mark}".encode("utf-8", "surrogateescape")
+
+
+def list_images(root: Path) -> tuple[list[Path], str]:
+    """The image files below a folder, at least one, sorted by their relative path, and in words what is left out."""
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {problem}: give a folder of images.")
@@ -108,31 +129,41 @@ def list_images(root: Path) -> list[Path]:
         problem = f"The folder {error.filename} cannot be read ({error.strerror})"
         raise InputError(f"{problem}: change its permissions or leave it out.") from error
 
-    files: list[Path] = []
+    found = defaultdict[str, list[Path]](list)
     top, seen = root.resolve(), set[Path]()
     for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        subfolders[:] = filter(_is_shown, subfolders)
+        for name in filter(_KEPT_BY_PROGRAMS.fullmatch, [*subfolders]):
+            subfolders.remove(name)
+            inside = [Path(inner, one) for inner, _, ones in os.walk(Path(folder, name)) for one in ones]
+            found[_KEPT] += [file for file in inside if _kind(file) != _OTHER]
         for name in [name for name in subfolders if os.path.islink(os.path.join(folder, name))]:
             # Not to what is looked at anyway, nor to a folder above, which would never end.
             target, here = Path(folder, name).resolve(), Path(folder).resolve()
             if target in seen or target.is_relative_to(top) or here.is_relative_to(target):
                 subfolders.remove(name)
             seen.add(target)
-        files += [Path(folder, name) for name in filter(_is_shown, names)]
-    images = [file for file in files if file.suffix.lower() in SUFFIXES]
-    if not images:
-        rest = ""
+        for path in (Path(folder, name) for name in names):
+            found[_kind(path)].append(path)
+    kinds = [kind for kind in (_KEPT, _ODD) if found[kind]]
+    left_out = "; ".join(f"{one}: {len(found[one]):,}, such as {min(found[one]).relative_to(root)}" for one in kinds)
+    if not found[_IMAGE]:
+        rest, files = f"; left out are {left_out}" if left_out else "", found[_OTHER]
         if files:
             count = "1 other file," if len(files) == 1 else f"{len(files)} other files such as"
-            rest = f"; it holds {count} {files[0].name}"
+            rest += f"; it holds {count} {files[0].name}"
         remedy = "give a folder with JPEG, PNG, WebP, BMP, GIF, TIFF or PPM files"
         raise InputError(f"There are no images in {root}{rest}: {remedy}.")
-    return sorted(images, key=lambda path: path.relative_to(root).as_posix())
+    return sorted(found[_IMAGE], key=lambda path: path.relative_to(root).as_posix()), left_out
 
 
-def _is_shown(name: str) -> bool:
-    # __MACOSX: the resource forks that macOS adds to archives, named like the images.
-    return not name.startswith(".") and name != "__MACOSX"
+def _kind(path: Path) -> str:
+    if path.suffix.lower() not in SUFFIXES:
+        return _OTHER
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)  # or a link to such a file; of a pipe reading might never end
+    except OSError:  # such as a link to nothing: whoever reads it says why
+        regular = True
+    return _KEPT if _KEPT_BY_PROGRAMS.fullmatch(path.name) else _IMAGE if regular else _ODD
 
 
 def _label(

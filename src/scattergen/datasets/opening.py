@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from scattergen.progress import SILENT, Progress
 MAX_TEST_IMAGES = 10_000
 _FEWEST_TEST_IMAGES = 100  # of a limited dataset
 _TEST_SPLITS = ("test", "validation", "valid", "val")  # of Hugging Face datasets, by preference
+_TRAIN_FOLDERS = ("train", "training")  # in any case, as are those of tests, by preference
+_TEST_FOLDERS = (*_TEST_SPLITS, "testing", "dev", "eval", "evaluation")
 
 
 def open_dataset(
@@ -43,7 +46,7 @@ def open_dataset(
     | .npz | `x_train`, `x_test` (`y_train`, `y_test`) | as named |
     | .npz | `train_images`, `test_images` (`train_labels`, `test_labels`) | as named |
     | .npz | else `x_train` alone, `images`, `x` or the only array (`labels` or `y`) | the last |
-    | folder | `train/` and `test/`, if both are there; nothing beside them is read | as named |
+    | folder | `train/` and `test/`, else `val/`, if both are there; nothing beside them is read | as named |
     | folder | the binary version of CIFAR-10 or CIFAR-100 | canonical |
     | folder | all images below it | a fixed choice by file name |
     | "hf:NAME" | a Hugging Face dataset, on the Hub | its splits, or a fixed choice by row |
@@ -148,13 +151,37 @@ def _cannot_open(path: Path) -> str:
 
 def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Dataset:
     name = path.resolve().name
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        train = ImageFolder(path / "train", **how)
-        test = ImageFolder(path / "test", **how | {"mode": train.mode}, classes=train.classes)
+    parts = _parts(path)
+    if parts is not None:
+        train = ImageFolder(parts[0], **how)
+        test = ImageFolder(parts[1], **how | {"mode": train.mode}, classes=train.classes)
         return Dataset(name, train, test, train.skipped + test.skipped)
     folder = ImageFolder(path, **how)
-    names = (file.relative_to(path).as_posix() for file in folder.files)
-    return _hold_out(name, folder, _shuffled(names), test_fraction)
+    files = [file.relative_to(path) for file in folder.files]
+    below = {part.name: None for file in files for part in reversed(file.parents[:-1])}
+    if all(any(one.lower() in names for one in below) for names in (_TRAIN_FOLDERS, _TEST_FOLDERS)):
+        found = ", ".join(one for one in below if one.lower() in (*_TRAIN_FOLDERS, *_TEST_FOLDERS))
+        remedy = "give the folder that directly holds them to keep them apart"
+        warnings.warn(
+            f"Training and test images are chosen among all in {path}, {found} alike: {remedy}.", stacklevel=3
+        )
+    return _hold_out(name, folder, _shuffled(file.as_posix() for file in files), test_fraction)
+
+
+def _parts(path: Path) -> tuple[Path, Path] | None:
+    """The sub-folders of training and of test images, if a folder has both."""
+    there = sorted(one for one in os.listdir(path) if (path / one).is_dir()) if os.access(path, os.R_OK) else []
+    trains = [one for one in there if one.lower() in _TRAIN_FOLDERS]
+    tests = sorted((n for n in there if n.lower() in _TEST_FOLDERS), key=lambda n: _TEST_FOLDERS.index(n.lower()))
+    if len(trains) + len(tests) < 2:
+        return None
+    if len(trains) != 1 or len({one.lower() for one in tests}) < len(tests):
+        wanted = "expected one folder train and one folder test or val"
+        remedy = "rename them, or give one of them alone"
+        raise InputError(f"{path} holds {', '.join(trains + tests)}, but {wanted}: {remedy}.")
+    if tests[1:]:
+        warnings.warn(f"{path}: test images are those in {tests[0]}; not used: {', '.join(tests[1:])}.", stacklevel=4)
+    return path / trains[0], path / tests[0]
 
 
 def _open_hugging_face(source: str, test_fraction: float, how: dict[str, Any]) -> Dataset:

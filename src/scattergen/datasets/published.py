@@ -159,7 +159,7 @@ def celeba(
     root = Path(folder).expanduser()
     if (root / "img_align_celeba").is_dir():
         root = root / "img_align_celeba"
-    first, header = _first_readable(list_images(root), strict)
+    first, header = _first_readable(list_images(root)[0], strict)
     crop = CROPS.get((header.width, header.height))
     remedy = "give the folder img_align_celeba, or fit other images without --preset celeba"
     if crop is None:

@@ -86,7 +86,7 @@ class Subset:
 
     Args:
         source: the images to choose from.
-        index: which of them: a slice or a 1-D LongTensor.
+        index: which of them: a slice or a 1-D LongTensor, kept as `numbers`, (N,).
 
     Raises:
         TypeError: for any other kind of index.
@@ -102,26 +102,26 @@ class Subset:
     def __init__(self, source: ImageSource, index: Index) -> None:
         self.source, self.shape = source, source.shape
         self.classes: tuple[str, ...] | None = getattr(source, "classes", None)
-        self._positions = torch.from_numpy(positions(index, len(source)))
+        self.numbers = torch.from_numpy(positions(index, len(source)))
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self.numbers)
 
     def __getitem__(self, index: Index) -> Tensor:
-        return self.source[self._positions[torch.from_numpy(positions(index, len(self)))]]
+        return self.source[self.numbers[torch.from_numpy(positions(index, len(self)))]]
 
     @property
     def labels(self) -> Tensor | None:
         """The class of every image, (N,) int64, or None."""
         labels = self.source.labels
-        return None if labels is None else labels[self._positions]
+        return None if labels is None else labels[self.numbers]
 
     @property
     def fingerprint(self) -> str:
         """A SHA-256, of these images alone if the source has a method `fingerprint_of` for parts."""
         of_part = getattr(self.source, "fingerprint_of", None)
-        base = self.source.fingerprint if of_part is None else of_part(self._positions.tolist())
-        return hashlib.sha256(base.encode() + self._positions.numpy().astype("<i8").tobytes()).hexdigest()
+        base = self.source.fingerprint if of_part is None else of_part(self.numbers.tolist())
+        return hashlib.sha256(base.encode() + self.numbers.numpy().astype("<i8").tobytes()).hexdigest()
 
 
 class ClassLabels(NamedTuple):

@@ -32,25 +32,16 @@ class FeatureStore:
     `compute` gives those of a range of samples, (n, D) float32. Chunk i holds samples i·chunk_size …
     (i + 1)·chunk_size − 1, whatever the number of processes; process r computes and keeps those with
     i mod world_size = r. "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else
-    nowhere. On disk, every chunk is a file with what it belongs to (`identity`) and a checksum: one that is damaged or
-    of other data is noticed and made again. In float16 the deviations from the mean of the first chunk are stored,
+    nowhere. On disk, every chunk is a file with the `identity` of its samples and a checksum: one that is damaged or of
+    other data is noticed and made again. In float16 the deviations from the mean of the first chunk are stored,
     which lose less to rounding than the features would.
     """
 
     def __init__(
-        self,
-        compute: Callable[[slice], Tensor],
-        n_samples: int,
-        n_features: int,
-        chunk_size: int,
-        *,
-        keep: Keep = "auto",
-        precision: Precision = "float16",
-        cache_bytes: int = 1 << 31,
-        folder: Path | None = None,
-        identity: str = "",
-        processes: Processes = ALONE,
-    ) -> None:
+        self, compute: Callable[[slice], Tensor], n_samples: int, n_features: int, chunk_size: int, *,
+        keep: Keep = "auto", precision: Precision = "float16", cache_bytes: int = 1 << 31, folder: Path | None = None,
+        identity: Callable[[slice], str] = lambda rows: "", processes: Processes = ALONE,
+    ) -> None:  # fmt: skip
         self.compute = compute
         self.n_samples, self.n_features, self.chunk_size = n_samples, n_features, chunk_size
         self.keep, self.precision, self.cache_bytes = keep, precision, cache_bytes
@@ -91,6 +82,9 @@ class FeatureStore:
         """Find what is on the disk; all processes do so together before they read chunks."""
         if self._shift is None and self.folder is not None:
             found = self._read("shift", (self.n_features,)) if self.processes.rank == 0 else None
+            # It stays if the first chunk is of other images, since all go by it, but not if none can be used.
+            if found is not None and not any(self._stored(i, found) is not None for i in range(self.n_chunks)):
+                found = None
             if self.processes.broadcast(found is not None):
                 self._shift = self.processes.broadcast(torch.zeros(self.n_features) if found is None else found)
 
@@ -137,8 +131,11 @@ class FeatureStore:
         """Chunk i as it is kept: features in float32 or deviations in float16."""
         if i in self._kept or self.folder is None or self._shift is None:
             return self._kept.get(i)
+        return self._stored(i, self._shift)
+
+    def _stored(self, i: int, shift: Tensor) -> Tensor | None:
         rows = self.rows(i)
-        return self._read(self._name(i), (rows.stop - rows.start, self.n_features), _checksum(self._shift))
+        return self._read(self._name(i), (rows.stop - rows.start, self.n_features), rows, _checksum(shift))
 
     def _keep_chunk(self, i: int, features: Tensor) -> Tensor:
         """Keep a chunk where there is room; what `_found` will give from now on."""
@@ -148,7 +145,7 @@ class FeatureStore:
             return features
         shift = self.shift()
         stored = (features - shift).half() if self.precision == "float16" else features
-        self._write(self._name(i), stored, _checksum(shift))
+        self._write(self._name(i), stored, self.rows(i), _checksum(shift))
         return stored
 
     def _name(self, i: int) -> str:
@@ -158,8 +155,8 @@ class FeatureStore:
         assert self.folder is not None  # or nothing would be on a disk
         return self.folder / f"{name}.safetensors"
 
-    def _write(self, name: str, tensor: Tensor, base: int = 0) -> None:
-        metadata = {"identity": self.identity, "name": name, "base": base, "checksum": _checksum(tensor)}
+    def _write(self, name: str, tensor: Tensor, rows: slice = slice(0), base: int = 0) -> None:
+        metadata = {"identity": self.identity(rows), "name": name, "base": base, "checksum": _checksum(tensor)}
         try:
             write_tensors(self._path(name), {"values": tensor}, metadata)
         except ScattergenError as error:
@@ -172,7 +169,7 @@ class FeatureStore:
                 " then run the same command again, which continues where it stopped."
             ) from error
 
-    def _read(self, name: str, shape: tuple[int, ...], base: int = 0) -> Tensor | None:
+    def _read(self, name: str, shape: tuple[int, ...], rows: slice = slice(0), base: int = 0) -> Tensor | None:
         """The tensor of a file, or None if there is none that can be used."""
         path = self._path(name)
         if not path.exists():
@@ -181,7 +178,7 @@ class FeatureStore:
         tensor = tensors.get("values")
         if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
             reason = "is damaged"
-        elif metadata != {"identity": self.identity, "name": name, "base": base} or tensor.shape != shape:
+        elif metadata != {"identity": self.identity(rows), "name": name, "base": base} or tensor.shape != shape:
             reason = "belongs to other images or options"
         else:
             return tensor

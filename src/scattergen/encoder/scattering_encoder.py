@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
+from scattergen.datasets.recognition import files_of
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import InputError
@@ -106,8 +107,13 @@ class ScatteringEncoder:
         self, images: ImageSource | Tensor, folder: Path | None = None, processes: Processes = ALONE
     ) -> FeatureStore:
         """Coefficients of images in chunks, none of which is computed yet; they may be kept in a folder."""
-        of_images = {} if folder is None else {"images": fingerprint_of(images)}
-        identity = json.dumps({**self._features_keywords, **of_images})
+        files = files_of(images)
+        whole = fingerprint_of(images) if files is None and folder is not None else ""
+
+        def identity(rows: slice) -> str:
+            part = whole if files is None else files[0].fingerprint_of(files[1][rows].tolist())
+            return json.dumps({**self._features_keywords, "images": part})
+
         return FeatureStore(
             lambda rows: self.features(images[rows]), len(images), self.n_features, self.batch_size,
             keep=self.store, precision=self.store_dtype, cache_bytes=self.whitening.cache_bytes,

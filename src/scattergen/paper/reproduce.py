@@ -9,6 +9,7 @@ from typing import Literal
 
 from scattergen.datasets import Dataset
 from scattergen.datasets.published import N_TEST, N_TRAIN
+from scattergen.datasets.recognition import recognise
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
 from scattergen.keywords import check_seed
@@ -167,7 +168,7 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
             f"images of {' or '.join(wanted)}."
         )
     path, fit = run.path, f"fit one by `{fit_command(name)}`."
-    if run.options.get("data", {}).get("fingerprint") != data.train.fingerprint:
+    if not recognise(data, run.options.get("data", {})):
         raise InputError(f"{path} was not fitted to {data.name}: name a run that was (--run), or {fit}")
     for part in ("encoder", "codes", "decoder"):
         run.require(part)

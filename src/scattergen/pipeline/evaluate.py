@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scattergen import evaluation
 from scattergen.datasets import Dataset, ImageSource, Subset
+from scattergen.datasets.recognition import recognise, what_changed
 from scattergen.datasets.source import random_rows, some_of
 from scattergen.densities import LikelihoodDensity
 from scattergen.diagnostics import Battery, count_rejections, run_battery
@@ -227,10 +228,12 @@ def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
 
 def check_data(run: RunFolder, data: Dataset) -> None:
     """Refuse a dataset that a run was not fitted to."""
-    fitted_to = run.options.get("data", {}).get("fingerprint")
-    if fitted_to not in (None, data.train.fingerprint):
+    fitted_to = run.options.get("data", {})
+    if "fingerprint" in fitted_to and not recognise(data, fitted_to):
         remedy = "name those, with the same --size and --mode"
-        raise InputError(f"{data.name} does not hold the images that {run.path} was fitted to: {remedy}.")
+        others = f"{data.name} does not hold the images that {run.path} was fitted to: {remedy}."
+        raise InputError(what_changed(data.train, fitted_to, run.path) or others)
+    recognise(data, {})  # other images, to compare with, are known by their content
 
 
 def keep(

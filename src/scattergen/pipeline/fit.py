@@ -5,13 +5,14 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from scattergen.datasets import ClassLabels, Dataset, class_labels
+from scattergen.datasets.recognition import marks_of, recognise, what_changed
 from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import Judgement, in_words
@@ -82,12 +83,15 @@ def fit_run(
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
     # How files were cropped and how many were taken, so that later commands do the same.
     taken = {name: value for name, value in (("crop", data.crop), ("limit", data.limit)) if value is not None}
+    begun = processes.broadcast(_begun(out) if processes.rank == 0 else None)
+    data = _recognised(data, begun, overwrite)
+    known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
     identity: dict[str, Any] = {
-        "data": {"name": data.name, "fingerprint": data.train.fingerprint, "n": n, **taken},
+        "data": {**known, "n": n, **taken},
         "preset": preset, "seed": seed, **options,
     }  # fmt: skip
     if max_seconds is not None:
-        options["training"]["epochs"] = _epochs(out, identity, max_seconds, data, device, processes)
+        options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes)
         identity["max_seconds"] = max_seconds
     # Such as files on a disk of their own machine.
     if processes.all_reduce(torch.tensor(float(processes.broadcast(identity) != identity))) > 0:
@@ -115,6 +119,25 @@ def fit_run(
         _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
         run.finish()
     return FittedRun(run, finished_before=False)
+
+
+def _begun(out: Path | str) -> RunFolder | None:
+    """The run of a folder that a fit would go on with."""
+    with suppress(RunFolderError):
+        return RunFolder.begun(out)
+    return None
+
+
+def _recognised(data: Dataset, begun: RunFolder | None, overwrite: bool) -> Dataset:
+    """Data as a run of the same images knows it; files that changed since it made a stage of them are refused."""
+    fitted_to = {} if begun is None else begun.options.get("data", {})
+    if recognise(data, fitted_to):
+        return replace(data, name=fitted_to["name"])
+    if begun is not None and begun.stages and not overwrite:
+        problem = what_changed(data.train, fitted_to, begun.path)
+        if problem is not None:
+            raise RunFolderError(problem)
+    return data
 
 
 def _report(
@@ -148,14 +171,14 @@ def options_of_fit(
 
 
 def _epochs(
-    out: Path | str, identity: Mapping[str, Any], max_seconds: float, data: Dataset, device: str, processes: Processes
-) -> int:
+    begun: RunFolder | None, identity: Mapping[str, Any], max_seconds: float, data: Dataset, device: str,
+    processes: Processes,
+) -> int:  # fmt: skip
     """Epochs that fit the time, or those of a run that was begun with the same limit."""
-    with suppress(RunFolderError):
-        begun = RunFolder.begun(out).options  # of the run that will be continued
+    if begun is not None:
         wanted = json.loads(json.dumps({**identity, "max_seconds": max_seconds}))
-        if differences(begun, wanted) in ([], ["training.epochs"]):
-            return int(begun["training"]["epochs"])
+        if differences(begun.options, wanted) in ([], ["training.epochs"]):
+            return int(begun.options["training"]["epochs"])
     return processes.broadcast(epochs_within(max_seconds, data, identity, device) if processes.rank == 0 else 0)
 
 
@@ -190,6 +213,8 @@ def _may_change(run: RunFolder, option: str) -> bool:
     """Whether an unfinished run has yet to reach the stage that an option concerns, so that no work is lost."""
     if option == "encoder.store":  # where coefficients are kept meanwhile, which changes no result
         return True
+    if option in ("data.fingerprint", "data.marks"):  # of files that were mended: coefficients know theirs
+        return not run.stages
     stage = stage_of(option)
     if stage == "encoder" and run.has_work():  # coefficients, which other options would lose
         return False

@@ -65,17 +65,16 @@ def fit_encoder(
     """An encoder fitted to N images, their codes (N, d), and those of the mirrored images if it has `flips`."""
     channels, height, width = images.shape[-3:]
     encoder = build("encoder", ScatteringEncoder, options, (channels, height, width), device=device)
-    depends = {
-        **encoder.hyperparameters, "images": fingerprint_of(images), "n": len(images),
-        "flips": encoder.flips, "held_out": encoder.held_out,
-    }  # fmt: skip
+    arranged_as = {"n": len(images), "flips": encoder.flips, "held_out": encoder.held_out}
+    depends = {**encoder.hyperparameters, **arranged_as, "images": fingerprint_of(images)}
     classes = class_labels(images)
     labels = None if classes is None else hashlib.sha256(classes.labels.numpy().data).hexdigest()
     named = {"labels": labels, "classes": None if classes is None else classes.classes}
     arranged = encoder.arrange(images)
     stages.key("encoder", depends)
     # The coefficients, in memory or in the run folder, serve both stages: they are kept until the codes are stored.
-    with stages.working("codes", stages.key("codes", named, ["encoder"])) as folder:
+    # They know their images chunk by chunk, so that of a file that was mended only its own are made again.
+    with stages.working("codes", stages.key("coefficients", {**depends, "images": ""})) as folder:
         features = encoder.open_features(arranged, folder, stages.processes)
 
         def fit(work: Path | None) -> Result:
@@ -100,6 +99,7 @@ def fit_encoder(
         if result.found:
             encoder.load_state_dict(result.tensors)
         stored = stages.get("codes", named, encode, ["encoder"]).tensors
+        features.remove()
     return encoder, stored["codes"], stored.get("mirrored")
 
 

@@ -1,0 +1,65 @@
+"""Whether images are those that a run was fitted to, wherever their files are by now, and which have changed."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scattergen.datasets.arrays import WithMirrored
+from scattergen.datasets.folder import ImageFolder
+from scattergen.datasets.source import Dataset, ImageSource, Subset
+
+
+def files_of(images: ImageSource | Tensor) -> tuple[ImageFolder, NDArray[np.int64]] | None:
+    """The folder whose files images are, and their numbers there; None of other images."""
+    if isinstance(images, ImageFolder):
+        return images, np.arange(len(images))
+    if not isinstance(images, Subset | WithMirrored):
+        return None
+    found = files_of(images.source)
+    return None if found is None else (found[0], found[1][images.numbers.numpy()])
+
+
+def recognise(data: Dataset, fitted_to: Mapping[str, Any]) -> bool:
+    """Whether training images are those that a run knows, by the times of files if it has no "marks" of them.
+
+    If so, the fingerprints of a dataset are from now on by times, too.
+    """
+    folders = [found[0] for one in (data.train, data.test) if one is not None and (found := files_of(one))]
+    for by_times in (True, False):
+        for folder in folders:
+            folder.by_times = by_times and "fingerprint" in fitted_to and "marks" not in fitted_to
+        if data.train.fingerprint == fitted_to.get("fingerprint"):
+            return True
+    return False
+
+
+def marks_of(images: ImageSource) -> dict[str, str]:
+    """Four letters for each file, of its name and content, by which a run can tell which one has changed."""
+    found = files_of(images)
+    if found is None or found[0].by_times:
+        return {}
+    marks = (hashlib.sha256(mark).digest()[:3] for mark in found[0].marks(found[1].tolist()))
+    return {"marks": base64.b64encode(b"".join(marks)).decode()}
+
+
+def what_changed(images: ImageSource, fitted_to: Mapping[str, Any], run: Path) -> str | None:
+    """A sentence on files that a run knows with other content, or by times; None if most are others."""
+    found, old = files_of(images), fitted_to.get("marks")
+    if found is None or fitted_to.get("n") != len(images):
+        return None
+    if old is None:
+        problem = f"{run} knows its images by the times of their files, and these are others or have other times"
+        return f"{problem}: copy them with their times (cp -p, rsync -t), or fit them again (--overwrite)."
+    folder, new = found[0], marks_of(images)["marks"]
+    changed = [folder.files[number] for i, number in enumerate(found[1]) if old[4 * i :][:4] != new[4 * i :][:4]]
+    if not 0 < len(changed) <= len(images) / 2:
+        return None
+    problem = f"{changed[0]} is not the image that {run} was fitted to"
+    rest = f", nor are {len(changed) - 1} others" if changed[1:] else ""
+    return f"{problem}{rest}: put back what was there, or fit the images again (--overwrite)."
