@@ -41,15 +41,10 @@ class ImageArray:
     """
 
     def __init__(
-        self,
-        images: NDArray[Any] | Tensor,
-        labels: NDArray[Any] | Tensor | None = None,
-        *,
-        classes: Sequence[str] | None = None,
-        layout: Layout | None = None,
-        name: str = "the image array",
+        self, images: NDArray[Any] | Tensor, labels: NDArray[Any] | Tensor | None = None, *,
+        classes: Sequence[str] | None = None, layout: Layout | None = None, name: str = "the image array",
         fingerprint: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if isinstance(images, Tensor):
             images = as_numpy(images)
         self._images = _channels_first(images, layout, name)

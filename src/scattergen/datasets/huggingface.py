@@ -68,20 +68,10 @@ class HuggingFaceImages(ImageReader):
     """
 
     def __init__(
-        self,
-        table: Any,
-        *,
-        image: str | None = None,
-        label: str | None = None,
-        size: int | None = None,
-        mode: Mode | None = None,
-        crop: int | None = None,
-        strict: bool = True,
-        cache_bytes: int = CACHE_BYTES,
-        workers: int = 0,
-        progress: Progress = SILENT,
-        name: str = "the table",
-    ) -> None:
+        self, table: Any, *, image: str | None = None, label: str | None = None, size: int | None = None,
+        mode: Mode | None = None, crop: int | None = None, strict: bool = True, cache_bytes: int = CACHE_BYTES,
+        workers: int = 0, progress: Progress = SILENT, name: str = "the table",
+    ) -> None:  # fmt: skip
         import datasets
 
         column = _image_column(table.features, image, name)

@@ -27,16 +27,9 @@ _TEST_FOLDERS = (*_TEST_SPLITS, "testing", "dev", "eval", "evaluation")
 
 
 def open_dataset(
-    source: str | Path,
-    *,
-    size: int | None = None,
-    mode: Mode | None = None,
-    strict: bool = True,
-    test_fraction: float = 0.1,
-    crop: int | None = None,
-    workers: int = 0,
-    progress: Progress = SILENT,
-) -> Dataset:
+    source: str | Path, *, size: int | None = None, mode: Mode | None = None, strict: bool = True,
+    test_fraction: float = 0.1, crop: int | None = None, workers: int = 0, progress: Progress = SILENT,
+) -> Dataset:  # fmt: skip
     """Open the embedded digits, an array file, a folder of images or a Hugging Face dataset.
 
     | source | what is read | train and test |

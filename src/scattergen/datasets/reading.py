@@ -155,20 +155,10 @@ class ImageReader:
     """
 
     def __init__(
-        self,
-        files: Iterable[tuple[Path | str, File]],
-        n: int,
-        what: str,
-        fetch: Callable[[list[int]], Sequence[File]],
-        *,
-        size: int | None,
-        mode: Mode | None,
-        crop: int | None,
-        strict: bool,
-        cache_bytes: int,
-        workers: int,
-        progress: Progress,
-    ) -> None:
+        self, files: Iterable[tuple[Path | str, File]], n: int, what: str,
+        fetch: Callable[[list[int]], Sequence[File]], *, size: int | None, mode: Mode | None, crop: int | None,
+        strict: bool, cache_bytes: int, workers: int, progress: Progress,
+    ) -> None:  # fmt: skip
         for option, pixels in (("size", size), ("crop", crop)):
             if pixels is not None and pixels < 1:
                 raise InputError(f"{option}={pixels} is not a number of pixels: give at least 1.")

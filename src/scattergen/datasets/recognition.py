@@ -60,6 +60,6 @@ def what_changed(images: ImageSource, fitted_to: Mapping[str, Any], run: Path) -
     changed = [folder.files[number] for i, number in enumerate(found[1]) if old[4 * i :][:4] != new[4 * i :][:4]]
     if not 0 < len(changed) <= len(images) / 2:
         return None
-    problem = f"{changed[0]} is not the image that {run} was fitted to"
-    rest = f", nor are {len(changed) - 1} others" if changed[1:] else ""
-    return f"{problem}{rest}: put back what was there, or fit the images again (--overwrite)."
+    rest = f" ({len(changed)} have changed)" if changed[1:] else ""
+    problem = f"{changed[0]} is not the image that {run} was fitted to{rest}"
+    return f"{problem}: put back what was there, or fit the images again (--overwrite)."

@@ -57,19 +57,10 @@ class ScatteringEncoder:
     """
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        J: int = 2,
-        L: int = 8,
-        max_order: int = 2,
-        n_components: int = 512,
-        allow_fewer: bool = False,
-        flips: bool = False,
-        held_out: float = 0.0,
-        device: str = "cpu",
-        store: Keep = "auto",
-        store_dtype: Precision = "float16",
-    ) -> None:
+        self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2, n_components: int = 512,
+        allow_fewer: bool = False, flips: bool = False, held_out: float = 0.0, device: str = "cpu",
+        store: Keep = "auto", store_dtype: Precision = "float16",
+    ) -> None:  # fmt: skip
         if not 0 <= held_out <= 0.5:
             raise InputError(f"held_out={held_out}: hold out at most half of the images, as 0.1.")
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
@@ -121,14 +112,9 @@ class ScatteringEncoder:
         )  # fmt: skip
 
     def fit(
-        self,
-        images: ImageSource | Tensor | FeatureStore,
-        progress: Progress = SILENT,
-        *,
-        features: FeatureStore | None = None,
-        processes: Processes = ALONE,
-        checkpoint: Path | None = None,
-    ) -> Self:
+        self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *,
+        features: FeatureStore | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
+    ) -> Self:  # fmt: skip
         """Fit the principal components to images.
 
         Args:
@@ -282,15 +268,9 @@ def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
 
 
 def reconstruct_codes(
-    z: Tensor,
-    encoder: ScatteringEncoder,
-    *,
-    n_starts: int = 4,
-    max_iterations: int = 200,
-    tolerance: float = 1e-4,
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> Reconstruction:
+    z: Tensor, encoder: ScatteringEncoder, *, n_starts: int = 4, max_iterations: int = 200, tolerance: float = 1e-4,
+    seed: int = 0, progress: Progress = SILENT,
+) -> Reconstruction:  # fmt: skip
     r"""Images (N, C, H, W) from whitened codes, without a decoder, by projected L-BFGS from several starts.
 
     Each image minimises, over pixels in [0, 1],

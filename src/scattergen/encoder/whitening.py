@@ -69,15 +69,9 @@ class PCAWhitening:
         return self.fit_samples(samples)
 
     def fit_samples(
-        self,
-        samples: Samples,
-        n: int | None = None,
-        *,
-        checkpoint: Path | None = None,
-        checkpoint_seconds: float = 20.0,
-        device: str = "cpu",
-        progress: Progress = SILENT,
-    ) -> Self:
+        self, samples: Samples, n: int | None = None, *, checkpoint: Path | None = None,
+        checkpoint_seconds: float = 20.0, device: str = "cpu", progress: Progress = SILENT,
+    ) -> Self:  # fmt: skip
         """Fit to samples in numbered chunks, such as a `FeatureStore`, or the first n, by all their processes together.
 
         A fit that was stopped continues from its checkpoint and ends, on the same machine with the same number of

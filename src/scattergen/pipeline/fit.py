@@ -132,7 +132,7 @@ def _recognised(data: Dataset, begun: RunFolder | None, overwrite: bool) -> Data
     """Data as a run of the same images knows it; files that changed since it made a stage of them are refused."""
     fitted_to = {} if begun is None else begun.options.get("data", {})
     if recognise(data, fitted_to):
-        return replace(data, name=fitted_to["name"])
+        return replace(data, name=fitted_to.get("name", data.name))
     if begun is not None and begun.stages and not overwrite:
         problem = what_changed(data.train, fitted_to, begun.path)
         if problem is not None:

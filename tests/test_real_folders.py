@@ -1,0 +1,483 @@
+"""Folders of images as people have them: copied to other disks, mended, split into parts, with what programs leave."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scattergen.datasets import ImageFolder, WithMirrored, mnist, open_dataset
+from scattergen.encoder import ScatteringEncoder
+from scattergen.encoder.feature_store import FeatureStore
+from scattergen.errors import InputError
+from scattergen.pipeline import fit as fitting
+from scattergen.runs import RunFolder
+
+N, HELD_OUT = 30, 3
+SMALL = {
+    "encoder.n_components": 4, "encoder.flips": "false", "encoder.J": 1, "encoder.L": 2, "decoder.kind": "generator",
+    "decoder.channels": "[4,4]", "training.loss": "pixels", "training.epochs": 1, "training.shortened": 0,
+    "sampling.n_components": "null", "sampling.sharpen": 0,
+}  # fmt: skip
+
+
+class Stop(Exception):
+    """Where a fit was interrupted."""
+
+
+@pytest.fixture(autouse=True)
+def _no_endless_reading():
+    """A read that never ends is a failure and no wait."""
+
+    def stop(*_):
+        raise TimeoutError("reading did not end")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 120)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def draw(folder, names, first=0, suffix="bmp"):
+    """Digits in files of one length."""
+    digits = (mnist().train[first : first + len(names)][:, 0] * 255).round().byte().numpy()
+    for name, digit in zip(names, digits, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digit[::2, ::2].copy()).save(folder / f"{name}.{suffix}")
+    return folder
+
+
+def numbered(n=N):
+    return [f"{i:02}" for i in range(n)]
+
+
+def command(images, run, *more):
+    options = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    return ["fit", images, "--out", run, "--densities", "gaussian", "-q", *options, *more]
+
+
+def redraw(file):
+    """Another image in a file of the same length and time."""
+    before = file.stat()
+    pixels = np.asarray(Image.open(file))
+    Image.fromarray(pixels.T.copy()).save(file)
+    assert file.stat().st_size == before.st_size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def training_files(folder):
+    train = open_dataset(folder).train
+    return [train.source.files[number] for number in train.numbers]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("home") / "photos", numbered())
+
+
+@pytest.fixture(scope="module")
+def run(scattergen, photos, tmp_path_factory):
+    """A finished run of the photos, not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    scattergen(*command(photos, out))
+    return out
+
+
+@pytest.fixture
+def copied(photos, run, tmp_path):
+    """Copies of the photos and their run, with times of their own."""
+    shutil.copytree(photos, tmp_path / "photos", copy_function=shutil.copyfile)
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "photos", tmp_path / "run"
+
+
+# Identical images with other times
+
+
+def touch_all(folder):
+    for i, file in enumerate(sorted(folder.iterdir())):
+        os.utime(file, ns=(i, i))
+    return folder
+
+
+def touch_one(folder):
+    os.utime(folder / "07.bmp", (2e9, 2e9))
+    return folder
+
+
+def rename(folder):
+    return folder.rename(folder.parent / "scratch-4711")
+
+
+def link(folder):
+    (folder.parent / "photos-here").symlink_to(folder)
+    return folder.parent / "photos-here"
+
+
+def link_each(folder):
+    elsewhere = folder.rename(folder.parent / "store")
+    folder.mkdir()
+    for file in elsewhere.iterdir():
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+def write_protect(folder):
+    for file in folder.iterdir():
+        file.chmod(0o444)
+    return folder
+
+
+@pytest.mark.parametrize("change", [touch_all, touch_one, rename, link, link_each, write_protect])
+def test_a_run_goes_on_with_copies_of_its_images(scattergen, copied, change):
+    folder, run = copied
+    folder = change(folder)
+    assert "nothing to do" in scattergen(*command(folder, run)).out
+    again = scattergen("diagnose", run, "--images", folder, "--part", "test", "-q", code=2).err
+    assert "codes" in again  # too few, but of the right images
+    assert "fitted" not in again
+
+
+def test_copies_are_evaluated(scattergen, copied):
+    folder, run = copied
+    touch_all(folder)
+    with pytest.warns(UserWarning):  # of few images
+        scattergen("evaluate", run, "--images", folder, "-n", 20, "-q", showing_warnings=False)
+
+
+@pytest.mark.parametrize("where", ["scattergen.stages.fit.fit_linear", "scattergen.stages.fit.fit_sampling"])
+def test_an_interrupted_fit_goes_on_with_copies(scattergen, photos, tmp_path, monkeypatch, where):
+    def stop(*_, **__):
+        raise Stop
+
+    folder, run = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(where, stop)
+        with pytest.raises(Stop):
+            scattergen(*command(folder, run))
+    key = RunFolder.open(run).key("codes")
+    touch_all(folder)
+    scattergen(*command(folder, run))
+    assert RunFolder.open(run).key("codes") == key
+    assert RunFolder.open(run).finished
+
+
+@pytest.mark.parametrize("places", [[0], [13], [26], [4, 5, 20]])
+def test_a_changed_file_of_equal_name_length_and_time_is_named(scattergen, copied, places):
+    folder, run = copied
+    changed = [training_files(folder)[place] for place in places]
+    for file in changed:
+        redraw(file)
+    for words in (command(folder, run), ["diagnose", run, "--images", folder, "--part", "test", "-q"]):
+        err = scattergen(*words, code=2).err
+        assert f"{changed[0]} is not the image that {run} was fitted to" in err
+        assert (f"({len(places)} have changed)" in err) == (len(places) > 1)
+        assert "data.fingerprint" not in err
+
+
+def test_other_images_are_no_changed_ones(scattergen, copied, tmp_path):
+    _, run = copied
+    others = draw(tmp_path / "others" / "photos", numbered(), first=500)
+    assert "other options (data.fingerprint=" in scattergen(*command(others, run), code=2).err
+    words = ["diagnose", run, "--images", others, "--part", "test", "-q"]
+    assert "does not hold the images" in scattergen(*words, code=2).err
+
+
+def test_another_size_is_said_as_before(scattergen, copied):
+    folder, run = copied
+    err = scattergen(*command(folder, run, "--size", 12), code=2).err
+    assert "data.fingerprint" in err
+    assert "marks" not in err
+
+
+# Coefficients of a mended file
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("place", [0, 9, 26])
+def test_a_mended_file_discards_its_own_coefficients(tmp_path, monkeypatch, place, dtype, flips):
+    monkeypatch.setattr(ScatteringEncoder, "batch_size", 4)
+    draw(tmp_path / "photos", numbered())
+    encoder = ScatteringEncoder((1, 14, 14), J=1, L=2, n_components=4, store="disk", store_dtype=dtype)
+
+    def computed():
+        images = WithMirrored(open_dataset(tmp_path / "photos").train, 0, flips)
+        store, ranges = encoder.open_features(images, tmp_path / "store"), []
+        compute = store.compute
+        store.compute = lambda rows: ranges.append(rows) or compute(rows)
+        parts = {start: values for start, values in store.deviations()}
+        return {rows.start // 4 for rows in ranges}, parts
+
+    everything, before = computed()
+    assert len(everything) == len(before) == (14 if flips else 7)
+    assert computed()[0] == set()
+    redraw(training_files(tmp_path / "photos")[place])
+    wanted = {place // 4, (place + 27) // 4} if flips else {place // 4}
+    with pytest.warns(UserWarning, match="belongs to other images or options: it is made again"):
+        again, after = computed()
+    assert again == wanted
+    same = {start // 4 for start in before if before[start].equal(after[start])}
+    assert same == everything - wanted
+
+
+def test_coefficients_of_wholly_other_images_give_what_none_would(tmp_path, monkeypatch):
+    monkeypatch.setattr(ScatteringEncoder, "batch_size", 4)
+    encoder = ScatteringEncoder((1, 14, 14), J=1, L=2, n_components=4, store="disk")
+    for first in (0, 100):
+        draw(tmp_path / "photos", numbered(), first=first)
+        store = encoder.open_features(ImageFolder(tmp_path / "photos"), tmp_path / "store")
+        if first == 0:
+            assert len(list(store.deviations())) == 8
+    with pytest.warns(UserWarning, match="belongs to other images"):
+        found = [values for _, values in store.deviations()]
+    afresh = encoder.open_features(ImageFolder(tmp_path / "photos"), tmp_path / "other").deviations()
+    assert all(a.equal(b) for a, (_, b) in zip(found, afresh, strict=True))
+
+
+def test_an_interrupted_fit_keeps_the_coefficients_of_the_other_files(
+    scattergen, photos, tmp_path, monkeypatch, assert_same_model
+):
+    monkeypatch.setattr(ScatteringEncoder, "batch_size", 4)
+    folder, run = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
+    disk = ("--set", "encoder.store=disk")
+    bad = training_files(folder)[9]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-20])
+    assert bad.name in scattergen(*command(folder, run, *disk), code=2).err
+    assert len([*run.glob("work/*/0*-float16.safetensors")]) == 2
+    bad.write_bytes(whole)
+    kept = []
+    keep = FeatureStore._keep_chunk
+    monkeypatch.setattr(FeatureStore, "_keep_chunk", lambda *a: kept.append(a[1]) or keep(*a))
+    scattergen(*command(folder, run, *disk))
+    assert min(kept) == 2
+    assert not (run / "work").exists()
+    scattergen(*command(folder, tmp_path / "other", *disk))
+    assert_same_model(run, tmp_path / "other")
+
+
+# Runs of before
+
+
+def old_fingerprint(folder, files):
+    """As it was: of size, mode, names, lengths and times, and of the numbers of the training images."""
+    digest = hashlib.sha256(b"None L")
+    for file in files:
+        status = file.stat()
+        digest.update(f"\n{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
+    numbers = open_dataset(folder).train.numbers.numpy().astype("<i8").tobytes()
+    return hashlib.sha256(digest.hexdigest().encode() + numbers).hexdigest()
+
+
+@pytest.fixture
+def old(scattergen, photos, tmp_path, monkeypatch):
+    """Photos, and a run of them as it was made before."""
+
+    def by_times(data, *_):
+        data.train.source.by_times = True
+        return data
+
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "_recognised", by_times)
+        scattergen(*command(folder, tmp_path / "run"))
+    return folder, tmp_path / "run"
+
+
+def test_old_runs_know_their_images_by_times(scattergen, old):
+    folder, run = old
+    known = RunFolder.open(run).options["data"]
+    assert known == {"name": "photos", "n": 27, "fingerprint": old_fingerprint(folder, training_files(folder))}
+    assert "nothing to do" in scattergen(*command(folder, run)).out
+    err = scattergen("diagnose", run, "--images", folder, "--part", "test", "-q", code=2).err
+    assert "fitted" not in err
+    with pytest.warns(UserWarning):
+        scattergen("evaluate", run, "--images", folder, "--against", folder, "-n", 20, "-q")
+    touch_one(folder)
+    if folder / "07.bmp" not in training_files(folder):
+        os.utime(training_files(folder)[3], (2e9, 2e9))
+    for words in (command(folder, run), ["diagnose", run, "--images", folder, "--part", "test", "-q"]):
+        err = scattergen(*words, code=2).err
+        assert f"{run} knows its images by the times of their files" in err
+        assert "cp -p" in err
+    scattergen(*command(folder, run, "--overwrite"))
+    assert "marks" in json.loads((run / "run.json").read_text())["options"]["data"]
+
+
+# Parts
+
+
+TRAIN = ["train", "Train", "TRAIN", "training"]
+TEST = ["test", "Test", "testing", "val", "VAL", "Val", "valid", "Valid", "validation", "Validation", "dev", "eval"]
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize(("train", "test"), [*((TRAIN[i % 4], name) for i, name in enumerate(TEST))])
+def test_sub_folders_of_training_and_test_images_are_parts(tmp_path, train, test, by_class):
+    inner = ["a/", "b/"] if by_class else [""]
+    draw(tmp_path, [f"{train}/{one}{i}" for one in inner for i in range(3)])
+    draw(tmp_path, [f"{test}/{one}{i}" for one in inner for i in range(2)], first=50)
+    draw(tmp_path, ["more/x"], first=90)
+    data = open_dataset(tmp_path)
+    assert (len(data.train), len(data.test)) == (3 * len(inner), 2 * len(inner))
+    assert data.train.root == tmp_path / train
+    assert data.test.root == tmp_path / test
+    assert data.train.classes == data.test.classes == (("a", "b") if by_class else None)
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Training", "Valid", "Test", "dev"), ("train", "valid", "val")]
+)
+def test_a_part_that_is_not_used_is_named(tmp_path, names):
+    for i, name in enumerate(names):
+        draw(tmp_path, [f"{name}/0", f"{name}/1"], first=2 * i)
+    used = next(one for one in names if one.lower() in ("test", "valid"))
+    with pytest.warns(UserWarning, match=rf"test images are those in ({names[-1]}|{used}); not used: "):
+        data = open_dataset(tmp_path)
+    assert (len(data.train), len(data.test)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("val", "test"), ("train", "Train", "val"), ("train", "training"), ("train", "val", "Val"), ("Test", "dev")],
+)
+def test_parts_that_leave_open_which_is_which_are_refused(tmp_path, names):
+    draw(tmp_path, [f"{name}/0" for name in names])
+    with pytest.raises(InputError, match="but expected one folder train and one folder test or val: rename") as caught:
+        open_dataset(tmp_path)
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("names", [("cats", "dogs"), ("train", "trams"), ("trainers", "tests"), ("test", "tested")])
+def test_other_sub_folders_are_classes_as_before(tmp_path, names):
+    draw(tmp_path, [f"{name}/{i}" for name in names for i in range(5)])
+    assert ImageFolder(tmp_path).classes == tuple(sorted(names))
+    assert len(open_dataset(tmp_path).train) == 9
+
+
+@pytest.mark.parametrize("names", [("images/train", "images/val"), ("a/Train", "a/test", "b/Train", "b/test")])
+def test_parts_further_below_are_mixed_with_a_warning(tmp_path, names):
+    draw(tmp_path, [f"{name}/{i}" for name in names for i in range(5)])
+    with pytest.warns(UserWarning, match="give the folder that directly holds them"):
+        assert len(open_dataset(tmp_path).train) == 9 * len(names) / 2
+
+
+# What programs keep beside photos
+
+KEPT = [
+    "@eaDir", "@EADIR", "#recycle", "$RECYCLE.BIN", "$Recycle.Bin", ".thumbnails", "__MACOSX", "@Recycle", "@__thumb",
+    ".Trash-1000", "System Volume Information", "RECYCLER", "lost+found", "found.000", "Previews.lrdata", "#snapshot",
+    ".picasaoriginals", "[Originals]", "~snapshot", ".@__thumb", "LOST.DIR", "files_trashbin", ".ipynb_checkpoints",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_folders_of_programs_are_left_out_and_counted(tmp_path, name):
+    draw(tmp_path, ["x", "y", "sub/z"])
+    draw(tmp_path, [f"{name}/x.bmp/S", f"{name}/T", f"sub/{name}/deep/er/U"], first=40)
+    (tmp_path / name / "index.db").touch()
+    with pytest.warns(UserWarning, match=r"^Left out of .*: files that programs keep there: 3, such as "):
+        images = ImageFolder(tmp_path)
+    assert [file.stem for file in images.files] == ["z", "x", "y"]
+
+
+@pytest.mark.parametrize("name", ["._x", ".x", "SYNOPHOTO_THUMB_XL", "SYNOFILE_THUMB_M"])
+def test_files_of_programs_are_left_out_and_counted(tmp_path, name):
+    draw(tmp_path, ["x", "y", name, f"sub/{name}"])
+    (tmp_path / ".DS_Store").touch()
+    with pytest.warns(UserWarning, match=r"files that programs keep there: 2, such as "):
+        assert len(ImageFolder(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["thumbnails", "recycle", "@anna", "#1", "$100", "originals", "eaDir", "snapshot", "macosx"]
+)
+def test_what_may_be_a_class_stays(tmp_path, name):
+    draw(tmp_path, [f"{name}/0", "other/0"])
+    assert ImageFolder(tmp_path).classes == tuple(sorted((name, "other")))
+
+
+# What is no file
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def bound_socket(path):
+    before = os.getcwd()
+    os.chdir(path.parent)  # whose path may be too long for a socket
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def link_to_a_pipe(path):
+    os.mkfifo(path.with_suffix(".pipe"))
+    path.symlink_to(path.with_suffix(".pipe"))
+
+
+def link_to_a_device(path):
+    path.symlink_to("/dev/zero")
+
+
+ODD = [pipe, bound_socket, link_to_a_pipe, link_to_a_device]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_no_regular_file_is_left_out_and_counted(tmp_path, make, strict):
+    draw(tmp_path, ["a", "b"])
+    (tmp_path / "link.bmp").symlink_to(tmp_path / "a.bmp")
+    make(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match=r"^Left out of .*: pipes, sockets or devices: 1, such as x\.png\.$"):
+        images = ImageFolder(tmp_path, strict=strict)
+    assert [file.name for file in images.files] == ["a.bmp", "b.bmp", "link.bmp"]
+    assert len(images.fingerprint) == 64
+
+
+def test_encode_passes_over_a_pipe(scattergen, copied, tmp_path):
+    folder, run = copied
+    os.mkfifo(folder / "x.png")
+    with pytest.warns(UserWarning, match="pipes, sockets or devices: 1"):
+        scattergen("encode", run, folder, "--out", tmp_path / "codes.npy", "-q")
+    assert len(np.load(tmp_path / "codes.npy")) == N
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("make", [*ODD, lambda path: draw(path.parent / "@eaDir", ["x"])])
+def test_a_folder_of_such_things_alone_is_one_sentence(tmp_path, make):
+    make(tmp_path / "x.png")
+    with pytest.raises(
+        InputError, match=r"^There are no images in .*; left out are .*: 1, such as .*: give a folder"
+    ) as caught:
+        open_dataset(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    draw(tmp_path, ["a", "b"])
+    (tmp_path / "x.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"x\.png cannot be read as an image \(No such file"):
+        ImageFolder(tmp_path)
+    assert len(ImageFolder(tmp_path, strict=False)) == 2
+
+
+def test_changed_files_are_compared_within_a_limited_choice(scattergen, photos, tmp_path):
+    folder, run = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
+    scattergen(*command(folder, run, "--limit", 20))
+    touch_all(folder)
+    assert "nothing to do" in scattergen(*command(folder, run, "--limit", 20)).out
+    marks = RunFolder.open(run).options["data"]["marks"]
+    assert len(marks) == 4 * 20
