@@ -1,7 +1,6 @@
 """Folders of images as people have them: copied to other disks, mended, split into parts, with what programs leave."""
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scattergen.datasets import ImageFolder, WithMirrored, mnist, open_dataset
+from scattergen.datasets import ImageFolder, WithMirrored, limit, mnist, open_dataset
+from scattergen.datasets.recognition import marks_of, recognise, what_changed
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import InputError
@@ -26,7 +26,7 @@ SMALL = {
 }  # fmt: skip
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Where a fit was interrupted."""
 
 
@@ -90,6 +90,22 @@ def run(scattergen, photos, tmp_path_factory):
 
 
 @pytest.fixture
+def stopping(scattergen, monkeypatch):
+    """Runs a fit until the codes are stored."""
+
+    def stop(*_, **__):
+        raise StopError
+
+    def fit(words):
+        with monkeypatch.context() as patch:
+            patch.setattr("scattergen.stages.fit.fit_linear", stop)
+            with pytest.raises(StopError):
+                scattergen(*words)
+
+    return fit
+
+
+@pytest.fixture
 def copied(photos, run, tmp_path):
     """Copies of the photos and their run, with times of their own."""
     shutil.copytree(photos, tmp_path / "photos", copy_function=shutil.copyfile)
@@ -139,33 +155,19 @@ def test_a_run_goes_on_with_copies_of_its_images(scattergen, copied, change):
     folder, run = copied
     folder = change(folder)
     assert "nothing to do" in scattergen(*command(folder, run)).out
-    again = scattergen("diagnose", run, "--images", folder, "--part", "test", "-q", code=2).err
-    assert "codes" in again  # too few, but of the right images
-    assert "fitted" not in again
+    # Of the right images, but too few.
+    assert "3 rows are too few" in scattergen("evaluate", run, "--images", folder, "-n", 20, "-q", code=2).err
 
 
-def test_copies_are_evaluated(scattergen, copied):
-    folder, run = copied
-    touch_all(folder)
-    with pytest.warns(UserWarning):  # of few images
-        scattergen("evaluate", run, "--images", folder, "-n", 20, "-q", showing_warnings=False)
-
-
-@pytest.mark.parametrize("where", ["scattergen.stages.fit.fit_linear", "scattergen.stages.fit.fit_sampling"])
-def test_an_interrupted_fit_goes_on_with_copies(scattergen, photos, tmp_path, monkeypatch, where):
-    def stop(*_, **__):
-        raise Stop
-
+@pytest.mark.parametrize("change", [touch_all, touch_one])
+def test_an_interrupted_fit_goes_on_with_copies(scattergen, photos, tmp_path, stopping, change):
     folder, run = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(where, stop)
-        with pytest.raises(Stop):
-            scattergen(*command(folder, run))
-    key = RunFolder.open(run).key("codes")
-    touch_all(folder)
-    scattergen(*command(folder, run))
+    stopping(command(folder, run))
+    key, before = RunFolder.open(run).key("codes"), (run / "run.json").read_bytes()
+    change(folder)
+    stopping(command(folder, run))
     assert RunFolder.open(run).key("codes") == key
-    assert RunFolder.open(run).finished
+    assert (run / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("places", [[0], [13], [26], [4, 5, 20]])
@@ -242,7 +244,7 @@ def test_coefficients_of_wholly_other_images_give_what_none_would(tmp_path, monk
 
 
 def test_an_interrupted_fit_keeps_the_coefficients_of_the_other_files(
-    scattergen, photos, tmp_path, monkeypatch, assert_same_model
+    scattergen, photos, tmp_path, monkeypatch, stopping
 ):
     monkeypatch.setattr(ScatteringEncoder, "batch_size", 4)
     folder, run = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
@@ -256,11 +258,12 @@ def test_an_interrupted_fit_keeps_the_coefficients_of_the_other_files(
     kept = []
     keep = FeatureStore._keep_chunk
     monkeypatch.setattr(FeatureStore, "_keep_chunk", lambda *a: kept.append(a[1]) or keep(*a))
-    scattergen(*command(folder, run, *disk))
+    stopping(command(folder, run, *disk))
     assert min(kept) == 2
     assert not (run / "work").exists()
-    scattergen(*command(folder, tmp_path / "other", *disk))
-    assert_same_model(run, tmp_path / "other")
+    stopping(command(folder, tmp_path / "other", *disk))
+    one, other = (RunFolder.open(path).read("codes")[0]["codes"] for path in (run, tmp_path / "other"))
+    assert one.equal(other)
 
 
 # Runs of before
@@ -291,15 +294,12 @@ def old(scattergen, photos, tmp_path, monkeypatch):
     return folder, tmp_path / "run"
 
 
-def test_old_runs_know_their_images_by_times(scattergen, old):
+def test_old_runs_know_their_images_by_times(scattergen, old, stopping):
     folder, run = old
     known = RunFolder.open(run).options["data"]
     assert known == {"name": "photos", "n": 27, "fingerprint": old_fingerprint(folder, training_files(folder))}
     assert "nothing to do" in scattergen(*command(folder, run)).out
-    err = scattergen("diagnose", run, "--images", folder, "--part", "test", "-q", code=2).err
-    assert "fitted" not in err
-    with pytest.warns(UserWarning):
-        scattergen("evaluate", run, "--images", folder, "--against", folder, "-n", 20, "-q")
+    assert "3 rows are too few" in scattergen("evaluate", run, "--images", folder, "-n", 20, "-q", code=2).err
     touch_one(folder)
     if folder / "07.bmp" not in training_files(folder):
         os.utime(training_files(folder)[3], (2e9, 2e9))
@@ -307,8 +307,8 @@ def test_old_runs_know_their_images_by_times(scattergen, old):
         err = scattergen(*words, code=2).err
         assert f"{run} knows its images by the times of their files" in err
         assert "cp -p" in err
-    scattergen(*command(folder, run, "--overwrite"))
-    assert "marks" in json.loads((run / "run.json").read_text())["options"]["data"]
+    stopping(command(folder, run, "--overwrite"))
+    assert "marks" in RunFolder.begun(run).options["data"]
 
 
 # Parts
@@ -338,8 +338,8 @@ def test_sub_folders_of_training_and_test_images_are_parts(tmp_path, train, test
 def test_a_part_that_is_not_used_is_named(tmp_path, names):
     for i, name in enumerate(names):
         draw(tmp_path, [f"{name}/0", f"{name}/1"], first=2 * i)
-    used = next(one for one in names if one.lower() in ("test", "valid"))
-    with pytest.warns(UserWarning, match=rf"test images are those in ({names[-1]}|{used}); not used: "):
+    used = "Test" if "Test" in names else "test" if "test" in names else "valid"
+    with pytest.warns(UserWarning, match=f"test images are those in {used}; not used: "):
         data = open_dataset(tmp_path)
     assert (len(data.train), len(data.test)) == (2, 2)
 
@@ -449,8 +449,8 @@ def test_what_is_no_regular_file_is_left_out_and_counted(tmp_path, make, strict)
 def test_encode_passes_over_a_pipe(scattergen, copied, tmp_path):
     folder, run = copied
     os.mkfifo(folder / "x.png")
-    with pytest.warns(UserWarning, match="pipes, sockets or devices: 1"):
-        scattergen("encode", run, folder, "--out", tmp_path / "codes.npy", "-q")
+    done = scattergen("encode", run, folder, "--out", tmp_path / "codes.npy", "-q", showing_warnings=True)
+    assert "pipes, sockets or devices: 1, such as x.png" in done.err
     assert len(np.load(tmp_path / "codes.npy")) == N
 
 
@@ -474,10 +474,16 @@ def test_a_link_to_nothing_is_named(tmp_path):
     assert len(ImageFolder(tmp_path, strict=False)) == 2
 
 
-def test_changed_files_are_compared_within_a_limited_choice(scattergen, photos, tmp_path):
-    folder, run = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
-    scattergen(*command(folder, run, "--limit", 20))
+@pytest.mark.parametrize("n", [20, 26])
+def test_a_limited_choice_is_recognised_and_its_changed_file_named(photos, tmp_path, n):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    before = limit(open_dataset(folder), n)
+    known = {"fingerprint": before.train.fingerprint, "n": n, **marks_of(before.train)}
     touch_all(folder)
-    assert "nothing to do" in scattergen(*command(folder, run, "--limit", 20)).out
-    marks = RunFolder.open(run).options["data"]["marks"]
-    assert len(marks) == 4 * 20
+    again = limit(open_dataset(folder), n)
+    assert recognise(again, known)
+    changed = again.train.source.source.files[int(again.train.source.numbers[again.train.numbers[n // 2]])]
+    redraw(changed)
+    again = limit(open_dataset(folder), n)
+    assert not recognise(again, known)
+    assert str(changed) in what_changed(again.train, known, tmp_path / "run")

@@ -14,6 +14,10 @@ class InputError(ScattergenError, ValueError):
     """Data or an argument does not have the form, range or size that is needed."""
 
 
+class BadImageError(InputError):
+    """An image cannot be read, but could be once its file is mended."""
+
+
 class RunFolderError(ScattergenError):
     """A run folder is missing, damaged, of another version or in use for something else."""
 

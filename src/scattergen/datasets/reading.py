@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 from torch import Tensor
 
 from scattergen.datasets.source import Index, positions
-from scattergen.errors import InputError, ScattergenError, one_line
+from scattergen.errors import BadImageError, InputError, ScattergenError, one_line
 from scattergen.progress import SILENT, Progress
 
 Mode = Literal["L", "RGB"]
@@ -125,7 +125,7 @@ def _opened(file: File) -> Iterator[Image.Image]:
             size = file.stat().st_size if isinstance(file, Path) else len(file.content)
             reason = "not an image" if size else "the file is empty"
         remedy = "replace or remove it, or leave such files out with strict=False (--no-strict)"
-        raise InputError(f"{file} cannot be read as an image ({reason}): {remedy}.") from error
+        raise BadImageError(f"{file} cannot be read as an image ({reason}): {remedy}.") from error
 
 
 def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
@@ -242,7 +242,7 @@ def _decode_all(
         image = decode(file, mode, size, crop)
         if image.shape != shape:
             problem = f"{image.shape[2]}×{image.shape[1]} pixels, not the {shape[2]}×{shape[1]} of the other images"
-            raise InputError(f"{file} decodes to {problem}: replace it, or pass size=N (--size N).")
+            raise BadImageError(f"{file} decodes to {problem}: replace it, or pass size=N (--size N).")
         pixels[row] = image
     return pixels
 

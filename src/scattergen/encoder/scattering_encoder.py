@@ -13,7 +13,7 @@ from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
 from scattergen.datasets.recognition import files_of
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
-from scattergen.errors import InputError
+from scattergen.errors import BadImageError, InputError
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
@@ -142,6 +142,8 @@ class ScatteringEncoder:
             self.whitening.fit_samples(
                 features, n_fit, checkpoint=checkpoint, device=self._products_device, progress=progress
             )
+        except BadImageError:  # whose file may be mended, so that those of the others are kept
+            raise
         except InputError:  # these images will never do
             features.remove()
             if checkpoint is not None and features.processes.rank == 0:
