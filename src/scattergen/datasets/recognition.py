@@ -31,10 +31,11 @@ def recognise(data: Dataset, fitted_to: Mapping[str, Any]) -> bool:
     If so, the fingerprints of a dataset are from now on by times, too.
     """
     folders = [found[0] for one in (data.train, data.test) if one is not None and (found := files_of(one))]
-    for by_times in (True, False):
+    wanted = fitted_to.get("fingerprint")
+    for by_times in (True, False) if wanted is not None and "marks" not in fitted_to else (False,):
         for folder in folders:
-            folder.by_times = by_times and "fingerprint" in fitted_to and "marks" not in fitted_to
-        if data.train.fingerprint == fitted_to.get("fingerprint"):
+            folder.by_times = by_times
+        if wanted is not None and data.train.fingerprint == wanted:
             return True
     return False
 

@@ -83,15 +83,9 @@ class Material:
     """A finished run, its data with test images, and what several stages compute from them."""
 
     def __init__(
-        self,
-        run: RunFolder,
-        data: Dataset,
-        effort: Effort,
-        seed: int,
-        device: str,
-        progress: Progress,
+        self, run: RunFolder, data: Dataset, effort: Effort, seed: int, device: str, progress: Progress,
         results: paper.Results = paper.MNIST,
-    ) -> None:
+    ) -> None:  # fmt: skip
         assert data.test is not None
         self.run, self.train, self.test, self.paper = run, data.train, data.test, results
         self.effort, self.seed, self.device, self.progress = effort, seed, device, progress

@@ -50,16 +50,10 @@ class _PixelModel(ABC):
         TrainingSettings.of(self)  # which refuses the rest
 
     def fit(
-        self,
-        images: Images,
-        *,
-        seed: int = 0,
-        progress: Progress = SILENT,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        max_seconds: float | None = None,
+        self, images: Images, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu",
+        checkpoint: Path | None = None, max_seconds: float | None = None,
         on_step: Callable[[float], None] | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Train both networks; then fit the prior, if there is one to be fitted.
 
         Args:
@@ -163,17 +157,10 @@ class DCGAN(_PixelModel):
     _title, _names = "DCGAN", ("generator", "discriminator")
 
     def __init__(
-        self,
-        n_latent: int = 100,
-        channels: Sequence[int] = (128, 64),
-        epochs: int = 20,
-        batch_size: int = 128,
-        learning_rate: float = 2e-4,
-        schedule: str = "constant",
-        beta1: float = 0.5,
-        decay: float = 0.999,
+        self, n_latent: int = 100, channels: Sequence[int] = (128, 64), epochs: int = 20, batch_size: int = 128,
+        learning_rate: float = 2e-4, schedule: str = "constant", beta1: float = 0.5, decay: float = 0.999,
         precision: str = "auto",
-    ) -> None:
+    ) -> None:  # fmt: skip
         if not 0 <= decay < 1:
             raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
         self.learning_rate, self.schedule = learning_rate, schedule
@@ -256,18 +243,11 @@ class PixelVAE(_PixelModel):
     _title, _names = "pixel VAE", ("encoder", "decoder")
 
     def __init__(
-        self,
-        n_latent: int = 16,
-        channels: Sequence[int] = (64, 32),
-        beta: float = 1.0,
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
-        prior: Literal["normal", "mixture"] = "normal",
-        n_components: int = 50,
-        epochs: int = 20,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
+        self, n_latent: int = 16, channels: Sequence[int] = (64, 32), beta: float = 1.0,
+        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli", prior: Literal["normal", "mixture"] = "normal",
+        n_components: int = 50, epochs: int = 20, batch_size: int = 128, learning_rate: float = 2e-3,
         precision: str = "auto",
-    ) -> None:
+    ) -> None:  # fmt: skip
         if beta < 0:
             raise InputError(f"beta={beta}: the weight of the divergence cannot be negative.")
         if likelihood not in ("bernoulli", "gaussian"):

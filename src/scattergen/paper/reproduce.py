@@ -79,16 +79,9 @@ class Reproduction:
 
 
 def reproduce_run(
-    path: Path | str,
-    data: Dataset,
-    *,
-    name: Literal["mnist", "celeba"] = "mnist",
-    effort: Effort = FULL,
-    seed: int = 0,
-    device: str = "cpu",
-    command: str = "",
-    progress: Progress = SILENT,
-) -> Reproduction:
+    path: Path | str, data: Dataset, *, name: Literal["mnist", "celeba"] = "mnist", effort: Effort = FULL,
+    seed: int = 0, device: str = "cpu", command: str = "", progress: Progress = SILENT,
+) -> Reproduction:  # fmt: skip
     """Measure on a run everything that the paper shows of the data set `name`, and write it as one HTML page.
 
     Those of the paper's densities that the run lacks are fitted first, and become part of it. So does every stage, as

@@ -86,10 +86,7 @@ def fit_run(
     begun = processes.broadcast(_begun(out) if processes.rank == 0 else None)
     data = _recognised(data, begun, overwrite)
     known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
-    identity: dict[str, Any] = {
-        "data": {**known, "n": n, **taken},
-        "preset": preset, "seed": seed, **options,
-    }  # fmt: skip
+    identity: dict[str, Any] = {"data": {**known, "n": n, **taken}, "preset": preset, "seed": seed, **options}
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes)
         identity["max_seconds"] = max_seconds

@@ -39,16 +39,9 @@ class Reconstruction:
 
 
 def reconstruct(
-    s: Tensor,
-    transform: Scattering2D,
-    *,
-    n_starts: int = 4,
-    max_iterations: int = 200,
-    tolerance: float = 1e-4,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    progress: Progress = SILENT,
-) -> Reconstruction:
+    s: Tensor, transform: Scattering2D, *, n_starts: int = 4, max_iterations: int = 200, tolerance: float = 1e-4,
+    seed: int = 0, device: str | torch.device | None = None, progress: Progress = SILENT,
+) -> Reconstruction:  # fmt: skip
     r"""Images from scattering coefficients, by projected L-BFGS from several starts.
 
     Each image minimises, over pixels in [0, 1],
@@ -103,16 +96,9 @@ def reconstruct(
 
 
 def multi_start(
-    residual: Callable[[Tensor, Tensor], Tensor],
-    s: Tensor,
-    transform: Scattering2D,
-    *,
-    n_starts: int,
-    max_iterations: int,
-    tolerance: float,
-    seed: int,
-    progress: Progress,
-) -> Reconstruction:
+    residual: Callable[[Tensor, Tensor], Tensor], s: Tensor, transform: Scattering2D, *, n_starts: int,
+    max_iterations: int, tolerance: float, seed: int, progress: Progress,
+) -> Reconstruction:  # fmt: skip
     """Minimise the squares of residuals over images, each from several starts near the order 0 of its coefficients s.
 
     These are (N, C, K, H', W'). `residual` has the weighted differences (n, R) of images (n, C, H, W) from what is
@@ -183,13 +169,9 @@ def _order_weights(s: Tensor, transform: Scattering2D) -> Tensor:
 
 
 def minimize_in_box(
-    objective: Objective,
-    start: Tensor,
-    *,
-    max_iterations: int,
-    target: float,
+    objective: Objective, start: Tensor, *, max_iterations: int, target: float,
     on_iteration: Callable[[], object] = lambda: None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
 
     Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982) of coordinates not held at
