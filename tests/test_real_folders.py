@@ -198,6 +198,17 @@ def test_another_size_is_said_as_before(scattergen, copied):
     assert "marks" not in err
 
 
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_marks_of_files_are_not_shown(scattergen, run, how):
+    marks = RunFolder.open(run).options["data"]["marks"]
+    assert len(marks) == 4 * (N - HELD_OUT)
+    shown = scattergen("info", run, *how).out
+    assert "fingerprint" in shown
+    for text in (shown, (run / "report.html").read_text()):
+        assert marks not in text
+        assert "marks" not in text
+
+
 # Coefficients of a mended file
 
 

@@ -31,7 +31,7 @@ def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
     stages = opened.stages
     if common.as_json:
         facts = {"run": str(run), "version": opened.version, "complete": opened.finished}
-        held = {"densities": opened.names("densities"), "options": opened.options, "stages": stages}
+        held = {"densities": opened.names("densities"), "options": opened.shown_options, "stages": stages}
         print(json.dumps({**facts, **held}))
         return
     state = "complete" if opened.finished else "unfinished: run the same fit command again"
@@ -43,7 +43,7 @@ def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
     quality = stages.get("report", {})
     if "psnr" in quality:
         say(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
-    say(*json.dumps(opened.options, indent=2).split("\n"))
+    say(*json.dumps(opened.shown_options, indent=2).split("\n"))
 
 
 def evaluate(

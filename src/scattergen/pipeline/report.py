@@ -57,7 +57,7 @@ def write_run_report(
         epochs = run.stages.get("decoder", {}).get("history", [])
         facts = FitReport(
             data.name, model.decoder.image_shape, len(data.train), 0 if data.test is None else len(data.test),
-            seed=seed, version=run.version, command=command, config=run.options, machine=machine(),
+            seed=seed, version=run.version, command=command, config=run.shown_options, machine=machine(),
             stages=[(name, stage["seconds"]) for name, stage in run.stages.items() if "seconds" in stage],
             eigenvalues=whitening.explained_variance_,
             explained_variance=whitening.explained_variance_ratio_.sum().item(),

@@ -71,6 +71,12 @@ class RunFolder:
         return dict(self._record.options)
 
     @property
+    def shown_options(self) -> dict[str, Any]:
+        """The options without the marks of image files, which would fill pages and tell nobody anything."""
+        data = {name: value for name, value in self.options.get("data", {}).items() if name != "marks"}
+        return self.options | ({"data": data} if data else {})
+
+    @property
     def stages(self) -> dict[str, dict[str, Any]]:
         """What was measured of each stage, such as "seconds", in order; nothing of a model saved from Python."""
         return {name: dict(e.facts) for name, e in self._record.stages.items() if e.facts}
