@@ -15,13 +15,12 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from safetensors import SafetensorError
-
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 
 _TEMPORARY = ".writing-"
 _LONGEST_TEXT = 1 << 24  # of JSON in one file; that of real runs has some thousand letters
 _DEEPEST = 50  # objects and lists within each other
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what disks say that have no room for a file
 # What file systems say of calls that they do not know, or only for others.
 _UNSUPPORTED = {
     errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY,
@@ -69,12 +68,10 @@ def writing(path: Path, kept: str = "nothing that was there before has been chan
     """Say in a sentence why a file cannot be written."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, SafetensorError) and "I/O" not in str(error):
-            raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         remedy = "Change its permissions or choose another place"
-        if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             remedy = "Free some space or choose another place, then run the same command again"
         elif error.errno == errno.EIO:
             remedy = "Check the disk and its connection or choose another place, then run the same command again"
@@ -92,14 +89,15 @@ def atomic_path(path: Path, *, last: bool = True) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since some writers choose the format by it; they know small letters.
         temporary = path.parent / (_TEMPORARY + secrets.token_hex(8) + path.suffix.lower())
-        mode = _mode_of(path)
+        before = _mode_of(path)
         # What others cannot read they cannot read meanwhile, either.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666 if mode is None else mode | 0o600))
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666 if before is None else before | 0o600))
+        mode = _mode_of(temporary) if before is None else before
         try:
             yield temporary
             with temporary.open("rb+") as file:
                 flush(file.fileno())
-            if mode not in (None, _mode_of(temporary)):
+            if mode is not None and mode != _mode_of(temporary):  # some writers make the file anew
                 with _if_supported():
                     os.chmod(temporary, mode)
             move_file(temporary, path, last=last)
