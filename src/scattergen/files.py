@@ -21,11 +21,8 @@ _TEMPORARY = ".writing-"
 _LONGEST_TEXT = 1 << 24  # of JSON in one file; that of real runs has some thousand letters
 _DEEPEST = 50  # objects and lists within each other
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what disks say that have no room for a file
-# What file systems say of calls that they do not know, or only for others.
-_UNSUPPORTED = {
-    errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY,
-    errno.EOPNOTSUPP, errno.EPERM,
-}  # fmt: skip
+# What file systems say of calls that they do not know, or allow to others only.
+_UNSUPPORTED = ["EACCES", "EBADF", "EINVAL", "EISDIR", "ENOLCK", "ENOSYS", "ENOTSUP", "ENOTTY", "EOPNOTSUPP", "EPERM"]
 
 
 def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
@@ -70,11 +67,9 @@ def writing(path: Path, kept: str = "nothing that was there before has been chan
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        remedy = "Change its permissions or choose another place"
+        remedy = "Check the disk and its permissions or choose another place"
         if error.errno in FULL:
             remedy = "Free some space or choose another place, then run the same command again"
-        elif error.errno == errno.EIO:
-            remedy = "Check the disk and its connection or choose another place, then run the same command again"
         raise ScattergenError(f"Cannot write {path}: {reason}. {remedy}; {kept}.") from error
 
 
@@ -95,8 +90,7 @@ def atomic_path(path: Path, *, last: bool = True) -> Iterator[Path]:
         mode = _mode_of(temporary) if before is None else before
         try:
             yield temporary
-            with temporary.open("rb+") as file:
-                flush(file.fileno())
+            flush(temporary)
             if mode is not None and mode != _mode_of(temporary):  # some writers make the file anew
                 with _if_supported():
                     os.chmod(temporary, mode)
@@ -118,41 +112,39 @@ def move_file(source: Path, path: Path, *, last: bool = True) -> None:
     with writing(path):
         os.replace(source, path)
     if last:
-        with writing(path, "the file is there, but may be lost in a power cut"), _if_supported():
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        with writing(path, "the file is there, but may be lost in a power cut"):
+            flush(path.parent)
 
 
-def flush(descriptor: int) -> None:
-    """Wait until the content of a file has reached the disk, where the file system can tell."""
+def flush(path: Path) -> None:
+    """Wait until a file or folder has reached the disk, where the file system can tell."""
     with _if_supported():
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
 def _if_supported() -> Iterator[None]:
-    """Do without what only makes a file safer, where the file system (of a network, a USB stick) has no such thing."""
+    """Do without what only makes files safer, where the file system (of a network, a USB stick) has no such thing."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if errno.errorcode.get(error.errno or 0) not in _UNSUPPORTED:
             raise
 
 
 def lock(file: IO[Any] | int, *, wait: bool = False) -> bool | None:
     """Lock an open file until it is closed; False if another process has it, None on file systems without locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+    with _if_supported():
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
             return False
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return None
-    return True
+        return True
+    return None
 
 
 def temporary_path(path: Path) -> Path:

@@ -119,8 +119,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         unmarked.rename(temporary)
         try:
             yield temporary
-            with temporary.open("rb+") as file:  # which may take long, and so a kill come meanwhile
-                flush(file.fileno())
+            flush(temporary)  # which may take long, and so a kill come meanwhile
             temporary.rename(unmarked)
         finally:
             temporary.unlink(missing_ok=True)
@@ -135,7 +134,7 @@ def _locked(path: Path) -> Iterator[bool]:
         locked = None
         with suppress(OSError):
             locked = lock(descriptor)
-        yield locked is True
+        yield bool(locked)
     finally:
         os.close(descriptor)
 

@@ -30,9 +30,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = Non
         try:
             save_file(plain, temporary, metadata={"json": text, "crc32": _checksum(plain, text)})
         except SafetensorError as error:
-            if number := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(number[1]), str(error)) from error
-            raise
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(number[1]), str(error)) if number else error from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
