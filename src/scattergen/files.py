@@ -1,12 +1,13 @@
 """Files that are complete or absent: atomic writes, and reading what anybody may have put there."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
@@ -14,13 +15,14 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from safetensors import SafetensorError
-
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 
 _TEMPORARY = ".writing-"
 _LONGEST_TEXT = 1 << 24  # of JSON in one file; that of real runs has some thousand letters
 _DEEPEST = 50  # objects and lists within each other
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what disks say that have no room for a file
+# What file systems say of calls that they do not know, or allow to others only.
+_UNSUPPORTED = ["EACCES", "EBADF", "EINVAL", "EISDIR", "ENOLCK", "ENOSYS", "ENOTSUP", "ENOTTY", "EOPNOTSUPP", "EPERM"]
 
 
 def open_regular(path: Path, mode: str = "rb") -> IO[Any]:
@@ -59,52 +61,90 @@ def read_known(file: Traversable, sha256: str, remedy: str) -> bytes:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path, kept: str = "nothing that was there before has been changed") -> Iterator[None]:
     """Say in a sentence why a file cannot be written."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, SafetensorError) and "I/O" not in str(error):
-            raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        remedy = "Change its permissions or choose another place"
-        if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        remedy = "Check the disk and its permissions or choose another place"
+        if error.errno in FULL:
             remedy = "Free some space or choose another place, then run the same command again"
-        kept = "nothing that was there before has been changed"
         raise ScattergenError(f"Cannot write {path}: {reason}. {remedy}; {kept}.") from error
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error."""
+def atomic_path(path: Path, *, last: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends without an error.
+
+    The mode of a replaced file stays. Of many files of one folder, only the `last` needs to wait for their names.
+    """
     # The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since some writers choose the format by it; they know small letters.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix.lower())
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.parent / (_TEMPORARY + secrets.token_hex(8) + path.suffix.lower())
+        before = _mode_of(path)
+        # What others cannot read they cannot read meanwhile, either.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666 if before is None else before | 0o600))
+        mode = _mode_of(temporary) if before is None else before
         try:
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            mask = os.umask(0)  # which can only be read by setting it
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            move_file(temporary, path)
+            flush(temporary)
+            if mode is not None and mode != _mode_of(temporary):  # some writers make the file anew
+                with _if_supported():
+                    os.chmod(temporary, mode)
+            move_file(temporary, path, last=last)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def move_file(source: Path, path: Path) -> None:
-    """Give a file whose content has reached the disk another name, for good: a power cut leaves it."""
-    with _writing(path):
+def _mode_of(path: Path) -> int | None:
+    """Who may read and write a file; None if it is not there."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except OSError:
+        return None
+
+
+def move_file(source: Path, path: Path, *, last: bool = True) -> None:
+    """Give a file whose content has reached the disk another name, for good if it is the `last` of its folder."""
+    with writing(path):
         os.replace(source, path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    if last:
+        with writing(path, "the file is there, but may be lost in a power cut"):
+            flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder has reached the disk, where the file system can tell."""
+    with _if_supported():
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+
+
+@contextmanager
+def _if_supported() -> Iterator[None]:
+    """Do without what only makes files safer, where the file system (of a network, a USB stick) has no such thing."""
+    try:
+        yield
+    except OSError as error:
+        if errno.errorcode.get(error.errno or 0) not in _UNSUPPORTED:
+            raise
+
+
+def lock(file: IO[Any] | int, *, wait: bool = False) -> bool | None:
+    """Lock an open file until it is closed; False if another process has it, None on file systems without locks."""
+    with _if_supported():
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+    return None
 
 
 def temporary_path(path: Path) -> Path:

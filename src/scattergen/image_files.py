@@ -1,12 +1,11 @@
 """Images as pictures in grids, and images and codes as files: a picture, a folder of pictures, or arrays."""
 
-import fcntl
 import hashlib
 import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from torch import Tensor
 from scattergen.datasets.arrays import load_npy, load_npz
 from scattergen.datasets.source import ClassLabels
 from scattergen.errors import InputError
-from scattergen.files import atomic_path, is_temporary, temporary_path
+from scattergen.files import atomic_path, flush, is_temporary, lock, temporary_path
 
+_AT_ONCE = 500  # pictures that reach the disk together, which is faster than one by one
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 
 
@@ -92,9 +92,11 @@ def _write_folder(path: Path, images: Tensor) -> None:
         if alone:  # so that what is half written there belongs to nobody any more
             for file in filter(_is_left_over_picture, path.iterdir()):
                 file.unlink(missing_ok=True)
-        for name, image in zip(names, pixels, strict=True):
-            with atomic_path(path / name) as temporary:
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary)
+        for start in range(0, len(names), _AT_ONCE):
+            with ExitStack() as files:  # written one after the other, then named, the first one last
+                for i, name in enumerate(names[start : start + _AT_ONCE], start):
+                    temporary = files.enter_context(atomic_path(path / name, last=i == start))
+                    Image.fromarray(pixels[i].squeeze(-1) if pixels.shape[-1] == 1 else pixels[i]).save(temporary)
 
 
 def _is_left_over_picture(file: Path) -> bool:
@@ -117,8 +119,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         unmarked.rename(temporary)
         try:
             yield temporary
-            with temporary.open("rb+") as file:  # which may take long, and so a kill come meanwhile
-                os.fsync(file.fileno())
+            flush(temporary)  # which may take long, and so a kill come meanwhile
             temporary.rename(unmarked)
         finally:
             temporary.unlink(missing_ok=True)
@@ -130,11 +131,10 @@ def _locked(path: Path) -> Iterator[bool]:
     # Network drives lock only what is open for writing, and so no folders.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        locked = False
-        with suppress(OSError):  # of another process, or of a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        yield locked
+        locked = None
+        with suppress(OSError):
+            locked = lock(descriptor)
+        yield bool(locked)
     finally:
         os.close(descriptor)
 

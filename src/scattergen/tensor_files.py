@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = Non
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     text = json.dumps(metadata)
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"json": text, "crc32": _checksum(plain, text)})
+        try:
+            save_file(plain, temporary, metadata={"json": text, "crc32": _checksum(plain, text)})
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(number[1]), str(error)) if number else error from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

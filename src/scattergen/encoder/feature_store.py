@@ -1,6 +1,5 @@
 """Features of all images in numbered chunks: kept in memory or on disk, or computed anew."""
 
-import errno
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scattergen.errors import ScattergenError
-from scattergen.files import free_bytes, gigabytes
+from scattergen.files import FULL, free_bytes, gigabytes
 from scattergen.processes import ALONE, Processes
 from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
@@ -160,8 +159,7 @@ class FeatureStore:
         try:
             write_tensors(self._path(name), {"values": tensor}, metadata)
         except ScattergenError as error:
-            cause = error.__cause__  # an OSError, or one of safetensors when the disk is full
-            if isinstance(cause, OSError) and cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in FULL:
                 raise
             raise ScattergenError(
                 f"The disk of {self.folder} is full, and the coefficients need {gigabytes(self._missing_bytes())} "

@@ -1,6 +1,5 @@
 """A run: the folder of one fitted model, whose files of stages never change and whose run.json changes in one step."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.files import is_temporary, move_file, open_regular, sha256
+from scattergen.errors import RunFolderError
+from scattergen.files import is_temporary, lock, move_file, open_regular, sha256, writing
 from scattergen.runs import layout, remains
 from scattergen.runs.index import Entry, Index, Record, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, METRICS, WORK, file_of
@@ -368,12 +367,9 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics to metrics.jsonl, after its last complete one."""
-        try:
+        with writing(self.metrics, "the same command continues where it stopped"):
             self.metrics.parent.mkdir(exist_ok=True)
             with open_regular(self.metrics, "ab+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+                lock(file, wait=True)
                 remains.end_last_line(file)
                 file.write(json.dumps(dict(record)).encode() + b"\n")
-        except OSError as error:
-            remedy = "Free some space, then run the same command again; it continues where it stopped."
-            raise ScattergenError(f"Cannot write {self.metrics}: {error.strerror}. {remedy}") from error

@@ -1,15 +1,16 @@
 """What is done in a run folder around its stages: locks, a run's beginning, unfinished work, metrics, old files."""
 
-import fcntl
 import os
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.files import is_temporary, move_file, open_regular
+from scattergen.files import is_temporary, lock, move_file, open_regular
 from scattergen.runs import layout
 from scattergen.runs.index import Index, OtherFormatError, Record, differences, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, LOCK, METRICS, WORK
@@ -31,42 +32,46 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[None]:
-    """Make and lock a file; raise `busy` if another process still holds it after `patience` seconds."""
+def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[bool]:
+    """Make and lock a file, where locks exist; raise `busy` if another process has it after `patience` seconds."""
     with writing_to(path.parent):
         file = open_regular(path, "ab")
     with file:  # the lock ends with the process, too
         until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
+        with writing_to(path.parent):
+            while (ours := lock(file)) is False:
                 if time.monotonic() >= until:
-                    raise RunFolderError(busy) from error
+                    raise RunFolderError(busy)
                 time.sleep(0.01)
-        yield
+        yield bool(ours)
 
 
 def is_free(path: Path) -> bool:
     """Whether no process holds the lock of a file, which need not exist."""
     try:
         with open_regular(path, "rb+") as file:  # network drives lock only what can be written
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock(file) is not False
     except (OSError, RunFolderError) as error:
         return isinstance(error, FileNotFoundError)
-    return True
 
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
     """Keep others from changing run.json, and delete what killed writers left beside it."""
-    with locked(path / LOCK, busy(path), _PATIENCE):
+    with locked(path / LOCK, busy(path), _PATIENCE) as alone:
+        if not alone:
+            _warn_of_missing_locks(path)
         layout.refuse_links(path)
         for file in path.glob("*.json"):
             if is_temporary(file):
                 file.unlink(missing_ok=True)
         yield
+
+
+@cache
+def _warn_of_missing_locks(path: Path) -> None:
+    problem = f"The file system of {path} has no locks, which keep several processes from writing to the run at once"
+    warnings.warn(f"{problem}: see to it that only one does, or choose another disk.", stacklevel=2)
 
 
 def busy(path: Path, what: str = "") -> str:

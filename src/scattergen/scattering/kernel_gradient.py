@@ -7,15 +7,13 @@ followed backwards while its intermediates are in the cache. With F the unnormal
 F p̄ the conjugate of p's inverse FFT, p's gradient is F applied to the conjugate of z's; that of a real u is the real
 part of F applied to the conjugate of its half spectrum's, so that two columns share one transform again. Gradients of
 spectra are kept conjugated (docs/scattering.md).
-
-Numba renews compiled code when this file changes: touch it after a change of simd.py or kernels.py alone.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.scattering.kernel_cache import kept
 from scattergen.scattering.kernels import (
     blocks_of,
     contiguous,
@@ -262,7 +260,7 @@ def _through_image_spectrum(b, at, gx, gradient, out, image, tables, plan):
                 out[image, rows[i], columns[c + lane]] += b[line + i * COMPLEX + lane]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+@kept
 def _differentiate(images, gradient, out, plan, a2, workspace):
     """Gradients of images (B, H, W) to out from those of coefficients (B, K, H', W')."""
     J, L = plan.J, plan.L

@@ -6,19 +6,17 @@ Every inner loop runs over vectors of eight orientations of the first wavelet, s
 and low-pass are vector instructions without shuffles; but for the image's spectrum, of eight columns or rows. Inverse
 FFTs are forward FFTs of conjugates, which have the same modulus. Each vector lane does the same operations whatever the
 batch, so coefficients do not depend on batch or threads, bit by bit (docs/scattering.md).
-
-Numba renews compiled code in __pycache__ when this file changes: touch it after a change of simd.py alone.
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.scattering.kernel_cache import kept
 from scattergen.scattering.plan import COMPLEX, LANES, Plan
 from scattergen.scattering.simd import (
     axis_tables,
@@ -302,7 +300,7 @@ def pointers(plan):
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+@kept
 def _scatter(images, out, plan, workspace):
     """Coefficients of images (B, H, W) to out (B, K, H', W')."""
     J, L, table = plan.J, plan.L, plan.products

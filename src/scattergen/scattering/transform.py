@@ -33,7 +33,7 @@ def compiled_kernels() -> Kernels | None:
     """The compiled CPU kernel, imported on the first call; None where Numba is missing or cannot work."""
     try:
         from scattergen.scattering import kernel_gradient, kernels
-    except (ImportError, RuntimeError):  # Numba's errors: NumPy too new; no place to cache code
+    except (ImportError, RuntimeError):  # Numba's errors, as where NumPy is too new
         return None
     return Kernels(kernels.scatter_batch, kernel_gradient.gradient_batch)
 
