@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scattergen.datasets.reading import CACHE_BYTES, SUFFIXES, ImageReader, Mode
+from scattergen.datasets.decoding import SUFFIXES, Mode, warn_of_foreign
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
@@ -120,6 +121,7 @@ def list_images(root: Path) -> list[Path]:
             seen.add(target)
         files += [Path(folder, name) for name in filter(_is_shown, names)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    warn_of_foreign(root, files)
     if not images:
         rest = ""
         if files:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.reading import CACHE_BYTES, Encoded, File, ImageReader, Mode
+from scattergen.datasets.decoding import Encoded, File, Mode
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader
 from scattergen.errors import InputError, one_line
 from scattergen.progress import SILENT, Progress
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
+from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
 from scattergen.datasets.published import cifar, is_cifar, mnist
-from scattergen.datasets.reading import SUFFIXES, Mode
 from scattergen.datasets.source import MNIST, Dataset, ImageSource, Subset
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
