@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scattergen.datasets.decoding import Encoded, File, Mode
 from scattergen.datasets.reading import CACHE_BYTES, ImageReader
+from scattergen.datasets.source import check_labels
 from scattergen.errors import InputError, one_line
 from scattergen.progress import SILENT, Progress
 
@@ -190,6 +191,7 @@ def _labels(
     if not np.issubdtype(values.dtype, np.integer):
         remedy = "choose one of classes as whole numbers by ,label=COLUMN"
         raise InputError(f"The column {wanted} of {name} holds {values.dtype} values: {remedy}.")
+    check_labels(values, len(rows), f"the column {wanted} of {name}")
     if (values < 0).any():  # as in test sets whose classes are kept secret
         return None, None
     names = getattr(features[wanted], "names", None)
