@@ -28,7 +28,7 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.progress import SILENT, Progress
 
 CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memory
-_MANY = 2000  # files, whose headers take a second or two
+_MANY = 2000  # files, whose headers take a second or two; decoding takes twenty times that
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
 Value = TypeVar("Value")
@@ -67,7 +67,7 @@ class ImageReader:
         headers: dict[Path | str, Header] = {}
         numbers: list[int] = []
         skipped: list[str] = []
-        with (progress if n > _MANY else SILENT).task("look at files", n) as task:
+        with (progress if n > (_MANY if strict else _MANY // 20) else SILENT).task("look at files", n) as task:
             for number, (name, file) in enumerate(files):
                 try:
                     header = read_header(file)
