@@ -58,7 +58,7 @@ def _memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _check_sides(source: str, data: Dataset) -> None:
+def check_sides(source: str, data: Dataset) -> None:
     """Say what a fit to big images takes, before it does; refuse what memory cannot hold."""
     (channels, height, width), n = data.train.shape, len(data.train)
     if height * width <= _MANY_PIXELS:
@@ -69,7 +69,7 @@ def _check_sides(source: str, data: Dataset) -> None:
     remedy = "make them smaller, as by --size 128" if holds_files(source) else "make the images in the array smaller"
     if needed > _memory():
         raise InputError(f"{source}: {what} of memory, and this machine has {_memory() / 1e9:,.1f} GB: {remedy}.")
-    warnings.warn(f"{source}: {what} of memory, and hours for hundreds of images: {remedy}.", stacklevel=3)
+    warnings.warn(f"{source}: {what} of memory and a long time: {remedy}.", stacklevel=2)
 
 
 def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
@@ -93,9 +93,7 @@ def open_to_fit(
     else:
         data = open_dataset(source, workers=workers, progress=progress, **reading._asdict())
         data = _saying_what_is_left_out(source, data)
-    data = data if most is None else limit(data, most)
-    _check_sides(source, data)
-    return data
+    return data if most is None else limit(data, most)
 
 
 def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
