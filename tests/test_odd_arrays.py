@@ -22,16 +22,13 @@ def levels(shape=(30, 6, 5, 3)):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("shape", [(30, 6, 5), (30, 6, 5, 3), (30, 3, 6, 5), (1, 6, 5), (30, 5, 1, 1)])
+@pytest.mark.parametrize("shape", [(30, 6, 5), (30, 6, 5, 3), (30, 3, 6, 5), (1, 6, 5), (30, 1, 6, 5)])
 @pytest.mark.parametrize("dtype", ["u1", "<f4", ">f8", "<f2"])
 def test_a_file_gives_what_its_array_gives(tmp_path, shape, order, dtype):
     values = levels(shape) if dtype == "u1" else levels(shape).astype(dtype) / np.array(255, dtype)
     values = np.asarray(values.astype(dtype), order=order)
     np.save(tmp_path / "x.npy", values)
-    expected, found = ImageArray(values, layout="NCHW" if shape[1:] == (5, 1, 1) else None), None
-    if shape[1:] == (5, 1, 1):
-        return
-    found = ImageArray(ArrayFile(tmp_path / "x.npy"))
+    expected, found = ImageArray(values), ImageArray(ArrayFile(tmp_path / "x.npy"))
     n = len(values)
     for index in (slice(None), slice(None, None, -3), slice(5, 5), torch.tensor([n - 1, 0, 0, n // 2])):
         assert torch.equal(found[index], expected[index])

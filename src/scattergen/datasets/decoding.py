@@ -13,7 +13,7 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from scattergen.errors import InputError, one_line
 
@@ -28,7 +28,7 @@ SUFFIXES = frozenset({
 # Pictures, too, but only a converter reads them.
 _FOREIGN = frozenset({
     ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".psd", ".svg", ".tga", ".ico", ".pcx",
-    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".exr", ".hdr", ".dds", ".pfm", ".qoi",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".exr", ".hdr", ".pfm",
 })  # fmt: skip
 MAX_PIXELS = "SCATTERGEN_MAX_PIXELS"  # an environment variable: the largest image that is decoded
 _RESIZED_WHOLE = 1 << 26  # pixels; of a strip that would have more, only what is kept is resized
@@ -37,6 +37,13 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG file whose EXIF data are not looked through for its resolution: they may be odd."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
 
 
 class Encoded(NamedTuple):
@@ -158,7 +165,7 @@ def _identified(file: File, stream: IO[bytes], whole: bool) -> ImageFile.ImageFi
         if accepts is None or accepts(prefix) is True:
             stream.seek(0)
             try:
-                image = factory(stream, "")
+                image = (_Jpeg if name == "JPEG" else factory)(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 raise UnidentifiedImageError(f"not an image, or a damaged {name}: {one_line(error)}") from error
             _check_pixels(file, *image.size)
