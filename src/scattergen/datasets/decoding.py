@@ -5,7 +5,6 @@ import os
 import stat
 import struct
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +30,11 @@ _FOREIGN = frozenset({
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".exr", ".hdr", ".pfm",
 })  # fmt: skip
 MAX_PIXELS = "SCATTERGEN_MAX_PIXELS"  # an environment variable: the largest image that is decoded
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DEEP = "16-bit grey and alpha"  # in `info` of a PNG
 _RESIZED_WHOLE = 1 << 26  # pixels; of a strip that would have more, only what is kept is resized
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+_FLIPS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TURNS = {number: Image.Transpose[name] for number, name in enumerate(_FLIPS, 2)}  # by EXIF orientation
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
@@ -111,13 +109,12 @@ def check_crop(file: File | str, width: int, height: int, crop: int) -> None:
 
 def warn_of_foreign(root: Path, files: Sequence[Path]) -> None:
     """Say how many of a folder's files are pictures that are not read, and how to convert them."""
-    kinds = Counter(suffix for file in files if (suffix := file.suffix.lower()) in _FOREIGN)
-    if kinds:
-        n = kinds.total()
-        first = next(file for file in files if file.suffix.lower() in _FOREIGN)
-        share = f"{n:,} of {n + sum(file.suffix.lower() in SUFFIXES for file in files):,} pictures"
-        found = f"{share} in {root} are left out, since {', '.join(sorted(kinds))} is not read, such as {first.name}"
-        warnings.warn(f"{found}: {_converted(first.suffix)}.", stacklevel=5)
+    foreign = [file for file in files if file.suffix.lower() in _FOREIGN]
+    if foreign:
+        first, kinds = foreign[0], ", ".join(sorted({file.suffix.lower() for file in foreign}))
+        n = len(foreign) + sum(file.suffix.lower() in SUFFIXES for file in files)
+        found = f"{len(foreign):,} of {n:,} pictures in {root} are left out, since {kinds} is not read"
+        warnings.warn(f"{found}, such as {first.name}: {_converted(first.suffix)}.", stacklevel=5)
 
 
 def _converted(suffix: str) -> str:
@@ -133,13 +130,11 @@ def _opened(file: File, whole: bool = False) -> Iterator[Image.Image]:
         with open(file, "rb") if isinstance(file, Path) else io.BytesIO(file.content) as stream:
             try:
                 image = _identified(file, stream, whole)
-            except ValueError:
-                # As of a PNG whose texts or colour profile are longer than Pillow allows.
+            except ValueError:  # as of a PNG whose texts or colour profile are longer than Pillow allows
                 stream.seek(0)
-                short = _without_texts(stream.read())
-                if short is None:
+                if stream.read(8) != _PNG:
                     raise
-                image = _identified(file, io.BytesIO(short), whole)
+                image = _identified(file, io.BytesIO(_without_texts(stream)), whole)
             yield image
     except InputError:
         raise
@@ -193,47 +188,39 @@ def _check_pixels(file: File, width: int, height: int) -> None:
         raise InputError(f"{problem}: {remedy}, replace or remove it, or use strict=False (--no-strict).")
 
 
-def _without_texts(content: bytes) -> bytes | None:
-    """A PNG without its texts and colour profile, which are not needed; None of anything else."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    kept, place = [content[:8]], 8
-    while place < len(content):
-        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
-        if content[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            kept.append(content[place:end])
-        place = end
+def _without_texts(stream: IO[bytes]) -> bytes:
+    """A PNG, of which the first bytes have been read, without its texts and colour profile, which are not needed."""
+    kept = [_PNG]
+    while head := stream.read(8):  # the length of what comes, and its kind
+        content = stream.read(int.from_bytes(head[:4], "big") + 4)
+        if head[4:] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept += [head, content]
     return b"".join(kept)
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, whatever else is in the EXIF data; 1 if there is none."""
-    data = image.info.get("exif")
-    found = _orientation_in(data) if isinstance(data, bytes) else None
-    if found is None:
-        try:
-            value = image.getexif().get(ExifTags.Base.Orientation, 1)
-            found = value if value in _TURNS else 1
-        except Exception:  # Pillow's parser raises what it likes, and a photograph without EXIF data is one
-            found = 1
-    return int(found)
+    try:
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        if found := _orientation_in(exif, {b"II": "<", b"MM": ">"}.get(exif[:2])):
+            return found
+        # A TIFF's tags; what a PNG has as XMP data or in a text.
+        value = image.getexif().get(ExifTags.Base.Orientation)
+        return int(value) if value in _TURNS else 1
+    except Exception:  # Pillow's parser raises what it likes, and a photograph without EXIF data is one
+        return 1
 
 
-def _orientation_in(exif: bytes) -> int | None:
+def _orientation_in(exif: bytes, order: str | None) -> int | None:
     """The orientation among the first entries of EXIF data, where it is a whole number."""
-    data = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return None
-    try:
-        (start,) = struct.unpack_from(f"{order}I", data, 4)
-        (entries,) = struct.unpack_from(f"{order}H", data, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", data, place)
-            if tag == ExifTags.Base.Orientation and kind in (3, 4):
-                return int(struct.unpack_from(order + " HI"[kind - 2], data, place + 8)[0])
-    except struct.error:
-        pass
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (entries,) = struct.unpack_from(f"{order}H", exif, start)
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+        if tag == ExifTags.Base.Orientation and kind in (3, 4):
+            return int(struct.unpack_from(order + " HI"[kind - 2], exif, place + 8)[0])
     return None
 
 
@@ -247,9 +234,6 @@ def _mend_png(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = clear * (85 if raw == "L;2" else 17)
     elif raw == "RGB;16B" and clear is not None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
-
-
-_DEEP = "16-bit grey and alpha"  # in `info`
 
 
 def _is_deep_grey(image: Image.Image) -> bool:
