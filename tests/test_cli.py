@@ -341,7 +341,7 @@ def test_fit_folder_with_classes(scattergen, tmp_path):
     result = scattergen(*fit, "--no-strict", showing_warnings=True)
     assert result.err.count("warning: ") == 2
     assert "broken.png cannot be read as an image" in result.err
-    assert f"Files left out of {tmp_path / 'pets'}: 1." in result.err
+    assert f"Files left out of {tmp_path / 'pets'}: 1; 40 are used." in result.err
     model = sg.load(tmp_path / "run")
     assert model.decoder.image_shape == (3, 16, 16)
     assert model.options["data"]["name"] == "pets"

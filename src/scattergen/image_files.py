@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from scattergen.datasets.arrays import load_npy, load_npz
+from scattergen.datasets.arrays import ArrayFile, load_npz
 from scattergen.datasets.source import ClassLabels
 from scattergen.errors import InputError
 from scattergen.files import atomic_path, flush, is_temporary, lock, temporary_path
@@ -161,7 +161,7 @@ def _check_codes_suffix(path: Path) -> None:
 def read_codes(path: Path) -> Tensor:
     """Codes (N, d), float32 and finite, from "….npy", or from "codes" or the only array of "….npz"."""
     _check_codes_suffix(path)
-    arrays = {"codes": load_npy(path)} if path.suffix.lower() == ".npy" else load_npz(path)
+    arrays = {"codes": ArrayFile(path)[:]} if path.suffix.lower() == ".npy" else load_npz(path)
     if "codes" not in arrays and len(arrays) != 1:
         raise InputError(f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".')
     array = arrays["codes"] if "codes" in arrays else next(iter(arrays.values()))

@@ -65,7 +65,7 @@ def fit(
     import torch
 
     from scattergen.cli import sentence_of
-    from scattergen.cli.opening import begin, open_to_fit, prepare
+    from scattergen.cli.opening import begin, check_sides, open_to_fit, prepare
     from scattergen.cli.printing import print_estimate
     from scattergen.datasets import class_labels
     from scattergen.pipeline.estimate import estimate_fit, parse_time
@@ -90,6 +90,7 @@ def fit(
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
             data = open_to_fit(images, reading, preset=preset, most=limit, workers=workers, progress=work["progress"])
+            check_sides(images, data)
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
             n = len(data.train)

@@ -15,10 +15,12 @@ from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
 from scattergen.datasets.source import MNIST
 from scattergen.errors import InputError
-from scattergen.model import GenerativeScatteringNetwork
+from scattergen.model import DECODING_BATCH, GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.stages.presets import CELEBA_PRESETS
+
+_MANY_PIXELS = 1 << 20  # of one image
 
 
 def prepare(common: Common) -> Progress:
@@ -46,10 +48,28 @@ def begin(common: Common, seed: int) -> dict[str, Any]:
 def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
     """Refuse more images than memory can hold together with their codes while those are drawn."""
     needed = 4 * n * (math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components)
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = _memory()
     if needed > there:
         what = f"{n:,} images take {needed / 2**30:,.0f} GiB of memory and this machine has {there / 2**30:,.0f}"
         raise InputError(f"{what}: make them in parts, each with another --seed.")
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_sides(source: str, data: Dataset) -> None:
+    """Say what a fit to big images takes, before it does; refuse what memory cannot hold."""
+    (channels, height, width), n = data.train.shape, len(data.train)
+    if height * width <= _MANY_PIXELS:
+        return
+    # A batch, and what it is compared with.
+    needed = 2 * 4 * min(n, DECODING_BATCH) * channels * height * width
+    what = f"{n:,} images of {width}×{height} pixels are fitted whole, which takes at least {needed / 1e9:,.1f} GB"
+    remedy = "make them smaller, as by --size 128" if holds_files(source) else "make the images in the array smaller"
+    if needed > _memory():
+        raise InputError(f"{source}: {what} of memory, and this machine has {_memory() / 1e9:,.1f} GB: {remedy}.")
+    warnings.warn(f"{source}: {what} of memory and a long time: {remedy}.", stacklevel=2)
 
 
 def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
@@ -133,5 +153,6 @@ def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:
     for sentence in data.skipped[:5]:
         warnings.warn(sentence, stacklevel=3)
     if data.skipped:
-        warnings.warn(f"Files left out of {source}: {len(data.skipped)}.", stacklevel=3)
+        used = len(data.train) + len(data.test or ())
+        warnings.warn(f"Files left out of {source}: {len(data.skipped):,}; {used:,} are used.", stacklevel=3)
     return data

@@ -1,10 +1,12 @@
-"""Images in arrays, in memory or memory-mapped from a file, and what takes tensors as well as sources of images."""
+"""Images in arrays, in memory or read from a file, and what takes tensors as well as sources of images."""
 
 import hashlib
+import math
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -16,15 +18,80 @@ from scattergen.errors import InputError, one_line
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
 
-_PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a memory-mapped file may be larger than memory
+_PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a file may be larger than memory
+
+
+class ArrayFile:
+    """The array of a .npy file, whose rows are read when they are asked for; the file must stay as it is meanwhile.
+
+    It is not memory-mapped, since a process that reads a map of a file that has become shorter is killed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with open(path, "rb") as file:
+                first = np.lib.format.read_magic(file) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                self.shape, self._by_columns, self.dtype = read(file)
+                self._start, self._state = file.tell(), _state(file)
+            there, wanted = self._state[0] - self._start, self.dtype.itemsize * math.prod(self.shape)
+            if self.dtype.hasobject or not self.shape:
+                raise ValueError("it holds " + ("Python objects" if self.dtype.hasobject else "a single number"))
+            if there < wanted:
+                raise ValueError(f"it is cut off: {there:,} of {wanted:,} bytes are there")
+        except (OSError, ValueError, EOFError) as error:
+            remedy = "save a plain array of numbers again with numpy.save"
+            raise InputError(f"{path} cannot be read as a .npy file ({one_line(error)}): {remedy}.") from error
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Rows by a slice or their numbers; an InputError if the file has changed."""
+        rows, size = np.arange(len(self))[index], math.prod(self.shape[1:])
+        problem = "has been changed or cut off since it was opened"
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                if self._by_columns:  # the first values of all rows lie together, then the second …
+                    values = np.empty((size, len(rows)), self.dtype)
+                    for i in range(size):
+                        values[i] = self._read(file, i * len(self), len(self))[rows]
+                    found = values.T.reshape(len(rows), *self.shape[1:], order="F")
+                else:
+                    found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+                    # Rows that follow each other are read at once.
+                    for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+                        values = self._read(file, size * int(rows[run[:1]].sum()), size * len(run))
+                        found[run] = values.reshape(-1, *self.shape[1:])
+                if _state(file) == self._state:
+                    return found
+        except EOFError:
+            pass
+        except OSError as error:
+            problem = f"cannot be read any more ({error.strerror})"
+        raise InputError(f"{self._path} {problem}: leave it as it is while it is used, and start again.")
+
+    def _read(self, file: IO[bytes], start: int, count: int) -> NDArray[Any]:
+        file.seek(self._start + start * self.dtype.itemsize)
+        values = np.fromfile(file, self.dtype, count)
+        if len(values) < count:
+            raise EOFError
+        return values
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    """The length of a file and when it was changed."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 class ImageArray:
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
     Args:
-        images: a NumPy array (memory-mapped or not) or a tensor, (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or
-            3, of uint8, which are divided by 255 on access, or floats in [0, 1].
+        images: a NumPy array (memory-mapped or not), an `ArrayFile` or a tensor, (N, H, W), (N, H, W, C) or
+            (N, C, H, W) with C = 1 or 3, of uint8, which are divided by 255 on access, or floats in [0, 1].
         labels: the class of every image, (N,) integers.
         classes: names of the classes in the order of their labels 0, 1 …; the labels by default.
         layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape, if that is clear.
@@ -41,16 +108,16 @@ class ImageArray:
     """
 
     def __init__(
-        self, images: NDArray[Any] | Tensor, labels: NDArray[Any] | Tensor | None = None, *,
+        self, images: NDArray[Any] | Tensor | ArrayFile, labels: NDArray[Any] | Tensor | None = None, *,
         classes: Sequence[str] | None = None, layout: Layout | None = None, name: str = "the image array",
         fingerprint: str | None = None,
     ) -> None:  # fmt: skip
         if isinstance(images, Tensor):
             images = as_numpy(images)
-        self._images = _channels_first(images, layout, name)
-        _check_values(self._images, name)
-        channels, height, width = self._images.shape[1:]
-        self.shape = (channels, height, width)
+        self._images, self._layout = images, _checked_layout(images.shape, layout, name)
+        # Of an array that takes no memory.
+        self.shape = self._channels_first(np.broadcast_to(np.uint8(0), images.shape)).shape[1:]
+        self._check_values(name)
         self.labels: Tensor | None = None
         if labels is not None:
             labels = as_numpy(labels)
@@ -69,7 +136,7 @@ class ImageArray:
         # A slice of a memory map stays one contiguous read; everything else is a gather.
         selected = index if isinstance(index, slice) else positions(index, len(self))
         # The copy makes a tensor of its own out of read-only and byte-swapped arrays.
-        batch = np.array(self._images[selected], order="C")
+        batch = np.array(self._channels_first(self._images[selected]), order="C")
         if batch.dtype == np.uint8:
             # By NumPy, as in `ImageReader`: this may run in a thread that reads ahead.
             return torch.from_numpy(np.divide(batch, np.float32(255), dtype=np.float32))
@@ -78,13 +145,42 @@ class ImageArray:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of dtype, shape, pixels in (N, C, H, W) order, and labels."""
-        digest = hashlib.sha256(f"{self._images.dtype.name} {self._images.shape}".encode())
+        digest = hashlib.sha256(f"{self._images.dtype.name} {(len(self), *self.shape)}".encode())
         native = self._images.dtype.newbyteorder("=")
-        for _, piece in _pieces(self._images):
+        for _, piece in self._pieces():
             digest.update(np.ascontiguousarray(piece, dtype=native).data)
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
+
+    def _channels_first(self, images: NDArray[Any]) -> NDArray[Any]:
+        """A view (n, C, H, W) of some of the array's rows."""
+        if self._layout == "NHW":
+            return images[:, None]
+        return images.transpose(0, 3, 1, 2) if self._layout == "NHWC" else images
+
+    def _pieces(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        step = max(1, _PIECE_BYTES // (self._images.dtype.itemsize * math.prod(self.shape)))
+        for start in range(0, len(self), step):
+            yield start, self._channels_first(self._images[start : start + step])
+
+    def _check_values(self, name: str) -> None:
+        dtype = self._images.dtype
+        if dtype == np.uint8:
+            return
+        if not np.issubdtype(dtype, np.floating):
+            problem = f"{name} holds {dtype} values: expected uint8 in 0…255 or floats in [0, 1]"
+            remedy = "convert grey levels 0…255 with images.astype('uint8')"
+            raise InputError(f"{problem}; {remedy}, other ranges to floats by dividing by their maximum.")
+        for start, piece in self._pieces():
+            # A NaN makes both extremes NaN, and every comparison with it false.
+            low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
+            for row in np.flatnonzero(~((low >= 0) & (high <= 1))):
+                problem, remedy = "holds NaN or infinite values", "remove or repair that image"
+                if np.isfinite([low[row], high[row]]).all():
+                    problem = f"has values from {low[row]:g} to {high[row]:g}"
+                    remedy = "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors"
+                raise InputError(f"Image {start + row} of {name} {problem}: expected floats in [0, 1]; {remedy}.")
 
 
 def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tensor:
@@ -188,15 +284,6 @@ class WithMirrored:
         return hashlib.sha256(f"{base} held out from {self.n_fit} times {self.times}".encode()).hexdigest()
 
 
-def load_npy(path: Path) -> NDArray[Any]:
-    """The array of a .npy file, memory-mapped and read-only."""
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        remedy = "save a plain array of numbers again with numpy.save"
-        raise InputError(f"{path} cannot be read as a .npy file ({one_line(error)}): {remedy}.") from error
-
-
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a .npz file by name, in memory, since compressed files cannot be memory-mapped."""
     try:
@@ -210,22 +297,18 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path} cannot be read as a .npz file ({one_line(error)}): {remedy}.") from error
 
 
-def _channels_first(images: NDArray[Any], layout: Layout | None, name: str) -> NDArray[Any]:
-    """A view of shape (N, C, H, W)."""
-    layout = _layout_of(images.shape, name) if layout is None else layout
-    if layout not in ("NHW", "NHWC", "NCHW") or images.ndim != len(layout):
-        problem = f"{name} has shape {images.shape}, which does not fit layout={layout!r}"
+def _checked_layout(shape: tuple[int, ...], layout: Layout | None, name: str) -> Layout:
+    layout = _layout_of(shape, name) if layout is None else layout
+    if layout not in ("NHW", "NHWC", "NCHW") or len(shape) != len(layout):
+        problem = f"{name} has shape {shape}, which does not fit layout={layout!r}"
         raise InputError(f"{problem}: use 'NHW', 'NHWC' or 'NCHW' with as many axes.")
-    if layout == "NHW":
-        images = images[:, None]
-    elif layout == "NHWC":
-        images = images.transpose(0, 3, 1, 2)
-    if images.shape[1] not in (1, 3):
+    channels = 1 if layout == "NHW" else shape[layout.index("C")]
+    if channels not in (1, 3):
         expected = "expected 1 (grey) or 3 (RGB); remove an alpha channel first"
-        raise InputError(f"{name} has {images.shape[1]} channels: {expected}.")
-    if 0 in images.shape:
-        raise InputError(f"{name} has shape {images.shape} and so no pixels: give at least one image.")
-    return images
+        raise InputError(f"{name} has {channels} channels: {expected}.")
+    if 0 in shape:
+        raise InputError(f"{name} has shape {shape} and so no pixels: give at least one image.")
+    return layout
 
 
 def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
@@ -242,27 +325,3 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
         problem = f"{name} has shape {shape}, which looks like a single image"
         raise InputError(f"{problem}: expected {accepted}; add the axis N in front with images[None].")
     raise InputError(f"{name} has shape {shape}: expected {accepted}.")
-
-
-def _pieces(images: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    step = max(1, _PIECE_BYTES // images[:1].nbytes)
-    for start in range(0, len(images), step):
-        yield start, images[start : start + step]
-
-
-def _check_values(images: NDArray[Any], name: str) -> None:
-    if images.dtype == np.uint8:
-        return
-    if not np.issubdtype(images.dtype, np.floating):
-        problem = f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]"
-        remedy = "convert grey levels 0…255 with images.astype('uint8')"
-        raise InputError(f"{problem}; {remedy}, other ranges to floats by dividing by their maximum.")
-    for start, piece in _pieces(images):
-        # A NaN makes both extremes NaN, and every comparison with it false.
-        low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
-        for row in np.flatnonzero(~((low >= 0) & (high <= 1))):
-            problem, remedy = "holds NaN or infinite values", "remove or repair that image"
-            if np.isfinite([low[row], high[row]]).all():
-                problem = f"has values from {low[row]:g} to {high[row]:g}"
-                remedy = "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors"
-            raise InputError(f"Image {start + row} of {name} {problem}: expected floats in [0, 1]; {remedy}.")

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scattergen.datasets.reading import CACHE_BYTES, SUFFIXES, ImageReader, Mode
+from scattergen.datasets.decoding import SUFFIXES, Mode, warn_of_foreign
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
@@ -146,6 +147,7 @@ def list_images(root: Path) -> tuple[list[Path], str]:
             found[_kind(path)].append(path)
     kinds = [kind for kind in (_KEPT, _ODD) if found[kind]]
     left_out = "; ".join(f"{one}: {len(found[one]):,}, such as {min(found[one]).relative_to(root)}" for one in kinds)
+    warn_of_foreign(root, found[_OTHER] + found[_IMAGE])
     if not found[_IMAGE]:
         rest, files = f"; left out are {left_out}" if left_out else "", found[_OTHER]
         if files:

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.datasets.reading import CACHE_BYTES, Encoded, File, ImageReader, Mode
+from scattergen.datasets.decoding import Encoded, File, Mode
+from scattergen.datasets.reading import CACHE_BYTES, ImageReader
+from scattergen.datasets.source import check_labels
 from scattergen.errors import InputError, one_line
 from scattergen.progress import SILENT, Progress
 
@@ -179,6 +181,7 @@ def _labels(
     if not np.issubdtype(values.dtype, np.integer):
         remedy = "choose one of classes as whole numbers by ,label=COLUMN"
         raise InputError(f"The column {wanted} of {name} holds {values.dtype} values: {remedy}.")
+    check_labels(values, len(rows), f"the column {wanted} of {name}")
     if (values < 0).any():  # as in test sets whose classes are kept secret
         return None, None
     names = getattr(features[wanted], "names", None)

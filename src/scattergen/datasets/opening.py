@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from scattergen.datasets.arrays import ImageArray, load_npy, load_npz
+from scattergen.datasets.arrays import ArrayFile, ImageArray, load_npz
+from scattergen.datasets.decoding import SUFFIXES, Mode
 from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
 from scattergen.datasets.published import cifar, is_cifar, mnist
-from scattergen.datasets.reading import SUFFIXES, Mode
 from scattergen.datasets.source import MNIST, Dataset, ImageSource, Subset
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
@@ -35,7 +35,7 @@ def open_dataset(
     | source | what is read | train and test |
     |---|---|---|
     | "mnist" | the embedded digits | canonical |
-    | .npy | one array, memory-mapped | the last are the test set |
+    | .npy | one array, read as needed | the last are the test set |
     | .npz | `x_train`, `x_test` (`y_train`, `y_test`) | as named |
     | .npz | `train_images`, `test_images` (`train_labels`, `test_labels`) | as named |
     | .npz | else `x_train` alone, `images`, `x` or the only array (`labels` or `y`) | the last |
@@ -205,7 +205,7 @@ def _shuffled(names: Iterable[str]) -> list[int]:
 
 def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     if path.suffix.lower() == ".npy":
-        images = ImageArray(load_npy(path), name=str(path))
+        images = ImageArray(ArrayFile(path), name=str(path))
         return _hold_out(path.stem, images, range(len(images)), test_fraction)
     arrays = load_npz(path)
     classes = arrays.get("classes")

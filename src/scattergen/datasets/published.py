@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from scattergen.datasets.arrays import ImageArray
+from scattergen.datasets.decoding import Header, read_header
 from scattergen.datasets.folder import ImageFolder, list_images
-from scattergen.datasets.reading import Header, read_header
 from scattergen.datasets.source import MNIST, Dataset, Subset
 from scattergen.errors import InputError
 from scattergen.files import read_known

@@ -176,6 +176,10 @@ def check_labels(labels: NDArray[Any], n: int, name: str) -> None:
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         found = f"{labels.dtype} of shape {labels.shape}"
         raise InputError(f"The labels of {name} are {found}: expected one integer per image, shape ({n},).")
+    largest = np.iinfo(np.int64).max
+    if n and labels.max() > largest:
+        problem = f"The labels of {name} reach {labels.max()}, more than the largest, {largest}"
+        raise InputError(f"{problem}: number the classes from 0.")
 
 
 def some_of(source: ImageSource, n: int, seed: int) -> ImageSource:
