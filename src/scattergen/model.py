@@ -1,5 +1,7 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
+import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
+from scattergen.datasets.containers import as_tensor
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, draw_in_chunks, sample_density
+from scattergen.densities.protocol import check_codes
 from scattergen.densities.sampling import Labels
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
@@ -28,9 +32,10 @@ from scattergen.stages.model_parts import Parts, read_parts, save_parts
 from scattergen.stages.options import check_options
 
 DECODING_BATCH = 256
+LARGEST_CODE = 1e6  # of codes with variance 1: far beyond all real ones, and far from overflow in a decoder
 
-Images = ImageSource | Tensor | NDArray[Any]
-"""Images as `scattergen.datasets.as_images` takes them: a source, a tensor (N, C, H, W) in [0, 1], or an array."""
+Images = ImageSource | Tensor | NDArray[Any] | Sequence[Any]
+"""Images as `scattergen.datasets.as_images` takes them: a source, or what `ImageArray` does: tensors, arrays, lists."""
 
 
 class GenerativeScatteringNetwork:
@@ -106,7 +111,7 @@ class GenerativeScatteringNetwork:
     def fit_density(
         self,
         name: str,
-        codes: Tensor,
+        codes: Tensor | NDArray[Any],
         labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None = None,
         *,
         keywords: Mapping[str, Any] | None = None,
@@ -125,7 +130,7 @@ class GenerativeScatteringNetwork:
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         self.densities[key] = fit_density(
-            name, key, codes, labels, Stages(None, progress), n_leading=self.n_leading,
+            name, key, check_codes(codes), labels, Stages(None, progress), n_leading=self.n_leading,
             keywords=keywords, seed=check_seed(seed), device=device,
         )  # fmt: skip
         return self.densities[key]
@@ -136,7 +141,7 @@ class GenerativeScatteringNetwork:
 
     def decode(
         self,
-        z: Tensor | NDArray[Any] | Sequence[Sequence[float]],
+        z: Tensor | NDArray[Any] | Sequence[Any],
         batch_size: int = DECODING_BATCH,
         progress: Progress = SILENT,
         *,
@@ -145,17 +150,16 @@ class GenerativeScatteringNetwork:
         """Images (N, C, H, W) in [0, 1] of codes z, (N, d), `batch_size` at a time, which affects time and memory only.
 
         If the model has a sharpening, `sharpen` is its strength, from 0 to 1. An `InputError` if that is out of range,
-        or the codes do not have d components or are not finite.
+        or the codes do not have d components, are not finite, or are beyond ±1,000,000.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
-        z = torch.as_tensor(z)
-        d = self.decoder.n_components
-        if z.ndim != 2 or z.shape[1] != d:
-            raise InputError(
-                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this model's encoder made."
-            )
+        z = as_tensor(z, "codes").detach()
+        self.decoder.check_codes(z)
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
+        for i in (z.abs() > LARGEST_CODE).any(1).nonzero()[:1].flatten().tolist():
+            found = f"Code {i} reaches {z[i].abs().max():.3g}, but codes have variance 1 and are never beyond"
+            raise InputError(f"{found} {LARGEST_CODE:,.0f}: use codes that this model's encoder made.")
         images = torch.empty(len(z), *self.decoder.image_shape)
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
@@ -166,6 +170,14 @@ class GenerativeScatteringNetwork:
                 images[i : i + len(batch)] = decoded
                 task.advance(len(batch))
         return images
+
+    def check_memory(self, n: int) -> None:
+        """Refuse more new images than memory can hold together with their codes while those are drawn."""
+        needed = 4 * n * (math.prod(self.decoder.image_shape) + 3 * self.decoder.n_components)
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            what = f"{n:,} images take {needed / 2**30:,.0f} GiB of memory and this machine has {there / 2**30:,.0f}"
+            raise InputError(f"{what}: make fewer (-n), or parts, each with another --seed.")
 
     def reconstruct(self, images: Images) -> Tensor:
         """Images encoded and decoded again, (N, C, H, W)."""
@@ -208,6 +220,7 @@ class GenerativeScatteringNetwork:
 
         The arguments are those of `sample_codes` and `decode`; `sharpen` is by default the model's own strength.
         """
+        self.check_memory(whole_number("n", n))
         codes = self.sample_codes(n, density, seed, temperature, labels)
         return self.decode(codes, batch_size, progress, sharpen=self.sharpen if sharpen is None else sharpen)
 

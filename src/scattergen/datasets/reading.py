@@ -70,7 +70,7 @@ class Header(NamedTuple):
 def read_header(file: File) -> Header:
     """What an image file declares, upright by its EXIF orientation; grey with transparency counts as "L"."""
     with _opened(file) as image:
-        mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") else "RGB"
+        mode = _mode_of(image)
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
@@ -80,6 +80,15 @@ def read_header(file: File) -> Header:
         if exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # which swap the axes
             width, height = height, width
     return Header(mode, width, height)
+
+
+def _mode_of(image: Image.Image) -> Mode:
+    return "L" if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") else "RGB"
+
+
+def picture_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """The uint8 pixels of a picture in memory, (H, W) or (H, W, 3), upright and on white as `decode` has them."""
+    return np.asarray(_to_mode(ImageOps.exif_transpose(image), _mode_of(image)))
 
 
 def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = None) -> NDArray[np.uint8]:
@@ -197,6 +206,7 @@ class ImageReader:
             raise InputError(f"None of the {n} {what} can be read{reason}")
         self.numbers, self.skipped = np.array(numbers), tuple(skipped)
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
+        self.file_modes = frozenset(header.mode for header in headers.values())
         if crop is not None:
             for name, header in headers.items():
                 _check_crop(name, header.width, header.height, crop)

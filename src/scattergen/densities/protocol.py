@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.datasets.containers import as_tensor
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import take_state
@@ -115,12 +116,12 @@ def check_count(density: Density, n: int) -> None:
         density.check_count(n)
 
 
-def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
-    """Codes (N, d), detached; refused unless finite floats, N ≥ `minimum` and, if that is given, d = `n_features`."""
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        found = z.dtype if isinstance(z, Tensor) else type(z).__name__
+def check_codes(z: Any, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
+    """Codes (N, d), of a tensor or an array; refused unless finite floats, N ≥ `minimum` and, if given, d = `n_features`."""
+    z = as_tensor(z, "codes")
+    if not z.is_floating_point():
         raise InputError(
-            f"Codes must be a floating-point tensor, not {found}: use encode(images), or "
+            f"Codes must be floating-point numbers, not {z.dtype}: use encode(images), or "
             "torch.as_tensor(codes, dtype=torch.float32)."
         )
     if z.ndim != 2 or z.shape[1] == 0:
@@ -135,7 +136,7 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z)).any(1).nonzero()[0])
         raise InputError(f"Code {row} holds NaN or an infinity: look at its image, or leave it out.")
-    return z.detach()
+    return z
 
 
 def check_fitted(density: Density) -> None:

@@ -3,18 +3,19 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from scattergen.datasets.containers import as_tensor
 from scattergen.encoder.principal_components import Samples, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
 from scattergen.progress import SILENT, Progress
 
-Batches = Callable[[], Iterable[Tensor]]
-"""Starts a pass over the data; yields batches of features, (n, D)."""
+Batches = Callable[[], Iterable[Any]]
+"""Starts a pass over the data; yields batches of features, (n, D), tensors or arrays."""
 
 
 class PCAWhitening:
@@ -57,13 +58,13 @@ class PCAWhitening:
         self.n_components, self.n_passes = n_components, n_passes
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
-    def fit(self, batches: Batches) -> Self:
-        """Fit to the batches (n, D) of features that each call of `batches` gives; one per pass beyond `cache_bytes`.
+    def fit(self, batches: Batches | Any) -> Self:
+        """Fit to a table (N, D), a tensor or an array, or to a function whose every call starts a pass over its batches.
 
         Raises:
             InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
         """
-        samples = _BatchesAsSamples(batches, self.cache_bytes)
+        samples = _BatchesAsSamples(batches if callable(batches) else lambda: [batches], self.cache_bytes)
         if samples.n_samples == 0:
             raise InputError("There are no samples to find principal components of.")
         return self.fit_samples(samples)
@@ -124,26 +125,27 @@ class PCAWhitening:
         for name in ("components_", "explained_variance_", "explained_variance_ratio_"):
             setattr(self, name, getattr(self, name)[:n_components].clone())
 
-    def transform(self, s: Tensor) -> Tensor:
+    def transform(self, s: Tensor | Any) -> Tensor:
         """Codes (N, d), of unit variance on the data of the fit, of features (N, D); another D is an `InputError`."""
-        self._check(s, "features", 1)
+        s = self._checked(s, "features", 1)
         mean, components = self.mean_.to(s.device), self.components_.to(s.device)
         return (s - mean) @ components.T / self._scale().to(s.device)
 
-    def inverse_transform(self, z: Tensor) -> Tensor:
+    def inverse_transform(self, z: Tensor | Any) -> Tensor:
         """Features (N, D), in the span of the components, whose codes are z (N, d); another d is an `InputError`."""
-        self._check(z, "codes", 0)
+        z = self._checked(z, "codes", 0)
         return self.mean_ + z @ (self.components_ * self._scale()[:, None])
 
-    def _check(self, rows: Tensor, what: str, axis: int) -> None:
+    def _checked(self, rows: Any, what: str, axis: int) -> Tensor:
         if not hasattr(self, "components_"):
             raise InputError("The principal components are not known yet: call fit first.")
-        width = self.components_.shape[axis]
+        rows, width = as_tensor(rows, what), self.components_.shape[axis]
         if rows.ndim != 2 or rows.shape[1] != width:
             raise InputError(
                 f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those of the model that these "
                 "components belong to."
             )
+        return rows if rows.is_floating_point() else rows.float()
 
     def _scale(self) -> Tensor:
         return self.explained_variance_.sqrt().to(self.components_)
@@ -155,10 +157,10 @@ class _BatchesAsSamples:
     processes = ALONE
 
     def __init__(self, batches: Batches, cache_bytes: int) -> None:
-        self._batches: Batches = batches
+        self._batches: Callable[[], Iterable[Tensor]] = lambda: map(_table, batches())
         self.n_samples, self.n_features, size = 0, 0, 0
         kept: list[Tensor] = []
-        for batch in batches():
+        for batch in self._batches():
             if self.n_samples == 0 and len(batch):
                 self.n_features = batch.shape[1]
                 self._shift = batch.double().mean(0).float()
@@ -179,3 +181,12 @@ class _BatchesAsSamples:
             if number >= start:
                 yield row, (batch - self._shift).float()
             row += len(batch)
+
+
+def _table(batch: Any) -> Tensor:
+    table = as_tensor(batch, "features").detach()
+    if table.ndim != 2:
+        raise InputError(
+            f"Expected features of shape (N, D) but got {tuple(table.shape)}: give a row for every sample."
+        )
+    return table

@@ -86,7 +86,7 @@ def evaluate_run(
     The images are of the test part, or of the training part of another dataset, the `reference`. A density draws
     `repeats` sets of n samples, with seeds from `seed` on: the Fréchet distance is of each, all else of the first.
     """
-    repeats = whole_number("repeats", repeats, least=1)
+    repeats, n = whole_number("repeats", repeats, least=1), whole_number("n", n, least=evaluation.FEWEST)
     run = RunFolder.open(path)
     keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
     check_densities(run, keys)
@@ -95,6 +95,7 @@ def evaluate_run(
     if against is None:
         raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
+    model.check_memory(n)
     extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
     compared = some_of(against, min(n, len(against)), seed)
     real, real_detail = extract(compared, progress), _detail(compared)

@@ -266,7 +266,8 @@ class Scattering2D(nn.Module):
                 "after the other."
             )
         if not x.is_floating_point():
-            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
+            levels = "x.float(), 0 and 1" if x.dtype == torch.bool else "for 8-bit images x.float() / 255"
+            raise InputError(f"Images are {x.dtype}: give floating-point numbers, {levels}.")
         if tuple(x.shape[-2:]) != self.shape:
             raise InputError(
                 f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
