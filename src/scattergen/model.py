@@ -64,18 +64,11 @@ class GenerativeScatteringNetwork:
     """
 
     def __init__(
-        self,
-        encoder: ScatteringEncoder,
-        decoder: Decoder | LocalDecoder,
-        densities: Mapping[str, Density] | None = None,
-        linear: LinearDecoder | None = None,
-        *,
-        options: presets.Options | None = None,
-        best: str | None = None,
-        n_leading: int | None = None,
-        sharpening: Sharpening | None = None,
-        sharpen: float = 0.0,
-    ) -> None:
+        self, encoder: ScatteringEncoder, decoder: Decoder | LocalDecoder,
+        densities: Mapping[str, Density] | None = None, linear: LinearDecoder | None = None, *,
+        options: presets.Options | None = None, best: str | None = None, n_leading: int | None = None,
+        sharpening: Sharpening | None = None, sharpen: float = 0.0,
+    ) -> None:  # fmt: skip
         self.encoder = encoder
         self.decoder: Decoder | LocalDecoder = decoder.eval()
         self.densities: dict[str, Density] = dict(densities or {})
@@ -86,15 +79,9 @@ class GenerativeScatteringNetwork:
 
     @classmethod
     def fit(
-        cls,
-        images: Images,
-        preset: str = "auto",
-        *,
-        options: presets.Options | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = SILENT,
-    ) -> "GenerativeScatteringNetwork":
+        cls, images: Images, preset: str = "auto", *, options: presets.Options | None = None, seed: int = 0,
+        device: str = "cpu", progress: Progress = SILENT,
+    ) -> "GenerativeScatteringNetwork":  # fmt: skip
         """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit.fit_run` does so in a run folder.
 
         The options are those of a preset (see `scattergen.stages.presets.preset`), or complete ones are given. An
@@ -109,17 +96,11 @@ class GenerativeScatteringNetwork:
         return cls(**vars(fit_parts(images, options, Stages(None, progress), seed=seed, device=device)))
 
     def fit_density(
-        self,
-        name: str,
-        codes: Tensor | NDArray[Any],
-        labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None = None,
-        *,
-        keywords: Mapping[str, Any] | None = None,
-        stored_as: str | None = None,
-        seed: int = 0,
-        device: str = "cpu",
+        self, name: str, codes: Tensor | NDArray[Any],
+        labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None = None, *,
+        keywords: Mapping[str, Any] | None = None, stored_as: str | None = None, seed: int = 0, device: str = "cpu",
         progress: Progress = SILENT,
-    ) -> Density:
+    ) -> Density:  # fmt: skip
         """Fit one density to codes (N, d), such as `encode(images)`, or one per class, and add it to the model.
 
         A density of the registry with these hyper-parameters, `keywords`, models the `n_leading` first components, or
@@ -140,13 +121,9 @@ class GenerativeScatteringNetwork:
         return self.encoder.transform(as_images(images), progress)
 
     def decode(
-        self,
-        z: Tensor | NDArray[Any] | Sequence[Any],
-        batch_size: int = DECODING_BATCH,
-        progress: Progress = SILENT,
-        *,
-        sharpen: float = 0.0,
-    ) -> Tensor:
+        self, z: Tensor | NDArray[Any] | Sequence[Any], batch_size: int = DECODING_BATCH, progress: Progress = SILENT,
+        *, sharpen: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Images (N, C, H, W) in [0, 1] of codes z, (N, d), `batch_size` at a time, which affects time and memory only.
 
         If the model has a sharpening, `sharpen` is its strength, from 0 to 1. An `InputError` if that is out of range,
@@ -205,17 +182,10 @@ class GenerativeScatteringNetwork:
         return functional.pad(drawn, (0, self.decoder.n_components - drawn.shape[1]))
 
     def sample(
-        self,
-        n: int,
-        density: str | None = None,
-        seed: int = 0,
-        batch_size: int = DECODING_BATCH,
-        progress: Progress = SILENT,
-        *,
-        temperature: float = 1.0,
-        labels: Labels | None = None,
+        self, n: int, density: str | None = None, seed: int = 0, batch_size: int = DECODING_BATCH,
+        progress: Progress = SILENT, *, temperature: float = 1.0, labels: Labels | None = None,
         sharpen: float | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """New images (n, C, H, W) in [0, 1]; image k depends on the model, the seed and k only.
 
         The arguments are those of `sample_codes` and `decode`; `sharpen` is by default the model's own strength.

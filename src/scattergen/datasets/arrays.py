@@ -43,15 +43,9 @@ class ImageArray:
     """
 
     def __init__(
-        self,
-        images: Any,
-        labels: NDArray[Any] | Tensor | None = None,
-        *,
-        classes: Sequence[str] | None = None,
-        layout: Layout | None = None,
-        name: str = "the image array",
-        fingerprint: str | None = None,
-    ) -> None:
+        self, images: Any, labels: NDArray[Any] | Tensor | None = None, *, classes: Sequence[str] | None = None,
+        layout: Layout | None = None, name: str = "the image array", fingerprint: str | None = None,
+    ) -> None:  # fmt: skip
         images = plain(images, name)
         self._images: NDArray[Any] | Stored = as_numpy(images) if isinstance(images, Tensor) else images
         self._layout, self.shape = _layout_and_shape(self._images.shape, layout, name)
@@ -114,13 +108,9 @@ def as_images(images: Any) -> ImageSource | Tensor:
         if images.ndim != 4 or (images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)):
             layout, _ = _layout_and_shape(tuple(images.shape), None, "the tensor of images")
             images = torch.from_numpy(_channels_first(as_numpy(images), layout))
-        if not torch.isfinite(images).all():
-            bad = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
-            raise InputError(f"Image {bad} holds NaN or infinite values: remove or repair that image.")
-        if len(images) and not (images.min() >= 0 and images.max() <= 1):
-            problem = f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}"
-            raise InputError(f"{problem}: divide 8-bit values by 255.")
-        return images.float()
+        images = images.float()
+        _check_values(images.numpy(), "NCHW", "the images")
+        return images
     return ImageArray(images, name="the images")
 
 
@@ -252,7 +242,7 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
 
 
 def _pieces(images: NDArray[Any] | Stored, layout: Layout) -> Iterator[tuple[int, NDArray[Any]]]:
-    step = max(1, _PIECE_BYTES // images[:1].nbytes)
+    step = max(1, _PIECE_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), step):
         yield start, _channels_first(images[start : start + step], layout)
 

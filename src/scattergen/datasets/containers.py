@@ -15,8 +15,6 @@ from scattergen.datasets.reading import picture_pixels
 from scattergen.datasets.source import as_numpy
 from scattergen.errors import InputError, one_line
 
-_PROTOCOLS = ("__array__", "__array_interface__", "__dlpack__")
-
 
 class Stored:
     """An array on a disk, such as h5py's and zarr's, of which rows are read when they are used."""
@@ -38,7 +36,8 @@ class Stored:
 def holds_numbers(values: Any) -> bool:
     """Whether something is a container of numbers, as sources of images are not."""
     known = (Tensor, np.ndarray, Image.Image, memoryview, list, tuple)
-    return isinstance(values, known) or any(hasattr(values, name) for name in _PROTOCOLS)
+    protocols = ("__array__", "__array_interface__", "__dlpack__", "dtype")
+    return isinstance(values, known) or any(hasattr(values, name) for name in protocols)
 
 
 def plain(values: Any, name: str) -> NDArray[Any] | Tensor | Stored:
@@ -63,8 +62,8 @@ def as_tensor(values: Any, name: str) -> Tensor:
     if isinstance(found, Tensor):
         return found
     array = found[:] if isinstance(found, Stored) else found
-    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8  # which PyTorch does not have
-    dtype = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+    longest = np.dtype(np.float64)  # of PyTorch
+    dtype = longest if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
     return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
 
 
@@ -74,21 +73,16 @@ def _array_of(values: Any) -> NDArray[Any] | Stored:
     if isinstance(values, np.ndarray) and values.dtype == object:
         values = values.tolist()
     if isinstance(values, list | tuple):
-        items = [_item(one) for one in values]
+        items = [picture_pixels(x) if isinstance(x, Image.Image) else x for x in values]
+        items = [as_numpy(x) if isinstance(x, Tensor) else x for x in items]
         shapes = [*dict.fromkeys(np.shape(one) for one in items)]
         if len(shapes) > 1:
             raise ValueError(f"its items have the shapes {shapes[0]} and {shapes[1]}")
         return np.array(items)
-    if hasattr(values, "chunks") and hasattr(values, "shape"):
+    foreign = not hasattr(values, "__array__")
+    if hasattr(values, "dtype") and (foreign or hasattr(values, "chunks")):
         return Stored(values)
-    only_dlpack = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
-    return np.from_dlpack(values) if only_dlpack else np.asarray(values)
-
-
-def _item(one: Any) -> Any:
-    if isinstance(one, Image.Image):
-        return picture_pixels(one)
-    return as_numpy(one) if isinstance(one, Tensor) else one
+    return np.from_dlpack(values) if foreign and hasattr(values, "__dlpack__") else np.asarray(values)
 
 
 def _remedy(values: Any) -> str:

@@ -80,15 +80,9 @@ class ClassConditional:
         check_count(self._make(), n)
 
     def fit(
-        self,
-        z: Tensor,
-        labels: Tensor | NDArray[Any] | Sequence[int] | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress = SILENT,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-    ) -> Self:
+        self, z: Tensor, labels: Tensor | NDArray[Any] | Sequence[int] | None = None, *, seed: int = 0,
+        progress: Progress = SILENT, device: str = "cpu", checkpoint: Path | None = None,
+    ) -> Self:  # fmt: skip
         """Fit the density of every class, as `Density.fit` says, to codes of which each 0 … C - 1 is a label, (N,).
 
         Finished classes are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.

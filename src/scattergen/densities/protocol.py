@@ -117,20 +117,16 @@ def check_count(density: Density, n: int) -> None:
 
 
 def check_codes(z: Any, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
-    """Codes (N, d), of a tensor or an array; refused unless finite floats, N ≥ `minimum` and, if given, d = `n_features`."""
+    """Codes (N, d) of any container; refused unless finite floats, N ≥ `minimum` and, if given, d = `n_features`."""
     z = as_tensor(z, "codes")
     if not z.is_floating_point():
-        raise InputError(
-            f"Codes must be floating-point numbers, not {z.dtype}: use encode(images), or "
-            "torch.as_tensor(codes, dtype=torch.float32)."
-        )
+        remedy = "use encode(images), or torch.as_tensor(codes, dtype=torch.float32)"
+        raise InputError(f"Codes must be floating-point numbers, not {z.dtype}: {remedy}.")
     if z.ndim != 2 or z.shape[1] == 0:
         raise InputError(f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row.")
     if n_features is not None and z.shape[1] != n_features:
-        raise InputError(
-            f"Codes with {z.shape[1]} components do not belong to a density fitted on "
-            f"{n_features}: use codes of the same encoder, or fit again."
-        )
+        problem = f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}"
+        raise InputError(f"{problem}: use codes of the same encoder, or fit again.")
     if len(z) < minimum:
         raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
     if not torch.isfinite(z).all():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
+from scattergen.datasets.containers import as_tensor
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import InputError
@@ -56,19 +57,10 @@ class ScatteringEncoder:
     """
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        J: int = 2,
-        L: int = 8,
-        max_order: int = 2,
-        n_components: int = 512,
-        allow_fewer: bool = False,
-        flips: bool = False,
-        held_out: float = 0.0,
-        device: str = "cpu",
-        store: Keep = "auto",
-        store_dtype: Precision = "float16",
-    ) -> None:
+        self, image_shape: tuple[int, int, int], J: int = 2, L: int = 8, max_order: int = 2, n_components: int = 512,
+        allow_fewer: bool = False, flips: bool = False, held_out: float = 0.0, device: str = "cpu",
+        store: Keep = "auto", store_dtype: Precision = "float16",
+    ) -> None:  # fmt: skip
         if not 0 <= held_out <= 0.5:
             raise InputError(f"held_out={held_out}: hold out at most half of the images, as 0.1.")
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
@@ -115,14 +107,9 @@ class ScatteringEncoder:
         )  # fmt: skip
 
     def fit(
-        self,
-        images: ImageSource | Tensor | FeatureStore,
-        progress: Progress = SILENT,
-        *,
-        features: FeatureStore | None = None,
-        processes: Processes = ALONE,
-        checkpoint: Path | None = None,
-    ) -> Self:
+        self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *,
+        features: FeatureStore | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
+    ) -> Self:  # fmt: skip
         """Fit the principal components to images.
 
         Args:
@@ -276,15 +263,9 @@ def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
 
 
 def reconstruct_codes(
-    z: Tensor,
-    encoder: ScatteringEncoder,
-    *,
-    n_starts: int = 4,
-    max_iterations: int = 200,
-    tolerance: float = 1e-4,
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> Reconstruction:
+    z: Tensor | Any, encoder: ScatteringEncoder, *, n_starts: int = 4, max_iterations: int = 200,
+    tolerance: float = 1e-4, seed: int = 0, progress: Progress = SILENT,
+) -> Reconstruction:  # fmt: skip
     r"""Images (N, C, H, W) from whitened codes, without a decoder, by projected L-BFGS from several starts.
 
     Each image minimises, over pixels in [0, 1],
@@ -313,11 +294,7 @@ def reconstruct_codes(
         torch.Size([2, 1, 8, 8])
     """
     whitening, transform, device = encoder.whitening, encoder.scattering, encoder.device
-    if z.ndim != 2 or z.shape[1] != whitening.n_components:
-        raise InputError(
-            f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}: use codes that this "
-            "encoder made."
-        )
+    z = as_tensor(z, "codes")
     check_finite(z, "codes")
     s = whitening.inverse_transform(z.float()).reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
     deviations = whitening.explained_variance_.sqrt()

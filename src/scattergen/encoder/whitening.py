@@ -59,7 +59,7 @@ class PCAWhitening:
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
     def fit(self, batches: Batches | Any) -> Self:
-        """Fit to a table (N, D), a tensor or an array, or to a function whose every call starts a pass over its batches.
+        """Fit to a table (N, D), a tensor or an array, or to the batches of one that each call of a function gives.
 
         Raises:
             InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
@@ -70,15 +70,9 @@ class PCAWhitening:
         return self.fit_samples(samples)
 
     def fit_samples(
-        self,
-        samples: Samples,
-        n: int | None = None,
-        *,
-        checkpoint: Path | None = None,
-        checkpoint_seconds: float = 20.0,
-        device: str = "cpu",
-        progress: Progress = SILENT,
-    ) -> Self:
+        self, samples: Samples, n: int | None = None, *, checkpoint: Path | None = None,
+        checkpoint_seconds: float = 20.0, device: str = "cpu", progress: Progress = SILENT,
+    ) -> Self:  # fmt: skip
         """Fit to samples in numbered chunks, such as a `FeatureStore`, or the first n, by all their processes together.
 
         A fit that was stopped continues from its checkpoint and ends, on the same machine with the same number of
@@ -141,10 +135,8 @@ class PCAWhitening:
             raise InputError("The principal components are not known yet: call fit first.")
         rows, width = as_tensor(rows, what), self.components_.shape[axis]
         if rows.ndim != 2 or rows.shape[1] != width:
-            raise InputError(
-                f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those of the model that these "
-                "components belong to."
-            )
+            remedy = "use those of the model that these components belong to"
+            raise InputError(f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: {remedy}.")
         return rows if rows.is_floating_point() else rows.float()
 
     def _scale(self) -> Tensor:
@@ -186,7 +178,5 @@ class _BatchesAsSamples:
 def _table(batch: Any) -> Tensor:
     table = as_tensor(batch, "features").detach()
     if table.ndim != 2:
-        raise InputError(
-            f"Expected features of shape (N, D) but got {tuple(table.shape)}: give a row for every sample."
-        )
+        raise InputError(f"Expected features of shape (N, D) but got {tuple(table.shape)}: give each sample a row.")
     return table
