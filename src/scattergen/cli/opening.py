@@ -121,7 +121,7 @@ def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
 
 def _say_how_converted(source: str, data: Dataset, asked: Reading, done: Reading) -> None:
     """Warn of what is done, unasked, to files of images so that they are as those of a run."""
-    parts = [part for part in (data.train, data.test) if isinstance(part, ImageReader)]
+    parts: list[Any] = [part for part in (data.train, data.test) if isinstance(part, ImageReader)]
     said = []
     if asked.mode is None and any(part.file_modes - {part.mode} for part in parts):
         said.append("made grey" if done.mode == "L" else "made colour")

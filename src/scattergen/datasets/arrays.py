@@ -99,7 +99,7 @@ def as_images(images: Any) -> ImageSource | Tensor:
     if isinstance(images, Dataset):
         problem = f"{images.name} is a dataset with training and test images"
         raise InputError(f"{problem}: give one part, such as data.train.")
-    if len(getattr(images, "shape", ())) == 3 and not holds_numbers(images):
+    if not holds_numbers(images) and len(getattr(images, "shape", ())) == 3:
         source: ImageSource = images
         return source
     images = plain(images, "images")

@@ -52,7 +52,7 @@ def plain(values: Any, name: str) -> NDArray[Any] | Tensor | Stored:
                 return array
             reason = f" (its values are {array.dtype})"
     except Exception as error:  # of whatever library the container is
-        reason = f" ({one_line(error).rstrip('.')})"
+        reason = f" ({one_line(error).split('. ')[0].rstrip('.')})"
     raise InputError(f"{type(values).__name__} cannot be used as {name}{reason}: {_remedy(values)}.")
 
 
@@ -98,4 +98,4 @@ def _remedy(values: Any) -> str:
         return "some of its values are masked, so fill them first, such as by filled(0)"
     if not hasattr(values, "__array__") and hasattr(values, "keys"):
         return f"choose one of its arrays, {', '.join(map(str, islice(values.keys(), 5)))}"
-    return "give a tensor or an array of numbers, or a list of them that have one shape"
+    return "give a tensor or an array of numbers, or a list of those of one shape and no labels"

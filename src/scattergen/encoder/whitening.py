@@ -137,7 +137,7 @@ class PCAWhitening:
         if rows.ndim != 2 or rows.shape[1] != width:
             remedy = "use those of the model that these components belong to"
             raise InputError(f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: {remedy}.")
-        return rows if rows.is_floating_point() else rows.float()
+        return rows.float()
 
     def _scale(self) -> Tensor:
         return self.explained_variance_.sqrt().to(self.components_)
