@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import scattergen as sg
 from scattergen import InputError
-from scattergen.datasets import Dataset, ImageArray, as_images, mnist
+from scattergen.datasets import Dataset, ImageArray, as_images, mnist, open_dataset
 from scattergen.densities import Gaussian, GaussianMixture
 from scattergen.encoder import PCAWhitening
 from scattergen.encoder.scattering_encoder import reconstruct_codes
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.evaluate import evaluate_run
 
 OPTIONS = {
     "encoder": {"J": 1, "L": 4, "n_components": 6},
@@ -441,3 +442,14 @@ def test_files_of_another_kind_are_converted_with_a_warning(
     assert err.count("warning: ") == (words is not None)
     assert words is None or words in err
     assert sg.load(fitted).decoder.image_shape == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda x: x, torch.from_numpy, ImageArray, lambda x: Dataset("mine", x), lambda x: "mnist"]
+)
+def test_an_evaluation_is_of_datasets(fitted, digits, levels, make):
+    given = make(levels)
+    for data, reference in ((given, None), (open_dataset(digits), given)):
+        with pytest.raises(InputError, match="holds no source of images: give what open_dataset opens") as error:
+            evaluate_run(fitted, data, reference=reference)
+        one_sentence(error.value)

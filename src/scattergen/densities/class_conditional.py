@@ -275,19 +275,15 @@ def _in_class(name: str) -> Iterator[None]:
 def check_labels(labels: Any, n: int) -> Tensor:
     """The labels as int64 (n,) on the CPU, if they are `n` whole numbers of at least 0."""
     if labels is None:
-        raise InputError(
-            "A class-conditional density needs labels: call fit(z, labels) with a whole number for every code."
-        )
+        remedy = "call fit(z, labels) with a whole number for every code"
+        raise InputError(f"A class-conditional density needs labels: {remedy}.")
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
-        raise InputError(
-            f"The labels are {values.dtype} of shape {values.shape}: expected one integer for each, shape ({n},)."
-        )
+        found = f"The labels are {values.dtype} of shape {values.shape}"
+        raise InputError(f"{found}: expected one integer for each, shape ({n},).")
     if n and values.min() < 0:
-        raise InputError(
-            f"Label {values.min()} of code {values.argmin()} is negative: number the classes from "
-            "0, and leave out codes without a class."
-        )
+        problem = f"Label {values.min()} of code {values.argmin()} is negative"
+        raise InputError(f"{problem}: number the classes from 0, and leave out codes without a class.")
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -297,10 +293,8 @@ def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
     if values.ndim == 0:
         return torch.full((n,), _number(values.item(), classes))
     if values.shape != (n,):
-        raise InputError(
-            f"{n} codes were asked for, but labels of shape {values.shape} given: give one "
-            "label for all, or one for each."
-        )
+        problem = f"{n} codes were asked for, but labels of shape {values.shape} given"
+        raise InputError(f"{problem}: give one label for all, or one for each.")
     numbers = {label: _number(label, classes) for label in dict.fromkeys(values)}
     return torch.tensor([numbers[label] for label in values], dtype=torch.int64)
 

@@ -144,21 +144,16 @@ def check_fitted(density: Density) -> None:
 def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | None]) -> Tensor:
     """One tensor of a stored state; refused if missing, of another shape (None is any size), or impossible weights."""
     if name not in tensors:
-        raise RunFolderError(
-            f'The stored density has no tensor "{name}": it belongs to another kind of density '
-            "or is incomplete; fit it again."
-        )
+        problem = f'The stored density has no tensor "{name}"'
+        raise RunFolderError(f"{problem}: it belongs to another kind of density or is incomplete; fit it again.")
     found = tuple(tensors[name].shape)
     if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
-        raise RunFolderError(
-            f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}: it '
-            "does not belong to these hyper-parameters; fit the density again."
-        )
+        problem = f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}'
+        raise RunFolderError(f"{problem}: it does not belong to these hyper-parameters; fit the density again.")
     if name.rpartition("/")[2] == "weights" and not ((tensors[name] >= 0).all() and tensors[name].sum() > 0):
-        raise RunFolderError(
-            f'The tensor "{name}" of the stored density holds weights below 0, or none above: fit the density again.'
-        )
+        problem = f'The tensor "{name}" of the stored density holds weights below 0, or none above'
+        raise RunFolderError(f"{problem}: fit the density again.")
     return tensors[name]
 
 

@@ -86,11 +86,9 @@ class ScatteringEncoder:
     def features(self, images: Tensor) -> Tensor:
         """Flattened scattering coefficients (N, C·K·H'·W') of images (N, C, H, W), float32 in [0, 1]."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
-            C, H, W = self.image_shape
-            raise InputError(
-                f"Expected images of shape (N, {C}, {H}, {W}) but got {tuple(images.shape)}: "
-                "resize or convert them, or fit a model to images of this shape."
-            )
+            expected = "Expected images of shape (N, {}, {}, {})".format(*self.image_shape)
+            remedy = "resize or convert them, or fit a model to images of this shape"
+            raise InputError(f"{expected} but got {tuple(images.shape)}: {remedy}.")
         with torch.no_grad():
             return self.scattering(images.to(self.device)).flatten(1).cpu()
 

@@ -85,23 +85,19 @@ class PCAWhitening:
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
         if total_variance <= (8 * eps * mean.norm().item()) ** 2:
-            raise InputError(
-                f"All {n} images give the same features, so they have no principal components: give images that differ."
-            )
+            problem = f"All {n} images give the same features, so they have no principal components"
+            raise InputError(f"{problem}: give images that differ.")
         most = min(n - 1, D)
         if d > most:
-            raise InputError(
-                f"{d} components were asked of {n} images with {D} features each: use more images or set n_components "
-                f"to at most {most} (--set encoder.n_components={most})."
-            )
+            problem = f"{d} components were asked of {n} images with {D} features each"
+            remedy = f"use more images or set n_components to at most {most} (--set encoder.n_components={most})"
+            raise InputError(f"{problem}: {remedy}.")
         # float32 features leave rounding noise of about eps times the largest variance.
         rank = int((variances > eps * variances[0]).sum())
         ways = f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only"
         if rank < d and not self.allow_fewer:
-            raise InputError(
-                f"{ways}, but {d} components were asked: use more varied images or set n_components to at most {rank} "
-                f"(--set encoder.n_components={rank})."
-            )
+            remedy = f"use more varied images or set n_components to at most {rank} (--set encoder.n_components={rank})"
+            raise InputError(f"{ways}, but {d} components were asked: {remedy}.")
         if rank < d and samples.processes.rank == 0:
             warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
         components, variances = components[:rank], variances[:rank]

@@ -91,6 +91,7 @@ def evaluate_run(
     keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
     check_densities(run, keys)
     check_data(run, data)
+    _check_holds_images(data if reference is None else reference)
     against = data.test if reference is None else reference.train
     if against is None:
         raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
@@ -226,8 +227,15 @@ def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
     return asdict(estimate) if estimate is not None and math.isfinite(estimate.value) else None
 
 
+def _check_holds_images(data: Dataset) -> None:
+    if not isinstance(getattr(data, "train", None), ImageSource):
+        remedy = "give what open_dataset opens, or Dataset(name, ImageArray(x))"
+        raise InputError(f"{type(data).__name__} holds no source of images: {remedy}.")
+
+
 def check_data(run: RunFolder, data: Dataset) -> None:
-    """Refuse a dataset that a run was not fitted to."""
+    """Refuse what is no dataset, and one that a run was not fitted to."""
+    _check_holds_images(data)
     fitted_to = run.options.get("data", {}).get("fingerprint")
     if fitted_to not in (None, data.train.fingerprint):
         remedy = "name those, with the same --size and --mode"
