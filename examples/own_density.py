@@ -42,7 +42,7 @@ class ParzenWindows:
         checkpoint: Path | None = None,
     ) -> Self:
         """Keep some codes."""
-        check_codes(z)
+        z = check_codes(z)
         rows = np.random.default_rng(seed).permutation(len(z))[: self.n_kernels]
         self.centres_ = z[torch.from_numpy(rows)].clone()
         self.n_features_, self.history_ = z.shape[1], [{"epoch": 1, "seconds": 0.0}]

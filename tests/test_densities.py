@@ -162,8 +162,8 @@ def test_an_unfitted_density_says_so(name):
         (torch.zeros(100), r"shape \(100,\) cannot be used: give a table"),
         (torch.zeros(100, 0), "give a table"),
         (torch.zeros(10, 1, 28, 28), "give a table"),
-        (torch.zeros(100, D, dtype=torch.int64), "floating-point tensor, not torch.int64"),
-        (np.zeros((100, D)), "floating-point tensor, not ndarray"),
+        (torch.zeros(100, D, dtype=torch.int64), "floating-point numbers, not torch.int64"),
+        (np.zeros((100, D), int), "floating-point numbers, not torch.int64"),
         (torch.zeros(1, D), "1 codes are too few"),
     ],
 )

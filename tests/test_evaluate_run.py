@@ -21,9 +21,9 @@ DENSITIES = ["gaussian", "mixture", "vae", "gan"]
 def evaluated(scattergen, digits, run_copy):
     """Evaluates the copy of the small run with the digits' features."""
 
-    def call(*arguments, code=0):
+    def call(*arguments, **how):
         every = ["--images", digits, "--features", "digits", "-n", 40, "-q"]
-        return scattergen("evaluate", run_copy, *every, *arguments, code=code)
+        return scattergen("evaluate", run_copy, *every, *arguments, **how)
 
     return call
 
@@ -137,7 +137,9 @@ def test_other_images_to_compare_with(evaluated, digits, tmp_path):
         pixels = Image.fromarray((image[0] * 255).byte().numpy()).convert("RGB").resize((56, 56))
         pixels.save(folder / f"{i:02}.png")
     few = ["--density", "gaussian", "--json", "--against"]
-    found = json.loads(evaluated(*few, folder).out)
+    shown = evaluated(*few, folder, showing_warnings=True)
+    assert f"The images of {folder} are made grey and resized from 56×56 to 28×28, as those of the run" in shown.err
+    found = json.loads(shown.out)
     assert found["against"] == "folder"
     assert found["rows"]["gaussian"]["n_reference"] == 25
     found = json.loads(evaluated(*few, "train").out)
@@ -154,6 +156,7 @@ def test_other_images_to_compare_with(evaluated, digits, tmp_path):
         (["--density", "gaussian,"], "lacks a name"),
         (["--against", "nowhere/"], "nowhere"),
         (["--repeats", "0"], "greater than or equal to 1"),
+        (["-n", "1000000000000"], "GiB of memory and this machine has"),
         (["-n", "5"], "greater than or equal to 20"),
         (["--images", "mnist"], "mnist does not hold the images that"),
     ],

@@ -48,7 +48,7 @@ def test_images_of_another_shape(shape):
     [
         (torch.zeros(8, 8, dtype=torch.uint8), "torch.uint8", "x.float() / 255"),
         (torch.zeros(8, 8, dtype=torch.int64), "torch.int64", "x.float() / 255"),
-        (torch.zeros(8, 8, dtype=torch.bool), "torch.bool", "x.float() / 255"),
+        (torch.zeros(8, 8, dtype=torch.bool), "torch.bool", "numbers, x.float(), 0 and 1."),
         (torch.zeros(8, 8, dtype=torch.complex64), "torch.complex64", "x.abs()"),
         (np.zeros((8, 8), np.float32), "ndarray", "torch.as_tensor"),
         (np.zeros((8, 8), np.uint8), "ndarray", "torch.as_tensor"),

@@ -1,5 +1,6 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
+from scattergen.datasets.containers import as_tensor
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, draw_in_chunks, sample_density
+from scattergen.densities.protocol import check_codes
 from scattergen.densities.sampling import Labels
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
@@ -26,11 +29,13 @@ from scattergen.stages.density import default_by_class, default_density, density
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.model_parts import Parts, read_parts, save_parts
 from scattergen.stages.options import check_options
+from scattergen.wording import memory
 
 DECODING_BATCH = 256
+LARGEST_CODE = 1e6  # of codes with variance 1: far beyond all real ones, and far from overflow in a decoder
 
-Images = ImageSource | Tensor | NDArray[Any]
-"""Images as `scattergen.datasets.as_images` takes them: a source, a tensor (N, C, H, W) in [0, 1], or an array."""
+Images = ImageSource | Tensor | NDArray[Any] | Sequence[Any]
+"""Images as `scattergen.datasets.as_images` takes them: a source, or what `ImageArray` does: tensors, arrays, lists."""
 
 
 class GenerativeScatteringNetwork:
@@ -59,18 +64,11 @@ class GenerativeScatteringNetwork:
     """
 
     def __init__(
-        self,
-        encoder: ScatteringEncoder,
-        decoder: Decoder | LocalDecoder,
-        densities: Mapping[str, Density] | None = None,
-        linear: LinearDecoder | None = None,
-        *,
-        options: presets.Options | None = None,
-        best: str | None = None,
-        n_leading: int | None = None,
-        sharpening: Sharpening | None = None,
-        sharpen: float = 0.0,
-    ) -> None:
+        self, encoder: ScatteringEncoder, decoder: Decoder | LocalDecoder,
+        densities: Mapping[str, Density] | None = None, linear: LinearDecoder | None = None, *,
+        options: presets.Options | None = None, best: str | None = None, n_leading: int | None = None,
+        sharpening: Sharpening | None = None, sharpen: float = 0.0,
+    ) -> None:  # fmt: skip
         self.encoder = encoder
         self.decoder: Decoder | LocalDecoder = decoder.eval()
         self.densities: dict[str, Density] = dict(densities or {})
@@ -81,15 +79,9 @@ class GenerativeScatteringNetwork:
 
     @classmethod
     def fit(
-        cls,
-        images: Images,
-        preset: str = "auto",
-        *,
-        options: presets.Options | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = SILENT,
-    ) -> "GenerativeScatteringNetwork":
+        cls, images: Images, preset: str = "auto", *, options: presets.Options | None = None, seed: int = 0,
+        device: str = "cpu", progress: Progress = SILENT,
+    ) -> "GenerativeScatteringNetwork":  # fmt: skip
         """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit.fit_run` does so in a run folder.
 
         The options are those of a preset (see `scattergen.stages.presets.preset`), or complete ones are given. An
@@ -104,17 +96,11 @@ class GenerativeScatteringNetwork:
         return cls(**vars(fit_parts(images, options, Stages(None, progress), seed=seed, device=device)))
 
     def fit_density(
-        self,
-        name: str,
-        codes: Tensor,
-        labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None = None,
-        *,
-        keywords: Mapping[str, Any] | None = None,
-        stored_as: str | None = None,
-        seed: int = 0,
-        device: str = "cpu",
+        self, name: str, codes: Tensor | NDArray[Any],
+        labels: ClassLabels | Tensor | NDArray[Any] | Sequence[int] | None = None, *,
+        keywords: Mapping[str, Any] | None = None, stored_as: str | None = None, seed: int = 0, device: str = "cpu",
         progress: Progress = SILENT,
-    ) -> Density:
+    ) -> Density:  # fmt: skip
         """Fit one density to codes (N, d), such as `encode(images)`, or one per class, and add it to the model.
 
         A density of the registry with these hyper-parameters, `keywords`, models the `n_leading` first components, or
@@ -125,7 +111,7 @@ class GenerativeScatteringNetwork:
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         self.densities[key] = fit_density(
-            name, key, codes, labels, Stages(None, progress), n_leading=self.n_leading,
+            name, key, check_codes(codes), labels, Stages(None, progress), n_leading=self.n_leading,
             keywords=keywords, seed=check_seed(seed), device=device,
         )  # fmt: skip
         return self.densities[key]
@@ -135,27 +121,22 @@ class GenerativeScatteringNetwork:
         return self.encoder.transform(as_images(images), progress)
 
     def decode(
-        self,
-        z: Tensor | NDArray[Any] | Sequence[Sequence[float]],
-        batch_size: int = DECODING_BATCH,
-        progress: Progress = SILENT,
-        *,
-        sharpen: float = 0.0,
-    ) -> Tensor:
+        self, z: Tensor | NDArray[Any] | Sequence[Any], batch_size: int = DECODING_BATCH, progress: Progress = SILENT,
+        *, sharpen: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Images (N, C, H, W) in [0, 1] of codes z, (N, d), `batch_size` at a time, which affects time and memory only.
 
         If the model has a sharpening, `sharpen` is its strength, from 0 to 1. An `InputError` if that is out of range,
-        or the codes do not have d components or are not finite.
+        or the codes do not have d components, are not finite, or are beyond ±1,000,000.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
-        z = torch.as_tensor(z)
-        d = self.decoder.n_components
-        if z.ndim != 2 or z.shape[1] != d:
-            raise InputError(
-                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this model's encoder made."
-            )
+        z = as_tensor(z, "codes").detach()
+        self.decoder.check_codes(z)
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
+        for i in (z.abs() > LARGEST_CODE).any(1).nonzero()[:1].flatten().tolist():
+            found = f"Code {i} reaches {z[i].abs().max():.3g}, but codes have variance 1 and are never beyond"
+            raise InputError(f"{found} {LARGEST_CODE:,.0f}: use codes that this model's encoder made.")
         images = torch.empty(len(z), *self.decoder.image_shape)
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
@@ -166,6 +147,14 @@ class GenerativeScatteringNetwork:
                 images[i : i + len(batch)] = decoded
                 task.advance(len(batch))
         return images
+
+    def check_memory(self, n: int) -> None:
+        """Refuse more new images than memory can hold together with their codes while those are drawn."""
+        needed = 4 * n * (math.prod(self.decoder.image_shape) + 3 * self.decoder.n_components)
+        there = memory()
+        if needed > there:
+            what = f"{n:,} images take {needed / 2**30:,.0f} GiB of memory and this machine has {there / 2**30:,.0f}"
+            raise InputError(f"{what}: make fewer (-n), or parts, each with another --seed.")
 
     def reconstruct(self, images: Images) -> Tensor:
         """Images encoded and decoded again, (N, C, H, W)."""
@@ -193,21 +182,15 @@ class GenerativeScatteringNetwork:
         return functional.pad(drawn, (0, self.decoder.n_components - drawn.shape[1]))
 
     def sample(
-        self,
-        n: int,
-        density: str | None = None,
-        seed: int = 0,
-        batch_size: int = DECODING_BATCH,
-        progress: Progress = SILENT,
-        *,
-        temperature: float = 1.0,
-        labels: Labels | None = None,
+        self, n: int, density: str | None = None, seed: int = 0, batch_size: int = DECODING_BATCH,
+        progress: Progress = SILENT, *, temperature: float = 1.0, labels: Labels | None = None,
         sharpen: float | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """New images (n, C, H, W) in [0, 1]; image k depends on the model, the seed and k only.
 
         The arguments are those of `sample_codes` and `decode`; `sharpen` is by default the model's own strength.
         """
+        self.check_memory(whole_number("n", n))
         codes = self.sample_codes(n, density, seed, temperature, labels)
         return self.decode(codes, batch_size, progress, sharpen=self.sharpen if sharpen is None else sharpen)
 

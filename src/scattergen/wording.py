@@ -1,5 +1,6 @@
 """How numbers, times, settings and the machine read; and text that a terminal shows, whatever names hold."""
 
+import os
 import platform
 import unicodedata
 from pathlib import Path
@@ -78,3 +79,8 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+def memory() -> int:
+    """The bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,5 @@
 """What commands do first: check the device and memory, and open images."""
 
-import math
-import os
 import re
 import warnings
 from pathlib import Path
@@ -13,12 +11,14 @@ from scattergen.cli.arguments import Common, Reading
 from scattergen.datasets import Dataset, celeba, limit, mnist, open_dataset
 from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
+from scattergen.datasets.reading import ImageReader
 from scattergen.datasets.source import MNIST
 from scattergen.errors import InputError
-from scattergen.model import DECODING_BATCH, GenerativeScatteringNetwork
+from scattergen.model import DECODING_BATCH
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.stages.presets import CELEBA_PRESETS
+from scattergen.wording import memory
 
 _MANY_PIXELS = 1 << 20  # of one image
 
@@ -45,19 +45,6 @@ def begin(common: Common, seed: int) -> dict[str, Any]:
     return {"seed": seed, "device": common.device, "progress": prepare(common)}
 
 
-def check_memory(n: int, model: GenerativeScatteringNetwork) -> None:
-    """Refuse more images than memory can hold together with their codes while those are drawn."""
-    needed = 4 * n * (math.prod(model.decoder.image_shape) + 3 * model.decoder.n_components)
-    there = _memory()
-    if needed > there:
-        what = f"{n:,} images take {needed / 2**30:,.0f} GiB of memory and this machine has {there / 2**30:,.0f}"
-        raise InputError(f"{what}: make them in parts, each with another --seed.")
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def check_sides(source: str, data: Dataset) -> None:
     """Say what a fit to big images takes, before it does; refuse what memory cannot hold."""
     (channels, height, width), n = data.train.shape, len(data.train)
@@ -67,8 +54,9 @@ def check_sides(source: str, data: Dataset) -> None:
     needed = 2 * 4 * min(n, DECODING_BATCH) * channels * height * width
     what = f"{n:,} images of {width}×{height} pixels are fitted whole, which takes at least {needed / 1e9:,.1f} GB"
     remedy = "make them smaller, as by --size 128" if holds_files(source) else "make the images in the array smaller"
-    if needed > _memory():
-        raise InputError(f"{source}: {what} of memory, and this machine has {_memory() / 1e9:,.1f} GB: {remedy}.")
+    there = memory()
+    if needed > there:
+        raise InputError(f"{source}: {what} of memory, and this machine has {there / 1e9:,.1f} GB: {remedy}.")
     warnings.warn(f"{source}: {what} of memory and a long time: {remedy}.", stacklevel=2)
 
 
@@ -111,13 +99,14 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
 
 def open_like(run: Path, source: str, reading: Reading, part: str | None = None) -> Dataset:
     """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
-    reading = _cropped_as(run, source, reading)
+    asked, reading = reading, _cropped_as(run, source, reading)
     if holds_files(source):
         channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
         reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
     data = _saying_what_is_left_out(source, open_dataset(source, test_fraction=0, **reading._asdict()))
+    _say_how_converted(source, data, asked, reading)
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
@@ -147,6 +136,21 @@ def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
     if reading.crop is None and reading.size is None and holds_files(source):
         return reading._replace(crop=RunFolder.open(run).options.get("data", {}).get("crop"))
     return reading
+
+
+def _say_how_converted(source: str, data: Dataset, asked: Reading, done: Reading) -> None:
+    """Warn of what is done, unasked, to files of images so that they are as those of a run."""
+    parts: list[Any] = [part for part in (data.train, data.test) if isinstance(part, ImageReader)]
+    said = []
+    if asked.mode is None and any(part.file_modes - {part.mode} for part in parts):
+        said.append("made grey" if done.mode == "L" else "made colour")
+    sizes = {size for part in parts for size in part.file_sizes} - {(done.size, done.size)}
+    if asked.size is None and done.crop is None and done.size is not None and sizes:
+        width, height = min(sizes)
+        said.append(f"resized from {width}×{height} to {done.size}×{done.size}")
+    if said:
+        what = f"The images of {source} are {' and '.join(said)}, as those of the run are"
+        warnings.warn(f"{what}: if they are of another kind, what comes of them means little.", stacklevel=3)
 
 
 def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:

@@ -44,7 +44,7 @@ def sample(
 
       scattergen sample runs/mnist --label 3,5 --out threes-and-fives.png
     """
-    from scattergen.cli.opening import check_memory, prepare
+    from scattergen.cli.opening import prepare
     from scattergen.datasets import ClassLabels
     from scattergen.densities.class_conditional import label_numbers
     from scattergen.densities.sampling import check_temperature
@@ -64,7 +64,7 @@ def sample(
     opened.require("decoder")
     density = density_to_sample(opened, density, by_class=bool(labels))
     model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
-    check_memory(n, model)
+    model.check_memory(n)
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]

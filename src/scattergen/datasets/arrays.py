@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.datasets.containers import Stored, holds_numbers, plain
 from scattergen.datasets.source import Dataset, ImageSource, Index, as_numpy, check_labels, positions
 from scattergen.errors import InputError, one_line
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
 
-_PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a file may be larger than memory
+_PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a memory-mapped file may be larger than memory
 
 
 class ArrayFile:
@@ -44,26 +45,17 @@ class ArrayFile:
             remedy = "save a plain array of numbers again with numpy.save"
             raise InputError(f"{path} cannot be read as a .npy file ({one_line(error)}): {remedy}.") from error
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """Rows by a slice or their numbers; an InputError if the file has changed."""
-        rows, size = np.arange(len(self))[index], math.prod(self.shape[1:])
-        problem = "has been changed or cut off since it was opened"
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Rows that follow each other; an InputError if the file has changed."""
+        start, stop, _ = rows.indices(self.shape[0])
+        n, size, problem = stop - start, math.prod(self.shape[1:]), "has been changed or cut off since it was opened"
         try:
             with open(self._path, "rb", buffering=0) as file:
                 if self._by_columns:  # the first values of all rows lie together, then the second …
-                    values = np.empty((size, len(rows)), self.dtype)
-                    for i in range(size):
-                        values[i] = self._read(file, i * len(self), len(self))[rows]
-                    found = values.T.reshape(len(rows), *self.shape[1:], order="F")
+                    columns = [self._read(file, i * self.shape[0] + start, n) for i in range(size)]
+                    found = np.stack(columns, 1).reshape(n, *self.shape[1:], order="F")
                 else:
-                    found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-                    # Rows that follow each other are read at once.
-                    for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
-                        values = self._read(file, size * int(rows[run[:1]].sum()), size * len(run))
-                        found[run] = values.reshape(-1, *self.shape[1:])
+                    found = self._read(file, start * size, n * size).reshape(n, *self.shape[1:])
                 if _state(file) == self._state:
                     return found
         except EOFError:
@@ -90,8 +82,9 @@ class ImageArray:
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
     Args:
-        images: a NumPy array (memory-mapped or not), an `ArrayFile` or a tensor, (N, H, W), (N, H, W, C) or
-            (N, C, H, W) with C = 1 or 3, of uint8, which are divided by 255 on access, or floats in [0, 1].
+        images: an array of any library (memory-mapped by NumPy, or on a disk as of h5py and zarr, or not), a tensor, or
+            a list of these or of PIL pictures: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, of uint8, which
+            are divided by 255 on access, floats in [0, 1], or bool.
         labels: the class of every image, (N,) integers.
         classes: names of the classes in the order of their labels 0, 1 …; the labels by default.
         layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape, if that is clear.
@@ -108,16 +101,13 @@ class ImageArray:
     """
 
     def __init__(
-        self, images: NDArray[Any] | Tensor | ArrayFile, labels: NDArray[Any] | Tensor | None = None, *,
-        classes: Sequence[str] | None = None, layout: Layout | None = None, name: str = "the image array",
-        fingerprint: str | None = None,
+        self, images: Any, labels: NDArray[Any] | Tensor | None = None, *, classes: Sequence[str] | None = None,
+        layout: Layout | None = None, name: str = "the image array", fingerprint: str | None = None,
     ) -> None:  # fmt: skip
-        if isinstance(images, Tensor):
-            images = as_numpy(images)
-        self._images, self._layout = images, _checked_layout(images.shape, layout, name)
-        # Of an array that takes no memory.
-        self.shape = self._channels_first(np.broadcast_to(np.uint8(0), images.shape)).shape[1:]
-        self._check_values(name)
+        images = plain(images, name)
+        self._images: NDArray[Any] | Stored = as_numpy(images) if isinstance(images, Tensor) else images
+        self._layout, self.shape = _layout_and_shape(self._images.shape, layout, name)
+        _check_values(self._images, self._layout, name)
         self.labels: Tensor | None = None
         if labels is not None:
             labels = as_numpy(labels)
@@ -136,7 +126,7 @@ class ImageArray:
         # A slice of a memory map stays one contiguous read; everything else is a gather.
         selected = index if isinstance(index, slice) else positions(index, len(self))
         # The copy makes a tensor of its own out of read-only and byte-swapped arrays.
-        batch = np.array(self._channels_first(self._images[selected]), order="C")
+        batch = np.array(_channels_first(self._images[selected], self._layout), order="C")
         if batch.dtype == np.uint8:
             # By NumPy, as in `ImageReader`: this may run in a thread that reads ahead.
             return torch.from_numpy(np.divide(batch, np.float32(255), dtype=np.float32))
@@ -147,47 +137,18 @@ class ImageArray:
         """The SHA-256 of dtype, shape, pixels in (N, C, H, W) order, and labels."""
         digest = hashlib.sha256(f"{self._images.dtype.name} {(len(self), *self.shape)}".encode())
         native = self._images.dtype.newbyteorder("=")
-        for _, piece in self._pieces():
+        for _, piece in _pieces(self._images, self._layout):
             digest.update(np.ascontiguousarray(piece, dtype=native).data)
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
-    def _channels_first(self, images: NDArray[Any]) -> NDArray[Any]:
-        """A view (n, C, H, W) of some of the array's rows."""
-        if self._layout == "NHW":
-            return images[:, None]
-        return images.transpose(0, 3, 1, 2) if self._layout == "NHWC" else images
 
-    def _pieces(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        step = max(1, _PIECE_BYTES // (self._images.dtype.itemsize * math.prod(self.shape)))
-        for start in range(0, len(self), step):
-            yield start, self._channels_first(self._images[start : start + step])
-
-    def _check_values(self, name: str) -> None:
-        dtype = self._images.dtype
-        if dtype == np.uint8:
-            return
-        if not np.issubdtype(dtype, np.floating):
-            problem = f"{name} holds {dtype} values: expected uint8 in 0…255 or floats in [0, 1]"
-            remedy = "convert grey levels 0…255 with images.astype('uint8')"
-            raise InputError(f"{problem}; {remedy}, other ranges to floats by dividing by their maximum.")
-        for start, piece in self._pieces():
-            # A NaN makes both extremes NaN, and every comparison with it false.
-            low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
-            for row in np.flatnonzero(~((low >= 0) & (high <= 1))):
-                problem, remedy = "holds NaN or infinite values", "remove or repair that image"
-                if np.isfinite([low[row], high[row]]).all():
-                    problem = f"has values from {low[row]:g} to {high[row]:g}"
-                    remedy = "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors"
-                raise InputError(f"Image {start + row} of {name} {problem}: expected floats in [0, 1]; {remedy}.")
-
-
-def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tensor:
-    """A source as it is, a float tensor (N, C, H, W) in [0, 1] as float32, other tensors and arrays as `ImageArray`.
+def as_images(images: Any) -> ImageSource | Tensor:
+    """A source as it is, a tensor of floats as float32 (N, C, H, W) on the CPU, all else as `ImageArray` takes it.
 
     Raises:
-        InputError: for anything else, checked as far as that is cheap.
+        InputError: for what holds no images, checked as far as that is cheap.
 
     Example:
         >>> as_images(np.zeros((10, 28, 28), dtype=np.uint8)).shape
@@ -196,23 +157,19 @@ def as_images(images: ImageSource | Tensor | NDArray[Any]) -> ImageSource | Tens
     if isinstance(images, Dataset):
         problem = f"{images.name} is a dataset with training and test images"
         raise InputError(f"{problem}: give one part, such as data.train.")
+    if not holds_numbers(images) and len(getattr(images, "shape", ())) == 3:
+        source: ImageSource = images
+        return source
+    images = plain(images, "images")
     if isinstance(images, Tensor) and images.is_floating_point():
-        if images.ndim != 4:
-            problem = f"Expected images (N, C, H, W) but got a tensor of shape {tuple(images.shape)}"
-            raise InputError(f"{problem}: add the missing axes, as in images[:, None] for grey images (N, H, W).")
-        if not torch.isfinite(images).all():
-            bad = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
-            raise InputError(f"Image {bad} holds NaN or infinite values: remove or repair that image.")
-        if len(images) and not (images.min() >= 0 and images.max() <= 1):
-            problem = f"Images must lie in [0, 1] but reach from {images.min():.4g} to {images.max():.4g}"
-            raise InputError(f"{problem}: divide 8-bit values by 255.")
-        return images.float()
-    if isinstance(images, Tensor | np.ndarray):
-        return ImageArray(images, name="the images")
-    if not hasattr(images, "shape"):
-        remedy = "give a dataset's part, a tensor (N, C, H, W) or a NumPy array"
-        raise InputError(f"Expected images but got {type(images).__name__}: {remedy}.")
-    return images
+        images = images.detach().cpu()
+        if images.ndim != 4 or (images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)):
+            layout, _ = _layout_and_shape(tuple(images.shape), None, "the tensor of images")
+            images = torch.from_numpy(_channels_first(as_numpy(images), layout))
+        images = images.float()
+        _check_values(images.numpy(), "NCHW", "the images")
+        return images
+    return ImageArray(images, name="the images")
 
 
 def fingerprint_of(images: ImageSource | Tensor) -> str:
@@ -242,7 +199,6 @@ class WithMirrored:
     Attributes:
         n_fit: number of the first images here that are not held out.
         times: 2 if there are mirrored images, else 1.
-        numbers: of the images in the source, (len(self),).
 
     Example:
         >>> x = torch.arange(6.0).view(3, 1, 1, 2)
@@ -297,18 +253,24 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path} cannot be read as a .npz file ({one_line(error)}): {remedy}.") from error
 
 
-def _checked_layout(shape: tuple[int, ...], layout: Layout | None, name: str) -> Layout:
+def _layout_and_shape(shape: tuple[int, ...], layout: Layout | None, name: str) -> tuple[Layout, tuple[int, int, int]]:
+    """The layout of an array of images and the shape (C, H, W) of each, if they can be used."""
     layout = _layout_of(shape, name) if layout is None else layout
     if layout not in ("NHW", "NHWC", "NCHW") or len(shape) != len(layout):
         problem = f"{name} has shape {shape}, which does not fit layout={layout!r}"
         raise InputError(f"{problem}: use 'NHW', 'NHWC' or 'NCHW' with as many axes.")
-    channels = 1 if layout == "NHW" else shape[layout.index("C")]
-    if channels not in (1, 3):
+    sizes = {"C": 1, **dict(zip(layout, shape, strict=True))}
+    if sizes["C"] not in (1, 3):
         expected = "expected 1 (grey) or 3 (RGB); remove an alpha channel first"
-        raise InputError(f"{name} has {channels} channels: {expected}.")
+        raise InputError(f"{name} has {sizes['C']} channels: {expected}.")
     if 0 in shape:
         raise InputError(f"{name} has shape {shape} and so no pixels: give at least one image.")
-    return layout
+    return layout, (sizes["C"], sizes["H"], sizes["W"])
+
+
+def _channels_first(images: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """A view of shape (N, C, H, W)."""
+    return images[:, None] if layout == "NHW" else images.transpose(0, 3, 1, 2) if layout == "NHWC" else images
 
 
 def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
@@ -322,6 +284,31 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
         problem = f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels"
         raise InputError(f"{problem}: say which by ImageArray(..., layout='NCHW') or layout='NHWC'.")
     if len(shape) in (2, 3):
-        problem = f"{name} has shape {shape}, which looks like a single image"
-        raise InputError(f"{problem}: expected {accepted}; add the axis N in front with images[None].")
+        problem = f"{name} has shape {shape}, which looks like a single image, or images as rows of a table"
+        remedy = "add the axis N in front with images[None], or give rows their sides with reshape(N, H, W)"
+        raise InputError(f"{problem}: expected {accepted}; {remedy}.")
     raise InputError(f"{name} has shape {shape}: expected {accepted}.")
+
+
+def _pieces(images: NDArray[Any] | Stored, layout: Layout) -> Iterator[tuple[int, NDArray[Any]]]:
+    step = max(1, _PIECE_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield start, _channels_first(images[start : start + step], layout)
+
+
+def _check_values(images: NDArray[Any] | Stored, layout: Layout, name: str) -> None:
+    if images.dtype in (np.uint8, np.bool_):
+        return
+    if not np.issubdtype(images.dtype, np.floating):
+        problem = f"{name} holds {images.dtype} values: expected uint8 in 0…255 or floats in [0, 1]"
+        remedy = "convert grey levels 0…255 with numpy.asarray(images).astype('uint8')"
+        raise InputError(f"{problem}; {remedy}, other ranges to floats by dividing by their maximum.")
+    for start, piece in _pieces(images, layout):
+        # A NaN makes both extremes NaN, and every comparison with it false.
+        low, high = piece.min(axis=(1, 2, 3)), piece.max(axis=(1, 2, 3))
+        for row in np.flatnonzero(~((low >= 0) & (high <= 1))):
+            problem, remedy = "holds NaN or infinite values", "remove or repair that image"
+            if np.isfinite([low[row], high[row]]).all():
+                problem = f"has values from {low[row]:g} to {high[row]:g}"
+                remedy = "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors"
+            raise InputError(f"Image {start + row} of {name} {problem}: expected floats in [0, 1]; {remedy}.")

@@ -68,7 +68,7 @@ class Header(NamedTuple):
 def read_header(file: File) -> Header:
     """What an image file declares, upright by its EXIF orientation; grey with transparency counts as "L"."""
     with _opened(file) as image:
-        mode: Mode = "L" if image.mode in ("1", "L", "LA", "La") or _is_deep_grey(image) else "RGB"
+        mode = _mode_of(image)
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
@@ -87,10 +87,7 @@ def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = N
     (bicubic, antialiased) and keeps the central square of that.
     """
     with _opened(file, whole=True) as opened:
-        image = _to_mode(opened, mode)
-        turn = _TURNS.get(_orientation(opened))
-        if turn is not None:
-            image = image.transpose(turn)
+        image = _upright(opened, mode)
         if crop is not None:
             check_crop(file, image.width, image.height, crop)
             image = _central_square(image, crop)
@@ -98,6 +95,21 @@ def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = N
             image = _resized(image, size)
         pixels = np.asarray(image)
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def picture_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """The uint8 pixels of a picture in memory, (H, W) or (H, W, 3), upright and on white as `decode` has them."""
+    return np.asarray(_upright(image, _mode_of(image)))
+
+
+def _mode_of(image: Image.Image) -> Mode:
+    return "L" if image.mode in ("1", "L", "LA", "La") or _is_deep_grey(image) else "RGB"
+
+
+def _upright(image: Image.Image, mode: Mode) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))
+    converted = _to_mode(image, mode)
+    return converted if turn is None else converted.transpose(turn)
 
 
 def check_crop(file: File | str, width: int, height: int, crop: int) -> None:

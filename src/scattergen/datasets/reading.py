@@ -75,6 +75,7 @@ class ImageReader:
             raise InputError(f"None of the {n} {what} can be read{reason}")
         self.numbers, self.skipped = np.array(numbers), tuple(skipped)
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
+        self.file_modes = frozenset(header.mode for header in headers.values())
         if crop is not None:
             for name, header in headers.items():
                 check_crop(name, header.width, header.height, crop)

@@ -37,10 +37,8 @@ class CodeDecoder(nn.Module):
     def check_codes(self, z: Tensor) -> None:
         """Refuse codes that are not (N, d)."""
         if z.ndim != 2 or z.shape[1] != self.n_components:
-            raise InputError(
-                f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}: use codes of the model "
-                "that this decoder belongs to."
-            )
+            problem = f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}"
+            raise InputError(f"{problem}: use codes that this model's encoder made.")
 
     def check_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse stored tensors that are not those of this decoder, by a `RunFolderError`."""

@@ -80,20 +80,14 @@ class ClassConditional:
         check_count(self._make(), n)
 
     def fit(
-        self,
-        z: Tensor,
-        labels: Tensor | NDArray[Any] | Sequence[int] | None = None,
-        *,
-        seed: int = 0,
-        progress: Progress = SILENT,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-    ) -> Self:
+        self, z: Tensor, labels: Tensor | NDArray[Any] | Sequence[int] | None = None, *, seed: int = 0,
+        progress: Progress = SILENT, device: str = "cpu", checkpoint: Path | None = None,
+    ) -> Self:  # fmt: skip
         """Fit the density of every class, as `Density.fit` says, to codes of which each 0 … C - 1 is a label, (N,).
 
         Finished classes are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
         """
-        z, seed = check_codes(z, minimum=2).cpu(), check_seed(seed)
+        z, seed = check_codes(z, minimum=2).detach().cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
         names = self._class_names(numbers)
         counts = torch.bincount(numbers).tolist()
@@ -173,7 +167,7 @@ class ClassConditional:
     def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact logarithm of p(z), or with labels of p(z|c), in nats: (N,), with the type and device of `z`."""
         check_fitted(self)
-        check_codes(z, minimum=0, n_features=self.n_features_)
+        z = check_codes(z, minimum=0, n_features=self.n_features_)
         numbers = None if labels is None else label_numbers(labels, len(z), self.classes_)
         total = torch.full_like(z[:, 0], -torch.inf)
         weights = self.weights_.double() / self.weights_.double().sum()
@@ -281,19 +275,15 @@ def _in_class(name: str) -> Iterator[None]:
 def check_labels(labels: Any, n: int) -> Tensor:
     """The labels as int64 (n,) on the CPU, if they are `n` whole numbers of at least 0."""
     if labels is None:
-        raise InputError(
-            "A class-conditional density needs labels: call fit(z, labels) with a whole number for every code."
-        )
+        remedy = "call fit(z, labels) with a whole number for every code"
+        raise InputError(f"A class-conditional density needs labels: {remedy}.")
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
-        raise InputError(
-            f"The labels are {values.dtype} of shape {values.shape}: expected one integer for each, shape ({n},)."
-        )
+        found = f"The labels are {values.dtype} of shape {values.shape}"
+        raise InputError(f"{found}: expected one integer for each, shape ({n},).")
     if n and values.min() < 0:
-        raise InputError(
-            f"Label {values.min()} of code {values.argmin()} is negative: number the classes from "
-            "0, and leave out codes without a class."
-        )
+        problem = f"Label {values.min()} of code {values.argmin()} is negative"
+        raise InputError(f"{problem}: number the classes from 0, and leave out codes without a class.")
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -303,10 +293,8 @@ def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
     if values.ndim == 0:
         return torch.full((n,), _number(values.item(), classes))
     if values.shape != (n,):
-        raise InputError(
-            f"{n} codes were asked for, but labels of shape {values.shape} given: give one "
-            "label for all, or one for each."
-        )
+        problem = f"{n} codes were asked for, but labels of shape {values.shape} given"
+        raise InputError(f"{problem}: give one label for all, or one for each.")
     numbers = {label: _number(label, classes) for label in dict.fromkeys(values)}
     return torch.tensor([numbers[label] for label in values], dtype=torch.int64)
 

@@ -88,7 +88,7 @@ class Flow:
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train the coupling layers, after the mixture and the regressions, as `Density.fit` says."""
-        z = check_codes(z).float().cpu()
+        z = check_codes(z).detach().float().cpu()
         self.check_count(len(z))
         held_out = hold_out(len(z), np.random.default_rng(seed), nets.STOPPING_SHARE)
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
@@ -150,7 +150,7 @@ class Flow:
     def log_prob(self, z: Tensor) -> Tensor:
         """Exact logarithm of the density, in nats: codes (N, d) to (N,)."""
         check_fitted(self)
-        check_codes(z, n_features=self.n_features_)
+        z = check_codes(z, n_features=self.n_features_)
         x = self.leading_.standardize(z)
         flow = nets.in_float64(self.flow_) if z.dtype == torch.float64 else self.flow_
         parts = [self._log_prob(flow.to(z.device), self.leading_, p) for p in x.split(1000)]

@@ -118,7 +118,7 @@ class GenerativeAdversarialNetwork:
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train generator and discriminator in turns, as `Density.fit` says."""
-        z = check_codes(z).float().cpu()
+        z = check_codes(z).detach().float().cpu()
         self.check_count(len(z))
         x, leading = z, None
         if self.leading is not None:

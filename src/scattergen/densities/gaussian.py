@@ -113,7 +113,7 @@ class Gaussian:
     ) -> Self:
         """Estimate mean and standard deviations, or the covariance, as `Density.fit` says, with nothing random."""
         start = time.monotonic()
-        z = check_codes(z, minimum=2).to(device)
+        z = check_codes(z, minimum=2).detach().to(device)
         N, d = z.shape
         k = self._count(d)
         x = z[:, :k]
@@ -163,7 +163,7 @@ class Gaussian:
     def log_prob(self, z: Tensor) -> Tensor:
         """Exact logarithm of the density of the components that are drawn, in nats: codes (N, d) to (N,)."""
         check_fitted(self)
-        check_codes(z, n_features=self.n_features_)
+        z = check_codes(z, n_features=self.n_features_)
         k = self._count(self.n_features_)
         x, mean = z[:, :k], self.mean_[:k].to(z)
         if self.cholesky_ is not None:

@@ -109,7 +109,7 @@ class GaussianMixture:
     ) -> Self:
         """Fit by EM, as `Density.fit` says; without `checkpoint`, as it is faster repeated than stored."""
         start = time.monotonic()
-        codes = check_codes(z, minimum=2).float().to(device)
+        codes = check_codes(z, minimum=2).detach().float().to(device)
         N, d = codes.shape
         # Squares of numbers far from 0 would cancel.
         centre = codes.mean(0, dtype=torch.float64).float()
@@ -175,7 +175,7 @@ class GaussianMixture:
     def log_prob(self, z: Tensor) -> Tensor:
         """Exact logarithm of the density, in nats: codes (N, d) to (N,); in float32 to some 1e-3 nats at d = 512."""
         check_fitted(self)
-        check_codes(z, n_features=self.n_features_)
+        z = check_codes(z, n_features=self.n_features_)
         weights = self.weights_.double() / self.weights_.double().sum()
         factors = (inverse_of_lower(lower.double()).to(z) for lower in self.cholesky_)
         return log_mixture(z, weights.to(z), self.means_.to(z), factors)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.datasets.containers import as_tensor
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import take_state
@@ -115,27 +116,23 @@ def check_count(density: Density, n: int) -> None:
         density.check_count(n)
 
 
-def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
-    """Codes (N, d), detached; refused unless finite floats, N ≥ `minimum` and, if that is given, d = `n_features`."""
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        found = z.dtype if isinstance(z, Tensor) else type(z).__name__
-        raise InputError(
-            f"Codes must be a floating-point tensor, not {found}: use encode(images), or "
-            "torch.as_tensor(codes, dtype=torch.float32)."
-        )
+def check_codes(z: Any, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
+    """Codes (N, d) of any container; refused unless finite floats, N ≥ `minimum` and, if given, d = `n_features`."""
+    z = as_tensor(z, "codes")
+    if not z.is_floating_point():
+        remedy = "use encode(images), or torch.as_tensor(codes, dtype=torch.float32)"
+        raise InputError(f"Codes must be floating-point numbers, not {z.dtype}: {remedy}.")
     if z.ndim != 2 or z.shape[1] == 0:
         raise InputError(f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row.")
     if n_features is not None and z.shape[1] != n_features:
-        raise InputError(
-            f"Codes with {z.shape[1]} components do not belong to a density fitted on "
-            f"{n_features}: use codes of the same encoder, or fit again."
-        )
+        problem = f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}"
+        raise InputError(f"{problem}: use codes of the same encoder, or fit again.")
     if len(z) < minimum:
         raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z)).any(1).nonzero()[0])
         raise InputError(f"Code {row} holds NaN or an infinity: look at its image, or leave it out.")
-    return z.detach()
+    return z
 
 
 def check_fitted(density: Density) -> None:
@@ -147,21 +144,16 @@ def check_fitted(density: Density) -> None:
 def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | None]) -> Tensor:
     """One tensor of a stored state; refused if missing, of another shape (None is any size), or impossible weights."""
     if name not in tensors:
-        raise RunFolderError(
-            f'The stored density has no tensor "{name}": it belongs to another kind of density '
-            "or is incomplete; fit it again."
-        )
+        problem = f'The stored density has no tensor "{name}"'
+        raise RunFolderError(f"{problem}: it belongs to another kind of density or is incomplete; fit it again.")
     found = tuple(tensors[name].shape)
     if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
-        raise RunFolderError(
-            f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}: it '
-            "does not belong to these hyper-parameters; fit the density again."
-        )
+        problem = f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}'
+        raise RunFolderError(f"{problem}: it does not belong to these hyper-parameters; fit the density again.")
     if name.rpartition("/")[2] == "weights" and not ((tensors[name] >= 0).all() and tensors[name].sum() > 0):
-        raise RunFolderError(
-            f'The tensor "{name}" of the stored density holds weights below 0, or none above: fit the density again.'
-        )
+        problem = f'The tensor "{name}" of the stored density holds weights below 0, or none above'
+        raise RunFolderError(f"{problem}: fit the density again.")
     return tensors[name]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
+from scattergen.datasets.containers import as_tensor
 from scattergen.datasets.recognition import files_of
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
@@ -86,11 +87,9 @@ class ScatteringEncoder:
     def features(self, images: Tensor) -> Tensor:
         """Flattened scattering coefficients (N, C·K·H'·W') of images (N, C, H, W), float32 in [0, 1]."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
-            C, H, W = self.image_shape
-            raise InputError(
-                f"Expected images of shape (N, {C}, {H}, {W}) but got {tuple(images.shape)}: "
-                "resize or convert them, or fit a model to images of this shape."
-            )
+            expected = "Expected images of shape (N, {}, {}, {})".format(*self.image_shape)
+            remedy = "resize or convert them, or fit a model to images of this shape"
+            raise InputError(f"{expected} but got {tuple(images.shape)}: {remedy}.")
         with torch.no_grad():
             return self.scattering(images.to(self.device)).flatten(1).cpu()
 
@@ -270,8 +269,8 @@ def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
 
 
 def reconstruct_codes(
-    z: Tensor, encoder: ScatteringEncoder, *, n_starts: int = 4, max_iterations: int = 200, tolerance: float = 1e-4,
-    seed: int = 0, progress: Progress = SILENT,
+    z: Tensor | Any, encoder: ScatteringEncoder, *, n_starts: int = 4, max_iterations: int = 200,
+    tolerance: float = 1e-4, seed: int = 0, progress: Progress = SILENT,
 ) -> Reconstruction:  # fmt: skip
     r"""Images (N, C, H, W) from whitened codes, without a decoder, by projected L-BFGS from several starts.
 
@@ -301,11 +300,7 @@ def reconstruct_codes(
         torch.Size([2, 1, 8, 8])
     """
     whitening, transform, device = encoder.whitening, encoder.scattering, encoder.device
-    if z.ndim != 2 or z.shape[1] != whitening.n_components:
-        raise InputError(
-            f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}: use codes that this "
-            "encoder made."
-        )
+    z = as_tensor(z, "codes")
     check_finite(z, "codes")
     s = whitening.inverse_transform(z.float()).reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
     deviations = whitening.explained_variance_.sqrt()

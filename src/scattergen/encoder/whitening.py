@@ -3,18 +3,19 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from scattergen.datasets.containers import as_tensor
 from scattergen.encoder.principal_components import Samples, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
 from scattergen.progress import SILENT, Progress
 
-Batches = Callable[[], Iterable[Tensor]]
-"""Starts a pass over the data; yields batches of features, (n, D)."""
+Batches = Callable[[], Iterable[Any]]
+"""Starts a pass over the data; yields batches of features, (n, D), tensors or arrays."""
 
 
 class PCAWhitening:
@@ -57,13 +58,13 @@ class PCAWhitening:
         self.n_components, self.n_passes = n_components, n_passes
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
-    def fit(self, batches: Batches) -> Self:
-        """Fit to the batches (n, D) of features that each call of `batches` gives; one per pass beyond `cache_bytes`.
+    def fit(self, batches: Batches | Any) -> Self:
+        """Fit to a table (N, D), a tensor or an array, or to the batches of one that each call of a function gives.
 
         Raises:
             InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
         """
-        samples = _BatchesAsSamples(batches, self.cache_bytes)
+        samples = _BatchesAsSamples(batches if callable(batches) else lambda: [batches], self.cache_bytes)
         if samples.n_samples == 0:
             raise InputError("There are no samples to find principal components of.")
         return self.fit_samples(samples)
@@ -84,23 +85,19 @@ class PCAWhitening:
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
         if total_variance <= (8 * eps * mean.norm().item()) ** 2:
-            raise InputError(
-                f"All {n} images give the same features, so they have no principal components: give images that differ."
-            )
+            problem = f"All {n} images give the same features, so they have no principal components"
+            raise InputError(f"{problem}: give images that differ.")
         most = min(n - 1, D)
         if d > most:
-            raise InputError(
-                f"{d} components were asked of {n} images with {D} features each: use more images or set n_components "
-                f"to at most {most} (--set encoder.n_components={most})."
-            )
+            problem = f"{d} components were asked of {n} images with {D} features each"
+            remedy = f"use more images or set n_components to at most {most} (--set encoder.n_components={most})"
+            raise InputError(f"{problem}: {remedy}.")
         # float32 features leave rounding noise of about eps times the largest variance.
         rank = int((variances > eps * variances[0]).sum())
         ways = f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only"
         if rank < d and not self.allow_fewer:
-            raise InputError(
-                f"{ways}, but {d} components were asked: use more varied images or set n_components to at most {rank} "
-                f"(--set encoder.n_components={rank})."
-            )
+            remedy = f"use more varied images or set n_components to at most {rank} (--set encoder.n_components={rank})"
+            raise InputError(f"{ways}, but {d} components were asked: {remedy}.")
         if rank < d and samples.processes.rank == 0:
             warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
         components, variances = components[:rank], variances[:rank]
@@ -118,26 +115,25 @@ class PCAWhitening:
         for name in ("components_", "explained_variance_", "explained_variance_ratio_"):
             setattr(self, name, getattr(self, name)[:n_components].clone())
 
-    def transform(self, s: Tensor) -> Tensor:
+    def transform(self, s: Tensor | Any) -> Tensor:
         """Codes (N, d), of unit variance on the data of the fit, of features (N, D); another D is an `InputError`."""
-        self._check(s, "features", 1)
+        s = self._checked(s, "features", 1)
         mean, components = self.mean_.to(s.device), self.components_.to(s.device)
         return (s - mean) @ components.T / self._scale().to(s.device)
 
-    def inverse_transform(self, z: Tensor) -> Tensor:
+    def inverse_transform(self, z: Tensor | Any) -> Tensor:
         """Features (N, D), in the span of the components, whose codes are z (N, d); another d is an `InputError`."""
-        self._check(z, "codes", 0)
+        z = self._checked(z, "codes", 0)
         return self.mean_ + z @ (self.components_ * self._scale()[:, None])
 
-    def _check(self, rows: Tensor, what: str, axis: int) -> None:
+    def _checked(self, rows: Any, what: str, axis: int) -> Tensor:
         if not hasattr(self, "components_"):
             raise InputError("The principal components are not known yet: call fit first.")
-        width = self.components_.shape[axis]
+        rows, width = as_tensor(rows, what), self.components_.shape[axis]
         if rows.ndim != 2 or rows.shape[1] != width:
-            raise InputError(
-                f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those of the model that these "
-                "components belong to."
-            )
+            remedy = "use those of the model that these components belong to"
+            raise InputError(f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: {remedy}.")
+        return rows.float()
 
     def _scale(self) -> Tensor:
         return self.explained_variance_.sqrt().to(self.components_)
@@ -149,10 +145,10 @@ class _BatchesAsSamples:
     processes = ALONE
 
     def __init__(self, batches: Batches, cache_bytes: int) -> None:
-        self._batches: Batches = batches
+        self._batches: Callable[[], Iterable[Tensor]] = lambda: map(_table, batches())
         self.n_samples, self.n_features, size = 0, 0, 0
         kept: list[Tensor] = []
-        for batch in batches():
+        for batch in self._batches():
             if self.n_samples == 0 and len(batch):
                 self.n_features = batch.shape[1]
                 self._shift = batch.double().mean(0).float()
@@ -173,3 +169,10 @@ class _BatchesAsSamples:
             if number >= start:
                 yield row, (batch - self._shift).float()
             row += len(batch)
+
+
+def _table(batch: Any) -> Tensor:
+    table = as_tensor(batch, "features").detach()
+    if table.ndim != 2:
+        raise InputError(f"Expected features of shape (N, D) but got {tuple(table.shape)}: give each sample a row.")
+    return table

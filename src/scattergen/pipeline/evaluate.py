@@ -87,15 +87,17 @@ def evaluate_run(
     The images are of the test part, or of the training part of another dataset, the `reference`. A density draws
     `repeats` sets of n samples, with seeds from `seed` on: the Fréchet distance is of each, all else of the first.
     """
-    repeats = whole_number("repeats", repeats, least=1)
+    repeats, n = whole_number("repeats", repeats, least=1), whole_number("n", n, least=evaluation.FEWEST)
     run = RunFolder.open(path)
     keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
     check_densities(run, keys)
     check_data(run, data)
+    _check_holds_images(data if reference is None else reference)
     against = data.test if reference is None else reference.train
     if against is None:
         raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
+    model.check_memory(n)
     extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
     compared = some_of(against, min(n, len(against)), seed)
     real, real_detail = extract(compared, progress), _detail(compared)
@@ -226,8 +228,15 @@ def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
     return asdict(estimate) if estimate is not None and math.isfinite(estimate.value) else None
 
 
+def _check_holds_images(data: Dataset) -> None:
+    if not isinstance(getattr(data, "train", None), ImageSource):
+        remedy = "give what open_dataset opens, or Dataset(name, ImageArray(x))"
+        raise InputError(f"{type(data).__name__} holds no source of images: {remedy}.")
+
+
 def check_data(run: RunFolder, data: Dataset) -> None:
-    """Refuse a dataset that a run was not fitted to."""
+    """Refuse what is no dataset, and one that a run was not fitted to."""
+    _check_holds_images(data)
     fitted_to = run.options.get("data", {})
     if "fingerprint" in fitted_to and not recognise(data, fitted_to):
         remedy = "name those, with the same --size and --mode"

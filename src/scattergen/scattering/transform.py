@@ -256,17 +256,14 @@ class Scattering2D(nn.Module):
             InputError: If x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
         """
         if not isinstance(x, Tensor):
-            raise InputError(
-                f"Images are {type(x).__name__}, not a torch.Tensor: convert them, for example by torch.as_tensor(x, "
-                "dtype=torch.float32)."
-            )
+            remedy = "convert them, for example by torch.as_tensor(x, dtype=torch.float32)"
+            raise InputError(f"Images are {type(x).__name__}, not a torch.Tensor: {remedy}.")
         if x.is_complex():
-            raise InputError(
-                f"Images are {x.dtype}, but the transform is of real images: give x.abs(), or x.real and x.imag one "
-                "after the other."
-            )
+            remedy = "give x.abs(), or x.real and x.imag one after the other"
+            raise InputError(f"Images are {x.dtype}, but the transform is of real images: {remedy}.")
         if not x.is_floating_point():
-            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
+            levels = "x.float(), 0 and 1" if x.dtype == torch.bool else "for 8-bit images x.float() / 255"
+            raise InputError(f"Images are {x.dtype}: give floating-point numbers, {levels}.")
         if tuple(x.shape[-2:]) != self.shape:
             raise InputError(
                 f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
@@ -279,10 +276,8 @@ class Scattering2D(nn.Module):
         flat = x.reshape(-1, *self.shape)
         plain = _is_plain(flat)
         if plain and not all(map(isfinite, torch.aminmax(flat.detach()))):  # NaN if there is one
-            raise InputError(
-                "Images hold NaN or infinite pixels: check where they come from, or replace them, for example by "
-                "x.nan_to_num()."
-            )
+            remedy = "check where they come from, or replace them, for example by x.nan_to_num()"
+            raise InputError(f"Images hold NaN or infinite pixels: {remedy}.")
         kernels = compiled_kernels() if plain and flat.device.type == "cpu" else None
         s = _ByKernel.apply(flat, self, kernels) if kernels else self._by_torch(flat)
         return s.reshape(*batch, *self.output_shape)
