@@ -13,6 +13,7 @@ from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
@@ -275,6 +276,7 @@ def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
     return numbers[:: max(1, -(-len(numbers) // count))]
 
 
+@usual_state()
 def reconstruct_codes(
     z: Tensor,
     encoder: ScatteringEncoder,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering.transform import Scattering2D
 
@@ -38,6 +39,7 @@ class Reconstruction:
     iterations: Tensor  # spent on each, all starts together
 
 
+@usual_state()
 def reconstruct(
     s: Tensor,
     transform: Scattering2D,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.scattering.filters import FilterBank, cropped, filter_bank, low_pass_matrix, reflection
 from scattergen.scattering.plan import Plan, build_plan
 
@@ -181,6 +182,7 @@ class Wavelets:
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
 # are no longer used leave the memory of their device.
 @lru_cache(maxsize=8)
+@usual_state()
 def _shared_constants(bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Constants:
     return Constants(bank, shape, dtype, device)
 
