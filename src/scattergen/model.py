@@ -152,9 +152,8 @@ class GenerativeScatteringNetwork:
         z = torch.as_tensor(z)
         d = self.decoder.n_components
         if z.ndim != 2 or z.shape[1] != d:
-            raise InputError(
-                f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}: use codes that this model's encoder made."
-            )
+            problem = f"Expected codes of shape (N, {d}) but got {tuple(z.shape)}"
+            raise InputError(f"{problem}: use codes that this model's encoder made.")
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
         images = torch.empty(len(z), *self.decoder.image_shape)

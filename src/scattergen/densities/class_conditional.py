@@ -252,10 +252,8 @@ class _Kept:
             warnings.warn(f"{self.finished} is damaged: its class is fitted anew.", stacklevel=2)
             return False
         if found[1] != self.belongs_to:
-            raise RunFolderError(
-                f"{self.finished} is the finished class of a fit with other settings or codes: use those again, or "
-                "delete it."
-            )
+            problem = f"{self.finished} is the finished class of a fit with other settings or codes"
+            raise RunFolderError(f"{problem}: use those again, or delete it.")
         density.load_state_dict(found[0])
         return True
 
@@ -281,19 +279,15 @@ def _in_class(name: str) -> Iterator[None]:
 def check_labels(labels: Any, n: int) -> Tensor:
     """The labels as int64 (n,) on the CPU, if they are `n` whole numbers of at least 0."""
     if labels is None:
-        raise InputError(
-            "A class-conditional density needs labels: call fit(z, labels) with a whole number for every code."
-        )
+        problem = "A class-conditional density needs labels"
+        raise InputError(f"{problem}: call fit(z, labels) with a whole number for every code.")
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
-        raise InputError(
-            f"The labels are {values.dtype} of shape {values.shape}: expected one integer for each, shape ({n},)."
-        )
+        problem = f"The labels are {values.dtype} of shape {values.shape}"
+        raise InputError(f"{problem}: expected one integer for each, shape ({n},).")
     if n and values.min() < 0:
-        raise InputError(
-            f"Label {values.min()} of code {values.argmin()} is negative: number the classes from "
-            "0, and leave out codes without a class."
-        )
+        problem = f"Label {values.min()} of code {values.argmin()} is negative"
+        raise InputError(f"{problem}: number the classes from 0, and leave out codes without a class.")
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -303,10 +297,8 @@ def label_numbers(labels: Labels, n: int, classes: Sequence[str]) -> Tensor:
     if values.ndim == 0:
         return torch.full((n,), _number(values.item(), classes))
     if values.shape != (n,):
-        raise InputError(
-            f"{n} codes were asked for, but labels of shape {values.shape} given: give one "
-            "label for all, or one for each."
-        )
+        problem = f"{n} codes were asked for, but labels of shape {values.shape} given"
+        raise InputError(f"{problem}: give one label for all, or one for each.")
     numbers = {label: _number(label, classes) for label in dict.fromkeys(values)}
     return torch.tensor([numbers[label] for label in values], dtype=torch.int64)
 
@@ -323,7 +315,6 @@ def _number(label: Any, classes: Sequence[str]) -> int:
     number = int(label) if is_number else -1
     if not 0 <= number < len(classes):
         shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
-        raise InputError(
-            f"There is no class {label!r}: choose among {shown} (as text), or a number from 0 to {len(classes) - 1}."
-        )
+        problem = f"There is no class {label!r}"
+        raise InputError(f"{problem}: choose among {shown} (as text), or a number from 0 to {len(classes) - 1}.")
     return number

@@ -119,17 +119,13 @@ def check_codes(z: Tensor, *, minimum: int = 1, n_features: int | None = None) -
     """Codes (N, d), detached; refused unless finite floats, N ≥ `minimum` and, if that is given, d = `n_features`."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         found = z.dtype if isinstance(z, Tensor) else type(z).__name__
-        raise InputError(
-            f"Codes must be a floating-point tensor, not {found}: use encode(images), or "
-            "torch.as_tensor(codes, dtype=torch.float32)."
-        )
+        problem = f"Codes must be a floating-point tensor, not {found}"
+        raise InputError(f"{problem}: use encode(images), or torch.as_tensor(codes, dtype=torch.float32).")
     if z.ndim != 2 or z.shape[1] == 0:
         raise InputError(f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row.")
     if n_features is not None and z.shape[1] != n_features:
-        raise InputError(
-            f"Codes with {z.shape[1]} components do not belong to a density fitted on "
-            f"{n_features}: use codes of the same encoder, or fit again."
-        )
+        problem = f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}"
+        raise InputError(f"{problem}: use codes of the same encoder, or fit again.")
     if len(z) < minimum:
         raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
     if not torch.isfinite(z).all():
@@ -147,21 +143,16 @@ def check_fitted(density: Density) -> None:
 def take_tensor(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int | None]) -> Tensor:
     """One tensor of a stored state; refused if missing, of another shape (None is any size), or impossible weights."""
     if name not in tensors:
-        raise RunFolderError(
-            f'The stored density has no tensor "{name}": it belongs to another kind of density '
-            "or is incomplete; fit it again."
-        )
+        problem = f'The stored density has no tensor "{name}"'
+        raise RunFolderError(f"{problem}: it belongs to another kind of density or is incomplete; fit it again.")
     found = tuple(tensors[name].shape)
     if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
-        raise RunFolderError(
-            f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}: it '
-            "does not belong to these hyper-parameters; fit the density again."
-        )
+        problem = f'The tensor "{name}" of the stored density has shape {found} instead of {wanted}'
+        raise RunFolderError(f"{problem}: it does not belong to these hyper-parameters; fit the density again.")
     if name.rpartition("/")[2] == "weights" and not ((tensors[name] >= 0).all() and tensors[name].sum() > 0):
-        raise RunFolderError(
-            f'The tensor "{name}" of the stored density holds weights below 0, or none above: fit the density again.'
-        )
+        problem = f'The tensor "{name}" of the stored density holds weights below 0, or none above'
+        raise RunFolderError(f"{problem}: fit the density again.")
     return tensors[name]
 
 
@@ -177,9 +168,8 @@ def take_history(tensors: Mapping[str, Tensor]) -> History:
     epochs = columns.get("epoch", torch.empty(()))
     alike = all(column.shape == epochs.shape and column.dtype == torch.float64 for column in columns.values())
     if columns and not (alike and epochs.ndim == 1 and len(epochs) <= _LONGEST_HISTORY and epochs.isfinite().all()):
-        raise RunFolderError(
-            "The history of the stored density is no table with a column of epochs: fit the density again."
-        )
+        problem = "The history of the stored density is no table with a column of epochs"
+        raise RunFolderError(f"{problem}: fit the density again.")
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     rows = (dict(zip(columns, row, strict=True)) for row in values)
     return [row | {"epoch": int(row["epoch"])} for row in rows]

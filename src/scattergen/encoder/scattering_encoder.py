@@ -96,10 +96,8 @@ class ScatteringEncoder:
         """Flattened scattering coefficients (N, C·K·H'·W') of images (N, C, H, W), float32 in [0, 1]."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             C, H, W = self.image_shape
-            raise InputError(
-                f"Expected images of shape (N, {C}, {H}, {W}) but got {tuple(images.shape)}: "
-                "resize or convert them, or fit a model to images of this shape."
-            )
+            problem = f"Expected images of shape (N, {C}, {H}, {W}) but got {tuple(images.shape)}"
+            raise InputError(f"{problem}: resize or convert them, or fit a model to images of this shape.")
         with torch.no_grad():
             return self.scattering(images.to(self.device)).flatten(1).cpu()
 
@@ -316,10 +314,8 @@ def reconstruct_codes(
     """
     whitening, transform, device = encoder.whitening, encoder.scattering, encoder.device
     if z.ndim != 2 or z.shape[1] != whitening.n_components:
-        raise InputError(
-            f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}: use codes that this "
-            "encoder made."
-        )
+        problem = f"Expected codes of shape (N, {whitening.n_components}) but got {tuple(z.shape)}"
+        raise InputError(f"{problem}: use codes that this encoder made.")
     check_finite(z, "codes")
     s = whitening.inverse_transform(z.float()).reshape(-1, encoder.image_shape[0], *transform.output_shape).to(device)
     deviations = whitening.explained_variance_.sqrt()

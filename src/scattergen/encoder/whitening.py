@@ -90,9 +90,8 @@ class PCAWhitening:
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
         if total_variance <= (8 * eps * mean.norm().item()) ** 2:
-            raise InputError(
-                f"All {n} images give the same features, so they have no principal components: give images that differ."
-            )
+            problem = f"All {n} images give the same features, so they have no principal components"
+            raise InputError(f"{problem}: give images that differ.")
         most = min(n - 1, D)
         if d > most:
             raise InputError(
@@ -140,10 +139,8 @@ class PCAWhitening:
             raise InputError("The principal components are not known yet: call fit first.")
         width = self.components_.shape[axis]
         if rows.ndim != 2 or rows.shape[1] != width:
-            raise InputError(
-                f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}: use those of the model that these "
-                "components belong to."
-            )
+            problem = f"Expected {what} of shape (N, {width}) but got {tuple(rows.shape)}"
+            raise InputError(f"{problem}: use those of the model that these components belong to.")
 
     def _scale(self) -> Tensor:
         return self.explained_variance_.sqrt().to(self.components_)

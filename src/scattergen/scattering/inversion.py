@@ -82,10 +82,8 @@ def reconstruct(
     """
     K, height, width = transform.output_shape
     if tuple(s.shape[-3:]) != transform.output_shape:
-        raise InputError(
-            f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}: give the "
-            "transform that they were computed with."
-        )
+        problem = f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}"
+        raise InputError(f"{problem}: give the transform that they were computed with.")
     check_finite(s, "coefficients")
     batch = s.shape[:-3]
     dtype = s.dtype if s.dtype == torch.float64 else torch.float32

@@ -228,10 +228,8 @@ class Scattering2D(nn.Module):
         if min(rows, columns) < 2:
             raise InputError(f"Images of {rows}x{columns} pixels: each side needs at least 2.")
         if not 1 <= J <= largest_J:
-            raise InputError(
-                f"J={J} does not fit images of {rows}x{columns} pixels: choose J between 1 and {largest_J}, so that "
-                "2^J is at most the shorter side."
-            )
+            problem = f"J={J} does not fit images of {rows}x{columns} pixels"
+            raise InputError(f"{problem}: choose J between 1 and {largest_J}, so that 2^J is at most the shorter side.")
         if not 1 <= L <= _MOST_ORIENTATIONS:
             raise InputError(f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is usual).")
         if max_order not in (0, 1, 2):
@@ -258,15 +256,11 @@ class Scattering2D(nn.Module):
             InputError: If x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
         """
         if not isinstance(x, Tensor):
-            raise InputError(
-                f"Images are {type(x).__name__}, not a torch.Tensor: convert them, for example by torch.as_tensor(x, "
-                "dtype=torch.float32)."
-            )
+            problem = f"Images are {type(x).__name__}, not a torch.Tensor"
+            raise InputError(f"{problem}: convert them, for example by torch.as_tensor(x, dtype=torch.float32).")
         if x.is_complex():
-            raise InputError(
-                f"Images are {x.dtype}, but the transform is of real images: give x.abs(), or x.real and x.imag one "
-                "after the other."
-            )
+            problem = f"Images are {x.dtype}, but the transform is of real images"
+            raise InputError(f"{problem}: give x.abs(), or x.real and x.imag one after the other.")
         if not x.is_floating_point():
             raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
         if tuple(x.shape[-2:]) != self.shape:
@@ -281,10 +275,8 @@ class Scattering2D(nn.Module):
         flat = x.reshape(-1, *self.shape)
         plain = _is_plain(flat)
         if plain and not all(map(isfinite, torch.aminmax(flat.detach()))):  # NaN if there is one
-            raise InputError(
-                "Images hold NaN or infinite pixels: check where they come from, or replace them, for example by "
-                "x.nan_to_num()."
-            )
+            problem = "Images hold NaN or infinite pixels"
+            raise InputError(f"{problem}: check where they come from, or replace them, for example by x.nan_to_num().")
         kernels = compiled_kernels() if plain and flat.device.type == "cpu" else None
         s = _ByKernel.apply(flat, self, kernels) if kernels else self._by_torch(flat)
         return s.reshape(*batch, *self.output_shape)
