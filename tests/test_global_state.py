@@ -1,32 +1,33 @@
 """What a program has set in PyTorch and NumPy changes no number, and is set as before afterwards."""
 
+import hashlib
+import json
+import os
 import subprocess
 import sys
+import textwrap
 import threading
 import warnings
-from contextlib import ExitStack, contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_densities import GRADIENT, SMALL, codes
-from small_densities import fit as fit_small
 
 import scattergen as sg
 from scattergen.datasets import mnist
-from scattergen.decoder import Decoder
-from scattergen.densities import DENSITIES, make
+from scattergen.decoder import Decoder, DecoderTraining, LinearDecoder, LocalDecoder
+from scattergen.densities import make
 from scattergen.encoder import PCAWhitening, reconstruct_codes
-from scattergen.evaluation import (
-    PerceptualFeatures,
-    ScatteringFeatures,
-    classifier_two_sample_test,
-    default_features,
-    different_bins,
-    evaluate,
-)
+from scattergen.encoder.feature_store import FeatureStore
+from scattergen.evaluation import ScatteringFeatures, classifier_two_sample_test, default_features, different_bins
 from scattergen.global_state import usual_state
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.scattering import filters, plan, transform
+from small_densities import SMALL, codes
+from small_densities import fit as fit_small
 
 
 @contextmanager
@@ -233,5 +234,217 @@ def test_no_number_depends_on_what_a_program_has_set(saved, expected, state, wor
     for one, other in zip(found, expected[work], strict=True):
         assert one.dtype == other.dtype
         assert one.device.type == "cpu"
-        assert not one.is_inference()
+        assert work == "features" or not one.is_inference()  # `Scattering2D` is a module like any other
         assert torch.equal(one.nan_to_num(7), other.nan_to_num(7))
+
+
+# What is made in one state is used in another ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["compiled", "torch"])
+def test_what_was_made_for_inference_is_differentiated_later(monkeypatch, kernel):
+    """Filters and plans are kept for all transforms, whatever made them first."""
+    if kernel == "torch":
+        monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
+    x = torch.rand(2, 13, 11)
+    for cache in (transform._shared_constants, filters.filter_bank, plan.build_plan):
+        cache.cache_clear()
+    with torch.inference_mode():
+        before = sg.Scattering2D(1, (13, 11), L=3)(x)
+    x.requires_grad_()
+    after = sg.Scattering2D(1, (13, 11), L=3)(x)
+    after.sum().backward()
+    assert torch.equal(before, after)
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("state", ["float64", "bfloat16", "device meta"])
+def test_filters_are_the_same_whatever_made_them_first(state):
+    x = torch.rand(2, 13, 11)
+    found = []
+    for around in (usual_state, STATES[state]):
+        for cache in (transform._shared_constants, filters.filter_bank, plan.build_plan):
+            cache.cache_clear()
+        with around():
+            scattering = sg.Scattering2D(1, (13, 11), L=3)
+            found += [scattering(x), scattering._by_torch(x)]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_densities_are_fitted_to_codes_made_for_inference(name):
+    z = codes()
+    with torch.inference_mode():
+        for_inference = z.clone()
+    assert for_inference.is_inference()
+    expected, found = (fit_small(make(name, **SMALL[name]), some).sample(3) for some in (z, for_inference))
+    assert torch.equal(found, expected)
+
+
+def test_a_model_is_fitted_to_images_made_for_inference(expected):
+    with torch.inference_mode():
+        images = IMAGES.clone()
+    found = tensors_of(state_of(GenerativeScatteringNetwork.fit(images, options=OPTIONS)))
+    assert all(map(torch.equal, found, expected["fit"]))
+
+
+@pytest.mark.parametrize("make_decoder", [Decoder, lambda *args, **kw: make_local()], ids=["generator", "local"])
+def test_a_decoder_made_for_inference_is_trained(make_decoder):
+    with torch.inference_mode(), default_type(torch.float64):
+        decoder = make_decoder(6, (1, 28, 28), channels=[4, 2])
+    z = torch.randn(40, 6)
+    DecoderTraining(epochs=1, batch_size=16).fit(decoder, z, IMAGES)
+    assert decoder.decode(z).dtype == torch.float32
+
+
+def make_local():
+    encoder = sg.ScatteringEncoder((1, 28, 28), n_components=6).fit(IMAGES)
+    return LocalDecoder(LinearDecoder.of(encoder, 8).fit(encoder.transform(IMAGES), IMAGES), channels=[4, 2])
+
+
+# What a program wants of gradients ---------------------------------------------------------------
+
+
+def graph_of(name):
+    """A result that gradients are wanted of, and what it is made from."""
+    if name == "scattering":
+        x = torch.rand(2, 8, 8, requires_grad=True)
+        return sg.Scattering2D(1, (8, 8))(x), x
+    x = torch.randn(30, 4, requires_grad=True)
+    if name in ("transform", "inverse_transform"):
+        whitening = PCAWhitening(4).fit(lambda: [x.detach()])
+        return getattr(whitening, name)(x), x
+    if name == "decoder":
+        return Decoder(4, (1, 8, 8), channels=[4, 2])(x), x
+    return make(name).fit(torch.randn(100, 4)).log_prob(x), x
+
+
+DIFFERENTIABLE = ["scattering", "transform", "inverse_transform", "decoder", "gaussian", "mixture"]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_are_kept_where_a_program_wants_them(name):
+    found, x = graph_of(name)
+    found.sum().backward()
+    assert x.grad.isfinite().all()
+    with torch.no_grad():
+        assert not graph_of(name)[0].requires_grad
+
+
+@pytest.mark.parametrize("state", ["inference", "no gradients", "autocast", "all at once"])
+def test_codes_and_samples_can_be_used_further(saved, state):
+    with STATES[state]():
+        model = sg.load(saved)
+        z, images = model.encode(IMAGES[:2]), model.sample(2, "gaussian")
+    for found in (z, images, model.encoder.whitening.components_):
+        weight = torch.ones(found.shape[-1], requires_grad=True)
+        (found * weight).sum().backward()
+        found += 1
+        assert weight.grad is not None
+
+
+# The context itself ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("gradients", [None, False, True])
+def test_states_are_usual_within_and_as_before_after(state, gradients):
+    @usual_state(gradients)
+    def inner():
+        """Docs."""
+        return everything_set()
+
+    with STATES[state]():
+        before = everything_set()
+        *usual, recorded, for_inference, by_autocast, _, numpy = inner()
+        assert usual == [torch.float32, torch.device("cpu")]
+        assert (for_inference, by_autocast) == (False, False)
+        assert recorded == (torch.is_grad_enabled() if gradients is None else gradients)
+        assert numpy == {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+        assert everything_set() == before
+        with pytest.raises(sg.InputError):
+            make("gaussian").fit("no codes")
+        assert everything_set() == before
+    assert (inner.__name__, inner.__doc__) == ("inner", "Docs.")
+
+
+def test_threads_that_overlap_leave_the_default_type_as_it_was():
+    first_in, second_out = threading.Event(), threading.Event()
+
+    def first():
+        with usual_state():
+            first_in.set()
+            second_out.wait(10)
+            return torch.get_default_dtype()
+
+    with default_type(torch.float64), ThreadPoolExecutor(1) as pool:
+        task = pool.submit(first)
+        first_in.wait(10)
+        with usual_state():
+            assert torch.get_default_dtype() == torch.float32
+        second_out.set()
+        assert task.result() == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+
+
+def test_other_threads_keep_their_own_states(saved):
+    """What belongs to a thread is changed in none but the one that computes."""
+    model = sg.load(saved)
+    expected = model.encode(IMAGES[:4])
+    with ThreadPoolExecutor(4) as pool:
+        names = ["autocast", "inference", "numpy raises", "device meta"]
+
+        def encode(name):
+            with STATES[name]():
+                before = everything_set()[1:]
+                return [(model.encode(IMAGES[:4]), everything_set()[1:] == before) for _ in range(5)]
+
+        for results in pool.map(encode, names):
+            assert all(torch.equal(z, expected) and same for z, same in results)
+
+
+@pytest.mark.parametrize("way", ["fit", "fit_samples of an encoder"])
+def test_a_warning_points_at_the_line_that_was_called(way):
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 5)
+    store = FeatureStore(lambda rows: x[rows], 50, 5, 10)
+    whitening = PCAWhitening(4, allow_fewer=True)
+    with pytest.warns(UserWarning, match="codes have 1 components, not 4") as caught:
+        whitening.fit_samples(store) if way != "fit" else whitening.fit(lambda: [x])
+    assert Path(caught[0].filename).name == ("whitening.py" if way == "fit" else Path(__file__).name)
+
+
+# A program of its own ----------------------------------------------------------------------------
+
+
+def digest(tensors):
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(np.ascontiguousarray(tensor.detach().numpy()).tobytes())
+    return whole.hexdigest()
+
+
+def test_without_docstrings_in_a_job_of_a_cluster_numbers_are_the_same(saved, expected, tmp_path):
+    """`python -OO`, among variables of clusters that Lightning Fabric reads while it is imported."""
+    code = f"""
+        import json, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        torch.set_num_threads({torch.get_num_threads()})
+        import conftest, scattergen as sg, test_global_state as here
+        assert False, "which -O leaves out"
+        found = {{work: here.digest(here.tensors_of(here.WORK[work](sys.argv[1]))) for work in ("fit", "use")}}
+        shown = [conftest._run_cli("fit", "--help").out, conftest._run_cli("info", sys.argv[1]).out]
+        found["refused"] = conftest._run_cli("info", "nowhere", code=2).err
+        json.dump({{**found, "shown": [bool(text) for text in shown]}}, sys.stdout)
+    """
+    stale = {"SLURM_PROCID": "x", "JSM_NAMESPACE_RANK": "", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "fit"}
+    done = subprocess.run(
+        [sys.executable, "-OO", "-W", "error", "-c", textwrap.dedent(code), saved],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **stale, "COLUMNS": "100"},
+    )  # fmt: skip
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found.pop("refused").startswith("error: There is no run folder nowhere")
+    assert found.pop("shown") == [True, True]
+    assert found == {work: digest(expected[work]) for work in ("fit", "use")}

@@ -205,7 +205,7 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
     return _fabric(torch.device(device).type, layout.devices, precision, num_nodes=layout.nodes, strategy=strategy)
 
 
-def _fabric(kind: str, devices: Any, precision: Any, **several: Any) -> Any:
+def _fabric(kind: str, devices: int | list[int], precision: str, **several: Any) -> Any:
     """A Fabric made of its arguments alone, whatever a job of a cluster or `fabric run` left in the environment."""
     _check_ranks()
     hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith(("LT_", "SLURM_", "JSM_"))}
@@ -215,8 +215,8 @@ def _fabric(kind: str, devices: Any, precision: Any, **several: Any) -> Any:
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
         # Named, since Fabric would take a single process inside a job of Slurm, LSF or MPI for one of the job's ranks.
-        plugins = [LightningEnvironment()]
-        fabric = Fabric(accelerator=kind, devices=devices, precision=precision, plugins=plugins, **several)
+        where: dict[str, Any] = {"accelerator": kind, "devices": devices, "precision": precision}
+        fabric = Fabric(**where, plugins=[LightningEnvironment()], **several)
         if several:
             fabric.launch()
         return fabric
