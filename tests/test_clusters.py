@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from lightning_fabric.utilities.rank_zero import _get_rank
 
 from scattergen.densities import make
 from scattergen.processes import Layout, make_fabric, supervise
@@ -89,6 +90,17 @@ def test_a_network_is_trained_alone_in_a_job_of_many(job, expected, name):
         assert (fabric.world_size, fabric.global_rank) == (1, 0)
         assert torch.equal(fitted(), expected)
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "JSM_NAMESPACE_RANK"])
+@pytest.mark.parametrize("value", ["3", "x", ""])
+def test_lightning_reads_no_rank_of_a_job_while_it_is_imported(job, monkeypatch, name, value):
+    job({name: value})
+    read = []
+    monkeypatch.setattr("lightning_fabric.Fabric", lambda **_: read.append(_get_rank()))
+    make_fabric("cpu", "32-true")
+    assert read == [None]
+    assert os.environ[name] == value
 
 
 def test_ranks_are_those_of_the_fit_and_not_of_the_job(job, tmp_path):
