@@ -46,7 +46,7 @@ def _leave() -> None:
             torch.set_default_dtype(first)
 
 
-def guard(owner: Any, *names: str) -> Any:
+def guard(owner: Any, *names: str) -> None:
     """Give functions or methods of a module or class the usual state; the names it has not, and classes, stay."""
     for name in names:
         found = vars(owner).get(name)
@@ -54,4 +54,3 @@ def guard(owner: Any, *names: str) -> Any:
         if callable(function) and not isinstance(function, type):
             usual = usual_state()(function)
             setattr(owner, name, usual if function is found else classmethod(usual))
-    return owner
