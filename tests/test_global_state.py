@@ -414,6 +414,7 @@ def test_a_warning_points_at_the_line_that_was_called(way):
 # A program of its own ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_docstrings_numbers_are_the_same(saved, tmp_path):
     """`python -OO`; nothing is trained, since all that Lightning imports is often compiled anew for it."""
     code = """
