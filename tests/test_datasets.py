@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from scattergen.datasets import ImageArray, ImageSource, Subset, arrays, mnist, open_dataset
+from scattergen.datasets.containers import Stored
 from scattergen.datasets.source import positions
 from scattergen.errors import InputError
 

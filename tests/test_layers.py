@@ -11,7 +11,7 @@ PACKAGE = Path(sg.__file__).parent
 
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
-    ("errors", "version", "wording"),
+    ("errors", "global_state", "version", "wording"),
     ("files", "image_quality", "keywords", "processes", "progress"),
     ("datasets", "scattering", "tensor_files"),
     ("encoder", "image_files", "training"),

@@ -21,6 +21,7 @@ from scattergen.densities.protocol import check_codes
 from scattergen.densities.sampling import Labels
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
+from scattergen.global_state import guard
 from scattergen.keywords import check_seed, whole_number
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages
@@ -236,3 +237,7 @@ class GenerativeScatteringNetwork:
         A `RunFolderError` if it is incomplete, damaged, changed or of a newer format, or a density of an unknown kind.
         """
         return cls(**vars(read_parts(path, device, densities)))
+
+
+_DOORS = ("fit", "fit_density", "encode", "decode", "sample_codes", "interpolate", "resample", "save", "load")
+guard(GenerativeScatteringNetwork, *_DOORS)

@@ -95,10 +95,8 @@ class DecoderTraining:
         """How many of n images are held out for validation; an `InputError` if too few are left to train on."""
         n_validation = min(5000, max(1, n // 10)) if self.n_validation is None else self.n_validation
         if n_validation < 1 or n - n_validation < 2:
-            raise InputError(
-                f"{n} images with {n_validation} of them held out leave {max(n - n_validation, 0)} to train on: hold "
-                "out at least 1 and leave at least 2."
-            )
+            problem = f"{n} images with {n_validation} of them held out leave {max(n - n_validation, 0)} to train on"
+            raise InputError(f"{problem}: hold out at least 1 and leave at least 2.")
         return n_validation
 
     def check(self, n: int, n_processes: int = 1) -> None:

@@ -147,10 +147,8 @@ def check_grids(convolved: Sequence[tuple[int, int]], n_grids: int, kernel_size:
     """Refuse filters that do not fit a grid that is convolved."""
     smallest = min(map(min, convolved))
     if smallest <= kernel_size // 2:
-        raise InputError(
-            f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels: use fewer channels (blocks) than "
-            f"{n_grids}, smaller filters or larger images."
-        )
+        problem = f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels"
+        raise InputError(f"{problem}: use fewer channels (blocks) than {n_grids}, smaller filters or larger images.")
 
 
 def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> list[tuple[int, int]]:
@@ -159,14 +157,11 @@ def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> l
     if start is None:
         return [(-(-H >> i), -(-W >> i)) for i in reversed(range(n_grids))]  # rounded up
     if len(start) != 2 or not all(1 <= side <= full for side, full in zip(start, size, strict=True)):
-        raise InputError(
-            f"start_grid={tuple(start)}: give a height and a width of at least 1 and at most the image's {H}x{W}."
-        )
+        problem = f"start_grid={tuple(start)}"
+        raise InputError(f"{problem}: give a height and a width of at least 1 and at most the image's {H}x{W}.")
     if n_grids == 1 and tuple(start) != size:
-        raise InputError(
-            f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach {H}x{W} pixels: give "
-            "more channels."
-        )
+        problem = f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach {H}x{W} pixels"
+        raise InputError(f"{problem}: give more channels.")
     return [*((min(start[0] << i, H), min(start[1] << i, W)) for i in range(n_grids - 1)), size]
 
 

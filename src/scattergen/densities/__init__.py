@@ -18,6 +18,7 @@ from scattergen.densities.registry import (
 )
 from scattergen.densities.sampling import Noise, draw_in_chunks, sample_density
 from scattergen.densities.vae import VariationalAutoencoder
+from scattergen.global_state import guard
 
 __all__ = [
     "DENSITIES", "IMPROVED", "ClassConditional", "Density", "Flow", "Gaussian", "GaussianMixture",
@@ -25,3 +26,6 @@ __all__ = [
     "check_count", "density_class", "draw_in_chunks", "hyperparameters", "improved_keywords", "make",
     "make_for_classes", "names", "needs_labels", "registered_name", "sample_density",
 ]  # fmt: skip
+
+for _density in DENSITIES.values():
+    guard(_density, "fit", "sample", "sample_labels", "log_prob", "_log_prob", "state_dict", "load_state_dict")

@@ -246,10 +246,8 @@ class _Kept:
             warnings.warn(f"{self.finished} is damaged: its class is fitted anew.", stacklevel=2)
             return False
         if found[1] != self.belongs_to:
-            raise RunFolderError(
-                f"{self.finished} is the finished class of a fit with other settings or codes: use those again, or "
-                "delete it."
-            )
+            problem = f"{self.finished} is the finished class of a fit with other settings or codes"
+            raise RunFolderError(f"{problem}: use those again, or delete it.")
         density.load_state_dict(found[0])
         return True
 
@@ -311,7 +309,6 @@ def _number(label: Any, classes: Sequence[str]) -> int:
     number = int(label) if is_number else -1
     if not 0 <= number < len(classes):
         shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
-        raise InputError(
-            f"There is no class {label!r}: choose among {shown} (as text), or a number from 0 to {len(classes) - 1}."
-        )
+        problem = f"There is no class {label!r}"
+        raise InputError(f"{problem}: choose among {shown} (as text), or a number from 0 to {len(classes) - 1}.")
     return number

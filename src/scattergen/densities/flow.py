@@ -118,9 +118,8 @@ class Flow:
         try:
             import zuko  # type: ignore[import-untyped]  # an extra
         except ImportError as error:
-            raise InputError(
-                'The density "flow" needs the package zuko: run  pip install "scattergen[flow]".'
-            ) from error
+            problem = 'The density "flow" needs the package zuko'
+            raise InputError(f'{problem}: run  pip install "scattergen[flow]".') from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return zuko.flows.NSF(

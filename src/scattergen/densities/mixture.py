@@ -201,10 +201,8 @@ class GaussianMixture:
 def check_leading_count(n: int, n_components: int | None) -> None:
     """Refuse fewer codes than `LeadingComponents.fit` needs."""
     if n_components is not None and n_components > n // 2:
-        raise InputError(
-            f"{n} codes to fit to are too few for n_components={n_components}: use at most {n // 2}, or null, which "
-            "chooses by the number of codes."
-        )
+        problem = f"{n} codes to fit to are too few for n_components={n_components}"
+        raise InputError(f"{problem}: use at most {n // 2}, or null, which chooses by the number of codes.")
 
 
 @dataclass

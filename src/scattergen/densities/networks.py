@@ -87,10 +87,8 @@ def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
     try:
         module.load_state_dict(take_state(tensors, name))
     except RuntimeError as error:
-        raise RunFolderError(
-            f'The stored tensors "{name}/…" do not belong to a network of these hyper-parameters: '
-            "fit the density again."
-        ) from error
+        problem = f'The stored tensors "{name}/…" do not belong to a network of these hyper-parameters'
+        raise RunFolderError(f"{problem}: fit the density again.") from error
     module.eval()
 
 

@@ -61,9 +61,8 @@ class ManifoldParzen:
     def check_count(self, n: int) -> None:
         """Refuse codes that do not have so many others."""
         if n <= self.n_neighbors:
-            raise InputError(
-                f"{n} codes are too few for {self.n_neighbors} neighbours of each: give more, or fewer n_neighbors."
-            )
+            problem = f"{n} codes are too few for {self.n_neighbors} neighbours of each"
+            raise InputError(f"{problem}: give more, or fewer n_neighbors.")
 
     def fit(
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None

@@ -132,7 +132,7 @@ def check_codes(z: Any, *, minimum: int = 1, n_features: int | None = None) -> T
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z)).any(1).nonzero()[0])
         raise InputError(f"Code {row} holds NaN or an infinity: look at its image, or leave it out.")
-    return z
+    return z.clone() if z.is_inference() else z.detach()  # autograd cannot keep what is for inference only
 
 
 def check_fitted(density: Density) -> None:
@@ -169,9 +169,8 @@ def take_history(tensors: Mapping[str, Tensor]) -> History:
     epochs = columns.get("epoch", torch.empty(()))
     alike = all(column.shape == epochs.shape and column.dtype == torch.float64 for column in columns.values())
     if columns and not (alike and epochs.ndim == 1 and len(epochs) <= _LONGEST_HISTORY and epochs.isfinite().all()):
-        raise RunFolderError(
-            "The history of the stored density is no table with a column of epochs: fit the density again."
-        )
+        problem = "The history of the stored density is no table with a column of epochs"
+        raise RunFolderError(f"{problem}: fit the density again.")
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     rows = (dict(zip(columns, row, strict=True)) for row in values)
     return [row | {"epoch": int(row["epoch"])} for row in rows]

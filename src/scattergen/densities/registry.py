@@ -57,10 +57,8 @@ def density_class(name: str) -> type[Density]:
         try:
             DENSITIES[name] = found[0].load()
         except (ImportError, AttributeError) as error:
-            raise InputError(
-                f'The density "{name}" of {found[0].value} cannot be imported ({error}): repair or remove the package '
-                "that declares it."
-            ) from error
+            problem = f'The density "{name}" of {found[0].value} cannot be imported ({error})'
+            raise InputError(f"{problem}: repair or remove the package that declares it.") from error
     return DENSITIES[name]
 
 
@@ -91,9 +89,8 @@ def registered_name(density: Density) -> str:
         if kind is type(density):
             return name
     own = type(density).__name__
-    raise InputError(
-        f'{own} is not registered, so that it could not be loaded again: call DENSITIES["{own.lower()}"] = {own} first.'
-    )
+    problem = f"{own} is not registered, so that it could not be loaded again"
+    raise InputError(f'{problem}: call DENSITIES["{own.lower()}"] = {own} first.')
 
 
 def make(name: str, /, **options: Any) -> Density:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scattergen.densities.protocol import Density
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.keywords import check_seed, whole_number
 
 Labels = int | str | Sequence[int | str] | Tensor | NDArray[Any]
@@ -52,6 +53,7 @@ class Noise:
         return torch.from_numpy(self.generator.choice(len(w), size, p=w / w.sum()))
 
 
+@usual_state(gradients=False)
 def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temperature: float = 1.0) -> Tensor:
     """Draw codes (n, d), float32, of which number k depends on the density, the seed and k only.
 
@@ -67,9 +69,8 @@ def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temp
     """
     n, seed, temperature = whole_number("n", n), check_seed(seed), check_temperature(temperature)
     count = max(1, math.ceil(n / CHUNK))  # n = 0 needs the number of columns too
-    with torch.no_grad():
-        noises = (Noise(np.random.default_rng([seed, chunk]), temperature) for chunk in range(count))
-        return torch.cat([draw(noise, CHUNK).float() for noise in noises])[:n].clone()
+    noises = (Noise(np.random.default_rng([seed, chunk]), temperature) for chunk in range(count))
+    return torch.cat([draw(noise, CHUNK).float() for noise in noises])[:n].clone()
 
 
 def check_temperature(temperature: Any) -> float:

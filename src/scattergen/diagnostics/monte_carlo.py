@@ -43,28 +43,22 @@ def checked_codes(z: Codes, components: int = 1) -> Floats:
             f"{codes.shape} of {codes.dtype}: give the codes of an encoder or samples of a density."
         )
     if len(codes) < FEWEST_CODES:
-        raise InputError(
-            f"The diagnostics need at least {FEWEST_CODES} codes but got {len(codes)}: encode or draw more."
-        )
+        problem = f"The diagnostics need at least {FEWEST_CODES} codes but got {len(codes)}"
+        raise InputError(f"{problem}: encode or draw more.")
     finite = np.isfinite(codes).all(axis=0)
     if not finite.all():
-        raise InputError(
-            f"Component {finite.argmin()} of the codes holds NaN or infinite values: look for what made them, "
-            "or leave these codes out."
-        )
+        problem = f"Component {finite.argmin()} of the codes holds NaN or infinite values"
+        raise InputError(f"{problem}: look for what made them, or leave these codes out.")
     constant = np.flatnonzero(np.ptp(codes, axis=0) == 0)
     if constant.size:
-        raise InputError(
-            f"Component {constant[0]} of the codes is constant, so there is nothing to test: leave it out."
-        )
+        problem = f"Component {constant[0]} of the codes is constant, so there is nothing to test"
+        raise InputError(f"{problem}: leave it out.")
     codes = codes.astype(np.float64)
     scale = np.abs(codes).max()
     # Fourth powers of codes, and sums of them, have to be finite and not 0.
     if not 1e-60 < scale < 1e60:
-        raise InputError(
-            f"The largest entry of the codes is {scale:.3g}, which is out of the range of the "
-            "tests: divide them by their standard deviation."
-        )
+        problem = f"The largest entry of the codes is {scale:.3g}, which is out of the range of the tests"
+        raise InputError(f"{problem}: divide them by their standard deviation.")
     if codes.shape[1] < components:
         raise InputError(f"Dependence needs at least {components} components but got {codes.shape[1]}: give more.")
     return codes

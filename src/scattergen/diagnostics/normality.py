@@ -147,10 +147,8 @@ def rejections_by_sample_size(
         sizes = [size for size in _SIZES if size <= len(codes)]
     for size in sizes:
         if not SMALLEST_SAMPLE <= size <= len(codes):
-            raise InputError(
-                f"cannot draw samples of {size} from {len(codes)} codes for normality tests: "
-                f"choose sizes from {SMALLEST_SAMPLE} to {len(codes)}."
-            )
+            problem = f"cannot draw samples of {size} from {len(codes)} codes for normality tests"
+            raise InputError(f"{problem}: choose sizes from {SMALLEST_SAMPLE} to {len(codes)}.")
     rates = []
     for size in sizes:
         totals = np.zeros((2, len(_TESTS), len(levels)))
@@ -196,10 +194,8 @@ def _codes(z: Codes) -> NDArray[Any]:
             f"normality tests need codes of shape (n, d) in floating point, got shape {codes.shape} of {codes.dtype}."
         )
     if len(codes) < SMALLEST_SAMPLE:
-        raise InputError(
-            f"normality tests need at least {SMALLEST_SAMPLE} codes, got {len(codes)}: their null "
-            f"distributions do not hold for fewer; encode more images."
-        )
+        problem = f"normality tests need at least {SMALLEST_SAMPLE} codes, got {len(codes)}"
+        raise InputError(f"{problem}: their null distributions do not hold for fewer; encode more images.")
     finite = np.isfinite(codes).all(axis=0)
     if not finite.all():
         raise InputError(
@@ -288,10 +284,8 @@ def sliced_normality(
     n, d = codes.shape
     n_directions = whole_number("n_directions", n_directions, least=1)
     if n <= d:
-        raise InputError(
-            f"Projections of whitened codes need more codes than components but got {n} of {d}: "
-            "give more codes or fewer components."
-        )
+        problem = f"Projections of whitened codes need more codes than components but got {n} of {d}"
+        raise InputError(f"{problem}: give more codes or fewer components.")
     whitening = _whitening(codes)
     rank = whitening.shape[1]  # the null codes have as many components as vary by themselves
     directions = np.random.default_rng([seed, 1]).standard_normal((rank, n_directions))

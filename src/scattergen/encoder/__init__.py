@@ -2,5 +2,9 @@
 
 from scattergen.encoder.scattering_encoder import ScatteringEncoder, reconstruct_codes
 from scattergen.encoder.whitening import PCAWhitening
+from scattergen.global_state import guard
 
 __all__ = ["PCAWhitening", "ScatteringEncoder", "reconstruct_codes"]
+
+guard(PCAWhitening, "fit", "fit_samples", "transform", "inverse_transform")
+guard(ScatteringEncoder, "features", "fit", "transform", "state_dict")

@@ -15,6 +15,7 @@ from scattergen.datasets.recognition import files_of
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import BadImageError, InputError
+from scattergen.global_state import usual_state
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
@@ -268,6 +269,7 @@ def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
     return numbers[:: max(1, -(-len(numbers) // count))]
 
 
+@usual_state()
 def reconstruct_codes(
     z: Tensor | Any, encoder: ScatteringEncoder, *, n_starts: int = 4, max_iterations: int = 200,
     tolerance: float = 1e-4, seed: int = 0, progress: Progress = SILENT,

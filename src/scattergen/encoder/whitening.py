@@ -99,7 +99,7 @@ class PCAWhitening:
             remedy = f"use more varied images or set n_components to at most {rank} (--set encoder.n_components={rank})"
             raise InputError(f"{ways}, but {d} components were asked: {remedy}.")
         if rank < d and samples.processes.rank == 0:
-            warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=2)
+            warnings.warn(f"{ways}: codes have {rank} components, not {d}.", stacklevel=3)
         components, variances = components[:rank], variances[:rank]
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         self.n_components, self.n_samples_ = rank, n

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from scattergen.datasets import ImageSource
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
 
@@ -59,7 +60,7 @@ def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int] | Non
         )
 
 
-@torch.no_grad()
+@usual_state(gradients=False)
 def in_batches(
     images: ImageSource | Tensor, features: Callable[[Tensor], Tensor], dimension: int, size: int, progress: Progress
 ) -> Tensor:

@@ -47,9 +47,8 @@ def check_tables(minimum: int = 2, /, **tables: Tensor) -> None:
             raise InputError(f"{name}: row {row} holds NaN or an infinity: look at its image, or leave it out.")
     if len({x.shape[1] for x in tables.values()}) > 1:
         widths = ", ".join(f"{name} {x.shape[1]}" for name, x in tables.items())
-        raise InputError(
-            f"The tables have different numbers of features ({widths}): make them with one feature extractor."
-        )
+        problem = f"The tables have different numbers of features ({widths})"
+        raise InputError(f"{problem}: make them with one feature extractor.")
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -24,6 +24,7 @@ from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor, TwoSampleTest, classifier_two_sample_test
 from scattergen.files import atomic_path, write_json
+from scattergen.global_state import usual_state
 from scattergen.image_quality import sharpness
 from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
@@ -77,6 +78,7 @@ class RunEvaluation:
         return {**told, "machine": machine(), "rows": rows}
 
 
+@usual_state()
 def evaluate_run(
     path: Path | str, data: Dataset, *, densities: Sequence[str] | None = None, reference: Dataset | None = None,
     n: int = 10_000, repeats: int = 1, features: FeatureName | None = None, seed: int = 0, device: str = "cpu",
@@ -260,7 +262,7 @@ def keep(
                     temporary.write_bytes(figure_png(draw()))
             run.note(stem, key, {}, made_from, products_in(folder))
     except ScattergenError as error:
-        warnings.warn(f"The {what} are not kept with the run. {error}", stacklevel=3)
+        warnings.warn(f"The {what} are not kept with the run. {error}", stacklevel=4)
         return False
     return True
 
@@ -284,6 +286,7 @@ class RunDiagnosis:
         return {"seed": self.seed, "machine": machine(), "tables": rows, "told_apart": told}
 
 
+@usual_state()
 def diagnose_run(
     path: Path | str, *, density: str | None = None, data: Dataset | None = None, components: int = COMPONENTS,
     n: int = CODES, n_simulations: int = SIMULATIONS, seed: int = 0, device: str = "cpu", progress: Progress = SILENT,

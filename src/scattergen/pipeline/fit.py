@@ -17,6 +17,7 @@ from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import Judgement, in_words
 from scattergen.files import check_space
+from scattergen.global_state import usual_state
 from scattergen.image_files import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.estimate import epochs_within
@@ -67,6 +68,7 @@ class FittedRun:
         return self.run.path / "report.html"
 
 
+@usual_state()
 def fit_run(
     data: Dataset, out: Path | str, choice: FitOptions | None = None, *, seed: int = 0,
     max_seconds: float | None = None, device: str = "cpu", overwrite: bool = False, command: str = "",
@@ -228,6 +230,7 @@ class FittedDensity:
     finished_before: bool
 
 
+@usual_state()
 def fit_density_run(
     path: Path | str, name: str, *, keywords: Mapping[str, Any] | None = None, improved: bool = False,
     by_class: bool = False, stored_as: str | None = None, seed: int = 0, device: str = "cpu", overwrite: bool = False,

@@ -175,8 +175,6 @@ class _Group(Processes):
 
 def join(layout: Layout, device: str, threads: int | None = None) -> Processes:
     """Join the other processes of a fit, which a launcher has started too, on "cpu" or "cuda"."""
-    for name in [name for name in os.environ if name.startswith("LT_")]:
-        del os.environ[name]  # `fabric run` sets these, and Fabric would hold our arguments to them
     # Warned about filters with one output channel, whose stride along that axis means nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return _Group(_launched(layout, device), threads)
@@ -188,40 +186,42 @@ def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> An
         layout = Layout.of_environment()
         assert layout is not None, "a group is made from the environment"
         return _launched(layout, device, precision)
-    _check_ranks()  # which Fabric reads while it is imported
-    from lightning_fabric import Fabric  # takes a second, which sampling and encoding need not wait for
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
     where = torch.device(device)
-    devices: Any = [where.index] if where.index is not None else 1
-    return Fabric(accelerator=where.type, devices=devices, precision=precision)  # type: ignore[arg-type]
+    return _fabric(where.type, 1 if where.index is None else [where.index], precision)
 
 
 def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # as above
     os.environ["NODE_RANK"] = str(layout.node_rank)  # which torchrun calls GROUP_RANK
     if layout.nodes == 1:  # keep gloo and NCCL on the loopback interface, unless the user chose a network
         for name in {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex()):  # as Linux or macOS call it
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # = stands for exactly this name
-    fabric = Fabric(
-        accelerator=torch.device(device).type,
-        devices=layout.devices,
-        num_nodes=layout.nodes,
-        # No network has unused parameters.  But unless DDP looks for them, it sums gradients in another order
-        # after the first step, so that a resumed training would end with other bits.
-        # Buffers are running means, which rank 0 gives to all at the end, and fixed maps.
-        strategy=DDPStrategy(timeout=_TIMEOUT, find_unused_parameters=True, broadcast_buffers=False),
-        # Named, since Fabric would take a single process inside a Slurm job for one of Slurm's ranks.
-        plugins=[LightningEnvironment()],
-        precision=precision,  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    return fabric
+    # No network has unused parameters.  But unless DDP looks for them, it sums gradients in another order
+    # after the first step, so that a resumed training would end with other bits.
+    # Buffers are running means, which rank 0 gives to all at the end, and fixed maps.
+    strategy = DDPStrategy(timeout=_TIMEOUT, find_unused_parameters=True, broadcast_buffers=False)
+    return _fabric(torch.device(device).type, layout.devices, precision, num_nodes=layout.nodes, strategy=strategy)
+
+
+def _fabric(kind: str, devices: int | list[int], precision: str, **several: Any) -> Any:
+    """A Fabric made of its arguments alone, whatever a job of a cluster or `fabric run` left in the environment."""
+    _check_ranks()
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith(("LT_", "SLURM_", "JSM_"))}
+    try:
+        from lightning_fabric import Fabric  # takes a second, which sampling and encoding need not wait for
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
+        # Named, since Fabric would take a single process inside a job of Slurm, LSF or MPI for one of the job's ranks.
+        where: dict[str, Any] = {"accelerator": kind, "devices": devices, "precision": precision}
+        fabric = Fabric(**where, plugins=[LightningEnvironment()], **several)
+        if several:
+            fabric.launch()
+        return fabric
+    finally:
+        os.environ.update(hidden)
 
 
 def is_lost_connection(error: BaseException) -> bool:

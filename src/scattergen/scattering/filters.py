@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.global_state import usual_state
+
 # By Poisson's formula, a filter sampled on a periodic grid has as its discrete Fourier transform the sum of the
 # 2π-translates of its continuous one. All filters here are (differences of) Gaussians in Fourier: exact to rounding.
 
@@ -74,6 +76,7 @@ def morlet(shape: tuple[int, int], sigma: float, theta: float, xi: float, slant:
 
 
 @lru_cache(maxsize=16)
+@usual_state()
 def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     r"""All filters of a scattering transform with J scales and L orientations on a padded grid.
 
@@ -123,6 +126,7 @@ def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
     return kernel[(outputs[:, None] - torch.arange(size)) % size]
 
 
+@usual_state()
 def littlewood_paley(bank: FilterBank) -> tuple[float, float]:
     r"""Minimum and maximum of the Littlewood-Paley sum, which bound the energy that the wavelets keep.
 
@@ -173,6 +177,7 @@ def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
     return bound
 
 
+@usual_state()
 def lipschitz_constant(bank: FilterBank, max_order: int = 2) -> float:
     r"""Bound c, about 1, of the transform up to an order: $2^J \|Sx - Sy\| \le c\, \|x - y\|$ on the padded grid.
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering.transform import Scattering2D
 
@@ -38,6 +39,7 @@ class Reconstruction:
     iterations: Tensor  # spent on each, all starts together
 
 
+@usual_state()
 def reconstruct(
     s: Tensor, transform: Scattering2D, *, n_starts: int = 4, max_iterations: int = 200, tolerance: float = 1e-4,
     seed: int = 0, device: str | torch.device | None = None, progress: Progress = SILENT,
@@ -73,10 +75,8 @@ def reconstruct(
     """
     K, height, width = transform.output_shape
     if tuple(s.shape[-3:]) != transform.output_shape:
-        raise InputError(
-            f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}: give the "
-            "transform that they were computed with."
-        )
+        problem = f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}"
+        raise InputError(f"{problem}: give the transform that they were computed with.")
     check_finite(s, "coefficients")
     batch = s.shape[:-3]
     dtype = s.dtype if s.dtype == torch.float64 else torch.float32

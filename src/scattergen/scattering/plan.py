@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.global_state import usual_state
 from scattergen.scattering.filters import FilterBank, cropped, low_pass_matrix, reflection
 
 LANES = 8  # numbers in one vector: as many as the usual orientations, and an AVX2 register of float32
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=8)
+@usual_state()
 def build_plan(
     bank: FilterBank, shape: tuple[int, int], outputs: tuple[int, int, int], order: int, dtype: torch.dtype
 ) -> Plan:

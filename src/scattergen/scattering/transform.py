@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from scattergen.errors import InputError
+from scattergen.global_state import usual_state
 from scattergen.scattering.filters import FilterBank, cropped, filter_bank, low_pass_matrix, reflection
 from scattergen.scattering.plan import Plan, build_plan
 
@@ -181,6 +182,7 @@ class Wavelets:
 # Transforms of the same images share what is computed for them. Only a few sets are kept, so that those of sizes that
 # are no longer used leave the memory of their device.
 @lru_cache(maxsize=8)
+@usual_state()
 def _shared_constants(bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Constants:
     return Constants(bank, shape, dtype, device)
 
@@ -226,10 +228,8 @@ class Scattering2D(nn.Module):
         if min(rows, columns) < 2:
             raise InputError(f"Images of {rows}x{columns} pixels: each side needs at least 2.")
         if not 1 <= J <= largest_J:
-            raise InputError(
-                f"J={J} does not fit images of {rows}x{columns} pixels: choose J between 1 and {largest_J}, so that "
-                "2^J is at most the shorter side."
-            )
+            problem = f"J={J} does not fit images of {rows}x{columns} pixels"
+            raise InputError(f"{problem}: choose J between 1 and {largest_J}, so that 2^J is at most the shorter side.")
         if not 1 <= L <= _MOST_ORIENTATIONS:
             raise InputError(f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is usual).")
         if max_order not in (0, 1, 2):

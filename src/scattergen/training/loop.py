@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scattergen.datasets import prefetched
 from scattergen.errors import InputError, RunFolderError, ScattergenError
+from scattergen.global_state import usual_state
 from scattergen.processes import ALONE, Processes, make_fabric
 from scattergen.progress import SILENT, Progress, Task
 from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
@@ -37,6 +38,7 @@ class Batches(Protocol):
     def __getitem__(self, index: Tensor, /) -> Batch: ...
 
 
+@usual_state(gradients=True)
 def train(
     modules: Mapping[str, nn.Module],
     losses: Mapping[str, Loss],
