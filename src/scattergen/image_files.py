@@ -5,6 +5,8 @@ import hashlib
 import io
 import math
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,22 +26,38 @@ from scattergen.files import atomic_path, is_temporary, temporary_path
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 
 
-def check_output(path: Path) -> None:
-    """Refuse a path for images before any work is done for it."""
+def check_output(path: Path, n: int | None = None) -> None:
+    """Refuse a path for images, n of them where that is known, before any work is done for it."""
     if path.suffix.lower() not in ("", ".png", ".npz", ".npy"):
         raise InputError(f"{path} has an unknown ending: name {FORMS}.")
     if path.suffix == "" and path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name {FORMS}.")
     if path.suffix != "" and path.is_dir():
         raise InputError(f"{path} is a folder: name a file, or a folder without an ending.")
-    _check_parents(path)
+    check_place(path)
+    if path.suffix == "" and path.is_dir():
+        there = sorted(file.name for file in path.iterdir() if not _is_left_over_picture(file))
+        ours = re.compile(r"\d+\.png").fullmatch if n is None else set(_names(n)).__contains__
+        other = next((name for name in there if not ours(name)), None)
+        if other is not None:
+            problem = f"{path} holds {other} and so on, with which the images would be mixed"
+            raise InputError(f"{problem}: name a new folder.")
 
 
-def _check_parents(path: Path) -> None:
-    parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        reason = "cannot be written to" if parent.is_dir() else "is a file"
-        raise InputError(f"Cannot write {path}, since {parent} {reason}: choose another place.")
+def check_place(path: Path) -> None:
+    """Refuse a path at which nothing can be written, whether anything is there or not."""
+    places = [folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder)]
+    place = next((folder for folder in places if folder.is_dir()), places[-1])
+    if place != places[0] and places[0] != path.absolute():
+        raise InputError(f"Cannot write {path}, since {places[0]} is a file: choose another place.")
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # which tells of names that are too long
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        problem = f"Cannot write {path}, since {place} cannot be written to ({error.strerror})"
+        raise InputError(f"{problem}: choose another place.") from error
 
 
 def write_images(
@@ -53,7 +71,7 @@ def write_images(
 
     Codes (N, d) and classes are kept in ".npz" only.
     """
-    check_output(path)
+    check_output(path, len(images))
     if path.suffix.lower() == ".png":
         content = png(image_grid(images, columns=columns))
         with _replacing(path) as temporary:
@@ -79,22 +97,21 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _write_folder(path: Path, images: Tensor) -> None:
-    digits = len(str(max(len(images) - 1, 0)))
-    names = [f"{i:0{digits}d}.png" for i in range(len(images))]
-    if path.is_dir():
-        others = sorted({file.name for file in path.iterdir() if not _is_left_over_picture(file)} - set(names))
-        if others:
-            problem = f"{path} holds {others[0]} and so on, with which the images would be mixed"
-            raise InputError(f"{problem}: name a new folder.")
     path.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
     with _locked(path) as alone:
         if alone:  # so that what is half written there belongs to nobody any more
             for file in filter(_is_left_over_picture, path.iterdir()):
                 file.unlink(missing_ok=True)
-        for name, image in zip(names, pixels, strict=True):
+        for name, image in zip(_names(len(images)), pixels, strict=True):
             with atomic_path(path / name) as temporary:
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary)
+
+
+def _names(n: int) -> list[str]:
+    """What the files of n images in a folder are called."""
+    digits = len(str(max(n - 1, 0)))
+    return [f"{i:0{digits}d}.png" for i in range(n)]
 
 
 def _is_left_over_picture(file: Path) -> bool:
@@ -150,7 +167,7 @@ def check_codes_path(path: Path) -> None:
     _check_codes_suffix(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file for the codes.")
-    _check_parents(path)
+    check_place(path)
 
 
 def _check_codes_suffix(path: Path) -> None:

@@ -1,9 +1,11 @@
 """How numbers, times, settings and the machine read; and text that a terminal shows, whatever names hold."""
 
+import logging
 import platform
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 # Control characters, among them the beginnings of commands to a terminal and the ends of lines;
 # formats, among them those that turn the direction of writing; halves of characters, which stand
@@ -23,6 +25,37 @@ def say(*lines: object, file: TextIO | None = None) -> None:
     """Print lines harmlessly."""
     for line in lines:
         print(visible(line), file=file)
+
+
+class _Heedless:
+    """A stream whose failures are nobody's concern."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # the second once it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def heedless(stream: TextIO) -> TextIO:
+    """The same stream for what may be lost where it is full or closed, rather than end the work."""
+    return cast(TextIO, _Heedless(stream))
+
+
+def hush(*names: str) -> None:
+    """Let loggers of others tell of their insides only when asked by name, not with whatever a user debugs."""
+    for logger in map(logging.getLogger, names):
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
 
 
 def duration(seconds: float) -> str:

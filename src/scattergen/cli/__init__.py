@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import errno
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import fitting, looking, using
+from scattergen.cli import fitting, looking, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
@@ -63,23 +64,49 @@ for _command in (
     app.command()(unfolded(_command))
 
 
+# Commands whose result is in files, unless they are asked to print something else; and those that can be continued.
+_WRITING = {"fit", "density", "reproduce", "sample", "encode", "decode", "reconstruct", "interpolate"}
+_ASKING = {"--json", "--estimate", "--help", "-h", "--version"}
+_CONTINUING = {"fit", "density", "reproduce"}
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", file=sys.stderr)
-    try:
-        app()
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        say(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == 130:  # what typer exits with after Ctrl-C
-            continues = sys.argv[1:2] in (["fit"], ["density"], ["reproduce"])
-            remedy = "the same command continues where it stopped" if continues else "run it again"
-            say(f"interrupted: {remedy}.", file=sys.stderr)
-        raise
+    with streams.usable():
+        code: object = 0
+        try:
+            app()
+        except SystemExit as stop:
+            code = _after(stop.code or 0, streams.refusal())
+        except Exception as error:
+            refusal = streams.refusal()
+            sentence = sentence_of(error)
+            if isinstance(error, OSError) and refusal is not None:
+                code = _after(0, refusal)
+            elif sentence is None:
+                raise
+            else:
+                say(f"error: {sentence}", file=sys.stderr)
+                code = 2
+        sys.exit(code)  # type: ignore[arg-type]
+
+
+def _after(code: object, refusal: OSError | None) -> object:
+    """The exit code of a command that has ended with another, having told what became of what it printed."""
+    command = "".join(sys.argv[1:2])
+    if code == 130:  # what typer exits with after Ctrl-C
+        remedy = "the same command continues where it stopped" if command in _CONTINUING else "run it again"
+        say(f"interrupted: {remedy}.", file=sys.stderr)
+    if code != 0 or refusal is None:
+        return code
+    if refusal.errno == errno.EPIPE:  # whoever read it has seen enough
+        return 1
+    if command in _WRITING and not _ASKING.intersection(sys.argv):
+        say(f"warning: {streams.said_of(refusal)}; the command is done and its files are written.", file=sys.stderr)
+        return 0
+    say(f"error: {streams.said_of(refusal)}: send it to another place.", file=sys.stderr)
+    return 2
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -89,6 +116,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         # Where there is no better sentence, as for a network drive that went away.
         return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of `Path.expanduser`
+        return "A path begins with ~, which stands for no folder here: write the folder's whole name."
     import torch
 
     from scattergen.processes import is_lost_connection

@@ -68,9 +68,11 @@ def fit(
     from scattergen.cli.opening import begin, open_to_fit, prepare
     from scattergen.cli.printing import print_estimate
     from scattergen.datasets import class_labels
+    from scattergen.image_files import check_place
     from scattergen.pipeline.estimate import estimate_fit, parse_time
     from scattergen.pipeline.fit import fit_run, options_of_fit
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
+    from scattergen.runs.layout import refuse_foreign
     from scattergen.stages.options import check_options
 
     changes = arg.parse_options(options)
@@ -82,6 +84,9 @@ def fit(
         return
     with errors_reported(layout, sentence_of):
         _refuse_inside(out, images)
+        if layout.rank == 0 and not estimate:
+            refuse_foreign(out)
+            check_place(out)
         device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
         quiet = common.quiet or layout.rank > 0

@@ -56,19 +56,20 @@ def sample(
     progress = prepare(common)
     check_output(out)
     check_temperature(temperature)
-    labels = arg.parse_labels(label)
+    opened = RunFolder.open(run)
+    opened.require("decoder")
+    density = density_to_sample(opened, density, by_class=bool(label))
+    model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
+    names = getattr(model.densities[density], "classes_", None)
+    labels = arg.parse_labels(label or [], names or ())
     n = n or (8 * len(labels) if len(labels) > 1 else 64)
     if n < len(labels):
         raise InputError(f"-n {n} images cannot show {len(labels)} classes: make more images.")
-    opened = RunFolder.open(run)
-    opened.require("decoder")
-    density = density_to_sample(opened, density, by_class=bool(labels))
-    model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
+    check_output(out, n)
     check_memory(n, model)
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
-        names = getattr(model.densities[density], "classes_", None)
         if names is None:
             what = f"The density {type(model.densities[density]).__name__} is not class-conditional"
             remedy = "leave out --density, or fit one that is by `scattergen density RUN NAME --by-class`"
@@ -128,6 +129,7 @@ def decode(
     progress = prepare(common)
     check_output(out)
     z = read_codes(codes)
+    check_output(out, len(z))
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
     _say_written(out, len(z), common.as_json)
@@ -160,7 +162,9 @@ def reconstruct(
     progress = prepare(common)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
-    originals = open_like(run, images, reading, part).train[:n]
+    source = open_like(run, images, reading, part).train
+    check_output(out, min(len(source), n or len(source)))
+    originals = source[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     columns = min(8, len(results))
@@ -199,7 +203,7 @@ def interpolate(
     from scattergen.model import GenerativeScatteringNetwork
 
     prepare(common)
-    check_output(out)
+    check_output(out, steps)
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     source = open_like(run, images, reading, part).train
     for number in (start, stop):

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 import weakref
@@ -16,6 +17,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -28,6 +30,9 @@ from torch import Tensor
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError, ScattergenError, one_line
 from scattergen.progress import SILENT, Progress
+from scattergen.wording import hush
+
+hush("PIL")  # it tells every part of every file
 
 Mode = Literal["L", "RGB"]
 
@@ -41,6 +46,11 @@ _TIFF_SIZE = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
 CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memory
 _MANY = 2000  # files, whose headers take a second or two
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
+
+_GUARD = (
+    "The processes that decode images could not start, since each imports the script that asks for them: write it to a "
+    'file and begin its work below the line `if __name__ == "__main__":`, or leave out workers (--workers 0).'
+)
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -292,10 +302,13 @@ class WorkerProcesses:
 
     def map(self, function: Callable[[Value], Result], values: Iterable[Value]) -> Iterator[Result]:
         """Results of a function, importable by its name, in the order of the values."""
+        pool = self._started()
         try:
-            yield from self._started().map(function, values)
+            yield from pool.map(function, values)
         except BrokenProcessPool as error:
             self.close()
+            if not self._ready.is_set():
+                raise ScattergenError(_GUARD) from error
             what = "A process that decodes images was killed, perhaps for want of memory"
             raise ScattergenError(f"{what}: run the command again, with fewer of them (--workers).") from error
 
@@ -309,7 +322,10 @@ class WorkerProcesses:
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(self.count, _forkserver(), _serve)
+                _check_guard()
+                context = _forkserver()
+                self._ready = context.Event()
+                self._pool = ProcessPoolExecutor(self.count, context, _serve, (self._ready,))
                 weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
             return self._pool
 
@@ -331,8 +347,19 @@ def _forkserver() -> BaseContext:
     return context
 
 
-def _serve() -> None:
+def _check_guard() -> None:
+    """Refuse a program that new processes, which import its script as a module, cannot begin with."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)  # this is such a process, and the main one will say why
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is not None and main.__spec__ is None and not os.path.isfile(file):
+        raise ScattergenError(_GUARD)
+
+
+def _serve(ready: Event) -> None:
     """Prepare a worker: Ctrl-C is for the main process, and without that one there is no work."""
+    ready.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
