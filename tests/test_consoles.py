@@ -26,7 +26,7 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import Progress
 from scattergen.report import fit_report
 from scattergen.tensor_files import read_tensors, write_tensors
-from scattergen.wording import hush, visible
+from scattergen.wording import visible
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
@@ -341,13 +341,6 @@ def test_others_tell_their_insides_only_when_asked_by_name(monkeypatch, name):
     logging.getLogger().manager._clear_cache()
 
 
-def test_a_level_that_a_user_has_set_stays():
-    logger = logging.getLogger("scattergen-test-of-levels")
-    logger.setLevel(logging.DEBUG)
-    hush(logger.name)
-    assert logger.level == logging.DEBUG
-
-
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
@@ -413,12 +406,12 @@ def test_a_place_that_cannot_be_written_to_is_found_before_the_work(scattergen, 
 
 
 @pytest.mark.parametrize("command", ["sample", "reconstruct", "interpolate"])
-def test_other_pictures_in_a_folder_are_found_before_the_work(scattergen, monkeypatch, fitted, tmp_path, command):
+def test_other_pictures_in_a_folder_are_found_before_the_work(scattergen, monkeypatch, odd_run, tmp_path, command):
     (tmp_path / "999.png").write_text("precious")
     for work in ("sample_codes", "encode", "decode", "interpolate"):
         monkeypatch.setattr(GenerativeScatteringNetwork, work, lambda *_, **__: pytest.fail("the work has begun"))
     count = ["--steps", 3] if command == "interpolate" else ["-n", 3]
-    error = scattergen(command, fitted, *COMMANDS[command], *count, "--out", tmp_path, "-q", code=2).err
+    error = scattergen(command, odd_run.path, *COMMANDS[command], *count, "--out", tmp_path, "-q", code=2).err
     assert "holds 999.png and so on" in error
 
 

@@ -12,8 +12,7 @@ def main() -> None:
 
         command_line()
     except KeyboardInterrupt:
-        if sys.stderr is not None:
-            print("interrupted: run it again.", file=sys.stderr)
+        print("interrupted: run it again.", file=sys.stderr)
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python, while it ends, would print a traceback

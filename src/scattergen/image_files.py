@@ -36,28 +36,23 @@ def check_output(path: Path, n: int | None = None) -> None:
         raise InputError(f"{path} is a folder: name a file, or a folder without an ending.")
     check_place(path)
     if path.suffix == "" and path.is_dir():
-        there = sorted(file.name for file in path.iterdir() if not _is_left_over_picture(file))
         ours = re.compile(r"\d+\.png").fullmatch if n is None else set(_names(n)).__contains__
-        other = next((name for name in there if not ours(name)), None)
-        if other is not None:
-            problem = f"{path} holds {other} and so on, with which the images would be mixed"
+        others = [file.name for file in path.iterdir() if not (ours(file.name) or _is_left_over_picture(file))]
+        if others:
+            problem = f"{path} holds {min(others)} and so on, with which the images would be mixed"
             raise InputError(f"{problem}: name a new folder.")
 
 
 def check_place(path: Path) -> None:
     """Refuse a path at which nothing can be written, whether anything is there or not."""
-    places = [folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder)]
-    place = next((folder for folder in places if folder.is_dir()), places[-1])
-    if place != places[0] and places[0] != path.absolute():
-        raise InputError(f"Cannot write {path}, since {places[0]} is a file: choose another place.")
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
     try:
         with suppress(FileNotFoundError):
             path.lstat()  # which tells of names that are too long
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent):
             pass
     except OSError as error:
-        problem = f"Cannot write {path}, since {place} cannot be written to ({error.strerror})"
-        raise InputError(f"{problem}: choose another place.") from error
+        raise InputError(f"Cannot write {path} ({error.strerror}): choose another place.") from error
 
 
 def write_images(

@@ -69,8 +69,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """A safetensors file, and the texts in its header."""
     again = "copy the run folder again as a whole, or fit it again"
     try:
-        with open_regular(path) as held, safe_open(_utf8_name(path, held.fileno()), framework="pt") as file:
-            yield file, file.metadata() or {}
+        with open_regular(path) as held:
+            utf8 = str(path) if str(path).isprintable() else f"/dev/fd/{held.fileno()}"
+            with safe_open(utf8, framework="pt") as file:
+                yield file, file.metadata() or {}
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} is missing: {again}.") from error
     except OSError as error:
@@ -79,11 +81,6 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     # PyTorch raises a RuntimeError for sizes that no tensor can have.
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise RunFolderError(f"{path} is damaged ({error}): {again}.") from error
-
-
-def _utf8_name(path: Path, descriptor: int) -> str:
-    """A name of an open file that is UTF-8, which safetensors asks for."""
-    return str(path) if str(path).isprintable() else f"/dev/fd/{descriptor}"
 
 
 def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -5,12 +5,17 @@ import platform
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 # Control characters, among them the beginnings of commands to a terminal and the ends of lines;
 # formats, among them those that turn the direction of writing; halves of characters, which stand
 # for bytes of file names that are no text; separators of lines and paragraphs.
 _ACTIVE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+# Others tell their insides, such as Numba 60,000 lines of compiling, only when asked by name, not with all of DEBUG.
+for _logger in map(logging.getLogger, ("matplotlib", "numba", "PIL")):
+    if _logger.level == logging.NOTSET:
+        _logger.setLevel(logging.WARNING)
 
 
 def visible(text: object) -> str:
@@ -27,8 +32,8 @@ def say(*lines: object, file: TextIO | None = None) -> None:
         print(visible(line), file=file)
 
 
-class _Heedless:
-    """A stream whose failures are nobody's concern."""
+class Heedless:
+    """A stream that may be full or closed: what it does not take is lost, and no work is."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -36,26 +41,14 @@ class _Heedless:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> None:
+        """Write at once."""
         with suppress(OSError, ValueError):  # the second once it is closed
             self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
             self._stream.flush()
 
-
-def heedless(stream: TextIO) -> TextIO:
-    """The same stream for what may be lost where it is full or closed, rather than end the work."""
-    return cast(TextIO, _Heedless(stream))
-
-
-def hush(*names: str) -> None:
-    """Let loggers of others tell of their insides only when asked by name, not with whatever a user debugs."""
-    for logger in map(logging.getLogger, names):
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.WARNING)
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def duration(seconds: float) -> str:

@@ -64,49 +64,42 @@ for _command in (
     app.command()(unfolded(_command))
 
 
-# Commands whose result is in files, unless they are asked to print something else; and those that can be continued.
-_WRITING = {"fit", "density", "reproduce", "sample", "encode", "decode", "reconstruct", "interpolate"}
-_ASKING = {"--json", "--estimate", "--help", "-h", "--version"}
 _CONTINUING = {"fit", "density", "reproduce"}
+_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate"}
+_ASKING = {"--json", "--estimate", "--help", "-h", "--version"}  # for something to be printed
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", file=sys.stderr)
     with streams.usable():
-        code: object = 0
         try:
             app()
-        except SystemExit as stop:
-            code = _after(stop.code or 0, streams.refusal())
-        except Exception as error:
-            refusal = streams.refusal()
-            sentence = sentence_of(error)
-            if isinstance(error, OSError) and refusal is not None:
-                code = _after(0, refusal)
-            elif sentence is None:
-                raise
-            else:
-                say(f"error: {sentence}", file=sys.stderr)
-                code = 2
-        sys.exit(code)  # type: ignore[arg-type]
+        except (Exception, SystemExit) as end:
+            sys.exit(_told(end, streams.refusal(sys.stdout)))
 
 
-def _after(code: object, refusal: OSError | None) -> object:
-    """The exit code of a command that has ended with another, having told what became of what it printed."""
-    command = "".join(sys.argv[1:2])
+def _told(end: BaseException, refusal: OSError | None) -> Any:
+    """The exit code of a command, after telling how it ended and that its output was refused."""
+    command, code = "".join(sys.argv[1:2]), getattr(end, "code", 2) or 0
+    if refusal is not None and (code == 0 or isinstance(end, OSError)):
+        if refusal.errno == errno.EPIPE:  # whoever read it has seen enough
+            return 1
+        reason = "it is closed" if refusal.errno == errno.EBADF else refusal.strerror
+        lost = f"What was to be printed is lost, since the output cannot be written to ({reason})"
+        written = command in _WRITING and not _ASKING.intersection(sys.argv)
+        remedy = "; the command is done and its files are written" if written else ": send it to another place"
+        say(f"{'warning' if written else 'error'}: {lost}{remedy}.", file=sys.stderr)
+        return 0 if written else 2
     if code == 130:  # what typer exits with after Ctrl-C
         remedy = "the same command continues where it stopped" if command in _CONTINUING else "run it again"
         say(f"interrupted: {remedy}.", file=sys.stderr)
-    if code != 0 or refusal is None:
-        return code
-    if refusal.errno == errno.EPIPE:  # whoever read it has seen enough
-        return 1
-    if command in _WRITING and not _ASKING.intersection(sys.argv):
-        say(f"warning: {streams.said_of(refusal)}; the command is done and its files are written.", file=sys.stderr)
-        return 0
-    say(f"error: {streams.said_of(refusal)}: send it to another place.", file=sys.stderr)
-    return 2
+    elif not isinstance(end, SystemExit):
+        sentence = sentence_of(end)
+        if sentence is None:
+            raise end
+        say(f"error: {sentence}", file=sys.stderr)
+    return code
 
 
 def sentence_of(error: BaseException) -> str | None:

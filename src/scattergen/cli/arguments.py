@@ -119,10 +119,11 @@ def parse_labels(options: list[str], classes: Collection[str]) -> list[str]:
         parts = option.split(",")
         while parts:
             starts = [",".join(parts[:k]) for k in range(len(parts), 0, -1)]
-            known = next((start for start in starts if start in classes or start.strip() in classes), parts[0])
-            labels.append(known if known in classes else known.strip())
-            del parts[: known.count(",") + 1]
+            label = next(
+                (one for start in starts for one in (start, start.strip()) if one in classes), parts[0].strip()
+            )
+            labels.append(label)
+            del parts[: label.count(",") + 1]
     if not all(labels):
-        text = ",".join(options)
-        raise InputError(f'--label "{text}" lacks a class: separate classes by commas, as in --label 3,5.')
+        raise InputError(f'--label "{",".join(options)}" lacks a class: separate classes by commas, as in --label 3,5.')
     return labels

@@ -30,9 +30,6 @@ from torch import Tensor
 from scattergen.datasets.source import Index, positions
 from scattergen.errors import InputError, ScattergenError, one_line
 from scattergen.progress import SILENT, Progress
-from scattergen.wording import hush
-
-hush("PIL")  # it tells every part of every file
 
 Mode = Literal["L", "RGB"]
 
@@ -47,11 +44,8 @@ CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memo
 _MANY = 2000  # files, whose headers take a second or two
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
-_GUARD = (
-    "The processes that decode images could not start, since each imports the script that asks for them: write it to a "
-    'file and begin its work below the line `if __name__ == "__main__":`, or leave out workers (--workers 0).'
-)
-
+_GUARD = """The processes that decode images could not start, since each imports the script that asks for them: \
+write it to a file and begin its work below the line `if __name__ == "__main__":`, or leave out workers (--workers 0)."""
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
@@ -322,7 +316,11 @@ class WorkerProcesses:
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
-                _check_guard()
+                if getattr(multiprocessing.current_process(), "_inheriting", False):
+                    raise SystemExit(1)  # it runs a script without a guard again, as the main process will say
+                main = sys.modules["__main__"]
+                if main.__spec__ is None and not os.path.isfile(getattr(main, "__file__", __file__)):
+                    raise ScattergenError(_GUARD)
                 context = _forkserver()
                 self._ready = context.Event()
                 self._pool = ProcessPoolExecutor(self.count, context, _serve, (self._ready,))
@@ -345,16 +343,6 @@ def _forkserver() -> BaseContext:
         if before is not None:
             os.environ["PYTHONSAFEPATH"] = before
     return context
-
-
-def _check_guard() -> None:
-    """Refuse a program that new processes, which import its script as a module, cannot begin with."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(1)  # this is such a process, and the main one will say why
-    main = sys.modules["__main__"]
-    file = getattr(main, "__file__", None)
-    if file is not None and main.__spec__ is None and not os.path.isfile(file):
-        raise ScattergenError(_GUARD)
 
 
 def _serve(ready: Event) -> None:

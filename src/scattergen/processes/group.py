@@ -1,5 +1,6 @@
 """The processes of a fit: this one alone, or several that Lightning Fabric joins over torch.distributed."""
 
+import logging
 import os
 import socket
 import warnings
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, distributed
 
 from scattergen.errors import InputError
-from scattergen.wording import hush
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ def make_fabric(device: str, precision: str, processes: Processes = ALONE) -> An
     _check_ranks()  # which Fabric reads while it is imported
     from lightning_fabric import Fabric  # takes a second, which sampling and encoding need not wait for
 
-    hush("lightning_fabric")  # it announces every precision
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every precision
     where = torch.device(device)
     devices: Any = [where.index] if where.index is not None else 1
     return Fabric(accelerator=where.type, devices=devices, precision=precision)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    hush("lightning_fabric")  # as above
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # as above
     os.environ["NODE_RANK"] = str(layout.node_rank)  # which torchrun calls GROUP_RANK
     if layout.nodes == 1:  # keep gloo and NCCL on the loopback interface, unless the user chose a network
         for name in {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex()):  # as Linux or macOS call it

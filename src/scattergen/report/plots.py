@@ -20,9 +20,7 @@ from torch import Tensor
 from scattergen.diagnostics import RejectionRate
 from scattergen.errors import InputError
 from scattergen.image_files import image_grid
-from scattergen.wording import hush, visible
-
-hush("matplotlib")  # it tells of every font
+from scattergen.wording import visible
 
 DPI = 200  # two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch
 TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}

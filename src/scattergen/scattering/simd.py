@@ -20,9 +20,6 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
 from scattergen.scattering.plan import COMPLEX, LANES
-from scattergen.wording import hush
-
-hush("numba")  # it tells every step of compiling, tens of thousands of lines
 
 if numba.config.DISABLE_JIT:
     raise ImportError("Vectors exist in compiled code only, and NUMBA_DISABLE_JIT is set.")
