@@ -119,11 +119,8 @@ def parse_labels(options: list[str], classes: Collection[str]) -> list[str]:
         parts = option.split(",")
         while parts:
             starts = [",".join(parts[:k]) for k in range(len(parts), 0, -1)]
-            label = next(
-                (one for start in starts for one in (start, start.strip()) if one in classes), parts[0].strip()
-            )
-            labels.append(label)
-            del parts[: label.count(",") + 1]
+            labels.append(next((s for one in starts for s in (one, one.strip()) if s in classes), parts[0].strip()))
+            del parts[: labels[-1].count(",") + 1]
     if not all(labels):
         raise InputError(f'--label "{",".join(options)}" lacks a class: separate classes by commas, as in --label 3,5.')
     return labels

@@ -11,14 +11,8 @@ from typing import Any, TextIO
 from scattergen.wording import Heedless
 
 # Signs that an encoding may lack; letters, which names of files may hold, are escaped.
-_SIGNS = {
-    "∞": "inf",
-    "±": "+-",
-    "→": "->",
-    "…": "...",
-    "σ": "sigma",
-    **dict(zip("×−–·“”‘’•\xa0", "x--.\"\"''* ", strict=True)),
-}
+_SIGNS = dict(zip("×−–·“”‘’•\xa0", "x--.\"\"''* ", strict=True))
+_SIGNS |= {"∞": "inf", "±": "+-", "→": "->", "…": "...", "σ": "sigma"}
 
 
 def _spelled(error: Any) -> tuple[str, int]:
@@ -40,7 +34,7 @@ def usable() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="scattergen.spelled")
-    errors, sys.stderr = sys.stderr, Heedless(sys.stderr)  # type: ignore[assignment]
+    errors, sys.stderr = sys.stderr, Heedless(sys.stderr)
     try:
         yield
     finally:

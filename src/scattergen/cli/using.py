@@ -16,17 +16,15 @@ def sample(
     out: arg.ImagesOut,
     density: Annotated[str | None, Option(help="Which density; the best by measurement.")] = None,
     n: Annotated[int | None, Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")] = None,
-    label: Annotated[
-        list[str] | None, Option(help="Class, by name or number; repeatable, or separated by commas.")
-    ] = None,
+    label: Annotated[list[str] | None,
+        Option(help="Class, by name or number; repeatable, or separated by commas.")] = None,
     temperature: Annotated[float, Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
-    sharpen: Annotated[
-        float | None, Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
-    ] = None,
+    sharpen: Annotated[float | None, Option(min=0, max=1,
+        help="How crisp, from 0 (as decoded) to 1; that of the run.")] = None,
     seed: arg.Seed = 0,
     batch_size: arg.BatchSize = 256,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Make new images.
 
     Image k depends on the run, the density, the seed and k only.  A .npz file also holds the codes.
@@ -88,7 +86,7 @@ def encode(
     part: arg.Part = None,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Turn images into codes.
 
     [bold]Example[/bold]
@@ -115,7 +113,7 @@ def decode(
     out: arg.ImagesOut,
     batch_size: arg.BatchSize = 256,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Turn codes into images.
 
     [bold]Example[/bold]
@@ -143,7 +141,7 @@ def reconstruct(
     part: arg.Part = None,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Encode images and decode them again.
 
     A grid shows eight originals in one row and their reconstructions in the next.
@@ -189,7 +187,7 @@ def interpolate(
     part: arg.Part = None,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Morph one image into another along a straight line between their codes.
 
     [bold]Example[/bold]

@@ -44,8 +44,9 @@ CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memo
 _MANY = 2000  # files, whose headers take a second or two
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
-_GUARD = """The processes that decode images could not start, since each imports the script that asks for them: \
-write it to a file and begin its work below the line `if __name__ == "__main__":`, or leave out workers (--workers 0)."""
+_GUARD = """The processes that decode images could not start, since each imports the script that asks for them: write \
+it to a file and begin its work below the line `if __name__ == "__main__":`, or leave out workers (--workers 0)."""
+
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
