@@ -56,12 +56,9 @@ def check_place(path: Path) -> None:
 
 
 def write_images(
-    path: Path,
-    images: Tensor,
-    codes: Tensor | None = None,
-    columns: int | None = None,
+    path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None,
     classes: ClassLabels | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write images (N, C, H, W) in the form that the path's ending names: a grid, single files or arrays.
 
     Codes (N, d) and classes are kept in ".npz" only.

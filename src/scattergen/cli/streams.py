@@ -1,26 +1,13 @@
 """Standard input, output and errors as people have them: in any encoding, full, closed or gone."""
 
-import codecs
 import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from scattergen.wording import Heedless
-
-# Signs that an encoding may lack; letters, which names of files may hold, are escaped.
-_SIGNS = dict(zip("×−–·“”‘’•\xa0", "x--.\"\"''* ", strict=True))
-_SIGNS |= {"∞": "inf", "±": "+-", "→": "->", "…": "...", "σ": "sigma"}
-
-
-def _spelled(error: Any) -> tuple[str, int]:
-    lacking = error.object[error.start : error.end]
-    return "".join(_SIGNS.get(c, c).encode("ascii", "backslashreplace").decode() for c in lacking), error.end
-
-
-codecs.register_error("scattergen.spelled", _spelled)
 
 
 @contextmanager
@@ -33,7 +20,7 @@ def usable() -> Iterator[None]:
             setattr(sys, name, os.fdopen(descriptor, "w" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="scattergen.spelled")
+            stream.reconfigure(errors="backslashreplace")
     errors, sys.stderr = sys.stderr, Heedless(sys.stderr)
     try:
         yield
