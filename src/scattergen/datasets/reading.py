@@ -297,9 +297,8 @@ class WorkerProcesses:
 
     def map(self, function: Callable[[Value], Result], values: Iterable[Value]) -> Iterator[Result]:
         """Results of a function, importable by its name, in the order of the values."""
-        pool = self._started()
         try:
-            yield from pool.map(function, values)
+            yield from self._started().map(function, values)
         except BrokenProcessPool as error:
             self.close()
             if not self._ready.is_set():
