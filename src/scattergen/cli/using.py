@@ -63,8 +63,8 @@ def sample(
     n = n or (8 * len(labels) if len(labels) > 1 else 64)
     if n < len(labels):
         raise InputError(f"-n {n} images cannot show {len(labels)} classes: make more images.")
-    check_output(out, n)
     check_memory(n, model)
+    check_output(out, n)
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
