@@ -4,6 +4,8 @@ import hashlib
 import io
 import math
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,36 +26,44 @@ _AT_ONCE = 500  # pictures that reach the disk together, which is faster than on
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 
 
-def check_output(path: Path) -> None:
-    """Refuse a path for images before any work is done for it."""
+def check_output(path: Path, n: int | None = None) -> None:
+    """Refuse a path for images, n of them where that is known, before any work is done for it."""
     if path.suffix.lower() not in ("", ".png", ".npz", ".npy"):
         raise InputError(f"{path} has an unknown ending: name {FORMS}.")
     if path.suffix == "" and path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name {FORMS}.")
     if path.suffix != "" and path.is_dir():
         raise InputError(f"{path} is a folder: name a file, or a folder without an ending.")
-    _check_parents(path)
+    check_place(path)
+    if path.suffix == "" and path.is_dir():
+        ours = re.compile(r"\d+\.png").fullmatch if n is None else set(_names(n)).__contains__
+        others = [file.name for file in path.iterdir() if not (ours(file.name) or _is_left_over_picture(file))]
+        if others:
+            problem = f"{path} holds {min(others)} and so on, with which the images would be mixed"
+            raise InputError(f"{problem}: name a new folder.")
 
 
-def _check_parents(path: Path) -> None:
-    parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        reason = "cannot be written to" if parent.is_dir() else "is a file"
-        raise InputError(f"Cannot write {path}, since {parent} {reason}: choose another place.")
+def check_place(path: Path) -> None:
+    """Refuse a path at which nothing can be written, whether anything is there or not."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # which tells of names that are too long
+        with tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write {path} ({error.strerror}): choose another place.") from error
 
 
 def write_images(
-    path: Path,
-    images: Tensor,
-    codes: Tensor | None = None,
-    columns: int | None = None,
+    path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None,
     classes: ClassLabels | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write images (N, C, H, W) in the form that the path's ending names: a grid, single files or arrays.
 
     Codes (N, d) and classes are kept in ".npz" only.
     """
-    check_output(path)
+    check_output(path, len(images))
     if path.suffix.lower() == ".png":
         content = png(image_grid(images, columns=columns))
         with _replacing(path) as temporary:
@@ -79,24 +89,24 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _write_folder(path: Path, images: Tensor) -> None:
-    digits = len(str(max(len(images) - 1, 0)))
-    names = [f"{i:0{digits}d}.png" for i in range(len(images))]
-    if path.is_dir():
-        others = sorted({file.name for file in path.iterdir() if not _is_left_over_picture(file)} - set(names))
-        if others:
-            problem = f"{path} holds {others[0]} and so on, with which the images would be mixed"
-            raise InputError(f"{problem}: name a new folder.")
     path.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().to(torch.uint8).movedim(1, -1).numpy()
     with _locked(path) as alone:
         if alone:  # so that what is half written there belongs to nobody any more
             for file in filter(_is_left_over_picture, path.iterdir()):
                 file.unlink(missing_ok=True)
+        names = _names(len(images))
         for start in range(0, len(names), _AT_ONCE):
             with ExitStack() as files:  # written one after the other, then named, the first one last
                 for i, name in enumerate(names[start : start + _AT_ONCE], start):
                     temporary = files.enter_context(atomic_path(path / name, last=i == start))
                     Image.fromarray(pixels[i].squeeze(-1) if pixels.shape[-1] == 1 else pixels[i]).save(temporary)
+
+
+def _names(n: int) -> list[str]:
+    """What the files of n images in a folder are called."""
+    digits = len(str(max(n - 1, 0)))
+    return [f"{i:0{digits}d}.png" for i in range(n)]
 
 
 def _is_left_over_picture(file: Path) -> bool:
@@ -150,7 +160,7 @@ def check_codes_path(path: Path) -> None:
     _check_codes_suffix(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file for the codes.")
-    _check_parents(path)
+    check_place(path)
 
 
 def _check_codes_suffix(path: Path) -> None:

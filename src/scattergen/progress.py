@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from scattergen.wording import visible
+from scattergen.wording import Heedless, visible
 
 _LOG_EVERY = 15.0  # seconds between two lines when the output is not a terminal
 
@@ -62,8 +63,8 @@ class Progress:
     """
 
     def __init__(self, show: bool = True) -> None:
-        self.show = show
-        self.console = Console(file=sys.stderr, quiet=not show, soft_wrap=True)
+        self.show = show and sys.stderr is not None  # None where it is closed
+        self.console = Console(file=cast(TextIO, Heedless(sys.stderr)), quiet=not self.show, soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Print one line, whatever names in it hold."""

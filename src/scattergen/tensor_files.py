@@ -74,9 +74,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """A safetensors file, and the texts in its header."""
     again = "copy the run folder again as a whole, or fit it again"
     try:
-        open_regular(path).close()
-        with safe_open(path, framework="pt") as file:
-            yield file, file.metadata() or {}
+        with open_regular(path) as held:
+            utf8 = str(path) if str(path).isprintable() else f"/dev/fd/{held.fileno()}"
+            with safe_open(utf8, framework="pt") as file:
+                yield file, file.metadata() or {}
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} is missing: {again}.") from error
     except OSError as error:

@@ -1,15 +1,22 @@
 """How numbers, times, settings and the machine read; and text that a terminal shows, whatever names hold."""
 
+import logging
 import os
 import platform
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 # Control characters, among them the beginnings of commands to a terminal and the ends of lines;
 # formats, among them those that turn the direction of writing; halves of characters, which stand
 # for bytes of file names that are no text; separators of lines and paragraphs.
 _ACTIVE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+# Others tell their insides, such as Numba 60,000 lines of compiling, only when asked by name, not with all of DEBUG.
+for _logger in map(logging.getLogger, ("matplotlib", "numba", "PIL")):
+    if _logger.level == logging.NOTSET:
+        _logger.setLevel(logging.WARNING)
 
 
 def visible(text: object) -> str:
@@ -24,6 +31,25 @@ def say(*lines: object, file: TextIO | None = None) -> None:
     """Print lines harmlessly."""
     for line in lines:
         print(visible(line), file=file)
+
+
+class Heedless:
+    """A stream that may be full or closed: what it does not take is lost, and no work is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        """Write at once."""
+        with suppress(OSError, ValueError):  # the second once it is closed
+            self._stream.write(text)
+            self._stream.flush()
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def duration(seconds: float) -> str:

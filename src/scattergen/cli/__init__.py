@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import errno
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import fitting, looking, using
+from scattergen.cli import fitting, looking, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
@@ -63,23 +64,42 @@ for _command in (
     app.command()(unfolded(_command))
 
 
+_CONTINUING = {"fit", "density", "reproduce"}
+_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate"}
+_ASKING = {"--json", "--estimate", "--help", "-h", "--version"}  # for something to be printed
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", file=sys.stderr)
-    try:
-        app()
-    except Exception as error:
-        sentence = sentence_of(error)
+    with streams.usable():
+        try:
+            app()
+        except (Exception, SystemExit) as end:
+            sys.exit(_told(end, streams.refusal(sys.stdout)))
+
+
+def _told(end: BaseException, refusal: OSError | None) -> Any:
+    """The exit code of a command, after telling how it ended and that its output was refused."""
+    command, code = "".join(sys.argv[1:2]), getattr(end, "code", 2) or 0
+    if refusal is not None and (code == 0 or isinstance(end, OSError)):
+        if refusal.errno == errno.EPIPE:  # whoever read it has seen enough
+            return 1
+        reason = "it is closed" if refusal.errno == errno.EBADF else refusal.strerror
+        lost = f"What was to be printed is lost, since the output cannot be written to ({reason})"
+        written = command in _WRITING and not _ASKING.intersection(sys.argv)
+        remedy = "; the command is done and its files are written" if written else ": send it to another place"
+        say(f"{'warning' if written else 'error'}: {lost}{remedy}.", file=sys.stderr)
+        return 0 if written else 2
+    if code == 130:  # what typer exits with after Ctrl-C
+        remedy = "the same command continues where it stopped" if command in _CONTINUING else "run it again"
+        say(f"interrupted: {remedy}.", file=sys.stderr)
+    elif not isinstance(end, SystemExit):
+        sentence = sentence_of(end)
         if sentence is None:
-            raise
+            raise end
         say(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == 130:  # what typer exits with after Ctrl-C
-            continues = sys.argv[1:2] in (["fit"], ["density"], ["reproduce"])
-            remedy = "the same command continues where it stopped" if continues else "run it again"
-            say(f"interrupted: {remedy}.", file=sys.stderr)
-        raise
+    return code
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -89,6 +109,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         # Where there is no better sentence, as for a network drive that went away.
         return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of `Path.expanduser`
+        return "A path begins with ~, which stands for no folder here: write the folder's whole name."
     import torch
 
     from scattergen.processes import is_lost_connection

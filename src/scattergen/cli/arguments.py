@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -112,10 +112,15 @@ def parse_names(text: str) -> list[str]:
     return names
 
 
-def parse_labels(options: list[str] | None) -> list[str]:
-    """Classes from options that each hold one or several, separated by commas."""
-    text = ",".join(options or [])
-    labels = [label.strip() for label in text.split(",")] if options else []
+def parse_labels(options: list[str], classes: Collection[str]) -> list[str]:
+    """Classes from options that each hold one or several, separated by commas, which names may hold, too."""
+    labels = []
+    for option in options:
+        parts = option.split(",")
+        while parts:
+            starts = [",".join(parts[:k]) for k in range(len(parts), 0, -1)]
+            labels.append(next((s for one in starts for s in (one, one.strip()) if s in classes), parts[0].strip()))
+            del parts[: labels[-1].count(",") + 1]
     if not all(labels):
-        raise InputError(f'--label "{text}" lacks a class: separate classes by commas, as in --label 3,5.')
+        raise InputError(f'--label "{",".join(options)}" lacks a class: separate classes by commas, as in --label 3,5.')
     return labels

@@ -19,29 +19,23 @@ def fit(
     images: arg.Source,
     out: Annotated[Path, Option(metavar="PATH", help="Run folder to make.", parser=arg.path)],
     preset: arg.Preset = None,
-    densities: Annotated[
-        str | None,
-        Option(metavar="NAMES", help="Densities to fit, separated by commas; a name may end in -improved, -by-class."),
-    ] = None,
+    densities: Annotated[str | None, Option(metavar="NAMES",
+        help="Densities to fit, separated by commas; a name may end in -improved, -by-class.")] = None,
     options: arg.Set = None,
     seed: arg.Seed = 0,
     reading: arg.Reading = arg.READING,
     limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
-    max_time: Annotated[
-        str | None,
-        Option(metavar="TIME", help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h."),
-    ] = None,
+    max_time: Annotated[str | None, Option(metavar="TIME",
+        help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h.")] = None,
     estimate: Annotated[bool, Option("--estimate", help="Tell how long each stage will take; write nothing.")] = False,
     workers: Annotated[int, Option(min=0, max=256, help="Processes that decode image files; 0 for threads.")] = 0,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace a run that is there once the new one is done.")
-    ] = False,
-    devices: Annotated[
-        int | None, Option(min=1, help="Processes on each machine, with --device cuda one for each GPU.")
-    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite",
+        help="Replace a run that is there once the new one is done.")] = False,
+    devices: Annotated[int | None, Option(min=1,
+        help="Processes on each machine, with --device cuda one for each GPU.")] = None,
     nodes: Annotated[int | None, Option(min=1, help="Machines; each runs the command (docs/notes/scale.md).")] = None,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Fit encoder, decoder and densities to images, and write a report.
 
     Interrupted, the same command continues where it stopped.
@@ -68,9 +62,11 @@ def fit(
     from scattergen.cli.opening import begin, check_sides, open_to_fit, prepare
     from scattergen.cli.printing import print_estimate
     from scattergen.datasets import class_labels
+    from scattergen.image_files import check_place
     from scattergen.pipeline.estimate import estimate_fit, parse_time
     from scattergen.pipeline.fit import fit_run, options_of_fit
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
+    from scattergen.runs.layout import refuse_foreign
     from scattergen.stages.options import check_options
 
     changes = arg.parse_options(options)
@@ -82,6 +78,9 @@ def fit(
         return
     with errors_reported(layout, sentence_of):
         _refuse_inside(out, images)
+        if layout.rank == 0 and not estimate:
+            refuse_foreign(out)
+            check_place(out)
         device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
         quiet = common.quiet or layout.rank > 0
@@ -142,18 +141,16 @@ def _refuse_inside(out: Path, images: str) -> None:
 def density(
     run: arg.Run,
     name: Annotated[str, Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
-    stored_as: Annotated[
-        str | None, Option("--as", metavar="KEY", help="Its name in the run; else as in vae-improved.")
-    ] = None,
-    improved: Annotated[
-        bool, Option("--improved", help="Start from better keywords than the paper's: vae, gan.")
-    ] = False,
+    stored_as: Annotated[str | None, Option("--as", metavar="KEY",
+        help="Its name in the run; else as in vae-improved.")] = None,
+    improved: Annotated[bool, Option("--improved",
+        help="Start from better keywords than the paper's: vae, gan.")] = False,
     by_class: Annotated[bool, Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
     options: arg.Set = None,
     seed: arg.Seed = 0,
     overwrite: Annotated[bool, Option("--overwrite", help="Fit again and replace one of that name.")] = False,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Fit one more density on the codes of a run.
 
     The classes of a folder of images are its sub-folders, those of an .npz file its labels.

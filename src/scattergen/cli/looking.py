@@ -48,20 +48,18 @@ def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
 
 def evaluate(
     run: arg.Run,
-    images: Annotated[
-        str | None, Option(metavar="IMAGES", help="The images that the run was fitted to; not needed for MNIST.")
-    ] = None,
+    images: Annotated[str | None, Option(metavar="IMAGES",
+        help="The images that the run was fitted to; not needed for MNIST.")] = None,
     densities: Annotated[str | None, Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
     against: Annotated[str, Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
     n: Annotated[int, Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
-    repeats: Annotated[
-        int, Option(metavar="R", min=1, help="Sets of samples of a density, to see how its score varies.")
-    ] = 1,
+    repeats: Annotated[int, Option(metavar="R", min=1,
+        help="Sets of samples of a density, to see how its score varies.")] = 1,
     features: arg.Features = None,
     seed: arg.Seed = 0,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Measure how close a run's samples are to real images.
 
     Beside the densities stand what training images score, decoded training codes (perfect codes
@@ -104,17 +102,15 @@ def diagnose(
     run: arg.Run,
     density: Annotated[str | None, Option(metavar="NAME", help="Test samples of this density too.")] = None,
     part: Annotated[Literal["train", "test"], Option(help="Codes of which images.")] = "train",
-    images: Annotated[
-        str | None,
-        Option(metavar="IMAGES", help="The images that the run was fitted to, for --part test; not needed for MNIST."),
-    ] = None,
+    images: Annotated[str | None, Option(metavar="IMAGES",
+        help="The images that the run was fitted to, for --part test; not needed for MNIST.")] = None,
     components: Annotated[int, Option(min=2, help="Leading components to test.")] = 64,
     n: Annotated[int, Option("-n", min=40, help="Codes to test.")] = 5_000,
     simulations: Annotated[int, Option(min=19, help="Simulations or shuffles of each test.")] = 199,
     seed: arg.Seed = 0,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Test whether the codes of a run are normal and their components independent.
 
     With --density the same tests of its samples stand beside them: where the codes are rejected and
@@ -146,22 +142,15 @@ def diagnose(
 
 def reproduce(
     name: Annotated[Literal["mnist", "celeba"], Argument(help="The paper's data set.")],
-    images: Annotated[
-        str | None, Option(metavar="DIR", help="Folder of CelebA's aligned images that it was fitted to.")
-    ] = None,
-    run: Annotated[
-        Path | None,
-        Option(
-            metavar="RUN",
-            help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.",
-            parser=arg.path,
-        ),
-    ] = None,
+    images: Annotated[str | None, Option(metavar="DIR",
+        help="Folder of CelebA's aligned images that it was fitted to.")] = None,
+    run: Annotated[Path | None, Option(metavar="RUN",
+        help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.", parser=arg.path)] = None,
     quick: Annotated[bool, Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
     seed: arg.Seed = 0,
     strict: arg.Strict = True,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Measure the founding paper's tables and figures again, and write them beside its own.
 
     Needs a finished run of `scattergen fit mnist` or of `scattergen fit DIR --preset celeba`.  What

@@ -16,17 +16,15 @@ def sample(
     out: arg.ImagesOut,
     density: Annotated[str | None, Option(help="Which density; the best by measurement.")] = None,
     n: Annotated[int | None, Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")] = None,
-    label: Annotated[
-        list[str] | None, Option(help="Class, by name or number; repeatable, or separated by commas.")
-    ] = None,
+    label: Annotated[list[str] | None,
+        Option(help="Class, by name or number; repeatable, or separated by commas.")] = None,
     temperature: Annotated[float, Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
-    sharpen: Annotated[
-        float | None, Option(min=0, max=1, help="How crisp, from 0 (as decoded) to 1; that of the run.")
-    ] = None,
+    sharpen: Annotated[float | None, Option(min=0, max=1,
+        help="How crisp, from 0 (as decoded) to 1; that of the run.")] = None,
     seed: arg.Seed = 0,
     batch_size: arg.BatchSize = 256,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Make new images.
 
     Image k depends on the run, the density, the seed and k only.  A .npz file also holds the codes.
@@ -56,19 +54,20 @@ def sample(
     progress = prepare(common)
     check_output(out)
     check_temperature(temperature)
-    labels = arg.parse_labels(label)
+    opened = RunFolder.open(run)
+    opened.require("decoder")
+    density = density_to_sample(opened, density, by_class=bool(label))
+    model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
+    names = getattr(model.densities[density], "classes_", None)
+    labels = arg.parse_labels(label or [], names or ())
     n = n or (8 * len(labels) if len(labels) > 1 else 64)
     if n < len(labels):
         raise InputError(f"-n {n} images cannot show {len(labels)} classes: make more images.")
-    opened = RunFolder.open(run)
-    opened.require("decoder")
-    density = density_to_sample(opened, density, by_class=bool(labels))
-    model = GenerativeScatteringNetwork.load(opened, common.device, densities=[density])
     model.check_memory(n)
+    check_output(out, n)
     classes = None
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
-        names = getattr(model.densities[density], "classes_", None)
         if names is None:
             what = f"The density {type(model.densities[density]).__name__} is not class-conditional"
             remedy = "leave out --density, or fit one that is by `scattergen density RUN NAME --by-class`"
@@ -87,7 +86,7 @@ def encode(
     part: arg.Part = None,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Turn images into codes.
 
     [bold]Example[/bold]
@@ -114,7 +113,7 @@ def decode(
     out: arg.ImagesOut,
     batch_size: arg.BatchSize = 256,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Turn codes into images.
 
     [bold]Example[/bold]
@@ -128,6 +127,7 @@ def decode(
     progress = prepare(common)
     check_output(out)
     z = read_codes(codes)
+    check_output(out, len(z))
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
     _say_written(out, len(z), common.as_json)
@@ -141,7 +141,7 @@ def reconstruct(
     part: arg.Part = None,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Encode images and decode them again.
 
     A grid shows eight originals in one row and their reconstructions in the next.
@@ -160,7 +160,9 @@ def reconstruct(
     progress = prepare(common)
     check_output(out)
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
-    originals = open_like(run, images, reading, part).train[:n]
+    source = open_like(run, images, reading, part).train
+    check_output(out, min(len(source), n or len(source)))
+    originals = source[:n]
     codes = model.encode(originals, progress)
     results = model.decode(codes, progress=progress)
     columns = min(8, len(results))
@@ -185,7 +187,7 @@ def interpolate(
     part: arg.Part = None,
     reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
-) -> None:
+) -> None:  # fmt: skip
     """Morph one image into another along a straight line between their codes.
 
     [bold]Example[/bold]
@@ -199,7 +201,7 @@ def interpolate(
     from scattergen.model import GenerativeScatteringNetwork
 
     prepare(common)
-    check_output(out)
+    check_output(out, steps)
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     source = open_like(run, images, reading, part).train
     for number in (start, stop):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 import weakref
@@ -14,6 +15,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +32,9 @@ from scattergen.progress import SILENT, Progress
 CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memory
 _MANY = 2000  # files, whose headers take a second or two; decoding takes twenty times that
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
+
+_GUARD = """The processes that decode images could not start, since each imports the script that asks for them: write \
+it to a file and begin its work below the line `if __name__ == "__main__":`, or leave out workers (--workers 0)."""
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -175,6 +180,8 @@ class WorkerProcesses:
             yield from self._started().map(function, values)
         except BrokenProcessPool as error:
             self.close()
+            if not self._ready.is_set():
+                raise ScattergenError(_GUARD) from error
             what = "A process that decodes images was killed, perhaps for want of memory"
             raise ScattergenError(f"{what}: run the command again, with fewer of them (--workers).") from error
 
@@ -188,7 +195,14 @@ class WorkerProcesses:
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(self.count, _forkserver(), _serve)
+                if getattr(multiprocessing.current_process(), "_inheriting", False):
+                    raise SystemExit(1)  # it runs a script without a guard again, as the main process will say
+                main = sys.modules["__main__"]
+                if main.__spec__ is None and not os.path.isfile(getattr(main, "__file__", __file__)):
+                    raise ScattergenError(_GUARD)
+                context = _forkserver()
+                self._ready = context.Event()
+                self._pool = ProcessPoolExecutor(self.count, context, _serve, (self._ready,))
                 weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
             return self._pool
 
@@ -210,8 +224,9 @@ def _forkserver() -> BaseContext:
     return context
 
 
-def _serve() -> None:
+def _serve(ready: Event) -> None:
     """Prepare a worker: Ctrl-C is for the main process, and without that one there is no work."""
+    ready.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

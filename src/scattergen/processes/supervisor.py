@@ -107,13 +107,12 @@ def _run(
             for i in range(layout.devices):
                 ours, theirs = socket.socketpair()
                 with theirs:
+                    own = {**environment, "LOCAL_RANK": str(i), _LINK: str(theirs.fileno())}
+                    # In a session of its own: Ctrl-C on a terminal reaches this process alone, which passes it on.
                     process = subprocess.Popen(
-                        list(command),
-                        env={**environment, "LOCAL_RANK": str(i), _LINK: str(theirs.fileno())},
-                        stdin=subprocess.DEVNULL,
-                        pass_fds=[theirs.fileno()],
-                        start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which passes it on
-                    )
+                        list(command), env=own, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                        start_new_session=True,
+                    )  # fmt: skip
                 ranks.append(_Rank(first + i, process, ours))
             reports = _wait(ranks)
         except _Stopped as stop:

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable
 from functools import cache, partial
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from scattergen.image_files import png
 from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, enlarged, figure_png
-from scattergen.wording import duration, number, sample_size, setting
+from scattergen.wording import duration, number, sample_size, setting, visible
 
 
 class Picture(NamedTuple):
@@ -41,16 +42,20 @@ def render(template: str, **facts: object) -> str:
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # only for who makes a page
+    from markupsafe import Markup
+
+    def shown(value: object) -> object:  # a name may hold what no encoding has, and what turns the page's text about
+        return visible(value) if isinstance(value, str | Path) and not isinstance(value, Markup) else value
 
     environment = Environment(
         loader=PackageLoader("scattergen.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=shown,
     )  # fmt: skip
     functions = {f.__name__: f for f in (grid, number, sample_size, setting)}
     environment.globals.update(functions, tests=TEST_NAMES)
     environment.filters.update(
         functions,
-        base64=lambda content: base64.b64encode(content).decode("ascii"),
+        base64=lambda content: Markup(base64.b64encode(content).decode("ascii")),
         duration=lambda seconds: duration(seconds).replace(" ", "\N{NO-BREAK SPACE}"),
     )
     return environment

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -18,6 +20,7 @@ from torch import Tensor
 from scattergen.diagnostics import RejectionRate
 from scattergen.errors import InputError
 from scattergen.image_files import image_grid
+from scattergen.wording import visible
 
 DPI = 200  # two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch
 TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}
@@ -45,7 +48,11 @@ DARK = Theme("#15171a", "#e9e6df", "#9c9990", "#2e3135", "#63bcc4", "#f0896b")
 def figure_png(figure: Figure) -> bytes:
     """The content of a figure's PNG file, at the resolution it was made for."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+    for text in figure.findobj(Text):  # names may hold what cannot be drawn
+        text.set_text("\n".join(map(visible, text.get_text().split("\n"))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # which are drawn as boxes
+        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
     return buffer.getvalue()
 
 
