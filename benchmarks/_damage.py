@@ -58,7 +58,7 @@ def plans(state: str, name: str, n: int, readers: tuple[str, ...], writers: tupl
 
     for number in range(100):
         quiet = settings(
-            max_examples=2 * n, database=None, deadline=None, phases=[Phase.generate],
+            max_examples=n + n // 4, database=None, deadline=None, phases=[Phase.generate],
             suppress_health_check=[*HealthCheck],
         )  # fmt: skip
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from scattergen import cli
 
-_CHANGES = ("os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.chown", "shutil.rmtree")
-_MOVES = ("os.rename", "os.link", "os.symlink")
+_CHANGES = ("os.remove", "os.mkdir", "os.rmdir", "os.chmod")
+_LINKS = ("os.link", "os.symlink")
 _CODE = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 _seen: list[str] = []
 _allowed: list[str] = []  # folders; nothing is watched while there are none
@@ -44,21 +44,25 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         path, mode, flags = arguments
         writes = mode is None and isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         writes = writes or (isinstance(mode, str) and set(mode) & set("wax+"))
-        places = [path] if writes else []
-    elif event in _CHANGES:
-        places = [arguments[0]]
-    elif event in _MOVES:
-        places = [*arguments[:2]] if event == "os.rename" else [arguments[1]]
+        places = [(path, -1)] if writes else []
+    elif event in _CHANGES:  # the last argument is the folder that a name is relative to, if it is open
+        places = [(arguments[0], arguments[-1])]
+    elif event == "os.rename":
+        places = [(arguments[0], arguments[2]), (arguments[1], arguments[3])]
+    elif event in _LINKS:
+        places = [(arguments[1], arguments[-1])]
     else:
         if event in _CODE:
             _seen.append(f"{event} {arguments[0]!r}")
         return
-    for one in places:
+    for one, folder in places:
         if not isinstance(one, str | bytes | os.PathLike):
             continue
+        opened = isinstance(folder, int) and folder >= 0
+        start = os.readlink(f"/proc/self/fd/{folder}") if opened else os.getcwd()
         # What the name itself links to is not followed: the user's files are compared as well.
-        folder, name = os.path.split(os.path.abspath(os.fsdecode(one)))
-        real = os.path.join(os.path.realpath(folder), name)
+        parent, name = os.path.split(os.path.join(start, os.fsdecode(one)))
+        real = os.path.join(os.path.realpath(parent), name)
         if not any(real == place or real.startswith(place + "/") for place in _allowed) and real != "/dev/null":
             _seen.append(f"{event} {real}")
 
