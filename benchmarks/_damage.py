@@ -1,4 +1,4 @@
-"""Damage to one file of a run: drawn by Hypothesis as a plan that JSON can hold, and done to a copy of the run."""
+"""Damage to one file of a run: drawn as a plan, with values of Hypothesis, and done to a copy of the run."""
 
 import hashlib
 import json
@@ -48,32 +48,36 @@ def kinds_for(name: str) -> tuple[str, ...]:
     return BYTES + PLACES + (HEADERS + TENSORS if name.endswith(".safetensors") else ())
 
 
-def plans(state: str, name: str, n: int, readers: tuple[str, ...], writers: tuple[str, ...]) -> list[dict[str, Any]]:
-    """So many different plans of damage to a file, always the same: what to do, where, and which commands follow."""
-    found: dict[str, dict[str, Any]] = {}
-    one = st.fixed_dictionaries({
-        "kind": st.sampled_from(kinds_for(name)), "at": st.integers(0, 2**32), "value": VALUES, "sealed": st.booleans(),
-        "read": st.sampled_from(readers), "write": st.sampled_from(writers),
-    })  # fmt: skip
+def draw_values(n: int) -> list[Any]:
+    """So many values for JSON, always the same."""
+    found: list[Any] = []
 
-    for number in range(100):
-        quiet = settings(
-            max_examples=n + n // 4, database=None, deadline=None, phases=[Phase.generate],
-            suppress_health_check=[*HealthCheck],
-        )  # fmt: skip
+    @seeded(0)
+    @settings(
+        max_examples=n, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
+    )
+    @given(VALUES)
+    def draw(value: Any) -> None:
+        found.append(value)
 
-        @seeded(f"{state} {name} {number}")
-        @quiet
-        @given(one)
-        def draw(plan: dict[str, Any]) -> None:
-            found.setdefault(json.dumps(plan, sort_keys=True), plan)
+    draw()
+    return found
 
-        draw()
-        if len(found) >= n:
-            break
-    # Hypothesis begins with what is simple and alike, so take them from everywhere.
-    chosen = random.Random(f"{state} {name}").sample([*found.values()], n)
-    return [{"state": state, "file": name, **plan} for plan in chosen]
+
+def plans(
+    state: str, name: str, n: int, values: list[Any], readers: tuple[str, ...], writers: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """So many plans of damage to a file, always the same: what to do, where, and which commands follow."""
+    kinds = random.Random(f"{state} {name}").sample(kinds_for(name), len(kinds_for(name)))
+    found = []
+    for number in range(n):
+        chance = random.Random(f"{state} {name} {number}")
+        drawn = {
+            "at": chance.randrange(2**32), "value": chance.choice(values), "sealed": chance.random() < 0.5,
+            "read": chance.choice(readers), "write": chance.choice(writers),
+        }  # fmt: skip
+        found.append({"state": state, "file": name, "kind": kinds[number % len(kinds)], **drawn})
+    return found
 
 
 def do(plan: dict[str, Any], run: Path, victim: Path) -> bool:

@@ -17,7 +17,7 @@ outside the run; files of the user, in the run and beside it, stay as they are. 
 that an undisturbed command gives (unless somebody also made the hashes fit, and so made another model). Commands run in
 forks of this process, with figures of matplotlib left empty, which take most of a small fit's time.
 
-Each trial is a row of `--rows`; with the same file an interrupted campaign goes on. Exit code 1 if any trial failed.
+Each trial is a row of `--rows`; with the same file (and `--place`) an interrupted campaign goes on. Exit code 1 if any trial failed.
 """
 
 import argparse
@@ -87,14 +87,15 @@ def files_of(run: Path) -> list[str]:
 def fuzz(trials: Trials, rows: Rows, n: int) -> None:
     """Damage every file of every state of a run so many times; a process that dies or hangs is a fault."""
     plans: list[tuple[str, dict[str, Any]]] = []
+    values = _damage.draw_values(300)
     for state in STATES:
         names = files_of(trials.templates / state / "run")
         if state != "finished":
             names = [name for name in names if name == "run.json" or name.startswith("work/")]
         for name in names:
-            drawn = _damage.plans(state, name, n, READERS, WRITERS)
+            drawn = _damage.plans(state, name, n, values, READERS, WRITERS)
             plans += [(f"{state}, {name}, {number}", plan) for number, plan in enumerate(drawn)]
-    random.Random(0).shuffle(plans)
+    random.Random(0).shuffle(plans)  # so that one that is stopped has seen all files
 
     def work(left: list[tuple[str, dict[str, Any]]]) -> int:
         begin_watching()
@@ -170,10 +171,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, help="in all")
     parser.add_argument("--parts", default="kill,disk,fuzz", help="what to do, and in which order")
     parser.add_argument("--rows", type=Path, default=Path("runs/campaign.jsonl"))
+    parser.add_argument("--place", type=Path, help="where, to be kept for the next time; else a temporary folder")
     arguments = parser.parse_args()
     rows = Rows(arguments.rows)
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name).resolve()
+        place = Path(name if arguments.place is None else arguments.place).resolve()
+        place.mkdir(parents=True, exist_ok=True)
         if not _disk_trouble.is_loaded():
             library = _disk_trouble.compiled(place)
             if library is None:

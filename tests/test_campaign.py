@@ -141,13 +141,16 @@ def test_how_a_process_ends(campaign, how):
 FILES = ("run.json", "metrics.jsonl", "report.html", "encoder", "decoder", "codes", "densities/gaussian")
 
 
-def test_plans_are_always_the_same_and_differ(campaign):
-    first, again = (campaign.damage.plans("finished", "run.json", 15, ("info",), ("fit",)) for _ in range(2))
-    assert json.dumps(first) == json.dumps(again)
-    assert len({json.dumps(one) for one in first}) == 15
-    assert len({one["kind"] for one in first}) > 5
-    other = campaign.damage.plans("finished", "report.html", 15, ("info",), ("fit",))
-    assert {one["kind"] for one in other} <= {*campaign.damage.BYTES, *campaign.damage.PLACES}
+def test_plans_are_always_the_same_and_hold_all_kinds(campaign):
+    damage, names = campaign.damage, ("run.json", "codes.safetensors", "report.html")
+    values = damage.draw_values(5)
+    assert json.dumps(values) == json.dumps(damage.draw_values(5))
+    for name in names:
+        first, more = (damage.plans("finished", name, n, values, ("info",), ("fit",)) for n in (40, 60))
+        assert json.dumps(first) == json.dumps(more[:40])
+        assert len({json.dumps(one) for one in more}) == 60
+        assert {one["kind"] for one in first} == {*damage.kinds_for(name)}
+    assert {*damage.kinds_for("a.json")} == {*damage.BYTES, *damage.PLACES, *damage.JSON}
 
 
 @pytest.fixture(scope="module")
