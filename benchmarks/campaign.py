@@ -17,7 +17,8 @@ outside the run; files of the user, in the run and beside it, stay as they are. 
 that an undisturbed command gives (unless somebody also made the hashes fit, and so made another model). Commands run in
 forks of this process, with figures of matplotlib left empty, which take most of a small fit's time.
 
-Each trial is a row of `--rows`; with the same file (and `--place`) an interrupted campaign goes on. Exit code 1 if any trial failed.
+Each trial is a row of `--rows`; with the same file (and `--place`) an interrupted campaign goes on. Exit code 1 if any
+trial failed.
 """
 
 import argparse
