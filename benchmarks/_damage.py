@@ -209,7 +209,8 @@ def _other_header(kind: str, content: bytes, value: Any, chance: random.Random) 
     if kind == "header length":
         size = chance.choice((0, 1, length - 1, length + 1, 10**8, 2**31, 2**63, 2**64 - 1))
         return struct.pack("<Q", size) + content[8:]
-    entry = header[chance.choice([name for name in header if name != "__metadata__"])]
+    tensors = [name for name in header if name != "__metadata__"] or ["more"]  # of some stages there are none
+    entry = header.setdefault(chance.choice(tensors), {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]})
     if kind == "offsets":
         low, high = entry["data_offsets"]
         others = ([high, low], [low, high + 4], [-4, high], [low, 2**63], [0, 0], [low + 1, high + 1], value)
@@ -229,12 +230,12 @@ def _other_header(kind: str, content: bytes, value: Any, chance: random.Random) 
 def _rewrite(kind: str, path: Path, value: Any, chance: random.Random) -> None:
     """A file as scattergen writes it, checksum and all, but with another content."""
     tensors, kept = read_tensors(path)
-    name = chance.choice(sorted(tensors))
-    old = tensors[name]
+    name = chance.choice(sorted(tensors) or ["more"])  # of some stages there are none
+    old = tensors.get(name, torch.ones(2))
     if kind == "metadata":
         kept = change(chance.choice(JSON[:4]), kept, value, chance)
     elif kind == "tensor missing":
-        del tensors[name]
+        tensors.pop(name, None)
     elif kind == "tensor more":
         tensors[chance.choice(NAMES[3:])] = torch.zeros(2, 2)
     elif kind == "other type":

@@ -138,7 +138,7 @@ def test_how_a_process_ends(campaign, how):
 
 # Damage
 
-FILES = ("run.json", "metrics.jsonl", "report.html", "encoder", "decoder", "codes", "densities/gaussian")
+FILES = ("run.json", "report.html", "encoder", "sampling", "densities/gaussian")
 
 
 def test_plans_are_always_the_same_and_hold_all_kinds(campaign):
@@ -175,11 +175,9 @@ def test_a_damaged_file(campaign, call, fitted, samples, tmp_path, name):
         plan = {"file": file, "kind": kind, "at": number, "value": {"../x": [None]}, "sealed": number % 2 == 0}
         sealed = campaign.damage.do(plan, run, victim)
         out = tmp_path / f"{number}.npz"
-        for command in (
-            ["info", run],
-            ["sample", run, "-n", 4, "--out", out],
-            ["density", run, "gaussian", "--as", "x"],
-        ):
+        commands = [["info", run], ["sample", run, "-n", 4, "--out", out]]
+        commands += [] if number % 6 else [["density", run, "gaussian", "--as", "x"]]
+        for command in commands:
             said = call([*command, "-q"], [run, out.parent])
             assert said.faults == [], kind
         if out.exists() and not sealed:
