@@ -40,6 +40,8 @@ JSON = ("another value", "one less", "another name", "nested", "deep")
 HEADERS = ("header length", "header", "offsets", "dtype", "shape", "tensor name")
 TENSORS = ("not a number", "tensor missing", "tensor more", "other type", "other shape", "huge values", "metadata")
 
+GROUPS = {"bytes": BYTES, "places": PLACES, "JSON": JSON, "headers": HEADERS, "tensors": TENSORS}
+
 
 def kinds_for(name: str) -> tuple[str, ...]:
     """The kinds of damage that make sense for a file of this name."""

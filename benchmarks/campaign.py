@@ -152,7 +152,9 @@ def table(rows: Rows) -> bool:
     tried: Counter[tuple[str, str]] = Counter()
     failed: Counter[tuple[str, str]] = Counter()
     for row in found:
-        group = row["kind"].split(" E")[0].removesuffix(" once") if row["part"] == "disk" else row["kind"]
+        group = row["kind"]
+        if row["part"] == "fuzz":
+            group = next(name for name, kinds in _damage.GROUPS.items() if group in kinds)
         for one in ((row["part"], group), (row["part"], "all")):
             tried[one] += row.get("kills", 1)
             failed[one] += bool(row["faults"])
