@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scattergen import tensor_files
-from scattergen.encoder import feature_store
+from scattergen.encoder import ScatteringEncoder, feature_store
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import ScattergenError
 from scattergen.progress import SILENT
@@ -150,6 +150,22 @@ def test_float16_rounds_the_deviations(folder):
     assert not torch.equal(rounded, exact)
     size = sum(file.stat().st_size for file in folder.iterdir())
     assert size < 4 * N * D + 400 * (N_CHUNKS + 1)  # headers of the files
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+@pytest.mark.parametrize("lost", [[], [0], [2, 5], range(N_CHUNKS)])
+def test_codes_made_again_have_the_same_bits(folder, monkeypatch, precision, lost):
+    """Their coefficients are rounded as those on the disk were, whether these are still there or not."""
+    encoder = ScatteringEncoder((1, 8, 8), J=1, L=2, n_components=3, store="disk", store_dtype=precision)
+    monkeypatch.setattr(ScatteringEncoder, "batch_size", CHUNK)
+    images = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = encoder.open_features(images, folder)
+    codes = encoder.fit(images, features=first).transform(first)
+    for i in lost:
+        (folder / f"{i:08d}-{precision}.safetensors").unlink()
+    if len(lost) == N_CHUNKS:
+        first.remove()
+    assert torch.equal(encoder.transform(encoder.open_features(images, folder)), codes)
 
 
 @pytest.mark.parametrize(("side", "J"), [(36, 2), (80, 3), (160, 4)])

@@ -93,10 +93,14 @@ class FeatureStore:
         return range(self.processes.rank + start * size, self.n_chunks, size)
 
     def chunk(self, i: int) -> Tensor:
-        """Features of chunk i, (n, D) float32, from where they are, else computed and not kept."""
+        """Features of chunk i, (n, D) float32, from where they are, else computed and not kept.
+
+        On a disk whose `shift` is known they are the same, bit for bit, whether they were found or not.
+        """
         found = self._found(i)
         if found is None:
-            return self.compute(self.rows(i))
+            found = self.compute(self.rows(i))
+            found = found if self._shift is None or self.place != "disk" else self._rounded(found, self._shift)
         if found.dtype == torch.float32:
             return found
         assert self._shift is not None  # or nothing would have been found
@@ -143,9 +147,13 @@ class FeatureStore:
         if self.place != "disk":
             return features
         shift = self.shift()
-        stored = (features - shift).half() if self.precision == "float16" else features
+        stored = self._rounded(features, shift)
         self._write(self._name(i), stored, self.rows(i), _checksum(shift))
         return stored
+
+    def _rounded(self, features: Tensor, shift: Tensor) -> Tensor:
+        """Features as the disk has them."""
+        return (features - shift).half() if self.precision == "float16" else features
 
     def _name(self, i: int) -> str:
         return f"{i:08d}-{self.precision}"

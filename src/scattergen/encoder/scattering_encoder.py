@@ -181,6 +181,8 @@ class ScatteringEncoder:
         if not isinstance(images, FeatureStore):
             images = self.open_features(images, processes=processes)
         images.reopen()
+        if images.folder is not None and images.place == "disk":  # so that codes made again are the same, bit for bit
+            images.shift()
         codes = torch.zeros(images.n_samples, self.whitening.n_components)
         with progress.task("encode", len(codes)) as task:
             for i in images.own():
