@@ -485,7 +485,7 @@ def density_stored_under_no_name(at, run, **_):
     return ["density", run, "gaussian", "--as", ""]
 
 
-@mistake("10,000,000,000 images take", "make them in parts")
+@mistake("10,000,000,000 images take", "make fewer (-n), or parts")
 def more_samples_than_memory_holds(at, run, **_):
     return ["sample", run, "-n", 10**10, "--out", at / "a.npz"]
 
