@@ -350,7 +350,8 @@ def test_fit_folder_with_classes(scattergen, tmp_path):
     (tmp_path / "grey").mkdir()
     Image.new("L", (40, 30), 128).save(tmp_path / "grey" / "a.png")
     out = tmp_path / "codes.npy"
-    scattergen("encode", tmp_path / "run", tmp_path / "grey", "--out", out, "-q")
+    said = scattergen("encode", tmp_path / "run", tmp_path / "grey", "--out", out, "-q", showing_warnings=True).err
+    assert "are made colour and resized from 40×30 to 16×16" in said
     assert np.load(out).shape == (1, 4)
 
 

@@ -413,7 +413,7 @@ def test_what_a_fit_to_big_photos_takes_is_said_before(tmp_path):
 
 
 def test_photos_too_big_for_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "_memory", lambda: 4 << 30)
+    monkeypatch.setattr(opening, "memory", lambda: 4 << 30)
     with pytest.raises(InputError, match=r"24 images of 4000×3000 .* 6\.9 GB of memory, and this .* 4\.3 GB: .*--size"):
         opening.check_sides(str(tmp_path), big(4000, 3000))
 
