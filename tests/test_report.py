@@ -34,6 +34,8 @@ from scattergen.report.plots import (
     visualisation_matrix,
 )
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
+
 VOID = {"img", "meta", "source", "col"}
 
 
