@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from forks import Forks
 from scattergen import cli
 from scattergen.datasets import mnist
 from scattergen.evaluation import PerceptualFeatures
@@ -129,6 +130,14 @@ def tiny():
     """Options of the small fit as arguments of the command line."""
     options = [w for name, value in TINY_OPTIONS.items() for w in ("--set", f"{name}={value}")]
     return ["--densities", "gaussian,mixture,vae,gan", *options]
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Runs code in processes of its own: `forks.start(code, *arguments)`."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.end()
 
 
 @pytest.fixture(scope="session")
