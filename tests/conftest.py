@@ -3,18 +3,27 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 import warnings
 from types import SimpleNamespace
 
+# Threads that wait for the next sum would keep the processor from other work, on a busy machine for minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # which PyTorch reads as it is imported
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from forks import Forks
 from scattergen import cli
 from scattergen.datasets import mnist
 from scattergen.evaluation import PerceptualFeatures
+from scattergen.image_files import png
+from scattergen.pipeline import evaluate
+from scattergen.report import html, plots
 from scattergen.runs import RunFolder
 
 # 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
@@ -38,6 +47,8 @@ TINY_OPTIONS = {
     "densities.gan.epochs": "2",
     "densities.gan.widths": "[16,32]",
 }
+
+FIGURE_PNG = plots.figure_png
 
 
 def _run_cli(*arguments, code=0, showing_warnings=False):
@@ -71,6 +82,32 @@ def without_photographs():
         yield
 
 
+def _blank_png(figure):
+    return png(Image.new("L", figure.canvas.get_width_height()))
+
+
+@contextlib.contextmanager
+def _figures_by(figure_png):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (html, plots, evaluate):
+            patch.setattr(module, "figure_png", figure_png)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def blank_figures():
+    """Figures within this process are made, but stay blank: to lay them out and draw them is most of a small fit."""
+    with _figures_by(_blank_png):
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_figures(blank_figures):
+    """Draws figures after all: for the tests of a module that are about them."""
+    with _figures_by(FIGURE_PNG):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_threads():
     """Sets the number of threads back, which `--threads` changes for the whole process.
@@ -96,6 +133,14 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Runs code in processes of its own: `forks.start(code, *arguments)`."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.end()
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """300 training and 40 test digits in an .npz file."""
     data = mnist()
@@ -108,9 +153,10 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fitted(scattergen, digits, tiny, tmp_path_factory):
-    """A finished run, not to be changed."""
+    """A finished run with drawn figures, not to be changed."""
     run = tmp_path_factory.mktemp("runs") / "fitted"
-    scattergen("fit", digits, "--out", run, "--quiet", *tiny)
+    with _figures_by(FIGURE_PNG):
+        scattergen("fit", digits, "--out", run, "--quiet", *tiny)
     return run
 
 

@@ -28,6 +28,8 @@ from scattergen.pipeline.evaluate import diagnose_run
 from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map
 from scattergen.runs import RunFolder
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
+
 
 def normal(n, d, seed=0):
     return np.random.default_rng([seed, 9]).standard_normal((n, d))

@@ -2,8 +2,6 @@
 
 import copy
 import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -309,19 +307,17 @@ tensor_files.write_tensors(
 
 
 @pytest.mark.slow
-def test_a_killed_fit_goes_on_with_the_same_bits(tmp_path):
+def test_a_killed_fit_goes_on_with_the_same_bits(forks, tmp_path):
     def run(name, last):
-        command = [sys.executable, "-c", FIT, str(tmp_path / name), str(last)]
-        return subprocess.run(command, capture_output=True, timeout=120)
+        process = forks.start(FIT, str(tmp_path / name), str(last))
+        return process.communicate(timeout=120)[0].decode(), process.returncode
 
     # Files: the shift, then 7 chunks each with a state after it, 3 passes with 7 states and one
     # more at the end of the first three, and the result.
-    assert run("whole", 0).returncode == 0
+    assert run("whole", 0) == ("", 0)
     for last in (5, 12, 20):  # among the chunks; among the states of the second and third pass
-        killed = run("killed", last)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    finished = run("killed", 0)
-    assert finished.returncode == 0, finished.stderr.decode()
+        assert run("killed", last) == ("", -signal.SIGKILL)
+    assert run("killed", 0) == ("", 0)
     whole, _ = read_tensors(tmp_path / "whole" / "result.safetensors")
     resumed, _ = read_tensors(tmp_path / "killed" / "result.safetensors")
     for name, tensor in whole.items():

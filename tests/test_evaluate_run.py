@@ -13,6 +13,8 @@ from scattergen.datasets import open_dataset
 from scattergen.evaluation import DigitFeatures, evaluate
 from scattergen.runs import RunFolder
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
+
 REFERENCES = ["training images", "decoded training codes", "decoded test codes"]
 DENSITIES = ["gaussian", "mixture", "vae", "gan"]
 

@@ -22,8 +22,10 @@ from scattergen.report import (
     save_image_grid,
     write_fit_report,
 )
+from scattergen.report.html import themed
 from scattergen.report.plots import (
     DARK,
+    LIGHT,
     cumulative_variance,
     density_grids,
     figure_png,
@@ -31,6 +33,8 @@ from scattergen.report.plots import (
     rejections_by_n,
     visualisation_matrix,
 )
+
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 
 VOID = {"img", "meta", "source", "col"}
 
@@ -233,6 +237,25 @@ def test_curves_survive_degenerate_facts():
     line = cumulative_variance(torch.tensor([3.0, 1.0]), 0.8).axes[0].lines[0]
     # 3/4 of 80 % and all of it, to float64 rounding.
     np.testing.assert_allclose(line.get_ydata(), [60, 80], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["curves", "legend below", "sheet"])
+def test_figures_of_a_page_are_what_matplotlib_saves(kind, facts):
+    """In light and in dark mode, though laid out once."""
+
+    def draw(theme):
+        if kind == "sheet":
+            return visualisation_matrix(images(1), [0], [0], (1, 1), theme)
+        if kind == "curves":
+            return cumulative_variance([5.0, 2.0, 1.0], 0.9, theme)
+        return rejections_by_n(facts.rejections, "K2", facts.normality.d, None, theme)
+
+    saved = []
+    for theme in (LIGHT, DARK):
+        saved.append(io.BytesIO())
+        draw(theme).savefig(saved[-1], format="png")
+    picture = themed(draw)
+    assert (picture.png, picture.dark) == tuple(one.getvalue() for one in saved)
 
 
 def test_everything_from_outside_is_escaped(tmp_path):

@@ -90,7 +90,9 @@ def assert_complete(assert_nothing_left):
 
 
 @pytest.mark.slow
-def test_a_fit_killed_at_its_files_ends_with_the_same_model(fit, fitted, assert_same_model, assert_complete, tmp_path):
+def test_a_fit_killed_at_its_files_ends_with_the_same_model(
+    fit, fitted, forks, assert_same_model, assert_complete, tmp_path
+):
     run = tmp_path / "run"
     for pattern, number, when, there in [
         ("encoder-", 1, "after", "encoder-*"),  # which run.json does not know yet
@@ -100,12 +102,12 @@ def test_a_fit_killed_at_its_files_ends_with_the_same_model(fit, fitted, assert_
         ("work/.*/pictures", 5, "after", "densities/gan-*"),  # in the report
         ("report.html", 1, "after", "work/*/pictures/*"),  # the first of its files in its place
     ]:
-        process = start(DYING_COMMAND, pattern, str(number), when, *fit)
+        process = forks.start(DYING_COMMAND, pattern, str(number), when, *fit)
         output = process.communicate(timeout=120)[0].decode()
         assert process.returncode == -signal.SIGKILL, output
         assert list(run.glob(there)), pattern
         assert "report" not in RunFolder.open(run).stages
-    process = start(COMMAND, *fit)
+    process = forks.start(COMMAND, *fit)
     assert "Unseen images come back" in process.communicate(timeout=120)[0].decode()
     assert_complete(run)
     assert_same_model(run, fitted)
@@ -113,12 +115,12 @@ def test_a_fit_killed_at_its_files_ends_with_the_same_model(fit, fitted, assert_
 
 @pytest.mark.slow
 def test_the_preset_auto_killed_at_its_files_ends_with_the_same_model(
-    digits, assert_same_model, assert_complete, tmp_path
+    digits, forks, assert_same_model, assert_complete, tmp_path
 ):
     threads = ["--threads", str(torch.get_num_threads())]
     auto = ["--quiet", *threads, "--densities", "mixture", "--set", "training.epochs=2"]
     whole, run = tmp_path / "whole", tmp_path / "run"
-    process = start(COMMAND, "fit", str(digits), "--out", str(whole), *auto)
+    process = forks.start(COMMAND, "fit", str(digits), "--out", str(whole), *auto)
     assert process.communicate(timeout=200)[0] is not None
     assert process.returncode == 0
     fit = ["fit", str(digits), "--out", str(run), *auto]
@@ -127,11 +129,11 @@ def test_the_preset_auto_killed_at_its_files_ends_with_the_same_model(
         ("work/.*/checkpoint", 1, ["encoder", "codes", "linear"]),  # after the first epoch
         ("densities/mixture", 1, ["encoder", "codes", "linear", "decoder", "sampling"]),
     ]:
-        process = start(DYING_COMMAND, pattern, str(number), "after", *fit)
+        process = forks.start(DYING_COMMAND, pattern, str(number), "after", *fit)
         output = process.communicate(timeout=200)[0].decode()
         assert process.returncode == -signal.SIGKILL, output
         assert list(RunFolder.open(run).stages) == stages
-    process = start(COMMAND, *fit)
+    process = forks.start(COMMAND, *fit)
     output = process.communicate(timeout=200)[0].decode()
     assert process.returncode == 0, output
     assert_complete(run)
@@ -142,10 +144,12 @@ def test_the_preset_auto_killed_at_its_files_ends_with_the_same_model(
 
 
 @pytest.mark.slow
-def test_a_fit_killed_at_any_time_ends_with_the_same_model(fit, fitted, assert_same_model, assert_complete, tmp_path):
+def test_a_fit_killed_at_any_time_ends_with_the_same_model(
+    fit, fitted, forks, assert_same_model, assert_complete, tmp_path
+):
     run, generator, deaths = tmp_path / "run", random.Random(0), 0
     while deaths < 2:
-        process = start(COMMAND, *fit)
+        process = forks.start(COMMAND, *fit)
         while not (run / "run.json").exists() and process.poll() is None:
             time.sleep(0.005)
         time.sleep(generator.uniform(0.0, 1.5))  # of about 3 s of fitting; import not counted
@@ -154,7 +158,7 @@ def test_a_fit_killed_at_any_time_ends_with_the_same_model(fit, fitted, assert_s
         if process.returncode == 0:
             break
         deaths += 1
-    process = start(COMMAND, *fit)
+    process = forks.start(COMMAND, *fit)
     output = process.communicate(timeout=120)[0].decode()
     assert process.returncode == 0, output
     assert deaths > 0

@@ -228,7 +228,7 @@ def image_grid(
 def png(picture: Image.Image) -> bytes:
     """The content of a picture's PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

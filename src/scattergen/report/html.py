@@ -25,8 +25,13 @@ class Picture(NamedTuple):
 
 def themed(draw: Callable[[Theme], Figure]) -> Picture:
     """A figure drawn for readers in light and in dark mode, shown at 100 pixels to the inch."""
-    light = draw(LIGHT)
-    return Picture(figure_png(light), figure_png(draw(DARK)), round(100 * light.get_figwidth()))
+    light, dark = draw(LIGHT), draw(DARK)
+    content = figure_png(light)
+    if light.get_layout_engine() is not None:  # half of the work, and the same for both
+        dark.set_layout_engine("none")
+        for axes, found in zip(dark.axes, light.axes, strict=True):
+            axes.set_position(found.get_position())
+    return Picture(content, figure_png(dark), round(100 * light.get_figwidth()))
 
 
 def grid(images: Tensor, columns: int, side: int = 56, pad: int = 4) -> Picture:

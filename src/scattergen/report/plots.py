@@ -46,13 +46,13 @@ DARK = Theme("#15171a", "#e9e6df", "#9c9990", "#2e3135", "#63bcc4", "#f0896b")
 
 
 def figure_png(figure: Figure) -> bytes:
-    """The content of a figure's PNG file, at the resolution it was made for."""
+    """The content of a figure's PNG file, at the resolution it was made for, whatever backend the user has."""
     buffer = io.BytesIO()
     for text in figure.findobj(Text):  # names may hold what cannot be drawn
         text.set_text("\n".join(map(visible, text.get_text().split("\n"))))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # which are drawn as boxes
-        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+        FigureCanvasAgg(figure).print_png(buffer)  # `savefig` would draw twice, first for the layout
     return buffer.getvalue()
 
 
@@ -213,10 +213,8 @@ def rate_factor(factor: float) -> str:
 
 
 def new_figure(width: float, height: float, theme: Theme) -> Figure:
-    """An empty figure in inches that draws through Agg, whatever backend the user has."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=theme.background)
-    FigureCanvasAgg(figure)
-    return figure
+    """An empty figure in inches."""
+    return Figure(figsize=(width, height), dpi=DPI, facecolor=theme.background)
 
 
 def panel(title: str, xlabel: str, theme: Theme, extra_height: float = 0, log: bool = False) -> tuple[Figure, Axes]:
