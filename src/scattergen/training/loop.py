@@ -40,18 +40,11 @@ class Batches(Protocol):
 
 @usual_state(gradients=True)
 def train(
-    modules: Mapping[str, nn.Module],
-    losses: Mapping[str, Loss],
-    data: Batches,
-    settings: TrainingSettings,
-    *,
-    validate: Callable[[], Metrics] | None = None,
-    processes: Processes = ALONE,
-    checkpoint: Path | None = None,
-    on_step: Callable[[float], None] | None = None,
-    on_epoch: Callable[[History], None] | None = None,
+    modules: Mapping[str, nn.Module], losses: Mapping[str, Loss], data: Batches, settings: TrainingSettings, *,
+    validate: Callable[[], Metrics] | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
+    on_step: Callable[[float], None] | None = None, on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
-) -> History:
+) -> History:  # fmt: skip
     """Train modules by Adam, one optimizer and one loss each, alternating on every batch.
 
     Stopped at any moment, a training continues from its checkpoint and ends, on the same machine with the same number
@@ -263,20 +256,15 @@ class TrainingState:
     """Everything that a checkpoint holds, with the settings that it must have been made with."""
 
     def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, Any],
-        generator: torch.Generator,
-        settings: dict[str, Any],
-        path: Path | None,
-    ) -> None:
+        self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Any], generator: torch.Generator,
+        settings: dict[str, Any], path: Path | None,
+    ) -> None:  # fmt: skip
         self.modules, self.optimizers, self.generator = modules, optimizers, generator
         shapes = {name: list(tensor.shape) for name, tensor in self._parameters().items()}
         self.settings, self.path = settings | {"shapes": shapes}, path
         self.step, self.seconds, self.stopped = 0, 0.0, False
         self.history: History = []
-        self.sums = {name: 0.0 for name in optimizers}
-        self.count = 0
+        self.sums, self.count = dict.fromkeys(optimizers, 0.0), 0
         self.best_loss, self.epochs_since_best = math.inf, 0
         self.best: dict[str, Tensor] = {}
 
