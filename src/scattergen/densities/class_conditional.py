@@ -118,19 +118,15 @@ class ClassConditional:
         there = numbers.unique().tolist()
         names = self.classes or tuple(map(str, there))
         if self.classes is not None and there[-1] >= len(names):
-            raise InputError(
-                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes "
-                f"{', '.join(names[:10])}: give all their names in the order of the labels."
-            )
+            problem = f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes"
+            raise InputError(f"{problem} {', '.join(names[:10])}: give all their names in the order of the labels.")
         missing = next((c for c in range(len(names)) if c not in there), None)
+        if missing is not None and self.classes is None:
+            problem = f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes"
+            raise InputError(f"{problem}, and number the others by labels.unique(return_inverse=True)[1].")
         if missing is not None:
-            raise InputError(
-                f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes, and "
-                "number the others by labels.unique(return_inverse=True)[1]."
-                if self.classes is None
-                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes, '
-                "and number the others from 0."
-            )
+            problem = f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes'
+            raise InputError(f"{problem}, and number the others from 0.")
         return names
 
     def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
