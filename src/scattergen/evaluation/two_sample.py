@@ -101,14 +101,9 @@ class BinTest:
 
 
 def different_bins(
-    train: Tensor,
-    samples: Tensor,
-    n_bins: int = 100,
-    *,
-    centres: Tensor | None = None,
-    level: float = 0.05,
+    train: Tensor, samples: Tensor, n_bins: int = 100, *, centres: Tensor | None = None, level: float = 0.05,
     seed: int = 0,
-) -> BinTest:
+) -> BinTest:  # fmt: skip
     r"""Number of statistically different bins (NDB) of features of samples, (m, k), and of training images, (n, k).
 
     The bins are the k-means clusters of the training images. In each, the shares p of the training images and q of the
