@@ -190,18 +190,16 @@ def _codes(z: Codes) -> NDArray[Any]:
     """The codes, if every component of them can be tested."""
     codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
-        raise InputError(
-            f"normality tests need codes of shape (n, d) in floating point, got shape {codes.shape} of {codes.dtype}."
-        )
+        found = f"got shape {codes.shape} of {codes.dtype}"
+        raise InputError(f"normality tests need codes of shape (n, d) in floating point, {found}.")
     if len(codes) < SMALLEST_SAMPLE:
         problem = f"normality tests need at least {SMALLEST_SAMPLE} codes, got {len(codes)}"
         raise InputError(f"{problem}: their null distributions do not hold for fewer; encode more images.")
     finite = np.isfinite(codes).all(axis=0)
     if not finite.all():
-        raise InputError(
-            f"component {finite.argmin()} of the codes holds NaN or infinite values, so its normality cannot "
-            f"be tested; look for what made them, or drop these codes."
-        )
+        problem = f"component {finite.argmin()} of the codes holds NaN or infinite values"
+        remedy = "look for what made them, or drop these codes"
+        raise InputError(f"{problem}, so its normality cannot be tested; {remedy}.")
     return codes
 
 
