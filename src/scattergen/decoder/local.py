@@ -136,8 +136,7 @@ class LinearDecoder:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted decoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
         check_shapes("linear decoder", tensors, self._shapes())
-        self.mean, self.weight = tensors["mean"].float(), tensors["weight"].float()
-        self.coefficients = tensors["coefficients"].float()
+        self.mean, self.weight, self.coefficients = (tensors[name].float() for name in self._shapes())
 
 
 class LocalDecoder(CodeDecoder):

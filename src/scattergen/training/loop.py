@@ -53,6 +53,11 @@ def train(
     reports and writes the checkpoints, from which any number of processes can continue. Batch normalisation uses the
     statistics of each process's part on CPUs, and of the whole batch on GPUs.
 
+    The result is one dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of
+    training), "loss" or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`. An `InputError` if
+    there are no data or the settings do not suit the other arguments; a `ScattergenError` if a loss is not finite; a
+    `RunFolderError` if the checkpoint belongs to other settings or is damaged.
+
     Args:
         modules: Name to module; those without a loss are used but not trained.
         losses: Name to the loss of that module's parameters, in the order of their updates.
@@ -64,15 +69,6 @@ def train(
         on_step: Called after each step with the seconds of training so far; its own time is not counted.
         on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
-
-    Returns:
-        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of training), "loss"
-        or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
-
-    Raises:
-        InputError: If there are no data, or the settings do not suit the other arguments.
-        ScattergenError: If a loss is not finite.
-        RunFolderError: If the checkpoint belongs to other settings or is damaged.
 
     Example:
         >>> from torch.utils.data import TensorDataset
