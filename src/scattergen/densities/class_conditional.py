@@ -157,8 +157,7 @@ class ClassConditional:
     def sample_labels(self, n: int, *, seed: int = 0) -> Tensor:
         """The classes that `sample` draws without labels, (n,), int64."""
         check_fitted(self)
-        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(self.weights_, size)[:, None])
-        return drawn[:, 0].long()
+        return draw_in_chunks(n, seed, lambda noise, size: noise.choice(self.weights_, size)[:, None])[:, 0].long()
 
     def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact logarithm of p(z), or with labels of p(z|c), in nats: (N,), with the type and device of `z`."""
@@ -186,8 +185,7 @@ class ClassConditional:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
-        n_classes = None if self.classes is None else len(self.classes)
-        weights = take_tensor(tensors, "weights", (n_classes,))
+        weights = take_tensor(tensors, "weights", (None if self.classes is None else len(self.classes),))
         names = self.classes or tuple(map(str, range(len(weights))))
         densities = [self._make() for _ in names]
         for c, density in enumerate(densities):

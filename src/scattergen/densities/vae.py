@@ -168,12 +168,9 @@ class VariationalAutoencoder:
         if self.prior == "normal" and self.noise == "none":
             return
         generator = torch.Generator().manual_seed(seed)
-        latent, residuals = [], []
-        for part in z.split(1000):
-            h, reconstruction, _ = networks(part, torch.randn(len(part), self.n_latent, generator=generator))
-            latent.append(h)
-            residuals.append(part - reconstruction)
-        h, residual = torch.cat(latent), torch.cat(residuals)
+        parts = [networks(x, torch.randn(len(x), self.n_latent, generator=generator)) for x in z.split(1000)]
+        h, reconstruction, _ = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        residual = z - reconstruction
         if self.prior == "mixture":
             both = torch.cat([h, residual], dim=1) if self.noise == "full" else h
             self.mixture_ = LeadingComponents.fit(both, self.n_latent, self.n_components, seed, mixture=True)
@@ -242,8 +239,7 @@ class VariationalAutoencoder:
 
 
 IMPROVED_VAE: dict[str, Any] = {
-    "n_latent": 32, "beta": 2e-5, "widths": [512, 256], "learn_variance": True,
-    "learning_rate": 2e-3, "schedule": "one_cycle", "initialization": "he",
-    "prior": "mixture", "noise": "full",
+    "n_latent": 32, "beta": 2e-5, "widths": [512, 256], "learn_variance": True, "learning_rate": 2e-3,
+    "schedule": "one_cycle", "initialization": "he", "prior": "mixture", "noise": "full",
 }  # fmt: skip
 """Keywords of `VariationalAutoencoder` for good samples: chosen on held-out codes of MNIST."""
