@@ -96,12 +96,10 @@ class Evaluator:
                 self.train, reference, samples, cells=self.cells, test_distances=self.test_distances, seed=seed
             )
         return Evaluation(
-            len(samples),
-            len(reference),
+            n=len(samples), n_reference=len(reference), memorisation=copies,
             frechet=jackknife(frechet_distance, reference, samples, seed=seed),
             kernel=kernel_distance(reference, samples),
             manifolds=manifold_metrics(reference, samples, self.n_neighbours),
             two_sample=classifier_two_sample_test(reference, samples, seed=seed),
             bins=different_bins(self.binned, samples, centres=self.bins),
-            memorisation=copies,
-        )
+        )  # fmt: skip

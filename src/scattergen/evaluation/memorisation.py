@@ -89,15 +89,10 @@ def memorisation(
     # An order statistic: 1 % of all test images in the mean over sets of (say) 999 are below it.
     threshold = from_test.quantile(0.01, interpolation="lower")
     return Memorisation(
-        distance=from_samples.median().item(),
-        test_distance=from_test.median().item(),
-        close=(from_samples < threshold).double().mean().item(),
-        train_share=near_train.double().mean().item(),
-        expected_share=len(train) / len(cells),
-        copying=copying,
-        copying_pvalue=pvalue,
-        copying_cell=cell,
-    )
+        distance=from_samples.median().item(), test_distance=from_test.median().item(),
+        close=(from_samples < threshold).double().mean().item(), train_share=near_train.double().mean().item(),
+        expected_share=len(train) / len(cells), copying=copying, copying_pvalue=pvalue, copying_cell=cell,
+    )  # fmt: skip
 
 
 def _largest_zscore(

@@ -99,8 +99,7 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool =
     # Again, without the cancellation: copies are at distance 0 and not at its rounding.
     distances = torch.empty(len(queries), k, dtype=torch.float64)
     for rows in row_blocks(len(queries), k * points.shape[1]):
-        difference = queries[rows, None] - points[numbers[rows]]
-        distances[rows] = difference.square().sum(2).sqrt()
+        distances[rows] = (queries[rows, None] - points[numbers[rows]]).square().sum(2).sqrt()
     distances, order = distances.sort(1)
     return distances, numbers.gather(1, order)
 

@@ -128,8 +128,7 @@ def different_bins(
     counts = counts[:, counts.sum(0) > 0].double()
     shares = counts / counts.sum(1, keepdim=True)
     both = counts.sum(0) / counts.sum()
-    spread = (both * (1 - both) * (1 / len(train) + 1 / len(samples))).sqrt()
-    zscores = (shares[1] - shares[0]) / spread
+    zscores = (shares[1] - shares[0]) / (both * (1 - both) * (1 / len(train) + 1 / len(samples))).sqrt()
     if len(both) == 1:  # one bin holds everything, in both
         zscores = torch.zeros(1, dtype=torch.float64)
     statistic = (zscores.square() * (1 - both)).sum().item()  # Pearson's χ² of the 2 × K table

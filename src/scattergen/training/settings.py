@@ -46,10 +46,8 @@ class TrainingSettings:
         checkpoint_seconds: Between two checkpoints within an epoch; its end has one anyway.
 
     Example:
-        >>> TrainingSettings(epochs=0, batch_size=64, learning_rate=0.01)
-        Traceback (most recent call last):
-        ...
-        scattergen.errors.InputError: epochs=0: give a whole number of at least 1.
+        >>> TrainingSettings(epochs=2, batch_size=64, learning_rate=0.01).schedule
+        'one_cycle'
     """
 
     epochs: int
