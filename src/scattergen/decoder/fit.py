@@ -49,7 +49,6 @@ class DecoderTraining:
     out of its range raises an `InputError`.
 
     Args:
-        loss: "pixels" or "scattering".
         epochs, batch_size, learning_rate, betas, precision: As in `training.TrainingSettings`.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
         patience: Stop after so many epochs without a lower validation loss, and go back to the best, or to a
@@ -253,8 +252,7 @@ def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, 
         moves = torch.randint(-shifts, shifts + 1, (2, n, 1), generator=generator)
         rows, columns = (rows + moves[0]).clamp(0, H - 1), (columns + moves[1]).clamp(0, W - 1)
     batch = torch.arange(n)[:, None, None]
-    moved = images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]]
-    return moved.movedim(-1, 1).contiguous()
+    return images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
 
 
 class Mirrored:

@@ -29,8 +29,7 @@ class CodeDecoder(nn.Module):
         self.eval()
         try:
             with torch.no_grad():
-                images: Tensor = self(z)
-                return images.add_(1).mul_(0.5).clamp_(0, 1)
+                return self(z).add_(1).mul_(0.5).clamp_(0, 1)
         finally:
             self.train(was_training)
 
@@ -178,8 +177,7 @@ class _UpsampledConvolution(torch.autograd.Function):
         tall = x.new_empty(batch, H, w * k * out)
         for a in range(k):
             mixed = (pixels @ taps[a]).view(batch, h, w * k * out)
-            shift = rows[a].expand(batch, H, h)
-            torch.baddbmm(tall, shift, mixed, beta=0 if a == 0 else 1, out=tall)
+            torch.baddbmm(tall, rows[a].expand(batch, H, h), mixed, beta=0 if a == 0 else 1, out=tall)
         spread = columns.expand(batch * H, W, w * k)
         return torch.bmm(spread, tall.view(batch * H, w * k, out)).view(batch, H, W, out)
 
@@ -196,8 +194,7 @@ class _UpsampledConvolution(torch.autograd.Function):
         x_gradient = torch.empty_like(pixels)
         taps_gradient = taps.new_empty(taps.shape, dtype=ctx.weight_dtype)
         for a in range(k):
-            shift = rows[a].T.contiguous().expand(batch, h, H)
-            mixed = torch.bmm(shift, tall).view(-1, k * out)
+            mixed = torch.bmm(rows[a].T.contiguous().expand(batch, h, H), tall).view(-1, k * out)
             torch.addmm(x_gradient, mixed, taps[a].T, beta=0 if a == 0 else 1, out=x_gradient)
             taps_gradient[a] = pixels.T @ mixed
         weight_gradient = taps_gradient.view(k, channels, k, out).permute(3, 1, 0, 2)
