@@ -168,9 +168,11 @@ class VariationalAutoencoder:
         if self.prior == "normal" and self.noise == "none":
             return
         generator = torch.Generator().manual_seed(seed)
-        parts = [networks(x, torch.randn(len(x), self.n_latent, generator=generator)) for x in z.split(1000)]
-        h, reconstruction, _ = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-        residual = z - reconstruction
+        parts = []
+        for part in z.split(1000):
+            h, reconstruction, _ = networks(part, torch.randn(len(part), self.n_latent, generator=generator))
+            parts.append((h, part - reconstruction))
+        h, residual = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         if self.prior == "mixture":
             both = torch.cat([h, residual], dim=1) if self.noise == "full" else h
             self.mixture_ = LeadingComponents.fit(both, self.n_latent, self.n_components, seed, mixture=True)

@@ -52,8 +52,8 @@ def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int] | Non
         return
     # `not` around the comparison, since NaN makes every comparison false.
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-        found = f"{images.dtype} from {images.min():g} to {images.max():g}"
-        raise InputError(f"Features are of float images in [0, 1], but these are {found}: divide 8-bit values by 255.")
+        given = f"{images.dtype} from {images.min():g} to {images.max():g}"
+        raise InputError(f"Features are of float images in [0, 1], but these are {given}: divide 8-bit values by 255.")
 
 
 @usual_state(gradients=False)
