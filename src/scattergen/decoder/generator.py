@@ -17,6 +17,7 @@ class CodeDecoder(nn.Module):
 
     n_components: int  # d
     image_shape: tuple[int, int, int]  # (C, H, W)
+    hyperparameters: dict[str, Any]  # for JSON
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +89,7 @@ class Decoder(CodeDecoder):
         check_grids([*sizes[1:], sizes[-1]], len(channels), kernel_size)
         self.n_components, self.image_shape = n_components, (C, H, W)
         self.start_grid, self.unit_norm = sizes[0], unit_norm
-        self.hyperparameters: dict[str, Any] = {
+        self.hyperparameters = {
             "n_components": n_components, "image_shape": [C, H, W],
             "channels": list(channels), "kernel_size": kernel_size, "start_grid": list(sizes[0]),
             "unit_norm": unit_norm, "initialization": initialization, "momentum": momentum,
