@@ -118,8 +118,7 @@ def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTab
         >>> count_rejections(z).counts
         {'K2': (1, 1), 'JB': (1, 1)}
     """
-    codes = _codes(z)
-    levels = _checked_levels(levels)
+    codes, levels = _codes(z), _checked_levels(levels)
     constant = int(np.count_nonzero(np.ptp(codes, axis=0) == 0))
     counts = dict(zip(_TESTS, map(tuple, _counts(codes, levels).tolist()), strict=True))
     return NormalityTable(len(codes), codes.shape[1], constant, levels, counts)
@@ -139,8 +138,7 @@ def rejections_by_sample_size(
         >>> [(r.n, r.observed) for r in rates if (r.test, r.level) == ("K2", 0.05)][-1]
         (1000, 4.0)
     """
-    codes = _codes(z)
-    levels = _checked_levels(levels)
+    codes, levels = _codes(z), _checked_levels(levels)
     if repeats < 1:
         raise InputError(f"repeats must be at least 1, got {repeats}.")
     if sizes is None:
