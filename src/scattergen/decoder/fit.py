@@ -246,8 +246,7 @@ def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, 
     n, _, H, W = images.shape
     rows, columns = torch.arange(H).expand(n, H), torch.arange(W).expand(n, W)
     if flips:
-        mirrored = torch.rand(n, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        columns = torch.where(torch.rand(n, 1, generator=generator) < 0.5, columns.flip(1), columns)
     if shifts:
         moves = torch.randint(-shifts, shifts + 1, (2, n, 1), generator=generator)
         rows, columns = (rows + moves[0]).clamp(0, H - 1), (columns + moves[1]).clamp(0, W - 1)

@@ -149,6 +149,11 @@ class Statistics:
             scatters[k] = codes.T @ codes
         return cls(counts, means, scatters)
 
+    def scale(self, factor: float) -> None:
+        """Become the statistics of so many times the codes."""
+        self.counts *= factor
+        self.scatters *= factor
+
     def blend(self, new: "Statistics", share: float) -> None:
         """Become (1 - share) of these and share of new ones, as if of one set of codes."""
         before, added = (1 - share) * self.counts, share * new.counts
@@ -256,8 +261,7 @@ class Ascent:
                 found = expectation(part, propose(part, components, T), components)
                 total += found.log_likelihood * len(rows)
                 new = Statistics.of(part, found, components.means)
-                new.counts *= N / len(rows)  # as if of all codes
-                new.scatters *= N / len(rows)
+                new.scale(N / len(rows))
                 steps += 1
                 if blended is None:
                     blended = new

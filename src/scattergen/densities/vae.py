@@ -235,8 +235,7 @@ class VariationalAutoencoder:
             take_tensor(tensors, "leading/trailing", (None, d if self.noise == "full" else 0))
         if self.noise == "diagonal" or (self.noise == "full" and self.prior == "normal"):
             mean = take_tensor(tensors, "residual/mean", (d,))
-            shape = (d, d) if self.noise == "full" else (d,)
-            self.residual_ = mean, take_tensor(tensors, "residual/factor", shape)
+            self.residual_ = mean, take_tensor(tensors, "residual/factor", (d, d) if self.noise == "full" else (d,))
         self.n_features_, self.history_ = d, take_history(tensors)
 
 

@@ -148,5 +148,4 @@ class InceptionFeatures:
         return in_batches(images, self._features, 2048, 64, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
-        rounded = (batch * 255).round().to(torch.uint8)
-        return self._network(rounded.expand(-1, 3, -1, -1).to(self.device))[0]
+        return self._network((batch * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).to(self.device))[0]
