@@ -24,14 +24,9 @@ def psnr(original: Tensor, output: Tensor) -> Tensor:
 
     .. math:: \mathrm{PSNR} = -10 \log_{10} \frac{1}{CHW} \sum (x - y)^2
 
-    The peak is 1. The PSNR *of a data set* is the mean of these values, not the PSNR of the mean squared error.
-
-    Args:
-        original: images in [0, 1], (N, C, H, W).
-        output: images of the same shape; values outside [0, 1] are clipped.
-
-    Raises:
-        InputError: if the shapes differ or are not (N, C, H, W), an original leaves [0, 1], or a value is not finite.
+    The peak is 1; both are images (N, C, H, W) in [0, 1], to which those of `output` are clipped. The PSNR *of a data
+    set* is the mean of these values, not the PSNR of the mean squared error. An `InputError` if the shapes differ or
+    are not (N, C, H, W), an original leaves [0, 1], or a value is not finite.
 
     Example:
         >>> x = torch.zeros(2, 1, 16, 16)
@@ -51,17 +46,9 @@ def ssim(original: Tensor, output: Tensor) -> Tensor:
                                    {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
     The moments are taken in a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at every position where the
-    window lies inside the image, as in the authors' own program; torchmetrics also averages over a padded border.
-
-    Args:
-        original: images in [0, 1], (N, C, H, W), at least 11 pixels on each side.
-        output: images of the same shape; values outside [0, 1] are clipped.
-
-    Raises:
-        InputError: as for `psnr`, or if the images are smaller than the window.
-
-    References:
-        Wang, Bovik, Sheikh, Simoncelli, Image quality assessment: from error visibility to structural similarity, 2004.
+    window lies inside the image, as in the authors' own program; torchmetrics also averages over a padded border (Wang,
+    Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity", 2004). Images
+    are as for `psnr`, and those smaller than the window an `InputError`, too.
 
     Example:
         >>> x = torch.rand(2, 3, 16, 16)
@@ -83,10 +70,7 @@ def sharpness(images: Tensor) -> Tensor:
     .. math:: \frac{1}{CHW} \sum (x - \bar x)^2
 
     with :math:`\bar x` the mean over 3 × 3 pixels, reflected at the border. It depends on what is shown, so compare its
-    mean over some images with that over real ones.
-
-    Args:
-        images: (N, C, H, W), at least 2 pixels on each side.
+    mean over some images, (N, C, H, W) with at least 2 pixels on each side, with that over real ones.
 
     Example:
         >>> x = torch.zeros(1, 1, 9, 9)

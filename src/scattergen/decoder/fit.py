@@ -45,24 +45,17 @@ class DecoderTraining:
     r"""Trains decoders to invert codes, by the error of pixels or also of local scattering.
 
     $\min_G \sum_i \lVert G(z_i) - x_i \rVert_1$ over images in [-1, 1], by Adam with a one-cycle schedule; with
-    `loss="scattering"` the mean over pixels plus a quarter of `ScatteringLoss`.
+    `loss="scattering"`, which makes sharper images, the mean over pixels plus a quarter of `ScatteringLoss`. A value
+    out of its range raises an `InputError`.
 
     Args:
-        loss: "pixels", or "scattering", which makes sharper images.
-        epochs: Passes over the data.
-        batch_size: Images per step.
-        learning_rate: Peak of the schedule.
-        betas: Adam's decay rates.
+        epochs, batch_size, learning_rate, betas, precision: As in `training.TrainingSettings`.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
         patience: Stop after so many epochs without a lower validation loss, and go back to the best, or to a
             `LocalDecoder` as it was given if none was better.
         flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every step).
         shifts: Augment by moves of up to so many pixels, encoded in every step.
         shortened: Share of codes that lose, in every step, components from a random one on, so that fewer do, too.
-        precision: "float32", "bfloat16" or "auto".
-
-    Raises:
-        InputError: If a value is out of its range.
 
     Example:
         >>> decoder, z, x = Decoder(16, (1, 8, 8), channels=(8, 4)), torch.randn(64, 16), torch.rand(64, 1, 8, 8)
@@ -104,41 +97,18 @@ class DecoderTraining:
         check_shares(min(self.batch_size, n - self.held_out(n)), n_processes)
 
     def fit(
-        self,
-        decoder: Decoder | LocalDecoder,
-        codes: Tensor,
-        images: ImageSource | Tensor,
-        *,
-        encoder: ScatteringEncoder | None = None,
-        mirrored: Tensor | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        processes: Processes = ALONE,
-        checkpoint: Path | None = None,
-        on_epoch: Callable[[History], None] | None = None,
-        progress: Progress = SILENT,
-    ) -> History:
+        self, decoder: Decoder | LocalDecoder, codes: Tensor, images: ImageSource | Tensor, *,
+        encoder: ScatteringEncoder | None = None, mirrored: Tensor | None = None, seed: int = 0, device: str = "cpu",
+        processes: Processes = ALONE, checkpoint: Path | None = None,
+        on_epoch: Callable[[History], None] | None = None, progress: Progress = SILENT,
+    ) -> History:  # fmt: skip
         """Train a decoder in place; an `OverfittingWarning` tells of a growing gap of training to validation PSNR.
 
-        Args:
-            decoder: Trained afterwards.
-            codes: (N, d).
-            images: The N images of the codes.
-            encoder: Computes the codes of augmented images, which `flips` and `shifts` need.
-            mirrored: Codes of the N mirrored images, if they are known already.
-            seed: Of the order of the data and the augmentation.
-            device: Where to train.
-            processes: Those that train together (see `scattergen.training.train`).
-            checkpoint: File to resume from.
-            on_epoch: Called after each epoch with the metrics of all epochs so far.
-            progress: Where to report.
-
-        Returns:
-            One dictionary per epoch: "loss", "validation/loss", "validation/psnr", "validation/train_psnr" (dB).
-
-        Raises:
-            InputError: If there are too few images, or augmentation lacks its encoder.
-            ScattergenError: If the loss becomes infinite or NaN.
+        `codes` (N, d) are of the N images, and `mirrored` of the same images mirrored, if they are known already. The
+        `encoder` computes those of augmented images, and `flips` and `shifts` need it. The other arguments, and the
+        metrics of each epoch, are as in `scattergen.training.train`: "loss", "validation/loss", "validation/psnr" and
+        "validation/train_psnr" (dB). An `InputError` if there are too few images, or augmentation lacks its encoder; a
+        `ScattergenError` if the loss becomes infinite or NaN.
         """
         if len(codes) != len(images):
             raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
@@ -261,12 +231,9 @@ def _warn_of_overfitting(history: History) -> None:
     """Warn in the first epoch in which the gap is large and has been growing."""
     gaps = [row["validation/train_psnr"] - row["validation/psnr"] for row in history]
     if _overfits(gaps) and not any(_overfits(gaps[:i]) for i in range(len(gaps))):
-        warnings.warn(
-            f"The decoder overfits: training images are {gaps[-1]:.1f} dB better than validation images, and the gap "
-            "grows. Use more images, fewer epochs, or augmentation (shifts, flips).",
-            OverfittingWarning,
-            stacklevel=2,
-        )
+        problem = f"training images are {gaps[-1]:.1f} dB better than validation images, and the gap grows"
+        remedy = "Use more images, fewer epochs, or augmentation (shifts, flips)."
+        warnings.warn(f"The decoder overfits: {problem}. {remedy}", OverfittingWarning, stacklevel=2)
 
 
 def _overfits(gaps: list[float]) -> bool:
@@ -279,14 +246,12 @@ def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, 
     n, _, H, W = images.shape
     rows, columns = torch.arange(H).expand(n, H), torch.arange(W).expand(n, W)
     if flips:
-        mirrored = torch.rand(n, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        columns = torch.where(torch.rand(n, 1, generator=generator) < 0.5, columns.flip(1), columns)
     if shifts:
         moves = torch.randint(-shifts, shifts + 1, (2, n, 1), generator=generator)
         rows, columns = (rows + moves[0]).clamp(0, H - 1), (columns + moves[1]).clamp(0, W - 1)
     batch = torch.arange(n)[:, None, None]
-    moved = images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]]
-    return moved.movedim(-1, 1).contiguous()
+    return images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
 
 
 class Mirrored:

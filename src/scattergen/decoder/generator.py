@@ -17,6 +17,7 @@ class CodeDecoder(nn.Module):
 
     n_components: int  # d
     image_shape: tuple[int, int, int]  # (C, H, W)
+    hyperparameters: dict[str, Any]  # for JSON
 
     @property
     def device(self) -> torch.device:
@@ -29,8 +30,7 @@ class CodeDecoder(nn.Module):
         self.eval()
         try:
             with torch.no_grad():
-                images: Tensor = self(z)
-                return images.add_(1).mul_(0.5).clamp_(0, 1)
+                return self(z).add_(1).mul_(0.5).clamp_(0, 1)
         finally:
             self.train(was_training)
 
@@ -56,11 +56,10 @@ class Decoder(CodeDecoder):
     A linear layer without bias makes a small grid of `channels[0]` features; each block upsamples the grid bilinearly
     by two, pads it by reflection and convolves it; a last convolution makes the image. Batch normalisation follows
     every layer, then a ReLU, or tanh after the last one (Angles, Mallat, "Generative networks as inverse problems with
-    scattering transforms", 2018).
+    scattering transforms", 2018). An `InputError` if an argument is out of range or the grid too small for the filters.
 
     Args:
-        n_components: Dimension d of the codes.
-        image_shape: (C, H, W).
+        n_components, image_shape: Dimension d of the codes, and (C, H, W).
         channels: Features of the start grid and of each upsampling block, e.g. (128, 64, 32).
         kernel_size: Side of the filters: 3 (the founding paper's MNIST), 5 (Angles & Mallat 2019) or 7 (2018).
         start_grid: Size (h, w) of the first grid; by default the image's halved, rounding up, once per block. From
@@ -70,9 +69,6 @@ class Decoder(CodeDecoder):
             original N(0, 0.02) everywhere.
         momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
 
-    Raises:
-        InputError: If an argument is out of range or the grid becomes too small for the filters.
-
     Example:
         >>> decoder = Decoder(512, (1, 28, 28), channels=(128, 64, 32))
         >>> decoder.start_grid, decoder(torch.randn(2, 512)).shape
@@ -80,16 +76,10 @@ class Decoder(CodeDecoder):
     """
 
     def __init__(
-        self,
-        n_components: int,
-        image_shape: tuple[int, int, int],
-        channels: Sequence[int] = (128, 64, 32),
-        kernel_size: int = 3,
-        start_grid: Sequence[int] | None = None,
-        unit_norm: bool = False,
-        initialization: str = "kaiming",
-        momentum: float = 0.1,
-    ) -> None:
+        self, n_components: int, image_shape: tuple[int, int, int], channels: Sequence[int] = (128, 64, 32),
+        kernel_size: int = 3, start_grid: Sequence[int] | None = None, unit_norm: bool = False,
+        initialization: str = "kaiming", momentum: float = 0.1,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_layers(channels, kernel_size, momentum, "3, 5 or 7")
         if initialization not in ("kaiming", "normal"):
@@ -99,7 +89,7 @@ class Decoder(CodeDecoder):
         check_grids([*sizes[1:], sizes[-1]], len(channels), kernel_size)
         self.n_components, self.image_shape = n_components, (C, H, W)
         self.start_grid, self.unit_norm = sizes[0], unit_norm
-        self.hyperparameters: dict[str, Any] = {
+        self.hyperparameters = {
             "n_components": n_components, "image_shape": [C, H, W],
             "channels": list(channels), "kernel_size": kernel_size, "start_grid": list(sizes[0]),
             "unit_norm": unit_norm, "initialization": initialization, "momentum": momentum,
@@ -128,8 +118,7 @@ class Decoder(CodeDecoder):
         features = (z @ self.linear).unflatten(1, (*self.start_grid, -1))  # channels last
         for norm, convolution in zip(self.norms, self.convolutions, strict=False):
             # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
-            normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
-            features = convolution(normalized.permute(0, 2, 3, 1))
+            features = convolution(F.relu_(norm(features.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
         return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
 
 
@@ -157,8 +146,8 @@ def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> l
     if start is None:
         return [(-(-H >> i), -(-W >> i)) for i in reversed(range(n_grids))]  # rounded up
     if len(start) != 2 or not all(1 <= side <= full for side, full in zip(start, size, strict=True)):
-        problem = f"start_grid={tuple(start)}"
-        raise InputError(f"{problem}: give a height and a width of at least 1 and at most the image's {H}x{W}.")
+        remedy = f"give a height and a width of at least 1 and at most the image's {H}x{W}"
+        raise InputError(f"start_grid={tuple(start)}: {remedy}.")
     if n_grids == 1 and tuple(start) != size:
         problem = f"start_grid={tuple(start)} with one width in `channels` leaves no block to reach {H}x{W} pixels"
         raise InputError(f"{problem}: give more channels.")
@@ -172,8 +161,7 @@ def tap_matrices(size: int, output_size: int, kernel_size: int) -> Tensor:
     """Matrices (taps, output_size, size) that upsample an axis, pad it by reflection and shift it by each tap."""
     impulses = torch.eye(size)[None]  # one signal per input position
     responses = F.interpolate(impulses, size=output_size, mode="linear", align_corners=False)
-    radius = kernel_size // 2
-    padded = F.pad(responses, (radius, radius), mode="reflect")[0]
+    padded = F.pad(responses, (kernel_size // 2,) * 2, mode="reflect")[0]
     return padded.T.unfold(0, output_size, 1).transpose(1, 2).contiguous()
 
 
@@ -190,8 +178,7 @@ class _UpsampledConvolution(torch.autograd.Function):
         tall = x.new_empty(batch, H, w * k * out)
         for a in range(k):
             mixed = (pixels @ taps[a]).view(batch, h, w * k * out)
-            shift = rows[a].expand(batch, H, h)
-            torch.baddbmm(tall, shift, mixed, beta=0 if a == 0 else 1, out=tall)
+            torch.baddbmm(tall, rows[a].expand(batch, H, h), mixed, beta=0 if a == 0 else 1, out=tall)
         spread = columns.expand(batch * H, W, w * k)
         return torch.bmm(spread, tall.view(batch * H, w * k, out)).view(batch, H, W, out)
 
@@ -208,8 +195,7 @@ class _UpsampledConvolution(torch.autograd.Function):
         x_gradient = torch.empty_like(pixels)
         taps_gradient = taps.new_empty(taps.shape, dtype=ctx.weight_dtype)
         for a in range(k):
-            shift = rows[a].T.contiguous().expand(batch, h, H)
-            mixed = torch.bmm(shift, tall).view(-1, k * out)
+            mixed = torch.bmm(rows[a].T.contiguous().expand(batch, h, H), tall).view(-1, k * out)
             torch.addmm(x_gradient, mixed, taps[a].T, beta=0 if a == 0 else 1, out=x_gradient)
             taps_gradient[a] = pixels.T @ mixed
         weight_gradient = taps_gradient.view(k, channels, k, out).permute(3, 1, 0, 2)

@@ -27,10 +27,8 @@ class LinearDecoder:
     grid of positions and reduced to the leading principal components of the channels: what a code says of each place.
 
     Args:
-        n_components: Dimension d of the codes.
-        image_shape: (C, H, W).
-        grid: Positions (h, w) of the coefficients.
-        n_channels: Coefficients kept at each position.
+        n_components, image_shape: Dimension d of the codes, and (C, H, W).
+        grid, n_channels: Positions (h, w) of the coefficients, and how many are kept at each.
 
     Example:
         >>> x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -89,22 +87,13 @@ class LinearDecoder:
         return {"mean": tuple(self.image_shape), "weight": (d, math.prod(self.image_shape)), "coefficients": (d, *maps)}
 
     def fit(
-        self,
-        codes: Tensor,
-        images: ImageSource | Tensor,
-        mirrored: Tensor | None = None,
-        *,
-        n: int | None = None,
+        self, codes: Tensor, images: ImageSource | Tensor, mirrored: Tensor | None = None, *, n: int | None = None,
         progress: Progress = SILENT,
-    ) -> Self:
-        """Fit the linear map to up to 20,000 images, evenly spread; unequal numbers of codes are an `InputError`.
+    ) -> Self:  # fmt: skip
+        """Fit the linear map to up to 20,000 of the first n of N images (by default all), evenly spread.
 
-        Args:
-            codes: (N, d).
-            images: The N images.
-            mirrored: Codes of the mirrored images, (N, d), which then count as much.
-            n: Use the first n images only; all by default.
-            progress: Where to report.
+        Mirrored images, if their codes are given too, (N, d) as the others, count as much. Unequal numbers of codes and
+        images are an `InputError`.
         """
         if len(codes) != len(images):
             raise InputError(f"{len(codes)} codes do not fit {len(images)} images: give one each.")
@@ -147,8 +136,7 @@ class LinearDecoder:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted decoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
         check_shapes("linear decoder", tensors, self._shapes())
-        self.mean, self.weight = tensors["mean"].float(), tensors["weight"].float()
-        self.coefficients = tensors["coefficients"].float()
+        self.mean, self.weight, self.coefficients = (tensors[name].float() for name in self._shapes())
 
 
 class LocalDecoder(CodeDecoder):
@@ -158,16 +146,12 @@ class LocalDecoder(CodeDecoder):
     grid by `LinearDecoder`. The network R mixes the coefficients' channels at every position; each block upsamples its
     grid bilinearly by two, convolves it and adds the pixels of $\hat x$ that lie under each position (like Dong, Loy,
     He, Tang, "Image super-resolution using deep convolutional networks", 2016). What is learned is the same everywhere
-    in the image, so that few images teach it (docs/decoder.md).
+    in the image, so that few images teach it (docs/decoder.md). An `InputError` if an argument is out of range or the
+    grid becomes too small for the filters.
 
     Args:
-        linear: Fitted.
-        channels: Width of each grid, from the coarsest to the image's.
-        kernel_size: Side of the filters.
-        momentum: Of the running statistics of the batch normalisation, in PyTorch's sense.
-
-    Raises:
-        InputError: If an argument is out of range or the grid becomes too small for the filters.
+        linear, channels: Fitted, and the width of each grid, from the coarsest to the image's.
+        kernel_size, momentum: As of `Decoder`.
 
     Example:
         >>> x = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -181,18 +165,14 @@ class LocalDecoder(CodeDecoder):
     mean_image: Tensor
 
     def __init__(
-        self,
-        linear: LinearDecoder,
-        channels: Sequence[int] = (128, 64, 32, 16),
-        kernel_size: int = 3,
+        self, linear: LinearDecoder, channels: Sequence[int] = (128, 64, 32, 16), kernel_size: int = 3,
         momentum: float = 0.1,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         check_layers(channels, kernel_size, momentum, "3 or 5")
         self.linear = linear
         self.n_components, self.image_shape = linear.n_components, linear.image_shape
-        keywords = {"channels": list(channels), "kernel_size": kernel_size, "momentum": momentum}
-        self.hyperparameters: dict[str, Any] = keywords
+        self.hyperparameters = {"channels": list(channels), "kernel_size": kernel_size, "momentum": momentum}
         (C, H, W), n = linear.image_shape, len(channels)
         self._sizes = sizes = grids((H, W), n, None)
         check_grids(sizes, n, kernel_size)
@@ -230,8 +210,7 @@ class LocalDecoder(CodeDecoder):
             side = _pixels_under(estimate, self._sizes[i], 2 ** (len(self.norms) - 1 - i))
             features = features + side.to(features.dtype) @ self.sides[i]
             # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
-            normalized = F.relu_(norm(features.permute(0, 3, 1, 2)))
-            features = normalized.permute(0, 2, 3, 1)
+            features = F.relu_(norm(features.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         correction = self.last(features).to(z.dtype) + self.bias
         return estimate + correction.permute(0, 3, 1, 2)
 

@@ -21,14 +21,11 @@ class ScatteringLoss:
     images and directions, and $\langle\cdot\rangle_r$ a mean over one position, over 4 × 4 and over all, of whose
     positions the mean is taken. A detail that is moved costs less than one that is missing (docs/decoder.md; compare
     Vahidi, Han, Wang, Lagrange, Fazekas, Lostanlen, "Mesostructures: beyond spectrogram loss in differentiable
-    time-frequency analysis", 2023).
+    time-frequency analysis", 2023). An `InputError` if the transform does not fit the images.
 
     Args:
         image_shape: (C, H, W).
         J, L, max_order: Scale, orientations and order of the transform: details may move by about 2^J pixels.
-
-    Raises:
-        InputError: If the transform does not fit the images.
 
     Example:
         >>> x = torch.rand(2, 20, 3, 16, 16, generator=torch.Generator().manual_seed(0))

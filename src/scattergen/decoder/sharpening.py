@@ -28,9 +28,8 @@ class Sharpening:
     def fit(cls, images: Tensor, decoded: Tensor) -> Self:
         """Measure the gains by real images (N, C, H, W) and the same, decoded from their codes."""
         if images.shape != decoded.shape:
-            raise InputError(
-                f"Images of {tuple(images.shape)} and decoded ones of {tuple(decoded.shape)} do not belong together."
-            )
+            shapes = f"{tuple(images.shape)} and decoded ones of {tuple(decoded.shape)}"
+            raise InputError(f"Images of {shapes} do not belong together.")
         radii = _radii(*images.shape[2:])
         # A frequency that decoded images lack has nothing that could be magnified.
         ratio = (_power(images, radii) / _power(decoded, radii)).sqrt()
@@ -67,6 +66,5 @@ def _power(images: Tensor, radii: Tensor) -> Tensor:
     """Mean power at each radius."""
     rows, columns = (_cosines(size).to(images) for size in images.shape[2:])
     power = (rows @ images @ columns.T).double().square().mean((0, 1)).flatten()
-    at = radii.flatten()
-    n = int(at.max()) + 1
-    return torch.zeros(n, dtype=torch.float64).index_add_(0, at, power) / at.bincount(minlength=n)
+    at, counts = radii.flatten(), radii.flatten().bincount()
+    return torch.zeros(len(counts), dtype=torch.float64).index_add_(0, at, power) / counts

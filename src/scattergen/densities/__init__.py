@@ -7,18 +7,13 @@ from scattergen.densities.gaussian import Gaussian
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.parzen import ManifoldParzen
 from scattergen.densities.protocol import Density, LikelihoodDensity, check_count, hyperparameters
-from scattergen.densities.registry import (
-    DENSITIES,
-    IMPROVED,
-    density_class,
-    improved_keywords,
-    make,
-    names,
-    registered_name,
-)
 from scattergen.densities.sampling import Noise, draw_in_chunks, sample_density
 from scattergen.densities.vae import VariationalAutoencoder
 from scattergen.global_state import guard
+
+from scattergen.densities.registry import (  # isort: skip
+    DENSITIES, IMPROVED, density_class, improved_keywords, make, names, registered_name,
+)  # fmt: skip
 
 __all__ = [
     "DENSITIES", "IMPROVED", "ClassConditional", "Density", "Flow", "Gaussian", "GaussianMixture",

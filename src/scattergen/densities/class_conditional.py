@@ -118,19 +118,15 @@ class ClassConditional:
         there = numbers.unique().tolist()
         names = self.classes or tuple(map(str, there))
         if self.classes is not None and there[-1] >= len(names):
-            raise InputError(
-                f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes "
-                f"{', '.join(names[:10])}: give all their names in the order of the labels."
-            )
+            problem = f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes"
+            raise InputError(f"{problem} {', '.join(names[:10])}: give all their names in the order of the labels.")
         missing = next((c for c in range(len(names)) if c not in there), None)
+        if missing is not None and self.classes is None:
+            problem = f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes"
+            raise InputError(f"{problem}, and number the others by labels.unique(return_inverse=True)[1].")
         if missing is not None:
-            raise InputError(
-                f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes, and "
-                "number the others by labels.unique(return_inverse=True)[1]."
-                if self.classes is None
-                else f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes, '
-                "and number the others from 0."
-            )
+            problem = f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes'
+            raise InputError(f"{problem}, and number the others from 0.")
         return names
 
     def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
@@ -161,8 +157,7 @@ class ClassConditional:
     def sample_labels(self, n: int, *, seed: int = 0) -> Tensor:
         """The classes that `sample` draws without labels, (n,), int64."""
         check_fitted(self)
-        drawn = draw_in_chunks(n, seed, lambda noise, size: noise.choice(self.weights_, size)[:, None])
-        return drawn[:, 0].long()
+        return draw_in_chunks(n, seed, lambda noise, size: noise.choice(self.weights_, size)[:, None])[:, 0].long()
 
     def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact logarithm of p(z), or with labels of p(z|c), in nats: (N,), with the type and device of `z`."""
@@ -190,8 +185,7 @@ class ClassConditional:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
-        n_classes = None if self.classes is None else len(self.classes)
-        weights = take_tensor(tensors, "weights", (n_classes,))
+        weights = take_tensor(tensors, "weights", (None if self.classes is None else len(self.classes),))
         names = self.classes or tuple(map(str, range(len(weights))))
         densities = [self._make() for _ in names]
         for c, density in enumerate(densities):

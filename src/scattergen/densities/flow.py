@@ -158,8 +158,7 @@ class Flow:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
         check_fitted(self)
-        network = flatten_state("flow", self.flow_.state_dict())
-        return network | self.leading_.state() | history_state(self.history_)
+        return flatten_state("flow", self.flow_.state_dict()) | self.leading_.state() | history_state(self.history_)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""

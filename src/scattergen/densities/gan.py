@@ -104,10 +104,8 @@ class GenerativeAdversarialNetwork:
         m = min(self.leading or self.n_features_, self.n_features_) if fitted else self.leading or "d"
         up, down = ("-".join(map(str, w)) for w in (self.widths, self.discriminator_widths))
         text = f"generator {self.n_latent}-{up}-{m}, discriminator {m}-{down}-1; H = {self.n_latent}"
-        if self.loss == "relativistic":
-            text += ", relativistic"
-        if self.gradient_penalty > 0:
-            text += f", gradient penalty {self.gradient_penalty:g}"
+        text += ", relativistic" if self.loss == "relativistic" else ""
+        text += f", gradient penalty {self.gradient_penalty:g}" if self.gradient_penalty > 0 else ""
         if fitted:
             text += f"; {nets.count_parameters(self.generator_, self.discriminator_):,} parameters"
             if self.leading_ is not None:

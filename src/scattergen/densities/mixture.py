@@ -157,10 +157,8 @@ class GaussianMixture:
         if n < 2:
             raise InputError(f"{n} codes are too few: at least 2 are needed.")
         if isinstance(self.n_components, int | np.integer) and self.n_components > n // 2:
-            raise InputError(
-                f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} "
-                "components, or null, which chooses by the number of codes."
-            )
+            problem = f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} components"
+            raise InputError(f"{problem}, or null, which chooses by the number of codes.")
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw codes (n, d), as `Density.sample` says; the temperature scales the noise around components' means."""

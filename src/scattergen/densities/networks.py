@@ -18,14 +18,9 @@ _BOUND = 20.0  # of log-variances
 
 
 def fully_connected(
-    widths: Sequence[int],
-    *,
-    seed: int,
-    slope: float = 0.0,
-    batch_norm: bool = False,
-    dropout: float = 0.0,
+    widths: Sequence[int], *, seed: int, slope: float = 0.0, batch_norm: bool = False, dropout: float = 0.0,
     initialization: Literal["he", "uniform"] = "he",
-) -> nn.Sequential:
+) -> nn.Sequential:  # fmt: skip
     """Linear layers with leaky ReLUs (a slope of 0: ReLUs) between them, (N, widths[0]) -> (N, widths[-1]).
 
     "he" draws weights from N(0, 2/fan_in), of the last layer from N(0, 1/fan_in), with biases 0, which keeps the size

@@ -22,7 +22,7 @@ class ManifoldParzen:
     Euclidean distance, the codes nearest to any other are those near the origin, and samples would be shrunk to it.)
     New codes so have all the components that codes of images have, and dependences that few parameters cannot say,
     without any training. In return each is a blend of k + 1 training codes, and lies nearer to them than the code of a
-    new image would. $S_i$ has rank k, so that there is no likelihood.
+    new image would. There is no likelihood, as $S_i$ has rank k (Vincent, Bengio, "Manifold Parzen windows", 2003).
 
     Args:
         n_neighbors: Number k of neighbours; more make codes that are newer and less like those of images.
@@ -31,9 +31,6 @@ class ManifoldParzen:
     Attributes:
         codes_: (N, d) float32.
         neighbors_: Rows of the k nearest codes of each, (N, k) int64.
-
-    References:
-        Vincent, Bengio, "Manifold Parzen windows", 2003.
 
     Example:
         >>> density = ManifoldParzen(n_neighbors=2).fit(torch.randn(100, 4))

@@ -45,17 +45,11 @@ class Density(Protocol):
     def fit(
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
-        """Fit to codes, and return this object.
+        """Fit to codes (N, d), and return this object.
 
-        Args:
-            z: Codes, (N, d).
-            seed: Of everything random in the fit.
-            progress: Where to report.
-            device: Where to compute; the fitted density is on the CPU.
-            checkpoint: File in which a long fit saves its progress, and from which it continues.
-
-        Raises:
-            ScattergenError: If a training diverges; an `InputError` if the codes are too few or cannot be used.
+        `seed` is that of everything random in the fit, `device` where to compute, although the fitted density is on the
+        CPU, and `checkpoint` the file in which a long fit saves its progress and from which it continues. A
+        `ScattergenError` if a training diverges; an `InputError` if the codes are too few or cannot be used.
         """
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:

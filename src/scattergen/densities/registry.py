@@ -50,10 +50,8 @@ def density_class(name: str) -> type[Density]:
     if name not in DENSITIES:
         found = [point for point in entry_points(group=_GROUP) if point.name == name]
         if not found:
-            raise InputError(
-                f'There is no density "{name}": choose one of {", ".join(names())}, or register '
-                f'your own by DENSITIES["{name}"] = YourClass.'
-            )
+            remedy = f'choose one of {", ".join(names())}, or register your own by DENSITIES["{name}"] = YourClass'
+            raise InputError(f'There is no density "{name}": {remedy}.')
         try:
             DENSITIES[name] = found[0].load()
         except (ImportError, AttributeError) as error:
@@ -71,10 +69,8 @@ def improved_keywords(name: str) -> dict[str, Any]:
     """
     density_class(name)
     if name not in IMPROVED:
-        raise InputError(
-            f'The density "{name}" has no improved variant, since its defaults are its best: leave '
-            f"out --improved, which {' and '.join(IMPROVED)} have."
-        )
+        remedy = f"leave out --improved, which {' and '.join(IMPROVED)} have"
+        raise InputError(f'The density "{name}" has no improved variant, since its defaults are its best: {remedy}.')
     return dict(IMPROVED[name])
 
 

@@ -77,10 +77,8 @@ def check_temperature(temperature: Any) -> float:
     """The temperature, if it is a finite number of at least 0."""
     is_number = isinstance(temperature, int | float | np.number)
     if not is_number or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
-        raise InputError(
-            f"temperature={temperature!r}: give a number of at least 0, such as 0.8; 1 draws from the fitted density "
-            "as it is."
-        )
+        remedy = "give a number of at least 0, such as 0.8; 1 draws from the fitted density as it is"
+        raise InputError(f"temperature={temperature!r}: {remedy}.")
     return float(temperature)
 
 

@@ -168,12 +168,11 @@ class VariationalAutoencoder:
         if self.prior == "normal" and self.noise == "none":
             return
         generator = torch.Generator().manual_seed(seed)
-        latent, residuals = [], []
+        parts = []
         for part in z.split(1000):
             h, reconstruction, _ = networks(part, torch.randn(len(part), self.n_latent, generator=generator))
-            latent.append(h)
-            residuals.append(part - reconstruction)
-        h, residual = torch.cat(latent), torch.cat(residuals)
+            parts.append((h, part - reconstruction))
+        h, residual = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         if self.prior == "mixture":
             both = torch.cat([h, residual], dim=1) if self.noise == "full" else h
             self.mixture_ = LeadingComponents.fit(both, self.n_latent, self.n_components, seed, mixture=True)
@@ -236,14 +235,12 @@ class VariationalAutoencoder:
             take_tensor(tensors, "leading/trailing", (None, d if self.noise == "full" else 0))
         if self.noise == "diagonal" or (self.noise == "full" and self.prior == "normal"):
             mean = take_tensor(tensors, "residual/mean", (d,))
-            shape = (d, d) if self.noise == "full" else (d,)
-            self.residual_ = mean, take_tensor(tensors, "residual/factor", shape)
+            self.residual_ = mean, take_tensor(tensors, "residual/factor", (d, d) if self.noise == "full" else (d,))
         self.n_features_, self.history_ = d, take_history(tensors)
 
 
 IMPROVED_VAE: dict[str, Any] = {
-    "n_latent": 32, "beta": 2e-5, "widths": [512, 256], "learn_variance": True,
-    "learning_rate": 2e-3, "schedule": "one_cycle", "initialization": "he",
-    "prior": "mixture", "noise": "full",
+    "n_latent": 32, "beta": 2e-5, "widths": [512, 256], "learn_variance": True, "learning_rate": 2e-3,
+    "schedule": "one_cycle", "initialization": "he", "prior": "mixture", "noise": "full",
 }  # fmt: skip
 """Keywords of `VariationalAutoencoder` for good samples: chosen on held-out codes of MNIST."""

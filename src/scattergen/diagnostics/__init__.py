@@ -7,20 +7,12 @@ from scattergen.diagnostics.classifiers import classifier_dependence, classifier
 from scattergen.diagnostics.component_grid import component_grid
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.monte_carlo import DiagnosticTest
-from scattergen.diagnostics.normality import (
-    NormalityTable,
-    NormalityTest,
-    RejectionRate,
-    count_rejections,
-    dagostino_k2,
-    effect_sizes,
-    jarque_bera,
-    marginal_normality,
-    radial,
-    rejections_by_sample_size,
-    sliced_normality,
-)
 from scattergen.global_state import guard
+
+from scattergen.diagnostics.normality import (  # isort: skip
+    NormalityTable, NormalityTest, RejectionRate, count_rejections, dagostino_k2, effect_sizes, jarque_bera,
+    marginal_normality, radial, rejections_by_sample_size, sliced_normality,
+)  # fmt: skip
 
 __all__ = ["Battery", "DiagnosticTest", "NormalityTable", "NormalityTest", "PairwiseDependence", "RejectionRate"]
 __all__ += ["count_rejections", "dagostino_k2", "effect_sizes", "jarque_bera", "rejections_by_sample_size"]

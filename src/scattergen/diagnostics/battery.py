@@ -28,13 +28,9 @@ class Battery:
 
 
 def run_battery(
-    z: Codes,
-    *,
-    n_simulations: int = SIMULATIONS,
-    seed: int = 0,
-    progress: Progress = SILENT,
+    z: Codes, *, n_simulations: int = SIMULATIONS, seed: int = 0, progress: Progress = SILENT,
     description: str = "codes",
-) -> Battery:
+) -> Battery:  # fmt: skip
     """Test codes (n, d) for normality and their components for independence, in each of the nine ways there are here.
 
     n ≥ 40, n > d ≥ 2, else an `InputError`. P-values are not adjusted for being nine; `description` is for reports.

@@ -34,14 +34,10 @@ def classifier_dependence(z: Codes, *, n_simulations: int = SIMULATIONS, seed: i
         0.05
     """
     return _classifier_test(
-        "classifier against shuffled",
-        "independent",
-        checked_codes(z, components=2),
+        "classifier against shuffled", "independent", checked_codes(z, components=2),
         lambda x, generator: x.gather(0, torch.rand(x.shape, generator=generator).argsort(0)),
-        lambda x, random: random.permuted(x, axis=0),
-        n_simulations,
-        seed,
-    )
+        lambda x, random: random.permuted(x, axis=0), n_simulations, seed,
+    )  # fmt: skip
 
 
 def classifier_normality(z: Codes, *, n_simulations: int = SIMULATIONS, seed: int = 0) -> DiagnosticTest:
@@ -55,25 +51,16 @@ def classifier_normality(z: Codes, *, n_simulations: int = SIMULATIONS, seed: in
         0.05
     """
     return _classifier_test(
-        "classifier against N(0, I)",
-        "normal",
-        checked_codes(z),
+        "classifier against N(0, I)", "normal", checked_codes(z),
         lambda x, generator: torch.randn(x.shape, generator=generator),
-        lambda x, random: random.standard_normal(x.shape),
-        n_simulations,
-        seed,
-    )
+        lambda x, random: random.standard_normal(x.shape), n_simulations, seed,
+    )  # fmt: skip
 
 
 def _classifier_test(
-    name: str,
-    null: str,
-    codes: Floats,
-    fake: Callable[[Tensor, torch.Generator], Tensor],
-    draw: Callable[[Floats, np.random.Generator], Floats],
-    n_simulations: int,
-    seed: int,
-) -> DiagnosticTest:
+    name: str, null: str, codes: Floats, fake: Callable[[Tensor, torch.Generator], Tensor],
+    draw: Callable[[Floats, np.random.Generator], Floats], n_simulations: int, seed: int,
+) -> DiagnosticTest:  # fmt: skip
     """Learn log-odds of codes against fakes on one half; compare the other with draws under the null hypothesis."""
     (n, d), half = codes.shape, len(codes) // 2
     order = np.random.default_rng([seed, 1]).permutation(n)

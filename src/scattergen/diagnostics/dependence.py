@@ -100,8 +100,7 @@ def pairwise_dependence(z: Codes, *, n_simulations: int = SIMULATIONS, seed: int
         """Squared correlations of all pairs, (pairs,), around 0 under independence."""
         stacked = np.moveaxis(some, 0, 1).reshape(n, d * _TERMS)
         products = np.square((stacked.T @ stacked).astype(np.float64))
-        by_pair = products.reshape(d, _TERMS, d, _TERMS).sum(axis=(1, 3))
-        return (by_pair[first, second] - chance) / scale
+        return (products.reshape(d, _TERMS, d, _TERMS).sum(axis=(1, 3))[first, second] - chance) / scale
 
     def null(random: np.random.Generator) -> Floats:
         order = random.permuted(np.broadcast_to(np.arange(n), (d, n)), axis=1)

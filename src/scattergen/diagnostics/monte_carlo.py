@@ -38,10 +38,9 @@ def checked_codes(z: Codes, components: int = 1) -> Floats:
     """The codes (n, d) in float64, if the tests can work with them and there are so many components."""
     codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
-        raise InputError(
-            f"The diagnostics need codes of shape (n, d) in floating point but got shape "
-            f"{codes.shape} of {codes.dtype}: give the codes of an encoder or samples of a density."
-        )
+        problem = "The diagnostics need codes of shape (n, d) in floating point but got shape"
+        remedy = "give the codes of an encoder or samples of a density"
+        raise InputError(f"{problem} {codes.shape} of {codes.dtype}: {remedy}.")
     if len(codes) < FEWEST_CODES:
         problem = f"The diagnostics need at least {FEWEST_CODES} codes but got {len(codes)}"
         raise InputError(f"{problem}: encode or draw more.")

@@ -118,8 +118,7 @@ def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTab
         >>> count_rejections(z).counts
         {'K2': (1, 1), 'JB': (1, 1)}
     """
-    codes = _codes(z)
-    levels = _checked_levels(levels)
+    codes, levels = _codes(z), _checked_levels(levels)
     constant = int(np.count_nonzero(np.ptp(codes, axis=0) == 0))
     counts = dict(zip(_TESTS, map(tuple, _counts(codes, levels).tolist()), strict=True))
     return NormalityTable(len(codes), codes.shape[1], constant, levels, counts)
@@ -139,8 +138,7 @@ def rejections_by_sample_size(
         >>> [(r.n, r.observed) for r in rates if (r.test, r.level) == ("K2", 0.05)][-1]
         (1000, 4.0)
     """
-    codes = _codes(z)
-    levels = _checked_levels(levels)
+    codes, levels = _codes(z), _checked_levels(levels)
     if repeats < 1:
         raise InputError(f"repeats must be at least 1, got {repeats}.")
     if sizes is None:
@@ -190,18 +188,16 @@ def _codes(z: Codes) -> NDArray[Any]:
     """The codes, if every component of them can be tested."""
     codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
-        raise InputError(
-            f"normality tests need codes of shape (n, d) in floating point, got shape {codes.shape} of {codes.dtype}."
-        )
+        found = f"got shape {codes.shape} of {codes.dtype}"
+        raise InputError(f"normality tests need codes of shape (n, d) in floating point, {found}.")
     if len(codes) < SMALLEST_SAMPLE:
         problem = f"normality tests need at least {SMALLEST_SAMPLE} codes, got {len(codes)}"
         raise InputError(f"{problem}: their null distributions do not hold for fewer; encode more images.")
     finite = np.isfinite(codes).all(axis=0)
     if not finite.all():
-        raise InputError(
-            f"component {finite.argmin()} of the codes holds NaN or infinite values, so its normality cannot "
-            f"be tested; look for what made them, or drop these codes."
-        )
+        problem = f"component {finite.argmin()} of the codes holds NaN or infinite values"
+        remedy = "look for what made them, or drop these codes"
+        raise InputError(f"{problem}, so its normality cannot be tested; {remedy}.")
     return codes
 
 

@@ -69,5 +69,4 @@ class DigitFeatures:
 
 @functools.cache
 def _weights() -> Mapping[str, Tensor]:
-    file = files("scattergen.evaluation") / "data" / FILE
-    return load(read_known(file, SHA256, "reinstall scattergen"))
+    return load(read_known(files("scattergen.evaluation") / "data" / FILE, SHA256, "reinstall scattergen"))

@@ -37,14 +37,9 @@ class Evaluation:
 
 
 def evaluate(
-    samples: Mapping[str, Tensor],
-    reference: Tensor,
-    *,
-    train: Tensor | None = None,
-    n_neighbours: int = 5,
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> dict[str, Evaluation]:
+    samples: Mapping[str, Tensor], reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5,
+    seed: int = 0, progress: Progress = SILENT,
+) -> dict[str, Evaluation]:  # fmt: skip
     """Compare tables of features of samples, (n, k), with real images: name to what it scored, in the same order.
 
     The `reference`, (N, k), is of images that nothing was fitted to; with `train`, (M, k), bins are of the training
@@ -101,12 +96,10 @@ class Evaluator:
                 self.train, reference, samples, cells=self.cells, test_distances=self.test_distances, seed=seed
             )
         return Evaluation(
-            n=len(samples),
-            n_reference=len(reference),
+            n=len(samples), n_reference=len(reference), memorisation=copies,
             frechet=jackknife(frechet_distance, reference, samples, seed=seed),
             kernel=kernel_distance(reference, samples),
             manifolds=manifold_metrics(reference, samples, self.n_neighbours),
             two_sample=classifier_two_sample_test(reference, samples, seed=seed),
             bins=different_bins(self.binned, samples, centres=self.bins),
-            memorisation=copies,
-        )
+        )  # fmt: skip

@@ -45,19 +45,15 @@ def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int] | Non
     if shape is None and (len(found) != 3 or found[0] not in (1, 3)):
         raise InputError(f"{who} looks at images (1 or 3, H, W), not at {found}.")
     if shape is not None and found != shape:
-        wanted = " × ".join(map(str, shape))
-        raise InputError(
-            f"These features are of images {wanted}, not of {' × '.join(map(str, found))}: "
-            "resize or convert the images, or use other features (ScatteringFeatures take any)."
-        )
+        problem = f"These features are of images {' × '.join(map(str, shape))}, not of {' × '.join(map(str, found))}"
+        remedy = "resize or convert the images, or use other features (ScatteringFeatures take any)"
+        raise InputError(f"{problem}: {remedy}.")
     if not isinstance(images, Tensor) or not len(images):
         return
     # `not` around the comparison, since NaN makes every comparison false.
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            f"Features are of float images in [0, 1], but these are {images.dtype} from "
-            f"{images.min():g} to {images.max():g}: divide 8-bit values by 255."
-        )
+        given = f"{images.dtype} from {images.min():g} to {images.max():g}"
+        raise InputError(f"Features are of float images in [0, 1], but these are {given}: divide 8-bit values by 255.")
 
 
 @usual_state(gradients=False)
@@ -98,10 +94,8 @@ class ScatteringFeatures:
         self.scattering = Scattering2D(J, (height, width), L)
         K, *positions = self.scattering.output_shape
         if not 1 <= grid <= min(positions):
-            raise InputError(
-                f"grid={grid}: the transform has {positions[0]} × {positions[1]} positions; give 1 "
-                f"to {min(positions)} regions per side."
-            )
+            problem = f"grid={grid}: the transform has {positions[0]} × {positions[1]} positions"
+            raise InputError(f"{problem}; give 1 to {min(positions)} regions per side.")
         self.grid = grid
         self.dimension = channels * K * grid**2
         self.version = f"1 J={J} L={L} grid={grid} images={'x'.join(map(str, image_shape))}"
@@ -139,19 +133,14 @@ class InceptionFeatures:
         try:
             module: Any = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
         except ImportError as error:
-            raise InputError(
-                f"Features of Inception need torch-fidelity ({error}): install it with 'pip "
-                "install torch-fidelity', or use ScatteringFeatures, which need nothing."
-            ) from error
+            remedy = "install it with 'pip install torch-fidelity', or use ScatteringFeatures, which need nothing"
+            raise InputError(f"Features of Inception need torch-fidelity ({error}): {remedy}.") from error
         try:
             network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         except OSError as error:
-            raise InputError(
-                f"The weights of Inception cannot be downloaded ({error}): connect to the network "
-                "once, or use ScatteringFeatures, which need no weights."
-            ) from error
-        self.device = device
-        self._network = network.to(device).eval()
+            remedy = "connect to the network once, or use ScatteringFeatures, which need no weights"
+            raise InputError(f"The weights of Inception cannot be downloaded ({error}): {remedy}.") from error
+        self.device, self._network = device, network.to(device).eval()
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, 2048), float32, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
@@ -159,5 +148,4 @@ class InceptionFeatures:
         return in_batches(images, self._features, 2048, 64, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
-        rounded = (batch * 255).round().to(torch.uint8)
-        return self._network(rounded.expand(-1, 3, -1, -1).to(self.device))[0]
+        return self._network((batch * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).to(self.device))[0]

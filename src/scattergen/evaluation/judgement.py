@@ -67,10 +67,7 @@ class Judgement:
 
 
 def best_of(rows: Mapping[str, Row]) -> str | None:
-    """The density with the least kernel distance, or "mixture" if that is less than a standard error behind.
-
-    One whose samples are found to be copies of training images comes after all others.
-    """
+    """The density of least kernel distance, "mixture" if less than a standard error behind it; copies come last."""
     rows = {key: row for key, row in rows.items() if not row.copies} or rows
     if not rows:
         return None

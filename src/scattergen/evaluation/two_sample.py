@@ -101,14 +101,9 @@ class BinTest:
 
 
 def different_bins(
-    train: Tensor,
-    samples: Tensor,
-    n_bins: int = 100,
-    *,
-    centres: Tensor | None = None,
-    level: float = 0.05,
+    train: Tensor, samples: Tensor, n_bins: int = 100, *, centres: Tensor | None = None, level: float = 0.05,
     seed: int = 0,
-) -> BinTest:
+) -> BinTest:  # fmt: skip
     r"""Number of statistically different bins (NDB) of features of samples, (m, k), and of training images, (n, k).
 
     The bins are the k-means clusters of the training images. In each, the shares p of the training images and q of the
@@ -133,8 +128,7 @@ def different_bins(
     counts = counts[:, counts.sum(0) > 0].double()
     shares = counts / counts.sum(1, keepdim=True)
     both = counts.sum(0) / counts.sum()
-    spread = (both * (1 - both) * (1 / len(train) + 1 / len(samples))).sqrt()
-    zscores = (shares[1] - shares[0]) / spread
+    zscores = (shares[1] - shares[0]) / (both * (1 - both) * (1 / len(train) + 1 / len(samples))).sqrt()
     if len(both) == 1:  # one bin holds everything, in both
         zscores = torch.zeros(1, dtype=torch.float64)
     statistic = (zscores.square() * (1 - both)).sum().item()  # Pearson's χ² of the 2 × K table

@@ -40,18 +40,11 @@ class Batches(Protocol):
 
 @usual_state(gradients=True)
 def train(
-    modules: Mapping[str, nn.Module],
-    losses: Mapping[str, Loss],
-    data: Batches,
-    settings: TrainingSettings,
-    *,
-    validate: Callable[[], Metrics] | None = None,
-    processes: Processes = ALONE,
-    checkpoint: Path | None = None,
-    on_step: Callable[[float], None] | None = None,
-    on_epoch: Callable[[History], None] | None = None,
+    modules: Mapping[str, nn.Module], losses: Mapping[str, Loss], data: Batches, settings: TrainingSettings, *,
+    validate: Callable[[], Metrics] | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
+    on_step: Callable[[float], None] | None = None, on_epoch: Callable[[History], None] | None = None,
     progress: Progress = SILENT,
-) -> History:
+) -> History:  # fmt: skip
     """Train modules by Adam, one optimizer and one loss each, alternating on every batch.
 
     Stopped at any moment, a training continues from its checkpoint and ends, on the same machine with the same number
@@ -59,6 +52,11 @@ def train(
     the same arguments, share every batch, average their gradients and end with the same modules; rank 0 validates,
     reports and writes the checkpoints, from which any number of processes can continue. Batch normalisation uses the
     statistics of each process's part on CPUs, and of the whole batch on GPUs.
+
+    The result is one dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of
+    training), "loss" or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`. An `InputError` if
+    there are no data or the settings do not suit the other arguments; a `ScattergenError` if a loss is not finite; a
+    `RunFolderError` if the checkpoint belongs to other settings or is damaged.
 
     Args:
         modules: Name to module; those without a loss are used but not trained.
@@ -71,15 +69,6 @@ def train(
         on_step: Called after each step with the seconds of training so far; its own time is not counted.
         on_epoch: Called after each epoch with the metrics of all epochs so far.
         progress: Where to report.
-
-    Returns:
-        One dictionary per epoch, the last perhaps cut short by `max_seconds`: "epoch", "seconds" (of training), "loss"
-        or "loss/NAME" for several, "learning_rate", and "validation/…" of `validate`.
-
-    Raises:
-        InputError: If there are no data, or the settings do not suit the other arguments.
-        ScattergenError: If a loss is not finite.
-        RunFolderError: If the checkpoint belongs to other settings or is damaged.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -263,20 +252,15 @@ class TrainingState:
     """Everything that a checkpoint holds, with the settings that it must have been made with."""
 
     def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, Any],
-        generator: torch.Generator,
-        settings: dict[str, Any],
-        path: Path | None,
-    ) -> None:
+        self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Any], generator: torch.Generator,
+        settings: dict[str, Any], path: Path | None,
+    ) -> None:  # fmt: skip
         self.modules, self.optimizers, self.generator = modules, optimizers, generator
         shapes = {name: list(tensor.shape) for name, tensor in self._parameters().items()}
         self.settings, self.path = settings | {"shapes": shapes}, path
         self.step, self.seconds, self.stopped = 0, 0.0, False
         self.history: History = []
-        self.sums = {name: 0.0 for name in optimizers}
-        self.count = 0
+        self.sums, self.count = dict.fromkeys(optimizers, 0.0), 0
         self.best_loss, self.epochs_since_best = math.inf, 0
         self.best: dict[str, Tensor] = {}
 
