@@ -95,10 +95,8 @@ class ImageFolder(ImageReader):
         """The fingerprint of some of the images, by their numbers, which changes of the others leave as it is."""
         # Without a crop as it was before there were any: runs know their images by it.
         cropped = "" if self.crop is None else f" crop {self.crop}"
-        digest = hashlib.sha256(f"{self.size} {self.mode}{cropped}".encode())
-        for mark in self.marks(numbers):
-            digest.update(mark)
-        return digest.hexdigest()
+        start = f"{self.size} {self.mode}{cropped}".encode()
+        return hashlib.sha256(start + b"".join(self.marks(numbers))).hexdigest()
 
     def marks(self, numbers: Iterable[int]) -> list[bytes]:
         """What tells files, by their numbers, from others: name and SHA-256 of the content, which is read once."""

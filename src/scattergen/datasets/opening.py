@@ -36,27 +36,23 @@ def open_dataset(
     |---|---|---|
     | "mnist" | the embedded digits | canonical |
     | .npy | one array, read as needed | the last are the test set |
-    | .npz | `x_train`, `x_test` (`y_train`, `y_test`) | as named |
-    | .npz | `train_images`, `test_images` (`train_labels`, `test_labels`) | as named |
+    | .npz | `x_train`, `x_test` (`y_…`), or `train_images`, `test_images` (`…_labels`) | as named |
     | .npz | else `x_train` alone, `images`, `x` or the only array (`labels` or `y`) | the last |
     | folder | `train/` and `test/`, else `val/`, if both are there; nothing beside them is read | as named |
     | folder | the binary version of CIFAR-10 or CIFAR-100 | canonical |
     | folder | all images below it | a fixed choice by file name |
-    | "hf:NAME" | a Hugging Face dataset, on the Hub | its splits, or a fixed choice by row |
-    | "hf:PATH" | a folder of `save_to_disk`, or .parquet | its splits, or a fixed choice by row |
+    | "hf:…" | a name on the Hub, or a path of `save_to_disk` or .parquet | its splits, or a fixed choice by row |
 
     Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on. `hf:` takes the options
     `,config=…`, `,split=…`, `,image=…` and `,label=…`; test images are those of the split "test", or else "validation".
 
     Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none of a single image.
-    Of arrays it is the last ones, so shuffle an array that is sorted by class. A fixed choice is that of the smallest
-    SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few of the others to
-    the other side.
+    Of arrays it is the last ones, so shuffle what is sorted by class. A fixed choice is that of the smallest SHA-256 of
+    relative file names or row numbers: all classes take part, and adding files moves few others to the other side.
 
     Args:
         source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
-        size: resize the shorter side of encoded images (folders, Hugging Face) to this and keep the central square;
-            arrays must have this height and width already.
+        size: of encoded images (folders, Hugging Face) as for `ImageFolder`; arrays must have this height and width.
         mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
         strict: for encoded images, whether an unreadable one is an error or left out.
         test_fraction: share of the test set where there is no split; 0 for none.
@@ -154,10 +150,8 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
     below = {part.name: None for file in files for part in reversed(file.parents[:-1])}
     if all(any(one.lower() in names for one in below) for names in (_TRAIN_FOLDERS, _TEST_FOLDERS)):
         found = ", ".join(one for one in below if one.lower() in (*_TRAIN_FOLDERS, *_TEST_FOLDERS))
-        remedy = "give the folder that directly holds them to keep them apart"
-        warnings.warn(
-            f"Training and test images are chosen among all in {path}, {found} alike: {remedy}.", stacklevel=3
-        )
+        problem = f"Training and test images are chosen among all in {path}, {found} alike"
+        warnings.warn(f"{problem}: give the folder that directly holds them to keep them apart.", stacklevel=3)
     return _hold_out(name, folder, _shuffled(file.as_posix() for file in files), test_fraction)
 
 
@@ -169,9 +163,8 @@ def _parts(path: Path) -> tuple[Path, Path] | None:
     if len(trains) + len(tests) < 2:
         return None
     if len(trains) != 1 or len({one.lower() for one in tests}) < len(tests):
-        wanted = "expected one folder train and one folder test or val"
-        remedy = "rename them, or give one of them alone"
-        raise InputError(f"{path} holds {', '.join(trains + tests)}, but {wanted}: {remedy}.")
+        problem = f"{path} holds {', '.join(trains + tests)}, but expected one folder train and one folder test or val"
+        raise InputError(f"{problem}: rename them, or give one of them alone.")
     if tests[1:]:
         warnings.warn(f"{path}: test images are those in {tests[0]}; not used: {', '.join(tests[1:])}.", stacklevel=4)
     return path / trains[0], path / tests[0]
@@ -223,10 +216,9 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     key = next((key for key in known if key in arrays), None)
     if key is None:
         wanted = "x_train and x_test (with y_train and y_test), train_images and test_images, images or x"
-        wanted = f"{wanted} (with labels or y), or one array only"
-        raise InputError(f"{path} holds {', '.join(arrays) or 'no arrays'}: expected {wanted}.")
-    labels = "labels" if "labels" in arrays else "y"
-    images = part(key, "y_train" if key == "x_train" else labels)
+        found = f"{path} holds {', '.join(arrays) or 'no arrays'}"
+        raise InputError(f"{found}: expected {wanted} (with labels or y), or one array only.")
+    images = part(key, "y_train" if key == "x_train" else "labels" if "labels" in arrays else "y")
     return _hold_out(path.stem, images, range(len(images)), test_fraction)
 
 

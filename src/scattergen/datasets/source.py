@@ -82,11 +82,7 @@ def positions(index: Index, n: int) -> NDArray[np.int64]:
 
 
 class Subset:
-    """Some images of a source, in a given order, read from it on access.
-
-    Args:
-        source: the images to choose from.
-        index: which of them: a slice or a 1-D LongTensor, kept as `numbers`, (N,).
+    """Some images of a source, in the order of a slice or 1-D LongTensor, kept as `numbers` (N,), read on access.
 
     Raises:
         TypeError: for any other kind of index.
@@ -134,9 +130,7 @@ class ClassLabels(NamedTuple):
 def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
     """The classes that occur among images; None for images without labels.
 
-    Args:
-        images: a source, whose attribute `classes`, if there is one, names the classes in the order of their labels;
-            otherwise the labels are the names.
+    The attribute `classes` of a source names them in the order of their labels; without it the labels are the names.
 
     Raises:
         InputError: if the labels are not one integer per image, or have no name.
