@@ -56,8 +56,7 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 
 for _command in (
-    fitting.fit, fitting.density,
-    using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
+    fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.evaluate, looking.diagnose,
     looking.reproduce,
 ):  # fmt: skip

@@ -83,8 +83,7 @@ def fit(
             check_place(out)
         device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
-        quiet = common.quiet or layout.rank > 0
-        work = begin(common._replace(device=device, threads=share, quiet=quiet), seed)
+        work = begin(common._replace(device=device, threads=share, quiet=common.quiet or layout.rank > 0), seed)
         with warnings.catch_warnings():
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
@@ -99,8 +98,7 @@ def fit(
         processes: Processes = ALONE
         if layout.world_size > 1:
             # Rank 0 has the machine for itself once the others have left.
-            later = threads or torch.get_num_threads() * layout.devices
-            processes = join(layout, device, threads=later)
+            processes = join(layout, device, threads=threads or torch.get_num_threads() * layout.devices)
         seconds = None if max_time is None else parse_time(max_time)
         command = shlex.join(["scattergen", *sys.argv[1:]])
         fitted = fit_run(

@@ -154,10 +154,9 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) ->
         problem = "holds no images" if wanted in features else "is not there"
         remedy = f"choose one of its columns ({there}) with encoded images"
         raise InputError(f"The column {wanted} of {name} {problem}: {remedy}.")
+    what, remedy = "no column of images", "give a dataset of images"
     if found:
         what, remedy = f"several columns of images ({', '.join(found)})", "choose one by ,image=COLUMN"
-    else:
-        what, remedy = "no column of images", "give a dataset of images"
     raise InputError(f"{name} has {what} among {there}: {remedy}.")
 
 
