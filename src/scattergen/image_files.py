@@ -59,10 +59,7 @@ def write_images(
     path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None,
     classes: ClassLabels | None = None,
 ) -> None:  # fmt: skip
-    """Write images (N, C, H, W) in the form that the path's ending names: a grid, single files or arrays.
-
-    Codes (N, d) and classes are kept in ".npz" only.
-    """
+    """Write images (N, C, H, W) in the form that the path's ending names; codes (N, d) and classes in ".npz" only."""
     check_output(path, len(images))
     if path.suffix.lower() == ".png":
         content = png(image_grid(images, columns=columns))
@@ -115,10 +112,8 @@ def _is_left_over_picture(file: Path) -> bool:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, but what a killed process left is deleted when its output is written again.
-
-    The name of the temporary file says which output it is for, its lock that its writer lives.
-    """
+    """As `atomic_path`, but what a killed process left is deleted when its output is written again."""
+    # The name of the temporary file says which output it is for, its lock that its writer lives.
     mark = temporary_path(Path(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])).name
     for left_over in path.parent.glob(f"{mark}*"):
         with suppress(OSError), _locked(left_over) as free:
@@ -233,13 +228,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> Path:
-    """Write a grid of images as a PNG file, atomically, in the place of an existing one, and return the path.
-
-    Args:
-        x: images in [0, 1], (N, C, H, W); see `image_grid`, as for the columns and the scale.
-        path: where to write.
-        columns: images in a row.
-        scale: integer enlargement.
+    """Write an `image_grid` as a PNG file, atomically, in the place of an existing one, and return the path.
 
     Raises:
         InputError: as for `image_grid`.

@@ -28,14 +28,13 @@ def prepare(common: Common) -> Progress:
     device = common.device
     if common.threads is not None:
         torch.set_num_threads(common.threads)
-    reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
-    try:
-        usable = re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) is not None
-        if usable:
+    reason = None if re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) else "it is none of cpu, cuda, cuda:NUMBER and mps"
+    if reason is None:
+        try:
             torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        usable, reason = False, str(error).splitlines()[0].rstrip(".")
-    if not usable:
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+    if reason is not None:
         raise InputError(f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".')
     return Progress(show=not common.quiet)
 
