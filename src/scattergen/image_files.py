@@ -23,6 +23,7 @@ from scattergen.errors import InputError
 from scattergen.files import atomic_path, flush, is_temporary, lock, temporary_path
 
 _AT_ONCE = 500  # pictures that reach the disk together, which is faster than one by one
+COMFORTABLE_SIDE = 64  # smaller images are enlarged by default, so that digits can be seen without a magnifying glass
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 
 
@@ -179,9 +180,6 @@ def read_codes(path: Path) -> Tensor:
     return codes
 
 
-COMFORTABLE_SIDE = 64  # smaller images are enlarged by default, so that digits can be seen without a magnifying glass
-
-
 def image_grid(
     x: Tensor, columns: int | None = None, pad: int = 2, scale: int | None = None, fill: int | None = 255
 ) -> Image.Image:
@@ -230,9 +228,7 @@ def png(picture: Image.Image) -> bytes:
 def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> Path:
     """Write an `image_grid` as a PNG file, atomically, in the place of an existing one, and return the path.
 
-    Raises:
-        InputError: as for `image_grid`.
-        ScattergenError: if the file cannot be written.
+    Its errors are those of `image_grid`, and a `ScattergenError` if the file cannot be written.
 
     Example:
         >>> import tempfile

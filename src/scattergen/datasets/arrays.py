@@ -79,9 +79,9 @@ class ImageArray:
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
     Args:
-        images: an array of any library (memory-mapped by NumPy, or on a disk as of h5py and zarr, or not), a tensor, or
-            a list of these or of PIL pictures: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, of uint8, which
-            are divided by 255 on access, floats in [0, 1], or bool.
+        images: an array of any library, in memory or on a disk (as of h5py and zarr), a tensor, or a list of these or
+            of PIL pictures: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, of uint8 (divided by 255 on
+            access), floats in [0, 1], or bool.
         labels: the class of every image, (N,) integers.
         classes: names of the classes in the order of their labels 0, 1 …; the labels by default.
         layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape, if that is clear.
@@ -143,8 +143,7 @@ class ImageArray:
 def as_images(images: Any) -> ImageSource | Tensor:
     """A source as it is, a tensor of floats as float32 (N, C, H, W) on the CPU, all else as `ImageArray` takes it.
 
-    Raises:
-        InputError: for what holds no images, checked as far as that is cheap.
+    What holds no images is an `InputError`, as far as that is cheap to see.
 
     Example:
         >>> as_images(np.zeros((10, 28, 28), dtype=np.uint8)).shape

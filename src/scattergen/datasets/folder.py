@@ -37,7 +37,6 @@ class ImageFolder(ImageReader):
     access. If every image lies in a sub-folder and there are at least two, the first-level sub-folders are the classes.
 
     Args:
-        root: the folder.
         size: resize the shorter side to this many pixels and keep the central square; by default all have one size.
         mode: "L" (grey) or "RGB"; by default grey if all images are, else RGB, with a warning if some are grey.
         strict: whether an unreadable file is an error; if not, all are decoded at the start, to leave such files out.

@@ -79,8 +79,7 @@ def open_dataset(
         dataset = replace(_open_hugging_face(str(source), test_fraction, encoded), crop=crop)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
-        files = holds_files(str(source))
-        dataset = replace(_open_folder(path, test_fraction, encoded), crop=crop) if files else cifar(path)
+        dataset = cifar(path) if is_cifar(path) else replace(_open_folder(path, test_fraction, encoded), crop=crop)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     else:
@@ -97,8 +96,7 @@ def open_dataset(
 def limit(dataset: Dataset, n: int) -> Dataset:
     """A dataset of at most n training images, chosen by n and their number, and of a tenth as many test images or 100.
 
-    Raises:
-        InputError: if n is below 3.
+    An n below 3 is an `InputError`.
 
     Example:
         >>> small = limit(mnist(), 500)

@@ -37,10 +37,8 @@ _TEST_SHARE = 8  # one in so many, of fewer images than these
 def mnist() -> Dataset:
     """The 60,000 training and 10,000 test digits of MNIST, 1×28×28, 0 for paper and 1 for ink, with their labels.
 
-    The file in the package is licensed CC BY-SA 3.0 by LeCun, Cortes and Burges; origin and licence lie beside it.
-
-    Raises:
-        InputError: if the installed file is missing or is not the file that was shipped, by its SHA-256.
+    The file in the package is licensed CC BY-SA 3.0 by LeCun, Cortes and Burges; origin and licence lie beside it. If
+    it is missing, or not the file that was shipped, by its SHA-256, that is an `InputError`.
 
     References:
         LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition", 1998.
@@ -72,10 +70,8 @@ def is_cifar(folder: Path) -> bool:
 def cifar(folder: Path) -> Dataset:
     """CIFAR-10 or CIFAR-100 with its fine classes: 3×32×32 images in the published split, as many as the files hold.
 
-    The folder is that of the binary version: `data_batch_1.bin` … `test_batch.bin`, or `train.bin` and `test.bin`.
-
-    Raises:
-        InputError: if a file is cut off or cannot be read.
+    The folder is that of the binary version: `data_batch_1.bin` … `test_batch.bin`, or `train.bin` and `test.bin`. A
+    file that is cut off or cannot be read is an `InputError`.
 
     References:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
@@ -133,10 +129,8 @@ def celeba(
     Angles and Mallat, and within the official partitions. Of fewer images the last eighth is the test set.
 
     The folder may also be one that holds `img_align_celeba`. The cropped squares are resized to `size`, if it is given;
-    the other arguments are those of `ImageFolder`.
-
-    Raises:
-        InputError: if the folder holds no images, images of another size or in grey, or fewer than 8.
+    the other arguments are those of `ImageFolder`. No images, fewer than 8, grey ones, and those of another size are an
+    `InputError`.
 
     References:
         Liu, Luo, Wang, Tang, "Deep learning face attributes in the wild", 2015.

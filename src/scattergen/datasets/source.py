@@ -131,9 +131,7 @@ def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
     """The classes that occur among images; None for images without labels.
 
     The attribute `classes` of a source names them in the order of their labels; without it the labels are the names.
-
-    Raises:
-        InputError: if the labels are not one integer per image, or have no name.
+    Labels that are not one integer per image, or have no name, are an `InputError`.
 
     Example:
         >>> from scattergen.datasets import mnist
