@@ -58,9 +58,7 @@ class ImageReader:
             raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
         if workers < 0:
             raise InputError(f"workers={workers}: give a number of processes, or 0 for threads.")
-        headers: dict[Path | str, Header] = {}
-        numbers: list[int] = []
-        skipped: list[str] = []
+        headers, numbers, skipped = dict[Path | str, Header](), list[int](), list[str]()
         with (progress if n > (_MANY if strict else _MANY // 20) else SILENT).task("look at files", n) as task:
             for number, (name, file) in enumerate(files):
                 try:
@@ -161,10 +159,7 @@ def _common_size(headers: Mapping[Path | str, Header]) -> tuple[int, int]:
 
 
 class WorkerProcesses:
-    """New processes, started when first needed, that end with this object and, however it ends, with this process.
-
-    They are no copies of this one, which would inherit its threads and its accelerator.
-    """
+    """New processes, since copies would inherit threads and accelerator; they end with this object and this process."""
 
     def __init__(self, count: int) -> None:
         self.count = count

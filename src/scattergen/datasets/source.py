@@ -47,15 +47,10 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training images and, where there are any, test images of the same shape.
+    """Images to fit to and, where there are any, held-out test images of the same shape; `name` is for reports.
 
-    Args:
-        name: what reports call the data.
-        train: the images that models are fitted to.
-        test: images held out for evaluation.
-        skipped: a sentence for every file that was left out because it could not be read.
-        crop: side of the central square that was cut from every file.
-        limit: number of training images that were chosen of more.
+    `skipped` has a sentence for every file that was left out because it could not be read; `crop` is the side of the
+    central square that was cut from every file, and `limit` the number of training images that were chosen of more.
     """
 
     name: str
