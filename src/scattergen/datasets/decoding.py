@@ -20,10 +20,8 @@ Mode = Literal["L", "RGB"]
 
 # The formats of photographs and pictures. Pillow opens many more, some by running other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm",
-    ".pnm",
-})  # fmt: skip
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".pbm", ".pgm", ".ppm", ".pnm"})  # fmt: skip
 # Pictures, too, but only a converter reads them.
 _FOREIGN = frozenset({
     ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".psd", ".svg", ".tga", ".ico", ".pcx",

@@ -60,11 +60,10 @@ class ImageFolder(ImageReader):
         >>> import tempfile
         >>> from PIL import Image
         >>> folder = tempfile.mkdtemp()
-        >>> for name in "ab":
-        ...     Image.new("RGB", (60, 40), "red").save(f"{folder}/{name}.png")
+        >>> Image.new("RGB", (60, 40), "red").save(f"{folder}/red.png")
         >>> images = ImageFolder(folder, size=32)
-        >>> len(images), images.shape, images[:1].amax(dim=(0, 2, 3))
-        (2, (3, 32, 32), tensor([1., 0., 0.]))
+        >>> len(images), images.shape, images[:].amax(dim=(0, 2, 3))
+        (1, (3, 32, 32), tensor([1., 0., 0.]))
     """
 
     def __init__(

@@ -146,9 +146,8 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) ->
     if wanted in found or (wanted is None and len(found) == 1):
         return wanted or found[0]
     if wanted is not None:
-        problem = "holds no images" if wanted in features else "is not there"
-        remedy = f"choose one of its columns ({there}) with encoded images"
-        raise InputError(f"The column {wanted} of {name} {problem}: {remedy}.")
+        problem = f"The column {wanted} of {name} {'holds no images' if wanted in features else 'is not there'}"
+        raise InputError(f"{problem}: choose one of its columns ({there}) with encoded images.")
     what, remedy = "no column of images", "give a dataset of images"
     if found:
         what, remedy = f"several columns of images ({', '.join(found)})", "choose one by ,image=COLUMN"
