@@ -46,19 +46,13 @@ def open_dataset(
     Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on. `hf:` takes the options
     `,config=…`, `,split=…`, `,image=…` and `,label=…`; test images are those of the split "test", or else "validation".
 
-    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none of a single image.
-    Of arrays it is the last ones, so shuffle what is sorted by class. A fixed choice is that of the smallest SHA-256 of
-    relative file names or row numbers: all classes take part, and adding files moves few others to the other side.
+    Where there is no split, `test_fraction` of the images is the test set: at least 1 unless it is 0, at most 10,000,
+    none of a single image. Of arrays it is the last ones, so shuffle what is sorted by class. A fixed choice is that of
+    the smallest SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few others
+    to the other side.
 
-    Args:
-        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
-        size: of encoded images (folders, Hugging Face) as for `ImageFolder`; arrays must have this height and width.
-        mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
-        strict: for encoded images, whether an unreadable one is an error or left out.
-        test_fraction: share of the test set where there is no split; 0 for none.
-        crop: for encoded images, cut the central square of this many pixels before any resizing.
-        workers: processes that decode images; 0 for threads of this process.
-        progress: where to report the reading of many headers.
+    The other arguments are those of `ImageFolder`, for encoded images (folders, Hugging Face); arrays must have the
+    size and mode already, where they are given. A folder called mnist is "./mnist".
 
     Raises:
         InputError: if there is no such data or it cannot be used.
