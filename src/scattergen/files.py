@@ -75,10 +75,7 @@ def writing(path: Path, kept: str = "nothing that was there before has been chan
 
 @contextmanager
 def atomic_path(path: Path, *, last: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error.
-
-    The mode of a replaced file stays. Of many files of one folder, only the `last` needs to wait for their names.
-    """
+    """A temporary path that replaces `path`, in its mode, after the block; for good if it is the `last` of a folder."""
     # The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from scattergen.errors import InputError
 from scattergen.files import atomic_path, flush, is_temporary, lock, temporary_path
 
 _AT_ONCE = 500  # pictures that reach the disk together, which is faster than one by one
+COMFORTABLE_SIDE = 64  # smaller images are enlarged by default, so that digits can be seen without a magnifying glass
 FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
 
 
@@ -59,10 +60,7 @@ def write_images(
     path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None,
     classes: ClassLabels | None = None,
 ) -> None:  # fmt: skip
-    """Write images (N, C, H, W) in the form that the path's ending names: a grid, single files or arrays.
-
-    Codes (N, d) and classes are kept in ".npz" only.
-    """
+    """Write images (N, C, H, W) in the form that the path's ending names; codes (N, d) and classes in ".npz" only."""
     check_output(path, len(images))
     if path.suffix.lower() == ".png":
         content = png(image_grid(images, columns=columns))
@@ -115,10 +113,8 @@ def _is_left_over_picture(file: Path) -> bool:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, but what a killed process left is deleted when its output is written again.
-
-    The name of the temporary file says which output it is for, its lock that its writer lives.
-    """
+    """As `atomic_path`, but what a killed process left is deleted when its output is written again."""
+    # The name of the temporary file says which output it is for, its lock that its writer lives.
     mark = temporary_path(Path(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])).name
     for left_over in path.parent.glob(f"{mark}*"):
         with suppress(OSError), _locked(left_over) as free:
@@ -184,9 +180,6 @@ def read_codes(path: Path) -> Tensor:
     return codes
 
 
-COMFORTABLE_SIDE = 64  # smaller images are enlarged by default, so that digits can be seen without a magnifying glass
-
-
 def image_grid(
     x: Tensor, columns: int | None = None, pad: int = 2, scale: int | None = None, fill: int | None = 255
 ) -> Image.Image:
@@ -233,17 +226,9 @@ def png(picture: Image.Image) -> bytes:
 
 
 def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> Path:
-    """Write a grid of images as a PNG file, atomically, in the place of an existing one, and return the path.
+    """Write an `image_grid` as a PNG file, atomically, in the place of an existing one, and return the path.
 
-    Args:
-        x: images in [0, 1], (N, C, H, W); see `image_grid`, as for the columns and the scale.
-        path: where to write.
-        columns: images in a row.
-        scale: integer enlargement.
-
-    Raises:
-        InputError: as for `image_grid`.
-        ScattergenError: if the file cannot be written.
+    Its errors are those of `image_grid`, and a `ScattergenError` if the file cannot be written.
 
     Example:
         >>> import tempfile

@@ -17,8 +17,7 @@ def check_keywords(
     """Refuse keywords that `make` lacks or has for itself (`own`), and values of another type than is annotated."""
     parameters = inspect.signature(make).parameters
     known = {name: parameters[name] for name in parameters if name not in own}
-    annotated = inspect.getattr_static(make, "__init__") if isinstance(make, type) else make
-    hints = typing.get_type_hints(annotated)
+    hints = typing.get_type_hints(inspect.getattr_static(make, "__init__") if isinstance(make, type) else make)
     for name, value in keywords.items():
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"
@@ -56,8 +55,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         fixed = origin is tuple and Ellipsis not in arguments
         if not isinstance(value, list | tuple) or (fixed and len(value) != len(arguments)):
             return False
-        element = arguments[0] if arguments else Any
-        return all(_is_a(one, element) for one in value)
+        return all(_is_a(one, arguments[0] if arguments else Any) for one in value)
     if hint is Any:
         return True
     if isinstance(value, bool):  # which Python counts among the integers

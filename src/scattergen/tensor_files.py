@@ -5,7 +5,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 def read_tensors_if_whole(path: Path) -> tuple[dict[str, Tensor], Any] | None:
     """As `read_tensors`, of a file that can be made again: None if it is missing or damaged."""
-    try:
+    with suppress(RunFolderError):
         return read_tensors(path)
-    except RunFolderError:
-        return None
+    return None
 
 
 @contextmanager
@@ -93,10 +92,7 @@ def flatten_state(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for name, value in state.items():
         key = f"{prefix}/{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten_state(key, value)
-        else:
-            flat[key] = torch.as_tensor(value)
+        flat |= flatten_state(key, value) if isinstance(value, Mapping) else {key: torch.as_tensor(value)}
     return flat
 
 

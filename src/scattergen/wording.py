@@ -93,18 +93,14 @@ def machine() -> dict[str, str]:
     """Processor, number of threads, and versions: what measurements are made on."""
     import torch  # which is slow to import, and words are needed before it
 
-    processor = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        names = [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else processor
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": processor,
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()), "torch": torch.__version__,
+        "python": platform.python_version(), "system": platform.system(),
+    }  # fmt: skip
 
 
 def memory() -> int:

@@ -18,18 +18,6 @@ from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
 
 
-class _Commands(TyperGroup):
-    """The commands; mistaken arguments, which may be hostile file names, are shown with `visible`."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _harmless_mistakes():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _harmless_mistakes():
-            return super().invoke(ctx)
-
-
 @contextmanager
 def _harmless_mistakes() -> Iterator[None]:
     try:
@@ -39,6 +27,13 @@ def _harmless_mistakes() -> Iterator[None]:
         if hasattr(mistake, "format_message"):  # one that typer prints; its class is not public
             mistake.message = visible(mistake.message)
         raise
+
+
+class _Commands(TyperGroup):
+    """The commands; mistaken arguments, which may be hostile file names, are shown with `visible`."""
+
+    make_context = _harmless_mistakes()(TyperGroup.make_context)
+    invoke = _harmless_mistakes()(TyperGroup.invoke)
 
 
 app = typer.Typer(
@@ -56,8 +51,7 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 
 for _command in (
-    fitting.fit, fitting.density,
-    using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
+    fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.evaluate, looking.diagnose,
     looking.reproduce,
 ):  # fmt: skip

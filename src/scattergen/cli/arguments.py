@@ -21,26 +21,18 @@ def path(text: str) -> Path:
 
 
 Run = Annotated[Path, Argument(help="Run folder made by `scattergen fit`.", metavar="RUN", parser=path)]
-Source = Annotated[
-    str,
-    Argument(help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.', metavar="IMAGES"),
-]
-ImagesOut = Annotated[
-    Path, Option("--out", metavar="PATH", help="grid.png, folder/, images.npz or images.npy.", parser=path)
-]
+Source = Annotated[str, Argument(metavar="IMAGES",
+    help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.')]  # fmt: skip
+ImagesOut = Annotated[Path, Option("--out", metavar="PATH", parser=path,
+    help="grid.png, folder/, images.npz or images.npy.")]  # fmt: skip
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of everything random.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
-Preset = Annotated[
-    Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None, Option(help="Options to start from.")
-]
-Features = Annotated[
-    Literal["digits", "scattering", "perceptual", "inception"] | None,
-    Option(help="Features of images; by default digits or scattering."),
-]
-Part = Annotated[
-    Literal["train", "test"] | None,
-    Option(help="Which images of data that have a test set, such as MNIST; test by default."),
-]
+Preset = Annotated[Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None,
+    Option(help="Options to start from.")]  # fmt: skip
+Features = Annotated[Literal["digits", "scattering", "perceptual", "inception"] | None,
+    Option(help="Features of images; by default digits or scattering.")]  # fmt: skip
+Part = Annotated[Literal["train", "test"] | None,
+    Option(help="Which images of data that have a test set, such as MNIST; test by default.")]  # fmt: skip
 Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
 BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
 

@@ -21,9 +21,7 @@ def fit(
     preset: arg.Preset = None,
     densities: Annotated[str | None, Option(metavar="NAMES",
         help="Densities to fit, separated by commas; a name may end in -improved, -by-class.")] = None,
-    options: arg.Set = None,
-    seed: arg.Seed = 0,
-    reading: arg.Reading = arg.READING,
+    options: arg.Set = None, seed: arg.Seed = 0, reading: arg.Reading = arg.READING,
     limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[str | None, Option(metavar="TIME",
         help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h.")] = None,
@@ -83,8 +81,7 @@ def fit(
             check_place(out)
         device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
-        quiet = common.quiet or layout.rank > 0
-        work = begin(common._replace(device=device, threads=share, quiet=quiet), seed)
+        work = begin(common._replace(device=device, threads=share, quiet=common.quiet or layout.rank > 0), seed)
         with warnings.catch_warnings():
             if layout.rank > 0:  # rank 0 says the same
                 warnings.simplefilter("ignore")
@@ -99,8 +96,7 @@ def fit(
         processes: Processes = ALONE
         if layout.world_size > 1:
             # Rank 0 has the machine for itself once the others have left.
-            later = threads or torch.get_num_threads() * layout.devices
-            processes = join(layout, device, threads=later)
+            processes = join(layout, device, threads=threads or torch.get_num_threads() * layout.devices)
         seconds = None if max_time is None else parse_time(max_time)
         command = shlex.join(["scattergen", *sys.argv[1:]])
         fitted = fit_run(
@@ -146,8 +142,7 @@ def density(
     improved: Annotated[bool, Option("--improved",
         help="Start from better keywords than the paper's: vae, gan.")] = False,
     by_class: Annotated[bool, Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
-    options: arg.Set = None,
-    seed: arg.Seed = 0,
+    options: arg.Set = None, seed: arg.Seed = 0,
     overwrite: Annotated[bool, Option("--overwrite", help="Fit again and replace one of that name.")] = False,
     common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip

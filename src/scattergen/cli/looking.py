@@ -55,9 +55,7 @@ def evaluate(
     n: Annotated[int, Option("-n", min=20, help="Images in a row of the table.")] = 10_000,
     repeats: Annotated[int, Option(metavar="R", min=1,
         help="Sets of samples of a density, to see how its score varies.")] = 1,
-    features: arg.Features = None,
-    seed: arg.Seed = 0,
-    reading: arg.Reading = arg.READING,
+    features: arg.Features = None, seed: arg.Seed = 0, reading: arg.Reading = arg.READING,
     common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Measure how close a run's samples are to real images.
@@ -107,9 +105,7 @@ def diagnose(
     components: Annotated[int, Option(min=2, help="Leading components to test.")] = 64,
     n: Annotated[int, Option("-n", min=40, help="Codes to test.")] = 5_000,
     simulations: Annotated[int, Option(min=19, help="Simulations or shuffles of each test.")] = 199,
-    seed: arg.Seed = 0,
-    reading: arg.Reading = arg.READING,
-    common: arg.Common = arg.COMMON,
+    seed: arg.Seed = 0, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Test whether the codes of a run are normal and their components independent.
 
@@ -147,9 +143,7 @@ def reproduce(
     run: Annotated[Path | None, Option(metavar="RUN",
         help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.", parser=arg.path)] = None,
     quick: Annotated[bool, Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
-    seed: arg.Seed = 0,
-    strict: arg.Strict = True,
-    common: arg.Common = arg.COMMON,
+    seed: arg.Seed = 0, strict: arg.Strict = True, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Measure the founding paper's tables and figures again, and write them beside its own.
 

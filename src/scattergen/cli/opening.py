@@ -28,14 +28,13 @@ def prepare(common: Common) -> Progress:
     device = common.device
     if common.threads is not None:
         torch.set_num_threads(common.threads)
-    reason = "it is none of cpu, cuda, cuda:NUMBER and mps"
-    try:
-        usable = re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) is not None
-        if usable:
+    reason = None if re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) else "it is none of cpu, cuda, cuda:NUMBER and mps"
+    if reason is None:
+        try:
             torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        usable, reason = False, str(error).splitlines()[0].rstrip(".")
-    if not usable:
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+    if reason is not None:
         raise InputError(f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".')
     return Progress(show=not common.quiet)
 
@@ -60,15 +59,6 @@ def check_sides(source: str, data: Dataset) -> None:
     warnings.warn(f"{source}: {what} of memory and a long time: {remedy}.", stacklevel=2)
 
 
-def open_celeba(source: str, size: int | None, strict: bool, workers: int = 0, progress: Progress = SILENT) -> Dataset:
-    """Open a folder in CelebA's layout and say which files were left out."""
-    if source == MNIST or source.startswith("hf:") or Path(source).is_file():
-        what = f"The presets of CelebA are for a folder of its aligned images, not for {source}"
-        raise InputError(f"{what}: name the folder img_align_celeba.")
-    data = celeba(source, size=size, strict=strict, workers=workers, progress=progress)
-    return _saying_what_is_left_out(source, data)
-
-
 def open_to_fit(
     source: str, reading: Reading, preset: str | None, most: int | None, workers: int = 0, progress: Progress = SILENT
 ) -> Dataset:
@@ -77,10 +67,13 @@ def open_to_fit(
         if reading.crop is not None or reading.mode == "L":
             what = "The presets of CelebA cut their own square from CelebA's images, in colour"
             raise InputError(f"{what}: leave out --crop and --mode.")
-        data = open_celeba(source, reading.size, reading.strict, workers, progress)
+        if source == MNIST or source.startswith("hf:") or Path(source).is_file():
+            what = f"The presets of CelebA are for a folder of its aligned images, not for {source}"
+            raise InputError(f"{what}: name the folder img_align_celeba.")
+        data = celeba(source, size=reading.size, strict=reading.strict, workers=workers, progress=progress)
     else:
         data = open_dataset(source, workers=workers, progress=progress, **reading._asdict())
-        data = _saying_what_is_left_out(source, data)
+    _say_what_is_left_out(source, data)
     return data if most is None else limit(data, most)
 
 
@@ -105,7 +98,8 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
         reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
-    data = _saying_what_is_left_out(source, open_dataset(source, test_fraction=0, **reading._asdict()))
+    data = open_dataset(source, test_fraction=0, **reading._asdict())
+    _say_what_is_left_out(source, data)
     _say_how_converted(source, data, asked, reading)
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
@@ -128,7 +122,7 @@ def open_of_paper(name: str, run: Path, images: str | None, strict: bool) -> Dat
         raise InputError(f"There is no run folder {run}: fit it by `{fit_command(name, images, str(run))}`.")
     side = RunFolder.open(run).metadata("encoder")["image_shape"][1]
     size = side if side in CROPS.values() else None  # of a run on other images, which is refused
-    return open_celeba(images, size, strict)
+    return open_to_fit(images, Reading(size=size, strict=strict), preset=name, most=None)
 
 
 def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
@@ -153,10 +147,9 @@ def _say_how_converted(source: str, data: Dataset, asked: Reading, done: Reading
         warnings.warn(f"{what}: if they are of another kind, what comes of them means little.", stacklevel=3)
 
 
-def _saying_what_is_left_out(source: str, data: Dataset) -> Dataset:
+def _say_what_is_left_out(source: str, data: Dataset) -> None:
     for sentence in data.skipped[:5]:
         warnings.warn(sentence, stacklevel=3)
     if data.skipped:
         used = len(data.train) + len(data.test or ())
         warnings.warn(f"Files left out of {source}: {len(data.skipped):,}; {used:,} are used.", stacklevel=3)
-    return data

@@ -28,8 +28,7 @@ def print_estimate(stages: Sequence[StageEstimate], n: int, as_json: bool) -> No
     """Print what each stage of a fit to n images will take."""
     total, most = sum(stage.seconds for stage in stages), max(stage.bytes for stage in stages)
     if as_json:
-        rows = [asdict(stage) for stage in stages]
-        print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": rows}))
+        print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": [asdict(stage) for stage in stages]}))
         return
     say(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
     told = [*stages, StageEstimate("all", total, most)]

@@ -12,8 +12,7 @@ from scattergen.wording import say
 
 
 def sample(
-    run: arg.Run,
-    out: arg.ImagesOut,
+    run: arg.Run, out: arg.ImagesOut,
     density: Annotated[str | None, Option(help="Which density; the best by measurement.")] = None,
     n: Annotated[int | None, Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")] = None,
     label: Annotated[list[str] | None,
@@ -21,9 +20,7 @@ def sample(
     temperature: Annotated[float, Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
     sharpen: Annotated[float | None, Option(min=0, max=1,
         help="How crisp, from 0 (as decoded) to 1; that of the run.")] = None,
-    seed: arg.Seed = 0,
-    batch_size: arg.BatchSize = 256,
-    common: arg.Common = arg.COMMON,
+    seed: arg.Seed = 0, batch_size: arg.BatchSize = 256, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Make new images.
 
@@ -69,9 +66,10 @@ def sample(
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
         if names is None:
-            what = f"The density {type(model.densities[density]).__name__} is not class-conditional"
-            remedy = "leave out --density, or fit one that is by `scattergen density RUN NAME --by-class`"
-            raise InputError(f"{what}: {remedy}.")
+            what = (
+                f"The density {type(model.densities[density]).__name__} is not class-conditional: leave out --density"
+            )
+            raise InputError(f"{what}, or fit one that is by `scattergen density RUN NAME --by-class`.")
         classes = ClassLabels(label_numbers(each, n, names), tuple(names))
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
@@ -80,12 +78,9 @@ def sample(
 
 
 def encode(
-    run: arg.Run,
-    images: arg.Source,
+    run: arg.Run, images: arg.Source,
     out: Annotated[Path, Option(metavar="PATH", help="codes.npz or codes.npy.", parser=arg.path)],
-    part: arg.Part = None,
-    reading: arg.Reading = arg.READING,
-    common: arg.Common = arg.COMMON,
+    part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Turn images into codes.
 
@@ -110,9 +105,7 @@ def encode(
 def decode(
     run: arg.Run,
     codes: Annotated[Path, Argument(help="codes.npz or codes.npy.", metavar="CODES", parser=arg.path)],
-    out: arg.ImagesOut,
-    batch_size: arg.BatchSize = 256,
-    common: arg.Common = arg.COMMON,
+    out: arg.ImagesOut, batch_size: arg.BatchSize = 256, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Turn codes into images.
 
@@ -134,13 +127,9 @@ def decode(
 
 
 def reconstruct(
-    run: arg.Run,
-    images: arg.Source,
-    out: arg.ImagesOut,
+    run: arg.Run, images: arg.Source, out: arg.ImagesOut,
     n: Annotated[int | None, Option("-n", min=1, help="How many images, from the first; all.")] = None,
-    part: arg.Part = None,
-    reading: arg.Reading = arg.READING,
-    common: arg.Common = arg.COMMON,
+    part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Encode images and decode them again.
 
@@ -178,15 +167,11 @@ def reconstruct(
 
 
 def interpolate(
-    run: arg.Run,
-    images: arg.Source,
-    out: arg.ImagesOut,
+    run: arg.Run, images: arg.Source, out: arg.ImagesOut,
     start: Annotated[int, Option("--from", min=0, help="Number of the first image.")] = 0,
     stop: Annotated[int, Option("--to", min=0, help="Number of the last image.")] = 1,
     steps: Annotated[int, Option(min=2, help="Images, both ends included.")] = 8,
-    part: arg.Part = None,
-    reading: arg.Reading = arg.READING,
-    common: arg.Common = arg.COMMON,
+    part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Morph one image into another along a straight line between their codes.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,7 @@ _PIECE_BYTES = 1 << 24  # that checks and hashes read at once, since a memory-ma
 
 
 class ArrayFile:
-    """The array of a .npy file, whose rows are read when they are asked for; the file must stay as it is meanwhile.
-
-    It is not memory-mapped, since a process that reads a map of a file that has become shorter is killed.
-    """
+    """A .npy file whose rows are read when asked for; not mapped, as reading a map of a file that shrank is fatal."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,9 +79,9 @@ class ImageArray:
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
     Args:
-        images: an array of any library (memory-mapped by NumPy, or on a disk as of h5py and zarr, or not), a tensor, or
-            a list of these or of PIL pictures: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, of uint8, which
-            are divided by 255 on access, floats in [0, 1], or bool.
+        images: an array of any library, in memory or on a disk (as of h5py and zarr), a tensor, or a list of these or
+            of PIL pictures: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, of uint8 (divided by 255 on
+            access), floats in [0, 1], or bool.
         labels: the class of every image, (N,) integers.
         classes: names of the classes in the order of their labels 0, 1 …; the labels by default.
         layout: "NHW", "NHWC" or "NCHW"; by default it follows from the shape, if that is clear.
@@ -136,9 +133,8 @@ class ImageArray:
     def fingerprint(self) -> str:
         """The SHA-256 of dtype, shape, pixels in (N, C, H, W) order, and labels."""
         digest = hashlib.sha256(f"{self._images.dtype.name} {(len(self), *self.shape)}".encode())
-        native = self._images.dtype.newbyteorder("=")
         for _, piece in _pieces(self._images, self._layout):
-            digest.update(np.ascontiguousarray(piece, dtype=native).data)
+            digest.update(np.ascontiguousarray(piece, dtype=self._images.dtype.newbyteorder("=")).data)
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
@@ -147,8 +143,7 @@ class ImageArray:
 def as_images(images: Any) -> ImageSource | Tensor:
     """A source as it is, a tensor of floats as float32 (N, C, H, W) on the CPU, all else as `ImageArray` takes it.
 
-    Raises:
-        InputError: for what holds no images, checked as far as that is cheap.
+    What holds no images is an `InputError`, as far as that is cheap to see.
 
     Example:
         >>> as_images(np.zeros((10, 28, 28), dtype=np.uint8)).shape
@@ -158,8 +153,7 @@ def as_images(images: Any) -> ImageSource | Tensor:
         problem = f"{images.name} is a dataset with training and test images"
         raise InputError(f"{problem}: give one part, such as data.train.")
     if not holds_numbers(images) and len(getattr(images, "shape", ())) == 3:
-        source: ImageSource = images
-        return source
+        return cast(ImageSource, images)
     images = plain(images, "images")
     if isinstance(images, Tensor) and images.is_floating_point():
         images = images.detach().cpu()
@@ -189,16 +183,10 @@ def fingerprint_of(images: ImageSource | Tensor) -> str:
 
 
 class WithMirrored:
-    """Images to fit to, the same mirrored left to right, and then those that are held out and these mirrored.
+    """Images to fit to, the same mirrored left to right, then the last `n_held_out` of the source and these mirrored.
 
-    Args:
-        source: N images, a source or a tensor (N, C, H, W).
-        n_held_out: number of the last images that are held out.
-        mirrored: whether to mirror at all.
-
-    Attributes:
-        n_fit: number of the first images here that are not held out.
-        times: 2 if there are mirrored images, else 1.
+    The source may be a tensor, (N, C, H, W). The first `n_fit` images here are not held out; `times` is 2, or 1 if
+    nothing is `mirrored`.
 
     Example:
         >>> x = torch.arange(6.0).view(3, 1, 1, 2)
@@ -274,7 +262,6 @@ def _channels_first(images: NDArray[Any], layout: Layout) -> NDArray[Any]:
 
 
 def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
-    accepted = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
     if len(shape) == 3 and shape[2] not in (1, 3):
         return "NHW"
     channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
@@ -283,11 +270,12 @@ def _layout_of(shape: tuple[int, ...], name: str) -> Layout:
     if channels:
         problem = f"{name} has shape {shape}, in which axis 1 or axis 3 could be the channels"
         raise InputError(f"{problem}: say which by ImageArray(..., layout='NCHW') or layout='NHWC'.")
+    expected = "expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
     if len(shape) in (2, 3):
         problem = f"{name} has shape {shape}, which looks like a single image, or images as rows of a table"
         remedy = "add the axis N in front with images[None], or give rows their sides with reshape(N, H, W)"
-        raise InputError(f"{problem}: expected {accepted}; {remedy}.")
-    raise InputError(f"{name} has shape {shape}: expected {accepted}.")
+        raise InputError(f"{problem}: {expected}; {remedy}.")
+    raise InputError(f"{name} has shape {shape}: {expected}.")
 
 
 def _pieces(images: NDArray[Any] | Stored, layout: Layout) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -20,10 +20,8 @@ Mode = Literal["L", "RGB"]
 
 # The formats of photographs and pictures. Pillow opens many more, some by running other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm",
-    ".pnm",
-})  # fmt: skip
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".pbm", ".pgm", ".ppm", ".pnm"})  # fmt: skip
 # Pictures, too, but only a converter reads them.
 _FOREIGN = frozenset({
     ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".psd", ".svg", ".tga", ".ico", ".pcx",
@@ -83,8 +81,7 @@ def read_header(file: File) -> Header:
 def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = None) -> NDArray[np.uint8]:
     """The uint8 pixels (C, H, W) of an image file: upright, on white where transparent, the first frame if it moves.
 
-    First `crop` cuts the central square of so many pixels; then `size` resizes the shorter side of what is left
-    (bicubic, antialiased) and keeps the central square of that.
+    `crop` cuts the central square; then `size` resizes the shorter side (bicubic) and keeps the central square of that.
     """
     with _opened(file, whole=True) as opened:
         image = _upright(opened, mode)
@@ -104,12 +101,6 @@ def picture_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 def _mode_of(image: Image.Image) -> Mode:
     return "L" if image.mode in ("1", "L", "LA", "La") or _is_deep_grey(image) else "RGB"
-
-
-def _upright(image: Image.Image, mode: Mode) -> Image.Image:
-    turn = _TURNS.get(_orientation(image))
-    converted = _to_mode(image, mode)
-    return converted if turn is None else converted.transpose(turn)
 
 
 def check_crop(file: File | str, width: int, height: int, crop: int) -> None:
@@ -160,10 +151,7 @@ def _opened(file: File, whole: bool = False) -> Iterator[Image.Image]:
 
 
 def _identified(file: File, stream: IO[bytes], whole: bool) -> ImageFile.ImageFile:
-    """What `Image.open` gives, with our limit of pixels, and never mapped: a mapped file that shrinks ends the process.
-
-    So that no pixels are lost to Pillow's ways with deep PNGs, their tiles are changed before they are read.
-    """
+    """What `Image.open` gives, with our limit of pixels, and not mapped: if a mapped file shrinks, the process ends."""
     prefix = stream.read(16)
     for name in _FORMATS:
         if name not in Image.OPEN:
@@ -214,7 +202,8 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, whatever else is in the EXIF data; 1 if there is none."""
     try:
         exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-        if found := _orientation_in(exif, {b"II": "<", b"MM": ">"}.get(exif[:2])):
+        order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+        if order and (found := _orientation_in(exif, order)):
             return found
         # A TIFF's tags; what a PNG has as XMP data or in a text.
         value = image.getexif().get(ExifTags.Base.Orientation)
@@ -223,10 +212,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _orientation_in(exif: bytes, order: str | None) -> int | None:
+def _orientation_in(exif: bytes, order: str) -> int | None:
     """The orientation among the first entries of EXIF data, where it is a whole number."""
-    if order is None:
-        return None
     (start,) = struct.unpack_from(f"{order}I", exif, 4)
     (entries,) = struct.unpack_from(f"{order}H", exif, start)
     for place in range(start + 2, start + 2 + 12 * entries, 12):
@@ -253,7 +240,9 @@ def _is_deep_grey(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM") or _DEEP in image.info
 
 
-def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
+def _upright(image: Image.Image, mode: Mode) -> Image.Image:
+    """An image in a mode, on white where it is transparent, and turned by its EXIF orientation."""
+    turn = _TURNS.get(_orientation(image))
     if _is_deep_grey(image):
         image = _shallow(image)
     if image.mode in ("I", "F"):
@@ -263,7 +252,8 @@ def _to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    image = image.convert(mode)
+    return image if turn is None else image.transpose(turn)
 
 
 def _shallow(image: Image.Image) -> Image.Image:
@@ -278,9 +268,7 @@ def _shallow(image: Image.Image) -> Image.Image:
         if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
             values = white - values
     grey = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
-    if alpha is None:
-        return grey
-    return Image.merge("LA", (grey, Image.fromarray(alpha.astype(np.uint8))))
+    return grey if alpha is None else Image.merge("LA", (grey, Image.fromarray(alpha.astype(np.uint8))))
 
 
 def _resized(image: Image.Image, size: int) -> Image.Image:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +33,7 @@ class HuggingFaceName(NamedTuple):
     def parse(cls, text: str) -> "HuggingFaceName":
         """Read the form that users write."""
         name, *options = text.removeprefix(PREFIX).split(",")
-        known = cls._fields[1:]
-        chosen: dict[str, str] = {}
+        known, chosen = cls._fields[1:], dict[str, str]()
         for option in options:
             key, _, value = option.partition("=")
             if key not in known or not value or key in chosen:
@@ -51,7 +50,7 @@ class HuggingFaceImages(ImageReader):
     """The images of one split of a Hugging Face dataset, decoded batch by batch on access.
 
     Files are decoded as by `ImageFolder`, whose arguments these are but for those below. There are no classes if the
-    class of an image is not known.
+    class of an image is not known. The fingerprint is of the encoded images, labels, size, crop and mode.
 
     Args:
         table: a `datasets.Dataset`.
@@ -59,8 +58,6 @@ class HuggingFaceImages(ImageReader):
         label: the column of classes; by default the only one with the feature `ClassLabel`, or of several "label".
         name: what messages call the table.
 
-    Attributes:
-        fingerprint: SHA-256 of the encoded images, labels, size, crop and mode.
 
     Raises:
         InputError: if there is no such column, no image, or an image cannot be read or used.
@@ -123,7 +120,8 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
         raise
     # The library fails in its own exceptions, those of the Hub's client, OSError, ValueError, …
     except Exception as error:
-        _refuse(source, error)
+        what = f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {one_line(error).rstrip('.')})"
+        raise InputError(f"{what}: {_remedy(error)}.") from error
     tables = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
     if source.split is None:
         return tables
@@ -132,17 +130,14 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
     return {source.split: tables[source.split]}
 
 
-def _refuse(source: HuggingFaceName, error: Exception) -> NoReturn:
-    reason = one_line(error).rstrip(".")
-    kinds = {kind.__name__ for kind in type(error).__mro__}
+def _remedy(error: Exception) -> str:
+    reason, kinds = one_line(error), {kind.__name__ for kind in type(error).__mro__}
     if "Config name is missing" in reason or "BuilderConfig" in reason:
-        remedy = "choose one by hf:NAME,config=CONFIG"
-    elif kinds & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
-        remedy = "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
-    else:
-        check = "check its name on huggingface.co/datasets (one without code of its own)"
-        remedy = f"{check}, or give the path of a folder that save_to_disk wrote"
-    raise InputError(f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {reason}): {remedy}.") from error
+        return "choose one by hf:NAME,config=CONFIG"
+    if kinds & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
+        return "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
+    check = "check its name on huggingface.co/datasets (one without code of its own)"
+    return f"{check}, or give the path of a folder that save_to_disk wrote"
 
 
 def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) -> str:
@@ -151,13 +146,11 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) ->
     if wanted in found or (wanted is None and len(found) == 1):
         return wanted or found[0]
     if wanted is not None:
-        problem = "holds no images" if wanted in features else "is not there"
-        remedy = f"choose one of its columns ({there}) with encoded images"
-        raise InputError(f"The column {wanted} of {name} {problem}: {remedy}.")
+        problem = f"The column {wanted} of {name} {'holds no images' if wanted in features else 'is not there'}"
+        raise InputError(f"{problem}: choose one of its columns ({there}) with encoded images.")
+    what, remedy = "no column of images", "give a dataset of images"
     if found:
         what, remedy = f"several columns of images ({', '.join(found)})", "choose one by ,image=COLUMN"
-    else:
-        what, remedy = "no column of images", "give a dataset of images"
     raise InputError(f"{name} has {what} among {there}: {remedy}.")
 
 

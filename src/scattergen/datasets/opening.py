@@ -36,33 +36,23 @@ def open_dataset(
     |---|---|---|
     | "mnist" | the embedded digits | canonical |
     | .npy | one array, read as needed | the last are the test set |
-    | .npz | `x_train`, `x_test` (`y_train`, `y_test`) | as named |
-    | .npz | `train_images`, `test_images` (`train_labels`, `test_labels`) | as named |
+    | .npz | `x_train`, `x_test` (`y_…`), or `train_images`, `test_images` (`…_labels`) | as named |
     | .npz | else `x_train` alone, `images`, `x` or the only array (`labels` or `y`) | the last |
     | folder | `train/` and `test/`, else `val/`, if both are there; nothing beside them is read | as named |
     | folder | the binary version of CIFAR-10 or CIFAR-100 | canonical |
     | folder | all images below it | a fixed choice by file name |
-    | "hf:NAME" | a Hugging Face dataset, on the Hub | its splits, or a fixed choice by row |
-    | "hf:PATH" | a folder of `save_to_disk`, or .parquet | its splits, or a fixed choice by row |
+    | "hf:…" | a name on the Hub, or a path of `save_to_disk` or .parquet | its splits, or a fixed choice by row |
 
     Labels are whole numbers; an array `classes` of a .npz file names them, from 0 on. `hf:` takes the options
     `,config=…`, `,split=…`, `,image=…` and `,label=…`; test images are those of the split "test", or else "validation".
 
-    Where there is no split, a tenth of the images is the test set: at least 1, at most 10,000, none of a single image.
-    Of arrays it is the last ones, so shuffle an array that is sorted by class. A fixed choice is that of the smallest
-    SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few of the others to
-    the other side.
+    Where there is no split, `test_fraction` of the images is the test set: at least 1 unless it is 0, at most 10,000,
+    none of a single image. Of arrays it is the last ones, so shuffle what is sorted by class. A fixed choice is that of
+    the smallest SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few others
+    to the other side.
 
-    Args:
-        source: "mnist", "hf:…", or the path of a .npy file, a .npz file or a folder (./mnist is a folder).
-        size: resize the shorter side of encoded images (folders, Hugging Face) to this and keep the central square;
-            arrays must have this height and width already.
-        mode: "L" (grey) or "RGB"; by default what the images are. Arrays are not converted.
-        strict: for encoded images, whether an unreadable one is an error or left out.
-        test_fraction: share of the test set where there is no split; 0 for none.
-        crop: for encoded images, cut the central square of this many pixels before any resizing.
-        workers: processes that decode images; 0 for threads of this process.
-        progress: where to report the reading of many headers.
+    The other arguments are those of `ImageFolder`, for encoded images (folders, Hugging Face); arrays must have the
+    size and mode already, where they are given. A folder called mnist is "./mnist".
 
     Raises:
         InputError: if there is no such data or it cannot be used.
@@ -83,8 +73,7 @@ def open_dataset(
         dataset = replace(_open_hugging_face(str(source), test_fraction, encoded), crop=crop)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
-        files = holds_files(str(source))
-        dataset = replace(_open_folder(path, test_fraction, encoded), crop=crop) if files else cifar(path)
+        dataset = cifar(path) if is_cifar(path) else replace(_open_folder(path, test_fraction, encoded), crop=crop)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     else:
@@ -101,8 +90,7 @@ def open_dataset(
 def limit(dataset: Dataset, n: int) -> Dataset:
     """A dataset of at most n training images, chosen by n and their number, and of a tenth as many test images or 100.
 
-    Raises:
-        InputError: if n is below 3.
+    An n below 3 is an `InputError`.
 
     Example:
         >>> small = limit(mnist(), 500)
@@ -154,10 +142,8 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
     below = {part.name: None for file in files for part in reversed(file.parents[:-1])}
     if all(any(one.lower() in names for one in below) for names in (_TRAIN_FOLDERS, _TEST_FOLDERS)):
         found = ", ".join(one for one in below if one.lower() in (*_TRAIN_FOLDERS, *_TEST_FOLDERS))
-        remedy = "give the folder that directly holds them to keep them apart"
-        warnings.warn(
-            f"Training and test images are chosen among all in {path}, {found} alike: {remedy}.", stacklevel=3
-        )
+        problem = f"Training and test images are chosen among all in {path}, {found} alike"
+        warnings.warn(f"{problem}: give the folder that directly holds them to keep them apart.", stacklevel=3)
     return _hold_out(name, folder, _shuffled(file.as_posix() for file in files), test_fraction)
 
 
@@ -169,9 +155,8 @@ def _parts(path: Path) -> tuple[Path, Path] | None:
     if len(trains) + len(tests) < 2:
         return None
     if len(trains) != 1 or len({one.lower() for one in tests}) < len(tests):
-        wanted = "expected one folder train and one folder test or val"
-        remedy = "rename them, or give one of them alone"
-        raise InputError(f"{path} holds {', '.join(trains + tests)}, but {wanted}: {remedy}.")
+        problem = f"{path} holds {', '.join(trains + tests)}, but expected one folder train and one folder test or val"
+        raise InputError(f"{problem}: rename them, or give one of them alone.")
     if tests[1:]:
         warnings.warn(f"{path}: test images are those in {tests[0]}; not used: {', '.join(tests[1:])}.", stacklevel=4)
     return path / trains[0], path / tests[0]
@@ -223,10 +208,9 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
     key = next((key for key in known if key in arrays), None)
     if key is None:
         wanted = "x_train and x_test (with y_train and y_test), train_images and test_images, images or x"
-        wanted = f"{wanted} (with labels or y), or one array only"
-        raise InputError(f"{path} holds {', '.join(arrays) or 'no arrays'}: expected {wanted}.")
-    labels = "labels" if "labels" in arrays else "y"
-    images = part(key, "y_train" if key == "x_train" else labels)
+        found = f"{path} holds {', '.join(arrays) or 'no arrays'}"
+        raise InputError(f"{found}: expected {wanted} (with labels or y), or one array only.")
+    images = part(key, "y_train" if key == "x_train" else "labels" if "labels" in arrays else "y")
     return _hold_out(path.stem, images, range(len(images)), test_fraction)
 
 

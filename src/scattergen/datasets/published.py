@@ -37,10 +37,8 @@ _TEST_SHARE = 8  # one in so many, of fewer images than these
 def mnist() -> Dataset:
     """The 60,000 training and 10,000 test digits of MNIST, 1×28×28, 0 for paper and 1 for ink, with their labels.
 
-    The file in the package is licensed CC BY-SA 3.0 by LeCun, Cortes and Burges; origin and licence lie beside it.
-
-    Raises:
-        InputError: if the installed file is missing or is not the file that was shipped, by its SHA-256.
+    The file in the package is licensed CC BY-SA 3.0 by LeCun, Cortes and Burges; origin and licence lie beside it. If
+    it is missing, or not the file that was shipped, by its SHA-256, that is an `InputError`.
 
     References:
         LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition", 1998.
@@ -50,15 +48,13 @@ def mnist() -> Dataset:
         >>> len(digits.train), len(digits.test), digits.train.labels[:8].tolist()
         (60000, 10000, [5, 0, 4, 1, 9, 2, 1, 3])
     """
-    file = files("scattergen.datasets") / "data" / "mnist.npz"
-    content = read_known(file, SHA256, "reinstall scattergen")
-    classes = tuple("0123456789")
+    content = read_known(files("scattergen.datasets") / "data" / "mnist.npz", SHA256, "reinstall scattergen")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
 
         def part(split: str) -> ImageArray:
             known = hashlib.sha256(f"{SHA256} {split}".encode()).hexdigest()
             images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-            return ImageArray(images, labels, classes=classes, name=f"mnist[{split}]", fingerprint=known)
+            return ImageArray(images, labels, classes=[*"0123456789"], name=f"mnist[{split}]", fingerprint=known)
 
         return Dataset(MNIST, part("train"), part("test"))
 
@@ -67,19 +63,15 @@ def is_cifar(folder: Path) -> bool:
     """Whether a folder holds CIFAR's binary version; the pickled Python version is refused."""
     if any(all((folder / name).is_file() for name in names) for names in _PICKLED_CIFAR):
         problem = f"{folder} holds CIFAR's Python version, whose files are pickled and can run code"
-        remedy = "give the folder of the binary version, or an .npz file with x_train and x_test"
-        raise InputError(f"{problem}: {remedy}.")
+        raise InputError(f"{problem}: give the folder of the binary version, or an .npz file with x_train and x_test.")
     return _cifar_layout(folder) is not None
 
 
 def cifar(folder: Path) -> Dataset:
     """CIFAR-10 or CIFAR-100 with its fine classes: 3×32×32 images in the published split, as many as the files hold.
 
-    Args:
-        folder: of the unpacked binary version: `data_batch_1.bin` … `test_batch.bin`, or `train.bin` and `test.bin`.
-
-    Raises:
-        InputError: if a file is cut off or cannot be read.
+    The folder is that of the binary version: `data_batch_1.bin` … `test_batch.bin`, or `train.bin` and `test.bin`. A
+    file that is cut off or cannot be read is an `InputError`.
 
     References:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
@@ -136,15 +128,9 @@ def celeba(
     73,728 images, sorted by name, the first 65,536 are the training set and the last 8,192 the test set, the sizes of
     Angles and Mallat, and within the official partitions. Of fewer images the last eighth is the test set.
 
-    Args:
-        folder: where the images are, or a folder that holds `img_align_celeba`.
-        size: resize the cropped squares to this many pixels; not at all by default.
-        strict: whether an unreadable file is an error or left out.
-        workers: processes that decode images; 0 for threads of this process.
-        progress: where to report the reading of many headers.
-
-    Raises:
-        InputError: if the folder holds no images, images of another size or in grey, or fewer than 8.
+    The folder may also be one that holds `img_align_celeba`. The cropped squares are resized to `size`, if it is given;
+    the other arguments are those of `ImageFolder`. No images, fewer than 8, grey ones, and those of another size are an
+    `InputError`.
 
     References:
         Liu, Luo, Wang, Tang, "Deep learning face attributes in the wild", 2015.

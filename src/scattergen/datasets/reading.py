@@ -43,8 +43,7 @@ Result = TypeVar("Result")
 class ImageReader:
     """Those of n image files that can be read; decoded pixels are kept while all fit into `cache_bytes`.
 
-    `files` gives each once, with what messages call it, and `fetch` some again by their numbers from 0 to n - 1. The
-    other arguments are those of `ImageFolder`; if not `strict`, every file is decoded once.
+    `files` gives each once, and its name in messages; `fetch` some again by their numbers. Else as for `ImageFolder`.
     """
 
     def __init__(
@@ -59,9 +58,7 @@ class ImageReader:
             raise InputError(f"mode={mode!r} is unknown: give 'L' (grey) or 'RGB'.")
         if workers < 0:
             raise InputError(f"workers={workers}: give a number of processes, or 0 for threads.")
-        headers: dict[Path | str, Header] = {}
-        numbers: list[int] = []
-        skipped: list[str] = []
+        headers, numbers, skipped = dict[Path | str, Header](), list[int](), list[str]()
         with (progress if n > (_MANY if strict else _MANY // 20) else SILENT).task("look at files", n) as task:
             for number, (name, file) in enumerate(files):
                 try:
@@ -121,8 +118,7 @@ class ImageReader:
         files = (self._fetch(self.numbers[part].tolist()) for part in parts)
         decode_part = partial(_decode_all, shape=self.shape, mode=self.mode, size=self.size, crop=self.crop)
         with ThreadPoolExecutor(min(len(parts), n_workers)) as threads:  # Pillow releases the interpreter lock
-            decoded = (self._workers or threads).map(decode_part, files)
-            for i, images in enumerate(decoded):
+            for i, images in enumerate((self._workers or threads).map(decode_part, files)):
                 pixels[i * step : i * step + len(images)] = images
         return pixels
 
@@ -163,11 +159,7 @@ def _common_size(headers: Mapping[Path | str, Header]) -> tuple[int, int]:
 
 
 class WorkerProcesses:
-    """Processes that apply functions to values, started when first needed.
-
-    They are new processes, not copies of this one, which would inherit its threads and its accelerator. They end when
-    the object is no longer used, and also when this process ends in any way.
-    """
+    """New processes, since copies would inherit threads and accelerator; they end with this object and this process."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -242,11 +234,8 @@ def prefetched(values: Iterable[Value], ahead: int = 2) -> Iterator[Value]:
     """The same values in the same order, taken from their iterator by a thread of its own.
 
     Wrap batches that are decoded from files, so that decoding goes on while the caller computes. The thread ends with
-    the values, with an exception, which the caller gets at its place, and when the caller stops asking.
-
-    Args:
-        values: what to read; not used by anyone else meanwhile.
-        ahead: how many values may wait for the caller; memory holds one more that is in the making.
+    the values, with an exception, which the caller gets at its place, and when the caller stops asking. As many values
+    as `ahead` may wait for the caller; memory holds one more that is in the making.
 
     Example:
         >>> list(prefetched(number**2 for number in range(4)))

@@ -26,10 +26,7 @@ def files_of(images: ImageSource | Tensor) -> tuple[ImageFolder, NDArray[np.int6
 
 
 def recognise(data: Dataset, fitted_to: Mapping[str, Any]) -> bool:
-    """Whether training images are those that a run knows, by the times of files if it has no "marks" of them.
-
-    If so, the fingerprints of a dataset are from now on by times, too.
-    """
+    """Whether training images are a run's; without "marks" by times of files, as then are fingerprints from now on."""
     folders = [found[0] for one in (data.train, data.test) if one is not None and (found := files_of(one))]
     wanted = fitted_to.get("fingerprint")
     for by_times in (True, False) if wanted is not None and "marks" not in fitted_to else (False,):

@@ -47,15 +47,10 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training images and, where there are any, test images of the same shape.
+    """Images to fit to and, where there are any, held-out test images of the same shape; `name` is for reports.
 
-    Args:
-        name: what reports call the data.
-        train: the images that models are fitted to.
-        test: images held out for evaluation.
-        skipped: a sentence for every file that was left out because it could not be read.
-        crop: side of the central square that was cut from every file.
-        limit: number of training images that were chosen of more.
+    `skipped` has a sentence for every file that was left out because it could not be read; `crop` is the side of the
+    central square that was cut from every file, and `limit` the number of training images that were chosen of more.
     """
 
     name: str
@@ -82,11 +77,7 @@ def positions(index: Index, n: int) -> NDArray[np.int64]:
 
 
 class Subset:
-    """Some images of a source, in a given order, read from it on access.
-
-    Args:
-        source: the images to choose from.
-        index: which of them: a slice or a 1-D LongTensor, kept as `numbers`, (N,).
+    """Some images of a source, in the order of a slice or 1-D LongTensor, kept as `numbers` (N,), read on access.
 
     Raises:
         TypeError: for any other kind of index.
@@ -134,12 +125,8 @@ class ClassLabels(NamedTuple):
 def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
     """The classes that occur among images; None for images without labels.
 
-    Args:
-        images: a source, whose attribute `classes`, if there is one, names the classes in the order of their labels;
-            otherwise the labels are the names.
-
-    Raises:
-        InputError: if the labels are not one integer per image, or have no name.
+    The attribute `classes` of a source names them in the order of their labels; without it the labels are the names.
+    Labels that are not one integer per image, or have no name, are an `InputError`.
 
     Example:
         >>> from scattergen.datasets import mnist
