@@ -26,6 +26,10 @@ _BATCH_FLOATS = 2**25  # of scattering coefficients that one batch may hold (128
 # Images that least squares are fitted to and tested on: more would not change the choice.
 _MOST_FITTED, _MOST_HELD_OUT = 8192, 2048
 _INDIFFERENCE = 0.01  # part by which the error may be larger if fewer components are taken
+_FITTED = {  # what of the principal components is stored
+    "mean": torch.float32, "components": torch.float32,
+    "explained_variance": torch.float64, "explained_variance_ratio": torch.float64,
+}  # fmt: skip
 
 
 class ScatteringEncoder:
@@ -168,11 +172,10 @@ class ScatteringEncoder:
         if n < 2:
             raise InputError(f"{n} training image(s) have no components: give at least 2.")
         if self.held_out == 0 and d > most:  # with images held out, the number is but a limit
-            raise InputError(
-                f"{d} components were asked of {n} training images (those held out for tests do not count) with "
-                f"{self.n_features} coefficients each: use more than {d} images or set n_components to at most {most} "
-                f"(--set encoder.n_components={most})."
-            )
+            asked = f"{d} components were asked of {n} training images (those held out for tests do not count)"
+            remedy = f"use more than {d} images or set n_components to at most {most}"
+            each = f"with {self.n_features} coefficients each"
+            raise InputError(f"{asked} {each}: {remedy} (--set encoder.n_components={most}).")
 
     def transform(
         self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *, processes: Processes = ALONE
@@ -191,14 +194,8 @@ class ScatteringEncoder:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; with `hyperparameters` it restores the encoder."""
-        whitening = self.whitening
-        return {
-            "mean": whitening.mean_,
-            "components": whitening.components_,
-            "explained_variance": whitening.explained_variance_,
-            "explained_variance_ratio": whitening.explained_variance_ratio_,
-            "n_samples": torch.tensor(whitening.n_samples_),
-        }
+        fitted = {name: getattr(self.whitening, f"{name}_") for name in _FITTED}
+        return {**fitted, "n_samples": torch.tensor(self.whitening.n_samples_)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted encoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
@@ -206,11 +203,10 @@ class ScatteringEncoder:
         if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
             whitening.n_components = min(whitening.n_components, len(tensors["components"]))
         d, D = whitening.n_components, self.n_features
-        shapes = {"mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,)}
+        shapes = dict(zip(_FITTED, ((D,), (d, D), (d,), (d,)), strict=True))
         check_shapes("encoder", tensors, {**shapes, "n_samples": ()})
-        whitening.mean_, whitening.components_ = tensors["mean"].float(), tensors["components"].float()
-        whitening.explained_variance_ = tensors["explained_variance"].double()
-        whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"].double()
+        for name, dtype in _FITTED.items():
+            setattr(whitening, f"{name}_", tensors[name].to(dtype))
         whitening.n_samples_ = int(tensors["n_samples"])
 
 
@@ -283,14 +279,8 @@ def reconstruct_codes(
     `PCAWhitening.inverse_transform(z)` costs 30 dB on MNIST (docs/notes/log.md). Of a code that no image has, such as
     one drawn from a density, the nearest that was found is given; its error says how near.
 
-    Args:
-        z: Codes, (N, d).
-        encoder: Fitted; what the codes are of. Its device computes.
-        n_starts: Most starts per image.
-        max_iterations: Most iterations per start.
-        tolerance: Relative error ε at which a start ends; up to ten times it counts as solved.
-        seed: Of the noise of the starts.
-        progress: Where to report.
+    `z` are codes (N, d) of a fitted encoder, whose device computes; the other arguments are as of
+    `scattergen.scattering.reconstruct`.
 
     Raises:
         InputError: If `z` does not fit the encoder or is not finite, or an argument is out of range.

@@ -73,14 +73,14 @@ def reconstruct(
         >>> found.error.item() < 1e-3, torch.allclose(found.images, x, atol=0.05)
         (True, True)
     """
-    K, height, width = transform.output_shape
     if tuple(s.shape[-3:]) != transform.output_shape:
-        problem = f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}"
+        expected = "Expected coefficients of shape (..., {}, {}, {})".format(*transform.output_shape)
+        problem = f"{expected} but got {tuple(s.shape)}"
         raise InputError(f"{problem}: give the transform that they were computed with.")
     check_finite(s, "coefficients")
     batch = s.shape[:-3]
     dtype = s.dtype if s.dtype == torch.float64 else torch.float32
-    wanted = s.detach().to(device or s.device, dtype).reshape(-1, 1, K, height, width)
+    wanted = s.detach().to(device or s.device, dtype).reshape(-1, 1, *transform.output_shape)
     weights = _order_weights(wanted, transform)
 
     def residual(x: Tensor, rows: Tensor) -> Tensor:
@@ -99,10 +99,9 @@ def multi_start(
     residual: Callable[[Tensor, Tensor], Tensor], s: Tensor, transform: Scattering2D, *, n_starts: int,
     max_iterations: int, tolerance: float, seed: int, progress: Progress,
 ) -> Reconstruction:  # fmt: skip
-    """Minimise the squares of residuals over images, each from several starts near the order 0 of its coefficients s.
+    """Minimise squared residuals over images, each from several starts near order 0 of its coefficients (C, K, H', W').
 
-    These are (N, C, K, H', W'). `residual` has the weighted differences (n, R) of images (n, C, H, W) from what is
-    wanted of the rows given (n,), with the squared relative error as sum of squares; its transform takes the memory.
+    `residual` gives the weighted differences (n, R) of images (n, C, H, W) from what is wanted of the rows given (n,).
     """
     if n_starts < 1 or max_iterations < 1:
         raise InputError(f"n_starts={n_starts}, max_iterations={max_iterations}: both must be at least 1.")
