@@ -119,14 +119,11 @@ class ScatteringEncoder:
         self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *,
         features: FeatureStore | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
     ) -> Self:  # fmt: skip
-        """Fit the principal components to images.
+        """Fit the principal components to a source of N images, a tensor (N, C, H, W), or what `open_features` made.
 
-        Args:
-            images: Source of N images, a tensor (N, C, H, W), or what `open_features` made of them.
-            progress: Where to report.
-            features: What `open_features` made of `arrange(images)`, so that they are kept.
-            processes: Those that share the work; all call this together and get the same encoder.
-            checkpoint: File to save progress in and to continue from; removed by whoever owns it.
+        `features` are what `open_features` made of `arrange(images)`, so that they are kept. `processes` share the
+        work: all call this together and get the same encoder. Progress is saved in the file `checkpoint`, which
+        whoever owns it removes, and continued from.
 
         Raises:
             InputError: If the images are too few or vary too little; a warning, if the latter and `allow_fewer` is set.
@@ -213,10 +210,9 @@ class ScatteringEncoder:
 def _best_number_of_components(
     whitening: PCAWhitening, features: FeatureStore, images: WithMirrored, progress: Progress
 ) -> int:
-    r"""The least number of leading components, of two per octave, from which least squares restore images best.
+    """The least number of leading components, of two per octave, from which least squares restore held-out images best.
 
-    The error of held-out images, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$, falls and
-    rises again, as further components are accidents of those fitted to: within a hundredth of the least counts as best.
+    Their error falls and rises again, as further components are accidents of those fitted to.
     """
     most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]

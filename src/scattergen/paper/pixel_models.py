@@ -28,7 +28,6 @@ from scattergen.training.settings import TrainingSettings
 
 Images = ImageSource | Tensor | NDArray[Any]  # a source, or (N, C, H, W) in [0, 1]
 Shape = tuple[int, int, int]
-OnStep = Callable[[float], None]
 Latent = Callable[[Noise, int], Tensor]  # draws so many latent variables
 _BOUND = 10.0  # of log-variances
 
@@ -53,8 +52,8 @@ class _PixelModel(ABC):
         TrainingSettings.of(self)  # which refuses the rest
 
     def fit(
-        self, images: Images, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu",
-        checkpoint: Path | None = None, max_seconds: float | None = None, on_step: OnStep | None = None,
+        self, images: Images, *, seed: int = 0, progress: Progress = SILENT, checkpoint: Path | None = None,
+        device: str = "cpu", max_seconds: float | None = None, on_step: Callable[[float], None] | None = None,
     ) -> Self:  # fmt: skip
         """Train both networks on 2 images or more; then fit the prior, if there is one to be fitted.
 
@@ -283,8 +282,7 @@ class PixelVAE(_PixelModel):
         with torch.no_grad():
             for rows in torch.arange(len(data)).split(1000):
                 mean, log_variance = _moments(encoder(*data[rows]))
-                noise = torch.randn(mean.shape, generator=generator)
-                draws.append(mean + (0.5 * log_variance).exp() * noise)
+                draws.append(mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator))
         self.prior_ = self._new_prior().fit(torch.cat(draws), seed=seed)
         return self
 

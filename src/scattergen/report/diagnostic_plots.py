@@ -85,10 +85,8 @@ def dependence_heat_map(
     if of_samples is not None:
         below = np.asarray(of_samples, dtype=np.float64)
         if below.shape != shown.shape:
-            raise InputError(
-                f"Expected two matrices of one size but got {shown.shape} and {below.shape}: test "
-                "the same components of codes and samples."
-            )
+            remedy = "test the same components of codes and samples"
+            raise InputError(f"Expected two matrices of one size but got {shown.shape} and {below.shape}: {remedy}.")
         lower = np.tril_indices(len(shown), k=-1)
         shown[lower] = below[lower]
         title += f"\nabove the diagonal: codes; below: {name}"

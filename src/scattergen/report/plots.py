@@ -300,10 +300,8 @@ def enlarged(images: Tensor, columns: int, side: int, pad: int) -> Image.Image:
 def reconstruction_pairs(originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8) -> Figure:
     """Pairs of an original (left) and its reconstruction (right), (N, C, H, W) in [0, 1], each above its label."""
     if originals.shape != reconstructions.shape or len(labels) != len(originals):
-        raise InputError(
-            f"pairs need as many reconstructions and labels as originals, got "
-            f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels."
-        )
+        found = f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels"
+        raise InputError(f"pairs need as many reconstructions and labels as originals, got {found}.")
     pairs = [image_grid(pair, columns=2, pad=0) for pair in torch.stack([originals, reconstructions], dim=1)]
     return _tiles(pairs, [], labels, columns, gap=28, theme=LIGHT)
 
@@ -324,10 +322,8 @@ def visualisation_matrix(
 ) -> Figure:
     """Figure 1 of the paper, given what `VisualisationMatrix` holds."""
     if len(images) != len(first) * len(second) or not min(sigma) > 0:
-        raise InputError(
-            f"a visualisation matrix of {len(first)} x {len(second)} values needs as many images "
-            f"and two positive standard deviations, got {len(images)} images and {sigma}."
-        )
+        needs = f"a visualisation matrix of {len(first)} x {len(second)} values needs as many images"
+        raise InputError(f"{needs} and two positive standard deviations, got {len(images)} images and {sigma}.")
     picture = enlarged(images, len(second), side=112, pad=GAP)
     left, top = 186, 146
     sheet = _Sheet(left + picture.width + MARGIN, top + picture.height + MARGIN, theme)

@@ -103,10 +103,9 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
         linear = _made(run, "linear decoder", LinearDecoder, shapes)
         linear.load_state_dict(tensors)
     decoder = _decoder(run, linear, same)
-    densities = {}
-    for key in run.names("densities") if keys is None else keys:
-        densities[key] = _density(run, key)
-        d = getattr(densities[key], "n_features_", 0)
+    densities = {key: _density(run, key) for key in (run.names("densities") if keys is None else keys)}
+    for key, density in densities.items():
+        d = getattr(density, "n_features_", 0)
         if d > decoder.n_components:
             theirs = f"those of this model have {decoder.n_components}: copy the run folder again as a whole"
             raise RunFolderError(f"The density {key} of {run.path} is of codes with {d} components, {theirs}.")
@@ -194,13 +193,11 @@ def _check_size(what: str, widths: Sequence[int], tensors: Mapping[str, Tensor],
 
 def _check_density_size(name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     if name == "class_conditional":
-        n_classes = tensors["weights"].numel()  # each has tensors of its own
-        _check_size("density", [], tensors, layers=n_classes)
+        _check_size("density", [], tensors, layers=tensors["weights"].numel())  # each class has tensors of its own
         _check_density_size(keywords["density"], keywords["keywords"], tensors)
     elif name in ("vae", "gan", "flow"):
-        layers = keywords.get("layers", 0)
         for widths in (keywords["widths"], keywords.get("discriminator_widths", [])):
-            _check_size("density", widths, tensors, layers)
+            _check_size("density", widths, tensors, keywords.get("layers", 0))
         for width in (keywords.get("n_latent", 0), keywords.get("bins", 0)):
             _check_size("density", [width], tensors)
 
