@@ -74,7 +74,7 @@ def _permutation_test(
     """The statistic, and how often as large a one is found after one variable is shuffled."""
     random = np.random.default_rng(seed)
     value = statistic(first, second)
-    shuffled = [statistic(first, random.permutation(second)) for _ in range(_PERMUTATIONS)]
+    shuffled = (statistic(first, random.permutation(second)) for _ in range(_PERMUTATIONS))
     as_large = sum(abs(other) >= abs(value) for other in shuffled)
     return {"value": value, "p": (1 + as_large) / (1 + _PERMUTATIONS)}
 
@@ -89,13 +89,10 @@ def show_leading(results: Results, material: Material) -> Section:
         setting: {key: themed(partial(visualisation_matrix, tensors[key], *at, sigma)) for key, at in values.items()}
         for setting, tensors in by_setting(results, material, measured.tensors, "pictures").items()
     }
-    return Section(LEADING, _leading_finding(measured.facts), with_other(LEADING, results), {"matrices": matrices})
-
-
-def _leading_finding(facts: Mapping[str, Any]) -> Finding:
-    dependent = [name for name, row in facts["dependence"].items() if row["p"] <= _LEVEL]
+    dependent = [name for name, row in measured.facts["dependence"].items() if row["p"] <= _LEVEL]
     words = {"dependent": dependent, "level": _LEVEL}
-    return judge("Figure 1", "agrees" if dependent else "cannot be compared", LEADING, **words)
+    finding = judge("Figure 1", "agrees" if dependent else "cannot be compared", LEADING, **words)
+    return Section(LEADING, finding, with_other(LEADING, results), {"matrices": matrices})
 
 
 def measure_battery(material: Material, work: Path) -> Measured:
@@ -155,8 +152,7 @@ def _battery_finding(facts: Mapping[str, Any]) -> Finding:
 def counter_examples(n: int, random: np.random.Generator) -> dict[str, Floats]:
     """Pairs (n, 2) of uncorrelated standard normal variables, the first independent, the others not."""
     first, other = random.standard_normal((2, n))
-    # The radius c at which the correlation of the third pair, 2 E z² [|z| < c] - 1, vanishes; E z² [|z| < c] is
-    # P(χ²₃ < c²).
+    # At this radius c the correlation of the third pair, 2 E z² [|z| < c] - 1, vanishes: E z² [|z| < c] = P(χ²₃ < c²).
     radius = np.sqrt(stats.chi2.median(3))
     seconds = {
         "z₂ drawn for itself": other,

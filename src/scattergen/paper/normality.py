@@ -35,8 +35,8 @@ Tables = Iterator[tuple[int, Sampler]]
 
 def measure(material: Material, work: Path) -> Measured:
     """Count rejections on training and test codes, plain and corrected, and against n."""
-    train, test, repeats = material.training_codes, material.test_codes, material.effort.repeats
-    rates = rejections_by_sample_size(test, repeats=repeats, seed=material.seed)
+    train, test = material.training_codes, material.test_codes
+    rates = rejections_by_sample_size(test, repeats=material.effort.repeats, seed=material.seed)
     rows, corrected = {}, {}
     for split, codes in (("training", train), ("test", test)):
         counted = count_rejections(codes)
@@ -91,8 +91,8 @@ def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw:
     # Counts are whole numbers: a deviation below 1 would say nothing.
     off = float((np.abs(mean - wanted) / np.maximum(deviation, 1)).max())
     reproduces = off <= _MOST_DEVIATIONS and float((np.abs(mean / wanted - 1)).max()) <= _MOST_RELATIVE
-    counts_found = {"mean": mean.tolist(), "deviation": deviation.tolist()}
-    return {"variant": name, "n": n, "off": off, "reproduces": reproduces, **counts_found}
+    spread = {"mean": mean.tolist(), "deviation": deviation.tolist()}
+    return {"variant": name, "n": n, "off": off, "reproduces": reproduces, **spread}
 
 
 def _choices(codes: Tensor, averaged: int = 1) -> Tables:

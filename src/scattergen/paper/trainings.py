@@ -52,11 +52,8 @@ Trial = dict[str, Any]
 
 def _decoder_training(material: Material) -> dict[str, Any]:
     """Of the run's `DecoderTraining`, with fewer epochs if little effort is to be spent."""
-    training = dict(material.run.options.get("training", {}))
-    most = material.effort.decoder_epochs
-    if most is not None:
-        training["epochs"] = min(most, training.get("epochs", most))
-    return training
+    training, most = material.run.options.get("training", {}), material.effort.decoder_epochs
+    return dict(training) if most is None else {**training, "epochs": min(most, training.get("epochs", most))}
 
 
 def _untrained(seed: int, **keywords: Any) -> Decoder:
@@ -263,11 +260,9 @@ def _stability_finding(facts: Facts) -> Finding:
         for name, other in found.items()
         if name != "decoder" and own[kind] is not None
     ]
-    verdict: Verdict = "cannot be compared"
+    verdict: Verdict = "agrees in part" if sum(steadier) > len(steadier) / 2 else "cannot be compared"
     if all(steadier) and not own["failed"]:
         verdict = "agrees"
-    elif sum(steadier) > len(steadier) / 2:
-        verdict = "agrees in part"
     span = {"slowest": rate_factor(factors[0]), "fastest": rate_factor(factors[-1])}
     return judge("Section 6, stability", verdict, STABILITY, **span, found=found, trials=by_method, steadier=steadier)
 

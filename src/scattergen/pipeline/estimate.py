@@ -135,10 +135,8 @@ def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n
     elapsed, done = task.seen[-1] if task is not None and task.seen else (watch.elapsed, n_fit)
     each = elapsed / max(done, 1)
     later = max(each - per_image, 0.1 * each)
-    decomposition = 0.0
-    if order:
-        matrix = torch.eye(_ORDER, dtype=torch.float64)
-        decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3
+    matrix = torch.eye(_ORDER, dtype=torch.float64)
+    decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3 if order else 0.0
     return n_fit * (each + (passes - 1) * later) + decomposition
 
 

@@ -71,14 +71,10 @@ def build_plan(
 
 
 def _radices(n: int) -> list[int]:
-    factors = []
-    for radix in chain((4, 2, 3), count(5, 2)):
-        if n == 1:
-            break
-        while n % radix == 0:
-            factors.append(radix)
-            n //= radix
-    return factors
+    if n == 1:
+        return []
+    radix = next(radix for radix in chain((4, 2, 3), count(5, 2)) if n % radix == 0)
+    return [radix, *_radices(n // radix)]
 
 
 def _axis(phi: Tensor, J: int, precision: np.dtype) -> Axis:

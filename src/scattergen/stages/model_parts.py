@@ -103,9 +103,10 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
         linear = _made(run, "linear decoder", LinearDecoder, shapes)
         linear.load_state_dict(tensors)
     decoder = _decoder(run, linear, same)
-    densities = {key: _density(run, key) for key in (run.names("densities") if keys is None else keys)}
-    for key, density in densities.items():
-        d = getattr(density, "n_features_", 0)
+    densities = {}
+    for key in run.names("densities") if keys is None else keys:
+        densities[key] = _density(run, key)
+        d = getattr(densities[key], "n_features_", 0)
         if d > decoder.n_components:
             theirs = f"those of this model have {decoder.n_components}: copy the run folder again as a whole"
             raise RunFolderError(f"The density {key} of {run.path} is of codes with {d} components, {theirs}.")
