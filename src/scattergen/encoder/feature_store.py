@@ -26,12 +26,10 @@ _SPARE_BYTES = 1 << 30
 class FeatureStore:
     """Features of N samples in chunks of a fixed size, computed once where there is room for them.
 
-    `compute` gives those of a range of samples, (n, D) float32. Chunk i holds samples i·chunk_size …
-    (i + 1)·chunk_size − 1, whatever the number of processes; process r computes and keeps those with
+    `compute` gives those of a range of samples, (n, D) float32; process r computes and keeps chunks i with
     i mod world_size = r. "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else
-    nowhere. On disk, every chunk is a file with the `identity` of its samples and a checksum: one that is damaged or of
-    other data is noticed and made again. In float16 the deviations from the mean of the first chunk are stored,
-    which lose less to rounding than the features would.
+    nowhere. A file has the `identity` of its samples and a checksum: one that is damaged or of other data is made
+    again. In float16 it has deviations from the mean of the first chunk, which lose less to rounding than features.
     """
 
     def __init__(

@@ -136,8 +136,7 @@ class _Passes:
         if self.path is None or start - self._saved < max(seconds, self._writing / _PART_OF_TIME_WRITING):
             return
         tensors = {"total": self.total, "squares": self.squares, "basis": self.basis, "sum": self._sum}
-        metadata = {"settings": self.settings, "number": self.number, "done": self._done}
-        write_tensors(self.path, tensors, metadata)
+        write_tensors(self.path, tensors, {"settings": self.settings, "number": self.number, "done": self._done})
         self._saved = time.monotonic()
         self._writing = self._saved - start
 
@@ -239,8 +238,7 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
         overlaps.addmm_(part.T.double(), part.double())
     lower = torch.linalg.cholesky(overlaps)
     half = torch.linalg.solve_triangular(lower, products, upper=False)
-    inner = torch.linalg.solve_triangular(lower, half.T, upper=False)
-    values, vectors = torch.linalg.eigh(inner)
+    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, half.T, upper=False))
     vectors = vectors.flip(1)[:, :d].contiguous()
     rotation = torch.linalg.solve_triangular(lower.T, vectors, upper=True)
     components = torch.empty(min(d, width), D)

@@ -210,10 +210,7 @@ class ScatteringEncoder:
 def _best_number_of_components(
     whitening: PCAWhitening, features: FeatureStore, images: WithMirrored, progress: Progress
 ) -> int:
-    """The least number of leading components, of two per octave, from which least squares restore held-out images best.
-
-    Their error falls and rises again, as further components are accidents of those fitted to.
-    """
+    """The least number of components, of two per octave, from which least squares restore held-out images best."""
     most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]
     grid = [size for size in sorted(steps) if size < most] + [most]
@@ -249,6 +246,7 @@ def _best_number_of_components(
             for k, d in enumerate(grid):
                 errors[k] += (x - z[:, :d] @ weights[k]).square().sum(dtype=torch.float64)
             task.advance()
+    # The error falls and rises again, as further components are accidents of the images that they were fitted to.
     enough = errors <= (1 + _INDIFFERENCE) * errors.min()
     best = grid[int(enough.int().argmax())]
     progress.message(f"  {best} components: held-out images are restored no better from more")

@@ -36,10 +36,8 @@ class PCAWhitening:
 
     Attributes:
         n_components: As given; after a fit, those kept.
-        mean_: (D,) float32.
-        components_: Rows are eigenvectors, (d, D), float32.
-        explained_variance_: Eigenvalues, (d,), float64.
-        explained_variance_ratio_: The same as parts of the total variance, (d,), float64.
+        mean_, components_: (D,) and eigenvectors as rows, (d, D), float32.
+        explained_variance_, explained_variance_ratio_: Eigenvalues, and as parts of the total variance, (d,), float64.
         n_samples_: How many samples it was fitted to.
 
     Example:
@@ -73,10 +71,9 @@ class PCAWhitening:
         self, samples: Samples, n: int | None = None, *, checkpoint: Path | None = None,
         checkpoint_seconds: float = 20.0, device: str = "cpu", progress: Progress = SILENT,
     ) -> Self:  # fmt: skip
-        """Fit to samples in numbered chunks, such as a `FeatureStore`, or the first n, by all their processes together.
+        """Fit to samples in chunks, such as a `FeatureStore`, or the first n, by all their processes together.
 
-        A fit that was stopped continues from its checkpoint and ends, on the same machine with the same number of
-        threads, with the same bits as one that was never stopped.
+        A stopped fit continues from its checkpoint and ends, with as many threads, with the bits of one never stopped.
         """
         n, d, D = samples.n_samples if n is None else n, self.n_components, samples.n_features
         mean, components, variances, total_variance = principal_components(

@@ -49,8 +49,7 @@ def measure_samples(material: Material, work: Path) -> Measured:
         for key in material.densities:
             codes = model.sample_codes(n, key, material.seed)
             distance, description = material.distance_of_codes(codes), model.densities[key].description
-            stored = material.run.metadata(f"densities/{key}")
-            rows[key] = {"distance": distance, "description": description, **stored}
+            rows[key] = {"distance": distance, "description": description, **material.run.metadata(f"densities/{key}")}
             pictures[key] = model.decode(codes[:SHOWN])
             task.advance()
     return Measured({"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures)

@@ -55,14 +55,8 @@ def correlation_of_squares(first: Floats, second: Floats) -> float:
 
 
 def correlation_ratio(first: Floats, second: Floats) -> float:
-    """Share of the variance of `second` that its mean given the decile of `first` explains; about 9/n if independent.
-
-    >>> x = np.arange(100.0)
-    >>> correlation_ratio(x, x) > 0.98
-    True
-    """
-    edges = np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1])
-    bins = np.searchsorted(edges, first)
+    """Share of `second`’s variance that its mean given the decile of `first` explains; about 9/n if independent."""
+    bins = np.searchsorted(np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1]), first)
     counts = np.bincount(bins, minlength=_BINS)
     means = np.bincount(bins, second, minlength=_BINS) / np.maximum(counts, 1)
     return float((counts * (means - second.mean()) ** 2).sum() / (len(second) * second.var()))
@@ -100,8 +94,7 @@ def measure_battery(material: Material, work: Path) -> Measured:
     effort, every = material.effort, material.training_codes
     many = every[material.numbers(len(every), _TOLD_APART, stream=7)]
     chosen = every[material.numbers(len(every), effort.n_diagnosed, stream=6)]
-    mean_norm = every.norm(dim=1).mean()
-    tables = {CODES: chosen, DIRECTIONS: chosen * (mean_norm / chosen.norm(dim=1, keepdim=True))}
+    tables = {CODES: chosen, DIRECTIONS: chosen * (every.norm(dim=1).mean() / chosen.norm(dim=1, keepdim=True))}
     told_apart = {}
     leading = slice(0, effort.components_diagnosed)
     for key in material.densities:
@@ -127,8 +120,8 @@ def show_battery(results: Results, material: Material) -> Section:
         key: themed(partial(dependence_heat_map, codes, measured.tensors[key].numpy(), key))
         for key in ("gaussian", _best(measured.facts))
     }
-    shown = {"level": _BATTERY_LEVEL, "heat_maps": heat_maps}
-    return Section(THESIS, _battery_finding(measured.facts), [measured], shown)
+    finding = _battery_finding(measured.facts)
+    return Section(THESIS, finding, [measured], {"level": _BATTERY_LEVEL, "heat_maps": heat_maps})
 
 
 def _best(facts: Mapping[str, Any]) -> str:

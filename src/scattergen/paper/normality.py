@@ -83,8 +83,7 @@ def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw:
     """Mean and standard deviation of each count over the draws, and how far the paper's are off."""
     draws: list[list[int]] = []
     for draw in range(first_draw, first_draw + material.effort.draws):
-        random = np.random.default_rng([material.seed, n, draw])
-        counts = count_rejections(sampler(n, random)).counts
+        counts = count_rejections(sampler(n, np.random.default_rng([material.seed, n, draw]))).counts
         draws.append([count for test in _TESTS for count in counts[test]])
     found, wanted = np.array(draws), _wanted(material)
     mean, deviation = found.mean(0), found.std(0, ddof=1)
@@ -118,8 +117,7 @@ def _refitted(material: Material) -> Tables:
 def _whitened(features: Tensor, d: int) -> Tensor:
     """Whitened leading components of these rows by themselves, by the smaller Gram matrix."""
     centred = (features - features.mean(0)).double()
-    vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors
-    return vectors[:, -d:].flip(1) * math.sqrt(len(features))
+    return torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -d:].flip(1) * math.sqrt(len(features))
 
 
 def _across_components(material: Material) -> Tables:

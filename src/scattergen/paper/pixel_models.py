@@ -340,8 +340,7 @@ class _Bound(nn.Module):
         """Logits of the pixels, (N, C, H, W), and every variable's divergence, (N, H)."""
         mean, log_variance = _moments(self.encoder(x))
         h = mean + (0.5 * log_variance).exp() * noise
-        divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
-        return self.decoder(h), divergence
+        return self.decoder(h), 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
 
 
 def _moments(output: Tensor) -> tuple[Tensor, Tensor]:

@@ -107,8 +107,7 @@ def reproduce_run(
     prefix = "" if effort.name == "full" else "quick-"
     kept, results, computed = Stages(run, progress), dict[str, Measured](), False
     for key, stage in stages.items():
-        measure = partial(stage.measure, material)
-        results[key], found = measured(kept, f"{prefix}{key}", stage.key(material), measure)
+        results[key], found = measured(kept, f"{prefix}{key}", stage.key(material), partial(stage.measure, material))
         computed |= not found
     sections = [show(results, material) for show in shows]
     seconds = sum(result.seconds for result in results.values())
@@ -127,11 +126,7 @@ def reproduce_run(
 
 
 def fit_command(name: str, images: str = "DIR", run: str | None = None) -> str:
-    """The command that fits a run that can be reproduced, by default in the folder that a reproduction looks for.
-
-    >>> fit_command("celeba", "faces")
-    'scattergen fit faces --preset celeba --out runs/celeba'
-    """
+    """The command that fits a run that can be reproduced, by default in the folder that a reproduction looks for."""
     what = [name] if name == "mnist" else [images, "--preset", name]
     return shlex.join(["scattergen", "fit", *what, "--out", run or f"runs/{name}"])
 

@@ -29,12 +29,7 @@ _ALWAYS = ("paper.material", "report.paper", "evaluation", "diagnostics.componen
 
 
 def sources(modules: Iterable[str]) -> list[Path]:
-    """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import.
-
-    >>> names = [path.name for path in sources(["scattergen.decoder.local"])]
-    >>> "generator.py" in names, "html.py" in names
-    (True, False)
-    """
+    """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import."""
     found: set[Path] = set()
     waiting = list(modules)
     while waiting:

@@ -231,12 +231,11 @@ def show_stability(results: Results, material: Material) -> Section:
         known = [row for row in rows if row["seconds"] is not None]
         seconds = median(row["seconds"] for row in known) if known else None
         found, steps = sensitivity(rows, facts["blank"]), max((row["steps"] for row in known), default=0)
-        method = {"name": name, "rate": _METHODS[name].rate, "steps": steps, "seconds": seconds, "found": found}
-        methods.append({**method, "rows": rows})
-    title = f"Fréchet distance to test images, {sample_size(facts['n'])}"
+        told = {"rate": _METHODS[name].rate, "steps": steps, "seconds": seconds, "found": found}
+        methods.append({"name": name, **told, "rows": rows})
     shown = {
         "factors": {factor: rate_factor(factor) for factor in factors}, "methods": methods, "columns": _SHOWN,
-        "curves": themed(partial(rate_curves, trials, title)),
+        "curves": themed(partial(rate_curves, trials, f"Fréchet distance to test images, {sample_size(facts['n'])}")),
     }  # fmt: skip
     return Section(STABILITY, _stability_finding(facts), [results[STABILITY]], shown)
 

@@ -87,11 +87,7 @@ def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], dev
 
 
 def parse_time(text: str) -> float:
-    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds.
-
-    >>> parse_time("90"), parse_time("10m"), parse_time("1.5h")
-    (90.0, 600.0, 5400.0)
-    """
+    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:

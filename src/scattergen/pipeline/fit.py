@@ -201,8 +201,7 @@ def _is_finished(run: RunFolder, data: Dataset) -> bool:
 
 
 def _stages_of(options: Mapping[str, Any]) -> list[str]:
-    densities = [f"densities/{key}" for key in options["densities"]]
-    return ["encoder", "codes", "linear", "decoder", "sampling", *densities]
+    return ["encoder", "codes", "linear", "decoder", "sampling", *(f"densities/{key}" for key in options["densities"])]
 
 
 def _may_change(run: RunFolder, option: str) -> bool:

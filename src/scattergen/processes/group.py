@@ -62,8 +62,7 @@ class Layout:
             found = f"WORLD_SIZE={world_size} processes are not LOCAL_WORLD_SIZE={devices} on each machine"
             found = f"{found}, or LOCAL_RANK={local_rank} is not the number of one"
         elif node_rank * devices >= world_size:
-            machines = world_size // devices
-            found = f"there is no machine of number {node_rank} (GROUP_RANK or NODE_RANK) among {machines}"
+            found = f"there is no machine of number {node_rank} (GROUP_RANK or NODE_RANK) among {world_size // devices}"
         else:
             return cls(devices, world_size // devices, local_rank, node_rank)
         raise InputError(f"The environment contradicts itself: {found}: {_REMEDY}.")

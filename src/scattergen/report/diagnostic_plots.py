@@ -27,8 +27,7 @@ def marginal_histograms(codes: ArrayLike, samples: ArrayLike | None = None, name
     bins, x = np.linspace(-_RANGE, _RANGE, 41), np.linspace(-_RANGE, _RANGE, 161)
 
     def heights(values: Floats) -> Floats:
-        counts = np.histogram(values.clip(-_RANGE, _RANGE), bins)[0]
-        return counts / len(values) / (bins[1] - bins[0])
+        return np.histogram(values.clip(-_RANGE, _RANGE), bins)[0] / len(values) / (bins[1] - bins[0])
 
     figure, components = _by_component(codes, samples, name)
     for axes, column, other in components:

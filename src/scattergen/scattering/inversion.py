@@ -75,8 +75,8 @@ def reconstruct(
     """
     if tuple(s.shape[-3:]) != transform.output_shape:
         expected = "Expected coefficients of shape (..., {}, {}, {})".format(*transform.output_shape)
-        problem = f"{expected} but got {tuple(s.shape)}"
-        raise InputError(f"{problem}: give the transform that they were computed with.")
+        remedy = "give the transform that they were computed with"
+        raise InputError(f"{expected} but got {tuple(s.shape)}: {remedy}.")
     check_finite(s, "coefficients")
     batch = s.shape[:-3]
     dtype = s.dtype if s.dtype == torch.float64 else torch.float32

@@ -87,12 +87,7 @@ class DensityChoice(NamedTuple):
 
 
 def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
-    """The density that a key stands for, or is the name of; keywords given go before the improved ones.
-
-    >>> choice = choice_of_key("vae-improved", {"epochs": 5})
-    >>> choice.name, choice.keywords["epochs"], choice.keywords["prior"], choice.by_class
-    ('vae', 5, 'mixture', False)
-    """
+    """The density that a key stands for, or is the name of; keywords given go before the improved ones."""
     given = dict(keywords or {})
     if key in densities.names():
         return DensityChoice(key, given, densities.needs_labels(key))

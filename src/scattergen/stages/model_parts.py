@@ -72,8 +72,7 @@ def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> No
 
 def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:
     """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one."""
-    kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
-    return {**kind, **decoder.hyperparameters}
+    return {**({"kind": "local"} if isinstance(decoder, LocalDecoder) else {}), **decoder.hyperparameters}
 
 
 def read_parts(path: Path | str | RunFolder, device: str, keys: Collection[str] | None) -> Parts:
