@@ -255,8 +255,7 @@ def _best_number_of_components(
 
 def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
     """Chunks that hold at most about so many samples, evenly spread."""
-    count = max(1, most // chunk_size)
-    return numbers[:: max(1, -(-len(numbers) // count))]
+    return numbers[:: max(1, -(-len(numbers) // max(1, most // chunk_size)))]
 
 
 @usual_state()

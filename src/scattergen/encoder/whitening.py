@@ -23,10 +23,9 @@ class PCAWhitening:
 
     $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$, the entry of
     largest magnitude of each positive, and $\Lambda$ their eigenvalues, in decreasing order (Kessy, Lewin, Strimmer,
-    "Optimal whitening and decorrelation", 2018). Of at most 4,096 samples (800 MB in all) with more features, they come
-    from the Gram matrix, and of up to 10,000 features from the covariance, both exactly; of more of both, from block
-    subspace iteration (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011) in memory proportional to
-    D·n_components.
+    "Optimal whitening and decorrelation", 2018). Of at most 4,096 samples (800 MB in all) with more features, or of up
+    to 10,000 features, they are exact; of more of both, they come from block subspace iteration (Halko, Martinsson,
+    Tropp, "Finding structure with randomness", 2011) in memory proportional to D·n_components.
 
     Args:
         n_components: Number d of components to keep.
@@ -59,8 +58,7 @@ class PCAWhitening:
     def fit(self, batches: Batches | Any) -> Self:
         """Fit to a table (N, D), a tensor or an array, or to the batches of one that each call of a function gives.
 
-        Raises:
-            InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
+        An `InputError` if there are too few samples or features, if they vary too little, or one is NaN or infinite.
         """
         samples = _BatchesAsSamples(batches if callable(batches) else lambda: [batches], self.cache_bytes)
         if samples.n_samples == 0:

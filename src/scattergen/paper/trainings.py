@@ -168,8 +168,7 @@ def _train_decoder(material: Material, factor: float, seed: int) -> tuple[Tensor
     codes, images = material.training_codes[chosen], Subset(material.train, chosen)
     history = training.fit(decoder.to(material.device), codes, images, seed=seed, device=material.device)
     test_codes = model.encode(_tests(material)).to(material.device)
-    decoded = torch.cat([decoder.decode(z).cpu() for z in test_codes.split(_PIECE)])
-    return decoded, history[-1]["seconds"], steps
+    return torch.cat([decoder.decode(z).cpu() for z in test_codes.split(_PIECE)]), history[-1]["seconds"], steps
 
 
 def _train_latent_gan(material: Material, factor: float, seed: int) -> tuple[Tensor, float, int]:

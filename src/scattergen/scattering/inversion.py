@@ -171,10 +171,9 @@ def minimize_in_box(
     objective: Objective, start: Tensor, *, max_iterations: int, target: float,
     on_iteration: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
+    """Best points (N, D), values (N,) and iterations (N,) of N functions over [0, 1]^D, each with an L-BFGS of its own.
 
-    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982) of coordinates not held at
-    a bound, and ends below `target`, without enough improvement, or where no direction leads down.
+    This is of coordinates not held at a bound (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982).
     """
     rows = torch.arange(len(start), device=start.device)
     state = _Problems(objective, rows, start)

@@ -250,8 +250,7 @@ class Scattering2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
-        Raises:
-            InputError: If x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
+        An `InputError` if x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
         """
         if not isinstance(x, Tensor):
             remedy = "convert them, for example by torch.as_tensor(x, dtype=torch.float32)"
