@@ -218,9 +218,8 @@ def _best_number_of_components(
     fitted = _spread([i for i, rows in enumerate(chunks) if rows.start < n_fit], _MOST_FITTED, step)
     held_out = _spread([i for i, rows in enumerate(chunks) if rows.stop > n_fit], _MOST_HELD_OUT, step)
     size = images[:1].numel()
-    products, total, count = torch.zeros(most, size), torch.zeros(size, dtype=torch.float64), 0
-    gram, codes = torch.zeros(most, most), torch.zeros(most)
-    errors = torch.zeros(len(grid), dtype=torch.float64)
+    products, gram, codes, count = torch.zeros(most, size), torch.zeros(most, most), torch.zeros(most), 0
+    total, errors = (torch.zeros(n, dtype=torch.float64) for n in (size, len(grid)))
     with progress.task("choose components", len(fitted) + len(held_out)) as task:
         for i in fitted:
             start, stop = chunks[i].start, min(chunks[i].stop, n_fit)

@@ -65,8 +65,7 @@ def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu")
         numbers, seen, drawn = trial_sizes(*codes.shape)
         trials = len(numbers) * drawn * (decoding + seeing) + seen * seeing
         stages.append(StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2))
-    for key, keywords in densities.items():
-        stages.append(_density(key, keywords, codes, device))
+    stages += [_density(key, keywords, codes, device) for key, keywords in densities.items()]
     stages.append(_report(data, codes, len(densities), decoding, seeing))
     return stages
 
@@ -175,9 +174,8 @@ def _density(key: str, keywords: Mapping[str, Any], codes: Tensor, device: str) 
             density.fit(codes, device=device, progress=progress)
 
     watch = _Watch(fit)
-    seconds = max(watch.seconds(), watch.elapsed)
-    if watch.stopped and getattr(density, "patience", None) is not None:
-        seconds *= _EARLY
+    early = watch.stopped and getattr(density, "patience", None) is not None
+    seconds = max(watch.seconds(), watch.elapsed) * (_EARLY if early else 1)
     return StageEstimate(f"densities/{key}", seconds, 4 * codes.numel() * 4)
 
 

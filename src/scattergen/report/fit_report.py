@@ -116,13 +116,11 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
         **_quality(facts, files), **_samples(facts, files), **_leading_components(facts, files),
         **_codes(facts, files), training=_training(facts, files),
     )  # fmt: skip
-    for name, content in files.items():
-        with atomic_path(folder / "pictures" / name) as temporary:
+    pictures = {folder / "pictures" / name: content for name, content in files.items()}
+    for path, content in [*pictures.items(), (folder / "report.html", page.encode())]:
+        with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-    path = folder / "report.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    return folder / "report.html"
 
 
 class _PictureFiles(dict[str, bytes]):

@@ -162,7 +162,7 @@ class Wavelets:
         negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
         for top, left in product(range(0, psi.shape[-2], rows), range(0, psi.shape[-1], columns)):
             block = (slice(top, top + rows), slice(left, left + columns))
-            weights = psi[:, block[0], block[1]] / factor**2
+            weights = psi[:, *block] / factor**2
             if weights.abs().max() > negligible or (top == 0 and left == 0):
                 # Repeated for real and imaginary part: a flat product vectorises, one that broadcasts over an innermost
                 # axis of length 2 does not.
