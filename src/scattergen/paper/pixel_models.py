@@ -162,8 +162,7 @@ class DCGAN(_PixelModel):
     ) -> None:  # fmt: skip
         if not 0 <= decay < 1:
             raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
-        self.learning_rate, self.schedule = learning_rate, schedule
-        self.beta1, self.betas = beta1, (beta1, 0.999)
+        self.learning_rate, self.schedule, self.beta1, self.betas = learning_rate, schedule, beta1, (beta1, 0.999)
         self.decay, self.precision = decay, precision
         super().__init__(n_latent, "noise", channels, epochs, batch_size)
 
@@ -253,8 +252,7 @@ class PixelVAE(_PixelModel):
             raise InputError(f'prior="{prior}" is unknown: choose "normal" or "mixture".')
         if n_components < 1:
             raise InputError(f"n_components={n_components}: use at least 1.")
-        self.beta, self.likelihood = beta, likelihood
-        self.prior, self.n_components = prior, n_components
+        self.beta, self.likelihood, self.prior, self.n_components = beta, likelihood, prior, n_components
         self.learning_rate, self.precision = learning_rate, precision
         super().__init__(n_latent, "latent", channels, epochs, batch_size)
 

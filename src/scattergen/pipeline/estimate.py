@@ -66,8 +66,7 @@ def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu")
         trials = len(numbers) * drawn * (decoding + seeing) + seen * seeing
         stages.append(StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2))
     stages += [_density(key, keywords, codes, device) for key, keywords in densities.items()]
-    stages.append(_report(data, codes, len(densities), decoding, seeing))
-    return stages
+    return [*stages, _report(data, codes, len(densities), decoding, seeing)]
 
 
 def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> int:

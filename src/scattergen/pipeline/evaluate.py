@@ -73,9 +73,8 @@ class RunEvaluation:
             }
             for name, row in self.rows.items()
         }  # fmt: skip
-        features = {"name": self.features[0], "version": self.features[1]}
-        told = {"features": features, "against": self.against, "n": self.n, "seed": self.seed}
-        return {**told, "machine": machine(), "rows": rows}
+        told = {"against": self.against, "n": self.n, "seed": self.seed, "machine": machine(), "rows": rows}
+        return {"features": {"name": self.features[0], "version": self.features[1]}, **told}
 
 
 @usual_state()

@@ -182,8 +182,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
         picture = grid(entry.samples, _GRID_COLUMNS)
         files.keep(f"samples-{entry.name}", picture.png)
         cards.append({"entry": entry, "picture": picture, "effort": _effort(entry)})
-    featured = {"name": chosen.name, "seed": chosen.seed, "count": count, "picture": band}
-    return {"featured": featured, "cards": cards}
+    return {"featured": {"name": chosen.name, "seed": chosen.seed, "count": count, "picture": band}, "cards": cards}
 
 
 def _effort(entry: DensityEntry) -> str:

@@ -108,8 +108,7 @@ def multi_start(
     if not tolerance >= 0:
         raise InputError(f"tolerance={tolerance}: give a relative error of 0 or more.")
     coarse = F.interpolate(s[:, :, 0], size=transform.shape, mode="bilinear").clamp(0, 1)
-    images = coarse.clone()
-    value = coarse.new_full((len(coarse),), torch.inf)
+    images, value = coarse.clone(), coarse.new_full((len(coarse),), torch.inf)
     numbers = torch.arange(len(coarse), device=coarse.device)
     iterations, shape = torch.zeros_like(numbers), coarse.shape[1:]
     generator = torch.Generator().manual_seed(seed)  # the noise is the same for all images
