@@ -6,8 +6,7 @@ import torch
 
 from scattergen.datasets import ImageArray, mnist
 from scattergen.errors import InputError, RunFolderError
-from scattergen.paper.pixel_models import DCGAN, PixelVAE
-from scattergen.paper.pixel_networks import convolutions, transposed_convolutions
+from scattergen.paper.pixel_models import DCGAN, PixelVAE, convolutions, transposed_convolutions
 from scattergen.tensor_files import read_tensors, write_tensors
 
 SMALL = {

@@ -19,21 +19,17 @@ Keep = Literal["auto", "memory", "disk", "recompute"]
 Precision = Literal["float16", "float32"]
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
-
-# Left free on the disk for the rest of a run: the state of the principal components, the codes and the decoder's
-# checkpoints.
+# Left free on the disk for the state of the principal components, the codes and the decoder's checkpoints.
 _SPARE_BYTES = 1 << 30
 
 
 class FeatureStore:
     """Features of N samples in chunks of a fixed size, computed once where there is room for them.
 
-    `compute` gives those of a range of samples, (n, D) float32. Chunk i holds samples i·chunk_size …
-    (i + 1)·chunk_size − 1, whatever the number of processes; process r computes and keeps those with
+    `compute` gives those of a range of samples, (n, D) float32; process r computes and keeps chunks i with
     i mod world_size = r. "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else
-    nowhere. On disk, every chunk is a file with the `identity` of its samples and a checksum: one that is damaged or of
-    other data is noticed and made again. In float16 the deviations from the mean of the first chunk are stored,
-    which lose less to rounding than the features would.
+    nowhere. A file has the `identity` of its samples and a checksum: one that is damaged or of other data is made
+    again. In float16 it has deviations from the mean of the first chunk, which lose less to rounding than features.
     """
 
     def __init__(
@@ -52,10 +48,7 @@ class FeatureStore:
 
     @property
     def place(self) -> str:
-        """Where chunks are kept, "memory", "disk" or "recompute" for nowhere.
-
-        Decided by the first process, for all of them, when all first ask for the `shift`.
-        """
+        """Where chunks are kept, as the first process decides for all: "memory", "disk" or "recompute" for nowhere."""
         if self._place is None:
             self._place = self.processes.broadcast(self._decide() if self.processes.rank == 0 else "")
             if self._place == "disk" and self.processes.rank == 0:
@@ -107,10 +100,7 @@ class FeatureStore:
         return found.float() + self._shift
 
     def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """This process's chunks from its `start`-th on: the first row, and the features less `shift`, (n, D) float32.
-
-        They are computed and kept if they are not there yet.
-        """
+        """This process's chunks from its `start`-th on, kept from now on: first row and deviations (n, D), float32."""
         shift = self.shift()
         for i in self.own(start):
             found = self._found(i)
@@ -169,11 +159,11 @@ class FeatureStore:
         except ScattergenError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in FULL:
                 raise
-            raise ScattergenError(
-                f"The disk of {self.folder} is full, and the coefficients need {gigabytes(self._missing_bytes())} "
-                "more: free some space, or let the rest be computed anew in every pass (--set encoder.store=recompute);"
-                " then run the same command again, which continues where it stopped."
-            ) from error
+            needed = gigabytes(self._missing_bytes())
+            full = f"The disk of {self.folder} is full, and the coefficients need {needed} more"
+            remedy = "free some space, or let the rest be computed anew in every pass (--set encoder.store=recompute)"
+            then = "then run the same command again, which continues where it stopped"
+            raise ScattergenError(f"{full}: {remedy}; {then}.") from error
 
     def _read(self, name: str, shape: tuple[int, ...], rows: slice = slice(0), base: int = 0) -> Tensor | None:
         """The tensor of a file, or None if there is none that can be used."""
@@ -209,12 +199,11 @@ class FeatureStore:
             return self.keep
         if self.keep == "auto" and self.n_samples * self.n_features * 4 <= self.cache_bytes:
             return "memory"
+        if self.folder is None and self.keep == "auto":
+            return "recompute"
         if self.folder is None:
-            if self.keep == "auto":
-                return "recompute"
-            raise ScattergenError(
-                'encoder.store="disk" needs a run folder to keep the coefficients in: fit in one, or use "auto".'
-            )
+            needs = 'encoder.store="disk" needs a run folder to keep the coefficients in'
+            raise ScattergenError(f'{needs}: fit in one, or use "auto".')
         needed, free = self._missing_bytes(), free_bytes(self.folder)
         if needed == 0 or needed + _SPARE_BYTES <= free:
             return "disk"
@@ -223,14 +212,10 @@ class FeatureStore:
             f"{gigabytes(_SPARE_BYTES)} for the rest of the run, but {gigabytes(free)} are free"
         )
         if self.keep == "disk":
-            raise ScattergenError(
-                f"{lacking}: free some space or choose another place, or let the coefficients be computed anew in "
-                "every pass (--set encoder.store=recompute)."
-            )
-        warnings.warn(
-            f"{lacking}: they are computed anew in every pass, which takes longer but gives the same result.",
-            stacklevel=2,
-        )
+            anew = "let the coefficients be computed anew in every pass (--set encoder.store=recompute)"
+            raise ScattergenError(f"{lacking}: free some space or choose another place, or {anew}.")
+        anew = "they are computed anew in every pass, which takes longer but gives the same result"
+        warnings.warn(f"{lacking}: {anew}.", stacklevel=2)
         return "recompute"
 
 

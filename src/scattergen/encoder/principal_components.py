@@ -32,7 +32,7 @@ class Samples(Protocol):
     processes: Processes
 
     def shift(self) -> Tensor:
-        """A point near the mean, (D,) float32, the same in all processes."""
+        """A point near the mean, (D,) float32, the same everywhere, so that sums of deviations lose no digits to it."""
 
     def deviations(self, start: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Chunks of this process from its `start`-th on: first row, samples less the shift."""
@@ -44,10 +44,8 @@ def principal_components(
     """Leading principal components (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011).
 
     All processes call this together and get, of the first n samples, the mean (D,) in float64, components, orthonormal
-    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all.
-    Deviations from the mean of the first chunk are added up, so that sums lose no digits to a large mean and products
-    of one chunk can be float32. A checkpoint at `path`, which its owner removes, is made every so many seconds, by
-    several processes at the end of passes only, and continued from. The device needs float64.
+    rows (d, D), and decreasing variances (d,) in float64, fewer than d if there are no more, and the sum of all. Every
+    so many seconds `path` is written, by several processes after passes only. The device needs float64.
     """
     method = _method(n, samples.n_features)
     total_passes = _PASSES.get(method.__name__, n_passes)
@@ -138,8 +136,7 @@ class _Passes:
         if self.path is None or start - self._saved < max(seconds, self._writing / _PART_OF_TIME_WRITING):
             return
         tensors = {"total": self.total, "squares": self.squares, "basis": self.basis, "sum": self._sum}
-        metadata = {"settings": self.settings, "number": self.number, "done": self._done}
-        write_tensors(self.path, tensors, metadata)
+        write_tensors(self.path, tensors, {"settings": self.settings, "number": self.number, "done": self._done})
         self._saved = time.monotonic()
         self._writing = self._saved - start
 
@@ -149,9 +146,8 @@ class _Passes:
             return
         tensors, metadata = read_tensors_if_whole(self.path) or ({}, None)
         if not isinstance(metadata, dict) or metadata.get("settings") != self.settings:
-            warnings.warn(
-                f"{self.path} is damaged or of other settings: the principal components are begun anew.", stacklevel=2
-            )
+            found = f"{self.path} is damaged or of other settings"
+            warnings.warn(f"{found}: the principal components are begun anew.", stacklevel=2)
             return
         if metadata["done"] > 0 and self.samples.processes.world_size > 1:
             if metadata["number"] == 0:
@@ -242,8 +238,7 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
         overlaps.addmm_(part.T.double(), part.double())
     lower = torch.linalg.cholesky(overlaps)
     half = torch.linalg.solve_triangular(lower, products, upper=False)
-    inner = torch.linalg.solve_triangular(lower, half.T, upper=False)
-    values, vectors = torch.linalg.eigh(inner)
+    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(lower, half.T, upper=False))
     vectors = vectors.flip(1)[:, :d].contiguous()
     rotation = torch.linalg.solve_triangular(lower.T, vectors, upper=True)
     components = torch.empty(min(d, width), D)

@@ -26,6 +26,10 @@ _BATCH_FLOATS = 2**25  # of scattering coefficients that one batch may hold (128
 # Images that least squares are fitted to and tested on: more would not change the choice.
 _MOST_FITTED, _MOST_HELD_OUT = 8192, 2048
 _INDIFFERENCE = 0.01  # part by which the error may be larger if fewer components are taken
+_FITTED = {  # what of the principal components is stored
+    "mean": torch.float32, "components": torch.float32,
+    "explained_variance": torch.float64, "explained_variance_ratio": torch.float64,
+}  # fmt: skip
 
 
 class ScatteringEncoder:
@@ -115,14 +119,11 @@ class ScatteringEncoder:
         self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *,
         features: FeatureStore | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
     ) -> Self:  # fmt: skip
-        """Fit the principal components to images.
+        """Fit the principal components to a source of N images, a tensor (N, C, H, W), or what `open_features` made.
 
-        Args:
-            images: Source of N images, a tensor (N, C, H, W), or what `open_features` made of them.
-            progress: Where to report.
-            features: What `open_features` made of `arrange(images)`, so that they are kept.
-            processes: Those that share the work; all call this together and get the same encoder.
-            checkpoint: File to save progress in and to continue from; removed by whoever owns it.
+        `features` are what `open_features` made of `arrange(images)`, so that they are kept. `processes` share the
+        work: all call this together and get the same encoder. Progress is saved in the file `checkpoint`, which
+        whoever owns it removes, and continued from.
 
         Raises:
             InputError: If the images are too few or vary too little; a warning, if the latter and `allow_fewer` is set.
@@ -168,11 +169,10 @@ class ScatteringEncoder:
         if n < 2:
             raise InputError(f"{n} training image(s) have no components: give at least 2.")
         if self.held_out == 0 and d > most:  # with images held out, the number is but a limit
-            raise InputError(
-                f"{d} components were asked of {n} training images (those held out for tests do not count) with "
-                f"{self.n_features} coefficients each: use more than {d} images or set n_components to at most {most} "
-                f"(--set encoder.n_components={most})."
-            )
+            asked = f"{d} components were asked of {n} training images (those held out for tests do not count)"
+            remedy = f"use more than {d} images or set n_components to at most {most}"
+            each = f"with {self.n_features} coefficients each"
+            raise InputError(f"{asked} {each}: {remedy} (--set encoder.n_components={most}).")
 
     def transform(
         self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *, processes: Processes = ALONE
@@ -193,14 +193,8 @@ class ScatteringEncoder:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; with `hyperparameters` it restores the encoder."""
-        whitening = self.whitening
-        return {
-            "mean": whitening.mean_,
-            "components": whitening.components_,
-            "explained_variance": whitening.explained_variance_,
-            "explained_variance_ratio": whitening.explained_variance_ratio_,
-            "n_samples": torch.tensor(whitening.n_samples_),
-        }
+        fitted = {name: getattr(self.whitening, f"{name}_") for name in _FITTED}
+        return {**fitted, "n_samples": torch.tensor(self.whitening.n_samples_)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted encoder that `state_dict` was taken from; others' tensors are a `RunFolderError`."""
@@ -208,22 +202,17 @@ class ScatteringEncoder:
         if (whitening.allow_fewer or self.held_out > 0) and "components" in tensors:
             whitening.n_components = min(whitening.n_components, len(tensors["components"]))
         d, D = whitening.n_components, self.n_features
-        shapes = {"mean": (D,), "components": (d, D), "explained_variance": (d,), "explained_variance_ratio": (d,)}
+        shapes = dict(zip(_FITTED, ((D,), (d, D), (d,), (d,)), strict=True))
         check_shapes("encoder", tensors, {**shapes, "n_samples": ()})
-        whitening.mean_, whitening.components_ = tensors["mean"].float(), tensors["components"].float()
-        whitening.explained_variance_ = tensors["explained_variance"].double()
-        whitening.explained_variance_ratio_ = tensors["explained_variance_ratio"].double()
+        for name, dtype in _FITTED.items():
+            setattr(whitening, f"{name}_", tensors[name].to(dtype))
         whitening.n_samples_ = int(tensors["n_samples"])
 
 
 def _best_number_of_components(
     whitening: PCAWhitening, features: FeatureStore, images: WithMirrored, progress: Progress
 ) -> int:
-    r"""The least number of leading components, of two per octave, from which least squares restore images best.
-
-    The error of held-out images, $\sum_i \lVert x_i - \bar x - W_{1 \ldots d}^T z_{i, 1 \ldots d} \rVert^2$, falls and
-    rises again, as further components are accidents of those fitted to: within a hundredth of the least counts as best.
-    """
+    """The least number of components, of two per octave, from which least squares restore held-out images best."""
     most, n_fit, step = whitening.n_components, images.n_fit, features.chunk_size
     steps = [size for k in range(1, 12) for size in (2**k, 3 * 2 ** (k - 1))]
     grid = [size for size in sorted(steps) if size < most] + [most]
@@ -231,9 +220,8 @@ def _best_number_of_components(
     fitted = _spread([i for i, rows in enumerate(chunks) if rows.start < n_fit], _MOST_FITTED, step)
     held_out = _spread([i for i, rows in enumerate(chunks) if rows.stop > n_fit], _MOST_HELD_OUT, step)
     size = images[:1].numel()
-    products, total, count = torch.zeros(most, size), torch.zeros(size, dtype=torch.float64), 0
-    gram, codes = torch.zeros(most, most), torch.zeros(most)
-    errors = torch.zeros(len(grid), dtype=torch.float64)
+    products, gram, codes, count = torch.zeros(most, size), torch.zeros(most, most), torch.zeros(most), 0
+    total, errors = (torch.zeros(n, dtype=torch.float64) for n in (size, len(grid)))
     with progress.task("choose components", len(fitted) + len(held_out)) as task:
         for i in fitted:
             start, stop = chunks[i].start, min(chunks[i].stop, n_fit)
@@ -259,6 +247,7 @@ def _best_number_of_components(
             for k, d in enumerate(grid):
                 errors[k] += (x - z[:, :d] @ weights[k]).square().sum(dtype=torch.float64)
             task.advance()
+    # The error falls and rises again, as further components are accidents of the images that they were fitted to.
     enough = errors <= (1 + _INDIFFERENCE) * errors.min()
     best = grid[int(enough.int().argmax())]
     progress.message(f"  {best} components: held-out images are restored no better from more")
@@ -267,8 +256,7 @@ def _best_number_of_components(
 
 def _spread(numbers: list[int], most: int, chunk_size: int) -> list[int]:
     """Chunks that hold at most about so many samples, evenly spread."""
-    count = max(1, most // chunk_size)
-    return numbers[:: max(1, -(-len(numbers) // count))]
+    return numbers[:: max(1, -(-len(numbers) // max(1, most // chunk_size)))]
 
 
 @usual_state()
@@ -285,14 +273,8 @@ def reconstruct_codes(
     `PCAWhitening.inverse_transform(z)` costs 30 dB on MNIST (docs/notes/log.md). Of a code that no image has, such as
     one drawn from a density, the nearest that was found is given; its error says how near.
 
-    Args:
-        z: Codes, (N, d).
-        encoder: Fitted; what the codes are of. Its device computes.
-        n_starts: Most starts per image.
-        max_iterations: Most iterations per start.
-        tolerance: Relative error ε at which a start ends; up to ten times it counts as solved.
-        seed: Of the noise of the starts.
-        progress: Where to report.
+    `z` are codes (N, d) of a fitted encoder, whose device computes; the other arguments are as of
+    `scattergen.scattering.reconstruct`.
 
     Raises:
         InputError: If `z` does not fit the encoder or is not finite, or an argument is out of range.

@@ -23,10 +23,9 @@ class PCAWhitening:
 
     $z = \Lambda^{-1/2} V^\top (s - \mu)$ with $V$ the leading eigenvectors of the covariance of $s$, the entry of
     largest magnitude of each positive, and $\Lambda$ their eigenvalues, in decreasing order (Kessy, Lewin, Strimmer,
-    "Optimal whitening and decorrelation", 2018). Of at most 4,096 samples (800 MB in all) with more features, they come
-    from the Gram matrix, and of up to 10,000 features from the covariance, both exactly; of more of both, from block
-    subspace iteration (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011) in memory proportional to
-    D·n_components.
+    "Optimal whitening and decorrelation", 2018). Of at most 4,096 samples (800 MB in all) with more features, or of up
+    to 10,000 features, they are exact; of more of both, they come from block subspace iteration (Halko, Martinsson,
+    Tropp, "Finding structure with randomness", 2011) in memory proportional to D·n_components.
 
     Args:
         n_components: Number d of components to keep.
@@ -36,10 +35,8 @@ class PCAWhitening:
 
     Attributes:
         n_components: As given; after a fit, those kept.
-        mean_: (D,) float32.
-        components_: Rows are eigenvectors, (d, D), float32.
-        explained_variance_: Eigenvalues, (d,), float64.
-        explained_variance_ratio_: The same as parts of the total variance, (d,), float64.
+        mean_, components_: (D,) and eigenvectors as rows, (d, D), float32.
+        explained_variance_, explained_variance_ratio_: Eigenvalues, and as parts of the total variance, (d,), float64.
         n_samples_: How many samples it was fitted to.
 
     Example:
@@ -61,8 +58,7 @@ class PCAWhitening:
     def fit(self, batches: Batches | Any) -> Self:
         """Fit to a table (N, D), a tensor or an array, or to the batches of one that each call of a function gives.
 
-        Raises:
-            InputError: If there are too few samples or features, if they vary too little, or one is NaN or infinite.
+        An `InputError` if there are too few samples or features, if they vary too little, or one is NaN or infinite.
         """
         samples = _BatchesAsSamples(batches if callable(batches) else lambda: [batches], self.cache_bytes)
         if samples.n_samples == 0:
@@ -73,10 +69,9 @@ class PCAWhitening:
         self, samples: Samples, n: int | None = None, *, checkpoint: Path | None = None,
         checkpoint_seconds: float = 20.0, device: str = "cpu", progress: Progress = SILENT,
     ) -> Self:  # fmt: skip
-        """Fit to samples in numbered chunks, such as a `FeatureStore`, or the first n, by all their processes together.
+        """Fit to samples in chunks, such as a `FeatureStore`, or the first n, by all their processes together.
 
-        A fit that was stopped continues from its checkpoint and ends, on the same machine with the same number of
-        threads, with the same bits as one that was never stopped.
+        A stopped fit continues from its checkpoint and ends, with as many threads, with the bits of one never stopped.
         """
         n, d, D = samples.n_samples if n is None else n, self.n_components, samples.n_features
         mean, components, variances, total_variance = principal_components(

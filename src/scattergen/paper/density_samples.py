@@ -20,12 +20,12 @@ RECONSTRUCTED = "reconstructed test images, against test images"
 _MOST = 0.75  # of what a better source of h gains
 _COMPONENTS = 100
 _FITTED = 20_000  # draws of h that the mixture is fitted to
+_PARTS = ("encoder", "codes", "decoder", "densities")
 
 
 def _training(material: Material) -> dict[str, Any]:
     """What the run knows about the training of its parts."""
-    parts = material.parts("encoder", "codes", "decoder", "densities")
-    known = {name: dict(material.run.stages.get(name, {})) for name in parts}
+    known = {name: dict(material.run.stages.get(name, {})) for name in material.parts(*_PARTS)}
     for stage in known.values():
         if "history" in stage:
             stage["epochs"] = len(stage.pop("history"))
@@ -49,8 +49,7 @@ def measure_samples(material: Material, work: Path) -> Measured:
         for key in material.densities:
             codes = model.sample_codes(n, key, material.seed)
             distance, description = material.distance_of_codes(codes), model.densities[key].description
-            stored = material.run.metadata(f"densities/{key}")
-            rows[key] = {"distance": distance, "description": description, **stored}
+            rows[key] = {"distance": distance, "description": description, **material.run.metadata(f"densities/{key}")}
             pictures[key] = model.decode(codes[:SHOWN])
             task.advance()
     return Measured({"n": n, "references": distances, "rows": rows, "stages": _training(material)}, pictures)
@@ -83,9 +82,7 @@ def _samples_finding(
     better = [key for key in ("vae", "gan") if found[key] < found["gaussian"]]
     others = [key for key in facts["rows"] if key not in PAPER_DENSITIES]
     best = min(others, key=lambda key: found[key], default=None)
-    verdict = graded("vae" in better, "gan" in better)
-    if theirs is not paper.MNIST:
-        verdict = "cannot be compared"
+    verdict = graded("vae" in better, "gan" in better) if theirs is paper.MNIST else "cannot be compared"
     return judge(theirs.figure, verdict, SAMPLES, distances=distances, better=better, best=best)
 
 
@@ -154,17 +151,14 @@ def _prior_finding(setting: str, distances: Mapping[str, float], vae: float, gau
     draws, mixture = distances["posterior"], distances["mixture"]
     best = min(draws, mixture)
     kept = (gaussian - vae) / (gaussian - best) if best < gaussian else 0.0
-    verdict = graded(kept > 0, kept >= _MOST)
-    if mixture > 2 * vae:
-        verdict = "cannot be compared"
+    verdict = "cannot be compared" if mixture > 2 * vae else graded(kept > 0, kept >= _MOST)
     words = {"setting": setting, "draws": draws, "mixture": mixture, "vae": vae, "gaussian": gaussian, "kept": kept}
     return judge("Section 2.1, the VAE’s latent variables", verdict, PRIOR, **words)
 
 
 STAGES = {
     SAMPLES: Stage(
-        __name__, measure_samples, parts=("encoder", "codes", "decoder", "densities"), distances=True,
-        others=lambda material: {"stages": _training(material)},
+        __name__, measure_samples, parts=_PARTS, distances=True, others=lambda material: {"stages": _training(material)}
     ),
     PRIOR: Stage(__name__, measure_prior, parts=("codes", "decoder", "densities/vae"), distances=True),
 }  # fmt: skip

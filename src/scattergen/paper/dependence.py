@@ -55,14 +55,8 @@ def correlation_of_squares(first: Floats, second: Floats) -> float:
 
 
 def correlation_ratio(first: Floats, second: Floats) -> float:
-    """Share of the variance of `second` that its mean given the decile of `first` explains; about 9/n if independent.
-
-    >>> x = np.arange(100.0)
-    >>> correlation_ratio(x, x) > 0.98
-    True
-    """
-    edges = np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1])
-    bins = np.searchsorted(edges, first)
+    """Share of `second`’s variance that its mean given the decile of `first` explains; about 9/n if independent."""
+    bins = np.searchsorted(np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1]), first)
     counts = np.bincount(bins, minlength=_BINS)
     means = np.bincount(bins, second, minlength=_BINS) / np.maximum(counts, 1)
     return float((counts * (means - second.mean()) ** 2).sum() / (len(second) * second.var()))
@@ -74,7 +68,7 @@ def _permutation_test(
     """The statistic, and how often as large a one is found after one variable is shuffled."""
     random = np.random.default_rng(seed)
     value = statistic(first, second)
-    shuffled = [statistic(first, random.permutation(second)) for _ in range(_PERMUTATIONS)]
+    shuffled = (statistic(first, random.permutation(second)) for _ in range(_PERMUTATIONS))
     as_large = sum(abs(other) >= abs(value) for other in shuffled)
     return {"value": value, "p": (1 + as_large) / (1 + _PERMUTATIONS)}
 
@@ -89,13 +83,10 @@ def show_leading(results: Results, material: Material) -> Section:
         setting: {key: themed(partial(visualisation_matrix, tensors[key], *at, sigma)) for key, at in values.items()}
         for setting, tensors in by_setting(results, material, measured.tensors, "pictures").items()
     }
-    return Section(LEADING, _leading_finding(measured.facts), with_other(LEADING, results), {"matrices": matrices})
-
-
-def _leading_finding(facts: Mapping[str, Any]) -> Finding:
-    dependent = [name for name, row in facts["dependence"].items() if row["p"] <= _LEVEL]
+    dependent = [name for name, row in measured.facts["dependence"].items() if row["p"] <= _LEVEL]
     words = {"dependent": dependent, "level": _LEVEL}
-    return judge("Figure 1", "agrees" if dependent else "cannot be compared", LEADING, **words)
+    finding = judge("Figure 1", "agrees" if dependent else "cannot be compared", LEADING, **words)
+    return Section(LEADING, finding, with_other(LEADING, results), {"matrices": matrices})
 
 
 def measure_battery(material: Material, work: Path) -> Measured:
@@ -103,8 +94,7 @@ def measure_battery(material: Material, work: Path) -> Measured:
     effort, every = material.effort, material.training_codes
     many = every[material.numbers(len(every), _TOLD_APART, stream=7)]
     chosen = every[material.numbers(len(every), effort.n_diagnosed, stream=6)]
-    mean_norm = every.norm(dim=1).mean()
-    tables = {CODES: chosen, DIRECTIONS: chosen * (mean_norm / chosen.norm(dim=1, keepdim=True))}
+    tables = {CODES: chosen, DIRECTIONS: chosen * (every.norm(dim=1).mean() / chosen.norm(dim=1, keepdim=True))}
     told_apart = {}
     leading = slice(0, effort.components_diagnosed)
     for key in material.densities:
@@ -130,8 +120,8 @@ def show_battery(results: Results, material: Material) -> Section:
         key: themed(partial(dependence_heat_map, codes, measured.tensors[key].numpy(), key))
         for key in ("gaussian", _best(measured.facts))
     }
-    shown = {"level": _BATTERY_LEVEL, "heat_maps": heat_maps}
-    return Section(THESIS, _battery_finding(measured.facts), [measured], shown)
+    finding = _battery_finding(measured.facts)
+    return Section(THESIS, finding, [measured], {"level": _BATTERY_LEVEL, "heat_maps": heat_maps})
 
 
 def _best(facts: Mapping[str, Any]) -> str:
@@ -155,8 +145,7 @@ def _battery_finding(facts: Mapping[str, Any]) -> Finding:
 def counter_examples(n: int, random: np.random.Generator) -> dict[str, Floats]:
     """Pairs (n, 2) of uncorrelated standard normal variables, the first independent, the others not."""
     first, other = random.standard_normal((2, n))
-    # The radius c at which the correlation of the third pair, 2 E z² [|z| < c] - 1, vanishes; E z² [|z| < c] is
-    # P(χ²₃ < c²).
+    # At this radius c the correlation of the third pair, 2 E z² [|z| < c] - 1, vanishes: E z² [|z| < c] = P(χ²₃ < c²).
     radius = np.sqrt(stats.chi2.median(3))
     seconds = {
         "z₂ drawn for itself": other,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -139,8 +139,7 @@ class Material:
         """Features that decoded codes are compared with."""
         if not self.measure.to_decoded:
             return self._real
-        codes = self.test_codes[self.numbers(len(self.test), self.n_images)]
-        return self._features(codes, self.model.decode)
+        return self._features(self.test_codes[self.numbers(len(self.test), self.n_images)], self.model.decode)
 
     def _features(self, x: ImageSource | Tensor, decode: Decode = lambda images: images) -> Tensor:
         """Of images, or of decoded codes, piece by piece."""
@@ -174,6 +173,5 @@ class Material:
 
     def matrices(self, decode: Decode) -> dict[str, Tensor]:
         """Images of Figure 1: of the paper's values of two components, and of standard deviations."""
-        variances = self.model.encoder.whitening.explained_variance_
-        sigma = component_grid(variances, SIGMA_VALUES, in_sigma=True)
-        return {"paper": decode(component_grid(variances, PAPER_VALUES)), "sigma": decode(sigma)}
+        grid = partial(component_grid, self.model.encoder.whitening.explained_variance_)
+        return {"paper": decode(grid(PAPER_VALUES)), "sigma": decode(grid(SIGMA_VALUES, in_sigma=True))}

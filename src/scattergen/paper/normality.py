@@ -35,8 +35,8 @@ Tables = Iterator[tuple[int, Sampler]]
 
 def measure(material: Material, work: Path) -> Measured:
     """Count rejections on training and test codes, plain and corrected, and against n."""
-    train, test, repeats = material.training_codes, material.test_codes, material.effort.repeats
-    rates = rejections_by_sample_size(test, repeats=repeats, seed=material.seed)
+    train, test = material.training_codes, material.test_codes
+    rates = rejections_by_sample_size(test, repeats=material.effort.repeats, seed=material.seed)
     rows, corrected = {}, {}
     for split, codes in (("training", train), ("test", test)):
         counted = count_rejections(codes)
@@ -83,16 +83,15 @@ def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw:
     """Mean and standard deviation of each count over the draws, and how far the paper's are off."""
     draws: list[list[int]] = []
     for draw in range(first_draw, first_draw + material.effort.draws):
-        random = np.random.default_rng([material.seed, n, draw])
-        counts = count_rejections(sampler(n, random)).counts
+        counts = count_rejections(sampler(n, np.random.default_rng([material.seed, n, draw]))).counts
         draws.append([count for test in _TESTS for count in counts[test]])
     found, wanted = np.array(draws), _wanted(material)
     mean, deviation = found.mean(0), found.std(0, ddof=1)
     # Counts are whole numbers: a deviation below 1 would say nothing.
     off = float((np.abs(mean - wanted) / np.maximum(deviation, 1)).max())
     reproduces = off <= _MOST_DEVIATIONS and float((np.abs(mean / wanted - 1)).max()) <= _MOST_RELATIVE
-    counts_found = {"mean": mean.tolist(), "deviation": deviation.tolist()}
-    return {"variant": name, "n": n, "off": off, "reproduces": reproduces, **counts_found}
+    spread = {"mean": mean.tolist(), "deviation": deviation.tolist()}
+    return {"variant": name, "n": n, "off": off, "reproduces": reproduces, **spread}
 
 
 def _choices(codes: Tensor, averaged: int = 1) -> Tables:
@@ -118,8 +117,7 @@ def _refitted(material: Material) -> Tables:
 def _whitened(features: Tensor, d: int) -> Tensor:
     """Whitened leading components of these rows by themselves, by the smaller Gram matrix."""
     centred = (features - features.mean(0)).double()
-    vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors
-    return vectors[:, -d:].flip(1) * math.sqrt(len(features))
+    return torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -d:].flip(1) * math.sqrt(len(features))
 
 
 def _across_components(material: Material) -> Tables:

@@ -4,6 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,18 +16,19 @@ from torch.utils.data import StackDataset
 
 from scattergen.datasets import ImageSource, as_images
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.networks import AverageNetwork, count_parameters, load_network
+from scattergen.densities.networks import AverageNetwork, count_parameters, fully_connected, load_network
 from scattergen.densities.protocol import History, history_state, take_history, take_tensor
-from scattergen.densities.sampling import CHUNK, Noise
+from scattergen.densities.sampling import CHUNK, Noise, draw_in_chunks
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
-from scattergen.paper.pixel_networks import Shape, convolutions, draw_images, transposed_convolutions
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state, take_state
 from scattergen.training.loop import Batch, Batches, Loss, train
 from scattergen.training.settings import TrainingSettings
 
 Images = ImageSource | Tensor | NDArray[Any]  # a source, or (N, C, H, W) in [0, 1]
+Shape = tuple[int, int, int]
+Latent = Callable[[Noise, int], Tensor]  # draws so many latent variables
 _BOUND = 10.0  # of log-variances
 
 
@@ -50,21 +52,13 @@ class _PixelModel(ABC):
         TrainingSettings.of(self)  # which refuses the rest
 
     def fit(
-        self, images: Images, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu",
-        checkpoint: Path | None = None, max_seconds: float | None = None,
-        on_step: Callable[[float], None] | None = None,
+        self, images: Images, *, seed: int = 0, progress: Progress = SILENT, checkpoint: Path | None = None,
+        device: str = "cpu", max_seconds: float | None = None, on_step: Callable[[float], None] | None = None,
     ) -> Self:  # fmt: skip
-        """Train both networks; then fit the prior, if there is one to be fitted.
+        """Train both networks on 2 images or more; then fit the prior, if there is one to be fitted.
 
-        Args:
-            images: A source, or (N, C, H, W) in [0, 1]; at least 2.
-            seed: Of the initial weights, the order of the images and the noise.
-            progress: Where to report.
-            device: Where to compute.
-            checkpoint: File to save progress in and to continue from.
-            max_seconds: Stop after so many seconds of training, if `epochs` are not over by then.
-            on_step: Called after each step with the seconds of training so far, which it does not add to; it may
-                call `sample`.
+        Progress is saved in `checkpoint`, and continued from. `max_seconds` end the training if `epochs` have not done
+        so. `on_step` is called after each step with the seconds so far, to which it does not add; it may call `sample`.
         """
         data, image_shape = _examples(images)
         trained = self._begin(len(data), image_shape, seed)
@@ -99,6 +93,12 @@ class _PixelModel(ABC):
         if not hasattr(self, "image_shape_"):
             raise InputError(f"This {type(self).__name__} has not been fitted: call fit(images) or load a fitted one.")
 
+    def _draw(self, n: int, seed: int, network: nn.Module, latent: Latent | None = None) -> Tensor:
+        """What a network makes, in evaluation mode, of latent variables, by default of normal ones."""
+        network = copy.deepcopy(network).cpu().eval()
+        latent = latent or partial(Noise.normal, n_features=self.n_latent)
+        return draw_in_chunks(n, seed, lambda noise, size: network(latent(noise, size).float()))
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
         self._check_fitted()
@@ -122,8 +122,7 @@ def _examples(images: Images) -> tuple[Batches, Shape]:
     if len(source) < 2:  # which batch normalisation needs
         raise InputError(f"{len(source)} images are too few: at least 2 are needed.")
     channels, height, width = source.shape[-3:]
-    data: StackDataset[Any] = StackDataset(source)
-    return data, (channels, height, width)
+    return StackDataset(source), (channels, height, width)
 
 
 class DCGAN(_PixelModel):
@@ -163,8 +162,7 @@ class DCGAN(_PixelModel):
     ) -> None:  # fmt: skip
         if not 0 <= decay < 1:
             raise InputError(f"decay={decay}: give a number of at least 0 and below 1.")
-        self.learning_rate, self.schedule = learning_rate, schedule
-        self.beta1, self.betas = beta1, (beta1, 0.999)
+        self.learning_rate, self.schedule, self.beta1, self.betas = learning_rate, schedule, beta1, (beta1, 0.999)
         self.decay, self.precision = decay, precision
         super().__init__(n_latent, "noise", channels, epochs, batch_size)
 
@@ -204,8 +202,7 @@ class DCGAN(_PixelModel):
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
         self._check_fitted()
-        drawn = draw_images(n, seed, self.generator_, partial(Noise.normal, n_features=self.n_latent))
-        return (torch.tanh(drawn) + 1) / 2
+        return (torch.tanh(self._draw(n, seed, self.generator_)) + 1) / 2
 
 
 class PixelVAE(_PixelModel):
@@ -218,7 +215,7 @@ class PixelVAE(_PixelModel):
 
     Args:
         n_latent: Number H of latent variables.
-        channels: Features of the grids, the coarsest first, as in `DCGAN`.
+        channels, precision: As of `DCGAN`.
         beta: Weight β of the divergence.
         likelihood: "bernoulli", for drawings: grey value x is the probability of a white pixel, and the first term, for
             images binarised so, the cross-entropy $-\sum_i x_i \log g_i + (1 - x_i) \log(1 - g_i)$. "gaussian":
@@ -228,7 +225,6 @@ class PixelVAE(_PixelModel):
             after the training to draws h ~ q(h|x) of all images.
         n_components: Of the mixture.
         learning_rate: Peak of the one-cycle schedule.
-        precision: "float32", "bfloat16" or "auto": bfloat16 where the processor has it.
 
     References:
         Kingma, Welling, "Auto-encoding variational Bayes", 2013.
@@ -256,8 +252,7 @@ class PixelVAE(_PixelModel):
             raise InputError(f'prior="{prior}" is unknown: choose "normal" or "mixture".')
         if n_components < 1:
             raise InputError(f"n_components={n_components}: use at least 1.")
-        self.beta, self.likelihood = beta, likelihood
-        self.prior, self.n_components = prior, n_components
+        self.beta, self.likelihood, self.prior, self.n_components = beta, likelihood, prior, n_components
         self.learning_rate, self.precision = learning_rate, precision
         super().__init__(n_latent, "latent", channels, epochs, batch_size)
 
@@ -285,8 +280,7 @@ class PixelVAE(_PixelModel):
         with torch.no_grad():
             for rows in torch.arange(len(data)).split(1000):
                 mean, log_variance = _moments(encoder(*data[rows]))
-                noise = torch.randn(mean.shape, generator=generator)
-                draws.append(mean + (0.5 * log_variance).exp() * noise)
+                draws.append(mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator))
         self.prior_ = self._new_prior().fit(torch.cat(draws), seed=seed)
         return self
 
@@ -312,13 +306,12 @@ class PixelVAE(_PixelModel):
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1]; image k depends on this fit, `seed` and k only."""
         self._check_fitted()
-        latent: Callable[[Noise, int], Tensor] = partial(Noise.normal, n_features=self.n_latent)
-        if self.prior_ is not None:
-            # Codes are decoded in the chunks that they are drawn in: the same numbers for every n.
-            count = max(1, -(-whole_number("n", n) // CHUNK))
-            chunks = iter(self.prior_.sample(count * CHUNK, seed=seed).split(CHUNK))
-            latent = lambda noise, size: next(chunks)  # noqa: E731
-        return torch.sigmoid(draw_images(n, seed, self.decoder_, latent))
+        if self.prior_ is None:
+            return torch.sigmoid(self._draw(n, seed, self.decoder_))
+        # Codes are decoded in the chunks that they are drawn in: the same numbers for every n.
+        count = max(1, -(-whole_number("n", n) // CHUNK))
+        chunks = iter(self.prior_.sample(count * CHUNK, seed=seed).split(CHUNK))
+        return torch.sigmoid(self._draw(n, seed, self.decoder_, lambda noise, size: next(chunks)))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
@@ -345,8 +338,7 @@ class _Bound(nn.Module):
         """Logits of the pixels, (N, C, H, W), and every variable's divergence, (N, H)."""
         mean, log_variance = _moments(self.encoder(x))
         h = mean + (0.5 * log_variance).exp() * noise
-        divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
-        return self.decoder(h), divergence
+        return self.decoder(h), 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
 
 
 def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -354,3 +346,51 @@ def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
     mean, log_variance = output.float().chunk(2, dim=1)
     # Bounded, since the exponential of an outlier's would overflow.
     return mean, _BOUND * torch.tanh(log_variance / _BOUND)
+
+
+def convolutions(
+    image_shape: Shape, channels: Sequence[int], n_outputs: int, *, seed: int, first_norm: bool
+) -> nn.Sequential:
+    """Convolutions that halve the grid, rounding down, and a linear layer; `channels` begin with the coarsest grid."""
+    height, width = _grids(image_shape, len(channels))[0]
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(pairwise([image_shape[0], *reversed(channels)])):
+        normed = i > 0 or first_norm
+        layers.append(nn.utils.skip_init(nn.Conv2d, fan_in, fan_out, 4, stride=2, padding=1, bias=not normed))
+        layers += [nn.BatchNorm2d(fan_out), nn.LeakyReLU(0.2)] if normed else [nn.LeakyReLU(0.2)]
+    _initialize(layers, 2 * seed)
+    last = fully_connected([channels[0] * height * width, n_outputs], seed=2 * seed + 1)
+    return nn.Sequential(*layers, nn.Flatten(), *last)
+
+
+def transposed_convolutions(n_inputs: int, image_shape: Shape, channels: Sequence[int], *, seed: int) -> nn.Sequential:
+    """A linear layer and transposed convolutions that double the grid, to the size that halving came from."""
+    (height, width), *finer = _grids(image_shape, len(channels))
+    first = nn.utils.skip_init(nn.Linear, n_inputs, channels[0] * height * width, bias=False)
+    layers: list[nn.Module] = [first, nn.Unflatten(1, (channels[0], height, width))]
+    for (fan_in, fan_out), (rows, columns) in zip(pairwise([*channels, image_shape[0]]), finer, strict=True):
+        layers += [nn.BatchNorm2d(fan_in), nn.ReLU(), nn.utils.skip_init(
+            nn.ConvTranspose2d, fan_in, fan_out, 4, stride=2, padding=1, output_padding=(rows % 2, columns % 2),
+            bias=(rows, columns) == image_shape[1:],
+        )]  # fmt: skip
+    _initialize(layers, seed)
+    return nn.Sequential(*layers)
+
+
+def _grids(image_shape: Shape, n: int) -> list[tuple[int, int]]:
+    """Sizes from the coarsest of n grids of features to the image."""
+    _, height, width = image_shape
+    if min(height, width) < 2**n:
+        remedy = "give fewer channels (grids) or larger images"
+        raise InputError(f"Images of {height}x{width} pixels are too small to be halved {n} times: {remedy}.")
+    return [(height >> i, width >> i) for i in range(n, -1, -1)]
+
+
+def _initialize(layers: Sequence[nn.Module], seed: int) -> None:
+    """DCGAN's N(0, 0.02²) weights, without the global random state."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -55,10 +55,9 @@ def _interpolate(material: Material, tensors: dict[str, Tensor]) -> dict[str, An
     ends = source[order[:half]], source[order[half:]]
     codes = model.encode(ends[0]), model.encode(ends[1])
     weights = torch.linspace(0, 1, _COLUMNS)
-    lines, faded = [], []
-    for k in range(min(4, half)):
-        lines.append(model.decode(torch.lerp(codes[0][k], codes[1][k], weights[:, None])))
-        faded.append(torch.lerp(ends[0][k], ends[1][k], weights[:, None, None, None]))
+    shown = range(min(4, half))
+    lines = [model.decode(torch.lerp(codes[0][k], codes[1][k], weights[:, None])) for k in shown]
+    faded = [torch.lerp(ends[0][k], ends[1][k], weights[:, None, None, None]) for k in shown]
     tensors["in code space"], tensors["of pixels"] = torch.cat(lines), torch.cat(faded)
     decoded, blend = {"in code space": (codes[0] + codes[1]) / 2}, (ends[0] + ends[1]) / 2
     if material.measure.to_decoded:

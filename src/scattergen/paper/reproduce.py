@@ -37,12 +37,11 @@ def show_setting(results: Results, material: Material) -> Section:
     rows = {
         "images": ("128×128", f"{side}×{side}"),
         "training images": (f"{N_TRAIN:,}", f"{len(material.train):,}"),
-        "test images": (f"{N_TEST:,}", f"{len(material.test):,}"),
-        "scale J": ("4", f"{J}"),
+        "test images": (f"{N_TEST:,}", f"{len(material.test):,}"), "scale J": ("4", f"{J}"),
         "coefficients of an image": (f"{3 * 417 * 64:,}", f"{encoder.n_features:,}"),
         "components": ("512", f"{encoder.whitening.n_components}"),
         "decoder": ("1024, 512, 256, 128, 64, 32 channels, 7×7 filters", filters),
-    }
+    }  # fmt: skip
     same = side >> J == 128 >> 4
     departures = {what: row for what, row in rows.items() if row[0] != row[1] or (what == "scale J" and not same)}
     epochs = material.run.options.get("training", {}).get("epochs", "unknown")
@@ -84,20 +83,10 @@ def reproduce_run(
 ) -> Reproduction:  # fmt: skip
     """Measure on a run everything that the paper shows of the data set `name`, and write it as one HTML page.
 
-    Those of the paper's densities that the run lacks are fitted first, and become part of it. So does every stage, as
-    soon as it is computed, and is found again while all that it depends on is the same. Interrupted at any moment, the
-    same call continues.
-
-    Args:
-        path: The run folder.
-        data: The dataset that the run was fitted to, with a test set: 28 × 28 grey images for MNIST, 128 × 128 or
-            64 × 64 ones in colour for CelebA.
-        name: The paper's data set, whose numbers stand beside those of the run.
-        effort: How much to spend.
-        seed: Of everything random.
-        device: Where to compute.
-        command: The command line, to be shown.
-        progress: Where to report.
+    `data` are those that the run was fitted to, with a test set: 28 × 28 grey images for MNIST, 128 × 128 or 64 × 64
+    ones in colour for CelebA. Those of the paper's densities that the run lacks are fitted first, and become part of
+    it. So does every stage, as soon as it is computed, and is found again while all that it depends on is the same.
+    Interrupted at any moment, the same call continues. The page shows `command`, the command line.
 
     Raises:
         InputError: If the data are not those of the run, or not such images.
@@ -115,16 +104,15 @@ def reproduce_run(
     stages, shows = STAGES, SECTIONS
     if name == "celeba":
         stages, shows = {stage: STAGES[stage] for stage in CELEBA_STAGES}, CELEBA_SECTIONS
-    prefix, suffix = ("", "") if effort.name == "full" else ("quick-", "-quick")
+    prefix = "" if effort.name == "full" else "quick-"
     kept, results, computed = Stages(run, progress), dict[str, Measured](), False
     for key, stage in stages.items():
-        measure = partial(stage.measure, material)
-        results[key], found = measured(kept, f"{prefix}{key}", stage.key(material), measure)
+        results[key], found = measured(kept, f"{prefix}{key}", stage.key(material), partial(stage.measure, material))
         computed |= not found
     sections = [show(results, material) for show in shows]
     seconds = sum(result.seconds for result in results.values())
     text = render_page(sections, material, command or "scattergen.paper.reproduce_run(…)", seconds)
-    page = run.path / f"reproduction{suffix}.html"
+    page = run.path / ("reproduction-quick.html" if prefix else "reproduction.html")
     same = page.is_file() and page.read_text(encoding="utf-8") == text
     if not same:
         made_from = [f"paper/{prefix}{key}" for key in stages]
@@ -138,11 +126,7 @@ def reproduce_run(
 
 
 def fit_command(name: str, images: str = "DIR", run: str | None = None) -> str:
-    """The command that fits a run that can be reproduced, by default in the folder that a reproduction looks for.
-
-    >>> fit_command("celeba", "faces")
-    'scattergen fit faces --preset celeba --out runs/celeba'
-    """
+    """The command that fits a run that can be reproduced, by default in the folder that a reproduction looks for."""
     what = [name] if name == "mnist" else [images, "--preset", name]
     return shlex.join(["scattergen", "fit", *what, "--out", run or f"runs/{name}"])
 
@@ -151,15 +135,12 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
     """Refuse what could not be reproduced, before anything is computed."""
     if data.test is None or len(data.test) < FEWEST_TEST_IMAGES:
         found = "no" if data.test is None else str(len(data.test))
-        raise InputError(
-            f"{data.name} has {found} test images: a reproduction needs at least {FEWEST_TEST_IMAGES} to compare with."
-        )
+        needs = f"a reproduction needs at least {FEWEST_TEST_IMAGES} to compare with"
+        raise InputError(f"{data.name} has {found} test images: {needs}.")
     if data.train.shape not in _SHAPES[name]:
         found, *wanted = (" × ".join(map(str, shape)) for shape in (data.train.shape, *_SHAPES[name]))
-        raise InputError(
-            f"{data.name} has images of {found}: the reproduction is of the paper's {_RESULTS[name].title}, with "
-            f"images of {' or '.join(wanted)}."
-        )
+        of = f"the paper's {_RESULTS[name].title}, with images of {' or '.join(wanted)}"
+        raise InputError(f"{data.name} has images of {found}: the reproduction is of {of}.")
     path, fit = run.path, f"fit one by `{fit_command(name)}`."
     if not recognise(data, run.options.get("data", {})):
         raise InputError(f"{path} was not fitted to {data.name}: name a run that was (--run), or {fit}")
@@ -168,15 +149,12 @@ def _check(run: RunFolder, data: Dataset, name: str) -> None:
     if run.metadata("decoder").get("kind", "generator") != "generator":
         raise InputError(f"{path} has a local decoder, which is not the paper's: name another run (--run), or {fit}")
     if run.options.get("preset") is not None and not run.finished:
-        raise RunFolderError(
-            f"{path} is an unfinished fit: run the `scattergen fit` command that made it again, to its end."
-        )
+        remedy = "run the `scattergen fit` command that made it again, to its end"
+        raise RunFolderError(f"{path} is an unfinished fit: {remedy}.")
     for key in PAPER_DENSITIES:
         if run.has(f"densities/{key}") and (kind := run.metadata(f"densities/{key}")["name"]) != key:
-            raise RunFolderError(
-                f'The density "{key}" of {path} is of the kind {kind}: store it under another name and fit the '
-                f"paper's by `scattergen density RUN {key}`."
-            )
+            remedy = f"store it under another name and fit the paper's by `scattergen density RUN {key}`"
+            raise RunFolderError(f'The density "{key}" of {path} is of the kind {kind}: {remedy}.')
 
 
 def _fit_missing(run: RunFolder, data: Dataset, name: str, device: str, progress: Progress) -> None:

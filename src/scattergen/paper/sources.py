@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 
 _ROOT, _FOLDER = "scattergen", Path(__file__).parents[1]
-
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
     # how results are shown, but for what the paper reports; the machine is in the keys where it makes a difference
@@ -15,28 +14,19 @@ _NO_NUMBERS = (
     # where they are kept
     "runs", "files", "tensor_files", "processes", "progress", "errors", "keywords",
 )  # fmt: skip
-
 # The model is made of the parts of the run that a stage names. Each comes with its own code, so that what only another
 # part needs changes nothing.
 _WITHOUT_IMPORTS = ("model", "paper.material")
-
 _PARTS = {
     "encoder": "encoder.scattering_encoder", "codes": "encoder.scattering_encoder",
     "decoder": "decoder.generator", "densities": "densities",
 }  # fmt: skip
-
 _ALWAYS = ("paper.material", "report.paper", "evaluation", "diagnostics.component_grid", "model", "decoder.sharpening")
 
 
 def sources(modules: Iterable[str]) -> list[Path]:
-    """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import.
-
-    >>> names = [path.name for path in sources(["scattergen.decoder.local"])]
-    >>> "generator.py" in names, "html.py" in names
-    (True, False)
-    """
-    found: set[Path] = set()
-    waiting = list(modules)
+    """Files of this package, sorted, that modules (their full names) compute with: their own and of all they import."""
+    found, waiting = set[Path](), list(modules)
     while waiting:
         module = waiting.pop()
         path = _path(module)

@@ -50,10 +50,8 @@ def measure(name: str, material: Material, work: Path) -> Measured:
     snapshots = [json.loads(path.read_text()) for path in sorted(work.glob("snapshot-*.json"))]
     last = model.history_[-1]
     curve = [*([row["seconds"], row["distance"]] for row in snapshots), [last["seconds"], score()]]
-    facts = {
-        "description": model.description, "epochs": int(last["epoch"]), "seconds": last["seconds"], "curve": curve,
-        "n": material.n_images,
-    }  # fmt: skip
+    facts = {"epochs": int(last["epoch"]), "seconds": last["seconds"], "curve": curve, "n": material.n_images}
+    facts["description"] = model.description
     return Measured(facts, {"samples": model.sample(SHOWN, seed=seed)}, seconds=last["seconds"])
 
 

@@ -52,11 +52,8 @@ Trial = dict[str, Any]
 
 def _decoder_training(material: Material) -> dict[str, Any]:
     """Of the run's `DecoderTraining`, with fewer epochs if little effort is to be spent."""
-    training = dict(material.run.options.get("training", {}))
-    most = material.effort.decoder_epochs
-    if most is not None:
-        training["epochs"] = min(most, training.get("epochs", most))
-    return training
+    training, most = material.run.options.get("training", {}), material.effort.decoder_epochs
+    return dict(training) if most is None else {**training, "epochs": min(most, training.get("epochs", most))}
 
 
 def _untrained(seed: int, **keywords: Any) -> Decoder:
@@ -171,8 +168,7 @@ def _train_decoder(material: Material, factor: float, seed: int) -> tuple[Tensor
     codes, images = material.training_codes[chosen], Subset(material.train, chosen)
     history = training.fit(decoder.to(material.device), codes, images, seed=seed, device=material.device)
     test_codes = model.encode(_tests(material)).to(material.device)
-    decoded = torch.cat([decoder.decode(z).cpu() for z in test_codes.split(_PIECE)])
-    return decoded, history[-1]["seconds"], steps
+    return torch.cat([decoder.decode(z).cpu() for z in test_codes.split(_PIECE)]), history[-1]["seconds"], steps
 
 
 def _train_latent_gan(material: Material, factor: float, seed: int) -> tuple[Tensor, float, int]:
@@ -234,12 +230,11 @@ def show_stability(results: Results, material: Material) -> Section:
         known = [row for row in rows if row["seconds"] is not None]
         seconds = median(row["seconds"] for row in known) if known else None
         found, steps = sensitivity(rows, facts["blank"]), max((row["steps"] for row in known), default=0)
-        method = {"name": name, "rate": _METHODS[name].rate, "steps": steps, "seconds": seconds, "found": found}
-        methods.append({**method, "rows": rows})
-    title = f"Fréchet distance to test images, {sample_size(facts['n'])}"
+        told = {"rate": _METHODS[name].rate, "steps": steps, "seconds": seconds, "found": found}
+        methods.append({"name": name, **told, "rows": rows})
     shown = {
         "factors": {factor: rate_factor(factor) for factor in factors}, "methods": methods, "columns": _SHOWN,
-        "curves": themed(partial(rate_curves, trials, title)),
+        "curves": themed(partial(rate_curves, trials, f"Fréchet distance to test images, {sample_size(facts['n'])}")),
     }  # fmt: skip
     return Section(STABILITY, _stability_finding(facts), [results[STABILITY]], shown)
 
@@ -263,11 +258,9 @@ def _stability_finding(facts: Facts) -> Finding:
         for name, other in found.items()
         if name != "decoder" and own[kind] is not None
     ]
-    verdict: Verdict = "cannot be compared"
+    verdict: Verdict = "agrees in part" if sum(steadier) > len(steadier) / 2 else "cannot be compared"
     if all(steadier) and not own["failed"]:
         verdict = "agrees"
-    elif sum(steadier) > len(steadier) / 2:
-        verdict = "agrees in part"
     span = {"slowest": rate_factor(factors[0]), "fastest": rate_factor(factors[-1])}
     return judge("Section 6, stability", verdict, STABILITY, **span, found=found, trials=by_method, steadier=steadier)
 

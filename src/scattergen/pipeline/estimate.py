@@ -65,10 +65,8 @@ def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu")
         numbers, seen, drawn = trial_sizes(*codes.shape)
         trials = len(numbers) * drawn * (decoding + seeing) + seen * seeing
         stages.append(StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2))
-    for key, keywords in densities.items():
-        stages.append(_density(key, keywords, codes, device))
-    stages.append(_report(data, codes, len(densities), decoding, seeing))
-    return stages
+    stages += [_density(key, keywords, codes, device) for key, keywords in densities.items()]
+    return [*stages, _report(data, codes, len(densities), decoding, seeing)]
 
 
 def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> int:
@@ -87,11 +85,7 @@ def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], dev
 
 
 def parse_time(text: str) -> float:
-    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds.
-
-    >>> parse_time("90"), parse_time("10m"), parse_time("1.5h")
-    (90.0, 600.0, 5400.0)
-    """
+    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:
@@ -135,10 +129,8 @@ def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n
     elapsed, done = task.seen[-1] if task is not None and task.seen else (watch.elapsed, n_fit)
     each = elapsed / max(done, 1)
     later = max(each - per_image, 0.1 * each)
-    decomposition = 0.0
-    if order:
-        matrix = torch.eye(_ORDER, dtype=torch.float64)
-        decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3
+    matrix = torch.eye(_ORDER, dtype=torch.float64)
+    decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3 if order else 0.0
     return n_fit * (each + (passes - 1) * later) + decomposition
 
 
@@ -181,9 +173,8 @@ def _density(key: str, keywords: Mapping[str, Any], codes: Tensor, device: str) 
             density.fit(codes, device=device, progress=progress)
 
     watch = _Watch(fit)
-    seconds = max(watch.seconds(), watch.elapsed)
-    if watch.stopped and getattr(density, "patience", None) is not None:
-        seconds *= _EARLY
+    early = watch.stopped and getattr(density, "patience", None) is not None
+    seconds = max(watch.seconds(), watch.elapsed) * (_EARLY if early else 1)
     return StageEstimate(f"densities/{key}", seconds, 4 * codes.numel() * 4)
 
 

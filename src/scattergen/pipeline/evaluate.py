@@ -73,9 +73,8 @@ class RunEvaluation:
             }
             for name, row in self.rows.items()
         }  # fmt: skip
-        features = {"name": self.features[0], "version": self.features[1]}
-        told = {"features": features, "against": self.against, "n": self.n, "seed": self.seed}
-        return {**told, "machine": machine(), "rows": rows}
+        told = {"against": self.against, "n": self.n, "seed": self.seed, "machine": machine(), "rows": rows}
+        return {"features": {"name": self.features[0], "version": self.features[1]}, **told}
 
 
 @usual_state()
@@ -210,13 +209,11 @@ class _Rows:
 
 
 def _extractor(name: FeatureName | None, shape: tuple[int, int, int], mnist: bool, device: str) -> FeatureExtractor:
-    if name is None:
-        name = "digits" if mnist and shape == (1, 28, 28) else "scattering"
-    if name == "digits":
+    if name == "digits" or (name is None and mnist and shape == (1, 28, 28)):
         return evaluation.DigitFeatures()
-    if name == "perceptual":
-        return evaluation.PerceptualFeatures(device)
-    return evaluation.ScatteringFeatures(shape) if name == "scattering" else evaluation.InceptionFeatures(device)
+    if name in (None, "scattering"):
+        return evaluation.ScatteringFeatures(shape)
+    return evaluation.PerceptualFeatures(device) if name == "perceptual" else evaluation.InceptionFeatures(device)
 
 
 def _detail(images: ImageSource) -> float:
@@ -292,8 +289,7 @@ def diagnose_run(
     n: int = CODES, n_simulations: int = SIMULATIONS, seed: int = 0, device: str = "cpu", progress: Progress = SILENT,
 ) -> RunDiagnosis:  # fmt: skip
     """Test leading components of at most n training codes, or test codes of `data`, and of samples of a density."""
-    components = whole_number("components", components, least=2)
-    n = whole_number("n", n, least=FEWEST_CODES)
+    components, n = whole_number("components", components, least=2), whole_number("n", n, least=FEWEST_CODES)
     run = RunFolder.open(path)
     keys = () if density is None else (density,)
     check_densities(run, keys)

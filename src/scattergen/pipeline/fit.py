@@ -85,7 +85,11 @@ def fit_run(
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
     # How files were cropped and how many were taken, so that later commands do the same.
     taken = {name: value for name, value in (("crop", data.crop), ("limit", data.limit)) if value is not None}
-    begun = processes.broadcast(_begun(out) if processes.rank == 0 else None)
+    begun: RunFolder | None = None
+    if processes.rank == 0:
+        with suppress(RunFolderError):
+            begun = RunFolder.begun(out)
+    begun = processes.broadcast(begun)
     data = _recognised(data, begun, overwrite)
     known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
     identity: dict[str, Any] = {"data": {**known, "n": n, **taken}, "preset": preset, "seed": seed, **options}
@@ -118,13 +122,6 @@ def fit_run(
         _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
         run.finish()
     return FittedRun(run, finished_before=False)
-
-
-def _begun(out: Path | str) -> RunFolder | None:
-    """The run of a folder that a fit would go on with."""
-    with suppress(RunFolderError):
-        return RunFolder.begun(out)
-    return None
 
 
 def _recognised(data: Dataset, begun: RunFolder | None, overwrite: bool) -> Dataset:
@@ -204,8 +201,7 @@ def _is_finished(run: RunFolder, data: Dataset) -> bool:
 
 
 def _stages_of(options: Mapping[str, Any]) -> list[str]:
-    densities = [f"densities/{key}" for key in options["densities"]]
-    return ["encoder", "codes", "linear", "decoder", "sampling", *densities]
+    return ["encoder", "codes", "linear", "decoder", "sampling", *(f"densities/{key}" for key in options["densities"])]
 
 
 def _may_change(run: RunFolder, option: str) -> bool:

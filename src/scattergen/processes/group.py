@@ -15,9 +15,8 @@ from scattergen.errors import InputError
 
 T = TypeVar("T")
 
-# How long a process waits for the others in one collective call.  The death of a process is noticed at once, since its
-# connections close; this is for a machine that vanished from the network, and longer than anything rank 0 does alone
-# in between (a validation, a QR, writing a stage).
+# How long a process waits for the others in one collective call: for a machine that vanished from the network (deaths
+# of processes are noticed at once), and longer than what rank 0 does alone (a validation, a QR, writing a stage).
 _TIMEOUT = timedelta(minutes=30)
 # What every launcher sets, and variables for the number of the machine.
 _BY_LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -56,14 +55,13 @@ class Layout:
             are = "is" if len(missing) == 1 else "are"
             raise InputError(f"{says}, but {', '.join(missing)} {are} not set: {_REMEDY}.")
         _number("MASTER_PORT")
-        local_rank, world_size, devices = (_number(name) for name in _BY_LAUNCHER[:3])
+        local_rank, world_size, devices = map(_number, _BY_LAUNCHER[:3])
         node_rank = next((_number(name) for name in _MACHINE if name in os.environ), 0)
         if devices < 1 or world_size % devices or local_rank >= devices:
             found = f"WORLD_SIZE={world_size} processes are not LOCAL_WORLD_SIZE={devices} on each machine"
             found = f"{found}, or LOCAL_RANK={local_rank} is not the number of one"
         elif node_rank * devices >= world_size:
-            machines = world_size // devices
-            found = f"there is no machine of number {node_rank} (GROUP_RANK or NODE_RANK) among {machines}"
+            found = f"there is no machine of number {node_rank} (GROUP_RANK or NODE_RANK) among {world_size // devices}"
         else:
             return cls(devices, world_size // devices, local_rank, node_rank)
         raise InputError(f"The environment contradicts itself: {found}: {_REMEDY}.")
@@ -198,7 +196,7 @@ def _launched(layout: Layout, device: str, precision: str = "32-true") -> Any:
         for name in {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex()):  # as Linux or macOS call it
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # = stands for exactly this name
-    # No network has unused parameters.  But unless DDP looks for them, it sums gradients in another order
+    # No network has unused parameters. But unless DDP looks for them, it sums gradients in another order
     # after the first step, so that a resumed training would end with other bits.
     # Buffers are running means, which rank 0 gives to all at the end, and fixed maps.
     strategy = DDPStrategy(timeout=_TIMEOUT, find_unused_parameters=True, broadcast_buffers=False)

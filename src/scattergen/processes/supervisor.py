@@ -134,9 +134,8 @@ def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
         # Made here, since rank 0's own would listen to other machines too, whatever its address.
         listening = socket.create_server(("127.0.0.1", 0))
         host, port = listening.getsockname()
-        store = TCPStore(  # which closes the socket
-            host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
-        )
+        descriptor = listening.detach()  # of the socket, which the store closes
+        store = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
         yield {"NODE_RANK": "0", "MASTER_ADDR": host, "MASTER_PORT": str(port), _STORE_IS_THERE: "True"}
         del store
         return
@@ -206,18 +205,14 @@ def _raising_signals() -> Iterator[None]:
 
 @contextmanager
 def errors_reported(layout: Layout, sentence_of: Callable[[BaseException], str | None]) -> Iterator[None]:
-    """Let an error that occurs in several processes be printed once, as `sentence_of` words it.
-
-    Below our supervisor, a process hands its error over and exits. Below another launcher, it raises the error, and
-    those of rank 1 and above do so after rank 0 had the time to.
-    """
+    """Let an error in several processes be printed once, as `sentence_of` words it, by our supervisor or rank 0."""
     supervisor = _supervisor()
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         sentence = sentence_of(error)
         if supervisor is None:
-            if layout.rank > 0 and sentence is not None:
+            if layout.rank > 0 and sentence is not None:  # another launcher's: rank 0 shall have the time to say it
                 time.sleep(_AFTER_RANK_0)
             raise
         if isinstance(error, KeyboardInterrupt):

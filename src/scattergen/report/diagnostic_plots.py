@@ -27,8 +27,7 @@ def marginal_histograms(codes: ArrayLike, samples: ArrayLike | None = None, name
     bins, x = np.linspace(-_RANGE, _RANGE, 41), np.linspace(-_RANGE, _RANGE, 161)
 
     def heights(values: Floats) -> Floats:
-        counts = np.histogram(values.clip(-_RANGE, _RANGE), bins)[0]
-        return counts / len(values) / (bins[1] - bins[0])
+        return np.histogram(values.clip(-_RANGE, _RANGE), bins)[0] / len(values) / (bins[1] - bins[0])
 
     figure, components = _by_component(codes, samples, name)
     for axes, column, other in components:
@@ -85,10 +84,8 @@ def dependence_heat_map(
     if of_samples is not None:
         below = np.asarray(of_samples, dtype=np.float64)
         if below.shape != shown.shape:
-            raise InputError(
-                f"Expected two matrices of one size but got {shown.shape} and {below.shape}: test "
-                "the same components of codes and samples."
-            )
+            remedy = "test the same components of codes and samples"
+            raise InputError(f"Expected two matrices of one size but got {shown.shape} and {below.shape}: {remedy}.")
         lower = np.tril_indices(len(shown), k=-1)
         shown[lower] = below[lower]
         title += f"\nabove the diagonal: codes; below: {name}"

@@ -95,11 +95,7 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
     """Write ``report.html`` and ``pictures/*.png``, and return the path of the page.
 
     The page needs no other file and loads nothing from elsewhere. Files appear whole or not at all, the page last;
-    pictures of earlier reports in the folder are replaced by name.
-
-    Args:
-        facts: What the report says.
-        folder: Where to write; made when missing.
+    pictures of earlier reports in the folder, which is made when missing, are replaced by name.
 
     Raises:
         InputError: If pictures or numbers do not fit together.
@@ -120,13 +116,11 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
         **_quality(facts, files), **_samples(facts, files), **_leading_components(facts, files),
         **_codes(facts, files), training=_training(facts, files),
     )  # fmt: skip
-    for name, content in files.items():
-        with atomic_path(folder / "pictures" / name) as temporary:
+    pictures = {folder / "pictures" / name: content for name, content in files.items()}
+    for path, content in [*pictures.items(), (folder / "report.html", page.encode())]:
+        with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-    path = folder / "report.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    return folder / "report.html"
 
 
 class _PictureFiles(dict[str, bytes]):
@@ -188,8 +182,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
         picture = grid(entry.samples, _GRID_COLUMNS)
         files.keep(f"samples-{entry.name}", picture.png)
         cards.append({"entry": entry, "picture": picture, "effort": _effort(entry)})
-    featured = {"name": chosen.name, "seed": chosen.seed, "count": count, "picture": band}
-    return {"featured": featured, "cards": cards}
+    return {"featured": {"name": chosen.name, "seed": chosen.seed, "count": count, "picture": band}, "cards": cards}
 
 
 def _effort(entry: DensityEntry) -> str:

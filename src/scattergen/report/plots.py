@@ -147,12 +147,7 @@ def rejections_by_n(
 
 
 def effect_sizes_by_component(skewness: ArrayLike, excess_kurtosis: ArrayLike, theme: Theme = LIGHT) -> Figure:
-    """Absolute skewness and excess kurtosis of every component, (d,) in the order of decreasing variance.
-
-    >>> figure = effect_sizes_by_component([0.0, -1.0], [2.0, 3.0])
-    >>> figure.axes[0].lines[0].get_ydata().tolist()
-    [0.01, 1.0]
-    """
+    """Absolute skewness and excess kurtosis of every component, (d,) in the order of decreasing variance."""
     figure, axes = panel("Effect size of each component", "component", theme, extra_height=0.3, log=True)
     effects = (("|skewness|", skewness, theme.accent), ("|excess kurtosis|", excess_kurtosis, theme.contrast))
     for label, values, color in effects:
@@ -204,11 +199,7 @@ def rate_curves(
 
 
 def rate_factor(factor: float) -> str:
-    """A factor as a person would write it: a fraction if it is below 1.
-
-    >>> [rate_factor(factor) for factor in (0.1, 1 / 3, 1, 10.0)]
-    ['1/10', '1/3', '1', '10']
-    """
+    """A factor as a person would write it: 1/10, 1/3, 1, 10."""
     return f"1/{1 / factor:g}" if factor < 1 else f"{factor:g}"
 
 
@@ -257,17 +248,12 @@ def _annotate(axes: Axes, words: str, point: Point, offset: Point, color: str) -
 
 def add_legend(owner: Axes | Figure, theme: Theme, **options: Any) -> None:
     """A legend in the style of all of them, whose labels are drawn as they are: in a name, "$" begins no formula."""
-    legend = owner.legend(**{"frameon": False, "fontsize": 7.5, "labelcolor": theme.ink, **options})
-    for text in legend.get_texts():
+    for text in owner.legend(**{"frameon": False, "fontsize": 7.5, "labelcolor": theme.ink, **options}).get_texts():
         text.set_parse_math(False)
 
 
 def axis_number(value: float, position: object = None) -> str:
-    """A tick label: thousands separated, and no zeros after the decimal point.
-
-    >>> axis_number(10000), axis_number(0.5)
-    ('10,000', '0.5')
-    """
+    """A tick label, such as 10,000 or 0.5: thousands separated, and no zeros after the decimal point."""
     return f"{value:,.0f}" if value >= 1 or value == 0 else f"{value:g}"
 
 
@@ -298,10 +284,8 @@ def enlarged(images: Tensor, columns: int, side: int, pad: int) -> Image.Image:
 def reconstruction_pairs(originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8) -> Figure:
     """Pairs of an original (left) and its reconstruction (right), (N, C, H, W) in [0, 1], each above its label."""
     if originals.shape != reconstructions.shape or len(labels) != len(originals):
-        raise InputError(
-            f"pairs need as many reconstructions and labels as originals, got "
-            f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels."
-        )
+        found = f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels"
+        raise InputError(f"pairs need as many reconstructions and labels as originals, got {found}.")
     pairs = [image_grid(pair, columns=2, pad=0) for pair in torch.stack([originals, reconstructions], dim=1)]
     return _tiles(pairs, [], labels, columns, gap=28, theme=LIGHT)
 
@@ -322,10 +306,8 @@ def visualisation_matrix(
 ) -> Figure:
     """Figure 1 of the paper, given what `VisualisationMatrix` holds."""
     if len(images) != len(first) * len(second) or not min(sigma) > 0:
-        raise InputError(
-            f"a visualisation matrix of {len(first)} x {len(second)} values needs as many images "
-            f"and two positive standard deviations, got {len(images)} images and {sigma}."
-        )
+        needs = f"a visualisation matrix of {len(first)} x {len(second)} values needs as many images"
+        raise InputError(f"{needs} and two positive standard deviations, got {len(images)} images and {sigma}.")
     picture = enlarged(images, len(second), side=112, pad=GAP)
     left, top = 186, 146
     sheet = _Sheet(left + picture.width + MARGIN, top + picture.height + MARGIN, theme)
@@ -345,11 +327,7 @@ def visualisation_matrix(
 
 
 def signed(value: float) -> str:
-    """A number with its sign (a true minus), to three significant digits.
-
-    >>> signed(-18.796), signed(0.5319)
-    ('−18.8', '+0.532')
-    """
+    """A number with its sign (a true minus), to three significant digits: −18.8, +0.532."""
     return f"{value:+.3g}".replace("-", "−")
 
 

@@ -34,8 +34,8 @@ class RunFolder:
         """A new run with options that `json` can write, or the one that is there if it has the same options.
 
         With `overwrite` it takes the place of any other, once `finish` is called, and keeps of an unfinished one what
-        it needs, or nothing (`afresh`). A run may be continued with another value of an option such as
-        "densities.vae.beta" if nothing is finished yet or `may_change` allows it.
+        it needs, or nothing (`afresh`). An option such as "densities.vae.beta" may have another value than before if
+        nothing is finished yet or `may_change` allows it.
         """
         path = Path(path).expanduser()
         wanted = json.loads(json.dumps(options))
@@ -196,8 +196,7 @@ class RunFolder:
                 self._current()  # refuses to work for another run that has been begun here
                 with remains.writing_to(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
-                busy = remains.busy(self.path, f" (it makes {name})")
-                held.enter_context(remains.locked(folder / "lock", busy))
+                held.enter_context(remains.locked(folder / "lock", remains.busy(self.path, f" (it makes {name})")))
                 with suppress(OSError):  # a full disk shows up when the stage is written
                     (folder / "lock").write_text(name)
             for path in folder.rglob("*"):  # of a process that was killed
@@ -265,8 +264,8 @@ class RunFolder:
     ) -> None:
         """Note that a stage without tensors is finished, and move its products to their names in the folder."""
         layout.check_name(name, key)
-        keys = {one: self.key(one) for one in after}
-        self._enter(name, Entry(key, None, keys, sorted(products), dict(facts)), products)
+        entry = Entry(key, None, {one: self.key(one) for one in after}, sorted(products), dict(facts))
+        self._enter(name, entry, products)
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
         """Move files that show a finished stage to their names in the folder."""

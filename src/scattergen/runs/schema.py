@@ -95,8 +95,7 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
     found = misfit(content, _INDEX)
     if found is None:
         records = {"": content, ".next": content.get("next")}
-        odd = (f"{at}{one}" for at, record in records.items() if record for one in _odd(record))
-        found = next(odd, None)
+        found = next((f"{at}{one}" for at, record in records.items() if record for one in _odd(record)), None)
     _refuse(path, found)
 
 

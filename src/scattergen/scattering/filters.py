@@ -148,9 +148,8 @@ def layer_bound(bank: FilterBank, level: int, scales: range) -> float:
     r"""Largest energy that a layer with wavelets of these scales, or none, makes of a unit at resolution 2^-level.
 
     $\max_{\|u\| = 1} \|2^J\, u \star \phi_{\downarrow J}\|^2 + \sum_{j, \theta}
-    \|2^j\, u \star \psi_{j, \theta \downarrow j}\|^2$ over real u, relative to the resolution of u; some image attains
-    it if no output is cropped. The maximum of the Littlewood-Paley sum leaves out the aliases of subsampling, which mix
-    frequencies that differ by multiples of the outputs' sampling rate: a matrix for each set of these.
+    \|2^j\, u \star \psi_{j, \theta \downarrow j}\|^2$ over real u. Subsampling mixes frequencies that differ by
+    multiples of the outputs' sampling rate, the aliases: a matrix for each set of these.
     """
     J = len(bank.psi)
     n = 2 ** (J - level)  # aliases along either axis

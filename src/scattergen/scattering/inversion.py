@@ -73,14 +73,14 @@ def reconstruct(
         >>> found.error.item() < 1e-3, torch.allclose(found.images, x, atol=0.05)
         (True, True)
     """
-    K, height, width = transform.output_shape
     if tuple(s.shape[-3:]) != transform.output_shape:
-        problem = f"Expected coefficients of shape (..., {K}, {height}, {width}) but got {tuple(s.shape)}"
-        raise InputError(f"{problem}: give the transform that they were computed with.")
+        expected = "Expected coefficients of shape (..., {}, {}, {})".format(*transform.output_shape)
+        remedy = "give the transform that they were computed with"
+        raise InputError(f"{expected} but got {tuple(s.shape)}: {remedy}.")
     check_finite(s, "coefficients")
     batch = s.shape[:-3]
     dtype = s.dtype if s.dtype == torch.float64 else torch.float32
-    wanted = s.detach().to(device or s.device, dtype).reshape(-1, 1, K, height, width)
+    wanted = s.detach().to(device or s.device, dtype).reshape(-1, 1, *transform.output_shape)
     weights = _order_weights(wanted, transform)
 
     def residual(x: Tensor, rows: Tensor) -> Tensor:
@@ -99,18 +99,16 @@ def multi_start(
     residual: Callable[[Tensor, Tensor], Tensor], s: Tensor, transform: Scattering2D, *, n_starts: int,
     max_iterations: int, tolerance: float, seed: int, progress: Progress,
 ) -> Reconstruction:  # fmt: skip
-    """Minimise the squares of residuals over images, each from several starts near the order 0 of its coefficients s.
+    """Minimise squared residuals over images, each from several starts near order 0 of its coefficients (C, K, H', W').
 
-    These are (N, C, K, H', W'). `residual` has the weighted differences (n, R) of images (n, C, H, W) from what is
-    wanted of the rows given (n,), with the squared relative error as sum of squares; its transform takes the memory.
+    `residual` gives the weighted differences (n, R) of images (n, C, H, W) from what is wanted of the rows given (n,).
     """
     if n_starts < 1 or max_iterations < 1:
         raise InputError(f"n_starts={n_starts}, max_iterations={max_iterations}: both must be at least 1.")
     if not tolerance >= 0:
         raise InputError(f"tolerance={tolerance}: give a relative error of 0 or more.")
     coarse = F.interpolate(s[:, :, 0], size=transform.shape, mode="bilinear").clamp(0, 1)
-    images = coarse.clone()
-    value = coarse.new_full((len(coarse),), torch.inf)
+    images, value = coarse.clone(), coarse.new_full((len(coarse),), torch.inf)
     numbers = torch.arange(len(coarse), device=coarse.device)
     iterations, shape = torch.zeros_like(numbers), coarse.shape[1:]
     generator = torch.Generator().manual_seed(seed)  # the noise is the same for all images
@@ -172,10 +170,9 @@ def minimize_in_box(
     objective: Objective, start: Tensor, *, max_iterations: int, target: float,
     on_iteration: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Best points (N, D), values (N,) and iterations (N,) of N independent functions over [0, 1]^D.
+    """Best points (N, D), values (N,) and iterations (N,) of N functions over [0, 1]^D, each with an L-BFGS of its own.
 
-    Each has an L-BFGS of its own (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982) of coordinates not held at
-    a bound, and ends below `target`, without enough improvement, or where no direction leads down.
+    This is of coordinates not held at a bound (Nocedal 1980; Bertsekas, "Projected Newton methods", 1982).
     """
     rows = torch.arange(len(start), device=start.device)
     state = _Problems(objective, rows, start)

@@ -71,14 +71,10 @@ def build_plan(
 
 
 def _radices(n: int) -> list[int]:
-    factors = []
-    for radix in chain((4, 2, 3), count(5, 2)):
-        if n == 1:
-            break
-        while n % radix == 0:
-            factors.append(radix)
-            n //= radix
-    return factors
+    if n == 1:
+        return []
+    radix = next(radix for radix in chain((4, 2, 3), count(5, 2)) if n % radix == 0)
+    return [radix, *_radices(n // radix)]
 
 
 def _axis(phi: Tensor, J: int, precision: np.dtype) -> Axis:
@@ -135,8 +131,7 @@ def _periodised_product(psi: Floats, factor: int, group: int, precision: np.dtyp
     pieces = psi.reshape(L // group, group, factor, rows, factor, columns)
     pieces = pieces.transpose(0, 3, 2, 4, 5, 1)  # wavelets, rows, blocks down, across, columns, θ
     # Relative to the largest value, less than a sixteenth of a rounding is lost.
-    negligible = np.finfo(precision).eps * np.abs(psi).max() / 16
-    present = np.abs(pieces).max((4, 5)) > negligible
+    present = np.abs(pieces).max((4, 5)) > np.finfo(precision).eps * np.abs(psi).max() / 16
     wavelet, row, down, across = np.nonzero(present)  # sorted by wavelet and row, then stored first
     source = down * rows + row
     stored = source <= m // 2

@@ -79,8 +79,7 @@ class _ByKernel(torch.autograd.Function):
             with torch.enable_grad():
                 s = ctx.transform._by_torch(x)
             return torch.autograd.grad(s, x, gradient, create_graph=again)[0], None, None
-        plan = ctx.transform._plan_for(x.dtype)
-        return ctx.kernels.gradient(x.detach(), gradient.detach(), plan), None, None
+        return ctx.kernels.gradient(x.detach(), gradient.detach(), ctx.transform._plan_for(x.dtype)), None, None
 
 
 def _fast_modulus(x: Tensor) -> Tensor:
@@ -163,7 +162,7 @@ class Wavelets:
         negligible = torch.finfo(psi.dtype).eps * psi.abs().max() / 16
         for top, left in product(range(0, psi.shape[-2], rows), range(0, psi.shape[-1], columns)):
             block = (slice(top, top + rows), slice(left, left + columns))
-            weights = psi[:, block[0], block[1]] / factor**2
+            weights = psi[:, *block] / factor**2
             if weights.abs().max() > negligible or (top == 0 and left == 0):
                 # Repeated for real and imaginary part: a flat product vectorises, one that broadcasts over an innermost
                 # axis of length 2 does not.
@@ -220,10 +219,9 @@ class Scattering2D(nn.Module):
             rows, columns = map(index, shape)
             J, L, max_order = index(J), index(L), index(max_order)
         except (TypeError, ValueError):
-            raise InputError(
-                f"J={J!r}, shape={shape!r}, L={L!r}, max_order={max_order!r}: shape is the height and width of the "
-                "images in pixels, and all are whole numbers."
-            ) from None
+            given = f"J={J!r}, shape={shape!r}, L={L!r}, max_order={max_order!r}"
+            wanted = "shape is the height and width of the images in pixels, and all are whole numbers"
+            raise InputError(f"{given}: {wanted}.") from None
         largest_J = min(rows, columns).bit_length() - 1
         if min(rows, columns) < 2:
             raise InputError(f"Images of {rows}x{columns} pixels: each side needs at least 2.")
@@ -252,8 +250,7 @@ class Scattering2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
-        Raises:
-            InputError: If x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
+        An `InputError` if x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
         """
         if not isinstance(x, Tensor):
             remedy = "convert them, for example by torch.as_tensor(x, dtype=torch.float32)"
@@ -265,10 +262,9 @@ class Scattering2D(nn.Module):
             levels = "x.float(), 0 and 1" if x.dtype == torch.bool else "for 8-bit images x.float() / 255"
             raise InputError(f"Images are {x.dtype}: give floating-point numbers, {levels}.")
         if tuple(x.shape[-2:]) != self.shape:
-            raise InputError(
-                f"This transform was built for images of {self.shape[0]}x{self.shape[1]} pixels but got an array of "
-                f"shape {tuple(x.shape)}: build another Scattering2D or resize the images."
-            )
+            built = "This transform was built for images of {}x{} pixels".format(*self.shape)
+            remedy = "build another Scattering2D or resize the images"
+            raise InputError(f"{built} but got an array of shape {tuple(x.shape)}: {remedy}.")
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
         batch = x.shape[:-2]
         if x.numel() == 0:  # which the FFT refuses

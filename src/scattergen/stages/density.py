@@ -87,12 +87,7 @@ class DensityChoice(NamedTuple):
 
 
 def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
-    """The density that a key stands for, or is the name of; keywords given go before the improved ones.
-
-    >>> choice = choice_of_key("vae-improved", {"epochs": 5})
-    >>> choice.name, choice.keywords["epochs"], choice.keywords["prior"], choice.by_class
-    ('vae', 5, 'mixture', False)
-    """
+    """The density that a key stands for, or is the name of; keywords given go before the improved ones."""
     given = dict(keywords or {})
     if key in densities.names():
         return DensityChoice(key, given, densities.needs_labels(key))
@@ -145,13 +140,13 @@ def default_by_class(fitted: Mapping[str, Density | type[Density]]) -> str:
 def density_to_sample(run: RunFolder, asked: str | None, *, by_class: bool) -> str:
     """The key of the density that is asked for, if the run has it, or of that to take; nothing is loaded."""
     keys = run.names("densities")
-    if asked is None and by_class:
-        classes = {}
-        for key in keys:
-            with suppress(InputError):  # of a package that is missing
-                classes[key] = densities.density_class(run.metadata(f"densities/{key}")["name"])
-        return default_by_class(classes)
-    if asked is None:
+    if asked is not None:
+        check_densities(run, [asked])
+        return asked
+    if not by_class:
         return default_density(keys, best_density(run))
-    check_densities(run, [asked])
-    return asked
+    classes = {}
+    for key in keys:
+        with suppress(InputError):  # of a package that is missing
+            classes[key] = densities.density_class(run.metadata(f"densities/{key}")["name"])
+    return default_by_class(classes)

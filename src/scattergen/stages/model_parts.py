@@ -72,8 +72,7 @@ def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> No
 
 def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:
     """What is stored beside a decoder's tensors: its keywords, and its kind if it is a local one."""
-    kind = {"kind": "local"} if isinstance(decoder, LocalDecoder) else {}
-    return {**kind, **decoder.hyperparameters}
+    return {**({"kind": "local"} if isinstance(decoder, LocalDecoder) else {}), **decoder.hyperparameters}
 
 
 def read_parts(path: Path | str | RunFolder, device: str, keys: Collection[str] | None) -> Parts:
@@ -194,13 +193,11 @@ def _check_size(what: str, widths: Sequence[int], tensors: Mapping[str, Tensor],
 
 def _check_density_size(name: str, keywords: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     if name == "class_conditional":
-        n_classes = tensors["weights"].numel()  # each has tensors of its own
-        _check_size("density", [], tensors, layers=n_classes)
+        _check_size("density", [], tensors, layers=tensors["weights"].numel())  # each class has tensors of its own
         _check_density_size(keywords["density"], keywords["keywords"], tensors)
     elif name in ("vae", "gan", "flow"):
-        layers = keywords.get("layers", 0)
         for widths in (keywords["widths"], keywords.get("discriminator_widths", [])):
-            _check_size("density", widths, tensors, layers)
+            _check_size("density", widths, tensors, keywords.get("layers", 0))
         for width in (keywords.get("n_latent", 0), keywords.get("bins", 0)):
             _check_size("density", [width], tensors)
 

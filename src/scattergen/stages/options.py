@@ -73,10 +73,8 @@ def _check_density(key: str, keywords: Any, n: int, classes: ClassLabels | None)
 def bytes_of_run(options: Mapping[str, Any], image_shape: Shape, n: int) -> int:
     """Room on the disk for encoder, codes and decoder of a fit, its checkpoints included, coefficients not."""
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape)
-    d = encoder.whitening.n_components
-    linear = LinearDecoder.shaped(encoder)
-    decoder = make_decoder(options["decoder"], linear)
-    weights = sum(parameter.numel() for parameter in decoder.parameters())
+    d, linear = encoder.whitening.n_components, LinearDecoder.shaped(encoder)
+    weights = sum(parameter.numel() for parameter in make_decoder(options["decoder"], linear).parameters())
     maps = sum(tensor.numel() for tensor in linear.state_dict().values())
     # A checkpoint has the weights and two moments of each, and is written beside the last one.
     return 4 * (d * encoder.n_features + (1 + encoder.flips) * n * d + maps + 6 * weights)

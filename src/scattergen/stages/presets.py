@@ -22,10 +22,8 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
     train, and "celeba-2019" Angles & Mallat's later generator; "celeba" of 64×64 images is "celeba-light". "auto"
     chooses scale, number of components, widths and epochs from the images.
     """
-    if name == "auto":
-        return _auto(image_shape, n)
-    if name == "mnist":
-        return copy.deepcopy(_MNIST)
+    if name in ("auto", "mnist"):
+        return _auto(image_shape, n) if name == "auto" else copy.deepcopy(_MNIST)
     if name not in _CELEBAS:
         known = ", ".join(f'"{known}"' for known in ("mnist", *CELEBA_PRESETS))
         raise InputError(f'There is no preset "{name}": choose {known} or "auto".')
@@ -48,17 +46,15 @@ _MNIST: Options = {
     "densities": {"gaussian": {}, "mixture": {}, "vae": {}, "vae-improved": {}},
 }
 
+_WEIGHTS = {"initialization": "normal", "momentum": 0.9}  # of the generators of Angles & Mallat
 # 128×128 crops, as in the founding paper, with the generator and the training of Angles & Mallat, 2018; its VAE and
 # GAN. How long the decoder was trained is not stated but for its 27 h 45 min.
 _CELEBA: Options = {
     "encoder": {"J": 4, "L": 8, "max_order": 2, "n_components": 512},
-    "decoder": {
-        "channels": [1024, 512, 256, 128, 64, 32], "kernel_size": 7, "unit_norm": True, "initialization": "normal",
-        "momentum": 0.9,
-    },
+    "decoder": {"channels": [1024, 512, 256, 128, 64, 32], "kernel_size": 7, "unit_norm": True, **_WEIGHTS},
     "training": {"epochs": 50, "batch_size": 128, "learning_rate": 1e-3, "betas": [0.9, 0.999]},
     "densities": {"gaussian": {}, "mixture": {}, "vae": {"beta": 0.0025, "epochs": 96}, "gan": {"epochs": 38}},
-}  # fmt: skip
+}
 
 # The same at half the resolution: one scale less, and a decoder with fewer and smaller filters, trained by more and
 # smaller steps, on mirrored faces too; and a VAE that makes faces, beside the paper's.
@@ -71,19 +67,17 @@ _CELEBA_HALF: Options = {
 
 # That decoder with one block more, for 128×128.
 _CELEBA_LIGHT: Options = {
-    **_CELEBA_HALF,
-    "encoder": _CELEBA["encoder"],
+    **_CELEBA_HALF, "encoder": _CELEBA["encoder"],
     "decoder": {"channels": [192, 128, 64, 32, 16, 8], "kernel_size": 3, "unit_norm": True},
-}
+}  # fmt: skip
 
 # The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are.  Its training is taken
 # to be that of 2018; J = 3 is ours.
 _CELEBA_2019: Options = {
     "encoder": _CELEBA_HALF["encoder"],
-    "decoder": {"channels": [512, 256, 128, 64, 32], "kernel_size": 5, "initialization": "normal", "momentum": 0.9},
-    "training": _CELEBA["training"],
-    "densities": _CELEBA["densities"],
-}
+    "decoder": {"channels": [512, 256, 128, 64, 32], "kernel_size": 5, **_WEIGHTS},
+    "training": _CELEBA["training"], "densities": _CELEBA["densities"],
+}  # fmt: skip
 
 _CELEBAS: dict[str, dict[int, Options]] = {  # by the side of the images
     "celeba": {128: _CELEBA, 64: _CELEBA_HALF},
