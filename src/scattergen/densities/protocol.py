@@ -126,7 +126,7 @@ def check_codes(z: Any, *, minimum: int = 1, n_features: int | None = None) -> T
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z)).any(1).nonzero()[0])
         raise InputError(f"Code {row} holds NaN or an infinity: look at its image, or leave it out.")
-    return z.clone() if z.is_inference() else z.detach()  # autograd cannot keep what is for inference only
+    return z.clone() if z.is_inference() else z  # autograd cannot keep what is for inference only
 
 
 def check_fitted(density: Density) -> None:
