@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scattergen.datasets import ImageFolder, WithMirrored, limit, mnist, open_dataset
+from scattergen.datasets import ImageFolder, WithMirrored, folder, limit, mnist, open_dataset
 from scattergen.datasets.recognition import marks_of, recognise, what_changed
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import InputError
 from scattergen.pipeline import fit as fitting
+from scattergen.progress import Progress
 from scattergen.runs import RunFolder
 
 N, HELD_OUT = 30, 3
@@ -483,6 +484,22 @@ def test_a_link_to_nothing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"x\.png cannot be read as an image \(No such file"):
         ImageFolder(tmp_path)
     assert len(ImageFolder(tmp_path, strict=False)) == 2
+
+
+def test_reading_many_files_to_know_them_is_shown_once(photos, monkeypatch):
+    class Told(Progress):
+        def task(self, description, total):
+            told.append((description, total))
+            return super().task(description, total)
+
+    told = []
+    monkeypatch.setattr(folder, "MANY", 5)
+    images = ImageFolder(photos, progress=Told(show=False))
+    few = images.fingerprint_of(range(5))
+    assert told == []
+    images.fingerprint, images.fingerprint_of(range(9))
+    assert told == [("know files by content", len(images))]
+    assert images.fingerprint_of(range(5)) == few
 
 
 @pytest.mark.parametrize("n", [20, 26])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets.decoding import SUFFIXES, Mode, warn_of_foreign
-from scattergen.datasets.reading import CACHE_BYTES, ImageReader
+from scattergen.datasets.reading import CACHE_BYTES, MANY, ImageReader
 from scattergen.errors import InputError
 from scattergen.progress import SILENT, Progress
 
@@ -82,7 +82,7 @@ class ImageFolder(ImageReader):
         )  # fmt: skip
         self.files = tuple(found[number] for number in self.numbers)
         self.classes, self.labels = _label(self.root, self.files, classes)
-        self.by_times, self._digests = False, dict[int, str]()
+        self.by_times, self._digests, self._progress = False, dict[int, str](), progress
 
     @property
     def fingerprint(self) -> str:
@@ -98,8 +98,15 @@ class ImageFolder(ImageReader):
 
     def marks(self, numbers: Iterable[int]) -> list[bytes]:
         """What tells files, by their numbers, from others: name and SHA-256 of the content, which is read once."""
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return list(threads.map(self._mark, numbers))
+        asked = list(numbers)
+        unknown = 0 if self.by_times else len(set(asked) - self._digests.keys())
+        progress = self._progress if unknown > MANY else SILENT
+        with progress.task("know files by content", len(asked)) as task, ThreadPoolExecutor(os.cpu_count()) as threads:
+            marks = []
+            for mark in threads.map(self._mark, asked):
+                marks.append(mark)
+                task.advance()
+        return marks
 
     def _mark(self, number: int) -> bytes:
         file = self.files[number]

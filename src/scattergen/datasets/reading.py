@@ -30,7 +30,7 @@ from scattergen.errors import BadImageError, InputError, ScattergenError
 from scattergen.progress import SILENT, Progress
 
 CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memory
-_MANY = 2000  # files, whose headers take a second or two; decoding takes twenty times that
+MANY = 2000  # files, whose headers, or hashes, take a second or two; decoding takes twenty times that
 _AT_ONCE = 32  # files that one thread or process is given, so that handing over costs little
 
 _GUARD = """The processes that decode images could not start, since each imports the script that asks for them: write \
@@ -59,7 +59,7 @@ class ImageReader:
         if workers < 0:
             raise InputError(f"workers={workers}: give a number of processes, or 0 for threads.")
         headers, numbers, skipped = dict[Path | str, Header](), list[int](), list[str]()
-        with (progress if n > (_MANY if strict else _MANY // 20) else SILENT).task("look at files", n) as task:
+        with (progress if n > (MANY if strict else MANY // 20) else SILENT).task("look at files", n) as task:
             for number, (name, file) in enumerate(files):
                 try:
                     header = read_header(file)
