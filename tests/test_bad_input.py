@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import scattergen as sg
 from scattergen import files
 from scattergen.runs import RunFolder
+from scattergen.tensor_files import read_tensors, write_tensors
 
 MISTAKES = []
 DAMAGES = []
@@ -747,7 +749,16 @@ def changed(path):
     path.write_bytes(whole)
 
 
+def another_that_is_whole(path):
+    """Other tensors, with all that a file says of itself."""
+    with safe_open(path, "pt") as file:
+        kept = json.loads(file.metadata()["json"])
+    tensors, _ = read_tensors(path)
+    write_tensors(path, {name: 2 * tensor if name == "mean" else tensor for name, tensor in tensors.items()}, kept)
+
+
 SPOILT = {
+    "densities/gaussian": (another_that_is_whole, "is not the file that was written there"),
     "encoder": (truncated, "is not the file that was written there"),
     "codes": (Path.unlink, "is missing"),
     "decoder": (changed, "is not the file that was written there"),
@@ -762,7 +773,7 @@ def test_a_damaged_stage_is_refused_by_readers_and_made_again_by_a_fit(
     path, (spoil, culprit) = file_of(run_copy, name), SPOILT[name]
     spoil(path)
     before = contents(tmp_path)
-    sample = ["sample", run_copy, "--out", tmp_path / "out.npz", "--density", "vae"]
+    sample = ["sample", run_copy, "--out", tmp_path / "out.npz", "--density", name.partition("/")[2] or "vae"]
     commands = [["info", run_copy], sample]
     if name == "encoder":
         commands.append(["encode", run_copy, digits, "--out", tmp_path / "out.npz"])

@@ -230,7 +230,10 @@ class RunFolder:
         entry = self._record.stages.get(name)
         # Versions before 0.2 stored no keys: `start` has compared the options, but those of densities are in metadata.
         same = ("", key) if "/" not in name else (key,)
-        if entry is None or entry.key not in same or not self.is_whole(name):
+        if entry is not None and entry.key in same:
+            if not self.is_whole(name):  # it may be another's, however well it fits in itself
+                return None
+        else:
             path = self.path / file_of(name, key)
             try:
                 kept = read_tensors(path)[1]
