@@ -20,7 +20,7 @@ from PIL import Image
 from forks import Forks
 from scattergen import cli
 from scattergen.datasets import mnist
-from scattergen.evaluation import PerceptualFeatures
+from scattergen.evaluation import PerceptualFeatures, perceptual
 from scattergen.image_files import png
 from scattergen.pipeline import evaluate
 from scattergen.report import html, plots
@@ -75,10 +75,13 @@ def _run_cli(*arguments, code=0, showing_warnings=False):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def without_photographs():
-    """Judges small fits by scattering features: those of photographs take seconds for each."""
+def without_photographs(tmp_path_factory):
+    """Judges small fits by scattering features, here and in processes: those of photographs take seconds for each."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.modules[{perceptual.PACKAGE!r}] = None\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PerceptualFeatures, "installed", staticmethod(lambda: False))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         yield
 
 

@@ -62,11 +62,8 @@ class Fork:
 
 def serve():
     """Fork for every line of code, tell how a fork ended for every line with its number."""
-    from scattergen import evaluation
-
     for name in IMPORTED:
         importlib.import_module(name)
-    evaluation.PerceptualFeatures.installed = staticmethod(lambda: False)  # as in the tests' own process
     for line in sys.stdin:
         question = json.loads(line)
         if "pid" in question:

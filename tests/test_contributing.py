@@ -54,7 +54,7 @@ def copy(tmp_path):
 
 def scattergen_of(copy, *arguments):
     """Run the command line of a copy."""
-    environment = os.environ | {"PYTHONPATH": str(copy / "src")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(copy / "src"), os.environ["PYTHONPATH"]])}
     command = [sys.executable, "-m", "scattergen", *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=copy)
     assert done.returncode == 0, done.stderr

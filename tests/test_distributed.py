@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import distributed_work
+from scattergen import GenerativeScatteringNetwork
 from scattergen.errors import InputError, ScattergenError
 from scattergen.processes import ALONE, Layout, supervise
-from scattergen.runs import RunFolder
+from scattergen.progress import SILENT
+from scattergen.runs import RunFolder, Stages
 from scattergen.runs.index import read_index
 from scattergen.runs.remains import is_free
 from scattergen.tensor_files import read_tensors
@@ -288,8 +290,14 @@ def test_a_stopped_fit_leaves_no_process(fit, tmp_path, number, code):
 @pytest.mark.parametrize("stage", ["codes", "decoder"])
 def test_a_stage_that_another_fit_makes_stops_all_processes(uninterrupted, fit, tmp_path, stage):
     whole, run = RunFolder.open(uninterrupted[0]), tmp_path / "run"
+    key = whole.key(stage)
+    if stage == "codes":  # whose work is that on the coefficients
+        encoder = GenerativeScatteringNetwork.load(whole.path).encoder
+        arranged = {"n": whole.options["data"]["n"], "flips": encoder.flips, "held_out": encoder.held_out}
+        depends = {**encoder.hyperparameters, **arranged, "images": ""}
+        key = Stages(None, SILENT).key("coefficients", depends)
     other = RunFolder.start(run, whole.options)
-    with other.working(stage, whole.key(stage)):
+    with other.working(stage, key):
         process = start(*fit, "--out", run, "--devices", "2")
         pids = wait_for_ranks(process, 2)
         err = finish(process, 2)[1]
