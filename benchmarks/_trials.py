@@ -88,7 +88,7 @@ class Trials:
         ready = self.place / "seconds.json"
         if ready.exists():
             self.seconds = json.loads(ready.read_text())
-            self.call("encode", self.begin("warming up", "fit"))
+            self._warm_up()
             return
         self.templates.mkdir()
         self.call("fit", self.begin("warming up", None))  # so that no fork has to load and compile
@@ -108,6 +108,12 @@ class Trials:
         home = self.begin("templates/finished", "evaluate")
         in_child(lambda: self.call("diagnose", home))
         ready.write_text(json.dumps(self.seconds))
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Let PyTorch load what evaluations need and make its folder for compiled code, before anybody watches."""
+        for name in ("encode", "evaluate"):
+            self.call(name, self.begin("warming up", "fit"))
 
     def _die_in(self, stage: str, home: Path) -> None:
         """Fit until the second time that a stage puts something by."""
