@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -506,7 +507,7 @@ def test_reading_many_files_to_know_them_is_shown_once(photos, monkeypatch):
 def test_a_limited_choice_is_recognised_and_its_changed_file_named(photos, tmp_path, n):
     folder = shutil.copytree(photos, tmp_path / "photos")
     before = limit(open_dataset(folder), n)
-    known = {"fingerprint": before.train.fingerprint, "n": n, **marks_of(before.train)}
+    known = {"fingerprint": before.train.fingerprint, "limit": before.limit, "n": n, **marks_of(before.train)}
     touch_all(folder)
     again = limit(open_dataset(folder), n)
     assert recognise(again, known)
@@ -514,4 +515,26 @@ def test_a_limited_choice_is_recognised_and_its_changed_file_named(photos, tmp_p
     redraw(changed)
     again = limit(open_dataset(folder), n)
     assert not recognise(again, known)
-    assert str(changed) in what_changed(again.train, known, tmp_path / "run")
+    assert str(changed) in what_changed(again, known, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("act", "counts"),
+    [
+        (lambda files: files[4].unlink(), None),
+        (lambda files: [file.unlink() for file in files[4:8]], None),
+        (lambda files: files[4].rename(files[4].with_name("zz.bmp")), None),
+        (lambda files: draw(files[4].parent, ["aaa", "zzz"], first=200), "missing: 0, new: "),
+    ],
+)
+def test_no_untouched_file_is_said_to_have_changed(tmp_path, act, counts):
+    draw(tmp_path, [f"p/{i:02}" for i in range(60)])
+    before = open_dataset(tmp_path)
+    known = {"fingerprint": before.train.fingerprint, "n": len(before.train), **marks_of(before.train)}
+    assert what_changed(before, known, tmp_path / "run") is None
+    act(before.train.source.files)
+    after = open_dataset(tmp_path)
+    assert not recognise(after, known)
+    said = what_changed(after, known, tmp_path / "run")
+    assert re.match(rf"These are not all and only the images that {tmp_path}/run was fitted to \({counts or ''}", said)
+    assert what_changed(limit(after, 40), known, tmp_path / "run") is None

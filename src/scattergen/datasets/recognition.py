@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,26 @@ def marks_of(images: ImageSource) -> dict[str, str]:
     return {"marks": base64.b64encode(b"".join(marks)).decode()}
 
 
-def what_changed(images: ImageSource, fitted_to: Mapping[str, Any], run: Path) -> str | None:
-    """A sentence on files that a run knows with other content, or by times; None if most are others."""
-    found, old = files_of(images), fitted_to.get("marks")
-    if found is None or fitted_to.get("n") != len(images):
+def what_changed(data: Dataset, fitted_to: Mapping[str, Any], run: Path) -> str | None:
+    """A sentence on files that a run does not know, or by times; None if most are others, or of another choice."""
+    found, old = files_of(data.train), fitted_to.get("marks")
+    if found is None or fitted_to.get("limit") != data.limit or (old is None and fitted_to.get("n") != len(data.train)):
         return None
     if old is None:
         problem = f"{run} knows its images by the times of their files, and these are others or have other times"
         return f"{problem}: copy them with their times (cp -p, rsync -t), or fit them again (--overwrite)."
-    folder, new = found[0], marks_of(images)["marks"]
-    changed = [folder.files[number] for i, number in enumerate(found[1]) if old[4 * i :][:4] != new[4 * i :][:4]]
-    if not 0 < len(changed) <= len(images) / 2:
+    old, new = (re.findall("....", marks) for marks in (old, marks_of(data.train)["marks"]))
+    known, files = set(old), [found[0].files[number] for number in found[1]]
+    others = [file for file, mark in zip(files, new, strict=True) if mark not in known]
+    missing = len(known - set(new))
+    if not 0 < max(len(others), missing) <= max(len(old), len(new)) / 2:
         return None
-    rest = f" ({len(changed)} have changed)" if changed[1:] else ""
-    problem = f"{changed[0]} is not the image that {run} was fitted to{rest}"
-    return f"{problem}: put back what was there, or fit the images again (--overwrite)."
+    # A file that is gone, or has another name, moves those that follow it, and others from the test images to these.
+    in_place = [file for file, before, now in zip(files, old, new, strict=False) if before != now]
+    if len(old) == len(new) and in_place == others:
+        rest = f" ({len(others)} have changed)" if others[1:] else ""
+        problem = f"{others[0]} is not the image that {run} was fitted to{rest}"
+        return f"{problem}: put back what was there, or fit the images again (--overwrite)."
+    counts = f"missing: {missing}, new: {len(others)}{f', such as {others[0]}' if others else ''}"
+    problem = f"These are not all and only the images that {run} was fitted to ({counts})"
+    return f"{problem}: undo what files were added, removed or renamed, or fit the images again (--overwrite)."

@@ -240,7 +240,7 @@ def check_data(run: RunFolder, data: Dataset) -> None:
     if "fingerprint" in fitted_to and not recognise(data, fitted_to):
         remedy = "name those, with the same --size and --mode"
         others = f"{data.name} does not hold the images that {run.path} was fitted to: {remedy}."
-        raise InputError(what_changed(data.train, fitted_to, run.path) or others)
+        raise InputError(what_changed(data, fitted_to, run.path) or others)
     recognise(data, {})  # other images, to compare with, are known by their content
 
 

@@ -130,7 +130,7 @@ def _recognised(data: Dataset, begun: RunFolder | None, overwrite: bool) -> Data
     if recognise(data, fitted_to):
         return replace(data, name=fitted_to.get("name", data.name))
     if begun is not None and begun.stages and not overwrite:
-        problem = what_changed(data.train, fitted_to, begun.path)
+        problem = what_changed(data, fitted_to, begun.path)
         if problem is not None:
             raise RunFolderError(problem)
     return data
