@@ -17,6 +17,7 @@ from scattergen.decoder import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.pipeline import fit as fitting
 from scattergen.runs import RunFolder
+from scattergen.runs.index import read_index
 
 COMMANDS = [
     "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
@@ -351,8 +352,18 @@ def test_fit_folder_with_classes(scattergen, tmp_path):
     Image.new("L", (40, 30), 128).save(tmp_path / "grey" / "a.png")
     out = tmp_path / "codes.npy"
     said = scattergen("encode", tmp_path / "run", tmp_path / "grey", "--out", out, "-q", showing_warnings=True).err
-    assert "are made colour and resized from 40×30 to 16×16" in said
+    assert "are made colour, as those" in said  # and resized, as were those of the run
     assert np.load(out).shape == (1, 4)
+    assert sg.load(tmp_path / "run").options["data"]["converted"] == ["size"]
+    for command in ("encode", "reconstruct"):
+        use = [command, tmp_path / "run", tmp_path / "pets" / "dogs", "--out", tmp_path / "out.npz", "-q"]
+        assert scattergen(*use, showing_warnings=True).err == ""
+    # A run of a version that did not keep this goes on, and warns.
+    index = read_index(tmp_path / "run")
+    del index.current.options["data"]["converted"]
+    index.write(tmp_path / "run")
+    assert "nothing to do" in scattergen(*fit, "--no-strict", showing_warnings=True).out
+    assert "are resized from 24×20 to 16×16" in scattergen(*use, showing_warnings=True).err
 
 
 def test_fit_npy_of_oblong_images_and_use_them_from_a_folder(scattergen, tmp_path):

@@ -100,7 +100,7 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
             reading = reading._replace(size=height)
     data = open_dataset(source, test_fraction=0, **reading._asdict())
     _say_what_is_left_out(source, data)
-    _say_how_converted(source, data, asked, reading)
+    _say_how_converted(source, data, asked, reading, RunFolder.open(run).options.get("data", {}).get("converted", []))
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
@@ -132,13 +132,13 @@ def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
     return reading
 
 
-def _say_how_converted(source: str, data: Dataset, asked: Reading, done: Reading) -> None:
-    """Warn of what is done, unasked, to files of images so that they are as those of a run."""
+def _say_how_converted(source: str, data: Dataset, asked: Reading, done: Reading, known: list[str]) -> None:
+    """Warn of what is done to files, unasked, so that they are as images of a run, to whose files it was not done."""
     parts: list[Any] = [part for part in (data.train, data.test) if isinstance(part, ImageReader)]
     said = []
-    if asked.mode is None and any(part.file_modes - {part.mode} for part in parts):
+    if asked.mode is None and "mode" not in known and any(part.file_modes - {part.mode} for part in parts):
         said.append("made grey" if done.mode == "L" else "made colour")
-    sizes = {size for part in parts for size in part.file_sizes} - {(done.size, done.size)}
+    sizes = {size for part in parts for size in part.file_sizes if "size" not in known} - {(done.size, done.size)}
     if asked.size is None and done.crop is None and done.size is not None and sizes:
         width, height = min(sizes)
         said.append(f"resized from {width}×{height} to {done.size}×{done.size}")

@@ -85,6 +85,8 @@ class ImageReader:
         side = size or crop
         width, height = (side, side) if side else _common_size(headers)
         self.shape = (1 if self.mode == "L" else 3, height, width)
+        changes = {"size": {(width, height)} != self.file_sizes, "mode": {self.mode} != self.file_modes}
+        self.converted = [change for change, made in changes.items() if made]  # of what some files are
         self.size, self.crop, self._fetch = size, crop, fetch
         # numpy.empty takes no memory until an image is written.
         kept = len(numbers) * np.prod(self.shape) < cache_bytes

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scattergen.datasets.arrays import WithMirrored
 from scattergen.datasets.folder import ImageFolder
+from scattergen.datasets.reading import ImageReader
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 
 
@@ -45,6 +46,13 @@ def marks_of(images: ImageSource) -> dict[str, str]:
         return {}
     marks = (hashlib.sha256(mark).digest()[:3] for mark in found[0].marks(found[1].tolist()))
     return {"marks": base64.b64encode(b"".join(marks)).decode()}
+
+
+def conversions_of(images: ImageSource | Tensor) -> dict[str, list[str]]:
+    """What was changed, of "size" and "mode", for files to be images, so that commands need not tell of it again."""
+    if isinstance(images, Subset | WithMirrored):
+        return conversions_of(images.source)
+    return {"converted": images.converted} if isinstance(images, ImageReader) else {}
 
 
 def what_changed(data: Dataset, fitted_to: Mapping[str, Any], run: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from scattergen.datasets import ClassLabels, Dataset, class_labels
-from scattergen.datasets.recognition import marks_of, recognise, what_changed
+from scattergen.datasets.recognition import conversions_of, marks_of, recognise, what_changed
 from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import Judgement, in_words
@@ -92,6 +92,10 @@ def fit_run(
     begun = processes.broadcast(begun)
     data = _recognised(data, begun, overwrite)
     known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
+    # A run of the same files keeps what it has, which is nothing in one of an earlier version.
+    had = {} if begun is None else begun.options.get("data", {})
+    had = had if had.get("fingerprint") == known["fingerprint"] else conversions_of(data.train)
+    taken |= {name: value for name, value in had.items() if name == "converted"}
     identity: dict[str, Any] = {"data": {**known, "n": n, **taken}, "preset": preset, "seed": seed, **options}
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes)
@@ -208,7 +212,7 @@ def _may_change(run: RunFolder, option: str) -> bool:
     """Whether an unfinished run has yet to reach the stage that an option concerns, so that no work is lost."""
     if option == "encoder.store":  # where coefficients are kept meanwhile, which changes no result
         return True
-    if option in ("data.fingerprint", "data.marks"):  # of files that were mended: coefficients know theirs
+    if option in ("data.fingerprint", "data.marks", "data.converted"):  # of mended files: coefficients know theirs
         return not run.stages
     stage = stage_of(option)
     if stage == "encoder" and run.has_work():  # coefficients, which other options would lose

@@ -148,7 +148,8 @@ def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     """Refuse to continue something at a path that was started with other options."""
     old, new = _flatten(have), _flatten(want)
-    names = [name for name in differences(old, new) if name != "data.marks"]  # of images the fingerprint says enough
+    # Of images the fingerprint says enough.
+    names = [name for name in differences(old, new) if name not in ("data.marks", "data.converted")]
     if names:
         found = "; ".join(f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names)
         remedy = "use the same ones, another name, or --overwrite to replace it"
