@@ -388,6 +388,7 @@ KEPT = [
     "@eaDir", "@EADIR", "#recycle", "$RECYCLE.BIN", "$Recycle.Bin", ".thumbnails", "__MACOSX", "@Recycle", "@__thumb",
     ".Trash-1000", "System Volume Information", "RECYCLER", "lost+found", "found.000", "Previews.lrdata", "#snapshot",
     ".picasaoriginals", "[Originals]", "~snapshot", ".@__thumb", "LOST.DIR", "files_trashbin", ".ipynb_checkpoints",
+    "RECYCLED",
 ]  # fmt: skip
 
 
@@ -410,7 +411,20 @@ def test_files_of_programs_are_left_out_and_counted(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["thumbnails", "recycle", "@anna", "#1", "$100", "originals", "eaDir", "snapshot", "macosx"]
+    "name",
+    [
+        "thumbnails",
+        "recycle",
+        "@anna",
+        "#1",
+        "$100",
+        "originals",
+        "eaDir",
+        "snapshot",
+        "macosx",
+        "recycled",
+        "Recycler",
+    ],
 )
 def test_what_may_be_a_class_stays(tmp_path, name):
     draw(tmp_path, [f"{name}/0", "other/0"])

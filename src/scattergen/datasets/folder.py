@@ -21,7 +21,7 @@ from scattergen.progress import SILENT, Progress
 # What file servers, systems and programs keep beside photos: deleted ones, thumbnails, previews, earlier versions.
 _KEPT_BY_PROGRAMS = re.compile(
     r"\..*|@(eadir|tmp|recycle|__thumb|recently-snapshot|sharebin|appstore)|#(recycle|snapshot|sharesnap)|~snapshot|"
-    r"\$recycle\.bin|recycle[rd]|system volume information|found\.\d{3}|lost\+found|lost\.dir|__macosx|thmbnl|"
+    r"\$recycle\.bin|(?-i:RECYCLE[RD])|system volume information|found\.\d{3}|lost\+found|lost\.dir|__macosx|thmbnl|"
     r"network trash folder|temporary items|files_(trashbin|versions)|\[originals\]|.*\.lrdata|"
     r"syno(photo|file)_thumb.*", re.IGNORECASE | re.DOTALL,
 )  # fmt: skip
