@@ -368,17 +368,25 @@ def test_parts_that_leave_open_which_is_which_are_refused(tmp_path, names):
     assert all(name in str(caught.value) for name in names)
 
 
-@pytest.mark.parametrize("names", [("cats", "dogs"), ("train", "trams"), ("trainers", "tests"), ("test", "tested")])
+@pytest.mark.parametrize(
+    "names", [("cats", "dogs"), ("train", "trams"), ("trainers", "tests"), ("test", "tested"), ("train_test", "trams")]
+)
 def test_other_sub_folders_are_classes_as_before(tmp_path, names):
     draw(tmp_path, [f"{name}/{i}" for name in names for i in range(5)])
     assert ImageFolder(tmp_path).classes == tuple(sorted(names))
     assert len(open_dataset(tmp_path).train) == 9
 
 
-@pytest.mark.parametrize("names", [("images/train", "images/val"), ("a/Train", "a/test", "b/Train", "b/test")])
-def test_parts_further_below_are_mixed_with_a_warning(tmp_path, names):
+LIKE_PARTS = [
+    "train2017 val2017", "training_set test_set", "seg_train seg_test", "train_images test_images", "trainset testset",
+    "train-set val-set", "01_train 02_val", "train holdout", "images/train images/val", "a/Train a/test b/Train b/test",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [names.split() for names in LIKE_PARTS])
+def test_parts_further_below_or_of_other_names_are_mixed_with_a_warning(tmp_path, names):
     draw(tmp_path, [f"{name}/{i}" for name in names for i in range(5)])
-    with pytest.warns(UserWarning, match="give the folder that directly holds them"):
+    with pytest.warns(UserWarning, match="look like parts of a dataset, not classes.*give the folder that holds"):
         assert len(open_dataset(tmp_path).train) == 9 * len(names) / 2
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -140,10 +141,12 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
     folder = ImageFolder(path, **how)
     files = [file.relative_to(path) for file in folder.files]
     below = {part.name: None for file in files for part in reversed(file.parents[:-1])}
-    if all(any(one.lower() in names for one in below) for names in (_TRAIN_FOLDERS, _TEST_FOLDERS)):
-        found = ", ".join(one for one in below if one.lower() in (*_TRAIN_FOLDERS, *_TEST_FOLDERS))
-        problem = f"Training and test images are chosen among all in {path}, {found} alike"
-        warnings.warn(f"{problem}: give the folder that directly holds them to keep them apart.", stacklevel=3)
+    pairs = ("|".join(_TRAIN_FOLDERS), "|".join((*_TEST_FOLDERS, "holdout")))  # words of names such as testset_2
+    parts = [[one for one in below if re.search(rf"(?i)(?<![a-z])({names})(set)?(?![a-z])", one)] for names in pairs]
+    found = dict.fromkeys(parts[0] + parts[1])
+    if all(parts) and len(found) > 1:
+        problem = f"{', '.join(found)} look like parts of a dataset, not classes, but are mixed in {path}"
+        warnings.warn(f"{problem}: name them train and test, and give the folder that holds them.", stacklevel=3)
     return _hold_out(name, folder, _shuffled(file.as_posix() for file in files), test_fraction)
 
 

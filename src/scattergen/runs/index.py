@@ -148,8 +148,7 @@ def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     """Refuse to continue something at a path that was started with other options."""
     old, new = _flatten(have), _flatten(want)
-    # Of images the fingerprint says enough.
-    names = [name for name in differences(old, new) if name not in ("data.marks", "data.converted")]
+    names = sorted({*differences(old, new)} - {"data.marks", "data.converted"})  # of images the fingerprint says enough
     if names:
         found = "; ".join(f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names)
         remedy = "use the same ones, another name, or --overwrite to replace it"
