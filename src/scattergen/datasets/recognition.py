@@ -72,9 +72,9 @@ def what_changed(data: Dataset, fitted_to: Mapping[str, Any], run: Path) -> str 
     # A file that is gone, or has another name, moves those that follow it, and others from the test images to these.
     in_place = [file for file, before, now in zip(files, old, new, strict=False) if before != now]
     if len(old) == len(new) and in_place == others:
-        rest = f" ({len(others)} have changed)" if others[1:] else ""
-        problem = f"{others[0]} is not the image that {run} was fitted to{rest}"
+        problem = f"{others[0]} is not the image that {run} was fitted to"
+        problem += f" ({len(others)} have changed)" if others[1:] else ""
         return f"{problem}: put back what was there, or fit the images again (--overwrite)."
-    counts = f"missing: {missing}, new: {len(others)}{f', such as {others[0]}' if others else ''}"
-    problem = f"These are not all and only the images that {run} was fitted to ({counts})"
-    return f"{problem}: undo what files were added, removed or renamed, or fit the images again (--overwrite)."
+    problem = f"{found[0].root} holds other training images than {run} was fitted to (missing: {missing}"
+    problem += f", new or from the test images: {len(others)}, such as {others[0]}" if others else ""
+    return f"{problem}): put back what was removed or renamed and take out what is new, or fit again (--overwrite)."
