@@ -142,9 +142,9 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
     files = [file.relative_to(path) for file in folder.files]
     below = {part.name: None for file in files for part in reversed(file.parents[:-1])}
     pairs = ("|".join(_TRAIN_FOLDERS), "|".join((*_TEST_FOLDERS, "holdout")))  # words of names such as testset_2
-    parts = [[one for one in below if re.search(rf"(?i)(?<![a-z])({names})(set)?(?![a-z])", one)] for names in pairs]
-    found = dict.fromkeys(parts[0] + parts[1])
-    if all(parts) and len(found) > 1:
+    alike = [[one for one in below if re.search(rf"(?i)(?<![a-z])({names})(set)?(?![a-z])", one)] for names in pairs]
+    found = dict.fromkeys(alike[0] + alike[1])
+    if all(alike) and len(found) > 1:
         problem = f"{', '.join(found)} look like parts of a dataset, not classes, but are mixed in {path}"
         warnings.warn(f"{problem}: name them train and test, and give the folder that holds them.", stacklevel=3)
     return _hold_out(name, folder, _shuffled(file.as_posix() for file in files), test_fraction)

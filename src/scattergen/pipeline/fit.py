@@ -84,7 +84,7 @@ def fit_run(
     # Before anything is stored:
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
     # How files were cropped and how many were taken, so that later commands do the same.
-    taken = {name: value for name, value in (("crop", data.crop), ("limit", data.limit)) if value is not None}
+    taken: dict[str, Any] = {name: value for name in ("crop", "limit") if (value := getattr(data, name)) is not None}
     begun: RunFolder | None = None
     if processes.rank == 0:
         with suppress(RunFolderError):
