@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ class ArrayFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 first = np.lib.format.read_magic(file) == (1, 0)
                 read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
                 self.shape, self._by_columns, self.dtype = read(file)
@@ -67,6 +68,13 @@ class ArrayFile:
         if len(values) < count:
             raise EOFError
         return values
+
+
+def _opened(path: Path) -> IO[bytes]:
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder `open` tells
+        raise ValueError("it is no regular file")  # a pipe would be waited for
+    return open(path, "rb")
 
 
 def _state(file: IO[bytes]) -> tuple[int, int]:
@@ -232,7 +240,7 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a .npz file by name, in memory, since compressed files cannot be memory-mapped."""
     try:
         # Opened here: numpy leaves the file open when the archive is damaged.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with _opened(path) as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     # A damaged archive fails in zipfile, zlib, numpy's header parser or, when the file is a .npy under another name,
     # because an array has no `files`: there is no common base class.
