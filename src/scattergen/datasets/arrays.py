@@ -163,15 +163,17 @@ def as_images(images: Any) -> ImageSource | Tensor:
     if not holds_numbers(images) and len(getattr(images, "shape", ())) == 3:
         return cast(ImageSource, images)
     images = plain(images, "images")
+    if isinstance(images, Tensor) and images.is_complex():  # of which NumPy has neither half precision nor conjugates
+        images = images.to(torch.complex64).resolve_conj()
     if isinstance(images, Tensor) and images.is_floating_point():
         images = images.detach().cpu()
         if images.ndim != 4 or (images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)):
             layout, _ = _layout_and_shape(tuple(images.shape), None, "the tensor of images")
             images = torch.from_numpy(_channels_first(as_numpy(images), layout))
         images = images.float()
-        _check_values(images.numpy(), "NCHW", "the images")
+        _check_values(images.numpy(), "NCHW", "the tensor of images")
         return images
-    return ImageArray(images, name="the images")
+    return ImageArray(images)
 
 
 def fingerprint_of(images: ImageSource | Tensor) -> str:
