@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +70,7 @@ class ArrayFile:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder `open` tells
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ValueError("it is no regular file")  # a pipe would be waited for
     return open(path, "rb")
 
