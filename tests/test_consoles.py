@@ -298,6 +298,20 @@ SHELL = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_output_is_told_in_the_same_words_without_a_buffer(odd_run, tmp_path, unbuffered):
+    info, sample = (["info", odd_run.path], ["sample", odd_run.path, "-n", "1", "--out", tmp_path / "a.npy", "-q"])
+    for words, code, end in ((info, 2, "send it to another place.\n"), (sample, 0, "its files are written.\n")):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "scattergen", *words], stdout=full, stderr=subprocess.PIPE, text=True,
+                timeout=100, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )  # fmt: skip
+        assert done.returncode == code
+        assert "What was to be printed is lost" in done.stderr
+        assert done.stderr.endswith(end)
+
+
 @pytest.mark.parametrize(("words", "code"), SHELL, ids=[words for words, _ in SHELL])
 def test_streams_as_a_shell_gives_them(words, code):
     command = f"'{sys.executable}' -m scattergen {words}"

@@ -17,7 +17,7 @@ import scattergen as sg
 from scattergen import InputError
 from scattergen.datasets import Dataset, ImageArray, as_images, mnist, open_dataset
 from scattergen.densities import Gaussian, GaussianMixture
-from scattergen.encoder import PCAWhitening
+from scattergen.encoder import PCAWhitening, ScatteringEncoder
 from scattergen.encoder.scattering_encoder import reconstruct_codes
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.evaluate import evaluate_run
@@ -226,7 +226,7 @@ def test_a_stored_array_is_read_in_parts_only(levels):
     assert reads == [slice(3, 5), slice(8, 10)]
     broken = levels / np.float32(255)
     broken[33, 2, 2] = np.nan
-    with pytest.raises(InputError, match="Image 33 of the images holds NaN"):
+    with pytest.raises(InputError, match=r"Image 33 of the .+ holds NaN"):
         as_images(OnDisk(broken))
 
 
@@ -402,6 +402,39 @@ def test_codes_that_are_none_are_refused_by_their_row(model, levels, value, row)
     one_sentence(error.value)
     z[row, 3] = 999_999
     assert torch.isfinite(model.decode(z)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda z: z > 0, "The codes hold torch.bool values: give real numbers"),
+        (lambda z: z + 0j, "The codes hold torch.complex64 values: give real numbers"),
+        (lambda z: torch.quantize_per_tensor(z, 0.1, 0, torch.qint8), r"as codes: turn it into floats .* dequantize"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # quantised tensors will go
+def test_codes_that_are_no_real_numbers_are_refused(model, levels, change, words):
+    with pytest.raises(InputError, match=words) as error:
+        model.decode(change(model.encode(levels)))
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x + 0j, "array holds complex64 values"),
+        (lambda x: (x + 0j).conj(), "array holds complex64 values"),
+        (lambda x: x.to(torch.complex32), "array holds complex64 values"),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8), r"as images: turn it into floats .* dequant"),
+        (lambda x: x[0], r"got \(3, 1, 16, 16\): if that is one colour image, add the axis N in front"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_hold_no_images_are_refused_in_a_sentence(change, words):
+    encoder = ScatteringEncoder((3, 16, 16), J=1, n_components=4)
+    with pytest.raises(InputError, match=words) as error:
+        encoder.features(as_images(change(torch.rand(2, 3, 16, 16)))[:])
+    one_sentence(error.value)
 
 
 @pytest.mark.parametrize("n", [10**12, 2**62])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
@@ -199,9 +200,9 @@ def test_the_spread_of_gaussians_is_proportional_to_the_temperature(name, fitted
     torch.testing.assert_close(half - cold, 0.5 * (warm - cold), atol=3 * 2**-21, rtol=0)
 
 
-@pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf, "hot", True, None])
+@pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf, 1e30, "hot", True, None])
 def test_temperatures_that_are_none_are_refused(name, fitted, temperature):
-    with pytest.raises(InputError, match=f"temperature={temperature!r}: give a number of at least"):
+    with pytest.raises(InputError, match=rf"temperature={re.escape(repr(temperature))}: give a number of at least"):
         fitted[name].sample(1, temperature=temperature)
 
 

@@ -182,8 +182,11 @@ def test_images_without_a_test_set(scattergen, tmp_path):
     scattergen("fit", tmp_path / "images.npy", "--out", run, *small)
     evaluate_run = ["evaluate", run, "--images", tmp_path / "images.npy", "-q", "-n", 20]
     error = scattergen(*evaluate_run, code=2).err  # three test images
-    assert "at least 20" in error
-    assert "28" in scattergen(*evaluate_run, "--features", "digits", code=2).err
+    assert "images has 3 test images, and 20 are needed to compare with: use --against train, or name" in error
+    np.save(tmp_path / "few.npy", images[:5])
+    error = scattergen(*evaluate_run, "--against", tmp_path / "few.npy", code=2).err
+    assert "few has 5 images, and 20 are needed to compare with" in error or "few has 4 images" in error
+    assert "28" in scattergen(*evaluate_run, "--against", "train", "--features", "digits", code=2).err
     found = json.loads(scattergen(*evaluate_run, "--against", "train", "--json").out)
     assert found["features"]["name"] == "scattering"
     row = found["rows"]["gaussian"]

@@ -110,6 +110,15 @@ def test_codes_come_back_from_a_file(tmp_path, order):
     assert np.array_equal(read_codes(tmp_path / "codes.npy"), codes.astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["c.npy", "c.npz"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name} cannot be read as a .* file \(it is no regular file\): save"):
+        read_codes(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name} is a pipe, a socket or a device: give"):
+        open_dataset(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "values",
     [np.float32(1), np.array(["a", "b"]), np.zeros((2, 3, 3), complex), np.zeros(0), np.zeros((0, 4, 4), np.uint8),

@@ -232,6 +232,12 @@ def test_memory_and_time_of_every_stage_of_a_preset():
     assert all(stage.seconds > 0 and stage.bytes > 0 for stage in stages)
 
 
+@pytest.mark.parametrize(("n", "n_test"), [(4, 1), (17, 2), (17, 30)])
+def test_few_images_can_be_estimated(n, n_test):
+    data = Dataset("shapes", ImageArray(shapes(n)), ImageArray(shapes(n_test, seed=1)))
+    assert estimate_fit(data, preset("auto", (3, 16, 16), n))[-1].seconds > 0
+
+
 # Fewer images
 
 

@@ -133,6 +133,8 @@ class GenerativeScatteringNetwork:
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = as_tensor(z, "codes").detach()
         self.decoder.check_codes(z)
+        if z.is_complex() or z.dtype == torch.bool:
+            raise InputError(f"The codes hold {z.dtype} values: give real numbers, such as encode(images) makes.")
         if not torch.isfinite(z).all():
             raise InputError("The codes hold NaN or infinite values: check where they come from.")
         for i in (z.abs() > LARGEST_CODE).any(1).nonzero()[:1].flatten().tolist():

@@ -21,6 +21,9 @@ def usable() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(raw := getattr(sys.stdout, "buffer", None), io.RawIOBase):  # PYTHONUNBUFFERED: it forgets refusals
+        kept = io.BufferedWriter(raw)
+        sys.stdout = io.TextIOWrapper(kept, sys.stdout.encoding, "backslashreplace", line_buffering=True)
     errors, sys.stderr = sys.stderr, Heedless(sys.stderr)
     try:
         yield

@@ -28,7 +28,7 @@ class ArrayFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 first = np.lib.format.read_magic(file) == (1, 0)
                 read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
                 self.shape, self._by_columns, self.dtype = read(file)
@@ -67,6 +67,12 @@ class ArrayFile:
         if len(values) < count:
             raise EOFError
         return values
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError("it is no regular file")  # a pipe would be waited for
+    return open(path, "rb")
 
 
 def _state(file: IO[bytes]) -> tuple[int, int]:
@@ -155,15 +161,17 @@ def as_images(images: Any) -> ImageSource | Tensor:
     if not holds_numbers(images) and len(getattr(images, "shape", ())) == 3:
         return cast(ImageSource, images)
     images = plain(images, "images")
+    if isinstance(images, Tensor) and images.is_complex():  # of which NumPy has neither half precision nor conjugates
+        images = images.to(torch.complex64).resolve_conj()
     if isinstance(images, Tensor) and images.is_floating_point():
         images = images.detach().cpu()
         if images.ndim != 4 or (images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)):
             layout, _ = _layout_and_shape(tuple(images.shape), None, "the tensor of images")
             images = torch.from_numpy(_channels_first(as_numpy(images), layout))
         images = images.float()
-        _check_values(images.numpy(), "NCHW", "the images")
+        _check_values(images.numpy(), "NCHW", "the tensor of images")
         return images
-    return ImageArray(images, name="the images")
+    return ImageArray(images)
 
 
 def fingerprint_of(images: ImageSource | Tensor) -> str:
@@ -232,7 +240,7 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a .npz file by name, in memory, since compressed files cannot be memory-mapped."""
     try:
         # Opened here: numpy leaves the file open when the archive is damaged.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with _opened(path) as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     # A damaged archive fails in zipfile, zlib, numpy's header parser or, when the file is a .npy under another name,
     # because an array has no `files`: there is no common base class.

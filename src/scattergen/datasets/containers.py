@@ -44,7 +44,7 @@ def plain(values: Any, name: str) -> NDArray[Any] | Tensor | Stored:
     """The numbers of any container as an array or a dense tensor; what is none, or has none, is an `InputError`."""
     reason = ""
     try:
-        if isinstance(values, Tensor) and not (values.is_meta or values.is_nested):
+        if isinstance(values, Tensor) and not (values.is_meta or values.is_nested or values.is_quantized):
             return values if values.layout == torch.strided else values.to_dense()
         if not isinstance(values, Tensor) and not np.ma.is_masked(values) and holds_numbers(values):
             array = _array_of(values)
@@ -86,6 +86,8 @@ def _array_of(values: Any) -> NDArray[Any] | Stored:
 
 
 def _remedy(values: Any) -> str:
+    if isinstance(values, Tensor) and values.is_quantized:
+        return "turn it into floats first with dequantize()"
     first = values[0] if isinstance(values, list | tuple) and values else values
     if isinstance(first, str | bytes | os.PathLike):
         return "read the files first, images by scattergen.datasets.open_dataset(path).train"

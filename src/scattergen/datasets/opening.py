@@ -128,7 +128,8 @@ def _cannot_open(path: Path) -> str:
         return f"{path} does not exist or cannot be reached: {wanted}"
     if path.suffix.lower() in SUFFIXES:
         return f"{path} is a single image: give the folder that holds it."
-    return f"{path} has an unknown type (extension {path.suffix or 'none'}): {wanted}"
+    unknown = f"has an unknown type (extension {path.suffix or 'none'})"
+    return f"{path} {unknown if os.path.isfile(path) else 'is a pipe, a socket or a device'}: {wanted}"
 
 
 def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Dataset:

@@ -74,10 +74,10 @@ def draw_in_chunks(n: int, seed: int, draw: Callable[[Noise, int], Tensor], temp
 
 
 def check_temperature(temperature: Any) -> float:
-    """The temperature, if it is a finite number of at least 0."""
+    """The temperature, if it is a number from 0 to 1000."""
     is_number = isinstance(temperature, int | float | np.number)
-    if not is_number or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
-        remedy = "give a number of at least 0, such as 0.8; 1 draws from the fitted density as it is"
+    if not is_number or isinstance(temperature, bool) or not 0 <= temperature <= 1000:
+        remedy = "give a number of at least 0 and at most 1000, such as 0.8; 1 draws from the fitted density as it is"
         raise InputError(f"temperature={temperature!r}: {remedy}.")
     return float(temperature)
 

@@ -94,6 +94,8 @@ class ScatteringEncoder:
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             expected = "Expected images of shape (N, {}, {}, {})".format(*self.image_shape)
             remedy = "resize or convert them, or fit a model to images of this shape"
+            if tuple(images.shape) == (3, 1, *self.image_shape[1:]):
+                remedy = f"if that is one colour image, add the axis N in front with images[None]; else {remedy}"
             raise InputError(f"{expected} but got {tuple(images.shape)}: {remedy}.")
         with torch.no_grad():
             return self.scattering(images.to(self.device)).flatten(1).cpu()

@@ -17,6 +17,7 @@ from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.local import LinearDecoder
 from scattergen.densities import make
 from scattergen.diagnostics import count_rejections, rejections_by_sample_size
+from scattergen.diagnostics.normality import SMALLEST_SAMPLE
 from scattergen.encoder.principal_components import passes_and_order
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
@@ -187,7 +188,7 @@ def _report(data: Dataset, codes: Tensor, n_densities: int, decoding: float, see
         rows = 3 * judged + min(MOST_JUDGED, n) + n_densities * sampled
         seconds += rows * (seeing + decoding)
     tested = codes[: min(max(n_test, 20), 1000, n)]
-    if len(tested) >= FEWEST_TEST_IMAGES:
+    if len(tested) >= SMALLEST_SAMPLE:
         testing = _seconds(lambda: (count_rejections(tested), rejections_by_sample_size(tested, repeats=5)))
         seconds += testing * max(1.0, n_test / len(tested))
     return StageEstimate("report", seconds + 3.0, 4 * MOST_JUDGED * math.prod(data.train.shape) * 6)

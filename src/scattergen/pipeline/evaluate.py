@@ -97,6 +97,10 @@ def evaluate_run(
     against = data.test if reference is None else reference.train
     if against is None:
         raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
+    if (found := len(against)) < evaluation.FEWEST:
+        has = f"{data.name} has {found} test images" if reference is None else f"{reference.name} has {found} images"
+        remedy = "use --against train, or name others by --against"
+        raise InputError(f"{has}, and {evaluation.FEWEST} are needed to compare with: {remedy}.")
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     model.check_memory(n)
     extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
