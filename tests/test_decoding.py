@@ -115,6 +115,16 @@ def test_a_png_is_turned_as_its_xmp_data_say(tmp_path):
     assert np.array_equal(pixels_of(tmp_path / "a.png")[1], np.rot90(levels(4, 8), -1))
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("kind", ["eXIf", "iTXt"])
+def test_the_header_of_a_png_is_turned_by_what_stands_before_or_after_its_pixels(kind, where):
+    xmp = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<rdf:Description tiff:Orientation="6"/>'
+    content = {"eXIf": exif_bytes([turned()])[6:], "iTXt": xmp}[kind]
+    file = Encoded("a.png", png([b"\1\2\3"], 8, 0, 3, **{where: [chunk(kind.encode(), content)]}))
+    assert read_header(file) == ("L", 1, 3)
+    assert pixels_of(file)[1].tolist() == [[1], [2], [3]]
+
+
 # PNG with long texts
 
 

@@ -71,11 +71,21 @@ def read_header(file: File) -> Header:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
             width, height = (image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH))
-        # Asking a PNG for EXIF data that it does not hold would decode the whole image.
+        # Asking a PNG for EXIF data that it does not hold would decode the whole image; which would swap the axes.
         said = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
-        if (image.format != "PNG" or said) and _orientation(image) in (5, 6, 7, 8):  # which swap the axes
+        if (image.format != "PNG" or said or _says_at_its_end(image)) and _orientation(image) in (5, 6, 7, 8):
             width, height = height, width
     return Header(mode, width, height)
+
+
+def _says_at_its_end(image: Image.Image) -> bool:
+    """Whether an opened PNG seems to hold EXIF or XMP data after its pixels, in its last 128 KB."""
+    stream: IO[bytes] = image.fp  # type: ignore[attr-defined]
+    place = stream.tell()
+    stream.seek(max(place, stream.seek(0, io.SEEK_END) - (1 << 17)))
+    end = stream.read()
+    stream.seek(place)
+    return any(word in end for word in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 
 def decode(file: File, mode: Mode, size: int | None = None, crop: int | None = None) -> NDArray[np.uint8]:
