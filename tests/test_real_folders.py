@@ -303,6 +303,7 @@ def old(scattergen, photos, tmp_path, monkeypatch):
     folder = shutil.copytree(photos, tmp_path / "photos")
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "_recognised", by_times)
+        patch.setattr(fitting, "conversions_of", lambda images: {})
         scattergen(*command(folder, tmp_path / "run"))
     return folder, tmp_path / "run"
 
