@@ -200,6 +200,22 @@ def test_a_damaged_checkpoint_never_ends_in_another_model(tmp_path, damage):
         assert found or damage == "a bit"
 
 
+@pytest.mark.parametrize(
+    "name", ["generator", "modules/net/0.weight", "optimizers/net/0/step", "optimizers/net/0/exp_avg"]
+)
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_checkpoint_with_a_tensor_of_another_size_is_refused(tmp_path, name, size):
+    path = tmp_path / "checkpoint"
+    modules, losses = one_module()
+    with pytest.raises(KeyboardInterrupt):
+        train(modules, stop_after(losses, 5), data(), checkpoint=path, **SETTINGS)
+    tensors, metadata = read_tensors(path)
+    tensors[name] = torch.zeros(size, dtype=tensors[name].dtype)
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(RunFolderError, match="is not a whole checkpoint"):
+        train(*one_module(), data(), checkpoint=path, **SETTINGS)
+
+
 @pytest.mark.parametrize("name", ["generator", "modules/net/0.weight", "optimizers/net/0/step"])
 def test_a_checkpoint_without_a_tensor_is_refused(tmp_path, name):
     path = tmp_path / "checkpoint"

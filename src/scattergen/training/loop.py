@@ -350,7 +350,8 @@ class TrainingState:
             state: dict[int, dict[str, Tensor]] = {}
             for key, tensor in take_state(tensors, f"optimizers/{name}").items():
                 index, entry = key.split("/")
-                state.setdefault(int(index), {})[entry] = tensor
+                shape = () if entry == "step" else optimizer.param_groups[0]["params"][int(index)].shape
+                state.setdefault(int(index), {})[entry] = tensor.view(shape)  # a RuntimeError if it has another size
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         self.best = take_state(tensors, "best")
         for name in _PROGRESS:
