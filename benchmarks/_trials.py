@@ -33,7 +33,8 @@ READERS = ("sample", "sample", "sample", "info", "encode", "decode")
 WRITERS = (*["fit"] * 14, *["density"] * 3, "overwrite", "evaluate", "diagnose")
 KILLED = ("fit", "overwrite", "density", "evaluate", "folder")
 STATES = {"finished": "", "killed in the encoder": "encoder", "killed in the decoder": "decoder"}
-_PLANTED = ("run/notes.txt", "run/pictures/holiday.png", "run/densities/notes.txt", "run/work/notes.txt", "thesis.txt")
+_FOLDERS = ("pictures", "densities", "work")
+_PLANTED = ("run/notes.txt", *(f"run/{one}/notes.txt" for one in _FOLDERS), "run/pictures/holiday.png", "thesis.txt")
 _WORDS = "years of work"
 
 

@@ -9,6 +9,7 @@ from scattergen.paper.sources import sources
 from scattergen.pipeline.estimate import parse_time
 from scattergen.report.plots import axis_number, effect_sizes_by_component, rate_factor, signed
 from scattergen.stages.density import choice_of_key
+from scattergen.stages.fit import trial_sizes
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,7 @@ def test_a_key_tells_density_and_keywords():
     choice = choice_of_key("vae-improved", {"epochs": 5})
     assert (choice.name, choice.by_class) == ("vae", False)
     assert (choice.keywords["epochs"], choice.keywords["prior"]) == (5, "mixture")
+
+
+def test_trials_of_leading_components_double():
+    assert trial_sizes(7000, 512) == ([16, 32, 64, 128, 256, 512], 700, 400)

@@ -66,10 +66,9 @@ def sample(
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
         if names is None:
-            what = (
-                f"The density {type(model.densities[density]).__name__} is not class-conditional: leave out --density"
-            )
-            raise InputError(f"{what}, or fit one that is by `scattergen density RUN NAME --by-class`.")
+            what = f"The density {type(model.densities[density]).__name__} is not class-conditional"
+            remedy = "leave out --density, or fit one that is by `scattergen density RUN NAME --by-class`"
+            raise InputError(f"{what}: {remedy}.")
         classes = ClassLabels(label_numbers(each, n, names), tuple(names))
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)

@@ -150,7 +150,8 @@ class LocalDecoder(CodeDecoder):
     grid becomes too small for the filters.
 
     Args:
-        linear, channels: Fitted, and the width of each grid, from the coarsest to the image's.
+        linear: Fitted.
+        channels: Width of each grid, from the coarsest to the image's.
         kernel_size, momentum: As of `Decoder`.
 
     Example:

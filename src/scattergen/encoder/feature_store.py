@@ -93,7 +93,8 @@ class FeatureStore:
         found = self._found(i)
         if found is None:
             found = self.compute(self.rows(i))
-            found = found if self._shift is None or self.place != "disk" else self._rounded(found, self._shift)
+            if self._shift is not None and self._place == "disk":  # as decided; to ask would need all processes
+                found = self._rounded(found, self._shift)
         if found.dtype == torch.float32:
             return found
         assert self._shift is not None  # or nothing would have been found

@@ -223,7 +223,7 @@ def _best_number_of_components(
     held_out = _spread([i for i, rows in enumerate(chunks) if rows.stop > n_fit], _MOST_HELD_OUT, step)
     size = images[:1].numel()
     products, gram, codes, count = torch.zeros(most, size), torch.zeros(most, most), torch.zeros(most), 0
-    total, errors = (torch.zeros(n, dtype=torch.float64) for n in (size, len(grid)))
+    total, errors = torch.zeros(size, dtype=torch.float64), torch.zeros(len(grid), dtype=torch.float64)
     with progress.task("choose components", len(fitted) + len(held_out)) as task:
         for i in fitted:
             start, stop = chunks[i].start, min(chunks[i].stop, n_fit)

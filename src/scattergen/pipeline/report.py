@@ -46,8 +46,10 @@ def write_run_report(
         task.advance()
         for name, density in model.densities.items():
             stage, samples = run.stages.get(f"densities/{name}", {}), model.sample(_N_SAMPLES, name, seed)
-            training = stage.get("seconds", 0.0), samples, stage.get("epochs"), density.description
-            densities.append(DensityEntry(name, hyperparameters(density), *training, seed))
+            densities.append(DensityEntry(
+                name, hyperparameters(density), stage.get("seconds", 0.0), samples, stage.get("epochs"),
+                density.description, seed,
+            ))  # fmt: skip
             task.advance()
         whitening = model.encoder.whitening
         keys = ("epoch", "seconds", "train_loss", "val_loss", "val_psnr")

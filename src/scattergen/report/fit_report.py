@@ -95,11 +95,8 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
     """Write ``report.html`` and ``pictures/*.png``, and return the path of the page.
 
     The page needs no other file and loads nothing from elsewhere. Files appear whole or not at all, the page last;
-    pictures of earlier reports in the folder, which is made when missing, are replaced by name.
-
-    Raises:
-        InputError: If pictures or numbers do not fit together.
-        ScattergenError: If a file cannot be written.
+    pictures of earlier reports in the folder, which is made when missing, are replaced by name. An `InputError` if
+    pictures or numbers do not fit together; a `ScattergenError` if a file cannot be written.
 
     Example:
         >>> import tempfile

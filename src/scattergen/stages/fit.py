@@ -238,11 +238,7 @@ def choose_leading(
 
 
 def trial_sizes(n: int, d: int) -> tuple[list[int], int, int]:
-    """Numbers of leading components to try for n codes of d, and how many held-out images and samples are compared.
-
-    >>> trial_sizes(7000, 512)
-    ([16, 32, 64, 128, 256, 512], 700, 400)
-    """
+    """Numbers of leading components to try for n codes of d, and how many held-out images and samples are compared."""
     if n < _FEWEST_CODES:
         return [], 0, 0
     n_held_out = min(max(1, n // 10), _MOST_IMAGES)

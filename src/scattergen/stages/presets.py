@@ -22,8 +22,10 @@ def preset(name: str, image_shape: tuple[int, int, int], n: int) -> Options:
     train, and "celeba-2019" Angles & Mallat's later generator; "celeba" of 64×64 images is "celeba-light". "auto"
     chooses scale, number of components, widths and epochs from the images.
     """
-    if name in ("auto", "mnist"):
-        return _auto(image_shape, n) if name == "auto" else copy.deepcopy(_MNIST)
+    if name == "auto":
+        return _auto(image_shape, n)
+    if name == "mnist":
+        return copy.deepcopy(_MNIST)
     if name not in _CELEBAS:
         known = ", ".join(f'"{known}"' for known in ("mnist", *CELEBA_PRESETS))
         raise InputError(f'There is no preset "{name}": choose {known} or "auto".')

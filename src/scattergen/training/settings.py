@@ -33,7 +33,8 @@ class TrainingSettings:
         epochs: Passes over the data; an incomplete last batch is left out.
         batch_size: Examples per step; at most the number of examples is used.
         learning_rate: Peak of Adam's step size.
-        schedule, betas: A name in `SCHEDULES`, and Adam's decay rates.
+        schedule: A name in `SCHEDULES`.
+        betas: Adam's decay rates.
         clip_norm: Largest norm of one module's gradient; longer ones are shortened to it.
         patience: Stop after so many epochs without a lower validation loss, and go back to the best parameters.
         from_start: Whether the parameters as given may be the best ones, too.
@@ -41,7 +42,8 @@ class TrainingSettings:
             then follows the steps or the seconds, whichever are further, so that the result depends on the machine.
         seed: Of the order of the data and of everything random in the losses.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the processor has it.
-        device, description: "cpu", "cuda", "cuda:1" …, and the name of the stage in reports.
+        device: "cpu", "cuda", "cuda:1" …
+        description: Name of the stage in reports.
         prefetch: Read the next batches while one is computed with; pays if they come from files.
         checkpoint_seconds: Between two checkpoints within an epoch; its end has one anyway.
 
