@@ -116,9 +116,9 @@ def test_a_source_and_a_tensor_are_the_same(model, images):
         (lambda x: x.numpy()[:, 0, 0], r"shape \(120, 16\)"),
         (lambda x: x.numpy() * 255, "divide grey levels"),
         (lambda x: Dataset("both", x, x), r"give one part, such as data\.train"),
-        (lambda x: 255 * x, "Image 0 of the images has values from 0 to 25.*divide"),
+        (lambda x: 255 * x, "Image 0 of the tensor of images has values from 0 to 25.*divide"),
         (lambda x: x - 1, "values from -1 to"),
-        (lambda x: x.log().nan_to_num(neginf=math.nan), "Image 0 of the images holds NaN"),
+        (lambda x: x.log().nan_to_num(neginf=math.nan), "Image 0 of the tensor of images holds NaN"),
         (lambda x: x[:8], "8 components were asked of 8 training images"),
     ],
 )
