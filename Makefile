@@ -16,7 +16,7 @@ mnist: $(INSTALLED)  ## from MNIST's images to new digits and a report, in runs/
 	$(BIN)/scattergen fit mnist --out runs/mnist
 
 test: $(INSTALLED)  ## run all tests and the examples in the docstrings
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(INSTALLED)  ## lint, formatting and types
 	$(BIN)/ruff check

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 # Threads that wait for the next sum would keep the processor from other work, on a busy machine for minutes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # which PyTorch reads as it is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` has a worker for each core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -74,11 +76,21 @@ def _run_cli(*arguments, code=0, showing_warnings=False):
     return result
 
 
+@pytest.hookimpl(optionalhook=True)  # of a plugin that running single tests does not need
+def pytest_xdist_auto_num_workers(config):
+    """As many workers as cores, up to eight: each imports PyTorch and fits the run that tests share."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def without_photographs(tmp_path_factory):
-    """Judges small fits by scattering features, here and in processes: those of photographs take seconds for each."""
+    """Judges small fits by scattering features, here and in processes: those of photographs take seconds for each.
+
+    Nor do processes have TorchMetrics: where it is installed, Fabric imports it, and with it SciPy and Matplotlib.
+    """
     folder = tmp_path_factory.mktemp("site")
-    (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.modules[{perceptual.PACKAGE!r}] = None\n")
+    hidden = f"sys.modules.update({{{perceptual.PACKAGE!r}: None, 'torchmetrics': None}})"
+    (folder / "sitecustomize.py").write_text(f"import sys\n\n{hidden}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PerceptualFeatures, "installed", staticmethod(lambda: False))
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)

@@ -10,6 +10,7 @@ from scattergen.evaluation.memorisation import REJECTED
 from scattergen.evaluation.perceptual import PerceptualFeatures
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
+MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 
 
 def default_features(image_shape: tuple[int, int, int], *, digits: bool = False) -> FeatureExtractor:

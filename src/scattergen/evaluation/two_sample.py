@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
@@ -39,6 +38,8 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
         >>> test.accuracy > 0.65, test.pvalue < 1e-6, test.n
         (True, True, 500)
     """
+    from scipy import stats  # only now: it takes seconds to import
+
     check_tables(4, real=real, samples=samples)
     generator = torch.Generator().manual_seed(seed)
     count = min(len(real), len(samples)) // 2
@@ -118,6 +119,8 @@ def different_bins(
         >>> test.different >= 3, test.zscores.min().item() < -4
         (True, True)
     """
+    from scipy import stats
+
     if not 0 < level < 1:
         raise InputError(f"level={level}: give a significance level between 0 and 1.")
     check_tables(train=train, samples=samples)

@@ -15,13 +15,11 @@ from scattergen.datasets import ClassLabels, Dataset, class_labels
 from scattergen.datasets.recognition import conversions_of, marks_of, recognise, what_changed
 from scattergen.densities import improved_keywords, make, names, needs_labels
 from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.evaluation.judgement import Judgement, in_words
+from scattergen.evaluation.judgement import MEASURES, Judgement, in_words
 from scattergen.files import check_space
 from scattergen.global_state import usual_state
 from scattergen.image_files import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.pipeline.estimate import epochs_within
-from scattergen.pipeline.report import MEASURES, write_run_report
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, refuse_differences
@@ -144,6 +142,8 @@ def _report(
     run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, seed: int, command: str, progress: Progress
 ) -> None:
     """Write the report of a model, the last stage of a fit."""
+    from scattergen.pipeline.report import write_run_report  # only now: its plots and statistics take seconds to import
+
     made_from = [name for name in run.stages if name in _stages_of(run.options)]
     tested_on = None if data.test is None else data.test.fingerprint
     key = Stages(run, progress).key(LAST_STAGE, {"tested_on": tested_on, "seed": seed}, made_from)
@@ -179,6 +179,8 @@ def _epochs(
         wanted = json.loads(json.dumps({**identity, "max_seconds": max_seconds}))
         if differences(begun.options, wanted) in ([], ["training.epochs"]):
             return int(begun.options["training"]["epochs"])
+    from scattergen.pipeline.estimate import epochs_within
+
     return processes.broadcast(epochs_within(max_seconds, data, identity, device) if processes.rank == 0 else 0)
 
 

@@ -12,7 +12,7 @@ from scattergen.densities import hyperparameters
 from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.evaluation import default_features, kernel_distance
-from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
+from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, MEASURES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
 from scattergen.image_quality import WINDOW_SIZE, psnr, sharpness, ssim
 from scattergen.model import GenerativeScatteringNetwork
@@ -23,7 +23,6 @@ from scattergen.wording import machine
 
 MOST_JUDGED, LEAST_JUDGED = 1000, 100  # images in a row
 FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
-MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 _N_SAMPLES, _N_PAIRS = 64, 12
 _MINIMUM_FOR_TESTS = 20  # K² and Jarque-Bera are not defined well below
 
