@@ -1,6 +1,7 @@
 """A few images of anyone, by the preset auto: what a fit promises, tells beforehand and shows."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -206,13 +207,11 @@ def test_less_time_makes_fewer_epochs(monkeypatch):
 
 
 def test_a_run_keeps_the_epochs_that_it_began_with(archive, scattergen, tmp_path, monkeypatch):
-    from scattergen.pipeline import fit as fitting
-
-    monkeypatch.setattr(fitting, "epochs_within", lambda *_: 2)
+    monkeypatch.setattr(estimating, "epochs_within", lambda *_: 2)
     small = ["--densities", "gaussian", "--set", "encoder.n_components=8", "--max-time", "5m"]
     out = tmp_path / "run"
     scattergen("fit", archive, "--out", out, *small)
-    monkeypatch.setattr(fitting, "epochs_within", lambda *_: 3)
+    monkeypatch.setattr(estimating, "epochs_within", lambda *_: 3)
     assert "finished before" in scattergen("fit", archive, "--out", out, *small).out
     assert RunFolder.open(out).options["training"]["epochs"] == 2
 
@@ -223,13 +222,14 @@ def test_what_is_no_time_is_refused(text):
         parse_time(text)
 
 
-def test_memory_and_time_of_every_stage_of_a_preset():
+def test_memory_and_time_of_every_stage_of_a_preset(capsys):
     data = Dataset("shapes", ImageArray(shapes(120)), ImageArray(shapes(30, seed=1)))
     options = preset("auto", (3, 16, 16), 120)
-    stages = estimate_fit(data, options)
+    stages = estimate_fit(data, options, progress=sg.Progress())
     names = [stage.name for stage in stages]
     assert names[:4] == ["encoder", "codes", "linear", "decoder"]
     assert all(stage.seconds > 0 and stage.bytes > 0 for stage in stages)
+    assert re.fullmatch(r"  estimate: .* s  report\n", capsys.readouterr().err)  # the last one tried
 
 
 @pytest.mark.parametrize(("n", "n_test"), [(4, 1), (17, 2), (17, 30)])

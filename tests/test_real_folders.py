@@ -382,6 +382,7 @@ def test_other_sub_folders_are_classes_as_before(tmp_path, names):
 LIKE_PARTS = [
     "train2017 val2017", "training_set test_set", "seg_train seg_test", "train_images test_images", "trainset testset",
     "train-set val-set", "01_train 02_val", "train holdout", "images/train images/val", "a/Train a/test b/Train b/test",
+    "TrainImages TestImages", "imagesTrain imagesVal",
 ]  # fmt: skip
 
 

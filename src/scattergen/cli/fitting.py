@@ -91,7 +91,7 @@ def fit(
         if estimate:
             n = len(data.train)
             check_options(choice.options, data.train.shape, n, class_labels(data.train))
-            print_estimate(estimate_fit(data, choice.options, device), n, common.as_json)
+            print_estimate(estimate_fit(data, choice.options, device, work["progress"]), n, common.as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:

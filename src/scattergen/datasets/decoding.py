@@ -122,7 +122,8 @@ def check_crop(file: File | str, width: int, height: int, crop: int) -> None:
 
 def warn_of_foreign(root: Path, files: Sequence[Path]) -> None:
     """Say how many of a folder's files are pictures that are not read, and how to convert them."""
-    foreign = [file for file in files if file.suffix.lower() in _FOREIGN]
+    read = {file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES}
+    foreign = [file for file in files if file.suffix.lower() in _FOREIGN and file.with_suffix("") not in read]
     if foreign:
         first, kinds = foreign[0], ", ".join(sorted({file.suffix.lower() for file in foreign}))
         n = len(foreign) + sum(file.suffix.lower() in SUFFIXES for file in files)

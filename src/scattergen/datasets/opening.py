@@ -143,7 +143,8 @@ def _open_folder(path: Path, test_fraction: float, how: dict[str, Any]) -> Datas
     files = [file.relative_to(path) for file in folder.files]
     below = {part.name: None for file in files for part in reversed(file.parents[:-1])}
     pairs = ("|".join(_TRAIN_FOLDERS), "|".join((*_TEST_FOLDERS, "holdout")))  # words of names such as testset_2
-    alike = [[one for one in below if re.search(rf"(?i)(?<![a-z])({names})(set)?(?![a-z])", one)] for names in pairs]
+    words = {one: re.sub("(?<=[a-z])(?=[A-Z])", " ", one) for one in below}  # of TrainImages
+    alike = [[a for a, b in words.items() if re.search(rf"(?i)(?<![a-z])({one})(set)?(?![a-z])", b)] for one in pairs]
     found = dict.fromkeys(alike[0] + alike[1])
     if all(alike) and len(found) > 1:
         problem = f"{', '.join(found)} look like parts of a dataset, not classes, but are mixed in {path}"

@@ -24,7 +24,7 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.model import DECODING_BATCH
 from scattergen.pipeline.report import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
-from scattergen.progress import Progress, Task
+from scattergen.progress import SILENT, Progress, Task
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.fit import trial_sizes
 from scattergen.stages.options import AnyDecoder, build, make_decoder
@@ -44,36 +44,50 @@ class StageEstimate:
     bytes: int
 
 
-def estimate_fit(data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> list[StageEstimate]:
+def estimate_fit(
+    data: Dataset, options: Mapping[str, Any], device: str = "cpu", progress: Progress = SILENT
+) -> list[StageEstimate]:
     """Estimate time and memory of the stages of a fit by trying each for a few seconds; nothing is written."""
+    trials, sampling = 5 + len(options["densities"]), options.get("sampling", {}).get("n_components") == "auto"
+    stages = []
+    with progress.task("estimate", trials + sampling) as task:
+        for stage in _estimates(data, options, device, sampling):
+            stages.append(stage)
+            task.advance(1, stage.name)
+    return stages
+
+
+def _estimates(data: Dataset, options: Mapping[str, Any], device: str, sampling: bool) -> Iterator[StageEstimate]:
     images, densities = data.train, options["densities"]
     encoder = build("encoder", ScatteringEncoder, options["encoder"], images.shape, device=device)
-    stages = _encoder_and_codes(encoder, images)
+    yield from _encoder_and_codes(encoder, images)
     codes = torch.randn(len(images), encoder.whitening.n_components, generator=torch.Generator().manual_seed(0))
     linear, mirrored = _any_linear(encoder), codes if encoder.flips else None
     maps = 4 * sum(tensor.numel() for tensor in linear.state_dict().values())
     cached = min(len(images) * math.prod(images.shape), 1 << 30)  # bytes of images that are kept in memory
     watch = _Watch(lambda progress: linear.fit(codes, images, mirrored, progress=progress), 2.0)
-    stages.append(StageEstimate("linear", watch.seconds(), cached + 3 * maps))
+    yield StageEstimate("linear", watch.seconds(), cached + 3 * maps)
     decoder = make_decoder(options["decoder"], _any_linear(encoder)).to(device)
     training = build("training", DecoderTraining, options["training"])
-    stages.append(_decoder(decoder, training, codes, images, encoder, cached + 2 * maps))
+    yield _decoder(decoder, training, codes, images, encoder, cached + 2 * maps)
     some = codes[:_SOME].to(device)
     decoding = _seconds(lambda: decoder.decode(some)) / len(some)
     extract = default_features(images.shape, digits=data.is_mnist)
     seeing = _seconds(lambda: extract(images[:_SOME])) / len(some)
-    if options.get("sampling", {}).get("n_components") == "auto":
+    if sampling:
         numbers, seen, drawn = trial_sizes(*codes.shape)
         trials = len(numbers) * drawn * (decoding + seeing) + seen * seeing
-        stages.append(StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2))
-    stages += [_density(key, keywords, codes, device) for key, keywords in densities.items()]
-    return [*stages, _report(data, codes, len(densities), decoding, seeing)]
+        yield StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2)
+    yield from (_density(key, keywords, codes, device) for key, keywords in densities.items())
+    yield _report(data, codes, len(densities), decoding, seeing)
 
 
-def epochs_within(seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu") -> int:
+def epochs_within(
+    seconds: float, data: Dataset, options: Mapping[str, Any], device: str = "cpu", progress: Progress = SILENT
+) -> int:
     """Epochs of the decoder, at most those of the options, that let a whole fit end in some seconds."""
     start = time.monotonic()
-    stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device)}
+    stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device, progress)}
     epochs = DecoderTraining(**options["training"]).epochs
     each = stages.pop("decoder") / epochs
     others = sum(stages.values(), time.monotonic() - start)

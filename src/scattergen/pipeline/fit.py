@@ -96,7 +96,7 @@ def fit_run(
     taken |= {name: value for name, value in had.items() if name == "converted"}
     identity: dict[str, Any] = {"data": {**known, "n": n, **taken}, "preset": preset, "seed": seed, **options}
     if max_seconds is not None:
-        options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes)
+        options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes, progress)
         identity["max_seconds"] = max_seconds
     # Such as files on a disk of their own machine.
     if processes.all_reduce(torch.tensor(float(processes.broadcast(identity) != identity))) > 0:
@@ -172,7 +172,7 @@ def options_of_fit(
 
 def _epochs(
     begun: RunFolder | None, identity: Mapping[str, Any], max_seconds: float, data: Dataset, device: str,
-    processes: Processes,
+    processes: Processes, progress: Progress,
 ) -> int:  # fmt: skip
     """Epochs that fit the time, or those of a run that was begun with the same limit."""
     if begun is not None:
@@ -181,7 +181,8 @@ def _epochs(
             return int(begun.options["training"]["epochs"])
     from scattergen.pipeline.estimate import epochs_within
 
-    return processes.broadcast(epochs_within(max_seconds, data, identity, device) if processes.rank == 0 else 0)
+    alone = processes.rank == 0
+    return processes.broadcast(epochs_within(max_seconds, data, identity, device, progress) if alone else 0)
 
 
 def _read_test_images(data: Dataset, progress: Progress) -> None:
