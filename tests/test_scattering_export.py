@@ -1,4 +1,4 @@
-"""The transform as a program of PyTorch's: exported, saved, loaded, and compiled."""
+"""The transform under what traces and transforms functions: exported, saved, loaded, compiled, differentiated."""
 
 import warnings
 
@@ -51,3 +51,13 @@ def test_a_compiled_transform_equals_the_module():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that PyTorch looks behind a cache
         assert_equals_the_module(torch.compile(SCATTERING, backend="eager"))
+
+
+def test_function_transforms_may_be_the_first_to_ask_for_filters():
+    for cache in (transform._shared_constants, filter_bank):
+        cache.cache_clear()
+    x = uniform(3, 1, 16, 12)
+    s, along = torch.func.jvp(SCATTERING, (x,), (x,))
+    # S(cx) = c S(x) for c > 0, so along x the derivative is S(x) itself.
+    torch.testing.assert_close(along, s, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(SCATTERING(x), s, rtol=1e-5, atol=1e-6)

@@ -3,11 +3,11 @@
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from math import isfinite
 from operator import index
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -283,6 +283,12 @@ class Scattering2D(nn.Module):
         padding = "" if self.padding == "reflect" else f", padding={self.padding!r}"
         return f"J={self.J}, shape={self.shape}, L={self.L}, max_order={self.max_order}{padding}"
 
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, x: NDArray[Any]) -> NDArray[Any]: ...
+
     def forward(self, x: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
@@ -321,14 +327,17 @@ class Scattering2D(nn.Module):
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""
-        if torch.compiler.is_exporting():
-            # Filters are constants of the program: another thread computes them as numbers, untraced.
-            with ThreadPoolExecutor(1) as untraced:
-                return self._scatter(x, untraced.submit(self._constants_for, x.dtype, x.device).result())
+        find = partial(self._constants_for, x.dtype, x.device)
+        if _is_plain(x) or torch.compiler.is_dynamo_compiling():
+            constants = find()
+        else:  # another thread computes them as numbers, since what traces or transforms functions is in this one
+            with ThreadPoolExecutor(1) as outside:
+                constants = outside.submit(find).result()
+        if torch.compiler.is_exporting():  # a program for any batch
+            return self._scatter(x, constants)
         M, N = self.padded_shape
         floats_per_image = 2 * M * N * self.L * max(1, self.J - 1)
         budget = _CHUNK_FLOATS if x.device.type == "cpu" else 256 * _CHUNK_FLOATS
-        constants = self._constants_for(x.dtype, x.device)
         return torch.cat([self._scatter(part, constants) for part in x.split(max(1, budget // floats_per_image))])
 
     def _scatter(self, x: Tensor, c: Constants) -> Tensor:
