@@ -45,8 +45,8 @@ class RandomScattering2D(Scattering2D):
 
     @cache  # noqa: B019 - the transform lives as long as its tables are needed
     def _plan_for(self, dtype: torch.dtype) -> Plan:
-        return build_plan(self.bank, self.shape, self.output_shape, self.max_order, dtype)
+        return build_plan(self.bank, self.shape, self.padding, self.output_shape, self.max_order, dtype)
 
     @cache  # noqa: B019
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        return Constants(self.bank, self.shape, dtype, device)
+        return Constants(self.bank, self.shape, self.padding, dtype, device)

@@ -32,7 +32,7 @@ from kymatio.torch import Scattering2D as Kymatio
 
 from scattergen.datasets import mnist
 from scattergen.scattering import Scattering2D, filter_bank, lipschitz_constant, littlewood_paley, transform
-from scattergen.scattering.filters import reflection
+from scattergen.scattering.filters import padding_sources
 from scattergen.wording import machine
 
 CASES = [
@@ -231,7 +231,7 @@ def energy_and_distances() -> None:
     digits = mnist().test[:256][:, 0].double()
     for side, J in ((28, 2), (28, 3), (64, 3)):
         scattering = Scattering2D(J, (side, side))
-        rows, columns = reflection(scattering.shape, scattering.padded_shape)
+        rows, columns = padding_sources(scattering.shape, scattering.padded_shape, "reflect")
 
         def stretch(x: Tensor, y: Tensor) -> Tensor:
             padded = (x - y)[..., rows[:, None], columns]  # noqa: B023

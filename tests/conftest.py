@@ -1,6 +1,8 @@
 """The command line called within this process, and a small run that was fitted through it."""
 
 import contextlib
+import functools
+import importlib.util
 import io
 import json
 import os
@@ -16,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` has a worker for each cor
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from PIL import Image
 
@@ -220,3 +223,22 @@ def assert_same_model():
         assert not different
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def kymatio():
+    """Builds transforms of Kymatio, the oracle, by (shape, J, L, max_order) and keywords."""
+    if importlib.util.find_spec("kymatio") is None:
+        pytest.skip("Kymatio, the oracle, is not installed")
+    # Kymatio 0.3.0 imports a function that SciPy 1.17 removed, for its transform of spheres only.
+    if not hasattr(scipy.special, "sph_harm"):
+        scipy.special.sph_harm = scipy.special.sph_harm_y
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from kymatio.torch import Scattering2D as Peer
+
+    @functools.lru_cache  # its filters take seconds
+    def build(shape, J, L, max_order, **keywords):
+        return Peer(J=J, shape=shape, L=L, max_order=max_order, **keywords)
+
+    return build

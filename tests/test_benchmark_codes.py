@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scattergen.scattering import Scattering2D
-from scattergen.scattering.filters import filter_bank, reflection
+from scattergen.scattering.filters import filter_bank, padding_sources
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "codes.py"
 
@@ -58,7 +58,7 @@ def test_random_filters_go_through_the_same_transform(random_filters):
     assert s.shape == Scattering2D(2, (28, 28))(x).shape
     # Order 1 by convolution at full resolution: the first filter of the finest scale is not
     # subsampled before the average.
-    bank, (rows, columns) = transform.bank, reflection(transform.shape, transform.padded_shape)
+    bank, (rows, columns) = transform.bank, padding_sources(transform.shape, transform.padded_shape, "reflect")
     padded = x[:, rows[:, None], columns].double()
     modulus = torch.fft.ifft2(torch.fft.fft2(padded) * bank.psi[0, 0]).abs()
     phi = torch.outer(bank.phi_rows, bank.phi_columns)

@@ -1,10 +1,14 @@
 """What a stranger who installs the package gets."""
 
+import email
 import hashlib
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -14,6 +18,7 @@ import pytest
 import scattergen
 
 ROOT = Path(__file__).resolve().parent.parent
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
 DATA = ROOT / "src" / "scattergen" / "datasets" / "data"
 
 
@@ -42,14 +47,24 @@ def test_every_direct_dependency_is_pinned_exactly():
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory):
+    """The folder of a wheel and a source distribution."""
+    folder = tmp_path_factory.mktemp("built")
     # Hatchling runs in this environment, so the build needs no network.
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel):
+    return set(wheel.namelist())
 
 
 @pytest.mark.parametrize(
@@ -73,6 +88,85 @@ def test_wheel_ships_every_file_of_the_package(wheel_names):
         if path.is_file() and "__pycache__" not in path.parts
     ]
     assert set(files) <= wheel_names
+
+
+def test_what_the_package_index_shows_links_to_the_project(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(wheel.read(name))
+    project = URLS["Repository"]
+    assert [f"{name}, {url}" for name, url in URLS.items()] == metadata.get_all("Project-URL")
+    assert all(url.startswith(project) for url in URLS.values())
+    links = re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", metadata.get_payload())
+    assert len(links) > 20
+    for picture, link in links:
+        assert link.startswith("https://")
+        if link.startswith(project):
+            kind, path = re.fullmatch(re.escape(project) + "/(raw|blob)/main/([^#]+)(#.*)?", link).groups()[:2]
+            assert (kind == "raw") == bool(picture)
+            assert (ROOT / path).is_file()
+
+
+def test_the_readme_installs_from_the_project():
+    readme = (ROOT / "README.md").read_text()
+    assert f"pip install 'scattergen[fast] @ git+{URLS['Repository']}'\n" in readme
+    (index,) = set(re.findall(r"https://download[^\s)]+", readme + (ROOT / "Makefile").read_text()))
+    assert index == "https://download.pytorch.org/whl/cpu"  # the only one besides pip's own
+
+
+def test_the_source_distribution_has_all_that_is_needed_to_build_test_and_read(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("docs", "examples", "benchmarks", "tests", "tools", "src")
+    wanted = {path for folder in folders for path in (ROOT / folder).rglob("*.[mp][dyn]*") if path.is_file()}
+    wanted |= {ROOT / name for name in ("README.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml")}
+    assert {path.relative_to(ROOT).as_posix() for path in wanted if "__pycache__" not in path.parts} <= names
+
+
+# Stands in for the environment's Python: tells what pip was asked for, and what it is configured with.
+PYTHON_STUB = """#!/bin/sh
+if [ "$3" = config ]; then echo "$PIP_CONFIGURATION"; exit; fi
+echo "$@" >> asked
+case "$*" in *--index-url*) exit "$INDEX_FAILS";; esac
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the build for CPUs is the usual one")
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize(
+    ("case", "taken"),
+    [
+        ("no GPU", "https://download.pytorch.org/whl/cpu"),
+        ("no network", "https://download.pytorch.org/whl/cpu"),
+        ("GPU", None),
+        ("an index of pip's own", None),
+        ("no index", None),
+        ("another index", "file:///wheels"),
+    ],
+)
+def test_make_takes_pytorch_for_cpus_where_there_is_no_gpu(tmp_path, case, taken):
+    gpu = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")
+    if gpu and case.startswith("no "):
+        pytest.skip("this machine has a GPU")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    places = [".venv/bin/pip", ".venv/bin/python"] + (["bin/nvidia-smi"] if case == "GPU" else [])
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(PYTHON_STUB)
+        (tmp_path / place).chmod(0o755)
+    indexes = {"no index": ["TORCH_INDEX="], "another index": ["TORCH_INDEX=file:///wheels"]}.get(case, [])
+    own = "global.extra-index-url='file:///wheels'" if case == "an index of pip's own" else "global.timeout='60'"
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PIP_CONFIGURATION": own,
+        "INDEX_FAILS": str(int(case == "no network")),
+    }  # fmt: skip
+    command = ["make", f"PYTHON={sys.executable}", *indexes, ".venv/installed"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[-1].endswith("-c constraints.txt -e .[dev]")
+    assert [re.search(r"--index-url (\S+) torch$", line)[1] for line in asked[:-1]] == [taken] * (taken is not None)
+    assert ("is not to be had" in done.stderr) == (case == "no network")
+    assert (tmp_path / ".venv" / "installed").exists()
 
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

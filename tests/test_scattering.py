@@ -1,14 +1,10 @@
 """The transform against Kymatio, golden values, and the properties that theory promises."""
 
-import importlib.util
-import warnings
-from functools import lru_cache
 from math import pi
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.special
 import torch
 
 from scattergen.scattering import FilterBank, Scattering2D, transform
@@ -51,24 +47,6 @@ def orders(scattering):
 def relative_error(actual, expected):
     """Largest difference as part of the largest value."""
     return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
-@pytest.fixture(scope="module")
-def kymatio():
-    if importlib.util.find_spec("kymatio") is None:
-        pytest.skip("Kymatio, the oracle, is not installed")
-    # Kymatio 0.3.0 imports a function that SciPy 1.17 removed, for its transform of spheres only.
-    if not hasattr(scipy.special, "sph_harm"):
-        scipy.special.sph_harm = scipy.special.sph_harm_y
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from kymatio.torch import Scattering2D as Peer
-
-    @lru_cache  # its filters take seconds
-    def build(shape, J, L, max_order):
-        return Peer(J=J, shape=shape, L=L, max_order=max_order)
-
-    return build
 
 
 def assert_equals_kymatio(s, expected, order):

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "from-kymatio.md"
 
 def test_the_programs_of_the_page_for_kymatios_users():
     programs = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(programs) == 6
+    assert len(programs) == 8
     if importlib.util.find_spec("kymatio") is None:
         programs = [program for program in programs if "import Scattering2D as Kymatio" not in program]
     namespace = {}

@@ -21,6 +21,9 @@ from scattergen.scattering import Scattering2D, transform
         ({"J": 2, "L": 0}, "L=0", "at least 1"),
         ({"J": 2, "max_order": 3}, "max_order=3", "0, 1 or 2"),
         ({"J": 2, "max_order": -1}, "max_order=-1", "0, 1 or 2"),
+        ({"J": 2, "padding": "wrap"}, "padding='wrap'", "'reflect', 'periodic' or 'zero'"),
+        ({"J": 2, "padding": None}, "padding=None", "'reflect', 'periodic' or 'zero'"),
+        ({"J": 3, "padding": "periodic"}, "multiples of 2^J = 8, not 31x20 pixels", "crop the images to 24x16"),
         ({"J": 2.0}, "J=2.0", "whole numbers"),
         ({"J": 2, "L": "8"}, "L='8'", "whole numbers"),
         ({"J": 2, "shape": 28}, "shape=28", "height and width"),
@@ -50,8 +53,12 @@ def test_images_of_another_shape(shape):
         (torch.zeros(8, 8, dtype=torch.int64), "torch.int64", "x.float() / 255"),
         (torch.zeros(8, 8, dtype=torch.bool), "torch.bool", "numbers, x.float(), 0 and 1."),
         (torch.zeros(8, 8, dtype=torch.complex64), "torch.complex64", "x.abs()"),
-        (np.zeros((8, 8), np.float32), "ndarray", "torch.as_tensor"),
-        (np.zeros((8, 8), np.uint8), "ndarray", "torch.as_tensor"),
+        (np.zeros((8, 8), np.uint8), "uint8", "x / 255"),
+        (np.zeros((8, 8), bool), "bool", "floating-point"),
+        (np.zeros((8, 8), complex), "complex128", "floating-point"),
+        (np.zeros((8, 8), np.longdouble), "float128", "64 bits"),
+        (np.full((8, 8), "0"), "<U1", "floating-point"),
+        (np.ma.masked_equal(np.zeros((8, 8)), 0), "masked", "floating-point"),
         ([[0.0] * 8] * 8, "list", "torch.as_tensor"),
         (None, "NoneType", "torch.as_tensor"),
     ],
@@ -75,6 +82,46 @@ def test_what_the_message_proposes_works():
     broken = levels.float() / 255
     broken[3, 4] = torch.nan
     assert torch.isfinite(scattering(broken.nan_to_num())).all()
+
+
+def test_an_array_for_an_array():
+    scattering = Scattering2D(J=2, shape=(12, 8), L=2)
+    x = np.random.default_rng(0).random((3, 2, 12, 8))
+    for dtype, found in (("f4", "f4"), ("f8", "f8"), ("f2", "f4"), (">f4", "f4"), (">f8", "f8")):
+        images = x.astype(dtype)
+        before = images.copy()
+        s = scattering(images)
+        assert type(s) is np.ndarray
+        assert s.dtype == found
+        expected = scattering(torch.from_numpy(images.astype(images.dtype.newbyteorder("="))))
+        assert np.array_equal(s, expected.numpy())
+        assert np.array_equal(images, before)
+
+
+def test_arrays_of_any_layout(tmp_path):
+    scattering = Scattering2D(J=1, shape=(8, 6), L=2)
+    x = np.random.default_rng(0).random((4, 8, 6), dtype=np.float32)
+    expected = scattering(x)
+    np.save(tmp_path / "x.npy", x)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    layouts = [np.asfortranarray(x), read_only, np.load(tmp_path / "x.npy", mmap_mode="r"), np.ma.masked_array(x)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns of memory that may not be written to
+        for images in layouts:
+            assert np.array_equal(scattering(images), expected)
+        assert np.array_equal(scattering(x[::-1, ::-1, ::-1]), scattering(x[::-1, ::-1, ::-1].copy()))
+        assert scattering(x[:0]).shape == (0, *scattering.output_shape)
+
+
+def test_an_array_is_checked_as_a_tensor_is():
+    scattering = Scattering2D(J=1, shape=(8, 8), L=2)
+    x = np.zeros((8, 8), np.float32)
+    with pytest.raises(InputError, match=r"8x8.*\(8, 7\)"):
+        scattering(x[:, 1:])
+    x[3, 4] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        scattering(x)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -3,7 +3,9 @@
 Its gradient is in test_scattering_gradients.py.
 """
 
+import builtins
 import threading
+from functools import lru_cache
 
 import pytest
 import torch
@@ -163,15 +165,29 @@ def test_without_numba_the_torch_path_computes_the_same(monkeypatch, kernel_call
     assert kernel_calls == []
 
 
-def test_a_broken_numba_is_a_missing_one(monkeypatch):
-    import builtins
-
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ModuleNotFoundError("No module named 'numba'", name="numba"), "pip install 'scattergen[fast]' adds it."),
+        (ImportError("Numba needs NumPy 2.5 or less"), "Numba, its compiler, says: Numba needs NumPy 2.5 or less."),
+        (RuntimeError("no LLVM"), "says: no LLVM."),
+    ],
+)
+def test_a_missing_or_broken_numba_is_told_once(monkeypatch, error, remedy):
     original = builtins.__import__
 
     def refuse(name, *arguments, **keywords):
         if name.startswith("scattergen.scattering") and "kernels" in (arguments[2] or ()):
-            raise ImportError("Numba needs NumPy 2.5 or less")
+            raise error
         return original(name, *arguments, **keywords)
 
+    scattering, x = Scattering2D(J=1, shape=(8, 8), L=2), uniform(8, 8)
+    expected = scattering._by_torch(x[None])[0]
     monkeypatch.setattr(builtins, "__import__", refuse)
-    assert transform.compiled_kernels.__wrapped__() is None
+    # As in a process that has not asked for the kernel yet.
+    monkeypatch.setattr(transform, "compiled_kernels", lru_cache(transform.compiled_kernels.__wrapped__))
+    with pytest.warns(UserWarning, match="five times faster") as told:  # noqa: PT031
+        assert torch.equal(scattering(x), expected)
+        assert torch.equal(scattering(x), expected)
+    assert len(told) == 1
+    assert str(told[0].message).endswith(remedy)

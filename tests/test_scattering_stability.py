@@ -7,7 +7,7 @@ import torch
 
 from scattergen.datasets import mnist
 from scattergen.scattering import Scattering2D, filter_bank, lipschitz_constant, littlewood_paley
-from scattergen.scattering.filters import layer_bound, reflection
+from scattergen.scattering.filters import layer_bound, padding_sources
 
 
 def digits(n):
@@ -19,7 +19,7 @@ def norm(x):
 
 
 def padded(scattering, x):
-    rows, columns = reflection(scattering.shape, scattering.padded_shape)
+    rows, columns = padding_sources(scattering.shape, scattering.padded_shape, "reflect")
     return x[..., rows[:, None], columns]
 
 

@@ -96,13 +96,17 @@ def filter_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
     return FilterBank(psi, gaussian(shape[0], sigma), gaussian(shape[1], sigma))
 
 
-def reflection(shape: tuple[int, int], padded: tuple[int, int]) -> list[Tensor]:
-    """Row and column of the image at every padded row and column; the edge sample is not repeated."""
+def padding_sources(shape: tuple[int, int], padded: tuple[int, int], padding: str) -> list[Tensor]:
+    """Row and column of the image at every padded row and column; H and W, zeros behind it, where zeros are padded.
+
+    A reflection does not repeat the edge, and a periodic image is its own padded one.
+    """
     sources = []
     for size, whole in zip(shape, padded, strict=True):
         before, last = (whole - size) // 2, size - 1  # `last` is at least 1
         position = torch.arange(-before, whole - before)
-        sources.append(last - (position % (2 * last) - last).abs())
+        reflected = last - (position % (2 * last) - last).abs()
+        sources.append(torch.where(reflected == position, position, size) if padding == "zero" else reflected)
     return sources
 
 
@@ -118,11 +122,11 @@ def cropped(spectra: Tensor, level: int) -> Tensor:
     return spectra[:, rows[:, None], columns]
 
 
-def low_pass_matrix(phi: Tensor, level: int, J: int) -> Tensor:
-    """Matrix (outputs, size / 2^level) that averages by φ at resolution 2^-level, subsamples to 2^-J, and crops one."""
+def low_pass_matrix(phi: Tensor, level: int, J: int, margin: int) -> Tensor:
+    """Matrix (outputs, size / 2^level): averages by φ at resolution 2^-level, subsamples to 2^-J, crops the margin."""
     kernel = torch.fft.ifft(phi[low_frequencies(len(phi), level)]).real
     size, step = len(kernel), 2 ** (J - level)
-    outputs = torch.arange(step, size - step, step)
+    outputs = torch.arange(margin * step, size - margin * step, step)
     return kernel[(outputs[:, None] - torch.arange(size)) % size]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.global_state import usual_state
-from scattergen.scattering.filters import FilterBank, cropped, low_pass_matrix, reflection
+from scattergen.scattering.filters import FilterBank, cropped, low_pass_matrix, padding_sources
 
 LANES = 8  # numbers in one vector: as many as the usual orientations, and an AVX2 register of float32
 COMPLEX = 2 * LANES  # numbers in a complex vector: real parts, then imaginary parts
@@ -57,15 +57,17 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=8)
 @usual_state()
 def build_plan(
-    bank: FilterBank, shape: tuple[int, int], outputs: tuple[int, int, int], order: int, dtype: torch.dtype
-) -> Plan:
+    bank: FilterBank, shape: tuple[int, int], padding: str, outputs: tuple[int, int, int], order: int,
+    dtype: torch.dtype,
+) -> Plan:  # fmt: skip
     """Tables of the transform of images of one shape in one precision, of which a few are kept."""
     J, L, M, N = bank.psi.shape
     precision = torch.empty(0, dtype=dtype).numpy().dtype
     angles = 2 * np.pi / np.array([3, 5, 2.5])
     constants = np.stack([np.cos(angles), np.sin(angles)], 1).ravel().astype(precision)
-    source_rows, source_columns = (source.numpy() for source in reflection(shape, (M, N)))
-    rows, columns = _axis(bank.phi_rows, J, precision), _axis(bank.phi_columns, J, precision)
+    source_rows, source_columns = (source.numpy() for source in padding_sources(shape, (M, N), padding))
+    margin = int(padding != "periodic")
+    rows, columns = (_axis(phi, J, margin, precision) for phi in (bank.phi_rows, bank.phi_columns))
     products = _products(bank, order, precision)
     return Plan(J, L, order, source_rows, source_columns, outputs, rows, columns, constants, products)
 
@@ -77,7 +79,7 @@ def _radices(n: int) -> list[int]:
     return [radix, *_radices(n // radix)]
 
 
-def _axis(phi: Tensor, J: int, precision: np.dtype) -> Axis:
+def _axis(phi: Tensor, J: int, margin: int, precision: np.dtype) -> Axis:
     sizes = [len(phi) >> level for level in range(J)]
     factors = [_radices(n) for n in sizes]
     radices = np.zeros((J, max(map(len, factors))), np.int64)
@@ -86,7 +88,7 @@ def _axis(phi: Tensor, J: int, precision: np.dtype) -> Axis:
         radices[level, : len(factors[level])] = factors[level]
         angles = 2 * np.pi / n * np.arange(n)
         twiddles.append(np.stack([np.cos(angles), -np.sin(angles)], 1).ravel())
-        matrix = low_pass_matrix(phi, level, J).T.numpy()
+        matrix = low_pass_matrix(phi, level, J, margin).T.numpy()
         matrices.append(np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % LANES))).ravel())
     return Axis(radices, *_joined(twiddles, precision), *_joined(matrices, precision))
 

@@ -1,19 +1,24 @@
 """The two-dimensional scattering transform as a differentiable PyTorch module."""
 
+import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from itertools import product
 from math import isfinite
 from operator import index
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from scattergen.errors import InputError
 from scattergen.global_state import usual_state
-from scattergen.scattering.filters import FilterBank, cropped, filter_bank, low_pass_matrix, reflection
+from scattergen.scattering.filters import FilterBank, cropped, filter_bank, low_pass_matrix, padding_sources
 from scattergen.scattering.plan import Plan, build_plan
 
 # Intermediate spectra of one chunk of images should stay in a core's second-level cache: on the development machine
@@ -31,10 +36,13 @@ class Kernels(NamedTuple):
 
 @lru_cache
 def compiled_kernels() -> Kernels | None:
-    """The compiled CPU kernel, imported on the first call; None where Numba is missing or cannot work."""
+    """The compiled CPU kernel, imported on the first call; None, with a warning, where Numba does not work."""
     try:
         from scattergen.scattering import kernel_gradient, kernels
-    except (ImportError, RuntimeError):  # Numba's errors, as where NumPy is too new
+    except (ImportError, RuntimeError) as error:  # Numba's errors, as where NumPy is too new
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
+        remedy = "pip install 'scattergen[fast]' adds it" if missing else f"Numba, its compiler, says: {error}"
+        warnings.warn(f"Scattering runs up to five times faster by its compiled kernel: {remedy}.", stacklevel=2)
         return None
     return Kernels(kernels.scatter_batch, kernel_gradient.gradient_batch)
 
@@ -60,6 +68,15 @@ def _is_plain(x: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # inside vmap, grad or jvp
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of is_grads_batched
     )
+
+
+def _as_tensor(x: NDArray[Any]) -> Tensor:
+    """The images of an array, in its own memory where PyTorch can use that."""
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8 or np.ma.is_masked(x):
+        given = f"{x.dtype}, some of them masked" if np.ma.is_masked(x) else x.dtype
+        remedy = "give floating-point numbers of up to 64 bits, for 8-bit images x / 255"
+        raise InputError(f"Images are an array of {given}: {remedy}.")
+    return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
 
 
 class _ByKernel(torch.autograd.Function):
@@ -134,18 +151,23 @@ def modulus(x: Tensor) -> Tensor:
 class Constants:
     """Filters, low-pass matrices and padding indices of one transform on one device and dtype."""
 
-    def __init__(self, bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, bank: FilterBank, shape: tuple[int, int], padding: str, dtype: torch.dtype, device: torch.device
+    ) -> None:
         J, _, M, N = bank.psi.shape
-        self.pad_rows, self.pad_columns = (source.to(device) for source in reflection(shape, (M, N)))
+        self.pad_rows, self.pad_columns = (source.to(device) for source in padding_sources(shape, (M, N), padding))
         # Wavelets of scale j at resolution 2^-level, by level and j.
         self.filters = {
             (level, j): Wavelets(cropped(bank.psi[j], level).to(device, dtype), 2 ** (j - level))
             for j in range(J)
             for level in range(max(j, 1))
         }
-        levels = range(J)
-        self._left = [low_pass_matrix(bank.phi_rows, level, J).to(device, dtype) for level in levels]
-        self._right = [low_pass_matrix(bank.phi_columns, level, J).T.contiguous().to(device, dtype) for level in levels]
+        margin = int(padding != "periodic")
+        rows, columns = (
+            [low_pass_matrix(phi, level, J, margin).to(device, dtype) for level in range(J)]
+            for phi in (bank.phi_rows, bank.phi_columns)
+        )
+        self._left, self._right = rows, [matrix.T.contiguous() for matrix in columns]
 
     def low_pass(self, u: Tensor, level: int) -> Tensor:
         """Average (..., M/2^level, N/2^level) by φ, subsample and crop it to (..., H', W')."""
@@ -182,8 +204,10 @@ class Wavelets:
 # are no longer used leave the memory of their device.
 @lru_cache(maxsize=8)
 @usual_state()
-def _shared_constants(bank: FilterBank, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Constants:
-    return Constants(bank, shape, dtype, device)
+def _shared_constants(
+    bank: FilterBank, shape: tuple[int, int], padding: str, dtype: torch.dtype, device: torch.device
+) -> Constants:
+    return Constants(bank, shape, padding, dtype, device)
 
 
 class Scattering2D(nn.Module):
@@ -199,6 +223,8 @@ class Scattering2D(nn.Module):
         shape: Image size (H, W) in pixels.
         L: Number of orientations.
         max_order: 0, 1 or 2.
+        padding: What lies outside of an image: its "reflect"ion, the image again ("periodic"; its sides are then
+            multiples of 2^J, and nothing is padded), or "zero".
 
     Attributes:
         paths: The K paths in the order of the output's channels.
@@ -213,7 +239,9 @@ class Scattering2D(nn.Module):
         torch.Size([5, 1, 81, 7, 7])
     """
 
-    def __init__(self, J: int, shape: tuple[int, int], L: int = 8, max_order: int = 2) -> None:
+    def __init__(
+        self, J: int, shape: tuple[int, int], L: int = 8, max_order: int = 2, padding: str = "reflect"
+    ) -> None:
         super().__init__()
         try:
             rows, columns = map(index, shape)
@@ -232,9 +260,16 @@ class Scattering2D(nn.Module):
             raise InputError(f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is usual).")
         if max_order not in (0, 1, 2):
             raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
-        self.J, self.L, self.max_order, self.shape = J, L, max_order, (rows, columns)
-        # Multiples of 2^J that leave a margin of 2^J.
-        self.padded_shape = ((rows >> J) + 2) << J, ((columns >> J) + 2) << J
+        if padding not in ("reflect", "periodic", "zero"):
+            raise InputError(f"padding={padding!r}: choose 'reflect', 'periodic' or 'zero'.")
+        if padding == "periodic" and (rows | columns) % 2**J:
+            given = f"padding='periodic' takes sides that are multiples of 2^J = {2**J}, not {rows}x{columns} pixels"
+            whole = f"{rows >> J << J}x{columns >> J << J}"
+            raise InputError(f"{given}: crop the images to {whole}, or choose another padding or a smaller J.")
+        self.J, self.L, self.max_order, self.shape, self.padding = J, L, max_order, (rows, columns), padding
+        # Multiples of 2^J that leave a margin of 2^J, where there is something to pad.
+        margins = 0 if padding == "periodic" else 2
+        self.padded_shape = ((rows >> J) + margins) << J, ((columns >> J) + margins) << J
         paths, waves = [Path(0)], list(product(range(J), range(L)))
         if max_order >= 1:
             paths += [Path(1, *wave) for wave in waves]
@@ -245,16 +280,26 @@ class Scattering2D(nn.Module):
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
-        return f"J={self.J}, shape={self.shape}, L={self.L}, max_order={self.max_order}"
+        padding = "" if self.padding == "reflect" else f", padding={self.padding!r}"
+        return f"J={self.J}, shape={self.shape}, L={self.L}, max_order={self.max_order}{padding}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, x: NDArray[Any]) -> NDArray[Any]: ...
+
+    def forward(self, x: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
-        An `InputError` if x is no tensor of real floating-point numbers (..., H, W), or a pixel is NaN or infinite.
+        An array for a NumPy array, else a tensor. An `InputError` if x is neither, does not hold real floating-point
+        numbers (..., H, W), or a pixel is NaN or infinite.
         """
+        if isinstance(x, np.ndarray):
+            return self.forward(_as_tensor(x)).numpy()
         if not isinstance(x, Tensor):
             remedy = "convert them, for example by torch.as_tensor(x, dtype=torch.float32)"
-            raise InputError(f"Images are {type(x).__name__}, not a torch.Tensor: {remedy}.")
+            raise InputError(f"Images are {type(x).__name__}, neither a torch.Tensor nor a NumPy array: {remedy}.")
         if x.is_complex():
             remedy = "give x.abs(), or x.real and x.imag one after the other"
             raise InputError(f"Images are {x.dtype}, but the transform is of real images: {remedy}.")
@@ -274,16 +319,25 @@ class Scattering2D(nn.Module):
         if plain and not all(map(isfinite, torch.aminmax(flat.detach()))):  # NaN if there is one
             remedy = "check where they come from, or replace them, for example by x.nan_to_num()"
             raise InputError(f"Images hold NaN or infinite pixels: {remedy}.")
+        if self.padding == "zero":
+            flat = F.pad(flat, (0, 1, 0, 1))  # the row and column that stand for all outside
         kernels = compiled_kernels() if plain and flat.device.type == "cpu" else None
         s = _ByKernel.apply(flat, self, kernels) if kernels else self._by_torch(flat)
         return s.reshape(*batch, *self.output_shape)
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""
+        find = partial(self._constants_for, x.dtype, x.device)
+        if _is_plain(x) or torch.compiler.is_dynamo_compiling():
+            constants = find()
+        else:  # another thread computes them as numbers, since what traces or transforms functions is in this one
+            with ThreadPoolExecutor(1) as outside:
+                constants = outside.submit(find).result()
+        if torch.compiler.is_exporting():  # a program for any batch
+            return self._scatter(x, constants)
         M, N = self.padded_shape
         floats_per_image = 2 * M * N * self.L * max(1, self.J - 1)
         budget = _CHUNK_FLOATS if x.device.type == "cpu" else 256 * _CHUNK_FLOATS
-        constants = self._constants_for(x.dtype, x.device)
         return torch.cat([self._scatter(part, constants) for part in x.split(max(1, budget // floats_per_image))])
 
     def _scatter(self, x: Tensor, c: Constants) -> Tensor:
@@ -306,7 +360,8 @@ class Scattering2D(nn.Module):
 
     def _plan_for(self, dtype: torch.dtype) -> Plan:
         bank = filter_bank(self.padded_shape, self.J, self.L)
-        return build_plan(bank, self.shape, self.output_shape, self.max_order, dtype)
+        return build_plan(bank, self.shape, self.padding, self.output_shape, self.max_order, dtype)
 
     def _constants_for(self, dtype: torch.dtype, device: torch.device) -> Constants:
-        return _shared_constants(filter_bank(self.padded_shape, self.J, self.L), self.shape, dtype, device)
+        bank = filter_bank(self.padded_shape, self.J, self.L)
+        return _shared_constants(bank, self.shape, self.padding, dtype, device)
