@@ -1,0 +1,239 @@
+"""The commands that look around: list, compare, nearest, edit, options."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from scattergen.cli import arguments as arg
+from scattergen.errors import InputError
+from scattergen.wording import say, setting, visible
+
+_LONGEST = 40  # of a setting in a table
+
+
+def list_(
+    folder: Annotated[Path, Argument(help="Folder with runs in it or below.", metavar="DIR", parser=arg.path)],
+    common: arg.Common = arg.COMMON,
+) -> None:
+    """List the runs in a folder and below.
+
+    [bold]Example[/bold]
+
+      scattergen list runs/
+    """
+    from scattergen.cli.opening import prepare
+    from scattergen.cli.printing import WIDE, print_table
+    from scattergen.files import gigabytes
+    from scattergen.pipeline.browse import runs_below
+
+    prepare(common)
+    runs = runs_below(folder)
+    if common.as_json:
+        print(json.dumps([asdict(run) for run in runs]))
+        return
+    if not runs:
+        say(f"There is no run in {folder} or below.")
+        return
+    rows = []
+    for run in runs:
+        images = "" if run.n is None else f"{run.n:,} of {run.data}"
+        shape = "" if run.image_shape is None else "×".join(map(str, run.image_shape))
+        quality = "" if run.psnr is None else f"{run.psnr:.2f}"
+        state = "cannot be opened" if run.problem else "complete" if run.complete else "unfinished"
+        densities = ", ".join(f"{key} (best)" if key == run.best else key for key in run.densities)
+        rows.append([run.run, images, shape, densities, quality, run.made or "", state, gigabytes(run.bytes)])
+    print_table(("run", "images", "size", "densities", "dB", "changed", "state", "on disk"), rows, WIDE)
+    say(*(run.problem for run in runs if run.problem))
+
+
+def compare(
+    runs: Annotated[list[Path], Argument(help="Two or more run folders.", metavar="RUN RUN …", parser=arg.path)],
+    out: Annotated[Path | None, Option(metavar="PATH", parser=arg.path,
+        help="Samples of each run's best density, a row for each: grid.png (or .jpg, .webp).")] = None,
+    n: Annotated[int, Option("-n", min=1, help="Samples in a row.")] = 8,
+    seed: arg.Seed = 0, common: arg.Common = arg.COMMON,
+) -> None:  # fmt: skip
+    """Show runs side by side: options that differ, and what was measured.
+
+    The kernel distances are those of the runs' reports, and to be compared where "judged by" is the same; those that
+    `scattergen evaluate` found stand below them.
+
+    [bold]Examples[/bold]
+
+      scattergen compare runs/a runs/b
+
+      scattergen compare runs/* --out rows.png
+    """
+    from scattergen.cli.opening import prepare
+    from scattergen.cli.printing import WIDE, print_table
+    from scattergen.image_files import check_output, write_images
+    from scattergen.pipeline.browse import compare_runs, samples_of_runs
+    from scattergen.runs import RunFolder
+
+    prepare(common)
+    if len(runs) < 2:
+        raise InputError(f"{runs[0]} alone cannot be compared: name two runs or more.")
+    opened = [RunFolder.open(path) for path in runs]
+    if out is not None:
+        check_output(out, n * len(runs))
+    found = compare_runs(opened)
+    if out is not None:
+        write_images(out, samples_of_runs(opened, n, seed, common.device), columns=n)
+    if common.as_json:
+        print(json.dumps({"runs": [str(path) for path in runs], **found, "out": None if out is None else str(out)}))
+        return
+    rows = [[name, *map(_in_cell, row)] for part in ("measured", "options") for name, row in found[part].items()]
+    print_table(("", *(visible(path) for path in runs)), rows, WIDE)
+    if out is not None:
+        say(f"Samples: {out}")
+
+
+def nearest(
+    run: arg.Run,
+    images: Annotated[str | None, Argument(metavar="[IMAGES]",
+        help="Images to look for; samples of the run if left out.")] = None,
+    out: Annotated[Path | None, Option(metavar="PATH", parser=arg.path,
+        help="Each image, then those near it: grid.png (or .jpg, .webp), images.npz …")] = None,
+    trained_on: Annotated[str | None, Option("--images", metavar="IMAGES",
+        help="The images that the run was fitted to, to show them; not needed for MNIST.")] = None,
+    n: Annotated[int, Option("-n", min=1, help="How many images to look for, from the first.")] = 8,
+    k: Annotated[int, Option("-k", min=1, help="How many training images for each.")] = 5,
+    density: Annotated[str | None, Option(help="Density of the samples; the best by measurement.")] = None,
+    seed: arg.Seed = 0, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
+) -> None:  # fmt: skip
+    """Find the training images whose codes are nearest to those of samples, or of images of yours.
+
+    [bold]Examples[/bold]
+
+      scattergen nearest runs/mnist --density vae --out nearest.png
+
+      scattergen nearest runs/faces my-faces/ --images faces/ --out nearest.png
+    """
+    import torch
+
+    from scattergen.cli.opening import open_like, open_of_run, prepare
+    from scattergen.cli.printing import print_table
+    from scattergen.image_files import check_output, write_images
+    from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.pipeline.browse import nearest_training_images
+    from scattergen.pipeline.evaluate import check_data
+    from scattergen.runs import RunFolder
+    from scattergen.stages.density import density_to_sample
+
+    progress = prepare(common)
+    opened = RunFolder.open(run)
+    if images is not None and density is not None:
+        raise InputError(f"Samples of {density} are not made where images are named: leave out {images} or --density.")
+    if out is not None:
+        check_output(out)
+        data = open_of_run(run, trained_on, reading)
+        check_data(opened, data)
+    keys = [density_to_sample(opened, density, by_class=False)] if images is None else []
+    model = GenerativeScatteringNetwork.load(opened, common.device, densities=keys)
+    if images is None:
+        codes = model.sample_codes(n, keys[0], seed)
+        shown = model.decode(codes, sharpen=model.sharpen)
+    else:
+        shown = open_like(run, images, reading).train[:n]
+        codes = model.encode(shown, progress)
+    distances, numbers = nearest_training_images(opened, codes, k)
+    if out is not None:
+        near = data.train[numbers.flatten()].unflatten(0, numbers.shape)
+        write_images(out, torch.cat([shown[:, None], near], 1).flatten(0, 1), columns=1 + k)
+    rows, far = numbers.tolist(), distances.tolist()
+    if common.as_json:
+        where = {"out": None if out is None else str(out), "density": keys[0] if keys else None, "seed": seed}
+        print(json.dumps({**where, "nearest": rows, "distances": far}))
+        return
+    found = [[f"{row} ({at:.1f})" for row, at in zip(*one, strict=True)] for one in zip(rows, far, strict=True)]
+    say("Training images, the nearest first, and the distances of their codes:")
+    print_table(("image", *([""] * k)), ([str(i), *cells] for i, cells in enumerate(found)))
+    if out is not None:
+        say(f"Picture: {out}")
+
+
+def edit(
+    run: arg.Run, out: arg.ImagesOut,
+    component: Annotated[list[str], Option(metavar="NUMBER=CHANGE",
+        help="Move this component, from 1, by so many standard deviations; repeatable.")],
+    image: Annotated[str | None, Option(metavar="IMAGES", help="Edit an image of these; else a sample.")] = None,
+    row: Annotated[int, Option(min=0, help="Number of the image.")] = 0,
+    density: Annotated[str | None, Option(help="Density of the sample; the best by measurement.")] = None,
+    seed: arg.Seed = 0,
+    steps: Annotated[int | None, Option(min=2, help="Images from before to after; 2, or 32 in a .gif.")] = None,
+    reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
+) -> None:  # fmt: skip
+    """Change an image along components of its code.
+
+    Components are numbered as in the report, the one of largest variance first.  A .gif goes there and back.
+
+    [bold]Examples[/bold]
+
+      scattergen edit runs/mnist --component 3=+2 --seed 7 --out before-and-after.png
+
+      scattergen edit runs/mnist --component 1=3 --component 5=-1.5 --image mnist --row 4 --steps 8 --out row.png
+    """
+    from scattergen.cli.opening import check_row, open_like, prepare
+    from scattergen.image_files import check_output, is_animation, write_series
+    from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.pipeline.browse import edited
+    from scattergen.runs import RunFolder
+    from scattergen.stages.density import density_to_sample
+
+    prepare(common)
+    changes = arg.parse_changes(component)
+    steps = steps or (32 if is_animation(out) else 2)
+    check_output(out, steps)
+    if image is not None and density is not None:
+        raise InputError(f"No sample of {density} is made where images are named: leave out --image or --density.")
+    opened = RunFolder.open(run)
+    keys = [density_to_sample(opened, density, by_class=False)] if image is None else []
+    model = GenerativeScatteringNetwork.load(opened, common.device, densities=keys)
+    if image is None:
+        code, sharpen = model.sample_codes(1, keys[0], seed)[0], model.sharpen
+    else:
+        source = open_like(run, image, reading).train
+        check_row(source, image, row)
+        code, sharpen = model.encode(source[row : row + 1])[0], 0.0
+    write_series(out, model.decode(edited(code, changes, steps), sharpen=sharpen))
+    made = {"density": keys[0], "seed": seed} if keys else {"image": image, "row": row}
+    arg.say_written(out, steps, common.as_json, components=changes, **made)
+
+
+def options(
+    preset: Annotated[arg.PresetName, Argument(metavar="[PRESET]", help="Whose values are shown; auto.")] = "auto",
+    density: Annotated[str | None, Option(metavar="NAME",
+        help="List the options of this density instead, such as vae or vae-improved.")] = None,
+    common: arg.Common = arg.COMMON,
+) -> None:  # fmt: skip
+    """List what --set takes: every option with its value and what it means.
+
+    [bold]Examples[/bold]
+
+      scattergen options
+
+      scattergen options mnist
+
+      scattergen options --density vae
+    """
+    from scattergen.cli.printing import print_table
+    from scattergen.stages.meanings import density_options, fit_options
+
+    found = fit_options(preset) if density is None else density_options(density)
+    if common.as_json:
+        print(json.dumps([asdict(option) for option in found]))
+        return
+    print_table(("option", "value", "meaning"), ([o.name, o.shown, o.meaning] for o in found))
+    if density is None:
+        say("Options of a density: scattergen options --density NAME; in a fit, --set densities.NAME.OPTION=VALUE.")
+
+
+def _in_cell(value: Any) -> str:
+    """A value in a table: a number, one with its error, a setting, or nothing."""
+    if isinstance(value, tuple):
+        return " ± ".join(f"{part:.2f}" for part in value)
+    text = f"{value:.2f}" if isinstance(value, float) and value >= 0.1 else setting(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
