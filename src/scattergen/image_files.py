@@ -74,7 +74,7 @@ def write_images(
     check_output(path, len(images))
     if is_grid(path) or is_animation(path):
         frames = images.split(1) if is_animation(path) else [images]
-        content = _encoded(path, [image_grid(frame, columns=columns) for frame in frames])
+        content = _encoded(path, [image_grid(frame, columns=columns if is_grid(path) else 1) for frame in frames])
         with _replacing(path) as temporary:
             temporary.write_bytes(content)
     elif path.suffix == "":

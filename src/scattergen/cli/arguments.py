@@ -124,14 +124,6 @@ def parse_options(options: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def of_densities(keys: Collection[str] | None, changes: dict[str, Any]) -> dict[str, Any]:
-    """The changes without those of densities that are not fitted."""
-    return {
-        name: value for name, value in changes.items()
-        if keys is None or not name.startswith("densities.") or name.split(".")[1] in keys
-    }  # fmt: skip
-
-
 def parse_names(text: str) -> list[str]:
     """Names separated by commas."""
     names = [name.strip() for name in text.split(",")]

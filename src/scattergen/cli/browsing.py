@@ -1,7 +1,6 @@
 """The commands that look around: list, compare, nearest, edit, options."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,21 +31,19 @@ def list_(
     prepare(common)
     runs = runs_below(folder)
     if common.as_json:
-        print(json.dumps([asdict(run) for run in runs]))
+        print(json.dumps(runs))
         return
-    if not runs:
-        say(f"There is no run in {folder} or below.")
-        return
-    rows = []
-    for run in runs:
-        images = "" if run.n is None else f"{run.n:,} of {run.data}"
-        shape = "" if run.image_shape is None else "×".join(map(str, run.image_shape))
-        quality = "" if run.psnr is None else f"{run.psnr:.2f}"
-        state = "cannot be opened" if run.problem else "complete" if run.complete else "unfinished"
-        densities = ", ".join(f"{key} (best)" if key == run.best else key for key in run.densities)
-        rows.append([run.run, images, shape, densities, quality, run.made or "", state, gigabytes(run.bytes)])
+    rows = [
+        [
+            run["run"], f"{run['n'] or 0:,} of {run['data']}", "×".join(map(str, run["image_shape"] or ())),
+            ", ".join(f"{key} (best)" if key == run["best"] else key for key in run["densities"]),
+            _in_cell(run["psnr"]), run["changed"], "complete" if run["complete"] else "unfinished",
+            gigabytes(run["bytes"]),
+        ]
+        for run in runs if "problem" not in run
+    ]  # fmt: skip
     print_table(("run", "images", "size", "densities", "dB", "changed", "state", "on disk"), rows, WIDE)
-    say(*(run.problem for run in runs if run.problem))
+    say(*(run["problem"] for run in runs if "problem" in run))
 
 
 def compare(
@@ -114,43 +111,31 @@ def nearest(
     """
     import torch
 
-    from scattergen.cli.opening import open_like, open_of_run, prepare
+    from scattergen.cli.opening import open_codes, open_of_run, prepare
     from scattergen.cli.printing import print_table
     from scattergen.image_files import check_output, write_images
-    from scattergen.model import GenerativeScatteringNetwork
     from scattergen.pipeline.browse import nearest_training_images
     from scattergen.pipeline.evaluate import check_data
     from scattergen.runs import RunFolder
-    from scattergen.stages.density import density_to_sample
 
-    progress = prepare(common)
+    prepare(common)
     opened = RunFolder.open(run)
-    if images is not None and density is not None:
-        raise InputError(f"Samples of {density} are not made where images are named: leave out {images} or --density.")
     if out is not None:
-        check_output(out)
+        check_output(out, n * (1 + k))
         data = open_of_run(run, trained_on, reading)
         check_data(opened, data)
-    keys = [density_to_sample(opened, density, by_class=False)] if images is None else []
-    model = GenerativeScatteringNetwork.load(opened, common.device, densities=keys)
-    if images is None:
-        codes = model.sample_codes(n, keys[0], seed)
-        shown = model.decode(codes, sharpen=model.sharpen)
-    else:
-        shown = open_like(run, images, reading).train[:n]
-        codes = model.encode(shown, progress)
+    _, codes, shown, made = open_codes(opened, images, density, seed, slice(n), reading, common)
     distances, numbers = nearest_training_images(opened, codes, k)
     if out is not None:
         near = data.train[numbers.flatten()].unflatten(0, numbers.shape)
         write_images(out, torch.cat([shown[:, None], near], 1).flatten(0, 1), columns=1 + k)
-    rows, far = numbers.tolist(), distances.tolist()
+    found = {"nearest": numbers.tolist(), "distances": distances.tolist()}
     if common.as_json:
-        where = {"out": None if out is None else str(out), "density": keys[0] if keys else None, "seed": seed}
-        print(json.dumps({**where, "nearest": rows, "distances": far}))
+        print(json.dumps({"out": None if out is None else str(out), **made, **found}))
         return
-    found = [[f"{row} ({at:.1f})" for row, at in zip(*one, strict=True)] for one in zip(rows, far, strict=True)]
-    say("Training images, the nearest first, and the distances of their codes:")
-    print_table(("image", *([""] * k)), ([str(i), *cells] for i, cells in enumerate(found)))
+    say("Numbers of training images, the nearest first, and the distances of their codes:")
+    cells = ([f"{row} ({at:.1f})" for row, at in zip(*one, strict=True)] for one in zip(*found.values(), strict=True))
+    print_table(("image", *([""] * k)), ([str(i), *row] for i, row in enumerate(cells)))
     if out is not None:
         say(f"Picture: {out}")
 
@@ -160,7 +145,7 @@ def edit(
     component: Annotated[list[str], Option(metavar="NUMBER=CHANGE",
         help="Move this component, from 1, by so many standard deviations; repeatable.")],
     image: Annotated[str | None, Option(metavar="IMAGES", help="Edit an image of these; else a sample.")] = None,
-    row: Annotated[int, Option(min=0, help="Number of the image.")] = 0,
+    row: Annotated[int, Option(min=0, help="Number of the image, or of the sample.")] = 0,
     density: Annotated[str | None, Option(help="Density of the sample; the best by measurement.")] = None,
     seed: arg.Seed = 0,
     steps: Annotated[int | None, Option(min=2, help="Images from before to after; 2, or 32 in a .gif.")] = None,
@@ -176,30 +161,19 @@ def edit(
 
       scattergen edit runs/mnist --component 1=3 --component 5=-1.5 --image mnist --row 4 --steps 8 --out row.png
     """
-    from scattergen.cli.opening import check_row, open_like, prepare
+    from scattergen.cli.opening import open_codes, prepare
     from scattergen.image_files import check_output, is_animation, write_series
-    from scattergen.model import GenerativeScatteringNetwork
     from scattergen.pipeline.browse import edited
     from scattergen.runs import RunFolder
-    from scattergen.stages.density import density_to_sample
 
     prepare(common)
     changes = arg.parse_changes(component)
     steps = steps or (32 if is_animation(out) else 2)
     check_output(out, steps)
-    if image is not None and density is not None:
-        raise InputError(f"No sample of {density} is made where images are named: leave out --image or --density.")
-    opened = RunFolder.open(run)
-    keys = [density_to_sample(opened, density, by_class=False)] if image is None else []
-    model = GenerativeScatteringNetwork.load(opened, common.device, densities=keys)
-    if image is None:
-        code, sharpen = model.sample_codes(1, keys[0], seed)[0], model.sharpen
-    else:
-        source = open_like(run, image, reading).train
-        check_row(source, image, row)
-        code, sharpen = model.encode(source[row : row + 1])[0], 0.0
-    write_series(out, model.decode(edited(code, changes, steps), sharpen=sharpen))
-    made = {"density": keys[0], "seed": seed} if keys else {"image": image, "row": row}
+    chosen = slice(row, row + 1)
+    model, codes, _, made = open_codes(RunFolder.open(run), image, density, seed, chosen, reading, common)
+    decoded = model.decode(edited(codes[0], changes, steps), sharpen=0.0 if image else model.sharpen)
+    write_series(out, decoded)
     arg.say_written(out, steps, common.as_json, components=changes, **made)
 
 
@@ -220,13 +194,14 @@ def options(
       scattergen options --density vae
     """
     from scattergen.cli.printing import print_table
-    from scattergen.stages.meanings import density_options, fit_options
+    from scattergen.stages.meanings import BY_IMAGES, density_options, fit_options
 
     found = fit_options(preset) if density is None else density_options(density)
     if common.as_json:
-        print(json.dumps([asdict(option) for option in found]))
+        print(json.dumps([option._asdict() for option in found]))
         return
-    print_table(("option", "value", "meaning"), ([o.name, o.shown, o.meaning] for o in found))
+    rows = ([name, value if value == BY_IMAGES else json.dumps(value), meaning] for name, value, meaning in found)
+    print_table(("option", "value", "meaning"), rows)
     if density is None:
         say("Options of a density: scattergen options --density NAME; in a fit, --set densities.NAME.OPTION=VALUE.")
 

@@ -75,7 +75,7 @@ def fit(
     from scattergen.training.recording import recording
 
     keys = None if densities is None else arg.parse_names(densities)
-    changes = arg.of_densities(keys, config) | arg.parse_options(options)
+    changes = config | arg.parse_options(options)
     layout, threads = Layout.asked_for(devices, nodes, common.device), common.threads
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(common)  # which checks the device

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scattergen.cli.arguments import Common, Reading
 from scattergen.datasets import Dataset, ImageSource, celeba, class_labels, limit, mnist, open_dataset
@@ -14,9 +15,10 @@ from scattergen.datasets.published import CROPS
 from scattergen.datasets.reading import ImageReader
 from scattergen.datasets.source import MNIST
 from scattergen.errors import InputError
-from scattergen.model import DECODING_BATCH
+from scattergen.model import DECODING_BATCH, GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
+from scattergen.stages.density import density_to_sample
 from scattergen.stages.presets import CELEBA_PRESETS
 from scattergen.wording import memory
 
@@ -104,6 +106,23 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
+
+
+def open_codes(
+    run: RunFolder, source: str | None, density: str | None, seed: int, rows: slice, reading: Reading, common: Common
+) -> tuple[GenerativeScatteringNetwork, Tensor, Tensor, dict[str, Any]]:
+    """A run's model, codes of some images of a source or else of samples, these images, and how they came about."""
+    if source is None:
+        key = density_to_sample(run, density, by_class=False)
+        model = GenerativeScatteringNetwork.load(run, common.device, densities=[key])
+        codes = model.sample_codes(rows.stop, key, seed)[rows]
+        return model, codes, model.decode(codes, sharpen=model.sharpen), {"density": key, "seed": seed}
+    if density is not None:
+        raise InputError(f"Samples of {density} are not made where images are named: leave out {source} or --density.")
+    model = GenerativeScatteringNetwork.load(run, common.device, densities=())
+    images = open_like(run.path, source, reading).train
+    check_row(images, source, rows.start or 0)
+    return model, model.encode(images[rows]), images[rows], {"images": source}
 
 
 def check_row(source: ImageSource, name: str, number: int) -> None:

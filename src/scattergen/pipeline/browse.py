@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,8 @@ from scattergen.runs.layout import INDEX
 from scattergen.stages.density import best_density, density_to_sample
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """What a list of runs says of one."""
-
-    run: str
-    data: str | None = None
-    n: int | None = None  # training images
-    image_shape: tuple[int, ...] | None = None
-    densities: tuple[str, ...] = ()
-    best: str | None = None
-    psnr: float | None = None  # of reconstructed test images, in dB
-    made: str | None = None  # when it was last changed
-    complete: bool = False
-    bytes: int = 0
-    problem: str | None = None  # why it cannot be opened
-
-
-def runs_below(folder: Path) -> list[RunSummary]:
-    """The runs in a folder and its sub-folders, damaged ones included, by their names."""
+def runs_below(folder: Path) -> list[dict[str, Any]]:
+    """What `summary_of_run` says of the runs in a folder and its sub-folders, by their names."""
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}: name one with runs in it.")
     found = []
@@ -49,27 +31,23 @@ def runs_below(folder: Path) -> list[RunSummary]:
         if INDEX in files:
             found.append(summary_of_run(Path(place)))
             folders.clear()  # all that is in it belongs to the run
-    return sorted(found, key=lambda run: run.run)
+    return sorted(found, key=lambda run: str(run["run"]))
 
 
-def summary_of_run(path: Path) -> RunSummary:
-    """What there is to say of a run, or why it cannot be opened."""
-    size = 0
-    for place, _, files in os.walk(path):
-        for name in files:
-            with suppress(OSError):  # of a file that another process has just deleted
-                size += Path(place, name).lstat().st_size
+def summary_of_run(path: Path) -> dict[str, Any]:
+    """Data, image shape, densities and the best, dB of reconstructions, date, state and bytes of a run, or a "problem"."""
     try:
-        run = RunFolder.open(path)
-        data, made = run.options.get("data", {}), datetime.fromtimestamp((path / INDEX).stat().st_mtime)
-        shape = run.metadata("encoder")["image_shape"] if run.has("encoder") else None
-        return RunSummary(
-            str(path), data.get("name"), data.get("n"), None if shape is None else tuple(shape),
-            tuple(run.names("densities")), best_density(run), run.stages.get(LAST_STAGE, {}).get("psnr"),
-            made.isoformat(" ", "minutes"), run.finished, size,
-        )  # fmt: skip
+        run, files = RunFolder.open(path), [*path.rglob("*")]
+        return {
+            "run": str(path), "data": run.options.get("data", {}).get("name"), "n": run.options.get("data", {}).get("n"),
+            "image_shape": run.metadata("encoder")["image_shape"] if run.has("encoder") else None,
+            "densities": run.names("densities"), "best": best_density(run),
+            "psnr": run.stages.get(LAST_STAGE, {}).get("psnr"), "complete": run.finished,
+            "changed": datetime.fromtimestamp((path / INDEX).stat().st_mtime).isoformat(" ", "minutes"),
+            "bytes": sum(file.lstat().st_size for file in files if file.is_file()),
+        }  # fmt: skip
     except (ScattergenError, OSError) as error:
-        return RunSummary(str(path), bytes=size, problem=str(error))
+        return {"run": str(path), "problem": str(error)}
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:

@@ -36,7 +36,7 @@ def read_config(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], dict[
     for part, options in parts.items():
         if not isinstance(options, dict):
             raise InputError(f"{path} has {part} = {options!r}: make it a section, [{part}], of options.")
-        changes |= {f"{part}.{name}": _from_toml(value) for name, value in options.items()}
+        changes |= {f"{part}.{name}": None if value == _NOTHING else value for name, value in options.items()}
     return arguments, changes
 
 
@@ -65,11 +65,3 @@ def _to_toml(value: Any) -> str:
         return "[" + ", ".join(map(_to_toml, value)) + "]"
     # JSON's numbers, truth values and texts are TOML's, too.
     return json.dumps(_NOTHING if value is None else value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _from_toml(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _from_toml(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_from_toml(one) for one in value]
-    return None if value == _NOTHING else value

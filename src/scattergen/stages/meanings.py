@@ -1,11 +1,9 @@
 """Which options there are, their values, and what they mean, by the signatures and docstrings of what takes them."""
 
 import inspect
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
@@ -17,7 +15,7 @@ from scattergen.stages.presets import preset
 from scattergen.training import TrainingSettings
 
 _ELSEWHERE: dict[str, Callable[..., Any]] = {"TrainingSettings": TrainingSettings, "Decoder": Decoder}
-_BY_IMAGES = "by the images"
+BY_IMAGES = "chosen by the images"  # in place of a value
 # Images that presets have options for; those of the preset auto differ with them.
 _IMAGES: dict[str, list[tuple[tuple[int, int, int], int]]] = {
     "auto": [((3, 64, 64), 20_000), ((1, 32, 32), 100)], "celeba-2019": [((3, 64, 64), 60_000)]
@@ -31,19 +29,12 @@ _OTHERS: dict[str, tuple[Any, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class KnownOption:
-    """An option as `--set` takes it."""
+class KnownOption(NamedTuple):
+    """An option that `--set` takes: its name, its value, for JSON, and its meaning."""
 
     name: str
-    value: Any  # for JSON; None, too, if it is chosen by the images
+    value: Any
     meaning: str
-    by_images: bool = False
-
-    @property
-    def shown(self) -> str:
-        """The value as it is written behind `--set NAME=`."""
-        return _BY_IMAGES if self.by_images else json.dumps(self.value)
 
 
 def fit_options(name: str) -> list[KnownOption]:
@@ -59,7 +50,7 @@ def fit_options(name: str) -> list[KnownOption]:
         (section, _, keyword), (default, meaning) = option.partition("."), known[option]
         values = [options.get(section, {}).get(keyword, default) for options in presets]
         same = all(value == values[0] for value in values)
-        found.append(KnownOption(option, values[0] if same else None, meaning, not same))
+        found.append(KnownOption(option, values[0] if same else BY_IMAGES, meaning))
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from scattergen.errors import InputError
 
+STAGE: ContextVar[str] = ContextVar("stage", default="training")  # what names of metrics begin with
 _LOGGER: ContextVar[Any] = ContextVar("logger", default=None)
-_STAGE: ContextVar[str] = ContextVar("stage", default="training")
 
 
 @contextmanager
@@ -32,17 +32,7 @@ def recording(kind: str | None, folder: Path) -> Iterator[None]:
         logger.finalize("done")
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Begin the names of metrics in the block with that of a stage."""
-    before = _STAGE.set(name)
-    try:
-        yield
-    finally:
-        _STAGE.reset(before)
-
-
 def record(metrics: Mapping[str, float], step: int) -> None:
     """Tell the logger, if there is one, what was measured after so many steps."""
     if (logger := _LOGGER.get()) is not None:
-        logger.log_metrics({f"{_STAGE.get()}/{name}": value for name, value in metrics.items()}, step)
+        logger.log_metrics({f"{STAGE.get()}/{name}": value for name, value in metrics.items()}, step)
