@@ -231,7 +231,12 @@ def test_a_file_of_options_fits_the_same(scattergen, fitted, digits, tmp_path):
 
 
 def test_a_file_of_options_says_how_images_were_read(tmp_path):
-    made = {"preset": "auto", "seed": 2, "training": {"patience": None, "loss": "pix\x7fels"}, "densities": {"a.b": {}}}
+    made = {
+        "preset": "auto",
+        "seed": 2,
+        "training": {"patience": None, "loss": "a\x7f\u202eé😀"},
+        "densities": {"a.b": {}},
+    }
     read = {"limit": 9, "crop": 20, "converted": ["size"]}
     for preset_name, data, side, wanted in [
         ("auto", read, 16, {"limit": 9, "crop": 20, "size": 16}),
@@ -242,7 +247,7 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         (tmp_path / "a.toml").write_text(to_toml({**made, "preset": preset_name, "data": data}, side))
         arguments, changes = read_config(tmp_path / "a.toml", ["preset", "seed", "densities", "limit", "crop", "size"])
         assert arguments == {"preset": preset_name, "seed": 2, "densities": "a.b", **wanted}
-        assert changes == {"training.patience": None, "training.loss": "pix\x7fels"}
+        assert changes == {"training.patience": None, "training.loss": "a\x7f\u202eé😀"}
 
 
 @pytest.mark.parametrize(

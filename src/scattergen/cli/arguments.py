@@ -36,6 +36,7 @@ Features = Annotated[Literal["digits", "scattering", "perceptual", "inception"] 
 Part = Annotated[Literal["train", "test"] | None,
     Option(help="Which images of data that have a test set, such as MNIST; test by default.")]  # fmt: skip
 Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
+Steps = Annotated[int | None, Option(min=2, max=10_000, help="Images, both ends included; 32 by default in a .gif.")]
 BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
 
 

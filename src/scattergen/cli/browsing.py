@@ -147,8 +147,7 @@ def edit(
     image: Annotated[str | None, Option(metavar="IMAGES", help="Edit an image of these; else a sample.")] = None,
     row: Annotated[int, Option(min=0, help="Number of the image, or of the sample.")] = 0,
     density: Annotated[str | None, Option(help="Density of the sample; the best by measurement.")] = None,
-    seed: arg.Seed = 0,
-    steps: Annotated[int | None, Option(min=2, help="Images from before to after; 2, or 32 in a .gif.")] = None,
+    seed: arg.Seed = 0, steps: arg.Steps = None,
     reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Change an image along components of its code.

@@ -115,14 +115,16 @@ def open_codes(
     if source is None:
         key = density_to_sample(run, density, by_class=False)
         model = GenerativeScatteringNetwork.load(run, common.device, densities=[key])
+        model.check_memory(rows.stop)
         codes = model.sample_codes(rows.stop, key, seed)[rows]
         return model, codes, model.decode(codes, sharpen=model.sharpen), {"density": key, "seed": seed}
     if density is not None:
         raise InputError(f"Samples of {density} are not made where images are named: leave out {source} or --density.")
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
-    images = open_like(run.path, source, reading).train
-    check_row(images, source, rows.start or 0)
-    return model, model.encode(images[rows]), images[rows], {"images": source}
+    found = open_like(run.path, source, reading).train
+    check_row(found, source, rows.start or 0)
+    images = found[rows]
+    return model, model.encode(images), images, {"images": source}
 
 
 def check_row(source: ImageSource, name: str, number: int) -> None:

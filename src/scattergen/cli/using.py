@@ -166,8 +166,7 @@ def reconstruct(
 
 def interpolate(
     run: arg.Run, images: arg.Source, out: arg.ImagesOut, ends: arg.Ends = arg.ENDS,
-    steps: Annotated[int | None, Option(min=2, help="Images, both ends included; 8, or 32 in a .gif.")] = None,
-    part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
+    steps: arg.Steps = None, part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Morph one image into another along a straight line between their codes.
 

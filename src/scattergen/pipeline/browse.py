@@ -35,11 +35,12 @@ def runs_below(folder: Path) -> list[dict[str, Any]]:
 
 
 def summary_of_run(path: Path) -> dict[str, Any]:
-    """Data, image shape, densities and the best, dB of reconstructions, date, state and bytes of a run, or a "problem"."""
+    """Data, image shape, densities, dB of reconstructions, date, state and bytes of a run, for JSON, or its problem."""
     try:
         run, files = RunFolder.open(path), [*path.rglob("*")]
+        data = run.options.get("data", {})
         return {
-            "run": str(path), "data": run.options.get("data", {}).get("name"), "n": run.options.get("data", {}).get("n"),
+            "run": str(path), "data": data.get("name"), "n": data.get("n"),
             "image_shape": run.metadata("encoder")["image_shape"] if run.has("encoder") else None,
             "densities": run.names("densities"), "best": best_density(run),
             "psnr": run.stages.get(LAST_STAGE, {}).get("psnr"), "complete": run.finished,

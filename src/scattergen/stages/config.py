@@ -63,5 +63,5 @@ def _to_toml(value: Any) -> str:
         return "{ " + ", ".join(f"{_key(name)} = {_to_toml(one)}" for name, one in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_to_toml, value)) + "]"
-    # JSON's numbers, truth values and texts are TOML's, too.
-    return json.dumps(_NOTHING if value is None else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = json.dumps(_NOTHING if value is None else value, ensure_ascii=False)  # in numbers and texts as TOML
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)  # a terminal will show it
