@@ -102,25 +102,30 @@ def test_compared_samples_of_other_sizes_are_enlarged(scattergen, fitted, tmp_pa
 # Nearest, edit
 
 
-def test_training_images_are_nearest_to_themselves(scattergen, fitted, digits, tmp_path):
+def test_training_images_are_nearest_to_themselves(scattergen, fitted, digits, model, tmp_path):
     own = arrays(digits)["x_train"][[7, 2, 299]]
     np.save(tmp_path / "own.npy", own)
     command = ["nearest", fitted, tmp_path / "own.npy", "--images", digits, "-k", 2, "-q"]
     found = json.loads(scattergen(*command, "--json", "--out", tmp_path / "a.npy").out)
     assert [row[0] for row in found["nearest"]] == [7, 2, 299]
-    # Whitened scattering coefficients in another batch: 2e-3 for each of 16 components.
-    assert max(row[0] for row in found["distances"]) < 4 * 2e-3
-    assert min(row[1] for row in found["distances"]) > 0.1
+    # In another batch 4,000 sums of coefficients of order 1 are rounded otherwise.
+    assert max(row[0] for row in found["distances"]) < 4000 * 6e-8
+    assert min(row[1] for row in found["distances"]) > 0.01
+    coefficients = model.encoder.features(torch.from_numpy(arrays(digits)["x_train"][:, None] / np.float32(255)))
+    leading = (coefficients @ model.encoder.whitening.components_.float().T).double()
+    assert found["nearest"] == torch.cdist(leading[[7, 2, 299]], leading).argsort(1)[:, :2].tolist()
     shown = (np.load(tmp_path / "a.npy").reshape(3, 3, 28, 28) * 255).round()
     assert np.array_equal(shown[:, 0], own)
     assert np.array_equal(shown[:, 1], own)
-    assert "299 (0.0)" in scattergen(*command).out
+    assert "299 (0.00)" in scattergen(*command).out
 
 
 def test_nearest_to_samples(scattergen, fitted, model):
     found = json.loads(scattergen("nearest", fitted, "--density", "vae", "--seed", 3, "-n", 5, "--json").out)
+    # Principal components before whitening, from the coefficients themselves.
     known = RunFolder.open(fitted).read("codes")[0]["codes"].double()
-    distances = torch.cdist(model.sample_codes(5, "vae", 3).double(), known)
+    scale = model.encoder.whitening.explained_variance_.sqrt()
+    distances = torch.cdist(model.sample_codes(5, "vae", 3) * scale, known * scale)
     assert found["nearest"] == distances.argsort(1)[:, :5].tolist()
     np.testing.assert_allclose(found["distances"], distances.sort(1).values[:, :5], rtol=1e-6)
 

@@ -47,7 +47,7 @@ def list_(
 
 
 def compare(
-    runs: Annotated[list[Path], Argument(help="Two or more run folders.", metavar="RUN RUN …", parser=arg.path)],
+    runs: Annotated[list[Path], Argument(help="Two or more run folders.", metavar="RUN", parser=arg.path)],
     out: Annotated[Path | None, Option(metavar="PATH", parser=arg.path,
         help="Samples of each run's best density, a row for each: grid.png (or .jpg, .webp).")] = None,
     n: Annotated[int, Option("-n", min=1, help="Samples in a row.")] = 8,
@@ -55,8 +55,8 @@ def compare(
 ) -> None:  # fmt: skip
     """Show runs side by side: options that differ, and what was measured.
 
-    The kernel distances are those of the runs' reports, and to be compared where "judged by" is the same; those that
-    `scattergen evaluate` found stand below them.
+    Kernel distances are those of the runs' reports; compare them where "judged by" is the same.
+    Fréchet distances are those of `scattergen evaluate`.
 
     [bold]Examples[/bold]
 
@@ -90,7 +90,7 @@ def compare(
 
 def nearest(
     run: arg.Run,
-    images: Annotated[str | None, Argument(metavar="[IMAGES]",
+    images: Annotated[str | None, Argument(metavar="IMAGES",
         help="Images to look for; samples of the run if left out.")] = None,
     out: Annotated[Path | None, Option(metavar="PATH", parser=arg.path,
         help="Each image, then those near it: grid.png (or .jpg, .webp), images.npz …")] = None,
@@ -101,7 +101,7 @@ def nearest(
     density: Annotated[str | None, Option(help="Density of the samples; the best by measurement.")] = None,
     seed: arg.Seed = 0, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
-    """Find the training images whose codes are nearest to those of samples, or of images of yours.
+    """Find the training images that samples, or images of yours, are nearest to, by their scattering coefficients.
 
     [bold]Examples[/bold]
 
@@ -124,8 +124,8 @@ def nearest(
         check_output(out, n * (1 + k))
         data = open_of_run(run, trained_on, reading)
         check_data(opened, data)
-    _, codes, shown, made = open_codes(opened, images, density, seed, slice(n), reading, common)
-    distances, numbers = nearest_training_images(opened, codes, k)
+    model, codes, shown, made = open_codes(opened, images, density, seed, slice(n), reading, common)
+    distances, numbers = nearest_training_images(opened, model.encoder, codes, k)
     if out is not None:
         near = data.train[numbers.flatten()].unflatten(0, numbers.shape)
         write_images(out, torch.cat([shown[:, None], near], 1).flatten(0, 1), columns=1 + k)
@@ -133,8 +133,8 @@ def nearest(
     if common.as_json:
         print(json.dumps({"out": None if out is None else str(out), **made, **found}))
         return
-    say("Numbers of training images, the nearest first, and the distances of their codes:")
-    cells = ([f"{row} ({at:.1f})" for row, at in zip(*one, strict=True)] for one in zip(*found.values(), strict=True))
+    say("Numbers of training images, the nearest first, and the distances of scattering coefficients:")
+    cells = ([f"{row} ({at:.2f})" for row, at in zip(*one, strict=True)] for one in zip(*found.values(), strict=True))
     print_table(("image", *([""] * k)), ([str(i), *row] for i, row in enumerate(cells)))
     if out is not None:
         say(f"Picture: {out}")
@@ -177,7 +177,7 @@ def edit(
 
 
 def options(
-    preset: Annotated[arg.PresetName, Argument(metavar="[PRESET]", help="Whose values are shown; auto.")] = "auto",
+    preset: Annotated[arg.PresetName, Argument(metavar="PRESET", help="Whose values are shown; auto.")] = "auto",
     density: Annotated[str | None, Option(metavar="NAME",
         help="List the options of this density instead, such as vae or vae-improved.")] = None,
     common: arg.Common = arg.COMMON,
@@ -209,5 +209,5 @@ def _in_cell(value: Any) -> str:
     """A value in a table: a number, one with its error, a setting, or nothing."""
     if isinstance(value, tuple):
         return " ± ".join(f"{part:.2f}" for part in value)
-    text = f"{value:.2f}" if isinstance(value, float) and value >= 0.1 else setting(value)
+    text = f"{value:.2f}" if isinstance(value, float) and value >= 0.1 else "-" if value is None else setting(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

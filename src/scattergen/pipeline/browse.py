@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scattergen.encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation.judgement import Judgement
 from scattergen.evaluation.tables import nearest
@@ -97,16 +98,16 @@ def samples_of_runs(runs: Sequence[RunFolder], n: int, seed: int = 0, device: st
     return torch.cat(same)
 
 
-def nearest_training_images(run: RunFolder, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances (n, k) of codes (n, d) to the codes of the k nearest training images, and the numbers of these images.
+def nearest_training_images(run: RunFolder, encoder: ScatteringEncoder, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Distances (n, k) of codes (n, d) to those of the k nearest training images, and the numbers of these images.
 
-    Components that are 0 in all codes, such as those that densities leave out, do not count.
+    The distances are those of the scattering coefficients that codes stand for: in whitened ones the last components,
+    which are the least of an image, would count as much as the first, and images of few strokes be near to all.
     """
-    known = run.read("codes")[0]["codes"]
+    known, scale = run.read("codes")[0]["codes"], encoder.whitening.explained_variance_.sqrt()
     if k > len(known):
         raise InputError(f"{run.path} was fitted to {len(known)} images, so that {k} cannot be near: ask for fewer.")
-    used = codes.any(0)
-    return nearest(codes[:, used], known[:, used], k)
+    return nearest(codes * scale, known * scale, k)
 
 
 def edited(code: Tensor, changes: Mapping[int, float], steps: int) -> Tensor:
