@@ -35,7 +35,8 @@ def list_(
         return
     rows = [
         [
-            run["run"], f"{run['n'] or 0:,} of {run['data']}", "×".join(map(str, run["image_shape"] or ())),
+            run["run"], f"{run['n']:,} of {run['data']}" if run["n"] else "-",
+            "×".join(map(str, run["image_shape"] or ())),
             ", ".join(f"{key} (best)" if key == run["best"] else key for key in run["densities"]),
             _in_cell(run["psnr"]), run["changed"], "complete" if run["complete"] else "unfinished",
             gigabytes(run["bytes"]),

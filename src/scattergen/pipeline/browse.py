@@ -81,7 +81,9 @@ def _measured(run: RunFolder) -> dict[str, Any]:
     with suppress(OSError, ValueError, LookupError, TypeError):  # not evaluated yet, or changed by somebody
         rows = read_json(run.path / "evaluation.json")["rows"]
         scores = {key: rows[key]["frechet"] for key in keys if key in rows}
-        told |= {f"Fréchet, {key}": (score["value"], score["standard_error"]) for key, score in scores.items()}
+        told |= {
+            f"Fréchet, {key}": (float(score["value"]), float(score["standard_error"])) for key, score in scores.items()
+        }
     seconds = {key: stages.get(f"densities/{key}", {}).get("seconds") for key in keys}
     return told | {f"seconds, {key}": value for key, value in seconds.items()}
 
