@@ -516,9 +516,9 @@ def sample_of_an_unknown_density(at, run, **_):
     return ["sample", run, "--density", "diffusion", "--out", at / "out.png"]
 
 
-@mistake("out.jpg", "grid.png")
+@mistake("out.bmp", "grid.png")
 def output_with_an_unknown_ending(at, run, **_):
-    return ["sample", run, "--out", at / "out.jpg"]
+    return ["sample", run, "--out", at / "out.bmp"]
 
 
 @mistake("file.txt", "choose another place")

@@ -21,7 +21,7 @@ from scattergen.runs.index import read_index
 
 COMMANDS = [
     "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
-    "evaluate", "diagnose", "reproduce",
+    "evaluate", "diagnose", "reproduce", "list", "compare", "nearest", "edit", "options",
 ]  # fmt: skip
 # A second decoding in other batches reorders float32 sums of at most 150 products in each of four
 # layers: 4 * 150 * 6e-8 = 4e-5 of values of order 1, halved from [-1, 1] to [0, 1].
@@ -60,7 +60,7 @@ SMALL = [
 
 
 def test_commands_are_known():
-    assert [command.callback.__name__ for command in app.registered_commands] == COMMANDS
+    assert [command.name for command in app.registered_commands] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -587,7 +587,7 @@ def test_quiet_and_progress(scattergen, fitted, tmp_path):
     assert "decode" not in loud.out
     assert scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--quiet").err == ""
     assert json.loads(scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--json").out) == {
-        "out": str(tmp_path / "a.npz"), "n": 64
+        "out": str(tmp_path / "a.npz"), "n": 64, "density": sg.load(fitted).best, "seed": 0, "temperature": 1.0
     }  # fmt: skip
 
 

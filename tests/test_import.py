@@ -24,10 +24,12 @@ SLOW = {"torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "saf
         "import scattergen.cli",
         "import sys; sys.argv = ['scattergen', '--help']\nimport scattergen.cli\n"
         "try: scattergen.cli.main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['scattergen', '--version']\nimport scattergen.cli\n"
+        "try: scattergen.cli.main()\nexcept SystemExit: pass\nassert 'pydantic' not in sys.modules",
         "import sys; sys.argv = ['scattergen', 'sample', 'runs/a', '--outt', 'b']\n"
         "import scattergen.cli\ntry: scattergen.cli.main()\nexcept SystemExit: pass",
     ],
-    ids=["package", "name", "command line", "help", "typo"],
+    ids=["package", "name", "command line", "help", "version", "typo"],
 )
 def test_nothing_slow_is_imported_before_it_is_needed(code):
     tell = "import sys, json; print('\\n' + json.dumps(sorted(m for m in sys.modules)))"

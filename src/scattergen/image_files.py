@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,19 @@ from scattergen.files import atomic_path, flush, is_temporary, lock, temporary_p
 
 _AT_ONCE = 500  # pictures that reach the disk together, which is faster than one by one
 COMFORTABLE_SIDE = 64  # smaller images are enlarged by default, so that digits can be seen without a magnifying glass
-FORMS = "a grid.png, a folder/ of PNG files, or arrays in images.npz or images.npy"
+FORMS = "a grid.png (or .jpg, .webp), an animation .gif, a folder/ of PNG files, or arrays in images.npz or images.npy"
+
+# Endings of pictures, and how Pillow writes them.
+_FORMATS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"}, ".jpg": {"format": "JPEG", "quality": 95}, ".jpeg": {"format": "JPEG", "quality": 95},
+    ".webp": {"format": "WEBP", "lossless": True},
+}  # fmt: skip
+_FRAME_MILLISECONDS = 100  # of an animation
 
 
 def check_output(path: Path, n: int | None = None) -> None:
     """Refuse a path for images, n of them where that is known, before any work is done for it."""
-    if path.suffix.lower() not in ("", ".png", ".npz", ".npy"):
+    if path.suffix.lower() not in ("", ".gif", ".npz", ".npy", *_FORMATS):
         raise InputError(f"{path} has an unknown ending: name {FORMS}.")
     if path.suffix == "" and path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: name {FORMS}.")
@@ -60,10 +67,14 @@ def write_images(
     path: Path, images: Tensor, codes: Tensor | None = None, columns: int | None = None,
     classes: ClassLabels | None = None,
 ) -> None:  # fmt: skip
-    """Write images (N, C, H, W) in the form that the path's ending names; codes (N, d) and classes in ".npz" only."""
+    """Write images (N, C, H, W) in the form that the path's ending names; codes (N, d) and classes in ".npz" only.
+
+    A ".gif" shows them one after the other.
+    """
     check_output(path, len(images))
-    if path.suffix.lower() == ".png":
-        content = png(image_grid(images, columns=columns))
+    if is_grid(path) or is_animation(path):
+        frames = images.split(1) if is_animation(path) else [images]
+        content = _encoded(path, [image_grid(frame, columns=columns if is_grid(path) else 1) for frame in frames])
         with _replacing(path) as temporary:
             temporary.write_bytes(content)
     elif path.suffix == "":
@@ -75,6 +86,37 @@ def write_images(
         if classes is not None:
             arrays |= {"labels": classes.labels.numpy(), "classes": np.array(classes.classes)}
         _write_arrays(path, arrays)
+
+
+def write_series(path: Path, images: Tensor) -> None:
+    """Write images (N, C, H, W), of which each follows from the one before, in a row; an animation also goes back."""
+    back = images[1:-1].flip(0) if is_animation(path) else images[:0]
+    write_images(path, torch.cat([images, back]), columns=len(images))
+
+
+def is_grid(path: Path) -> bool:
+    """Whether images are written as one picture to this path."""
+    return path.suffix.lower() in _FORMATS
+
+
+def is_animation(path: Path) -> bool:
+    """Whether images are written one after the other to this path."""
+    return path.suffix.lower() == ".gif"
+
+
+def _encoded(path: Path, pictures: Sequence[Image.Image]) -> bytes:
+    """The content of a picture's file, or of an animation's; a PNG unless the path ends otherwise."""
+    first, *others = pictures
+    how = _FORMATS.get(path.suffix.lower(), _FORMATS[".png"])
+    if is_animation(path):
+        how = {"format": "GIF", "save_all": True, "append_images": others, "duration": _FRAME_MILLISECONDS, "loop": 0}
+    buffer = io.BytesIO()
+    try:
+        first.save(buffer, **how)
+    except (OSError, ValueError) as error:  # of pictures that are too large for it
+        what = f"A picture of {first.width:,}×{first.height:,} pixels cannot be a {how['format']} file ({error})"
+        raise InputError(f"{what}: name a .png, or make fewer images.") from error
+    return buffer.getvalue()
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -220,22 +262,21 @@ def image_grid(
 
 def png(picture: Image.Image) -> bytes:
     """The content of a picture's PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return _encoded(Path(), [picture])
 
 
 def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> Path:
-    """Write an `image_grid` as a PNG file, atomically, in the place of an existing one, and return the path.
+    """Write an `image_grid`, atomically, in the place of an existing file, and return the path.
 
-    Its errors are those of `image_grid`, and a `ScattergenError` if the file cannot be written.
+    It is a PNG file, unless the path ends in .jpg, .jpeg or .webp. Its errors are those of `image_grid`, and a
+    `ScattergenError` if the file cannot be written.
 
     Example:
         >>> import tempfile
         >>> save_image_grid(torch.zeros(4, 1, 28, 28), Path(tempfile.mkdtemp()) / "samples.png").name
         'samples.png'
     """
-    content = png(image_grid(x, columns=columns, scale=scale))
+    content = _encoded(Path(path), [image_grid(x, columns=columns, scale=scale)])
     with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(content)
     return Path(path)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import platform
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
@@ -91,7 +90,9 @@ def setting(value: object) -> str:
 
 def machine() -> dict[str, str]:
     """Processor, number of threads, and versions: what measurements are made on."""
-    import torch  # which is slow to import, and words are needed before it
+    import platform  # which is slow to import, as is PyTorch, and words are needed before them
+
+    import torch
 
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []

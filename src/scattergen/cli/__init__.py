@@ -12,7 +12,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import fitting, looking, streams, using
+from scattergen.cli import browsing, fitting, looking, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
@@ -47,19 +47,20 @@ app = typer.Typer(
 def _version(version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         say(f"scattergen {scattergen.__version__}")
-        raise typer.Exit
+        sys.exit()
 
 
 for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.evaluate, looking.diagnose,
     looking.reproduce,
+    browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
 ):  # fmt: skip
-    app.command()(unfolded(_command))
+    app.command(_command.__name__.rstrip("_"))(unfolded(_command))
 
 
 _CONTINUING = {"fit", "density", "reproduce"}
-_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate"}
+_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate", "edit"}
 _ASKING = {"--json", "--estimate", "--help", "-h", "--version"}  # for something to be printed
 
 
@@ -68,6 +69,8 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", file=sys.stderr)
     with streams.usable():
         try:
+            if sys.argv[1:] == ["--version"]:  # at once: what typer needs to read options takes most of the time
+                _version(True)
             app()
         except (Exception, SystemExit) as end:
             sys.exit(_told(end, streams.refusal(sys.stdout)))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from scattergen.errors import InputError
+from scattergen.wording import say
 
 
 def path(text: str) -> Path:
@@ -24,17 +26,35 @@ Run = Annotated[Path, Argument(help="Run folder made by `scattergen fit`.", meta
 Source = Annotated[str, Argument(metavar="IMAGES",
     help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.')]  # fmt: skip
 ImagesOut = Annotated[Path, Option("--out", metavar="PATH", parser=path,
-    help="grid.png, folder/, images.npz or images.npy.")]  # fmt: skip
+    help="grid.png (or .jpg, .webp), animation.gif, folder/, images.npz or images.npy.")]  # fmt: skip
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of everything random.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
-Preset = Annotated[Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"] | None,
-    Option(help="Options to start from.")]  # fmt: skip
+PresetName = Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"]
+Preset = Annotated[PresetName | None, Option(help="Options to start from.")]
 Features = Annotated[Literal["digits", "scattering", "perceptual", "inception"] | None,
     Option(help="Features of images; by default digits or scattering.")]  # fmt: skip
 Part = Annotated[Literal["train", "test"] | None,
     Option(help="Which images of data that have a test set, such as MNIST; test by default.")]  # fmt: skip
 Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
+Steps = Annotated[int | None, Option(min=2, max=10_000, help="Images, both ends included; 32 by default in a .gif.")]
 BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
+
+
+def config(context: typer.Context, file: Path | None) -> Any:
+    """Changes of options by their names from a TOML file, whose other values stand for arguments that are not given."""
+    if file is None or context.resilient_parsing:
+        return {}
+    from scattergen.stages.config import read_config
+
+    known = {parameter.name for parameter in context.command.params} - {"config", "options", *Common._fields}
+    context.default_map, changes = read_config(file, sorted(map(str, known)))
+    return changes
+
+
+Log = Annotated[Literal["tensorboard"] | None,
+    Option(help="Where to tell of trainings, too, while they go on: RUN/tensorboard/.")]  # fmt: skip
+Config = Annotated[Any, Option("--config", metavar="FILE", parser=path, callback=config, is_eager=True,
+    help="A TOML file with any of these arguments and options, as of `scattergen info RUN --config`.")]  # fmt: skip
 
 
 class Reading(NamedTuple):
@@ -46,6 +66,15 @@ class Reading(NamedTuple):
     strict: Strict = True
 
 
+class Ends(NamedTuple):
+    """Options that say which two images of a data set are meant."""
+
+    start: Annotated[int | None, Option("--from", min=0, help="Number of the first image; 0.")] = None
+    stop: Annotated[int | None, Option("--to", min=0, help="Number of the last image; 1.")] = None
+    from_label: Annotated[str | None, Option(metavar="CLASS", help="Begin with the first image of a class.")] = None
+    to_label: Annotated[str | None, Option(metavar="CLASS", help="End with the first image of a class.")] = None
+
+
 class Common(NamedTuple):
     """Options of every command."""
 
@@ -55,16 +84,16 @@ class Common(NamedTuple):
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel="Common")] = False
 
 
-READING, COMMON = Reading(), Common()
+READING, ENDS, COMMON = Reading(), Ends(), Common()
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer knows them: each parameter that is a group of options becomes these, one by one."""
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, type[Reading] | type[Common]] = {}
+    groups: dict[str, Any] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         kind = parameter.annotation
-        if kind not in (Reading, Common):
+        if kind not in (Reading, Ends, Common):
             parameters.append(parameter)
             continue
         groups[name] = kind
@@ -116,3 +145,26 @@ def parse_labels(options: list[str], classes: Collection[str]) -> list[str]:
     if not all(labels):
         raise InputError(f'--label "{",".join(options)}" lacks a class: separate classes by commas, as in --label 3,5.')
     return labels
+
+
+def parse_changes(options: list[str]) -> dict[int, float]:
+    """Components, from 1, and by how much each is changed, from NUMBER=CHANGE."""
+    changes = {}
+    for option in options:
+        found = re.fullmatch(
+            r"\s*(\d{1,9})\s*=\s*([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*", option, re.IGNORECASE | re.ASCII
+        )
+        if found is None:
+            raise InputError(f'--component "{option}" changes nothing: write NUMBER=CHANGE, as in --component 3=+2.')
+        changes[int(found[1])] = float(found[2])
+    return changes
+
+
+def say_written(path: Path, n: int, as_json: bool, **facts: Any) -> None:
+    """Print where results are and what was measured; with `as_json` also how they were made."""
+    if as_json:
+        print(json.dumps({"out": str(path), "n": n, **facts}))
+        return
+    say(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
+    if "psnr" in facts:
+        say(f"PSNR: {facts['psnr']:.2f} dB")

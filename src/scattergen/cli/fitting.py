@@ -6,13 +6,16 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 from scattergen.wording import say
+
+if TYPE_CHECKING:
+    from scattergen.pipeline.fit import FittedRun
 
 
 def fit(
@@ -21,7 +24,7 @@ def fit(
     preset: arg.Preset = None,
     densities: Annotated[str | None, Option(metavar="NAMES",
         help="Densities to fit, separated by commas; a name may end in -improved, -by-class.")] = None,
-    options: arg.Set = None, seed: arg.Seed = 0, reading: arg.Reading = arg.READING,
+    options: arg.Set = None, config: arg.Config = None, seed: arg.Seed = 0, reading: arg.Reading = arg.READING,
     limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[str | None, Option(metavar="TIME",
         help="Train the decoder for as many epochs as let the fit end in 90s, 10m or 1.5h.")] = None,
@@ -32,6 +35,7 @@ def fit(
     devices: Annotated[int | None, Option(min=1,
         help="Processes on each machine, with --device cuda one for each GPU.")] = None,
     nodes: Annotated[int | None, Option(min=1, help="Machines; each runs the command (docs/notes/scale.md).")] = None,
+    log: arg.Log = None,
     common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Fit encoder, decoder and densities to images, and write a report.
@@ -53,6 +57,8 @@ def fit(
       scattergen fit faces/ --size 64 --out runs/quick --limit 2000 --max-time 5m
 
       scattergen fit faces/ --out runs/faces --device cuda --devices 4
+
+      scattergen fit faces/ --out runs/again --config fit.toml --seed 1
     """
     import torch
 
@@ -66,9 +72,10 @@ def fit(
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
     from scattergen.runs.layout import refuse_foreign
     from scattergen.stages.options import check_options
+    from scattergen.training.recording import recording
 
-    changes = arg.parse_options(options)
     keys = None if densities is None else arg.parse_names(densities)
+    changes = config | arg.parse_options(options)
     layout, threads = Layout.asked_for(devices, nodes, common.device), common.threads
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(common)  # which checks the device
@@ -99,13 +106,20 @@ def fit(
             processes = join(layout, device, threads=threads or torch.get_num_threads() * layout.devices)
         seconds = None if max_time is None else parse_time(max_time)
         command = shlex.join(["scattergen", *sys.argv[1:]])
-        fitted = fit_run(
-            data, out, choice, max_seconds=seconds, overwrite=overwrite, command=command, processes=processes, **work
-        )
+        with recording(log, out / "tensorboard"):
+            fitted = fit_run(
+                data, out, choice, max_seconds=seconds, overwrite=overwrite, command=command, processes=processes,
+                **work,
+            )  # fmt: skip
     if layout.rank > 0:
         return
+    _tell(fitted, out, common.as_json)
+
+
+def _tell(fitted: "FittedRun", out: Path, as_json: bool) -> None:
+    """Print how a fit ended."""
     measured, before = fitted.measurements, fitted.finished_before
-    if common.as_json:
+    if as_json:
         places = {"run": str(out), "report": str(fitted.report), "pictures": str(out / "pictures")}
         print(json.dumps({**places, "finished_before": before, **measured, "expectation": fitted.expectation}))
         return
@@ -144,7 +158,7 @@ def density(
     by_class: Annotated[bool, Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
     options: arg.Set = None, seed: arg.Seed = 0,
     overwrite: Annotated[bool, Option("--overwrite", help="Fit again and replace one of that name.")] = False,
-    common: arg.Common = arg.COMMON,
+    log: arg.Log = None, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Fit one more density on the codes of a run.
 
@@ -162,11 +176,13 @@ def density(
     """
     from scattergen.cli.opening import begin
     from scattergen.pipeline.fit import fit_density_run
+    from scattergen.training.recording import recording
 
-    fitted = fit_density_run(
-        run, name, **begin(common, seed), keywords=arg.parse_options(options), improved=improved, by_class=by_class,
-        stored_as=stored_as, overwrite=overwrite,
-    )  # fmt: skip
+    with recording(log, run / "tensorboard"):
+        fitted = fit_density_run(
+            run, name, **begin(common, seed), keywords=arg.parse_options(options), improved=improved,
+            by_class=by_class, stored_as=stored_as, overwrite=overwrite,
+        )  # fmt: skip
     if common.as_json:
         rows = {"rows": fitted.classes} if fitted.classes else {}
         facts = {"density": fitted.key, "picture": str(fitted.picture), **rows}

@@ -14,20 +14,30 @@ from scattergen.errors import InputError
 from scattergen.wording import say
 
 
-def info(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
+def info(
+    run: arg.Run,
+    config: Annotated[bool, Option("--config", help="Print a file for `fit --config` that fits the same.")] = False,
+    common: arg.Common = arg.COMMON,
+) -> None:
     """Tell what a run holds, how it was made, and whether its files are intact.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       scattergen info runs/mnist
+
+      scattergen info runs/mnist --config > fit.toml
     """
     from scattergen.cli.opening import prepare
     from scattergen.cli.printing import print_table
     from scattergen.runs import RunFolder
+    from scattergen.stages.config import to_toml
 
     prepare(common)
     opened = RunFolder.open(run)
     opened.check()
+    if config:
+        print(to_toml(opened.options, opened.metadata("encoder")["image_shape"][-1]), end="")
+        return
     stages = opened.stages
     if common.as_json:
         facts = {"run": str(run), "version": opened.version, "complete": opened.finished}

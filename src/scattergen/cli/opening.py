@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scattergen.cli.arguments import Common, Reading
-from scattergen.datasets import Dataset, celeba, limit, mnist, open_dataset
+from scattergen.datasets import Dataset, ImageSource, celeba, class_labels, limit, mnist, open_dataset
 from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
 from scattergen.datasets.reading import ImageReader
 from scattergen.datasets.source import MNIST
 from scattergen.errors import InputError
-from scattergen.model import DECODING_BATCH
+from scattergen.model import DECODING_BATCH, GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
+from scattergen.stages.density import density_to_sample
 from scattergen.stages.presets import CELEBA_PRESETS
 from scattergen.wording import memory
 
@@ -104,6 +106,47 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     if data.test is None and part == "test":
         raise InputError(f"{source} has no test set of its own: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
+
+
+def open_codes(
+    run: RunFolder, source: str | None, density: str | None, seed: int, rows: slice, reading: Reading, common: Common
+) -> tuple[GenerativeScatteringNetwork, Tensor, Tensor, dict[str, Any]]:
+    """A run's model, codes of some images of a source or else of samples, these images, and how they came about."""
+    if source is None:
+        key = density_to_sample(run, density, by_class=False)
+        model = GenerativeScatteringNetwork.load(run, common.device, densities=[key])
+        model.check_memory(rows.stop)
+        codes = model.sample_codes(rows.stop, key, seed)[rows]
+        return model, codes, model.decode(codes, sharpen=model.sharpen), {"density": key, "seed": seed}
+    if density is not None:
+        raise InputError(f"Samples of {density} are not made where images are named: leave out {source} or --density.")
+    model = GenerativeScatteringNetwork.load(run, common.device, densities=())
+    found = open_like(run.path, source, reading).train
+    check_row(found, source, rows.start or 0)
+    images = found[rows]
+    return model, model.encode(images), images, {"images": source}
+
+
+def check_row(source: ImageSource, name: str, number: int) -> None:
+    """Refuse the number of an image that a source does not have."""
+    if number >= len(source):
+        raise InputError(f"There is no image {number}: {name} has the images 0 to {len(source) - 1}.")
+
+
+def number_of(source: ImageSource, name: str, number: int | None, label: str | None, default: int) -> int:
+    """The number of an image that is asked for by it, or as the first one of a class."""
+    if label is None:
+        number = default if number is None else number
+        check_row(source, name, number)
+        return number
+    if number is not None:
+        raise InputError(f"A number, {number}, and a class, {label}, are given for the same image: leave out one.")
+    found = class_labels(source)
+    if found is None:
+        raise InputError(f"The images of {name} have no classes: give their numbers, by --from and --to.")
+    if label not in found.classes:
+        raise InputError(f'{name} has no image of a class "{label}": its classes are {", ".join(found.classes)}.')
+    return int((found.labels == found.classes.index(label)).nonzero()[0])
 
 
 def open_of_paper(name: str, run: Path, images: str | None, strict: bool) -> Dataset:

@@ -13,7 +13,7 @@ from scattergen.pipeline.estimate import StageEstimate
 from scattergen.pipeline.evaluate import RunDiagnosis, RunEvaluation
 from scattergen.wording import duration, say, visible
 
-_WIDE = 150  # columns for tables that may be wider than the terminal
+WIDE = 150  # columns for tables that may be wider than the terminal
 
 
 def print_table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]], width: int | None = None) -> None:
@@ -48,7 +48,7 @@ def print_scores(result: RunEvaluation) -> None:
             *(f"{getattr(row.manifolds, name).value:.3f}" for name in manifold_scores),
             f"{row.two_sample.accuracy:.3f}", f"{row.bins.different}/{row.bins.n_bins}", f"{result.sharpness[key]:.2f}",
         ])  # fmt: skip
-    print_table(("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness"), rows, _WIDE)
+    print_table(("", "Fréchet", "kernel·1000", *manifold_scores, "classifier", "bins", "sharpness"), rows, WIDE)
     if not result.images_per_second:
         return
     say("")
@@ -72,7 +72,7 @@ def print_scores(result: RunEvaluation) -> None:
             what = f"The density {key} copies training images (p = {found.copying_pvalue:.4f})"
             nearest = f"{found.train_share:.1%} of its samples are nearest to one"
             copies.append(f"{what}: {nearest}, {found.expected_share:.1%} would be by chance.")
-    print_table(("", *over_seeds, *columns), rows, _WIDE)
+    print_table(("", *over_seeds, *columns), rows, WIDE)
     say(*copies)
 
 
@@ -86,7 +86,7 @@ def print_tests(result: RunDiagnosis) -> None:
     for tests in zip(*(battery.tests for battery in batteries.values()), strict=True):
         cells = [text for t in tests for text in (f"{t.statistic:.3g}", _probability(t.pvalue), f"{t.effect:.3f}")]
         rows.append([tests[0].null, tests[0].name, *cells, tests[0].effect_name])
-    print_table(("null hypothesis", "test", *measured, "what the effect is"), rows, _WIDE)
+    print_table(("null hypothesis", "test", *measured, "what the effect is"), rows, WIDE)
     pairs = first.d * (first.d - 1) // 2
     for name, battery in batteries.items():
         rejected = f"K² rejects {result.rejections[name]} of {battery.d} components at 0.05, uncorrected"

@@ -1,6 +1,5 @@
 """The commands that use a model: sample, encode, decode, reconstruct, interpolate."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,6 @@ from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
-from scattergen.wording import say
 
 
 def sample(
@@ -73,7 +71,8 @@ def sample(
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
-    _say_written(out, n, common.as_json)
+    how = {"density": density, "seed": seed, "temperature": temperature}
+    arg.say_written(out, n, common.as_json, **how, **({"labels": labels} if labels else {}))
 
 
 def encode(
@@ -98,7 +97,7 @@ def encode(
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     data = open_like(run, images, reading, part)
     write_codes(out, model.encode(data.train, progress))
-    _say_written(out, len(data.train), common.as_json)
+    arg.say_written(out, len(data.train), common.as_json)
 
 
 def decode(
@@ -122,7 +121,7 @@ def decode(
     check_output(out, len(z))
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
-    _say_written(out, len(z), common.as_json)
+    arg.say_written(out, len(z), common.as_json)
 
 
 def reconstruct(
@@ -141,7 +140,7 @@ def reconstruct(
     import torch
 
     from scattergen.cli.opening import open_like, prepare
-    from scattergen.image_files import check_output, write_images
+    from scattergen.image_files import check_output, is_grid, write_images
     from scattergen.image_quality import psnr
     from scattergen.model import GenerativeScatteringNetwork
 
@@ -155,52 +154,43 @@ def reconstruct(
     results = model.decode(codes, progress=progress)
     columns = min(8, len(results))
     shown = results
-    if out.suffix.lower() == ".png":  # a row of originals above the row of their reconstructions, in turn
+    if is_grid(out):  # a row of originals above the row of their reconstructions, in turn
         missing = -len(results) % columns
         blank = torch.ones(missing, *results.shape[1:])
         rows = zip(*(torch.cat([x, blank]).split(columns) for x in (originals, results)), strict=True)
         shown = torch.cat([row for pair in rows for row in pair])[: 2 * len(results) + missing]
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
-    _say_written(out, len(results), common.as_json, psnr=mean)
+    arg.say_written(out, len(results), common.as_json, psnr=mean)
 
 
 def interpolate(
-    run: arg.Run, images: arg.Source, out: arg.ImagesOut,
-    start: Annotated[int, Option("--from", min=0, help="Number of the first image.")] = 0,
-    stop: Annotated[int, Option("--to", min=0, help="Number of the last image.")] = 1,
-    steps: Annotated[int, Option(min=2, help="Images, both ends included.")] = 8,
-    part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
+    run: arg.Run, images: arg.Source, out: arg.ImagesOut, ends: arg.Ends = arg.ENDS,
+    steps: arg.Steps = None, part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Morph one image into another along a straight line between their codes.
 
-    [bold]Example[/bold]
+    A .gif goes there and back.
+
+    [bold]Examples[/bold]
+
+      scattergen interpolate runs/mnist mnist --from-label 3 --to-label 9 --out morph.gif
 
       scattergen interpolate runs/mnist mnist --from 3 --to 9 --steps 10 --out morph.png
     """
     import torch
 
-    from scattergen.cli.opening import open_like, prepare
-    from scattergen.image_files import check_output, write_images
+    from scattergen.cli.opening import number_of, open_like, prepare
+    from scattergen.image_files import check_output, is_animation, write_series
     from scattergen.model import GenerativeScatteringNetwork
 
     prepare(common)
+    steps = steps or (32 if is_animation(out) else 8)
     check_output(out, steps)
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     source = open_like(run, images, reading, part).train
-    for number in (start, stop):
-        if number >= len(source):
-            raise InputError(f"There is no image {number}: {images} has the images 0 to {len(source) - 1}.")
-    ends = source[torch.tensor([start, stop])]
-    write_images(out, model.interpolate(ends[0], ends[1], steps), columns=steps)
-    _say_written(out, steps, common.as_json)
-
-
-def _say_written(path: Path, n: int, as_json: bool, **measured: float) -> None:
-    """Print where results are and what was measured."""
-    if as_json:
-        print(json.dumps({"out": str(path), "n": n, **measured}))
-        return
-    say(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
-    for name, value in measured.items():
-        say(f"{name.upper()}: {value:.2f} dB")
+    asked = ((ends.start, ends.from_label, 0), (ends.stop, ends.to_label, 1))
+    numbers = [number_of(source, images, *one) for one in asked]
+    first, last = source[torch.tensor(numbers)]
+    write_series(out, model.interpolate(first, last, steps))
+    arg.say_written(out, steps, common.as_json, rows=numbers)

@@ -49,6 +49,7 @@ class DecoderTraining:
     out of its range raises an `InputError`.
 
     Args:
+        loss: "pixels", or "scattering" for the error of local scattering, too.
         epochs, batch_size, learning_rate, betas, precision: As in `training.TrainingSettings`.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
         patience: Stop after so many epochs without a lower validation loss, and go back to the best, or to a

@@ -35,7 +35,9 @@ class Flow:
         leading: Number m of components that are modelled, None: all; the rest follow (see `LeadingComponents`).
         base: "normal" or "mixture", which is fitted before and stays as it is.
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
-        layers, widths, bins: Number of coupling layers, hidden layers of the network of each, and pieces of a spline.
+        layers: Number of coupling layers.
+        widths: Hidden layers of the network of each.
+        bins: Pieces of a spline.
         epochs, patience, batch_size, learning_rate, clip_norm: As in `training.TrainingSettings`.
 
     Attributes:

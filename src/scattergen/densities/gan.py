@@ -35,9 +35,11 @@ class GenerativeAdversarialNetwork:
 
     Args:
         n_latent: Number H of noise variables.
-        widths, discriminator_widths: Hidden layers of the generator and of the discriminator.
+        widths: Hidden layers of the generator.
+        discriminator_widths: Hidden layers of the discriminator.
         epochs, batch_size, learning_rate, clip_norm, betas, schedule: As in `training.TrainingSettings`.
-        loss, gradient_penalty: "non_saturating" or "relativistic", and the weight γ.
+        loss: "non_saturating" or "relativistic".
+        gradient_penalty: Its weight γ.
         batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
         dropout: Part of the discriminator's hidden features that is set to 0 in a step.
         initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).

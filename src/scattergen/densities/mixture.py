@@ -59,7 +59,8 @@ class GaussianMixture:
             are most likely, one for each octave of components given those before (1 … `leading`, as many more …).
         leading: Number of components of the codes that EM sees; None lets it see all.
         batch_size: Codes per step of EM, the t-th blended in with weight $t^{-0.6}$ (Cappé, Moulines, 2009); None: all.
-        max_iterations, tolerance: Of EM, which stops when the mean log-likelihood per code gains less nats than this.
+        max_iterations: Of EM.
+        tolerance: EM stops when the mean log-likelihood per code gains less nats than this.
 
     Attributes:
         weights_, means_, cholesky_: (K,), (K, d), and lower triangular factors of covariances, (K, d, d), float32.

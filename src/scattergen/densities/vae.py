@@ -39,12 +39,14 @@ class VariationalAutoencoder:
     code in twelve is held out for early stopping. Keywords out of range raise an `InputError`.
 
     Args:
-        n_latent, beta: Number H of latent variables, and weight β of the divergence, summed over them.
+        n_latent: Number H of latent variables.
+        beta: Weight β of the divergence, summed over them.
         widths: Hidden layers of the encoder; the decoder has the same in reverse.
         epochs, patience, batch_size, learning_rate, schedule, clip_norm: As in `training.TrainingSettings`.
         initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
-        learn_variance: Whether $e_i = \tfrac12 ((z_i - g(h)_i)^2 / \sigma_i^2 + \log \sigma_i^2)$ with learnt σ_i: with
-            β = 1/d the bound (Rybkin et al., 2020).
+        learn_variance: Whether the variances of the noise are learnt, too. With learnt σ_i,
+            $e_i = \tfrac12 ((z_i - g(h)_i)^2 / \sigma_i^2 + \log \sigma_i^2)$ and with β = 1/d the loss is the bound
+            (Rybkin et al., 2020).
         prior: Of h in samples: "normal", or "mixture", fitted afterwards to h ~ q(h|z) of codes (Ghosh et al., 2019).
         noise: Of samples around g(h): "none", or with mean and "diagonal" or "full" covariance of z - g(h); with the
             mixture and "full" it follows h by one linear regression per component (see `LeadingComponents`).

@@ -37,7 +37,9 @@ class ScatteringEncoder:
 
     Args:
         image_shape: (C, H, W) of the images.
-        J, L, max_order: Scale, number of orientations and highest order of the scattering transform.
+        J: Scale of the scattering transform, which averages over 2^J pixels.
+        L: Number of its orientations.
+        max_order: Its highest order, 1 or 2.
         n_components: Dimension d of the codes.
         allow_fewer: Let the codes have fewer components, with a warning, if the images vary in fewer ways.
         flips: Fit the components to the mirrored images, too, which makes up for few images.

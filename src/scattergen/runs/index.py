@@ -141,13 +141,13 @@ def _digest(content: Any) -> str:
 
 def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
     """Names of the options in which two nested sets differ, sorted, with "." between the levels: ["vae.beta"]."""
-    old, new = _flatten(have), _flatten(want)
+    old, new = flatten(have), flatten(want)
     return sorted(name for name in old.keys() | new.keys() if old.get(name, ...) != new.get(name, ...))
 
 
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     """Refuse to continue something at a path that was started with other options."""
-    old, new = _flatten(have), _flatten(want)
+    old, new = flatten(have), flatten(want)
     names = sorted({*differences(old, new)} - {"data.marks", "data.converted"})  # of images the fingerprint says enough
     if names:
         found = "; ".join(f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names)
@@ -155,10 +155,11 @@ def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, A
         raise RunFolderError(f"{path} was fitted with other options ({found}): {remedy}.")
 
 
-def _flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as one level, with "." between the names."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
     return flat
 
 

@@ -18,6 +18,7 @@ from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.layout import INDEX
+from scattergen.training.recording import STAGE
 
 # Versions of the code of stages or folders of them, if not 1: raise one when the same options give another result.
 VERSIONS: dict[str, int] = {}
@@ -79,6 +80,7 @@ class Stages:
         with self.working(name, key) as work:
             self.progress.message(name)
             start = time.monotonic()
+            STAGE.set(name)
             result = make(work)
             facts = {"seconds": time.monotonic() - start, **result.facts}
             if self._writes:

@@ -18,6 +18,7 @@ from scattergen.global_state import usual_state
 from scattergen.processes import ALONE, Processes, make_fabric
 from scattergen.progress import SILENT, Progress, Task
 from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
+from scattergen.training.recording import record
 from scattergen.training.settings import SCHEDULES, TrainingSettings
 
 Metrics = dict[str, float]
@@ -226,6 +227,7 @@ class _Training:
         if self.processes.rank == 0:
             state.save()
             self.saved_at = time.monotonic()
+            record(metrics, state.step)
             if self.on_epoch is not None:
                 self.on_epoch(state.history)
 
