@@ -12,7 +12,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import fitting, looking, streams, using
+from scattergen.cli import fitting, looking, sharing, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
@@ -53,13 +53,13 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.evaluate, looking.diagnose,
-    looking.reproduce,
+    looking.reproduce, sharing.export, sharing.push,
 ):  # fmt: skip
     app.command()(unfolded(_command))
 
 
 _CONTINUING = {"fit", "density", "reproduce"}
-_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate"}
+_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate", "export"}
 _ASKING = {"--json", "--estimate", "--help", "-h", "--version"}  # for something to be printed
 
 
