@@ -59,25 +59,25 @@ def _scores(run: RunFolder) -> dict[str, Any]:
     """Distances of an evaluation, else of the end of the fit, to test images; real ones come first."""
     found, file = run.stages.get(LAST_STAGE, {}).get("judgement"), run.path / "evaluation.json"
     if file.is_file():
-        told = read_json(file)
-        told["rows"] = {key: (*row["frechet"].values(), row.get("sharpness")) for key, row in told["rows"].items()}
-        told |= {"measure": "Fréchet distance", "features": " ".join(told["features"].values())}
-        told["against"] = f"{told['against']} images, {told['n']:,} in a row at most"
+        told, measure = read_json(file), "Fréchet distance"
+        rows = [(key, *row["frechet"].values(), row.get("sharpness")) for key, row in told["rows"].items()]
+        against, features = f"{told['against']} images, {told['n']:,} in a row at most", told["features"].values()
     elif found is not None:
-        told = {"measure": "kernel distance · 1,000", "features": " ".join(found["features"])}
-        told["rows"] = {
-            key: (row["kernel"], row["standard_error"], row["sharpness"]) for key, row in found["rows"].items()
-        }
-        told["against"] = f"{found['n_test']:,} test images"
+        measure, against, features = "kernel distance · 1,000", f"{found['n_test']:,} test images", found["features"]
+        rows = [
+            (key, *(row[one] for one in ("kernel", "standard_error", "sharpness")))
+            for key, row in found["rows"].items()
+        ]
     else:
         return {"rows": []}
-    rows = [
+    told_rows = [
         (
             _SHOWN.get(key, f"`{key}`"),
             f"{number(value, 2)} ± {number(error, 2)}",
             "" if sharp is None else f"{sharp:.2f}",
         )
-        for key, (value, error, sharp) in sorted(told["rows"].items(), key=lambda row: row[0] != REAL)
+        for key, value, error, sharp in sorted(rows, key=lambda row: row[0] != REAL)
     ]
     words = None if found is None else in_words(Judgement.of(found), run.options["data"]["n"])
-    return {**told, "rows": rows, "expectation": words}
+    facts = {"measure": measure, "against": against, "features": " ".join(features), "expectation": words}
+    return {"rows": told_rows, **facts}

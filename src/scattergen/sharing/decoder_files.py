@@ -1,5 +1,6 @@
 """A decoder as a file that runs without scattergen: an ONNX model, or a program of torch.export."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class _ToImages(nn.Module):
 
     def __init__(self, model: GenerativeScatteringNetwork, sharpen: float) -> None:
         super().__init__()
-        self.decoder = model.decoder
+        self.decoder = copy.deepcopy(model.decoder).requires_grad_(False)  # else the program asks for no_grad
         self.matrices: tuple[Tensor, ...] = ()
         if sharpen > 0 and model.sharpening is not None:
             self.matrices = model.sharpening.matrices(*model.decoder.image_shape[1:], sharpen)
