@@ -49,6 +49,7 @@ def load(
 ) -> "GenerativeScatteringNetwork":
     """The model of a run folder made by `scattergen fit` or `GenerativeScatteringNetwork.save`; executes nothing in it.
 
+    "hf:USER/NAME" is one on the Hugging Face Hub, "hf:USER/NAME@REVISION" an older one (extra `hub`).
     `densities` are keys of those to load; all by default. A `RunFolderError` if the folder is incomplete, damaged,
     changed or of a newer format, or holds a density of a kind that is not known here.
 
@@ -60,4 +61,8 @@ def load(
     """
     from scattergen.model import GenerativeScatteringNetwork
 
+    if str(path).startswith("hf:"):
+        from scattergen.sharing.hub import fetch
+
+        path = fetch(str(path))
     return GenerativeScatteringNetwork.load(path, device, densities)

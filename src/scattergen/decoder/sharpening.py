@@ -41,10 +41,17 @@ class Sharpening:
             raise InputError(f"A strength of {strength}: give a number from 0 to 1.")
         if strength == 0:
             return images
-        rows, columns = (_cosines(size).to(images) for size in images.shape[2:])
-        factor = self.gains.to(images)[_radii(*images.shape[2:])] ** strength
-        frequencies = rows @ images @ columns.T
-        return (rows.T @ (frequencies * factor) @ columns).clamp(0, 1)
+        return sharpened(images, *(matrix.to(images) for matrix in self.matrices(*images.shape[2:], strength)))
+
+    def matrices(self, H: int, W: int, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The cosine transforms of columns, (H, H), and rows, (W, W), and the factor of each frequency, (H, W)."""
+        return _cosines(H), _cosines(W), self.gains[_radii(H, W)] ** strength
+
+
+def sharpened(images: Tensor, rows: Tensor, columns: Tensor, factor: Tensor) -> Tensor:
+    """Images (N, C, H, W) with the frequencies multiplied, by the matrices of a sharpening."""
+    frequencies = rows @ images @ columns.T
+    return (rows.T @ (frequencies * factor) @ columns).clamp(0, 1)
 
 
 def _cosines(size: int) -> Tensor:

@@ -1,0 +1,60 @@
+"""A run as a folder to pass on: the model, its scores, a card and new images; no training codes, nor real images."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from scattergen.errors import InputError, RunFolderError
+from scattergen.files import atomic_path, check_space
+from scattergen.image_files import check_place, save_image_grid
+from scattergen.model import GenerativeScatteringNetwork
+from scattergen.progress import SILENT, Progress
+from scattergen.runs import RunFolder
+from scattergen.runs.index import Index, read_index
+from scattergen.runs.layout import PAPER
+from scattergen.sharing.card import CARD, NOBODY, SAMPLES, card_of
+from scattergen.stages.density import density_to_sample
+
+
+def export_folder(
+    run: RunFolder, out: Path, *, name: str | None = None, licence: str | None = None, progress: Progress = SILENT
+) -> str:
+    """Write a finished run without its training codes as a new folder that can be loaded; return the text of its card.
+
+    Left out are also the report and the pictures, which show real images, and what `reproduce` has added. On the Hub
+    the model has a `name`, "USER/NAME", and a `licence`, such as "cc-by-4.0". A card in the run is kept, unless a
+    licence is given.
+    """
+    if not run.finished:
+        raise RunFolderError(f"{run.path} is unfinished: run the same `scattergen fit` command again first.")
+    check_place(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there already: name a new folder.")
+    run.check()
+    density = density_to_sample(run, None, by_class=False) if run.names("densities") else None
+    model = GenerativeScatteringNetwork.load(run, densities=() if density is None else (density,))
+    own = run.path / CARD
+    if own.is_file() and licence is None:  # of a folder that was exported, and perhaps edited
+        card = own.read_text(encoding="utf-8").replace(NOBODY, name or NOBODY)
+    else:
+        card = card_of(run, model, density, name=name, licence=licence)
+    record = read_index(run.path).current
+    for stage, entry in [*record.stages.items()]:
+        if stage == "codes" or stage.startswith(f"{PAPER}/"):
+            del record.stages[stage]
+            continue
+        after = {one: key for one, key in entry.after.items() if one != "codes"}
+        scores = [one for one in entry.products if one.endswith(".json")]
+        record.stages[stage] = replace(entry, after=after, products=scores)
+    record.drop_outdated()  # what was made from others that are left out
+    files = [file for file in sorted(record.named()) if (run.path / file).is_file()]
+    check_space(out, sum((run.path / file).stat().st_size for file in files))
+    for file in files:
+        with atomic_path(out / file) as temporary:
+            shutil.copyfile(run.path / file, temporary)
+    if density is not None:
+        save_image_grid(model.sample(64, density, progress=progress), out / SAMPLES, columns=8)
+    with atomic_path(out / CARD) as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    Index(record).write(out)
+    return card
