@@ -12,13 +12,14 @@ PACKAGE = Path(sg.__file__).parent
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
     ("errors", "global_state", "version", "wording"),
+    ("notebook",),
     ("files", "image_quality", "keywords", "processes", "progress"),
     ("datasets", "scattering", "tensor_files"),
     ("encoder", "image_files", "training"),
     ("decoder", "densities", "diagnostics", "runs"),
     ("evaluation",),
     ("report", "stages"),
-    ("model",),
+    ("model", "sklearn"),
     ("pipeline", "__init__"),
     ("paper", "sharing"),
     ("cli",),

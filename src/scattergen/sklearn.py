@@ -1,0 +1,225 @@
+"""Scattering, whitened components and densities as scikit-learn's estimators, on NumPy arrays whose rows are samples.
+
+A row has the pixels of an image in the order (C, H, W), a code, or any features (docs/scikit-learn.md).
+"""
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.metaestimators import available_if
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError('scattergen.sklearn needs scikit-learn: run pip install "scattergen[sklearn]".') from error
+
+import inspect
+import math
+import warnings
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scattergen import densities
+from scattergen.densities import Density
+from scattergen.encoder.whitening import PCAWhitening
+from scattergen.errors import InputError
+from scattergen.global_state import usual_state
+from scattergen.scattering import Scattering2D
+
+Rows = NDArray[Any]
+Shape = tuple[int, int, int]
+
+_BATCH_FLOATS = 1 << 25  # of coefficients that are computed at once
+
+
+class _Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Rows to rows of the same precision."""
+
+    _n_features_out: int
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class ScatteringTransformer(_Transformer):
+    """Images to their scattering coefficients, (n, C·K·H'·W'), by `scattergen.scattering.Scattering2D`.
+
+    Args:
+        image_shape: (C, H, W), kept as `image_shape_`. By default rows are square grey images; others are filled up
+            with zeros to such ones, with a warning.
+        J, L, max_order: Scale, number of orientations and highest order.
+
+    Example:
+        >>> images = np.random.default_rng(0).random((5, 28 * 28))
+        >>> ScatteringTransformer(J=2).fit_transform(images).shape
+        (5, 3969)
+    """
+
+    def __init__(self, image_shape: Shape | None = None, *, J: int = 2, L: int = 8, max_order: int = 2) -> None:
+        self.image_shape, self.J, self.L, self.max_order = image_shape, J, L, max_order
+
+    @usual_state()
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the shape of the images; nothing is learned from them. An `InputError` if the rows do not have it."""
+        n = _checked(self, X).shape[1]
+        side = max(math.isqrt(n - 1) + 1, 2**self.J)
+        C, H, W = self.image_shape_ = (1, side, side) if self.image_shape is None else self.image_shape
+        if n != C * H * W:
+            problem, remedy = f"Rows of {n} features are no images of {C}×{H}×{W}", "give their image_shape, (C, H, W)"
+            if self.image_shape is not None:
+                raise InputError(f"{problem}: {remedy}.")
+            warnings.warn(f"{problem} and are filled up with zeros: {remedy}, if they have one.", stacklevel=3)
+        self._n_features_out = C * math.prod(self._scattering().output_shape)
+        return self
+
+    @usual_state(gradients=False)
+    def transform(self, X: Any) -> Rows:
+        """Coefficients of rows (n, C·H·W)."""
+        X, scattering = _checked(self, X, fitted=True), self._scattering()
+        found = np.empty((len(X), self._n_features_out), X.dtype)
+        step = max(1, _BATCH_FLOATS // self._n_features_out)
+        for i in range(0, len(X), step):
+            rows = X[i : i + step]
+            images = np.zeros((len(rows), *self.image_shape_), X.dtype)
+            images.reshape(len(rows), -1)[:, : X.shape[1]] = rows
+            found[i : i + step] = scattering(torch.from_numpy(images)).flatten(1).numpy()
+        return found
+
+    def _scattering(self) -> Scattering2D:
+        return Scattering2D(self.J, self.image_shape_[1:], self.L, self.max_order)
+
+
+class WhitenedPCA(_Transformer):
+    """Whitened principal components by `scattergen.PCAWhitening`, whose fitted attributes it has as arrays.
+
+    Args:
+        n_components: Number d of components; by default as many as the samples have.
+
+    Example:
+        >>> X = np.random.default_rng(0).standard_normal((100, 20))
+        >>> np.cov(WhitenedPCA(n_components=2).fit_transform(X).T).round(2).tolist()
+        [[1.01, 0.0], [0.0, 1.01]]
+    """
+
+    mean_: Rows
+    components_: Rows
+    explained_variance_: Rows
+    explained_variance_ratio_: Rows
+
+    def __init__(self, n_components: int | None = None) -> None:
+        self.n_components = n_components
+
+    @usual_state()
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the components of rows (n, D), at least 2."""
+        X = _checked(self, X, least=2)
+        d = min(len(X) - 1, X.shape[1]) if self.n_components is None else self.n_components
+        whitening = PCAWhitening(d, allow_fewer=self.n_components is None).fit(X)
+        for name in ("mean_", "components_", "explained_variance_", "explained_variance_ratio_"):
+            setattr(self, name, getattr(whitening, name).double().numpy())
+        self._n_features_out = len(self.components_)
+        return self
+
+    def transform(self, X: Any) -> Rows:
+        """Codes (n, d), white on the rows of the fit, of rows (n, D)."""
+        X = _checked(self, X, fitted=True)
+        return ((X - self.mean_) @ self.components_.T / np.sqrt(self.explained_variance_)).astype(X.dtype)
+
+    def inverse_transform(self, X: Any) -> Rows:
+        """Rows (n, D), in the span of the components, of codes (n, d)."""
+        check_is_fitted(self)
+        return self.mean_ + np.asarray(X) * np.sqrt(self.explained_variance_) @ self.components_
+
+
+class DensityEstimator(DensityMixin, BaseEstimator):
+    """A density of codes, `density_` once it is fitted; its parameters are the density's keywords and `random_state`.
+
+    A sub-class names the density, one's own, too: `class Windows(DensityEstimator, kind=ParzenWindows): ...`.
+    """
+
+    kind: ClassVar[type[Density]]
+    density_: Any
+
+    def __init_subclass__(cls, kind: type[Density] | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if kind is None:  # it is the parent's
+            return
+        seed = inspect.Parameter("random_state", inspect.Parameter.KEYWORD_ONLY, default=None)
+        keywords = [one.replace(kind=seed.kind) for one in inspect.signature(kind).parameters.values()]
+        signature = inspect.Signature([*keywords, seed])
+
+        def initialize(self: DensityEstimator, **given: Any) -> None:
+            bound = signature.bind(**given)
+            bound.apply_defaults()
+            for name, value in bound.arguments.items():
+                setattr(self, name, value)
+
+        # By which scikit-learn knows the parameters.
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        initialize.__signature__ = signature.replace(parameters=[own, *keywords, seed])  # type: ignore[attr-defined]
+        cls.kind, cls.__init__ = kind, initialize  # type: ignore[assignment]
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to codes (n, d), at least 2."""
+        X, keywords = _checked(self, X, least=2), self.get_params(deep=False)
+        seed = _seed(keywords.pop("random_state"))
+        self.density_ = self.kind(**keywords).fit(torch.tensor(X, dtype=torch.float32), seed=seed)
+        return self
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Rows:
+        """New codes (n_samples, d), float32; those of one seed begin alike, however many there are."""
+        check_is_fitted(self)
+        seed = _seed(self.random_state if random_state is None else random_state)
+        return densities.sample_density(self.density_, n_samples, seed=seed).numpy()
+
+    @available_if(lambda self: hasattr(self.kind, "log_prob"))
+    def score_samples(self, X: Any) -> Rows:
+        """Logarithm of the density at codes (n, d), in nats: (n,), if it has an exact one."""
+        X = _checked(self, X, fitted=True)
+        found: Rows = self.density_.log_prob(torch.tensor(X, dtype=torch.float64)).numpy()
+        return found
+
+    @available_if(lambda self: hasattr(self.kind, "log_prob"))
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean of `score_samples`, by which `GridSearchCV` chooses."""
+        return float(self.score_samples(X).mean())
+
+
+class GaussianDensity(DensityEstimator, kind=densities.Gaussian):
+    """`scattergen.densities.Gaussian`."""
+
+
+class GaussianMixtureDensity(DensityEstimator, kind=densities.GaussianMixture):
+    """`scattergen.densities.GaussianMixture`."""
+
+
+class ManifoldParzenDensity(DensityEstimator, kind=densities.ManifoldParzen):
+    """`scattergen.densities.ManifoldParzen`."""
+
+
+class VariationalAutoencoderDensity(DensityEstimator, kind=densities.VariationalAutoencoder):
+    """`scattergen.densities.VariationalAutoencoder`."""
+
+
+class GenerativeAdversarialNetworkDensity(DensityEstimator, kind=densities.GenerativeAdversarialNetwork):
+    """`scattergen.densities.GenerativeAdversarialNetwork`."""
+
+
+class FlowDensity(DensityEstimator, kind=densities.Flow):
+    """`scattergen.densities.Flow`."""
+
+
+def _checked(estimator: Any, X: Any, *, fitted: bool = False, least: int = 1) -> Rows:
+    """Rows of finite floats, with as many features as before if the estimator has to be fitted."""
+    if fitted:
+        check_is_fitted(estimator)
+    floats = (np.float64, np.float32)
+    found: Rows = validate_data(estimator, X, reset=not fitted, dtype=floats, ensure_min_samples=least)
+    return found
+
+
+def _seed(random_state: Any) -> int:
+    return int(check_random_state(random_state).randint(2**31 - 1))
