@@ -67,7 +67,7 @@ def test_list_tells_of_every_run_below_a_folder(scattergen, fitted, tmp_path):
     assert run["bytes"] == sum(file.stat().st_size for file in fitted.rglob("*") if file.is_file())
     shown = scattergen("list", tmp_path).out
     assert "300 of digits" in shown
-    assert f"{facts['psnr']:.2f}" in shown
+    assert f"{facts['psnr']:.4g}" in shown
     assert f"{facts['best']} (best)" in shown
     assert "run.json is damaged" in shown
     assert "There is no folder" in scattergen("list", tmp_path / "c", code=2).err
@@ -87,6 +87,10 @@ def test_compare_shows_what_differs(scattergen, fitted, other, model, tmp_path):
     below = np.asarray(Image.open(out))[86:]
     assert np.array_equal(below, np.asarray(Image.open(tmp_path / "alone.png")))
     assert "training.epochs" in scattergen("compare", fitted, other).out
+    rows = json.loads(scattergen("compare", other, fitted, "--json").out)["measured"]
+    assert [row for row in rows if "vae" in row or "gan" in row] == [
+        "seconds, vae", "seconds, gan", "kernel·1000, vae", "kernel·1000, gan"
+    ]  # fmt: skip
     assert "name two runs" in scattergen("compare", fitted, code=2).err
 
 
