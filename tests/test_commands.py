@@ -350,3 +350,12 @@ def test_the_page_names_every_command_and_option():
         options = [one.opts[0] for one in command.params if one.param_type_name == "option" and one.name != "help"]
         missing = [option for option in options if f"`{option}" not in sections[0] + texts[name]]
         assert not missing, f"{PAGE.name} does not name {missing} of {name}"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not in this copy")
+def test_the_file_on_the_page_can_be_used(tmp_path):
+    (tmp_path / "fit.toml").write_text(PAGE.read_text().partition("```toml\n")[2].partition("```")[0])
+    arguments, changes = read_config(tmp_path / "fit.toml", ["preset", "seed", "size", "densities"])
+    assert arguments == {"preset": "auto", "seed": 0, "size": 64, "densities": "mixture,vae"}
+    options = preset("auto", (3, 64, 64), 2000) | {"densities": {"mixture": {}, "vae": {}}}
+    check_options(override(options, changes), (3, 64, 64), 2000)
