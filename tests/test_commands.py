@@ -67,7 +67,7 @@ def test_list_tells_of_every_run_below_a_folder(scattergen, fitted, tmp_path):
     assert run["bytes"] == sum(file.stat().st_size for file in fitted.rglob("*") if file.is_file())
     shown = scattergen("list", tmp_path).out
     assert "300 of digits" in shown
-    assert f"{facts['psnr']:.2f}" in shown
+    assert f"{facts['psnr']:.4g}" in shown
     assert f"{facts['best']} (best)" in shown
     assert "run.json is damaged" in shown
     assert "There is no folder" in scattergen("list", tmp_path / "c", code=2).err
@@ -87,6 +87,10 @@ def test_compare_shows_what_differs(scattergen, fitted, other, model, tmp_path):
     below = np.asarray(Image.open(out))[86:]
     assert np.array_equal(below, np.asarray(Image.open(tmp_path / "alone.png")))
     assert "training.epochs" in scattergen("compare", fitted, other).out
+    rows = json.loads(scattergen("compare", other, fitted, "--json").out)["measured"]
+    assert [row for row in rows if "vae" in row or "gan" in row] == [
+        "seconds, vae", "seconds, gan", "kernel·1000, vae", "kernel·1000, gan"
+    ]  # fmt: skip
     assert "name two runs" in scattergen("compare", fitted, code=2).err
 
 
@@ -346,3 +350,12 @@ def test_the_page_names_every_command_and_option():
         options = [one.opts[0] for one in command.params if one.param_type_name == "option" and one.name != "help"]
         missing = [option for option in options if f"`{option}" not in sections[0] + texts[name]]
         assert not missing, f"{PAGE.name} does not name {missing} of {name}"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not in this copy")
+def test_the_file_on_the_page_can_be_used(tmp_path):
+    (tmp_path / "fit.toml").write_text(PAGE.read_text().partition("```toml\n")[2].partition("```")[0])
+    arguments, changes = read_config(tmp_path / "fit.toml", ["preset", "seed", "size", "densities"])
+    assert arguments == {"preset": "auto", "seed": 0, "size": 64, "densities": "mixture,vae"}
+    options = preset("auto", (3, 64, 64), 2000) | {"densities": {"mixture": {}, "vae": {}}}
+    check_options(override(options, changes), (3, 64, 64), 2000)

@@ -210,5 +210,5 @@ def _in_cell(value: Any) -> str:
     """A value in a table: a number, one with its error, a setting, or nothing."""
     if isinstance(value, tuple):
         return " ± ".join(f"{part:.2f}" for part in value)
-    text = f"{value:.2f}" if isinstance(value, float) and value >= 0.1 else "-" if value is None else setting(value)
+    text = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else setting(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -61,9 +61,13 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
     names = sorted({name for one in options[1:] for name in differences(options[0], one)} - {"data.fingerprint"})
     measured = [_measured(run) for run in runs]
     rows = dict.fromkeys(row for one in measured for row in one)
+    kinds = [row.partition(", ")[:2] for row in rows]  # such as "seconds", and "seconds, " of each density
     return {
         "options": {name: [one.get(name) for one in options] for name in names},
-        "measured": {row: [one.get(row) for one in measured] for row in rows},
+        "measured": {
+            row: [one.get(row) for one in measured]
+            for row in sorted(rows, key=lambda row: kinds.index(row.partition(", ")[:2]))
+        },
     }
 
 
