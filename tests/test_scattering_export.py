@@ -57,7 +57,6 @@ def test_function_transforms_may_be_the_first_to_ask_for_filters():
     for cache in (transform._shared_constants, filter_bank):
         cache.cache_clear()
     x = uniform(3, 1, 16, 12)
-    s, along = torch.func.jvp(SCATTERING, (x,), (x,))
-    # S(cx) = c S(x) for c > 0, so along x the derivative is S(x) itself.
-    torch.testing.assert_close(along, s, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(SCATTERING(x), s, rtol=1e-5, atol=1e-6)
+    gradient = torch.func.grad(lambda x: SCATTERING(x).sum())(x)
+    # S(cx) = c S(x) for c > 0, so along x the derivative is S(x) itself; some roundings of float32 sums.
+    torch.testing.assert_close((gradient * x).sum(), SCATTERING(x).sum(), rtol=1e-5, atol=0)
