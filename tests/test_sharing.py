@@ -140,11 +140,14 @@ def test_the_same_fit_makes_the_codes_again(exported, digits, tiny, scattergen, 
 
 
 def test_old_runs_and_models_from_python_are_exported_too(scattergen, tmp_path):
-    sg.load(GOLDEN).save(tmp_path / "saved")
+    model = sg.load(GOLDEN)
+    model.fit_density("parzen", random_codes(20, 4))
+    model.save(tmp_path / "saved")
     for run in (GOLDEN, tmp_path / "saved"):
         text = scattergen("export", run, "--to", "folder", "--out", tmp_path / f"{run.name}-small", "-q").out
         assert ("It was not measured" in text) == (run != GOLDEN)
-        sg.load(tmp_path / f"{run.name}-small").sample(2)
+        assert ("- `parzen` keeps training codes and blends" in text) == (run != GOLDEN)
+        assert len(sg.load(tmp_path / f"{run.name}-small").sample(2, ["gan", "parzen"][run != GOLDEN])) == 2
 
 
 def test_what_cannot_become_a_folder(run_copy, scattergen, exported):
