@@ -22,9 +22,8 @@ def path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-Run = Annotated[
-    Path, Argument(help="Run folder made by `scattergen fit`, or hf:USER/NAME.", metavar="RUN", parser=path)
-]
+Run = Annotated[Path, Argument(metavar="RUN", parser=path,
+    help="Run folder made by `scattergen fit`, or hf:USER/NAME of the Hugging Face Hub.")]  # fmt: skip
 Source = Annotated[str, Argument(metavar="IMAGES",
     help='"mnist", a .npy or .npz file, a folder of images, or hf:NAME of Hugging Face.')]  # fmt: skip
 ImagesOut = Annotated[Path, Option("--out", metavar="PATH", parser=path,
@@ -105,23 +104,17 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def unfolding(**given: Any) -> None:
-        if isinstance(given.get("run"), Path):
-            given["run"] = fetched(given["run"])
+        for name, value in given.items():
+            if isinstance(value, Path) and str(value).startswith("hf:"):
+                from scattergen.sharing.hub import fetch
+
+                given[name] = fetch(str(value))
         made = {name: kind(**{one: given.pop(one) for one in kind._fields}) for name, kind in groups.items()}
         command(**given, **made)
 
     unfolding.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     unfolding.__annotations__ = {one.name: one.annotation for one in parameters}
     return unfolding
-
-
-def fetched(run: Path) -> Path:
-    """A run folder, or the one that was fetched for hf:USER/NAME."""
-    if not str(run).startswith("hf:"):
-        return run
-    from scattergen.sharing.hub import fetch
-
-    return fetch(str(run))
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:

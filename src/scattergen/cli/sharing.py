@@ -28,9 +28,7 @@ def export(
 
     [bold]Examples[/bold]
 
-      scattergen export runs/mnist --to onnx --out decoder.onnx
-
-      scattergen export runs/faces --to torch --out decoder.pt2 --sharpen 0.7
+      scattergen export runs/faces --to onnx --out decoder.onnx --sharpen 0.7
 
       scattergen export runs/mnist --to folder --out small
     """

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,20 +67,17 @@ def export_decoder(model: GenerativeScatteringNetwork, path: Path, to: str, *, s
     return max(found)
 
 
-_Decode = Callable[[Tensor], Tensor]
-
-
-def _as_torch(program: torch.export.ExportedProgram, path: Path) -> _Decode:
-    """Write a program; what was written decodes codes."""
+def _as_torch(program: torch.export.ExportedProgram, path: Path) -> Callable[[Tensor], Tensor]:
+    """Write a program, and open it again."""
     torch.export.save(program, path)
     return torch.export.load(path).module()
 
 
-def _as_onnx(program: torch.export.ExportedProgram, path: Path) -> _Decode | None:
-    """Write an ONNX model; what was written decodes codes, if there is ONNX Runtime."""
+def _as_onnx(program: torch.export.ExportedProgram, path: Path) -> Callable[[Tensor], Tensor] | None:
+    """Write an ONNX model, and open it again, if there is ONNX Runtime."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, whose operations nobody uses
-    names = {"input_names": ["codes"], "output_names": ["images"]}
-    torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False, **names)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False}
+    torch.onnx.export(program, (), path, input_names=["codes"], output_names=["images"], **how)
     if find_spec("onnxruntime") is None:
         return None
     import onnxruntime

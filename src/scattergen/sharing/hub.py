@@ -16,9 +16,6 @@ from scattergen.runs.layout import INDEX, SUFFIX, is_stage_file
 from scattergen.sharing.card import CARD, is_celeba
 from scattergen.sharing.folder import export_folder
 
-# Errors of the client and of its network library, whose classes differ between versions.
-_OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "IncompleteSnapshotError", "ConnectError"}
-
 
 def parse_name(text: str) -> tuple[str, str | None]:
     """Repository and revision (a branch, tag or commit, or None) of "hf:USER/NAME@REVISION", "hf:" or not."""
@@ -36,7 +33,7 @@ def fetch(text: str) -> Path:
     that was fetched before. Only safetensors and JSON are fetched, and nothing is executed.
     """
     repository, revision = parse_name(text)
-    with _client(f"{text} cannot be fetched", "check the name, or log in by `hf auth login` if it is private") as hub:
+    with _client(f"{text} cannot be fetched", "check name and network, or log in by `hf auth login`") as hub:
         # A folder of real files, since those of a run are no links.
         name = f"{repository}/{revision or 'main'}".replace("/", "--")
         folder = Path(hub.constants.HF_HOME, "scattergen", name)
@@ -71,7 +68,7 @@ def push(
 
 
 def _upload(folder: Path, repository: str, private: bool) -> str:
-    remedy = "log in by `hf auth login` with a token that may write, and check the name"
+    remedy = "log in by `hf auth login` with a token that may write, and check name and network"
     with _client(f"{repository} cannot be pushed", remedy) as hub:
         # Whether it is public does not change if it is there already.
         address = str(hub.create_repo(repository, private=private or None, exist_ok=True))
@@ -101,7 +98,5 @@ def _client(failure: str, remedy: str) -> Iterator[Any]:
     except ScattergenError:
         raise
     except Exception as error:  # its own, of its network library, OSError, ValueError, …
-        if _OFFLINE & {kind.__name__ for kind in type(error).__mro__}:
-            remedy = "connect to the internet, with HF_HUB_OFFLINE unset"
         reason = f"{type(error).__name__}: {one_line(error).rstrip('.')}"
         raise ScattergenError(f"{failure} ({reason}): {remedy}.") from error
