@@ -20,7 +20,7 @@ FLOORS = (
     ("report", "stages"),
     ("model",),
     ("pipeline", "__init__"),
-    ("paper",),
+    ("explorer", "paper"),
     ("cli",),
     ("__main__",),
 )

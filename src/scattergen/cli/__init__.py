@@ -12,7 +12,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import fitting, looking, streams, using
+from scattergen.cli import exploring, fitting, looking, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
@@ -54,6 +54,7 @@ for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.evaluate, looking.diagnose,
     looking.reproduce,
+    exploring.explore,
 ):  # fmt: skip
     app.command()(unfolded(_command))
 
