@@ -13,16 +13,16 @@ from scattergen.wording import say
 def explore(
     run: arg.Run,
     images: Annotated[str | None, Option(metavar="IMAGES",
-        help="The images that the run was fitted to, to show the nearest ones; not needed for MNIST.")] = None,
+        help="The images that the run was fitted to, of which it shows the nearest; not needed for MNIST.")] = None,
     port: Annotated[int | None, Option(min=1, max=65535, help="Of the page; the first free one from 7860 on.")] = None,
-    host: Annotated[str, Option(help="Address to listen at; at 0.0.0.0 other machines reach it.")] = "127.0.0.1",
+    host: Annotated[str, Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
-    """Explore a run in the browser: sample, change components, morph, see coefficients.
+    r"""Explore a run in the browser: sample, edit, morph, and see what scattering sees.
 
     Only this machine reaches the page, which works offline; Ctrl-C ends it.  Pictures that you show
-    it are deleted then.  It needs the extra "ui": pip install 'scattergen\\[ui]'.
+    it are deleted then.  It needs the extra "ui": pip install 'scattergen\[ui]'.
 
     [bold]Examples[/bold]
 
@@ -30,10 +30,10 @@ def explore(
 
       scattergen explore runs/faces --images faces/ --size 64 --port 8000 --no-browser
     """
-    from scattergen.explorer.serving import Shared, serve
+    from scattergen.explorer.serving import opening, serve
 
     data = None
-    if images is not None or not (run / "run.json").is_file():  # which is told before the page is there
+    if images is not None or not (run / "run.json").is_file():  # else PyTorch is imported once the page is there
         from scattergen.cli.opening import open_of_run
 
         data = open_of_run(run, images, reading)
@@ -43,10 +43,8 @@ def explore(
         prepare(common)
 
     def tell(address: str) -> None:
-        if common.as_json:
-            print(json.dumps({"address": address}), flush=True)
-        else:
-            say(f"{run} is shown at {address} until you press Ctrl-C.")
+        said = f"{run} is shown at {address} until you press Ctrl-C."
+        print(json.dumps({"address": address}), flush=True) if common.as_json else say(said)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(Shared(run, data, common.device), host=host, port=port, browser=browser, tell=tell)
+    serve(opening(run, data, common.device), host=host, port=port, browser=browser, tell=tell)

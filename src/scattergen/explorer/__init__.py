@@ -14,6 +14,6 @@ def app(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -
     the nearest; the embedded MNIST is found without. A `ScattergenError` if the extra `ui` is missing.
     """
     from scattergen.explorer.page import build
-    from scattergen.explorer.serving import Shared
+    from scattergen.explorer.serving import opening
 
-    return build(Shared(run, images, device))
+    return build(opening(run, images, device))

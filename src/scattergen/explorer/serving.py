@@ -4,10 +4,10 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from scattergen.errors import InputError
@@ -17,63 +17,52 @@ if TYPE_CHECKING:
     from scattergen.datasets import Dataset
     from scattergen.explorer.session import Explorer
 
+Opening = Callable[[], "AbstractContextManager[Explorer]"]
 _PORTS = range(7860, 7960)
 
 
-class Shared:
-    """A run to be explored by one thread at a time; PyTorch, which takes seconds to import, waits for the first."""
+def opening(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -> Opening:
+    """Opens a run for one thread at a time; PyTorch, which takes seconds to import, waits for the first."""
+    lock = Lock()
+    made: list[Explorer] = []
 
-    def __init__(self, run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -> None:
-        self._given, self._lock = (run, images, device), Lock()
-        self._explorer: Explorer | None = None
+    @contextmanager
+    def open_run() -> "Iterator[Explorer]":
+        from scattergen.explorer.session import Explorer
 
-    def __enter__(self) -> "Explorer":
-        self._lock.acquire()
-        try:
-            if self._explorer is None:
-                from scattergen.explorer.session import Explorer
+        with lock:
+            if not made:
+                made.append(Explorer(run, images, device))
+            yield made[0]
 
-                self._explorer = Explorer(*self._given)
-            return self._explorer
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._lock.release()
+    return open_run
 
 
-def serve(shared: Shared, *, host: str, port: int | None, browser: bool, tell: Callable[[str], None]) -> None:
+def serve(open_run: Opening, *, host: str, port: int | None, browser: bool, tell: Callable[[str], None]) -> None:
     """Serve the page of a run, whose address is told, until it is interrupted; what visitors uploaded is deleted."""
     port = free_port(host, port)
-    with tempfile.TemporaryDirectory(prefix="scattergen-") as folder:
+    with tempfile.TemporaryDirectory(prefix="scattergen-") as folder, suppress(KeyboardInterrupt):
         os.environ["GRADIO_TEMP_DIR"] = folder
-        # It asks its own address whether it is there, which no proxy can know.
+        # It asks whether it is there, and no proxy would know.
         os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), host]))
-        blocks = build(shared)
+        blocks = build(open_run)
         try:
-            address = blocks.launch(
+            tell(blocks.launch(
                 server_name=host, server_port=port, inbrowser=browser, share=False, ssr_mode=False,
                 prevent_thread_lock=True,
-            )[1]  # fmt: skip
-            tell(address)
-            with shared as explorer:
+            )[1])  # fmt: skip
+            with open_run() as explorer:
                 explorer.warm()
             Event().wait()
-        except KeyboardInterrupt:
-            pass
         finally:
             blocks.close(verbose=False)
 
 
 def free_port(host: str, port: int | None) -> int:
     """The port that is asked for, or the first one from 7860 on that is free."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for one in _PORTS if port is None else [port]:
         try:
-            socket.create_server((host, one), family=family).close()
+            socket.create_server((host, one), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
             return one
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
