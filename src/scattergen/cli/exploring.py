@@ -35,8 +35,10 @@ def explore(
     data = None
     if images is not None or not (run / "run.json").is_file():  # else PyTorch is imported once the page is there
         from scattergen.cli.opening import open_of_run
+        from scattergen.explorer.session import Explorer
 
         data = open_of_run(run, images, reading)
+        _ = Explorer(run, data).training_images  # refuses those of another run
     if common.threads is not None or common.device != "cpu":
         from scattergen.cli.opening import prepare
 

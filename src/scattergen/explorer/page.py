@@ -42,8 +42,8 @@ def _layout(gr: Any) -> dict[str, Any]:
     part: dict[str, Any] = {"title": gr.Markdown("# scattergen\nThe model is being loaded.")}
     part |= {"tab": gr.State("nearest"), "chosen": gr.State(0)}
     gallery = partial(gr.Gallery, format="png", show_label=False, allow_preview=False, buttons=[], height="auto",
-        object_fit="contain", elem_classes="pictures", interactive=False)  # fmt: skip
-    picture = partial(gr.Image, format="png", buttons=[], elem_classes="pictures", interactive=False, height=240)
+        object_fit="contain", interactive=False)  # fmt: skip
+    picture = partial(gr.Image, format="png", buttons=[], interactive=False, height=240)
     upload = partial(gr.Image, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=180)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -51,8 +51,9 @@ def _layout(gr: Any) -> dict[str, Any]:
                 part["density"] = gr.Dropdown([], label="Density")
                 part["label"] = gr.Dropdown(["any"], value="any", label="Class", visible=False)
             with gr.Row():
-                part["temperature"] = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", min_width=150)
-                part["seed"] = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed", min_width=100)
+                part["temperature"] = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", scale=3, min_width=150)
+                part["seed"] = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed",
+                    scale=2, min_width=90)  # fmt: skip
             part["others"] = gr.Button("Other samples", variant="primary")
             part["samples"] = gallery(columns=4, label="Samples")
             gr.Markdown("Choose a sample to look at it in the tabs. More of them, as a file:")
@@ -64,7 +65,7 @@ def _layout(gr: Any) -> dict[str, Any]:
                 part["neighbours-text"] = gr.Markdown()
             with gr.Tab("Edit", id="edit"):
                 gr.Markdown((_TEMPLATES / "edit.md").read_text())
-                with gr.Row():
+                with gr.Row(elem_classes="follows"):
                     part["before"] = picture(label="the sample", min_width=120)
                     part["after"] = picture(label="changed", min_width=120)
                 for k in range(8):
@@ -74,14 +75,14 @@ def _layout(gr: Any) -> dict[str, Any]:
             with gr.Tab("Morph", id="morph"):
                 gr.Markdown((_TEMPLATES / "morph.md").read_text())
                 with gr.Row():
-                    part["from"] = upload(label="From (empty: the chosen sample)", min_width=140)
-                    part["to"] = upload(label="To (empty: the next sample)", min_width=140)
+                    part["from"] = upload(label="From", min_width=140)
+                    part["to"] = upload(label="To", min_width=140)
                 part["position"] = gr.Slider(0, 1, 0.5, step=0.01, label="Position")
                 part["between"] = picture(label="Between")
-                part["steps"] = gallery(columns=10, elem_classes=["pictures", "steps"])
+                part["steps"] = gallery(columns=10)
             with gr.Tab("Scattering", id="scattering"):
                 gr.Markdown((_TEMPLATES / "scattering.md").read_text())
-                part["picture"] = upload(label="Your picture (empty: the chosen sample)")
+                part["picture"] = upload(label="Your picture")
                 part["restored"] = gallery(columns=3)
                 part["restored-text"] = gr.Markdown()
                 part["coefficients"] = gr.HTML()
@@ -90,6 +91,8 @@ def _layout(gr: Any) -> dict[str, Any]:
                 part["map"] = gr.HTML()
                 part["pair"] = gr.Dropdown([], label="Pair, the most dependent ones first")
                 part["points"] = gr.HTML()
+    for name, component in part.items():
+        component.elem_classes = [f"part-{name}"]
     return part
 
 
