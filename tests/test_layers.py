@@ -21,7 +21,7 @@ FLOORS = (
     ("report", "stages"),
     ("model", "sklearn"),
     ("pipeline", "__init__"),
-    ("paper", "sharing"),
+    ("explorer", "paper", "sharing"),
     ("cli",),
     ("__main__",),
 )

@@ -12,7 +12,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import scattergen
-from scattergen.cli import browsing, fitting, looking, sharing, streams, using
+from scattergen.cli import browsing, exploring, fitting, looking, sharing, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say, visible
@@ -54,6 +54,7 @@ for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.evaluate, looking.diagnose,
     looking.reproduce,
+    exploring.explore,
     sharing.export, sharing.push, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
 ):  # fmt: skip
     app.command(_command.__name__.rstrip("_"))(unfolded(_command))

@@ -1,0 +1,72 @@
+"""A run that the threads of a page share, and the server of that page."""
+
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from threading import Event, Lock
+from typing import TYPE_CHECKING
+
+from scattergen.errors import InputError
+from scattergen.explorer.page import build
+
+if TYPE_CHECKING:
+    from scattergen.datasets import Dataset
+    from scattergen.explorer.session import Explorer
+
+Opening = Callable[[], "AbstractContextManager[Explorer]"]
+_PORTS = range(7860, 7960)
+
+
+def opening(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -> Opening:
+    """Opens a run for one thread at a time; PyTorch, which takes seconds to import, waits for the first."""
+    lock = Lock()
+    made: list[Explorer] = []
+
+    @contextmanager
+    def open_run() -> "Iterator[Explorer]":
+        from scattergen.explorer.session import Explorer
+
+        with lock:
+            if not made:
+                made.append(Explorer(run, images, device))
+            yield made[0]
+
+    return open_run
+
+
+def serve(open_run: Opening, *, host: str, port: int | None, browser: bool, tell: Callable[[str], None]) -> None:
+    """Serve the page of a run, whose address is told, until it is interrupted; what visitors uploaded is deleted."""
+    port = free_port(host, port)
+    with tempfile.TemporaryDirectory(prefix="scattergen-") as folder, suppress(KeyboardInterrupt):
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        # It asks whether it is there, and no proxy would know.
+        os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), host]))
+        blocks = build(open_run)
+        try:
+            tell(blocks.launch(
+                server_name=host, server_port=port, inbrowser=browser, share=False, ssr_mode=False,
+                prevent_thread_lock=True,
+            )[1])  # fmt: skip
+            with open_run() as explorer:
+                explorer.warm()
+            Event().wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def free_port(host: str, port: int | None) -> int:
+    """The port that is asked for, or the first one from 7860 on that is free."""
+    for one in _PORTS if port is None else [port]:
+        try:
+            socket.create_server((host, one), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            return one
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                what = f"The page cannot be served at {host}, port {one} ({error.strerror})"
+                raise InputError(f"{what}: choose others by --host and --port.") from error
+    ports = f"Port {port} is" if port is not None else f"The ports {_PORTS[0]} to {_PORTS[-1]} are all"
+    raise InputError(f"{ports} in use: choose another by --port.")
