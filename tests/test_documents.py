@@ -3,18 +3,20 @@
 What cannot run says why: a command by `NOT_RUN`, a program by the comment `<!-- not run: … -->` above it.
 """
 
-import io
+import inspect
 import json
+import os
 import re
 import shlex
-import warnings
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scattergen import datasets
+from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
 from scattergen.cli import opening as cli_opening
 from scattergen.datasets import Dataset, ImageArray, opening
 from scattergen.stages import presets
@@ -34,8 +36,11 @@ PRELUDE = {"scattering.md": "import torch\nimages = torch.rand(2, 28, 28)"}
 # Numbers that are too large for a test.
 SMALLER = {
     **{"10_000": "60", "5000": "60", "-n 10000": "-n 60", "size=64": "size=16", "--size 64": "--size 16"},
-    **{"run_battery(z)": "run_battery(z, n_simulations=19)", "diagnose ": "diagnose --simulations 19 "},
+    **{"run_battery(z)": "run_battery(z, n_simulations=19)", "diagnose runs": "diagnose --simulations 19 runs"},
+    **{"evaluate runs": "evaluate -n 40 runs", "--improved": "--improved --set epochs=1"},
 }
+# Sizes of a tutorial, by their names there.
+FEW = {"n_images": 60, "n_components": 10, "epochs": 1, "n_scored": 40, "side": 16, "n_samples": 4}
 # Beginnings and parts of commands that are not run, and why.
 NOT_RUN = {
     r"(pip|make|mkdir|cd|git|conda) ": "it sets up this very environment",
@@ -81,8 +86,8 @@ def few_digits():
 
 def small_preset(name, shape, n, original=presets.preset):
     options = presets.override(original(name, shape, n), {"training.epochs": 1, "encoder.n_components": 12})
-    densities = {"gaussian": {}, "mixture": {"n_components": 2}, "parzen": {}}
-    options["densities"] = {key: densities[key] for key in densities if key in options["densities"]}
+    quick = {"gaussian": {}, "mixture": {"n_components": 2}, "parzen": {}}
+    options["densities"] = {key: quick[key] for key in quick if key in options["densities"]}
     options["decoder"]["channels"] = [4 for _ in options["decoder"]["channels"]]
     if "sampling" in options:
         options["sampling"]["n_components"] = 4
@@ -125,11 +130,106 @@ def test_the_programs_of_a_page_run(page, place, capsys):
         exec(compile(smaller(program), str(page), "exec"), namespace)
 
 
-def test_the_commands_of_the_documents_run(place, scattergen, subtests=None):
-    """Each once for every choice of options; `fit` takes a new folder where the page's is there."""
-    seen, failed = set(), []
+def shown_commands():
+    """Every command line of the documents, with its page; in a block of no kind, only those of ours."""
+    return [
+        (page, line)
+        for page in PAGES
+        for kind in ("", "sh")
+        for why, text in blocks(page, kind)
+        for line in commands(text)
+        if not why and line and (kind == "sh" or line.startswith("scattergen "))
+    ]
+
+
+def may_run(line):
+    return not any(re.match(start, line) for start in NOT_RUN)
+
+
+def test_every_command_is_ours_or_says_why_it_is_not_run():
+    assert [(page.name, line) for page, line in shown_commands() if may_run(line) and line[:11] != "scattergen "] == []
+
+
+def test_the_commands_of_the_documents_run(place, scattergen):
+    """Each once for every run and choice of options."""
+    seen = set()
+    for _, line in shown_commands():
+        words = shlex.split(smaller(line))[1:]
+        made = words[words.index("--out") + 1] if words[0] == "fit" and "--estimate" not in words else None
+        kind = (*words[:2], made, *(word for word in words if word.startswith("-")))
+        if may_run(line) and kind not in seen:
+            seen.add(kind)
+            scattergen(*words, "--quiet")
+
+
+def cells(notebook):
+    """The programs of a notebook, of which the sizes in its first cell are those of a test."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            program = "".join(cell["source"])
+            if "parameters" in cell["metadata"].get("tags", []):
+                assert set(FEW) >= set(re.findall(r"^(\w+) =", program, re.M))
+                program = "\n".join(f"{name} = {value}" for name, value in FEW.items())
+            yield program
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_tutorial_runs(notebook, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "notebook"}
+    for program in cells(notebook):
+        exec(compile(program, str(notebook), "exec"), namespace)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_tutorial_has_texts_for_its_pictures_and_is_small(notebook):
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    pictures = [cell for cell in found for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    assert pictures
+    assert all(len(cell["metadata"]["alt"]) > 10 for cell in pictures)
+    assert [output for cell in found for output in cell.get("outputs", []) if output["output_type"] == "error"] == []
+    assert notebook.stat().st_size < 2**20
+
+
+def test_every_picture_has_a_text_for_who_cannot_see_it():
     for page in PAGES:
-        for why, text in blocks(page, "", "sh"):
-            for line in () if why else commands(text):
-                if any(re.match(start, line) for start in NOT_RUN) or not line:
-                    continue
+        for text in re.findall(r"!\[(.*?)\]\(", page.read_text(encoding="utf-8"), re.S):
+            assert len(text) > 10, page
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built so that a warning is an error."""
+    pytest.importorskip("mkdocstrings_handlers.python", reason="the extra docs is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_the_site_needs_nothing_from_elsewhere(site):
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert len(pages) > len(PAGES)
+    loaded = r'<(?:script|img|iframe|source)[^>]* src="(?:https?:)?//|<link[^>]*stylesheet[^>]* href="(?:https?:)?//'
+    assert [path for path, text in pages.items() if re.search(loaded, text)] == []
+    for sheet in [*site.rglob("*.css"), *site.rglob("*.js")]:
+        assert "fonts.googleapis" not in sheet.read_text(encoding="utf-8"), sheet
+
+
+def test_no_page_is_large_and_every_picture_has_a_text(site):
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        names = set(re.findall(r'<(?:img|script|link)[^>]*(?:src|href)="([^"#?]+)', text))
+        files = [path.parent / name for name in names if not name.startswith(("http", "data:"))]
+        assert path.stat().st_size + sum(file.stat().st_size for file in files if file.is_file()) < 10 * 2**20, path
+        assert [image for image in re.findall("<img[^>]*>", text) if not re.search(r'alt="[^"]{4,}"', image)] == []
+
+
+def test_the_api_has_every_public_name(site):
+    text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
+    for module in (datasets, densities, diagnostics, evaluation, report, scattering):
+        for name in module.__all__:
+            if inspect.getdoc(getattr(module, name)) and callable(getattr(module, name)):
+                assert f'id="{module.__name__}.{name}"' in text, name

@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import latex2mathml.converter
 from griffe import Extension, Object
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+_LINK = re.compile(r"\]\((?!https?:|data:|#)([^)#]+)")
 _PAGES = {ROOT / "CONTRIBUTING.md": "contributing.md", ROOT / "README.md": "index.md"}
 
 
@@ -34,7 +35,7 @@ def notebook_page(path: Path) -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Give every notebook a page of its name, CONTRIBUTING.md one, and the site each other file that a page links to."""
+    """Give every notebook and CONTRIBUTING.md a page, and the site a copy of each other file that a page links to."""
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
     files.append(File.generated(config, "contributing.md", content=guide))
     for file in list(files):
@@ -49,11 +50,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links that leave docs/ to where those files are in the site."""
+    """Turn links that leave docs/ to where those files are in the site, and those to notebooks to their pages."""
     up = "../" * page.file.src_uri.count("/")
     for target, (_, name) in _outside(page.file, config).items():
         markdown = re.sub(rf"\]\({re.escape(target)}(?=[)#])", f"]({up}{name}", markdown)
-    return markdown
+    return re.sub(r"\]\(([^):]+)\.ipynb\)(?!\{)", r"](\1.md)", markdown)  # but what offers it for download
 
 
 def _outside(file: File, config: MkDocsConfig) -> dict[str, tuple[Path, str]]:
@@ -66,11 +67,21 @@ def _outside(file: File, config: MkDocsConfig) -> dict[str, tuple[Path, str]]:
     return found
 
 
-class Sections(Extension):
-    """Reads the sections that our docstrings have as those that Griffe knows."""
+def _mathml(match: re.Match[str]) -> str:
+    """A formula in TeX as MathML, which browsers draw by themselves."""
+    return latex2mathml.converter.convert(match[1].replace("\n", " "))
+
+
+class Docstrings(Extension):
+    """Reads our docstrings' sections as those that Griffe knows, and their formulas."""
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
-        """Rename the sections of one docstring."""
-        if obj.docstring is not None:
-            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
-            obj.docstring.value = re.sub(r"^Args and attributes:$", "Args:", text, flags=re.M)
+        """Rewrite one docstring."""
+        if obj.docstring is None:
+            return
+        text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
+        text = re.sub(r"^Args and attributes:$", "Args:", text, flags=re.M)
+        # Several names before one explanation stay together, by spaces that do not break.
+        names = re.compile(r"^    \w+(?:, \w+)+:(?= )", re.M)
+        text = names.sub(lambda match: "    " + match[0].strip().replace(", ", ",\N{NO-BREAK SPACE}"), text)
+        obj.docstring.value = re.sub(r"\$([^$]+)\$", _mathml, text)
