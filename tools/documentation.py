@@ -69,7 +69,8 @@ def _outside(file: File, config: MkDocsConfig) -> dict[str, tuple[Path, str]]:
 
 def _mathml(match: re.Match[str]) -> str:
     """A formula in TeX as MathML, which browsers draw by themselves."""
-    return latex2mathml.converter.convert(match[1].replace("\n", " "))
+    display = "block" if match[0].startswith("$$") else "inline"
+    return latex2mathml.converter.convert(match[2].strip().replace("\n", " "), display=display)
 
 
 class Docstrings(Extension):
@@ -84,4 +85,4 @@ class Docstrings(Extension):
         # Several names before one explanation stay together, by spaces that do not break.
         names = re.compile(r"^    \w+(?:, \w+)+:(?= )", re.M)
         text = names.sub(lambda match: "    " + match[0].strip().replace(", ", ",\N{NO-BREAK SPACE}"), text)
-        obj.docstring.value = re.sub(r"\$([^$]+)\$", _mathml, text)
+        obj.docstring.value = re.sub(r"(\$\$?)([^$]+)\1", _mathml, text)
