@@ -15,7 +15,7 @@ TORCH_INDEX ?= $(shell \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help mnist test check format bench clean
+.PHONY: help mnist test check docs format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ check: $(INSTALLED)  ## lint, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(INSTALLED)  ## build the documentation site in site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
 format: $(INSTALLED)  ## format the code and fix what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -40,7 +43,7 @@ bench: $(INSTALLED)  ## run every benchmark
 		echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 clean:  ## remove caches and build results (.venv and runs/ stay)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site
 	find src tests benchmarks examples -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

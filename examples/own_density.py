@@ -1,6 +1,6 @@
 """A density of your own: codes resampled with a little noise (Parzen windows).
 
-Run with `python examples/own_density.py`; docs/densities.md explains it.
+Run with `python examples/own_density.py`; docs/own-parts.md explains it.
 """
 
 from collections.abc import Mapping
