@@ -12,6 +12,7 @@ PACKAGE = Path(sg.__file__).parent
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
     ("errors", "global_state", "version", "wording"),
+    ("notebook",),
     ("files", "image_quality", "keywords", "processes", "progress"),
     ("datasets", "scattering", "tensor_files"),
     ("encoder", "image_files", "training"),

@@ -1,10 +1,10 @@
 """The generative scattering network: encoder, decoder and densities of the codes."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -13,41 +13,47 @@ from torch.nn import functional
 
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
 from scattergen.datasets.containers import as_tensor
-from scattergen.decoder.generator import Decoder
+from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
+from scattergen.decoder.protocol import DecoderLike, check_codes
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, draw_in_chunks, sample_density
-from scattergen.densities.protocol import check_codes
+from scattergen.densities.protocol import check_codes as check_table
 from scattergen.densities.sampling import Labels
+from scattergen.encoder.protocol import EncoderLike
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.global_state import guard
+from scattergen.image_quality import psnr
 from scattergen.keywords import check_seed, whole_number
+from scattergen.notebook import Card, Displayed, strip
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages import presets
 from scattergen.stages.density import default_by_class, default_density, density_key, fit_density
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.model_parts import Parts, read_parts, save_parts
-from scattergen.stages.options import check_options
+from scattergen.stages.options import AnyDecoder, check_options, options_of
 from scattergen.wording import memory
 
 DECODING_BATCH = 256
+_SHOWN = 8  # samples in a notebook
+_MEASURED = 100  # images that the decoder was not trained on
 LARGEST_CODE = 1e6  # of codes with variance 1: far beyond all real ones, and far from overflow in a decoder
 
 Images = ImageSource | Tensor | NDArray[Any] | Sequence[Any]
 """Images as `scattergen.datasets.as_images` takes them: a source, or what `ImageArray` does: tensors, arrays, lists."""
 
 
-class GenerativeScatteringNetwork:
+class GenerativeScatteringNetwork(Displayed):
     """Images to codes, codes to images, and models of the codes that make new ones.
 
     After Angles, Mallat, "Generative networks as inverse problems with scattering transforms", 2018; Ziomek, Farrahi,
     "Modelling nonlinear dependencies in the latent space of inverse scattering", 2022.
 
     Args and attributes:
-        encoder: Fitted; maps images to codes.
-        decoder: Trained; maps codes to images.
+        encoder: Fitted; maps images to codes. Your own is any `EncoderLike`.
+        decoder: Trained; maps codes to images. Your own is any `DecoderLike`.
         densities: Name to fitted density; add more at any time.
         linear: Least squares from codes to images, to compare with; that of a local decoder by default.
         options: What the model was fitted with, if `fit` or `load` made it.
@@ -55,46 +61,64 @@ class GenerativeScatteringNetwork:
         n_leading: Leading components that new densities are fitted to, None for all; the others are zero in samples.
         sharpening: Gives new images the power of real ones at each frequency, or None.
         sharpen: Its strength in `sample`, from 0 (none) to 1.
+        psnr: Mean PSNR in dB of reconstructed images that the decoder was not trained on, if it was measured.
 
     Example:
-        >>> small = {"encoder": {"J": 1, "n_components": 8}, "decoder": {"channels": [8, 4]}}
-        >>> options = {**small, "training": {"epochs": 1}, "densities": {"gaussian": {}}}
-        >>> model = GenerativeScatteringNetwork.fit(torch.rand(100, 1, 16, 16), options=options)
+        >>> x = torch.rand(100, 1, 16, 16)
+        >>> model = GenerativeScatteringNetwork.fit(x, n_components=8, channels=[8, 4], epochs=1, densities="gaussian")
         >>> model.sample(3, density="gaussian", seed=0).shape
         torch.Size([3, 1, 16, 16])
     """
 
     def __init__(
-        self, encoder: ScatteringEncoder, decoder: Decoder | LocalDecoder,
+        self, encoder: ScatteringEncoder | EncoderLike, decoder: AnyDecoder | DecoderLike,
         densities: Mapping[str, Density] | None = None, linear: LinearDecoder | None = None, *,
         options: presets.Options | None = None, best: str | None = None, n_leading: int | None = None,
-        sharpening: Sharpening | None = None, sharpen: float = 0.0,
+        sharpening: Sharpening | None = None, sharpen: float = 0.0, psnr: float | None = None,
     ) -> None:  # fmt: skip
-        self.encoder = encoder
-        self.decoder: Decoder | LocalDecoder = decoder.eval()
+        # By type those of a run; of one's own only what the protocols have is used here.
+        self.encoder, self.decoder = cast(ScatteringEncoder, encoder), cast(AnyDecoder, decoder)
+        if isinstance(decoder, torch.nn.Module):
+            decoder.eval()
         self.densities: dict[str, Density] = dict(densities or {})
         self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
         self.options: presets.Options = options or {}
         self.best, self.n_leading = best, n_leading
-        self.sharpening, self.sharpen = sharpening, sharpen
+        self.sharpening, self.sharpen, self.psnr = sharpening, sharpen, psnr
 
     @classmethod
     def fit(
-        cls, images: Images, preset: str = "auto", *, options: presets.Options | None = None, seed: int = 0,
-        device: str = "cpu", progress: Progress = SILENT,
+        cls, images: Images, preset: str = "auto", *, options: Mapping[str, Any] | None = None,
+        densities: str | Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None, seed: int = 0,
+        device: str = "cpu", progress: Progress | None = None, **keywords: Any,
     ) -> "GenerativeScatteringNetwork":  # fmt: skip
         """Fit encoder, decoder and densities to N images; `scattergen.pipeline.fit.fit_run` does so in a run folder.
 
-        The options are those of a preset (see `scattergen.stages.presets.preset`), or complete ones are given. An
-        `InputError` if the images or options cannot be used.
+        Args:
+            images: What `scattergen.datasets.as_images` takes.
+            preset: Where the options come from that are not given (see `scattergen.stages.presets.preset`).
+            options: Some of them, as `{"training.epochs": 3}` or `{"training": {"epochs": 3}}`, or complete ones: if
+                all of the sections encoder, decoder, training and densities are there, the preset is not asked.
+            densities: Names of those to fit, or keywords by name; those of the options by default.
+            seed: Of everything random.
+            device: Where to compute.
+            progress: By default shown in a notebook or an interactive Python, and nowhere in a script.
+            keywords: Options of encoder, decoder or training by the last part of their names: `epochs=3` is
+                `{"training.epochs": 3}`. Where several have one of that name, as `flips`, it has to be given in full.
+
+        Raises:
+            InputError: If the images or options cannot be used.
         """
         images, seed = as_images(images), check_seed(seed)
         channels, height, width = images.shape[-3:]
         shape, n = (channels, height, width), len(images)
-        if options is None:
-            options = presets.preset(preset, shape, n)
-        check_options(options, shape, n, class_labels(images))
-        return cls(**vars(fit_parts(images, options, Stages(None, progress), seed=seed, device=device)))
+        complete = options_of(preset, shape, n, {} if options is None else options, keywords, densities)
+        check_options(complete, shape, n, class_labels(images))
+        progress = Progress.where_somebody_watches() if progress is None else progress
+        model = cls(**vars(fit_parts(images, complete, Stages(None, progress), seed=seed, device=device)))
+        unseen = images[n - min(_MEASURED, DecoderTraining(**complete["training"]).held_out(n)) :]
+        model.psnr = psnr(unseen, model.reconstruct(unseen)).mean().item()
+        return model
 
     def fit_density(
         self, name: str, codes: Tensor | NDArray[Any],
@@ -112,7 +136,7 @@ class GenerativeScatteringNetwork:
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         self.densities[key] = fit_density(
-            name, key, check_codes(codes), labels, Stages(None, progress), n_leading=self.n_leading,
+            name, key, check_table(codes), labels, Stages(None, progress), n_leading=self.n_leading,
             keywords=keywords, seed=check_seed(seed), device=device,
         )  # fmt: skip
         return self.densities[key]
@@ -132,7 +156,7 @@ class GenerativeScatteringNetwork:
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = as_tensor(z, "codes").detach()
-        self.decoder.check_codes(z)
+        check_codes(z, self.decoder.n_components)
         if z.is_complex() or z.dtype == torch.bool:
             raise InputError(f"The codes hold {z.dtype} values: give real numbers, such as encode(images) makes.")
         if not torch.isfinite(z).all():
@@ -143,8 +167,11 @@ class GenerativeScatteringNetwork:
         images = torch.empty(len(z), *self.decoder.image_shape)
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
-                batch = z[i : i + batch_size].float().to(self.decoder.device)
-                decoded = self.decoder.decode(batch).cpu()
+                batch = z[i : i + batch_size].float().to(getattr(self.decoder, "device", "cpu"))
+                decoded = self.decoder.decode(batch).detach().cpu()
+                if decoded.shape != images[i : i + len(batch)].shape:
+                    wanted = (len(batch), *self.decoder.image_shape)
+                    raise InputError(f"The decoder made images of shape {tuple(decoded.shape)}: {wanted} is expected.")
                 if self.sharpening is not None:
                     decoded = self.sharpening(decoded, sharpen)
                 images[i : i + len(batch)] = decoded
@@ -229,6 +256,23 @@ class GenerativeScatteringNetwork:
         """
         parts = Parts(**{part.name: getattr(self, part.name) for part in fields(Parts)})
         save_parts(parts, path, overwrite=overwrite)
+
+    def _card(self) -> Card:
+        encoder, decoder = self.encoder, self.decoder
+        facts = {name: type(part).__name__ for name, part in (("encoder", encoder), ("decoder", decoder))}
+        if isinstance(encoder, ScatteringEncoder):
+            J, L, order = (encoder.hyperparameters[name] for name in ("J", "L", "max_order"))
+            facts["encoder"] = f"scattering, J={J}, L={L}, order {order}; {encoder.whitening.n_components} components"
+        if isinstance(decoder, torch.nn.Module):
+            facts["decoder"] += f", {sum(weights.numel() for weights in decoder.parameters()):,} weights"
+        facts["reconstruction"] = "not measured" if self.psnr is None else f"{self.psnr:.2f} dB PSNR of unseen images"
+        keys = [*self.densities]
+        facts["densities"] = ", ".join(keys) or "none"
+        title = f"GenerativeScatteringNetwork of {'×'.join(map(str, decoder.image_shape))} images"
+        if not keys:
+            return Card(title, facts)
+        shown = default_density(keys, self.best)
+        return Card(title, facts, f"samples of {shown}", lambda: strip(self.sample(_SHOWN, shown)))
 
     @classmethod
     def load(

@@ -1,19 +1,23 @@
-"""Progress of long stages: a bar with time left on a terminal, a line now and then in a log."""
+"""Progress of long stages: bars with time left on a terminal and in a notebook, a line now and then in a log."""
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from html import escape
 from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from scattergen.notebook import Output, shell
 from scattergen.wording import Heedless, visible
 
-_LOG_EVERY = 15.0  # seconds between two lines when the output is not a terminal
+_LOG_EVERY, _SHOW_EVERY = 15.0, 0.2  # seconds between two lines in a log, and between two moves of a notebook's bar
+_LINES = 100  # of what is finished, that a notebook shows
 
 
 class Task:
@@ -31,28 +35,64 @@ class Task:
             self._show(self, steps)
 
 
+class _Rate:
+    """How fast a task goes, by which the rest of it takes so long."""
+
+    def __init__(self) -> None:
+        self._start, self._first = 0.0, -1
+
+    def left(self, task: Task, now: float) -> str:
+        """The time that is left, in words; nothing before it is known."""
+        # A resumed stage starts with many steps at once, so the rate is that of the later ones.
+        if self._first < 0:
+            self._first, self._start = task.completed, now
+        if not self._first < task.completed < task.total:
+            return ""
+        left = (now - self._start) / (task.completed - self._first) * (task.total - task.completed)
+        return f", {timedelta(seconds=round(left))} left"
+
+
 class _Log:
     """Tells of a task in a line now and then, with the time that is left."""
 
     def __init__(self, message: Callable[[str], None]) -> None:
-        self._message, self._start = message, time.monotonic()
-        self._next = self._start + _LOG_EVERY
-        self._first: int | None = None
+        self._message, self._rate = message, _Rate()
+        self._next = time.monotonic() + _LOG_EVERY
 
     def __call__(self, task: Task, steps: int) -> None:
         now = time.monotonic()
-        # A resumed stage starts with many steps at once, so the rate is that of the later ones.
-        if self._first is None:
-            self._first, self._start = task.completed, now
-        if now >= self._next and self._first < task.completed < task.total:
-            left = (now - self._start) / (task.completed - self._first) * (task.total - task.completed)
-            count, eta = f"{task.completed:,}/{task.total:,}", timedelta(seconds=round(left))
-            self._message(f"  {task.description}: {count}, {eta} left  {task.note}")
+        left = self._rate.left(task, now)
+        if left and now >= self._next:
+            self._message(f"  {task.description}: {task.completed:,}/{task.total:,}{left}  {task.note}")
             self._next = now + _LOG_EVERY
 
 
+class _Page:
+    """The one output of a notebook's cell: a line for all that is finished, and bars of what is under way."""
+
+    def __init__(self, output: Output) -> None:
+        self.output, self._next = output, 0.0
+        self.lines, self.tasks = deque[str](maxlen=_LINES), dict[Task, _Rate]()
+
+    def __call__(self, task: Task, steps: int) -> None:
+        if time.monotonic() >= self._next:
+            self.show()
+
+    def show(self) -> None:
+        """Show it as it is now."""
+        now = time.monotonic()
+        self._next, bars, html = now + _SHOW_EVERY, list[str](), ""
+        for task, rate in self.tasks.items():
+            done, left = f"{task.completed:,}/{task.total:,}", rate.left(task, now)
+            bars.append(f"  {task.description}: {done}{left}  {task.note}")
+            bar = f'<progress style="width:16em" value="{task.completed}" max="{task.total}"></progress>'
+            html += f"<div>{escape(task.description)} {bar} {escape(done + left)}&ensp;{escape(task.note)}</div>"
+        lines = "\n".join(self.lines)
+        self.output.show(f'<div style="white-space:pre-wrap">{escape(lines)}</div>{html}', "\n".join([lines, *bars]))
+
+
 class Progress:
-    """Where stages report to: standard error, or with `show=False` nowhere.
+    """Where stages report to: the cell of a notebook, else standard error; or with `show=False` nowhere.
 
     Example:
         >>> with Progress(show=False).task("encode", total=3) as task:
@@ -64,32 +104,79 @@ class Progress:
 
     def __init__(self, show: bool = True) -> None:
         self.show = show and sys.stderr is not None  # None where it is closed
-        self.console = Console(file=cast(TextIO, Heedless(sys.stderr)), quiet=not self.show, soft_wrap=True)
+        stream = cast(TextIO, Heedless(sys.stderr))
+        self.console = Console(file=stream, quiet=not self.show, soft_wrap=True, force_jupyter=False)
+        self._bars: Bars | None = None  # of the tasks under way
+        self._page: _Page | None = None
+
+    @classmethod
+    def where_somebody_watches(cls) -> "Progress":
+        """Shown in a notebook and in an interactive Python, silent in a script."""
+        return cls(show=hasattr(sys, "ps1"))
 
     def message(self, text: str) -> None:
         """Print one line, whatever names in it hold."""
-        self.console.print(visible(text), highlight=False, markup=False, emoji=False)
+        page = self._cell()
+        if page is None:
+            self.console.print(visible(text), highlight=False, markup=False, emoji=False)
+        else:
+            page.lines.append(visible(text))
+            page.show()
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:
-        """A stage of `total` steps."""
+        """A stage of `total` steps, perhaps within another one."""
         start, description = time.monotonic(), visible(description)
+        page = self._cell()
         if not self.show:
             yield Task(description, total)
             return
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-            )  # fmt: skip
-            with Bars(*columns, console=self.console, transient=True) as bars:
+        if page is not None:
+            task = Task(description, total, page)
+            page.tasks[task] = _Rate()
+            try:
+                page.show()
+                yield task
+            finally:
+                del page.tasks[task]
+        elif self.console.is_terminal:
+            with self._running() as bars:
                 bar = bars.add_task(description, total=total, note="")
                 task = Task(description, total, lambda task, steps: bars.update(bar, advance=steps, note=task.note))
-                yield task
+                try:
+                    yield task
+                finally:
+                    if len(bars.task_ids) > 1:  # else the display ends, with its last bar
+                        bars.remove_task(bar)
         else:
             task = Task(description, total, _Log(self.message))
             yield task
         self.message(f"  {description}: {time.monotonic() - start:.1f} s  {task.note}")
+
+    def _cell(self) -> _Page | None:
+        """What the cell shows that a notebook runs now, if this is one."""
+        there = shell() if self.show else None
+        if there is None:
+            return None
+        if self._page is None or self._page.output.cell != there.execution_count:
+            self._page = _Page(Output(there))
+        return self._page
+
+    @contextmanager
+    def _running(self) -> Iterator[Bars]:
+        """The bars of a terminal, which has room for one set of them."""
+        if self._bars is not None:
+            yield self._bars
+            return
+        columns = (
+            TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+        )  # fmt: skip
+        with Bars(*columns, console=self.console, transient=True) as self._bars:
+            try:
+                yield self._bars
+            finally:
+                self._bars = None
 
 
 SILENT = Progress(show=False)  # reports nothing

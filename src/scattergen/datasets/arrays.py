@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.datasets.containers import Stored, holds_numbers, plain
-from scattergen.datasets.source import Dataset, ImageSource, Index, as_numpy, check_labels, positions
+from scattergen.datasets.source import Dataset, DisplayedImages, ImageSource, Index, as_numpy, check_labels, positions
 from scattergen.errors import InputError, one_line
 
 Layout = Literal["NHW", "NHWC", "NCHW"]
@@ -81,7 +81,7 @@ def _state(file: IO[bytes]) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-class ImageArray:
+class ImageArray(DisplayedImages):
     """Images in an array, converted to float32 in [0, 1] batch by batch.
 
     Args:
@@ -190,7 +190,7 @@ def fingerprint_of(images: ImageSource | Tensor) -> str:
     return digest.hexdigest()
 
 
-class WithMirrored:
+class WithMirrored(DisplayedImages):
     """Images to fit to, the same mirrored left to right, then the last `n_held_out` of the source and these mirrored.
 
     The source may be a tensor, (N, C, H, W). The first `n_fit` images here are not held out; `times` is 2, or 1 if

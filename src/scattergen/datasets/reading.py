@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.datasets.decoding import File, Header, Mode, check_crop, decode, read_header
-from scattergen.datasets.source import Index, positions
+from scattergen.datasets.source import DisplayedImages, Index, positions
 from scattergen.errors import BadImageError, InputError, ScattergenError
 from scattergen.progress import SILENT, Progress
 
@@ -40,7 +40,7 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 
 
-class ImageReader:
+class ImageReader(DisplayedImages):
     """Those of n image files that can be read; decoded pixels are kept while all fit into `cache_bytes`.
 
     `files` gives each once, and its name in messages; `fetch` some again by their numbers. Else as for `ImageFolder`.

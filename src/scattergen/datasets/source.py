@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.errors import InputError
+from scattergen.notebook import Card, Displayed, strip
 
 Index = slice | Tensor
 MNIST = "mnist"  # the source, and the name, of the digits that are part of the package
+_SHOWN, _NAMED = 8, 10  # images, and classes, that a notebook shows
 
 
 @runtime_checkable
@@ -45,8 +48,38 @@ class ImageSource(Protocol):
         """The images of a slice or of a 1-D LongTensor, (n, C, H, W) float32 in [0, 1]."""
 
 
-@dataclass(frozen=True)
-class Dataset:
+def card_of(images: ImageSource) -> Card:
+    """What a notebook shows of images: how many of which shape, their classes, and a few of them."""
+    n, (channels, height, width), facts = len(images), images.shape, dict[str, object]()
+    names = getattr(images, "classes", None) or ()
+    if images.labels is not None and names:
+        facts["classes"] = ", ".join(names[:_NAMED]) + (f" … ({len(names)})" if len(names) > _NAMED else "")
+    for name, shown in (("root", "folder"), ("crop", "cropped to"), ("size", "resized to")):
+        if getattr(images, name, None) is not None:
+            facts[shown] = getattr(images, name)
+    if skipped := len(getattr(images, "skipped", ())):
+        facts["left out"] = f"{skipped:,} that cannot be read"
+
+    def few() -> list[Tensor]:
+        shown = []
+        for i in sorted({k * (n - 1) // max(1, _SHOWN - 1) for k in range(_SHOWN)}):
+            with suppress(Exception):  # of an image that is damaged or gone
+                shown.append(images[i : i + 1][0])
+        return shown
+
+    title = f"{type(images).__name__}: {n:,} images of {channels}×{height}×{width}"
+    return Card(title, facts, "some of the images", lambda: strip(few()))
+
+
+class DisplayedImages(Displayed):
+    """Images that tell of themselves in notebooks."""
+
+    def _card(self: ImageSource) -> Card:
+        return card_of(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Dataset(Displayed):
     """Images to fit to and, where there are any, held-out test images of the same shape; `name` is for reports.
 
     `skipped` has a sentence for every file that was left out because it could not be read; `crop` is the side of the
@@ -59,6 +92,13 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     crop: int | None = None
     limit: int | None = None
+
+    def _card(self) -> Card:
+        train = card_of(self.train)
+        parts = {"train": self.train, "test": self.test}
+        counts = {name: f"{len(part):,} images" for name, part in parts.items() if part is not None}
+        title = f"Dataset {self.name}: images of {'×'.join(map(str, self.train.shape))}"
+        return train._replace(title=title, facts={**counts, **train.facts})
 
     @property
     def is_mnist(self) -> bool:
@@ -76,7 +116,7 @@ def positions(index: Index, n: int) -> NDArray[np.int64]:
     return np.arange(n)[index.cpu().numpy()]
 
 
-class Subset:
+class Subset(DisplayedImages):
     """Some images of a source, in the order of a slice or 1-D LongTensor, kept as `numbers` (N,), read on access.
 
     Raises:

@@ -1,6 +1,7 @@
 """Latent densities: models of the distribution of codes that are fitted in seconds."""
 
 from scattergen.densities.class_conditional import ClassConditional, make_for_classes, needs_labels
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.flow import Flow
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
@@ -16,7 +17,7 @@ from scattergen.densities.registry import (  # isort: skip
 )  # fmt: skip
 
 __all__ = [
-    "DENSITIES", "IMPROVED", "ClassConditional", "Density", "Flow", "Gaussian", "GaussianMixture",
+    "DENSITIES", "IMPROVED", "ClassConditional", "Density", "DisplayedDensity", "Flow", "Gaussian", "GaussianMixture",
     "GenerativeAdversarialNetwork", "LikelihoodDensity", "ManifoldParzen", "Noise", "VariationalAutoencoder",
     "check_count", "density_class", "draw_in_chunks", "hyperparameters", "improved_keywords", "make",
     "make_for_classes", "names", "needs_labels", "registered_name", "sample_density",

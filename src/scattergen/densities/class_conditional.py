@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import Density, check_codes, check_count, check_fitted, hyperparameters, take_tensor
 from scattergen.densities.registry import DENSITIES, density_class, make
 from scattergen.densities.sampling import Labels, draw_in_chunks, sample_density, takes
@@ -25,7 +26,7 @@ from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_s
 NAME = "class_conditional"
 
 
-class ClassConditional:
+class ClassConditional(DisplayedDensity):
     r"""A density of every class, $p(z) = \sum_c p(c)\, p(z|c)$.
 
     The p(z|c) are densities of one kind with the same keywords, each fitted to the codes of its class; p(c) is the

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
@@ -20,8 +21,8 @@ from scattergen.tensor_files import flatten_state
 from scattergen.training import Batch, Metrics, TrainingSettings, train
 
 
-@dataclass(eq=False)
-class Flow:
+@dataclass(eq=False, repr=False)
+class Flow(DisplayedDensity):
     r"""Normalizing flow: neural spline coupling layers that map codes to a base density.
 
     With f the layers and b the base, N(0, I) or a Gaussian mixture, the first m components x of a code, standardized,

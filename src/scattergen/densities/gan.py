@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -20,8 +21,8 @@ from scattergen.tensor_files import flatten_state
 from scattergen.training import Batch, Loss, TrainingSettings, train
 
 
-@dataclass(eq=False)
-class GenerativeAdversarialNetwork:
+@dataclass(eq=False, repr=False)
+class GenerativeAdversarialNetwork(DisplayedDensity):
     r"""Fully connected generative adversarial network.
 
     The generator g maps noise $h \sim N(0, I_H)$ to codes, the discriminator D gives the logit of "real". On every

@@ -8,6 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError
@@ -63,7 +64,7 @@ def log_mixture(x: Tensor, weights: Tensor, means: Tensor, factors: Iterable[Ten
     return total
 
 
-class Gaussian:
+class Gaussian(DisplayedDensity):
     r"""One Gaussian, of independent components: $p(z) = \prod_i N(z_i; \mu_i, \sigma_i^2)$.
 
     On whitened codes this is N(0, I) (Angles, Mallat, "Generative networks as inverse problems with scattering

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import scattergen.densities.expectation_maximization as em
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.gaussian import from_white, inverse_of_lower, log_mixture, shrink_to_identity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -36,8 +37,8 @@ def check_components(leading: int | None, n_components: int | None) -> None:
         raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
 
 
-@dataclass(eq=False)
-class GaussianMixture:
+@dataclass(eq=False, repr=False)
+class GaussianMixture(DisplayedDensity):
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
     EM (Dempster et al., 1977) starts from the clusters of k-means++ (Arthur, Vassilvitskii, 2007). With $N_k$ codes in

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.errors import InputError, RunFolderError
 from scattergen.progress import SILENT, Progress
 
 
-class ManifoldParzen:
+class ManifoldParzen(DisplayedDensity):
     r"""A Gaussian for every training code and its nearest neighbours: $p(z) = \frac 1 N \sum_i N(z; m_i, S_i)$.
 
     $m_i$ and $S_i$ are the sample mean and covariance of code i and of the k codes at the smallest angles to it. (By

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.gaussian import shrink_to_identity
 from scattergen.densities.mixture import LeadingComponents, check_components
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
@@ -23,8 +24,8 @@ _FIRST_LOG_VARIANCE = -4.0
 _RIDGE = 1e-5  # of the mean variance of the codes, in the covariance of the residuals
 
 
-@dataclass(eq=False)
-class VariationalAutoencoder:
+@dataclass(eq=False, repr=False)
+class VariationalAutoencoder(DisplayedDensity):
     r"""Fully connected variational autoencoder.
 
     The encoder gives $q(h|z) = N(m(z), \mathrm{diag}\, v(z))$, the decoder $g(h)$ a code. The loss of a code is

@@ -162,11 +162,7 @@ def options_of_fit(
     """Options of a preset (by default "mnist" for all of MNIST, else "auto") with changes, such as {"encoder.J": 3}."""
     preset = preset or ("mnist" if data.is_mnist and data.limit is None else "auto")
     options = presets.preset(preset, data.train.shape, len(data.train))
-    if densities is not None:
-        options["densities"] = {name: options["densities"].get(name, {}) for name in densities}
-    options = presets.override(options, changes)
-    if "encoder.n_components" in changes and "encoder.held_out" not in changes:
-        options["encoder"].pop("held_out", None)  # a number that was asked for is not changed
+    options = presets.changed(options, changes, densities)
     return FitOptions(preset, options)
 
 

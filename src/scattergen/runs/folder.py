@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, lock, move_file, open_regular, sha256, writing
+from scattergen.notebook import Card, Displayed, reduced
 from scattergen.runs import layout, remains
-from scattergen.runs.index import Entry, Index, Record, read_index, refuse_differences
+from scattergen.runs.index import LAST_STAGE, Entry, Index, Record, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, METRICS, WORK, file_of
 from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
 from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
 
-class RunFolder:
+class RunFolder(Displayed):
     """Tensors, stages and measurements of one run, which may yet have to take the place (`replaces`) of another one."""
 
     def __init__(self, path: Path, record: Record, replaces: bool = False) -> None:
@@ -99,6 +101,19 @@ class RunFolder:
     def preview(self) -> Path:
         """Where a fit shows its decoder after each epoch."""
         return self.path / (remains.DRAFTS[1] if self.replaces else layout.PREVIEW)
+
+    def _card(self) -> Card:
+        data, end = self.options.get("data", {}), self.stages.get(LAST_STAGE, {})
+        facts: dict[str, object] = {"images": f"{data['n']:,} of {data['name']}"} if data else {}
+        facts["state"] = "finished" if self.finished else "unfinished: the same command goes on with it"
+        if "psnr" in end:
+            facts["reconstruction"] = f"{end['psnr']:.2f} dB PSNR of test images"
+        keys, best = self.names("densities"), end.get("best")
+        facts["densities"] = ", ".join(f"{key} (best)" if key == best else key for key in keys) or "none"
+        shown = best if best in keys else "".join(keys[-1:])
+        file = self.path / "pictures" / f"samples-{shown}.png"
+        draw = partial(reduced, file) if file.is_file() else None
+        return Card(f"RunFolder {self.path}", facts, f"samples of {shown}", draw)
 
     def being_replaced(self) -> bool:
         """Whether a run that will take this one's place has been begun."""

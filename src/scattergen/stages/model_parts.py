@@ -17,7 +17,7 @@ from scattergen.densities import Density, hyperparameters, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.keywords import check_keywords
-from scattergen.runs import RunFolder, check_name, save_run
+from scattergen.runs import LAST_STAGE, RunFolder, check_name, save_run
 from scattergen.runs.schema import REMEDY
 from scattergen.stages.density import best_density, density_metadata
 from scattergen.stages.options import AnyDecoder
@@ -40,12 +40,18 @@ class Parts:
     n_leading: int | None = None
     sharpening: Sharpening | None = None
     sharpen: float = 0.0
+    psnr: float | None = None  # mean, in dB, of reconstructed images that the decoder was not trained on
 
 
 def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> None:
     """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already."""
     # Everything that can fail for the model's sake comes before anything is replaced.
     encoder, decoder, options = parts.encoder, parts.decoder, parts.options
+    for part, kinds in ((encoder, ScatteringEncoder), (decoder, AnyDecoder)):
+        if not isinstance(part, kinds):
+            what = f"A {type(part).__name__} is no encoder or decoder of scattergen, so that no run folder can hold it"
+            remedy = "store its tensors yourself, and make the model again by GenerativeScatteringNetwork(...)"
+            raise InputError(f"{what}: {remedy}.")
     content: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "encoder": (encoder.state_dict(), encoder.hyperparameters),
         "decoder": (decoder.state_dict(), decoder_metadata(decoder)),
@@ -118,7 +124,7 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
         encoder, decoder.to(device), densities, linear, options=run.options, best=best_density(run),
         n_leading=None if n_leading == "auto" else n_leading,  # of an unfinished fit
         sharpening=None if gains is None else _made(run, "sharpening", Sharpening, {"gains": gains}),
-        sharpen=asked.get("sharpen", 0.0),
+        sharpen=asked.get("sharpen", 0.0), psnr=run.stages.get(LAST_STAGE, {}).get("psnr"),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The options of a fit: checked as a whole before any work, and passed to what they are for."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.keywords import check_keywords
+from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key
 
 AnyDecoder = Decoder | LocalDecoder
@@ -22,12 +23,38 @@ Images = ImageSource | Tensor
 Shape = tuple[int, int, int]
 Built = TypeVar("Built")
 
+SECTIONS = ("encoder", "decoder", "training", "densities")  # that all options have; "sampling" may be missing
+
+
+def options_of(
+    preset: str, image_shape: Shape, n: int, given: Mapping[str, Any], short: Mapping[str, Any],
+    densities: Iterable[str] | Mapping[str, Any] | None = None,
+) -> presets.Options:  # fmt: skip
+    """Options of a preset, or complete ones that are given, with what is given of them, by full and by short names."""
+    if not isinstance(given, Mapping):
+        raise InputError(f'options={given!r}: give names and values, such as {{"training.epochs": 3}}.')
+    sections = {name: value for name, value in given.items() if "." not in name}
+    complete = all(isinstance(sections.get(name), Mapping) for name in SECTIONS)
+    base = sections if complete else presets.preset(preset, image_shape, n)
+    changes = {name: value for name, value in given.items() if not complete or "." in name}
+    local = presets.changed(base, changes)["decoder"].get("kind") == "local"
+    # With how many arguments that are not the user's.
+    decoder: tuple[Any, int] = (LocalDecoder, 1) if local else (Decoder, 2)
+    made = {"encoder": (ScatteringEncoder, 1), "decoder": decoder, "training": (DecoderTraining, 0)}
+    for name, value in short.items():
+        found = [s for s, (make, own) in made.items() if name in [*inspect.signature(make).parameters][own:]]
+        if len(found) > 1:
+            both, either = " and the ".join(found), " or ".join(f'{{"{one}.{name}": {value!r}}}' for one in found)
+            raise InputError(f"{name}={value!r}: the {both} have an option of that name; write options={either}.")
+        changes[".".join([*found, name])] = value
+    return presets.changed(base, changes, [densities] if isinstance(densities, str) else densities)
+
 
 def check_options(
     options: Mapping[str, Any], image_shape: Shape, n: int, classes: ClassLabels | None = None, n_processes: int = 1
 ) -> None:
     """Refuse options that a fit to n images (C, H, W) could not use, before anything is computed or stored."""
-    for section in ("encoder", "decoder", "training", "densities"):
+    for section in SECTIONS:
         if not isinstance(options, Mapping) or not isinstance(options.get(section), Mapping):
             raise InputError(f'The options need a section "{section}": make them by scattergen.stages.presets.preset.')
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape, device="cpu")

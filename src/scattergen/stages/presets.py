@@ -1,7 +1,7 @@
 """Presets: complete options of a fit, as plain dictionaries of constructor keywords."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import floor, log2
 from typing import Any
 
@@ -120,6 +120,34 @@ def _auto(image_shape: tuple[int, int, int], n: int) -> Options:
         "sampling": {"n_components": "auto", "sharpen": _SHARPEN},
         "densities": {name: {} for name in densities},
     }  # fmt: skip
+
+
+def changed(
+    options: Mapping[str, Any], changes: Mapping[str, Any], densities: Iterable[str] | Mapping[str, Any] | None = None
+) -> Options:
+    """New options with some values replaced, by dotted or nested names, and these densities, if any are given.
+
+    These are names, or keywords by name; keywords that are not given stay those of the options.
+    """
+    result = dict(options)
+    if densities is not None:
+        keywords = densities if isinstance(densities, Mapping) else {key: {} for key in densities}
+        before = options["densities"]
+        result["densities"] = {key: {**before.get(key, {}), **given} for key, given in keywords.items()}
+    changes = dict(_dotted(changes, result))
+    result = override(result, changes)
+    if "encoder.n_components" in changes and "encoder.held_out" not in changes:
+        result["encoder"].pop("held_out", None)  # a number that was asked for is not changed
+    return result
+
+
+def _dotted(changes: Mapping[str, Any], options: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested changes by dotted names, as deep as the options have sections."""
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(options.get(name), Mapping):
+            yield from _dotted(value, options[name], f"{section}{name}.")
+        else:
+            yield f"{section}{name}", value
 
 
 def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
