@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities import DENSITIES, Noise, draw_in_chunks, hyperparameters, make
+from scattergen.densities import DENSITIES, DisplayedDensity, Noise, draw_in_chunks, hyperparameters, make
 from scattergen.densities.protocol import check_codes, check_fitted, take_tensor
 from scattergen.progress import SILENT, Progress
 
 
-class ParzenWindows:
+class ParzenWindows(DisplayedDensity):
     """Normal kernels on a random part of the codes.
 
     Args:
@@ -75,7 +75,7 @@ DENSITIES["windows"] = ParzenWindows
 if __name__ == "__main__":
     codes = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
     density = make("windows", bandwidth=0.3).fit(codes)
-    print(density.description)
+    print(density)  # by DisplayedDensity, as a notebook shows it
     print(tuple(density.sample(3, seed=0).shape))
 
     # What a run folder does: the name, the keywords and the tensors are enough to come back.

@@ -19,7 +19,7 @@ FLOORS = (
     ("decoder", "densities", "diagnostics", "runs"),
     ("evaluation",),
     ("report", "stages"),
-    ("model",),
+    ("model", "sklearn"),
     ("pipeline", "__init__"),
     ("paper",),
     ("cli",),

@@ -129,7 +129,7 @@ def test_unusable_images(images, bad, culprit):
 
 def test_incomplete_options(images):
     with pytest.raises(InputError, match='need a section "training"'):
-        GenerativeScatteringNetwork.fit(images, options={k: v for k, v in OPTIONS.items() if k != "training"})
+        check_options({k: v for k, v in OPTIONS.items() if k != "training"}, (1, 16, 16), len(images))
 
 
 # Codes and images

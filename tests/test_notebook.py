@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,8 @@ from scattergen.densities import DENSITIES, Gaussian, GaussianMixture
 from scattergen.densities.display import DisplayedDensity
 from scattergen.progress import Progress
 from scattergen.runs import RunFolder
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 class Page(HTMLParser):
@@ -257,6 +260,7 @@ def test_progress_where_somebody_watches(monkeypatch):
     assert Progress.where_somebody_watches().show
 
 
+@pytest.mark.slow
 def test_a_fit_in_a_real_kernel_has_one_output():
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
@@ -269,7 +273,7 @@ def test_a_fit_in_a_real_kernel_has_one_output():
     )
     cells = [nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell("model")]
     book = nbformat.v4.new_notebook(cells=cells)
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    nbclient.NotebookClient(book, timeout=280, kernel_name="python3").execute()
     fit, shown = (cell.outputs for cell in book.cells)
     kept = [output for output in fit if output.output_type != "stream"]  # a stream holds warnings
     assert len(kept) == 1
@@ -326,6 +330,25 @@ def test_unknown_keywords(given, short, message):
         sg.GenerativeScatteringNetwork.fit(torch.rand(100, 1, 16, 16), options=given, **short)
 
 
+def test_the_page_about_it(fitted):
+    """Its snippets run, one after another, on fewer digits and in fewer epochs."""
+    text = (EXAMPLES.parent / "docs" / "notebooks.md").read_text()
+    for given, small in {"[:5000]": "[:60]", "epochs=4": "epochs=1", '"epochs": 4': '"epochs": 1'}.items():
+        assert given in text
+        text = text.replace(given, small)
+    text = text.replace("n_components=64", "n_components=8, channels=[8, 4, 4]")
+    text = text.replace('"encoder.J": 2', '"encoder.J": 2, "decoder.channels": [8, 4, 4]')
+    text = text.replace("own.encode(images))", 'own.encode(images), keywords={"n_components": 2})')
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of so few images
+        for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(code, names)
+    assert names["model"].options["densities"] == {"mixture": {"n_components": 10}, "gaussian": {}}
+    assert not names["model"].options["encoder"]["flips"]
+    assert names["own"].sample(4).shape == (4, 1, 28, 28)
+
+
 def test_psnr_after_a_fit_is_that_of_the_images_held_out():
     x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     model = sg.GenerativeScatteringNetwork.fit(x, n_components=8, channels=[8, 4], epochs=1, densities="gaussian")
@@ -334,8 +357,6 @@ def test_psnr_after_a_fit_is_that_of_the_images_held_out():
 
 
 # One's own parts
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
