@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LONGEST_LINE = 100  # of a `repr`; a longer one has a line for each fact
 _SIDE, _PICTURE_BYTES = 64, 60_000  # of a small picture; of all of a card's
-_QUIET = "text-align:left;vertical-align:top;font-weight:normal;padding:0 1em 0 0;opacity:.7"
+_CELL = "text-align:left;vertical-align:top;padding:0 1em 0 0"
 
 
 def shell() -> Any:
@@ -71,11 +71,10 @@ class Displayed:
                 picture = f'<img style="{style}" alt="{_html(card.shows)}" src="data:image/png;base64,{source}">'
             except Exception:  # whatever is the matter with an image, the facts are there
                 picture = f"<i>No picture of {_html(card.shows)} can be made.</i>"
-        cell = 'style="text-align:left;padding:0"'
-        rows = [
-            f'<tr style="background:none"><th style="{_QUIET}">{_html(name)}</th><td {cell}>{_html(fact)}</td></tr>'
-            for name, fact in card.facts.items()
-        ]
+        rows = (
+            f'<tr style="background:none"><th style="{_CELL};font-weight:normal;opacity:.7">{_html(name)}</th>'
+            f'<td style="{_CELL}">{_html(fact)}</td></tr>' for name, fact in card.facts.items()
+        )  # fmt: skip
         table = f'<table style="border:none;margin:.3em 0;color:inherit;font-size:inherit">{"".join(rows)}</table>'
         return f"<div><b>{_html(card.title)}</b>{table}{picture}</div>"
 

@@ -106,7 +106,6 @@ class Progress:
         self.show = show and sys.stderr is not None  # None where it is closed
         stream = cast(TextIO, Heedless(sys.stderr))
         self.console = Console(file=stream, quiet=not self.show, soft_wrap=True, force_jupyter=False)
-        self._bars: Bars | None = None  # of the tasks under way
         self._page: _Page | None = None
 
     @classmethod
@@ -140,14 +139,14 @@ class Progress:
             finally:
                 del page.tasks[task]
         elif self.console.is_terminal:
-            with self._running() as bars:
+            columns = (
+                TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+            )  # fmt: skip
+            with Bars(*columns, console=self.console, transient=True) as bars:
                 bar = bars.add_task(description, total=total, note="")
                 task = Task(description, total, lambda task, steps: bars.update(bar, advance=steps, note=task.note))
-                try:
-                    yield task
-                finally:
-                    if len(bars.task_ids) > 1:  # else the display ends, with its last bar
-                        bars.remove_task(bar)
+                yield task
         else:
             task = Task(description, total, _Log(self.message))
             yield task
@@ -161,22 +160,6 @@ class Progress:
         if self._page is None or self._page.output.cell != there.execution_count:
             self._page = _Page(Output(there))
         return self._page
-
-    @contextmanager
-    def _running(self) -> Iterator[Bars]:
-        """The bars of a terminal, which has room for one set of them."""
-        if self._bars is not None:
-            yield self._bars
-            return
-        columns = (
-            TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-        )  # fmt: skip
-        with Bars(*columns, console=self.console, transient=True) as self._bars:
-            try:
-                yield self._bars
-            finally:
-                self._bars = None
 
 
 SILENT = Progress(show=False)  # reports nothing

@@ -1,7 +1,7 @@
 """What every dataset offers, images by number, in batches, as float32 in [0, 1]; parts of it, and its classes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -50,24 +50,21 @@ class ImageSource(Protocol):
 
 def card_of(images: ImageSource) -> Card:
     """What a notebook shows of images: how many of which shape, their classes, and a few of them."""
-    n, (channels, height, width), facts = len(images), images.shape, dict[str, object]()
-    names = getattr(images, "classes", None) or ()
-    if images.labels is not None and names:
+    n, names, facts = len(images), getattr(images, "classes", None) or (), dict[str, object]()
+    if names:
         facts["classes"] = ", ".join(names[:_NAMED]) + (f" … ({len(names)})" if len(names) > _NAMED else "")
-    for name, shown in (("root", "folder"), ("crop", "cropped to"), ("size", "resized to")):
+    for name in ("root", "crop", "size"):
         if getattr(images, name, None) is not None:
-            facts[shown] = getattr(images, name)
+            facts[name] = getattr(images, name)
     if skipped := len(getattr(images, "skipped", ())):
         facts["left out"] = f"{skipped:,} that cannot be read"
 
-    def few() -> list[Tensor]:
-        shown = []
-        for i in sorted({k * (n - 1) // max(1, _SHOWN - 1) for k in range(_SHOWN)}):
+    def few() -> Iterator[Tensor]:
+        for i in dict.fromkeys(np.linspace(0, n - 1, _SHOWN).astype(int).tolist()):
             with suppress(Exception):  # of an image that is damaged or gone
-                shown.append(images[i : i + 1][0])
-        return shown
+                yield images[i : i + 1][0]
 
-    title = f"{type(images).__name__}: {n:,} images of {channels}×{height}×{width}"
+    title = f"{type(images).__name__}: {n:,} images of {'×'.join(map(str, images.shape))}"
     return Card(title, facts, "some of the images", lambda: strip(few()))
 
 

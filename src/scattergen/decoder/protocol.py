@@ -22,11 +22,8 @@ class DecoderLike(Protocol):
         True
     """
 
-    @property
-    def n_components(self) -> int: ...  # noqa: D102
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    n_components: int
+    image_shape: tuple[int, int, int]
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes (N, d), float32."""
