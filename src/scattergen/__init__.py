@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from scattergen.decoder.generator import Decoder
     from scattergen.encoder.scattering_encoder import ScatteringEncoder
     from scattergen.encoder.whitening import PCAWhitening
-    from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.model import DecoderLike, EncoderLike, GenerativeScatteringNetwork
     from scattergen.progress import Progress
     from scattergen.scattering import Scattering2D
 
 __all__ = ["Decoder", "GenerativeScatteringNetwork", "PCAWhitening", "Progress", "Scattering2D", "ScatteringEncoder"]
-__all__ += ["InputError", "RunFolderError", "ScattergenError", "load"]
+__all__ += ["DecoderLike", "EncoderLike", "InputError", "RunFolderError", "ScattergenError", "load"]
 __all__ += ["datasets", "densities", "diagnostics", "evaluation", "report", "scattering"]
 
 # Imported when first used, so that `import scattergen` and `scattergen --help` wait for nothing.
 _HOMES = {
     "Decoder": "decoder",
+    "DecoderLike": "model",
+    "EncoderLike": "model",
     "GenerativeScatteringNetwork": "model",
     "PCAWhitening": "encoder",
     "Progress": "progress",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -14,13 +14,12 @@ from torch.nn import functional
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
 from scattergen.datasets.containers import as_tensor
 from scattergen.decoder.fit import DecoderTraining
+from scattergen.decoder.generator import CodeDecoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
-from scattergen.decoder.protocol import DecoderLike, check_codes
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, draw_in_chunks, sample_density
-from scattergen.densities.protocol import check_codes as check_table
+from scattergen.densities.protocol import check_codes
 from scattergen.densities.sampling import Labels
-from scattergen.encoder.protocol import EncoderLike
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.global_state import guard
@@ -43,6 +42,31 @@ LARGEST_CODE = 1e6  # of codes with variance 1: far beyond all real ones, and fa
 
 Images = ImageSource | Tensor | NDArray[Any] | Sequence[Any]
 """Images as `scattergen.datasets.as_images` takes them: a source, or what `ImageArray` does: tensors, arrays, lists."""
+
+
+@runtime_checkable
+class EncoderLike(Protocol):
+    """Images to codes: what a model needs of an encoder, a plain class without a base class.
+
+    Codes should be white, or nearly so: of mean 0 and variance 1, as densities and `decode` assume.
+    """
+
+    def transform(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
+        """Codes (N, d), float32 on the CPU, of N images, of which `images[i:j]` are (n, C, H, W) in [0, 1]."""
+
+
+@runtime_checkable
+class DecoderLike(Protocol):
+    """Codes, of `n_components` d, to images of `image_shape` (C, H, W): what a model needs of a decoder.
+
+    If there is an attribute `device`, codes are put there first.
+    """
+
+    n_components: int
+    image_shape: tuple[int, int, int]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes (N, d), float32."""
 
 
 class GenerativeScatteringNetwork(Displayed):
@@ -136,7 +160,7 @@ class GenerativeScatteringNetwork(Displayed):
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
         self.densities[key] = fit_density(
-            name, key, check_table(codes), labels, Stages(None, progress), n_leading=self.n_leading,
+            name, key, check_codes(codes), labels, Stages(None, progress), n_leading=self.n_leading,
             keywords=keywords, seed=check_seed(seed), device=device,
         )  # fmt: skip
         return self.densities[key]
@@ -156,7 +180,7 @@ class GenerativeScatteringNetwork(Displayed):
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = as_tensor(z, "codes").detach()
-        check_codes(z, self.decoder.n_components)
+        CodeDecoder.check_codes(self.decoder, z)  # which one's own lacks
         if z.is_complex() or z.dtype == torch.bool:
             raise InputError(f"The codes hold {z.dtype} values: give real numbers, such as encode(images) makes.")
         if not torch.isfinite(z).all():

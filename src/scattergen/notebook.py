@@ -1,8 +1,7 @@
-"""What notebooks show: an output that is replaced, and cards of objects, in the colours that the notebook has."""
+"""Notebooks: whether this is one, and the cards of objects that it shows, in the colours that it has."""
 
 import base64
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
@@ -25,20 +24,6 @@ def shell() -> Any:
     ipython = sys.modules.get("IPython")
     found = None if ipython is None else ipython.get_ipython()
     return found if hasattr(found, "kernel") else None
-
-
-class Output:
-    """One output of the cell that a shell runs, which is replaced whenever it is shown again."""
-
-    def __init__(self, shell: Any) -> None:
-        self._publish, self.cell = shell.display_pub.publish, shell.execution_count
-        self._id, self._shown = os.urandom(8).hex(), False
-
-    def show(self, html: str, text: str) -> None:
-        """Show a page, or text where there are none."""
-        data = {"text/html": html, "text/plain": text}
-        self._publish(data, metadata={}, transient={"display_id": self._id}, update=self._shown)
-        self._shown = True
 
 
 class Card(NamedTuple):

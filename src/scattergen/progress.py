@@ -1,5 +1,6 @@
 """Progress of long stages: bars with time left on a terminal and in a notebook, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -7,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from html import escape
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from scattergen.notebook import Output, shell
+from scattergen.notebook import shell
 from scattergen.wording import Heedless, visible
 
 _LOG_EVERY, _SHOW_EVERY = 15.0, 0.2  # seconds between two lines in a log, and between two moves of a notebook's bar
@@ -70,8 +71,9 @@ class _Log:
 class _Page:
     """The one output of a notebook's cell: a line for all that is finished, and bars of what is under way."""
 
-    def __init__(self, output: Output) -> None:
-        self.output, self._next = output, 0.0
+    def __init__(self, shell: Any) -> None:
+        self._publish, self.cell = shell.display_pub.publish, shell.execution_count
+        self._id, self._shown, self._next = os.urandom(8).hex(), False, 0.0
         self.lines, self.tasks = deque[str](maxlen=_LINES), dict[Task, _Rate]()
 
     def __call__(self, task: Task, steps: int) -> None:
@@ -88,7 +90,10 @@ class _Page:
             bar = f'<progress style="width:16em" value="{task.completed}" max="{task.total}"></progress>'
             html += f"<div>{escape(task.description)} {bar} {escape(done + left)}&ensp;{escape(task.note)}</div>"
         lines = "\n".join(self.lines)
-        self.output.show(f'<div style="white-space:pre-wrap">{escape(lines)}</div>{html}', "\n".join([lines, *bars]))
+        html = f'<div style="white-space:pre-wrap">{escape(lines)}</div>{html}'
+        data = {"text/html": html, "text/plain": "\n".join([lines, *bars])}
+        self._publish(data, metadata={}, transient={"display_id": self._id}, update=self._shown)
+        self._shown = True
 
 
 class Progress:
@@ -157,8 +162,8 @@ class Progress:
         there = shell() if self.show else None
         if there is None:
             return None
-        if self._page is None or self._page.output.cell != there.execution_count:
-            self._page = _Page(Output(there))
+        if self._page is None or self._page.cell != there.execution_count:
+            self._page = _Page(there)
         return self._page
 
 

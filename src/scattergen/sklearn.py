@@ -134,10 +134,6 @@ class WhitenedPCA(_Transformer):
         return self.mean_ + np.asarray(X) * np.sqrt(self.explained_variance_) @ self.components_
 
 
-def _has_likelihood(estimator: "DensityEstimator") -> bool:
-    return hasattr(estimator.kind, "log_prob")
-
-
 class DensityEstimator(DensityMixin, BaseEstimator):
     """A density of codes, `density_` once it is fitted; its parameters are the density's keywords and `random_state`.
 
@@ -164,7 +160,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         # By which scikit-learn knows the parameters.
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
         initialize.__signature__ = signature.replace(parameters=[own, *keywords, seed])  # type: ignore[attr-defined]
-        cls.kind, cls.__init__ = kind, initialize  # type: ignore[method-assign]
+        cls.kind, cls.__init__ = kind, initialize  # type: ignore[assignment]
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to codes (n, d), at least 2."""
@@ -179,14 +175,14 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         seed = _seed(self.random_state if random_state is None else random_state)
         return densities.sample_density(self.density_, n_samples, seed=seed).numpy()
 
-    @available_if(_has_likelihood)
+    @available_if(lambda self: hasattr(self.kind, "log_prob"))
     def score_samples(self, X: Any) -> Rows:
         """Logarithm of the density at codes (n, d), in nats: (n,), if it has an exact one."""
         X = _checked(self, X, fitted=True)
         found: Rows = self.density_.log_prob(torch.tensor(X, dtype=torch.float64)).numpy()
         return found
 
-    @available_if(_has_likelihood)
+    @available_if(lambda self: hasattr(self.kind, "log_prob"))
     def score(self, X: Any, y: Any = None) -> float:
         """Mean of `score_samples`, by which `GridSearchCV` chooses."""
         return float(self.score_samples(X).mean())

@@ -3,13 +3,11 @@
 from scattergen.decoder.fit import DecoderTraining, OverfittingWarning
 from scattergen.decoder.generator import CodeDecoder, Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
-from scattergen.decoder.protocol import DecoderLike
 from scattergen.decoder.scattering_loss import ScatteringLoss
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.global_state import guard
 
-__all__ = ["Decoder", "DecoderLike", "DecoderTraining", "LinearDecoder", "LocalDecoder", "OverfittingWarning"]
-__all__ += ["ScatteringLoss"]
+__all__ = ["Decoder", "DecoderTraining", "LinearDecoder", "LocalDecoder", "OverfittingWarning", "ScatteringLoss"]
 
 for _class in (CodeDecoder, Decoder, DecoderTraining, LinearDecoder, LocalDecoder, ScatteringLoss, Sharpening):
     guard(_class, "__init__", "of", "fit", "decode", "__call__")

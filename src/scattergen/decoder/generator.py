@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from scattergen.decoder.protocol import check_codes
 from scattergen.errors import InputError
 from scattergen.tensor_files import check_shapes
 
@@ -37,7 +36,9 @@ class CodeDecoder(nn.Module):
 
     def check_codes(self, z: Tensor) -> None:
         """Refuse codes that are not (N, d)."""
-        check_codes(z, self.n_components)
+        if z.ndim != 2 or z.shape[1] != self.n_components:
+            problem = f"Expected codes of shape (N, {self.n_components}) but got {tuple(z.shape)}"
+            raise InputError(f"{problem}: use codes that this model's encoder made.")
 
     def check_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse stored tensors that are not those of this decoder, by a `RunFolderError`."""

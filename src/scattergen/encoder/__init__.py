@@ -1,11 +1,10 @@
 """Images to codes: scattering, and whitened principal components of its coefficients."""
 
-from scattergen.encoder.protocol import EncoderLike
 from scattergen.encoder.scattering_encoder import ScatteringEncoder, reconstruct_codes
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.global_state import guard
 
-__all__ = ["EncoderLike", "PCAWhitening", "ScatteringEncoder", "reconstruct_codes"]
+__all__ = ["PCAWhitening", "ScatteringEncoder", "reconstruct_codes"]
 
 guard(PCAWhitening, "fit", "fit_samples", "transform", "inverse_transform")
 guard(ScatteringEncoder, "features", "fit", "transform", "state_dict")
