@@ -104,7 +104,7 @@ class RunFolder(Displayed):
 
     def _card(self) -> Card:
         data, end = self.options.get("data", {}), self.stages.get(LAST_STAGE, {})
-        facts: dict[str, object] = {"images": f"{data['n']:,} of {data['name']}"} if data else {}
+        facts: dict[str, object] = {"images": f"{data.get('n')} of {data.get('name')}"} if data else {}
         facts["state"] = "finished" if self.finished else "unfinished: the same command goes on with it"
         if "psnr" in end:
             facts["reconstruction"] = f"{end['psnr']:.2f} dB PSNR of test images"
