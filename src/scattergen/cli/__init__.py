@@ -52,8 +52,8 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
-    looking.info, looking.evaluate, looking.diagnose,
-    looking.reproduce, sharing.export, sharing.push,
+    looking.info, looking.evaluate, looking.diagnose, sharing.export, sharing.push,
+    looking.reproduce,
 ):  # fmt: skip
     app.command()(unfolded(_command))
 
