@@ -21,7 +21,7 @@ from scattergen.runs.index import read_index
 
 COMMANDS = [
     "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
-    "evaluate", "diagnose", "reproduce", "list", "compare", "nearest", "edit", "options",
+    "evaluate", "diagnose", "export", "push", "reproduce", "explore", "list", "compare", "nearest", "edit", "options",
 ]  # fmt: skip
 # A second decoding in other batches reorders float32 sums of at most 150 products in each of four
 # layers: 4 * 150 * 6e-8 = 4e-5 of values of order 1, halved from [-1, 1] to [0, 1].

@@ -52,10 +52,9 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
-    looking.info, looking.evaluate, looking.diagnose,
+    looking.info, looking.evaluate, looking.diagnose, sharing.export, sharing.push,
     looking.reproduce,
-    exploring.explore,
-    sharing.export, sharing.push, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
+    exploring.explore, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
 ):  # fmt: skip
     app.command(_command.__name__.rstrip("_"))(unfolded(_command))
 

@@ -41,7 +41,8 @@ class Sharpening:
             raise InputError(f"A strength of {strength}: give a number from 0 to 1.")
         if strength == 0:
             return images
-        return sharpened(images, *(matrix.to(images) for matrix in self.matrices(images.shape[2], images.shape[3], strength)))
+        H, W = images.shape[2:]
+        return sharpened(images, *(matrix.to(images) for matrix in self.matrices(H, W, strength)))
 
     def matrices(self, H: int, W: int, strength: float) -> tuple[Tensor, Tensor, Tensor]:
         """The cosine transforms of columns, (H, H), and rows, (W, W), and the factor of each frequency, (H, W)."""
