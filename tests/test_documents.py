@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,26 @@ NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n+)?^```(\w*)[^\n]*\n(.*?)^```", re.S | re.M)
 
 # Pages whose programs another test runs.
-ELSEWHERE = {"from-kymatio.md": "test_scattering_docs.py"}
+ELSEWHERE = {
+    "explorer.md": "test_explorer.py",
+    "from-kymatio.md": "test_scattering_docs.py",
+    "notebooks.md": "test_notebook.py",
+    "scikit-learn.md": "test_sklearn.py",
+    "sharing.md": "test_sharing.py",
+}
 # Names that a program of a page takes for granted.
 PRELUDE = {"scattering.md": "import torch\nimages = torch.rand(2, 28, 28)"}
 # Numbers that are too large for a test.
 SMALLER = {
-    **{"10_000": "60", "5000": "60", "-n 10000": "-n 60", "size=64": "size=16", "--size 64": "--size 16"},
-    **{"evaluate runs": "evaluate -n 40 runs", "--improved": "--improved --set epochs=1"},
+    "10_000": "60",
+    "5000": "60",
+    "-n 10000": "-n 60",
+    "-n 2000": "-n 40",
+    "--repeats 5": "--repeats 2",
+    "size=64": "size=16",
+    "--size 64": "--size 16",
+    "--improved": "--improved --set epochs=1",
+    "evaluate runs": "evaluate -n 40 runs",
     "diagnose runs": "diagnose --simulations 19 --components 4 runs",
     "run_battery(z)": "run_battery(z, n_simulations=19)",
 }
@@ -44,7 +58,7 @@ SMALLER = {
 FEW = {"n_images": 60, "n_components": 10, "epochs": 1, "n_scored": 40, "side": 16, "n_samples": 4}
 # Beginnings and parts of commands that are not run, and why.
 NOT_RUN = {
-    r"(pip|make|mkdir|cd|git|conda) ": "it sets up this very environment",
+    r"(pip|make|mkdir|cd|git|conda|hf) ": "it sets up this very environment",
     r"jupyter ": "it needs JupyterLab; the notebooks have a test of their own",
     r"python (benchmarks|examples)/": "it takes minutes; tests of their own run benchmarks and examples",
     r"torchrun |srun |export |head=|NODE_RANK=|-m scattergen|--rdzv": "it needs a cluster",
@@ -52,6 +66,7 @@ NOT_RUN = {
     r"scattergen .*(hf:|push )": "it needs the internet",
     r"scattergen .*(celeba)": "it needs the images of CelebA",
     r"scattergen reproduce ": "it takes minutes; test_reproduction.py runs it",
+    r"scattergen export .*onnx": "it needs the extra onnx; test_sharing.py runs it where that is installed",
     r"scattergen explore ": "it serves until it is stopped; a test of its own opens it",
 }
 
@@ -100,13 +115,14 @@ def place(scattergen, tmp_path_factory):
     """A folder with what the documents name, where digits are few and presets small."""
     place = tmp_path_factory.mktemp("documents")
     random = np.random.default_rng(0)
-    for name in ("photos", "faces"):
+    for name in ("photos", "faces", "my-faces"):
         for i in range(200):  # of which a tenth are for tests
             path = place / name / ("cats" if i % 2 else "dogs") / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
     digits = few_digits()
     np.savez(place / "images.npz", x=digits.test[:20].numpy())
+    (place / "fit.toml").write_text("[training]\nepochs = 1\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for module in (datasets, opening, cli_opening):
@@ -114,6 +130,9 @@ def place(scattergen, tmp_path_factory):
         patch.setattr(presets, "preset", small_preset)
         scattergen("fit", "mnist", "--out", "runs/mnist", "--quiet")
         scattergen("density", "runs/mnist", "gaussian", "--by-class", "--quiet")
+        scattergen("density", "runs/mnist", "vae", "--set", "epochs=1", "--quiet")
+        for name in ("a", "b"):
+            shutil.copytree("runs/mnist", f"runs/{name}")
         yield place
 
 

@@ -69,8 +69,8 @@ def _outside(file: File, config: MkDocsConfig) -> dict[str, tuple[Path, str]]:
 
 def _mathml(match: re.Match[str]) -> str:
     """A formula in TeX as MathML, which browsers draw by themselves."""
-    display = "block" if match[0].startswith("$$") else "inline"
-    return latex2mathml.converter.convert(match[2].strip().replace("\n", " "), display=display)
+    # What begins with a tag is no paragraph to Markdown.
+    return "\N{ZERO WIDTH SPACE}" + latex2mathml.converter.convert(match[2].strip().replace("\n", " "))
 
 
 class Docstrings(Extension):
