@@ -325,7 +325,7 @@ def test_in_a_browser(served, tmp_path, width):
         view = browser.new_page(viewport={"width": width, "height": 900})
         view.set_default_timeout(60_000)
         view.on("request", lambda request: asked.append(request.url))
-        view.on("pageerror", errors.append)
+        view.on("pageerror", lambda error: errors.append(str(error)))
         view.goto(served)
 
         def source(name, k=0):
