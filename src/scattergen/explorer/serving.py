@@ -55,6 +55,8 @@ def serve(open_run: Opening, *, host: str, port: int | None, browser: bool, tell
                 explorer.warm()
             Event().wait()
         finally:
+            with suppress(AttributeError):  # if it has not come to a server
+                blocks.server.force_exit = True  # which would wait for pages that are open
             blocks.close(verbose=False)
 
 
