@@ -279,7 +279,7 @@ def served(fitted, tmp_path_factory):
         yield json.loads(process.stdout.readline())["address"]
         assert list(folder.glob("scattergen-*"))
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
         assert not list(folder.glob("scattergen-*"))
     finally:
         process.kill()
@@ -323,9 +323,9 @@ def test_in_a_browser(served, tmp_path, width):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         view = browser.new_page(viewport={"width": width, "height": 900})
-        view.set_default_timeout(60_000)
+        view.set_default_timeout(120_000)
         view.on("request", lambda request: asked.append(request.url))
-        view.on("pageerror", errors.append)
+        view.on("pageerror", lambda error: errors.append(str(error)))
         view.goto(served)
 
         def source(name, k=0):

@@ -120,6 +120,7 @@ def _listen(gr: Any, blocks: Any, part: dict[str, Any], opening: "Opening") -> N
 
     # As files of uploads come, so that the run's own rules read them; values are checked where they are used.
     how = {"inputs": {*part.values()}, "outputs": [*part.values()], "preprocess": False, "api_visibility": "private"}
+    how |= {"concurrency_id": "page", "concurrency_limit": 1}  # one after the other, so that each knows what is chosen
     blocks.load(partial(answer, "begin"), **how)
     part["samples"].select(choose, show_progress="hidden", **how)
     tabs.select(turn, show_progress="hidden", **how)

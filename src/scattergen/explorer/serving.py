@@ -1,6 +1,7 @@
 """A run that the threads of a page share, and the server of that page."""
 
 import errno
+import logging
 import os
 import socket
 import tempfile
@@ -52,9 +53,15 @@ def serve(open_run: Opening, *, host: str, port: int | None, browser: bool, tell
                 prevent_thread_lock=True,
             )[1])  # fmt: skip
             with open_run() as explorer:
+                explorer.samples(explorer.density)
+            Event().wait(0.2)  # so that whoever sees the page already goes first
+            with open_run() as explorer:
                 explorer.warm()
             Event().wait()
         finally:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it complains of what follows
+            with suppress(AttributeError):  # if it has not come to a server
+                blocks.server.force_exit = True  # which would wait for pages that are open
             blocks.close(verbose=False)
 
 

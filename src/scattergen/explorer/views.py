@@ -118,7 +118,7 @@ def scattering(explorer: Explorer, given: Given) -> Shown:
     restored = {"decoder": model.decode(code)}
     if model.linear is not None:
         restored["least squares"] = model.linear.decode(code)
-    quality = [f"{psnr(image, x).item():.1f} dB by the {name}" for name, x in restored.items()]
+    quality = [f"{name} {psnr(image, x).item():.1f} dB" for name, x in restored.items()]
     shown = zip(pictures(torch.cat([image, *restored.values()])), ["input", *restored], strict=True)
     told = {"restored-text": f"PSNR: {', '.join(quality)}.", "coefficients": _coefficients(model, image)}
     return {"restored": [*shown], **told}
