@@ -15,7 +15,7 @@ from scattergen.evaluation.tables import Estimate
 from scattergen.image_quality import sharpness
 from scattergen.pipeline import estimate as estimating
 from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
-from scattergen.pipeline.report import judge
+from scattergen.pipeline.judging import judge
 from scattergen.runs import RunFolder
 from scattergen.stages import fit as stages_of_fit
 from scattergen.stages.fit import choose_leading
@@ -76,7 +76,7 @@ def test_the_end_says_in_words_what_to_expect(fitted):
     assert "Unseen images come back at" in shown.out
     assert "297 images are few" in shown.out
     assert f"density {report['best']}" in shown.out
-    assert "What to expect" in (out / "report.html").read_text()
+    assert "Sharpness is the share" in (out / "report.html").read_text()
     assert not (out / "pictures" / "preview.png").exists()
 
 

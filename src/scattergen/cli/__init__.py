@@ -52,14 +52,14 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
-    looking.info, looking.evaluate, looking.diagnose,
+    looking.info, looking.report, looking.evaluate, looking.diagnose,
     looking.reproduce,
 ):  # fmt: skip
     app.command()(unfolded(_command))
 
 
 _CONTINUING = {"fit", "density", "reproduce"}
-_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate"}
+_WRITING = {*_CONTINUING, "report", "sample", "encode", "decode", "reconstruct", "interpolate"}
 _ASKING = {"--json", "--estimate", "--help", "-h", "--version"}  # for something to be printed
 
 

@@ -81,6 +81,11 @@ class RunFolder:
         return {name: dict(e.facts) for name, e in self._record.stages.items() if e.facts}
 
     @property
+    def keys(self) -> dict[str, str]:
+        """The key of every finished stage, measured or not, in order."""
+        return {name: entry.key for name, entry in self._record.stages.items()}
+
+    @property
     def finished(self) -> bool:
         """Whether the fit came to its end; a model saved from Python is finished."""
         return self._record.finished
