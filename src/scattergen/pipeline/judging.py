@@ -17,6 +17,7 @@ from scattergen.image_quality import psnr, sharpness
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages
+from scattergen.runs.layout import FEATURES
 
 MOST_JUDGED, LEAST_JUDGED = 1000, 100  # images in a row
 FEWEST_TEST_IMAGES = 3  # that a kernel distance is of
@@ -91,7 +92,7 @@ def kept_features(
     run: RunFolder, part: str, images: ImageSource, extract: FeatureExtractor, progress: Progress = SILENT
 ) -> Tensor:
     """Features (N, k) of a part of a run's images, which the run keeps for next time: of the last extractor only."""
-    name = f"features-{part}"
+    name = f"{FEATURES}{part}"
     depends = {"images": images.fingerprint, "features": (extract.name, extract.version)}
     key = Stages(run, progress).key(name, depends)
     with suppress(RunFolderError):  # damaged ones are made again

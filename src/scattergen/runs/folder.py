@@ -121,9 +121,10 @@ class RunFolder:
         return remains.has_work(self.path)
 
     def check(self) -> None:
-        """Refuse a run with a file that is missing or was changed."""
+        """Refuse a run with a file that is missing or was changed, unless it would be made again when it is needed."""
         for name in self._record.files():
-            self._checked(name)
+            if not name.startswith(layout.FEATURES):
+                self._checked(name)
 
     def is_whole(self, name: str) -> bool:
         """Whether the file of a finished stage, if it has one, is as it was written, and usable."""
