@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import scattergen as sg
-from scattergen.evaluation import DigitFeatures
+from scattergen.errors import RunFolderError
+from scattergen.evaluation import DigitFeatures, ScatteringFeatures
 from scattergen.pipeline import report
-from scattergen.pipeline.judging import Standard
-from scattergen.runs import RunFolder
+from scattergen.pipeline.judging import Standard, kept_features
+from scattergen.runs import RunFolder, Stages
+from scattergen.runs.schema import EVALUATION
 from test_report import Checker
 
 
@@ -110,13 +112,17 @@ def test_scores_and_tests_are_shown_until_what_they_are_of_is_replaced(scatterge
     assert "Diagnosis of mixture" in page(run_copy)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"against": "x", "n": 1, "seed": 0, "features": {}, "rows": {}}'])
-def test_scores_that_were_changed_are_left_out(scattergen, digits, run_copy, content):
+def test_scores_that_were_changed_are_left_out(run_copy):
     run = RunFolder.open(run_copy)
     with run.drawing("report") as folder:
-        (folder / "evaluation.json").write_text(content)
+        (folder / "evaluation.json").write_text("{}")
         run.note("evaluation", "0" * 16, {}, ["encoder"], {"evaluation.json": folder / "evaluation.json"})
-    scattergen("report", run_copy, "-q")
+    whole = {"against": "x", "n": 1, "seed": 0, "features": {"name": "a", "version": "1"}, "rows": {}}
+    for content, count in ((whole, 1), (whole | {"features": {}}, 0), (whole | {"n": "1"}, 0), ([], 0)):
+        (run_copy / "evaluation.json").write_text(json.dumps(content))
+        assert len(report._products(run, "evaluation", EVALUATION)) == count
+    (run_copy / "evaluation.json").write_text("{")
+    assert report.renew_report(run_copy)
     assert "Evaluation" not in page(run_copy)
 
 
@@ -140,12 +146,18 @@ def test_a_run_of_a_version_that_kept_nothing_asks_for_its_images(scattergen, di
 def test_a_reference_that_does_not_fit_is_one_sentence(scattergen, run_copy):
     run = RunFolder.open(run_copy)
     tensors, metadata = run.read("reference")
-    for name, other in {"codes": tensors["codes"][:, 1:], "wanted": tensors["wanted"][0], "psnr": tensors["psnr"][1:]}.items():
-        key = "0123456789abcdef"
+    model, key = sg.load(run_copy), "0123456789abcdef"
+    wanted, seen = tensors["wanted"], tensors["seen"]
+    for other in (
+        {"codes": tensors["codes"][:, 1:]}, {"wanted": wanted[0, 0]}, {"wanted": wanted[:, 1:]}, {"seen": seen[1:]},
+        {"psnr": tensors["psnr"][1:]}, {"more": wanted}, {"originals": tensors["originals"].long()},
+    ):  # fmt: skip
         with run.working("reference", key):
-            run.write("reference", key, {**tensors, name: other}, metadata)
-        assert "The stored reference does not fit" in scattergen("report", run_copy, code=2).err
-        scattergen("density", run_copy, "gaussian", "--as", f"more-{name}", "-q")  # which a report is not worth losing for
+            run.write("reference", key, tensors | other, metadata)
+        with pytest.raises(RunFolderError, match="The stored reference does not fit"):
+            report._kept(run, model)
+    assert "The stored reference does not fit" in scattergen("report", run_copy, code=2).err
+    scattergen("density", run_copy, "gaussian", "--as", "more", "-q")  # which is not lost for a report
 
 
 def test_what_is_no_finished_fit_has_no_report(scattergen, fitted, tmp_path):
@@ -168,37 +180,58 @@ def seen(monkeypatch):
     return counts
 
 
-def test_features_of_real_images_are_computed_once(scattergen, digits, run_copy, seen, assert_nothing_left):
-    how = ["evaluate", run_copy, "--images", digits, "-n", 30, "-q", "--json"]
+def test_evaluate_computes_features_of_real_images_once(scattergen, digits, run_copy, seen, assert_nothing_left):
+    how = ["evaluate", run_copy, "--images", digits, "--features", "digits", "-n", 30, "-q", "--json", "--density"]
 
     def rows(*more):
         seen.clear()
         found = json.loads(scattergen(*how, *more).out)["rows"]
         return {name: (row["frechet"], row["kernel"], row["memorisation"]) for name, row in found.items()}
 
-    first = rows("--features", "digits", "--density", "gaussian")
+    first = rows("gaussian")
     assert sorted(seen) == [30, 30, 30, 40, 300]
-    assert rows("--features", "digits", "--density", "gaussian") == first
+    assert rows("gaussian") == first
     assert seen == [30, 30, 30]  # decoded training and test codes, and samples
-    assert rows("--features", "digits", "--density", "mixture").keys() - first.keys() == {"mixture"}
+    rows("gaussian", "--against", "train")
     assert seen == [30, 30, 30]
-    rows("--features", "digits", "--density", "gaussian", "--against", "train")
-    assert seen == [30, 30, 30]
-    (kept,) = run_copy.glob("features-training-*")
-    content = kept.read_bytes()
-    kept.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # damaged
-    assert rows("--features", "digits", "--density", "gaussian") == first
-    assert sorted(seen) == [30, 30, 30, 300]
-    assert kept.read_bytes() == content
-    rows("--features", "scattering", "--density", "gaussian")
-    assert len(list(run_copy.glob("features-*"))) == 2  # of the last ones only
     assert_nothing_left(run_copy)
 
 
-def test_without_a_place_for_features_they_are_computed_again(scattergen, digits, run_copy, seen, monkeypatch):
-    monkeypatch.setattr("scattergen.pipeline.judging._LARGEST_KEPT", 1000)
-    how = ["evaluate", run_copy, "--images", digits, "--features", "digits", "--density", "gaussian", "-n", 30, "-q"]
-    for _ in range(2):
-        scattergen(*how)
-    assert sorted(seen) == sorted(2 * [30, 30, 30, 40, 300])
+def test_kept_features_are_those_of_the_images_and_the_extractor(run_copy, seen, assert_nothing_left):
+    run, images, others = RunFolder.open(run_copy), *(sg.datasets.ImageArray(sg.datasets.mnist().test[i:][:25]) for i in (0, 1))
+
+    def kept(images, extract):
+        seen.clear()
+        return kept_features(run, "test", images, extract)
+
+    first = kept(images, DigitFeatures())
+    assert seen == [25]
+    assert torch.equal(kept(images, DigitFeatures()), first)
+    assert not seen
+    (file,) = run_copy.glob("features-test-*")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    run.check()  # what is damaged is made again
+    assert torch.equal(kept(images, DigitFeatures()), first)
+    assert seen == [25]
+    assert file.read_bytes() == content
+    file.unlink()
+    assert torch.equal(kept(images, DigitFeatures()), first)
+    kept(images, ScatteringFeatures((1, 28, 28)))
+    assert not torch.equal(kept(others, DigitFeatures()), first)
+    assert seen == [25]
+    assert len(list(run_copy.glob("features-*"))) == 1  # the last ones
+    assert_nothing_left(run_copy)
+
+
+def test_without_a_place_for_features_they_are_computed_again(run_copy, seen, monkeypatch):
+    run, images = RunFolder.open(run_copy), sg.datasets.ImageArray(sg.datasets.mnist().test[:25])
+    key = "0123456789abcdef"
+    with monkeypatch.context() as patch:
+        patch.setattr("scattergen.pipeline.judging._LARGEST_KEPT", 1000)
+        kept_features(run, "test", images, DigitFeatures())
+    monkeypatch.setattr(Stages, "key", lambda *_: key)
+    with RunFolder.open(run_copy).working("features-test", key):  # another process is at it
+        kept_features(run, "test", images, DigitFeatures())
+    assert seen == [25, 25]
     assert not list(run_copy.glob("features-*"))

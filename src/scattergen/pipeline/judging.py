@@ -10,7 +10,7 @@ from torch import Tensor
 from scattergen.datasets import ImageSource
 from scattergen.datasets.source import some_of
 from scattergen.errors import RunFolderError
-from scattergen.evaluation import FeatureExtractor, default_features, kernel_distance
+from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
 from scattergen.image_quality import psnr, sharpness
@@ -104,15 +104,3 @@ def kept_features(
         with suppress(RunFolderError), run.working(name, key):  # as on a disk that is full or can only be read
             run.write(name, key, {"features": features}, None)
     return features
-
-
-def judge(
-    model: GenerativeScatteringNetwork, train: ImageSource, test: ImageSource | None, *, digits: bool = False,
-    seed: int = 0, progress: Progress = SILENT,
-) -> Judgement | None:  # fmt: skip
-    """Score reconstructions and samples against up to 1,000 test images by default features; None with fewer than 3."""
-    extract = default_features(model.decoder.image_shape, digits=digits)
-    standard = standard_of(model, train, test, extract, seed, progress)
-    if standard is None:
-        return None
-    return standard.judgement({key: standard.of_density(model, key, extract) for key in model.densities})

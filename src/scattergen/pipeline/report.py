@@ -1,6 +1,7 @@
 """The report of a run: the end of its fit, written again whenever the run holds what it does not show."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def _page(
             densities=densities, judgement=judgement, featured=best, history=_history(run),
             nearest=None if best is None else _nearest(run, model, best, seed),
             visualisation=_matrices(model, beside_paper=options["data"]["name"] == MNIST),
-            evaluation=_product(run, "evaluation", EVALUATION), diagnoses=_diagnoses(run),
+            evaluation=_products(run, "evaluation", EVALUATION).get("evaluation"),
+            diagnoses=_products(run, "diagnosis", DIAGNOSIS),
             **measured, **_shown(model, tensors), **_tested(kept),
         )  # fmt: skip
         write_fit_report(facts, folder)
@@ -214,19 +216,16 @@ def _page(
 
 
 def _kept(run: RunFolder, model: GenerativeScatteringNetwork) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `_reference` kept, with the shapes that it must have."""
+    """What `_reference` kept, in the shapes that it must have."""
     tensors, kept = run.read(REFERENCE)
-    n_test, shape = kept["n_test"], model.decoder.image_shape
-    shapes: dict[str, tuple[int, ...]] = {}
-    if n_test:
-        shown = min(_N_PAIRS, n_test)
-        shapes = {"originals": (shown, *shape), "codes": (shown, model.decoder.n_components), "psnr": (n_test,)}
-        shapes |= {"ssim": (n_test,)} if min(shape[1:]) >= WINDOW_SIZE else {}
-    if "features" in kept:
-        width = tensors["wanted"].shape[-1] if "wanted" in tensors else 0
-        sizes = {"wanted": n_test, "seen": run.options["data"]["n"]}
-        shapes |= {name: (min(MOST_JUDGED, size), width) for name, size in sizes.items()}
-    check_shapes(REFERENCE, tensors, shapes)
+    n, shape, width = kept["n_test"], model.decoder.image_shape, tensors.get("wanted", torch.empty(0, 0)).shape[-1:]
+    shown, judged, trained = min(_N_PAIRS, n), min(MOST_JUDGED, n), min(MOST_JUDGED, run.options["data"]["n"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "originals": (shown, *shape), "codes": (shown, model.decoder.n_components), "psnr": (n,), "ssim": (n,),
+        "wanted": (judged, *width), "seen": (trained, *width),
+    }  # fmt: skip
+    needed = ["originals", "codes", "psnr"] * (n > 0) + ["wanted", "seen"] * ("features" in kept)
+    check_shapes(REFERENCE, tensors, {name: shapes[name] for name in shapes if name in needed or name in tensors})
     return tensors, kept
 
 
@@ -303,22 +302,15 @@ def _nearest(run: RunFolder, model: GenerativeScatteringNetwork, density: str, s
     return samples, images
 
 
-def _product(run: RunFolder, stem: str, form: dict[str, Any]) -> dict[str, Any] | None:
-    """What STEM.json of a run holds; None if it was not made, is of parts that were replaced, or was changed."""
-    if stem not in run.keys:
-        return None
-    try:
-        content: dict[str, Any] = read_json(run.path / f"{stem}.json")
-    except (OSError, ValueError, ScattergenError):
-        return None
-    return content if misfit(content, form) is None else None
-
-
-def _diagnoses(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """What tests of codes, and of codes beside a density's samples, found."""
-    stems = [name for name in run.keys if name.startswith("diagnosis")]
-    found = {stem: _product(run, stem, DIAGNOSIS) for stem in stems}
-    return {stem: content for stem, content in found.items() if content is not None}
+def _products(run: RunFolder, start: str, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the files STEM.json of a run hold, by their stems, of parts that are still there; not if it was changed."""
+    found = {}
+    for stem in (name for name in run.keys if name.startswith(start)):
+        with suppress(OSError, ValueError, ScattergenError):
+            content = read_json(run.path / f"{stem}.json")
+            if misfit(content, form) is None:
+                found[stem] = content
+    return found
 
 
 def _matrices(model: GenerativeScatteringNetwork, *, beside_paper: bool) -> list[VisualisationMatrix]:
