@@ -37,7 +37,7 @@ def copied(text):
 def judged(monkeypatch):
     """The densities that are judged from now on."""
     keys, judge = [], Standard.of_density
-    monkeypatch.setattr(Standard, "of_density", lambda self, model, key, *a: keys.append(key) or judge(self, model, key, *a))
+    monkeypatch.setattr(Standard, "of_density", lambda *what: keys.append(what[2]) or judge(*what))
     return keys
 
 
@@ -198,7 +198,8 @@ def test_evaluate_computes_features_of_real_images_once(scattergen, digits, run_
 
 
 def test_kept_features_are_those_of_the_images_and_the_extractor(run_copy, seen, assert_nothing_left):
-    run, images, others = RunFolder.open(run_copy), *(sg.datasets.ImageArray(sg.datasets.mnist().test[i:][:25]) for i in (0, 1))
+    run, test = RunFolder.open(run_copy), sg.datasets.mnist().test
+    images, others = (sg.datasets.ImageArray(test[i : i + 25]) for i in (0, 1))
 
     def kept(images, extract):
         seen.clear()

@@ -13,10 +13,9 @@ from scattergen.datasets import Dataset
 from scattergen.datasets.recognition import recognise
 from scattergen.datasets.source import MNIST
 from scattergen.densities import hyperparameters
-from scattergen.diagnostics import (
-    NormalityTable, RejectionRate, count_rejections, effect_sizes, rejections_by_sample_size,
-)  # fmt: skip
+from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
+from scattergen.diagnostics.normality import NormalityTable, RejectionRate
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.evaluation.digit_classifier import DigitFeatures
@@ -183,7 +182,8 @@ def _page(
     tensors, kept = _kept(run, model)
     options, seed = run.shown_options, run.options.get("seed", 0)
     judgement, judged = _judged(run, model, tensors, kept, progress)
-    names, measured = [*model.densities], {name: tensors[name] for name in MEASURES if name in tensors}
+    names = [*model.densities]
+    measured: dict[str, Any] = {name: tensors[name] for name in MEASURES if name in tensors}
     best = default_density(names, None if judgement is None else judgement.best) if names else None
     densities: list[DensityEntry] = []
     with progress.task("report", len(model.densities) + 1) as task:
@@ -270,7 +270,7 @@ def _history(run: RunFolder) -> list[dict[str, float]]:
     return [{key: epoch[name] for key, name in zip(keys, names, strict=True)} for epoch in epochs]
 
 
-def _shown(model: GenerativeScatteringNetwork, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _shown(model: GenerativeScatteringNetwork, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Some test images, how they come back, and lines between the codes of some of them."""
     if "codes" not in tensors:
         return {}

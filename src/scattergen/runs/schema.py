@@ -53,19 +53,19 @@ _RECORD = {
     "stages": {"*": _ENTRY}, "*": _Nothing,
 }  # fmt: skip
 _INDEX = {**_RECORD, "next?": _RECORD}
+_COUNTS = {"K2": (int, int), "JB": (int, int), "*": _Nothing}
+_RATE = {"n": int, "test": str, "level": _NUMBER, "observed": _NUMBER, "simulated": _NUMBER, "*": _Nothing}
+_REFERENCE = {
+    "n_test": int, "features?": (str, str), "detail?": _NUMBER, "rows?": _ROWS, "rejections?": [_RATE],
+    "normality?": {"n": int, "d": int, "constant": int, "levels": (_NUMBER, _NUMBER), "counts": _COUNTS, "*": _Nothing},
+    "normality_split?": str, "skewness?": [_NUMBER], "excess_kurtosis?": [_NUMBER],
+}  # fmt: skip
 _METADATA: dict[str, Any] = {
     "encoder": {"image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int},
     "codes": {"classes?": [str]},
     "linear": {"n_components": int, "image_shape": (int, int, int), "grid": (int, int), "n_channels": int},
     "decoder": {"kind?": str, "channels?": [int]},
-    "reference": {
-        "n_test": int, "features?": (str, str), "detail?": _NUMBER, "rows?": _ROWS,
-        "normality?": {"n": int, "d": int, "constant": int, "levels": (_NUMBER, _NUMBER),
-                       "counts": {"K2": (int, int), "JB": (int, int), "*": _Nothing}, "*": _Nothing},
-        "rejections?": [{"n": int, "test": str, "level": _NUMBER, "observed": _NUMBER, "simulated": _NUMBER,
-                         "*": _Nothing}],
-        "normality_split?": str, "skewness?": [_NUMBER], "excess_kurtosis?": [_NUMBER],
-    },
+    "reference": _REFERENCE,
     DENSITIES: {"name": str, "hyperparameters": dict, "seed?": int},
 }
 # Of what people look at, which a report tells again: evaluation.json and diagnosis.json.
