@@ -118,7 +118,7 @@ def _write(run: RunFolder, model: GenerativeScatteringNetwork, told: dict[str, A
         start = time.monotonic()
         measured = _page(run, model, work, told, progress)
         of_fit = {name: told[name] for name in ("command", "machine", "tested_on") if name in told}
-        facts = {"seconds": time.monotonic() - start, **measured, **of_fit}
+        facts: dict[str, Any] = {"seconds": time.monotonic() - start, **measured, **of_fit}
         run.preview.unlink(missing_ok=True)  # the report's pictures say more
         run.log({"stage": LAST_STAGE, **facts})
         run.note(LAST_STAGE, key, facts, made_from, products_in(work))
