@@ -71,11 +71,11 @@ def renew_report(
         found = run.has(REFERENCE) and run.is_whole(REFERENCE)
         if found and run.key(LAST_STAGE) == _key(run)[0] and (run.path / "report.html").is_file():
             return renewed
+        if not found and (data is None or not recognise(data, run.options["data"])):
+            lacks = f"{run.path} keeps nothing of its images that a report could show"
+            raise InputError(f"{lacks}: name those that it was fitted to, read in the same way (--images IMAGES).")
         model = GenerativeScatteringNetwork.load(run, device)
-        if not found:
-            if data is None or not recognise(data, run.options["data"]):
-                lacks = f"{run.path} keeps nothing of its images that a report could show"
-                raise InputError(f"{lacks}: name those that it was fitted to, read in the same way (--images IMAGES).")
+        if not found and data is not None:
             _reference(run, model, data, progress)
         _write(run, model, run.stages[LAST_STAGE], progress)
         renewed = True

@@ -266,7 +266,10 @@ class RunFolder:
         kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts), "after": dict(after)}
         new = self.work(key) / f"result{layout.SUFFIX}"
         write_tensors(new, tensors, kept)
-        self._enter(name, Entry(key, sha256(new), dict(after), [], dict(facts)), {file_of(name, key): new})
+        try:
+            self._enter(name, Entry(key, sha256(new), dict(after), [], dict(facts)), {file_of(name, key): new})
+        finally:
+            new.unlink(missing_ok=True)  # if it could not be moved
 
     def note(
         self, name: str, key: str, facts: Mapping[str, Any], after: Sequence[str], products: Mapping[str, Path] = {}
