@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource
 from scattergen.datasets.source import some_of
-from scattergen.errors import RunFolderError
+from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
@@ -101,6 +101,6 @@ def kept_features(
             return found
     features = extract(images, progress)
     if features.nbytes <= _LARGEST_KEPT:
-        with suppress(RunFolderError), run.working(name, key):  # as on a disk that is full or can only be read
+        with suppress(ScattergenError), run.working(name, key):  # as on a disk that is full or can only be read
             run.write(name, key, {"features": features}, None)
     return features

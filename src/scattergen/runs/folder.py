@@ -266,10 +266,7 @@ class RunFolder:
         kept = {"stage": name, "key": key, "content": metadata, "facts": dict(facts), "after": dict(after)}
         new = self.work(key) / f"result{layout.SUFFIX}"
         write_tensors(new, tensors, kept)
-        try:
-            self._enter(name, Entry(key, sha256(new), dict(after), [], dict(facts)), {file_of(name, key): new})
-        finally:
-            new.unlink(missing_ok=True)  # if it could not be moved
+        self._enter(name, Entry(key, sha256(new), dict(after), [], dict(facts)), {file_of(name, key): new})
 
     def note(
         self, name: str, key: str, facts: Mapping[str, Any], after: Sequence[str], products: Mapping[str, Path] = {}
