@@ -36,6 +36,7 @@ from scattergen.wording import machine
 
 MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 REFERENCE = "reference"  # the stage that keeps what a report needs of images, so that it can do without them later
+_OF_FIT: tuple[str, ...] = ("command", "machine", "tested_on")  # facts that every later report takes from the one before
 PARTS = ("encoder", "codes", "linear", "decoder", "sampling")
 _N_SAMPLES, _N_PAIRS, _N_NEAREST = 64, 12, 8
 _N_MORPHS, _STEPS = 3, 8
@@ -117,8 +118,8 @@ def _write(run: RunFolder, model: GenerativeScatteringNetwork, told: dict[str, A
     with run.working(LAST_STAGE, key) as work:
         start = time.monotonic()
         measured = _page(run, model, work, told, progress)
-        of_fit = {name: told[name] for name in ("command", "machine", "tested_on") if name in told}
-        facts: dict[str, Any] = {"seconds": time.monotonic() - start, **measured, **of_fit}
+        of_fit = {name: told[name] for name in _OF_FIT if name in told}
+        facts = {"seconds": time.monotonic() - start, **measured, **of_fit}
         run.preview.unlink(missing_ok=True)  # the report's pictures say more
         run.log({"stage": LAST_STAGE, **facts})
         run.note(LAST_STAGE, key, facts, made_from, products_in(work))
