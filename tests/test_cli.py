@@ -20,7 +20,7 @@ from scattergen.runs import RunFolder
 from scattergen.runs.index import read_index
 
 COMMANDS = [
-    "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info",
+    "fit", "density", "sample", "encode", "decode", "reconstruct", "interpolate", "info", "report",
     "evaluate", "diagnose", "export", "push", "reproduce", "explore", "list", "compare", "nearest", "edit", "options",
 ]  # fmt: skip
 # A second decoding in other batches reorders float32 sums of at most 150 products in each of four

@@ -11,12 +11,12 @@ import torch
 import scattergen as sg
 from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.errors import InputError
-from scattergen.evaluation.judgement import Judgement, Row, best_of, in_words
+from scattergen.evaluation.judgement import Judgement, Row, best_of, default_features, in_words
 from scattergen.evaluation.tables import Estimate
 from scattergen.image_quality import sharpness
 from scattergen.pipeline import estimate as estimating
 from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
-from scattergen.pipeline.report import judge
+from scattergen.pipeline.judging import standard_of
 from scattergen.runs import RunFolder
 from scattergen.stages import fit as stages_of_fit
 from scattergen.stages.fit import choose_leading
@@ -77,7 +77,7 @@ def test_the_end_says_in_words_what_to_expect(fitted):
     assert "Unseen images come back at" in shown.out
     assert "297 images are few" in shown.out
     assert f"density {report['best']}" in shown.out
-    assert "What to expect" in (out / "report.html").read_text()
+    assert "Sharpness is the share" in (out / "report.html").read_text()
     assert not (out / "pictures" / "preview.png").exists()
 
 
@@ -297,7 +297,9 @@ def test_samples_that_are_training_images_are_found(fitted):
             return codes[:n]
 
     model.densities = {"mixture": model.densities["mixture"], "copies": Copies()}
-    judgement = judge(model, train, test)
+    extract = default_features(train.shape)
+    standard = standard_of(model, train, test, extract)
+    judgement = standard.judgement({key: standard.of_density(model, key, extract) for key in model.densities})
     assert judgement.rows["copies"].copies
     assert not judgement.rows["mixture"].copies
     assert judgement.best == "mixture"
@@ -313,8 +315,9 @@ def test_a_judgement_survives_json(fitted):
 
 def test_too_few_test_images_tell_nothing(fitted):
     model, images = sg.load(fitted[0]), ImageArray(shapes(2))
-    assert judge(model, images, images) is None
-    assert judge(model, images, None) is None
+    extract = default_features((3, 16, 16))
+    assert standard_of(model, images, images, extract) is None
+    assert standard_of(model, images, None, extract) is None
 
 
 def test_the_number_of_the_best_samples_is_chosen_and_a_smaller_one_if_as_good(monkeypatch):

@@ -36,7 +36,7 @@ from scattergen.report.plots import (
 
 pytestmark = pytest.mark.usefixtures("drawn_figures")
 
-VOID = {"img", "meta", "source", "col"}
+VOID = {"img", "meta", "source", "col", "wbr"}
 
 
 class Checker(HTMLParser):
@@ -44,13 +44,14 @@ class Checker(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.open, self.elements, self.addresses, self.words = [], [], [], []
+        self.open, self.elements, self.addresses, self.words, self.goes_on = [], [], [], [], False
         self.feed(page)
         self.close()
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, element, attributes):
         self.elements.append(element)
+        self.goes_on = element == "wbr"  # where a word may be broken
         for name, value in attributes:
             if name in ("src", "srcset", "href", "data", "action"):
                 self.addresses.append(value)
@@ -61,8 +62,11 @@ class Checker(HTMLParser):
         assert self.open.pop() == element
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.goes_on:
+            self.words[-1] += data
+        elif self.open and self.open[-1] != "style":
             self.words.append(data)
+        self.goes_on = False
 
     @property
     def text(self):

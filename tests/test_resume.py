@@ -23,6 +23,7 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import RunFolderError
 from scattergen.pipeline import fit as fitting
+from scattergen.pipeline import report
 from scattergen.runs import RunFolder, remains
 from scattergen.training.loop import TrainingState
 
@@ -255,7 +256,7 @@ def refused(run, stage=None):
     [
         (ScatteringEncoder, "fit", "codes"),  # whose coefficients the encoder is fitted to
         (DecoderTraining, "fit", "decoder"),
-        (fitting, "write_run_report", "report"),
+        (report, "write_fit_report", "report"),
     ],
     ids=["encoder", "decoder", "report"],
 )

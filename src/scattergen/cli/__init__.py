@@ -52,7 +52,7 @@ def _version(version: Annotated[bool, Option("--version", help="Print the versio
 
 for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
-    looking.info, looking.evaluate, looking.diagnose, sharing.export, sharing.push,
+    looking.info, looking.report, looking.evaluate, looking.diagnose, sharing.export, sharing.push,
     looking.reproduce,
     exploring.explore, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
 ):  # fmt: skip
@@ -60,7 +60,7 @@ for _command in (
 
 
 _CONTINUING = {"fit", "density", "reproduce"}
-_WRITING = {*_CONTINUING, "sample", "encode", "decode", "reconstruct", "interpolate", "edit", "export"}
+_WRITING = {*_CONTINUING, "report", "sample", "encode", "decode", "reconstruct", "interpolate", "edit", "export"}
 _ASKING = {"--json", "--estimate", "--help", "-h", "--version"}  # for something to be printed
 
 

@@ -1,4 +1,4 @@
-"""The commands that tell about a run, info, evaluate and diagnose, and reproduce, which measures the paper again."""
+"""The commands that tell about a run, info, report, evaluate and diagnose, and reproduce: the paper measured again."""
 
 import json
 import shlex
@@ -54,6 +54,40 @@ def info(
     if "psnr" in quality:
         say(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
     say(*json.dumps(opened.shown_options, indent=2).split("\n"))
+
+
+def report(
+    run: arg.Run,
+    images: Annotated[str | None, Option(metavar="IMAGES",
+        help="The images that the run was fitted to, for a run of an earlier version; not needed for MNIST.")] = None,
+    reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
+) -> None:  # fmt: skip
+    """Write the report of a run again, if it does not show all that the run holds.
+
+    `density`, `evaluate` and `diagnose` do so themselves.  It is needed after a run was moved, or
+    for one that an earlier version of scattergen fitted.
+
+    [bold]Examples[/bold]
+
+      scattergen report runs/mnist
+
+      scattergen report runs/faces --images faces/ --size 64
+    """
+    from scattergen.cli.opening import open_of_run, prepare
+    from scattergen.pipeline.judging import REFERENCE
+    from scattergen.pipeline.report import renew_report
+    from scattergen.runs import RunFolder
+
+    progress, opened = prepare(common), RunFolder.open(run)
+    lacking = opened.finished and bool(opened.stages) and not opened.has(REFERENCE)
+    data = open_of_run(run, images, reading) if lacking or images is not None else None
+    renewed, page = renew_report(run, data, device=common.device, progress=progress), run / "report.html"
+    if common.as_json:
+        print(json.dumps({"report": str(page), "renewed": renewed}))
+        return
+    if not renewed:
+        say("The report shows all that the run holds: nothing to do.")
+    say(f"Report: {page}")
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.model import DECODING_BATCH
-from scattergen.pipeline.report import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
+from scattergen.pipeline.judging import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
 from scattergen.progress import SILENT, Progress, Task
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.fit import trial_sizes

@@ -28,6 +28,8 @@ from scattergen.global_state import usual_state
 from scattergen.image_quality import sharpness
 from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.judging import kept_features
+from scattergen.pipeline.report import show_in_report
 from scattergen.progress import SILENT, Progress
 from scattergen.report import diagnostic_plots as plots
 from scattergen.report.plots import eigenvalue_spectrum, figure_png, quality_by_time
@@ -104,9 +106,14 @@ def evaluate_run(
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     model.check_memory(n)
     extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
-    compared = some_of(against, min(n, len(against)), seed)
-    real, real_detail = extract(compared, progress), _detail(compared)
-    train = extract(data.train, progress)
+    compared, rows_compared = some_of(against, n, seed), random_rows(len(against), n, seed)
+    train = kept_features(run, "training", data.train, extract, progress)
+    if reference is None:
+        real = kept_features(run, "test", against, extract, progress)[rows_compared]
+    else:
+        known = against.fingerprint == data.train.fingerprint
+        real = train[rows_compared] if known else extract(compared, progress)
+    real_detail = _detail(compared)
     rows = _Rows(model, extract, n, seed, progress)
     rows.add_training_images(data.train, train, against)
     rows.add_decoded(data)
@@ -130,9 +137,11 @@ def evaluate_run(
         {name: d for name, d in distances.items() if name not in rows.speed},
         f"Fréchet distance to {result.against}, {extract.name} features",
     )  # fmt: skip
-    depends = {"n": n, "seed": seed, "features": result.features, "against": result.against}
+    depends = {"n": n, "seed": seed, "repeats": repeats, "features": result.features, "against": result.against}
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
     kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, depends, made_from)
+    if kept:
+        show_in_report(run, data, device=device, progress=progress)
     return replace(result, kept=kept)
 
 
@@ -325,7 +334,10 @@ def diagnose_run(
     )  # fmt: skip
     made_from = ["encoder", "codes", *(f"densities/{key}" for key in keys)]
     kept = keep(run, "tests", stem, found.summary(), pictures, {"seed": seed, "n": len(codes)}, made_from)
-    return found if kept else replace(found, scores=None, pictures=())
+    if not kept:
+        return replace(found, scores=None, pictures=())
+    show_in_report(run, data, device=device, progress=progress)
+    return found
 
 
 def _drawn(

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,10 +19,10 @@ from scattergen.files import check_space
 from scattergen.global_state import usual_state
 from scattergen.image_files import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.judging import PARTS, REFERENCE
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, refuse_differences
-from scattergen.runs.layout import products_in
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
@@ -121,7 +120,9 @@ def fit_run(
             run.discard_if_empty()
         raise
     if processes.rank == 0:
-        _report(run, GenerativeScatteringNetwork(**vars(parts)), data, seed, command, progress)
+        from scattergen.pipeline.report import write_run_report  # only now: its plots take seconds to import
+
+        write_run_report(run, GenerativeScatteringNetwork(**vars(parts)), data, command, progress)
         run.finish()
     return FittedRun(run, finished_before=False)
 
@@ -136,24 +137,6 @@ def _recognised(data: Dataset, begun: RunFolder | None, overwrite: bool) -> Data
         if problem is not None:
             raise RunFolderError(problem)
     return data
-
-
-def _report(
-    run: RunFolder, model: GenerativeScatteringNetwork, data: Dataset, seed: int, command: str, progress: Progress
-) -> None:
-    """Write the report of a model, the last stage of a fit."""
-    from scattergen.pipeline.report import write_run_report  # only now: its plots and statistics take seconds to import
-
-    made_from = [name for name in run.stages if name in _stages_of(run.options)]
-    tested_on = None if data.test is None else data.test.fingerprint
-    key = Stages(run, progress).key(LAST_STAGE, {"tested_on": tested_on, "seed": seed}, made_from)
-    with run.working(LAST_STAGE, key) as work:
-        start = time.monotonic()
-        measured = write_run_report(run, model, data, work, seed, command, progress)
-        facts = {"seconds": time.monotonic() - start, **measured, "tested_on": tested_on}
-        run.preview.unlink(missing_ok=True)  # the report's pictures say more
-        run.log({"stage": LAST_STAGE, **facts})
-        run.note(LAST_STAGE, key, facts, made_from, products_in(work))
 
 
 def options_of_fit(
@@ -204,7 +187,7 @@ def _is_finished(run: RunFolder, data: Dataset) -> bool:
 
 
 def _stages_of(options: Mapping[str, Any]) -> list[str]:
-    return ["encoder", "codes", "linear", "decoder", "sampling", *(f"densities/{key}" for key in options["densities"])]
+    return [*PARTS, *(f"densities/{key}" for key in options["densities"]), REFERENCE]
 
 
 def _may_change(run: RunFolder, option: str) -> bool:
@@ -282,6 +265,9 @@ def fit_density_run(
     with run.drawing(stage) as folder:
         save_image_grid(images, folder / picture.name, columns=_COLUMNS)
         run.illustrate(stage, {f"pictures/{picture.name}": folder / picture.name})
+    from scattergen.pipeline.report import show_in_report
+
+    show_in_report(run, device=device, progress=progress)
     return FittedDensity(key, picture, shown, before)
 
 

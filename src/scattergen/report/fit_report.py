@@ -1,6 +1,7 @@
 """The report of a fit: one self-contained HTML page, and its pictures as PNG files."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scattergen.diagnostics import NormalityTable, RejectionRate
-from scattergen.evaluation.judgement import Judgement, in_words
+from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, in_words
 from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.report import paper, plots
@@ -70,6 +71,12 @@ class FitReport:
     ssim: Tensor | None = None  # of every test image, (n_test,)
     densities: Sequence[DensityEntry] = ()  # in the order of the page
     judgement: Judgement | None = None  # scores of decoder, least squares and densities against test images
+    run: str = ""  # the folder that holds the model, to tell how it is used
+    morphs: Tensor | None = None  # rows of 8 decoded codes from one test image to another, (8 k, C, H, W)
+    # Samples of the featured density, and to each the training image that is nearest by its coefficients, decoded.
+    nearest: tuple[Tensor, Tensor] | None = None
+    evaluation: Mapping[str, Any] | None = None  # what evaluation.json holds, see `schema.EVALUATION`
+    diagnoses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # and each diagnosis.json, by its stem
     featured: str | None = None  # name of the density at the top of the page; "mixture", else the last, by default
     visualisation: Sequence[VisualisationMatrix] = ()
     normality: NormalityTable | None = None  # rejections at the full sample size
@@ -108,16 +115,50 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
     page = render(
         "fit.html.j2", facts=facts, title=facts.title, paper=paper.MNIST if facts.beside_paper else None,
         total=sum(seconds for _, seconds in facts.stages), options=list(_flat(facts.config)),
-        expectation=facts.judgement and in_words(facts.judgement, facts.n_train),
+        expectation=facts.judgement and in_words(facts.judgement, facts.n_train), board=_scoreboard(facts),
+        references=(REAL, DECODER, LEAST_SQUARES), use=facts.run and (repr(facts.run), shlex.quote(facts.run)),
         machine=[*facts.machine.items(), *([("scattergen", facts.version)] * bool(facts.version))],
         **_quality(facts, files), **_samples(facts, files), **_leading_components(facts, files),
-        **_codes(facts, files), training=_training(facts, files),
+        **_codes(facts, files), training=_training(facts, files), **_evaluation(facts), **_likeness(facts),
     )  # fmt: skip
     pictures = {folder / "pictures" / name: content for name, content in files.items()}
     for path, content in [*pictures.items(), (folder / "report.html", page.encode())]:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     return folder / "report.html"
+
+
+def _scoreboard(facts: FitReport) -> list[tuple[str, Row, float | None]]:
+    """Name, scores and seconds of training of what the best density is compared with, and of all densities."""
+    if facts.judgement is None:
+        return []
+    rows = facts.judgement.rows
+    seconds = {**dict(facts.stages), **{entry.name: entry.seconds for entry in facts.densities}}
+    densities = sorted(rows.keys() - {REAL, DECODER, LEAST_SQUARES}, key=lambda name: rows[name].kernel)
+    order = [name for name in (REAL, DECODER, *densities, LEAST_SQUARES) if name in rows]
+    return [(name, rows[name], seconds.get(name)) for name in order]
+
+
+def _evaluation(facts: FitReport) -> dict[str, Any]:
+    """The picture of what `evaluate` found."""
+    if facts.evaluation is None:
+        return {"by_time": None}
+    found, points, lines = facts.evaluation, {}, {}
+    for name, row in found["rows"].items():
+        distance, seconds = row["frechet"]["value"], row["training_seconds"]
+        if row["images_per_second"] is None:
+            lines[name] = distance
+        elif seconds is not None:
+            points[name] = (seconds, distance)
+    title = f"Fréchet distance to {found['against']}, {found['features']['name']} features"
+    return {"by_time": themed(lambda theme: plots.quality_by_time(points, lines, title, theme))}
+
+
+def _likeness(facts: FitReport) -> dict[str, Any]:
+    """Lines between images, and samples beside the training images that they are most like."""
+    morphs = None if facts.morphs is None else grid(facts.morphs, _GRID_COLUMNS, pad=2)
+    pairs = [] if facts.nearest is None else [grid(pair, columns=2) for pair in torch.stack(facts.nearest, dim=1)]
+    return {"morphs": morphs, "neighbours": pairs}
 
 
 class _PictureFiles(dict[str, bytes]):
@@ -170,7 +211,9 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     count = len(chosen.samples)
     if count > _HERO_COLUMNS:
         count -= count % _HERO_COLUMNS
-    band = grid(chosen.samples[:count], _HERO_COLUMNS, side=112, pad=8)
+    # Two halves, which stand side by side where there is room, and else one above the other.
+    halves = chosen.samples[:count].split(count // 2 if count > _HERO_COLUMNS else count)
+    band = [grid(half, _HERO_COLUMNS // 2 if len(halves) > 1 else _HERO_COLUMNS, side=112, pad=8) for half in halves]
     grids = {name: entry.samples for name, entry in entries.items()}
     efforts = {name: _effort(entry) for name, entry in entries.items()}
     files.keep("densities", plots.figure_png(plots.density_grids(grids, efforts, columns=_GRID_COLUMNS)))
@@ -179,7 +222,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
         picture = grid(entry.samples, _GRID_COLUMNS)
         files.keep(f"samples-{entry.name}", picture.png)
         cards.append({"entry": entry, "picture": picture, "effort": _effort(entry)})
-    return {"featured": {"name": chosen.name, "seed": chosen.seed, "count": count, "picture": band}, "cards": cards}
+    return {"featured": {"name": chosen.name, "seed": chosen.seed, "count": count, "pictures": band}, "cards": cards}
 
 
 def _effort(entry: DensityEntry) -> str:

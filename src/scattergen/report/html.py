@@ -1,6 +1,7 @@
 """Pages made of templates, which hold all of their markup and words, and the pictures that are embedded in them."""
 
 import base64
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from itertools import count
@@ -57,10 +58,11 @@ def _environment() -> Any:
         lstrip_blocks=True, finalize=shown,
     )  # fmt: skip
     functions = {f.__name__: f for f in (grid, number, sample_size, setting)}
-    environment.globals.update(functions, tests=TEST_NAMES)
+    environment.globals.update(functions, tests=TEST_NAMES, zip=zip)
     environment.filters.update(
         functions,
         base64=lambda content: Markup(base64.b64encode(content).decode("ascii")),
+        breakable=lambda name: Markup("<wbr>").join(re.split("(?<=[._])", visible(name))),
         duration=lambda seconds: duration(seconds).replace(" ", "\N{NO-BREAK SPACE}"),
     )
     return environment

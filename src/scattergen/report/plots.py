@@ -103,16 +103,19 @@ def training_curve(
     return figure
 
 
-def quality_by_time(densities: Mapping[str, Point], references: Mapping[str, float], title: str) -> Figure:
+def quality_by_time(
+    densities: Mapping[str, Point], references: Mapping[str, float], title: str, theme: Theme = LIGHT
+) -> Figure:
     """Distance, lower being better, against seconds of training; lines are of what was not trained."""
-    figure, axes = panel(title, "training time, s", LIGHT, extra_height=0.6, log=True)
-    _add_points(axes, densities, LIGHT)
+    figure, axes = panel(title, "training time, s", theme, extra_height=0.6, log=True)
+    axes.set_ylabel("Fréchet distance")
+    _add_points(axes, densities, theme)
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
-        axes.axhline(distance, color=LIGHT.contrast, linewidth=1.2, linestyle=dash, label=name)
+        axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
     axes.margins(x=0.18, y=0.08)
-    if references:
-        add_legend(axes, LIGHT, handlelength=2.2)
+    if references:  # below the panel, where it hides no point
+        add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=2.2)
     return figure
 
 

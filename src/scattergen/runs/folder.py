@@ -83,6 +83,11 @@ class RunFolder(Displayed):
         return {name: dict(e.facts) for name, e in self._record.stages.items() if e.facts}
 
     @property
+    def keys(self) -> dict[str, str]:
+        """The key of every finished stage, measured or not, in order."""
+        return {name: entry.key for name, entry in self._record.stages.items()}
+
+    @property
     def finished(self) -> bool:
         """Whether the fit came to its end; a model saved from Python is finished."""
         return self._record.finished
@@ -131,9 +136,10 @@ class RunFolder(Displayed):
         return remains.has_work(self.path)
 
     def check(self) -> None:
-        """Refuse a run with a file that is missing or was changed."""
+        """Refuse a run with a file that is missing or was changed, unless it would be made again when it is needed."""
         for name in self._record.files():
-            self._checked(name)
+            if not name.startswith(layout.FEATURES):
+                self._checked(name)
 
     def is_whole(self, name: str) -> bool:
         """Whether the file of a finished stage, if it has one, is as it was written, and usable."""

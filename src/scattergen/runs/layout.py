@@ -16,6 +16,7 @@ LOCK = ".scattergen-lock"
 WORK = "work"  # holds unfinished work, in a folder named by the key of each stage
 SUFFIX = ".safetensors"
 DENSITIES, PAPER = "densities", "paper"  # the only folders in which run.json may name files
+FEATURES = "features-"  # stages that only spare time begin with it
 
 _KEY = "[0-9a-f]{16}"
 _NAME = r"\w[\w.-]*"

@@ -25,9 +25,9 @@ _STAGE = {"seconds?": _NUMBER, "epochs?": int, "iterations?": int}
 _SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing}
 _SCORES["copying_pvalue?"] = _NUMBER | None
 _RESTORED = {**_SCORES, "psnr": _NUMBER}
+_ROWS = {"decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}}
 _JUDGEMENT = {
-    "features": (str, str), "n": int, "n_test": int, "best": str | None, "*": _Nothing,
-    "rows": {"decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}},
+    "features": (str, str), "n": int, "n_test": int, "best": str | None, "rows": _ROWS, "*": _Nothing,
 }  # fmt: skip
 _EPOCH = {name: _NUMBER for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")}
 _ENTRY = {"key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict, "*": _Nothing}
@@ -38,6 +38,7 @@ _FACTS = {
     "report": {
         **_STAGE, "psnr?": _NUMBER, "ssim?": _NUMBER, "best?": str | None,
         "judgement?": _JUDGEMENT, "tested_on?": str | None,
+        "command?": str, "machine?": {"*": str}, "judged?": {"*": str},
     },
 }  # fmt: skip
 _RECORD = {
@@ -52,13 +53,35 @@ _RECORD = {
     "stages": {"*": _ENTRY}, "*": _Nothing,
 }  # fmt: skip
 _INDEX = {**_RECORD, "next?": _RECORD}
+_COUNTS = {"K2": (int, int), "JB": (int, int), "*": _Nothing}
+_RATE = {"n": int, "test": str, "level": _NUMBER, "observed": _NUMBER, "simulated": _NUMBER, "*": _Nothing}
+_REFERENCE = {
+    "n_test": int, "features?": (str, str), "detail?": _NUMBER, "rows?": _ROWS, "rejections?": [_RATE],
+    "normality?": {"n": int, "d": int, "constant": int, "levels": (_NUMBER, _NUMBER), "counts": _COUNTS, "*": _Nothing},
+    "normality_split?": str, "skewness?": [_NUMBER], "excess_kurtosis?": [_NUMBER],
+}  # fmt: skip
 _METADATA: dict[str, Any] = {
     "encoder": {"image_shape": (int, int, int), "n_components": int, "J": int, "L": int, "max_order": int},
     "codes": {"classes?": [str]},
     "linear": {"n_components": int, "image_shape": (int, int, int), "grid": (int, int), "n_channels": int},
     "decoder": {"kind?": str, "channels?": [int]},
+    "reference": _REFERENCE,
     DENSITIES: {"name": str, "hyperparameters": dict, "seed?": int},
 }
+# Of what people look at, which a report tells again: evaluation.json and diagnosis.json.
+_ESTIMATE = {"value": _NUMBER, "standard_error": _NUMBER}
+EVALUATION: dict[str, Any] = {
+    "against": str, "n": int, "seed": int, "features": {"name": str, "version": str},
+    "rows": {"*": {
+        "frechet": _ESTIMATE, "kernel": _ESTIMATE, "manifolds": {"precision": _ESTIMATE, "recall": _ESTIMATE},
+        "training_seconds": _NUMBER | None, "images_per_second": _NUMBER | None,
+    }},
+}  # fmt: skip
+DIAGNOSIS: dict[str, Any] = {
+    "tables": {"*": {"n": int, "components": int, "tests": [
+        {"null": str, "name": str, "pvalue": _NUMBER, "effect": _NUMBER, "effect_name": str}
+    ]}},
+}  # fmt: skip
 
 
 def misfit(value: Any, schema: Any, at: str = "") -> str | None:
