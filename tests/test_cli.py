@@ -16,6 +16,7 @@ from scattergen.datasets import mnist
 from scattergen.decoder import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.pipeline import fit as fitting
+from scattergen.pipeline import report
 from scattergen.runs import RunFolder
 from scattergen.runs.index import read_index
 
@@ -183,7 +184,7 @@ def test_a_run_stays_until_its_replacement_is_finished(
         raise ScattergenError("It failed late.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "write_run_report", fail)
+        patch.setattr(report, "write_run_report", fail)
         assert scattergen(*fit, code=2).err == "error: It failed late.\n"
     assert {path: path.read_bytes() for path in before} == before
     now = json.loads((run_copy / "run.json").read_text())
@@ -239,7 +240,7 @@ def test_an_unfinished_run_is_overwritten_by_one_that_keeps_what_fits(
         raise ScattergenError("It failed late.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "write_run_report", fail)
+        patch.setattr(report, "write_run_report", fail)
         scattergen(*fit, "--densities", "gaussian,mixture", code=2)
     encoder, decoder = stored(run, "encoder"), stored(run, "decoder")
     other = [*fit, "--set", "training.learning_rate=1e-4"]

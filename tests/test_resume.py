@@ -22,7 +22,6 @@ from scattergen.densities import VariationalAutoencoder
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import RunFolderError
-from scattergen.pipeline import fit as fitting
 from scattergen.pipeline import report
 from scattergen.runs import RunFolder, remains
 from scattergen.training.loop import TrainingState
@@ -307,7 +306,7 @@ def test_the_old_fit_command_leaves_a_run_that_replaces_it(
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):  # noqa: PT012
-        patch.setattr(fitting, "write_run_report", stop)
+        patch.setattr(report, "write_run_report", stop)
         scattergen(*small_fit)
     old = ["fit", digits, "--out", run_copy, *tiny]
     before = contents(run_copy)
@@ -329,7 +328,7 @@ def test_a_run_that_replaces_another_one_is_given_up_for_the_old_options(
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):  # noqa: PT012
-        patch.setattr(fitting, "write_run_report", stop)
+        patch.setattr(report, "write_run_report", stop)
         scattergen(*small_fit)
     old = ["fit", digits, "--out", run_copy, "--overwrite", *tiny]
     assert "nothing to do" in scattergen(*old).out
@@ -633,7 +632,7 @@ def test_a_damaged_stage_of_a_run_that_replaces_another_one_is_made_again(
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):  # noqa: PT012
-        patch.setattr(fitting, "write_run_report", stop)
+        patch.setattr(report, "write_run_report", stop)
         scattergen(*small_fit)
     decoder = RunFolder.begun(run_copy).file("decoder")
     assert decoder != RunFolder.open(run_copy).file("decoder")

@@ -8,12 +8,15 @@ from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path, check_space
 from scattergen.image_files import check_place, save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.judging import REFERENCE
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.runs.index import Index, read_index
-from scattergen.runs.layout import PAPER
+from scattergen.runs.layout import FEATURES, PAPER
 from scattergen.sharing.card import CARD, NOBODY, SAMPLES, card_of
 from scattergen.stages.density import density_to_sample
+
+_OF_IMAGES = ("codes", REFERENCE)  # stages that keep the images that a model was fitted to, or tested on
 
 
 def export_folder(
@@ -40,10 +43,10 @@ def export_folder(
         card = card_of(run, model, density, name=name, licence=licence)
     record = read_index(run.path).current
     for stage, entry in [*record.stages.items()]:
-        if stage == "codes" or stage.startswith(f"{PAPER}/"):
+        if stage in _OF_IMAGES or stage.startswith((FEATURES, f"{PAPER}/")):
             del record.stages[stage]
             continue
-        after = {one: key for one, key in entry.after.items() if one != "codes"}
+        after = {one: key for one, key in entry.after.items() if one not in _OF_IMAGES}
         scores = [one for one in entry.products if one.endswith(".json")]
         record.stages[stage] = replace(entry, after=after, products=scores)
     record.drop_outdated()  # what was made from others that are left out
