@@ -272,7 +272,7 @@ def test_without_standard_error_all_is_done_and_the_result_is_clean(console, bro
     code = console("sample", odd_run.path, "-n", 1, "--out", out, "--json", out=(said := stream()), err=broken(kind))
     assert code == 0
     assert out.is_file()
-    assert json.loads(text(said)) == {"out": str(out), "n": 1}
+    assert json.loads(text(said))["out"] == str(out)
     for mistaken in (["info", "nowhere"], ["--unknown"], ["info"]):
         assert console(*mistaken, out=(said := stream()), err=broken(kind)) == 2
         assert text(said) == ""

@@ -118,7 +118,7 @@ def test_copies_are_named(evaluated, digits, run_copy, monkeypatch):
     train = open_dataset(digits).train
     # The decoder of this small run blurs, so that even decoded training codes are no copies.
     monkeypatch.setattr(
-        sg.GenerativeScatteringNetwork, "decode", lambda self, z, **_: train[torch.arange(len(z)) % len(train)]
+        sg.GenerativeScatteringNetwork, "decode", lambda self, z, *_, **__: train[torch.arange(len(z)) % len(train)]
     )
     lines = evaluated("-n", 300, "--density", "mixture").out.splitlines()
     line = lines[-3]
