@@ -40,6 +40,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     for rows in row_blocks(len(x), k):
         mean += x[rows].double().sum(0)
     mean /= len(x)
+    if len(x) <= k:  # the centred rows are a root already
+        return mean, (x.double() - mean).T / (len(x) - 1) ** 0.5
     covariance = torch.zeros(k, k, dtype=torch.float64, device=x.device)
     for rows in row_blocks(len(x), k):
         centred = x[rows].double() - mean
