@@ -30,6 +30,7 @@ from scattergen.image_files import png
 from scattergen.pipeline import evaluate
 from scattergen.report import html, plots
 from scattergen.runs import RunFolder
+from scattergen.scattering import transform
 
 # 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
 # The paper's kind of decoder and densities; the preset auto has tests of its own.
@@ -242,3 +243,12 @@ def kymatio():
         return Peer(J=J, shape=shape, L=L, max_order=max_order, **keywords)
 
     return build
+
+
+@pytest.fixture(params=["torch", "compiled"])
+def algorithm(request, monkeypatch):
+    """What holds for PyTorch's operations and for the compiled kernel of the CPU."""
+    if request.param == "torch":
+        monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
+    elif transform.compiled_kernels() is None:
+        pytest.skip("Numba, which compiles the kernel, is not installed")

@@ -27,13 +27,7 @@ CASES = [
 KYMATIO_PI = pi / 3.1415
 
 
-@pytest.fixture(autouse=True, params=["torch", "compiled"])
-def algorithm(request, monkeypatch):
-    """Everything holds for PyTorch's operations and for the compiled kernel of the CPU."""
-    if request.param == "torch":
-        monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
-    elif transform.compiled_kernels() is None:
-        pytest.skip("Numba, which compiles the kernel, is not installed")
+pytestmark = pytest.mark.usefixtures("algorithm")
 
 
 def uniform(*shape, dtype=torch.float32, seed=0):

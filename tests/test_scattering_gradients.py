@@ -33,14 +33,6 @@ def by_torch(monkeypatch):
     monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
 
 
-@pytest.fixture(params=["torch", "compiled"])
-def algorithm(request, monkeypatch):
-    if request.param == "torch":
-        by_torch(monkeypatch)
-    elif transform.compiled_kernels() is None:
-        pytest.skip("Numba, which compiles the kernel, is not installed")
-
-
 @pytest.fixture
 def kernel_calls(monkeypatch):
     """How many images each call of the kernel's gradient has got."""

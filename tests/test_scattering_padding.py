@@ -13,13 +13,7 @@ CASES = [((24, 16), 2, 3, 2), ((16, 32), 3, 2, 2), ((16, 16), 4, 2, 2), ((8, 20)
          ((2, 6), 1, 2, 1)]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, params=["torch", "compiled"])
-def algorithm(request, monkeypatch):
-    """Everything holds for PyTorch's operations and for the compiled kernel of the CPU."""
-    if request.param == "torch":
-        monkeypatch.setattr(transform, "compiled_kernels", lambda: None)
-    elif transform.compiled_kernels() is None:
-        pytest.skip("Numba, which compiles the kernel, is not installed")
+pytestmark = pytest.mark.usefixtures("algorithm")
 
 
 def uniform(*shape, dtype=torch.float64, seed=0):

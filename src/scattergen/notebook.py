@@ -3,6 +3,7 @@
 import base64
 import io
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -35,11 +36,11 @@ class Card(NamedTuple):
     draw: "Callable[[], Image.Image] | None" = None
 
 
-class Displayed:
+class Displayed(ABC):
     """A `repr` in a line or a few, and a card in notebooks, of what `_card` tells."""
 
-    def _card(self) -> Card:
-        raise NotImplementedError
+    @abstractmethod
+    def _card(self) -> Card: ...
 
     def __repr__(self) -> str:
         card = self._card()

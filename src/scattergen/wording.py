@@ -1,9 +1,10 @@
-"""How numbers, times, settings and the machine read; and text that a terminal shows, whatever names hold."""
+"""How numbers, times, settings, the machine and templates read; text that a terminal shows, whatever names hold."""
 
 import logging
 import os
 import unicodedata
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -86,6 +87,17 @@ def setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(setting(item) for item in value)
     return str(value)
+
+
+@cache
+def templates(package: str, autoescape: bool = True) -> Any:
+    """The templates in the folder "templates" of a package, a `jinja2.Environment` without anything of its own."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only for who makes a page
+
+    return Environment(
+        loader=PackageLoader(package), autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
 
 
 def machine() -> dict[str, str]:

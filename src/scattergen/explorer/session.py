@@ -105,7 +105,7 @@ class Explorer:
         r"""Distances to the k nearest training images of a code z, (d,), and their numbers.
 
         $\bigl(\sum_i \lambda_i (z_i - z'_i)^2\bigr)^{1/2}$ is the distance of scattering coefficients, within the
-        components that samples have.
+        components that samples have. As `nearest_training_images`, but from norms that are kept: a click cannot wait.
         """
         variances, norms = self._variances
         squared = norms - 2 * (self.codes @ (variances * z)) + z.square() @ variances

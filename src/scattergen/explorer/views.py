@@ -3,7 +3,6 @@
 import base64
 import shlex
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from scattergen.explorer.session import N_SAMPLES, Explorer
 from scattergen.image_files import image_grid, png
 from scattergen.image_quality import psnr
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.browse import edited
+from scattergen.wording import templates
 
 N_SLIDERS = 8
 Given = Mapping[str, Any]
@@ -92,9 +93,8 @@ def nearest(explorer: Explorer, given: Given) -> Shown:
 def edit(explorer: Explorer, given: Given) -> Shown:
     """The chosen sample before and after its leading components are changed."""
     z = _codes(explorer, given)[given["chosen"]]
-    changed = z.clone()
-    changed[:N_SLIDERS] += torch.tensor([float(given[f"component-{k}"]) for k in range(N_SLIDERS)])[: len(z)]
-    return dict(zip(("before", "after"), pictures(explorer.decode(torch.stack([z, changed]))), strict=True))
+    changes = {k + 1: float(given[f"component-{k}"]) for k in range(min(N_SLIDERS, len(z)))}
+    return dict(zip(("before", "after"), pictures(explorer.decode(edited(z, changes, steps=2))), strict=True))
 
 
 def morph(explorer: Explorer, given: Given) -> Shown:
@@ -187,13 +187,5 @@ def _plain(text: str) -> str:
     return "".join(c if c.isalnum() or c in " /." else f"&#{ord(c)};" for c in text)
 
 
-@cache
-def _templates() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("scattergen.explorer")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
 def _render(name: str, **facts: object) -> str:
-    return str(_templates().get_template(f"{name}.html.j2").render(facts))
+    return str(templates(__package__).get_template(f"{name}.html.j2").render(facts))

@@ -108,12 +108,14 @@ def nearest_training_images(run: RunFolder, encoder: ScatteringEncoder, codes: T
     """Distances (n, k) of codes (n, d) to those of the k nearest training images, and the numbers of these images.
 
     The distances are those of the scattering coefficients that codes stand for: in whitened ones the last components,
-    which are the least of an image, would count as much as the first, and images of few strokes be near to all.
+    which are the least of an image, would count as much as the first, and images of few strokes be near to all. Only
+    components that the codes have are compared: those of samples may be zero beyond the leading ones.
     """
-    known, scale = run.read("codes")[0]["codes"], encoder.whitening.explained_variance_.sqrt()
+    known, used = run.read("codes")[0]["codes"], codes.any(0)
     if k > len(known):
         raise InputError(f"{run.path} was fitted to {len(known)} images, so that {k} cannot be near: ask for fewer.")
-    return nearest(codes * scale, known * scale, k)
+    scale = encoder.whitening.explained_variance_[used].sqrt()
+    return nearest(codes[:, used] * scale, known[:, used] * scale, k)
 
 
 def edited(code: Tensor, changes: Mapping[int, float], steps: int) -> Tensor:

@@ -20,10 +20,10 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.judgement import MEASURES, Judgement, Row
-from scattergen.evaluation.tables import nearest
 from scattergen.files import read_json
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.browse import nearest_training_images
 from scattergen.pipeline.judging import MOST_JUDGED, PARTS, REFERENCE, Standard, standard_of
 from scattergen.progress import SILENT, Progress
 from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
@@ -37,7 +37,6 @@ from scattergen.wording import machine
 _OF_FIT: tuple[str, ...] = ("command", "machine", "tested_on")  # facts that later reports take from earlier ones
 _N_SAMPLES, _N_PAIRS, _N_NEAREST = 64, 12, 8
 _N_MORPHS, _STEPS = 3, 8
-_NEAREST_BY = 64  # leading components
 _MINIMUM_FOR_TESTS = 20  # K² and Jarque-Bera are not defined well below
 
 
@@ -293,9 +292,7 @@ def _tested(kept: dict[str, Any]) -> dict[str, Any]:
 def _nearest(run: RunFolder, model: GenerativeScatteringNetwork, density: str, seed: int) -> tuple[Tensor, Tensor]:
     """Samples of a density, and the training image whose scattering coefficients are nearest to each, both decoded."""
     drawn, stored = model.sample_codes(_N_NEAREST, density, seed), run.read("codes")[0]["codes"]
-    leading = min(_NEAREST_BY, model.n_leading or stored.shape[1])
-    deviations = model.encoder.whitening.explained_variance_[:leading].sqrt()  # of what whitening made equal
-    _, rows = nearest(drawn[:, :leading] * deviations, stored[:, :leading] * deviations)
+    _, rows = nearest_training_images(run, model.encoder, drawn, 1)
     samples, images = (model.decode(z, sharpen=model.sharpen) for z in (drawn, stored[rows[:, 0]]))
     return samples, images
 

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.report import paper, plots
 from scattergen.report.html import Picture, grid, render, themed
+from scattergen.runs.index import flatten
 from scattergen.wording import duration, number
 
 _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
@@ -112,9 +113,10 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
         'report.html'
     """
     folder, files = Path(folder), _PictureFiles()
+    options = [(name, value) for name, value in flatten(facts.config).items() if value != {}]
     page = render(
         "fit.html.j2", facts=facts, title=facts.title, paper=paper.MNIST if facts.beside_paper else None,
-        total=sum(seconds for _, seconds in facts.stages), options=list(_flat(facts.config)),
+        total=sum(seconds for _, seconds in facts.stages), options=options,
         expectation=facts.judgement and in_words(facts.judgement, facts.n_train), board=_scoreboard(facts),
         references=(REAL, DECODER, LEAST_SQUARES), use=facts.run and (repr(facts.run), shlex.quote(facts.run)),
         machine=[*facts.machine.items(), *([("scattergen", facts.version)] * bool(facts.version))],
@@ -286,12 +288,3 @@ def _training(facts: FitReport, files: _PictureFiles) -> dict[str, Picture]:
         if any(row.get(key) is not None for row in facts.history for key in series):
             curves[title] = files.themed(name, partial(plots.training_curve, facts.history, series, title))
     return curves
-
-
-def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested settings as one list, their names joined by dots."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

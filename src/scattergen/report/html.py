@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scattergen.image_files import png
 from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, enlarged, figure_png
-from scattergen.wording import duration, number, sample_size, setting, visible
+from scattergen.wording import duration, number, sample_size, setting, templates, visible
 
 
 class Picture(NamedTuple):
@@ -47,16 +47,12 @@ def render(template: str, **facts: object) -> str:
 
 @cache
 def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # only for who makes a page
-    from markupsafe import Markup
+    from markupsafe import Markup  # of Jinja, only for who makes a page
 
     def shown(value: object) -> object:  # a name may hold what no encoding has, and what turns the page's text about
         return visible(value) if isinstance(value, str | Path) and not isinstance(value, Markup) else value
 
-    environment = Environment(
-        loader=PackageLoader("scattergen.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=shown,
-    )  # fmt: skip
+    environment = templates("scattergen.report").overlay(finalize=shown)
     functions = {f.__name__: f for f in (grid, number, sample_size, setting)}
     environment.globals.update(functions, tests=TEST_NAMES, zip=zip)
     environment.filters.update(

@@ -10,7 +10,7 @@ from scattergen.files import read_json
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import LAST_STAGE, RunFolder
 from scattergen.stages.presets import CELEBA_PRESETS
-from scattergen.wording import number, visible
+from scattergen.wording import number, templates, visible
 
 CARD, SAMPLES = "README.md", "samples.png"
 NOBODY = "USER/NAME"  # stands for the name on the Hub that a model does not have yet
@@ -27,14 +27,12 @@ def card_of(
     licence: str | None = None,
 ) -> str:  # fmt: skip
     """The text of README.md in Markdown; `density` is that of the images shown."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # only for who makes a page
-
     if licence is not None and re.fullmatch(r"[a-z0-9.-]+", licence) is None:
         raise InputError(f'"{licence}" is no licence as Hugging Face writes it: give one such as cc-by-4.0 or mit.')
     data, keys = run.options.get("data", {}), run.names("densities")
     source = visible(data.get("name", "unknown origin")).replace("`", "'")
     on_hub = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+)", source)
-    words = Environment(loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True)
+    words = templates(__package__, autoescape=False)
     words.filters["number"] = number
     return words.get_template("card.md.j2").render(
         name=name or NOBODY, licence=licence, source=source, hub_dataset=on_hub and on_hub[1], n=data.get("n"),
