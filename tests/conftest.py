@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 # Threads that wait for the next sum would keep the processor from other work, on a busy machine for minutes.
@@ -25,7 +26,7 @@ from PIL import Image
 from forks import Forks
 from scattergen import cli
 from scattergen.datasets import mnist
-from scattergen.evaluation import PerceptualFeatures, perceptual
+from scattergen.evaluation import PerceptualFeatures
 from scattergen.image_files import png
 from scattergen.pipeline import evaluate
 from scattergen.report import html, plots
@@ -87,14 +88,14 @@ def pytest_xdist_auto_num_workers(config):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def without_photographs(tmp_path_factory):
-    """Judges small fits by scattering features, here and in processes: those of photographs take seconds for each.
+def light_processes(tmp_path_factory):
+    """Makes small fits quick, here and in processes of their own, by what takes seconds for each and matters to none.
 
-    Nor do processes have TorchMetrics: where it is installed, Fabric imports it, and with it SciPy and Matplotlib.
+    They are judged by scattering features instead of those of photographs; processes do without TorchMetrics, with
+    which Fabric would import SciPy and Matplotlib, and leave figures blank, as `blank_figures` does here.
     """
     folder = tmp_path_factory.mktemp("site")
-    hidden = f"sys.modules.update({{{perceptual.PACKAGE!r}: None, 'torchmetrics': None}})"
-    (folder / "sitecustomize.py").write_text(f"import sys\n\n{hidden}\n")
+    shutil.copy(Path(__file__).with_name("light_process.py"), folder / "sitecustomize.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PerceptualFeatures, "installed", staticmethod(lambda: False))
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import scattergen as sg
+from scattergen.cli.arguments import parse_time
 from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import Judgement, Row, best_of, default_features, in_words
 from scattergen.evaluation.tables import Estimate
 from scattergen.image_quality import sharpness
 from scattergen.pipeline import estimate as estimating
-from scattergen.pipeline.estimate import epochs_within, estimate_fit, parse_time
+from scattergen.pipeline.estimate import epochs_within, estimate_fit
 from scattergen.pipeline.judging import standard_of
 from scattergen.runs import RunFolder
 from scattergen.stages import fit as stages_of_fit

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from scattergen.cli.arguments import parse_time
 from scattergen.paper.dependence import correlation_ratio
 from scattergen.paper.reproduce import fit_command
 from scattergen.paper.sources import sources
-from scattergen.pipeline.estimate import parse_time
 from scattergen.report.plots import axis_number, effect_sizes_by_component, rate_factor, signed
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.fit import trial_sizes

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Collection
 from functools import wraps
@@ -137,6 +138,19 @@ def parse_names(text: str) -> list[str]:
     if not all(names):
         raise InputError(f'"{text}" lacks a name: separate densities by commas, as in gaussian,vae.')
     return names
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f'"{text}" is no time: write 90s, 10m or 1.5h.')
+    return seconds
 
 
 def parse_labels(options: list[str], classes: Collection[str]) -> list[str]:

@@ -64,10 +64,8 @@ def fit(
 
     from scattergen.cli import sentence_of
     from scattergen.cli.opening import begin, check_sides, open_to_fit, prepare
-    from scattergen.cli.printing import print_estimate
     from scattergen.datasets import class_labels
     from scattergen.image_files import check_place
-    from scattergen.pipeline.estimate import estimate_fit, parse_time
     from scattergen.pipeline.fit import fit_run, options_of_fit
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
     from scattergen.runs.layout import refuse_foreign
@@ -76,6 +74,7 @@ def fit(
 
     keys = None if densities is None else arg.parse_names(densities)
     changes = config | arg.parse_options(options)
+    seconds = None if max_time is None else arg.parse_time(max_time)
     layout, threads = Layout.asked_for(devices, nodes, common.device), common.threads
     if layout.world_size > 1 and layout.local_rank is None and not estimate:
         prepare(common)  # which checks the device
@@ -96,6 +95,9 @@ def fit(
             check_sides(images, data)
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
+            from scattergen.cli.printing import print_estimate
+            from scattergen.pipeline.estimate import estimate_fit
+
             n = len(data.train)
             check_options(choice.options, data.train.shape, n, class_labels(data.train))
             print_estimate(estimate_fit(data, choice.options, device, work["progress"]), n, common.as_json)
@@ -104,7 +106,6 @@ def fit(
         if layout.world_size > 1:
             # Rank 0 has the machine for itself once the others have left.
             processes = join(layout, device, threads=threads or torch.get_num_threads() * layout.devices)
-        seconds = None if max_time is None else parse_time(max_time)
         command = shlex.join(["scattergen", *sys.argv[1:]])
         with recording(log, out / "tensorboard"):
             fitted = fit_run(

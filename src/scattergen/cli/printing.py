@@ -3,15 +3,18 @@
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from scattergen.files import gigabytes
-from scattergen.pipeline.estimate import StageEstimate
-from scattergen.pipeline.evaluate import RunDiagnosis, RunEvaluation
 from scattergen.wording import duration, say, visible
+
+if TYPE_CHECKING:  # what is printed; imported with SciPy's statistics and Matplotlib
+    from scattergen.pipeline.estimate import StageEstimate
+    from scattergen.pipeline.evaluate import RunDiagnosis, RunEvaluation
 
 WIDE = 150  # columns for tables that may be wider than the terminal
 
@@ -24,18 +27,18 @@ def print_table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]], 
     Console(width=width, markup=False, emoji=False).print(table)
 
 
-def print_estimate(stages: Sequence[StageEstimate], n: int, as_json: bool) -> None:
+def print_estimate(stages: Sequence["StageEstimate"], n: int, as_json: bool) -> None:
     """Print what each stage of a fit to n images will take."""
     total, most = sum(stage.seconds for stage in stages), max(stage.bytes for stage in stages)
     if as_json:
         print(json.dumps({"n": n, "seconds": total, "bytes": most, "stages": [asdict(stage) for stage in stages]}))
         return
     say(f"A fit to {n:,} images would take about {duration(total)}; nothing was written.")
-    told = [*stages, StageEstimate("all", total, most)]
+    told = [*stages, replace(stages[0], name="all", seconds=total, bytes=most)]
     print_table(("stage", "time", "memory"), ((one.name, duration(one.seconds), gigabytes(one.bytes)) for one in told))
 
 
-def print_scores(result: RunEvaluation) -> None:
+def print_scores(result: "RunEvaluation") -> None:
     """Print what `evaluate` found."""
     name, version = result.features
     say(f"{result.n:,} images in a row against {result.against}; features {name} {version}; seed {result.seed}.")
@@ -76,7 +79,7 @@ def print_scores(result: RunEvaluation) -> None:
     say(*copies)
 
 
-def print_tests(result: RunDiagnosis) -> None:
+def print_tests(result: "RunDiagnosis") -> None:
     """Print what `diagnose` found."""
     batteries = result.tables
     first = next(iter(batteries.values()))

@@ -99,19 +99,6 @@ def epochs_within(
     return min(affordable, epochs)
 
 
-def parse_time(text: str) -> float:
-    """Seconds of a time such as 90s, 10m or 1.5h; a bare number is seconds."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InputError(f'"{text}" is no time: write 90s, 10m or 1.5h.')
-    return seconds
-
-
 def _encoder_and_codes(encoder: ScatteringEncoder, images: ImageSource) -> list[StageEstimate]:
     """The first two stages; the encoder has components afterwards."""
     n, n_features = len(images), encoder.n_features

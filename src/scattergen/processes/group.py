@@ -175,6 +175,8 @@ def join(layout: Layout, device: str, threads: int | None = None) -> Processes:
     """Join the other processes of a fit, which a launcher has started too, on "cpu" or "cuda"."""
     # Warned about filters with one output channel, whose stride along that axis means nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    # New in PyTorch 2.13; the name that it proposes is not in earlier ones.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
     if layout.rank > 0:  # rank 0 says the same
         warnings.filterwarnings("ignore", "Scattering runs up to five times faster")
     return _Group(_launched(layout, device), threads)
