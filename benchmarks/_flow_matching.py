@@ -3,7 +3,7 @@
     python benchmarks/_flow_matching.py IMAGES.npy RESULT.npz --work DIR --seconds 1800 --seed 0
 
 Matcher and U-Net are torchcfm's, with the widths of its CIFAR example halved or quartered, for two
-processor cores: the budget is some thousands of steps.  Adam, an average of the weights, bfloat16
+processor cores: the budget is some thousands of steps. Adam, an average of the weights, bfloat16
 where the processor has it, mirrored images, and samples by Heun's method.
 """
 

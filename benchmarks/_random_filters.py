@@ -15,9 +15,9 @@ def random_bank(shape: tuple[int, int], J: int, L: int, kind: str, seed: int) ->
 
     The spectrum of each is real, as a wavelet's is, and white noise: in the frequencies of its
     scale's wavelets ("band": times the root of their mean energy over orientations and signs) or
-    everywhere ("white").  In space it is then multiplied by a round Gaussian window of the area of
+    everywhere ("white"). In space it is then multiplied by a round Gaussian window of the area of
     the wavelet's envelope, made to have mean zero by subtracting a multiple of this window, and
-    scaled to the mean energy of its scale's wavelets.  The low-pass stays.
+    scaled to the mean energy of its scale's wavelets. The low-pass stays.
     """
     wavelets = filter_bank(shape, J, L)
     generator = torch.Generator().manual_seed(seed)

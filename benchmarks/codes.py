@@ -4,14 +4,14 @@
         [--epochs 2] [--seconds 600]
 
 Each code is whitened principal components of some features, 512 of them unless the name says
-otherwise.  To each belongs a decoder, trained in the same way with the same seed, and the default
+otherwise. To each belongs a decoder, trained in the same way with the same seed, and the default
 Gaussian and mixture are fitted to the codes of the training images (and a mixture whose EM sees 64
 leading components instead of 32).  10,000 decoded samples of each, and 10,000 decoded codes of
 training images, which is what a perfect density would score, are compared with the test images.
 
 Every part (codes, decoder, density) is kept in a file of JSON lines as soon as it is measured: the
-benchmark can be stopped, or told by --seconds to start nothing more, and continues.  What parts
-that are still missing need is kept in a folder beside that file.  Tables are printed at the end, of
+benchmark can be stopped, or told by --seconds to start nothing more, and continues. What parts
+that are still missing need is kept in a folder beside that file. Tables are printed at the end, of
 what is there.
 """
 
@@ -52,7 +52,7 @@ LABELS = 5_000
 EM_LEADING = 32  # components that the EM of the default mixture sees
 BATCH = 512
 DECODER: dict[str, Any] = {"channels": (128, 64, 32), "kernel_size": 3}  # of the preset "mnist"
-# Label to a registered density and its options.  The mixture's were chosen on scattering codes; the
+# Label to a registered density and its options. The mixture's were chosen on scattering codes; the
 # leading components of others hold less of the variance, so that EM may need to see more of them.
 DENSITIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian": ("gaussian", {}),

@@ -3,7 +3,7 @@
     python benchmarks/colours.py [--faces DIR] [--emoji DIR] [--only LABEL …]
 
 Encoders are fitted to images in RGB, and to luminance and two chroma channels (an orthonormal basis of colours, chroma
-times a weight, which decides how many components it gets).  Least squares from the codes restores RGB: the codes that
+times a weight, which decides how many components it gets). Least squares from the codes restores RGB: the codes that
 know more have the higher PSNR.  Images are those of benchmarks/own_images.py.
 """
 

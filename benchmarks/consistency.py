@@ -5,7 +5,7 @@
 For a model of benchmarks/own_images.py: the decoded image y is encoded again, the residual r = z − P S(y) is pulled
 back to pixels (by least squares, and by the gradient of |r|² / 2), and a small network is trained to correct y by
 what it sees, with the decoder's loss, the decoder being frozen: the first step of an unrolled inversion (Adler, Öktem,
-"Learned primal-dual reconstruction", 2018).  Printed are PSNR, kernel distance · 1000, sharpness and the residual of
+"Learned primal-dual reconstruction", 2018). Printed are PSNR, kernel distance · 1000, sharpness and the residual of
 restored test images and of the mixture's samples, with the decoder alone and with the step.
 """
 

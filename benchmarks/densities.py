@@ -4,15 +4,15 @@
         [--peers runs/peers] [--plot quality.png]
 
 Fits each density with each seed, decodes 10,000 samples, and compares them with the 10,000 test
-images.  Every (density, seed) is kept in RUN/benchmark.jsonl as soon as it is measured, so that the
+images. Every (density, seed) is kept in RUN/benchmark.jsonl as soon as it is measured, so that the
 benchmark can be stopped and run in pieces; a row is measured again when its options, the features
-or the run have changed.  The table ends with the bars of the project, which were set on features
+or the run have changed. The table ends with the bars of the project, which were set on features
 where the independent Gaussian scores 20.0 and training images 0.31: a bar b becomes
 F + (b - 0.31)(G - F)/(20 - 0.31), with our Gaussian's score G and our floor F.
 
 With --peers, models that benchmarks/peers.py trained on the same images from pixels are measured in
 the same way, and a second table has the seconds from pixels to samples of all: those of a density
-include the encoder, the codes and the decoder of the run, which serve all densities.  With --plot,
+include the encoder, the codes and the decoder of the run, which serve all densities. With --plot,
 the same as a picture.
 """
 

@@ -4,10 +4,10 @@
         [--seconds 600]
 
 Every test sees 200 sets of codes for which its null hypothesis is true (the classifiers 40), and 40
-of each kind for which it is not (the classifiers 20), n = 1,000 codes of d = 16 components.  Each
-set of codes and each simulation has its own seed, so that rejections are binomial.  Every p-value
+of each kind for which it is not (the classifiers 20), n = 1,000 codes of d = 16 components. Each
+set of codes and each simulation has its own seed, so that rejections are binomial. Every p-value
 is kept in a file of JSON lines as soon as it is there: the benchmark can be stopped, or told to
-stop by --seconds, and continues.  Tables are printed at the end, of what is there.
+stop by --seconds, and continues. Tables are printed at the end, of what is there.
 """
 
 import argparse

@@ -4,9 +4,9 @@
 
 Fits an encoder (32×32×3 images, 15,552 coefficients, 512 components by four passes of subspace
 iteration), encodes the images, and trains a decoder for some steps: in one process that has all
-threads, and in several that share them and talk through gloo on the loopback interface.  Bytes are
+threads, and in several that share them and talk through gloo on the loopback interface. Bytes are
 those that the interface counted, divided by the number of processes; nothing else should use it
-meanwhile.  Takes about two minutes on two cores.
+meanwhile. Takes about two minutes on two cores.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python benchmarks/encoder.py --images FOLDER [--J 3]
 
 Without a folder the images are procedural textures, generated when they are read and stored
-nowhere.  They are fitted and encoded as a run does it; of the first 2,000 textures the exact
+nowhere. They are fitted and encoded as a run does it; of the first 2,000 textures the exact
 components are found too, from their Gram matrix, and what the subspace iteration captures of the
 variance is compared with them.
 """

@@ -3,10 +3,10 @@
     python benchmarks/fits.py [--folder runs/fits] [--seeds 3] [--seconds 3600] [--only LABEL]
 
 For every seed the preset's densities are fitted to the codes, and decoders are trained with that
-seed: the preset's, and the same with 6 epochs, on codes of unit norm and on codes as they are.  The
+seed: the preset's, and the same with 6 epochs, on codes of unit norm and on codes as they are. The
 encoder has nothing random in it (it is fitted once), so density and decoder are what varies; none
 of them knows of the other.  10,000 samples of each density are drawn with the seed and compared
-with the 10,000 test images through each decoder.  The first row of the table is three complete fits
+with the 10,000 test images through each decoder. The first row of the table is three complete fits
 of `scattergen fit mnist`, with seeds 0, 1 and 2.
 
 Every decoder and density is kept in the folder as soon as it is made: the benchmark can be stopped,

@@ -7,7 +7,7 @@ A row is a fit by the preset `auto` (or one of the generator of Angles & Mallat 
 pixels, to compare with), scored on test images that it has not seen, in perceptual features: PSNR,
 kernel distance · 1000 and sharpness of reconstructions, of least squares from the same codes, and
 of the samples of the best density; the p-value of the test of memorisation of each density; the
-seconds of the fit, and those that were estimated before.  Each row is kept in the folder as soon as
+seconds of the fit, and those that were estimated before. Each row is kept in the folder as soon as
 it is made, with a picture (test images; least squares; the decoder; samples) and another one, of
 samples and the two training images that are nearest to each in pixels: the benchmark can be
 stopped, or told by --seconds to start nothing more, and continues.

@@ -7,8 +7,8 @@
 Trains on the training images of benchmarks/own_images.py, from pixels to 1,000 samples within the
 budget; then prints one table of perceptual kernel distance · 1000 to the test images and sharpness,
 in which the fits of own_images.py that lie in --models have a row, too, and writes a picture: test
-images, and two rows of samples of each model, the first that were drawn.  Stopped at any moment,
-the same command continues.  `flow_matching` is torchcfm's and has an environment of its own,
+images, and two rows of samples of each model, the first that were drawn. Stopped at any moment,
+the same command continues. `flow_matching` is torchcfm's and has an environment of its own,
 OUT/env.
 """
 

@@ -7,9 +7,9 @@ Every method gets the same features, in a file of its own process, so that its p
 covariance would be used; "textures" is 3,000 procedural textures of 64x64x3 (41,664 features).
 Captured variance is relative to the exact components; the angles are the largest and the median one
 between the two subspaces; the error is that of features which the components project on their span,
-relative to that of the exact ones.  PSNR is that of 500 other images whose codes are decoded by
+relative to that of the exact ones. PSNR is that of 500 other images whose codes are decoded by
 least squares (fitted to the codes and images of the samples), so that it compares what the
-components hold of the images and not how a network was trained.  Memory is what is added to that of
+components hold of the images and not how a network was trained. Memory is what is added to that of
 the imports; pages of the mapped features count while they are in use.
 """
 

@@ -6,8 +6,8 @@ Trains on MNIST's 60,000 training images and draws 10,000, from pixels to sample
 and writes DIR/NAME.npz: `images` (10000, 28, 28) uint8; `seconds`, of all that; `threads`;
 `description`; and, for a curve of quality against seconds, `snapshots` (k, 10000, 28, 28) with
 `snapshot_seconds` (k,), which are those of a run that stopped there: making snapshots is not
-counted, sampling is.  Stopped at any moment, the same command continues.  Without a name, all three
-are trained.  `rae` is pythae's and has an environment of its own, runs/pythae-env, made when it is
+counted, sampling is. Stopped at any moment, the same command continues. Without a name, all three
+are trained. `rae` is pythae's and has an environment of its own, runs/pythae-env, made when it is
 missing.
 """
 

@@ -2,9 +2,9 @@
 
     python benchmarks/reading.py [--n 4000] [--side 178] [--size 64] [--work 20]
 
-Makes JPEG files of noise that looks like photographs, and reads them resized.  `in order` reads all in batches of 256,
+Makes JPEG files of noise that looks like photographs, and reads them resized. `in order` reads all in batches of 256,
 as an encoder does; `training` reads random batches of 16 from a thread or processes, while this process multiplies
-matrices for WORK milliseconds per batch, and says by how much this is slower than the multiplications alone.  Each row
+matrices for WORK milliseconds per batch, and says by how much this is slower than the multiplications alone. Each row
 is a new process, whose memory is that of its children, too (Linux only).
 """
 

@@ -4,9 +4,9 @@
 
 Measures the speeds that the encoder and the decoder depend on, one after another, in about two
 minutes: scattering, the matrix products of a pass over the coefficients, the orthonormalisation
-between passes, disk, all-reduce between two processes, and steps of the decoder.  Then prints
+between passes, disk, all-reduce between two processes, and steps of the decoder. Then prints
 what fits of 200 thousand, 10 million and a billion images would take on 1, 16 and 1,024 machines
-like this one by the formulas of docs/notes/scale.md.  Those rows are computed, not measured.
+like this one by the formulas of docs/notes/scale.md. Those rows are computed, not measured.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python benchmarks/scattering.py --stability
 
 Kymatio, our torch path and our compiled kernel take turns, so that other load on the machine meets
-all of them; the fastest of the rounds counts.  One thread is timed by the processor time that it
-has got, several by the clock.  Differences are ‖a - b‖ / ‖b‖ to Kymatio's output.  With --stability
+all of them; the fastest of the rounds counts. One thread is timed by the processor time that it
+has got, several by the clock. Differences are ‖a - b‖ / ‖b‖ to Kymatio's output. With --stability
 it measures instead how coefficients change with images, against the bounds.
 """
 
@@ -170,7 +170,7 @@ def required_work(scattering: Scattering2D) -> tuple[float, float]:
     """Floating-point operations and bytes per image that the definition forces on this algorithm.
 
     An FFT of n samples counts 5 n log2 n, half of it if real; a filter product the weights that do
-    not vanish; a modulus 4; the low-pass its two matrix products.  Bytes: image and coefficients.
+    not vanish; a modulus 4; the low-pass its two matrix products. Bytes: image and coefficients.
     """
     J, L = scattering.J, scattering.L
     K, height, width = scattering.output_shape

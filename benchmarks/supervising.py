@@ -2,7 +2,7 @@
 
     python benchmarks/supervising.py
 
-Two questions to each.  Which processes are still there ten seconds after their starter was killed by SIGKILL?  And what
+Two questions to each. Which processes are still there ten seconds after their starter was killed by SIGKILL?  And what
 is told of two processes, of which the second loses its connection at once and the first says the cause half a second
 later?  (Each waits until both are there.)
 """

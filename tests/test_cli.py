@@ -71,6 +71,10 @@ def test_help_shows_an_example(scattergen, command):
     assert f"scattergen {command} " in shown
 
 
+def test_paragraphs_of_help_break_where_the_terminal_ends(scattergen):
+    assert "holds the codes. With several classes" in scattergen("sample", "--help").out
+
+
 def test_version_and_no_arguments(scattergen):
     assert scattergen("--version").out == f"scattergen {sg.__version__}\n"
     assert "Commands" in scattergen(code=2).out

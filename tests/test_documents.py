@@ -11,6 +11,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +252,11 @@ def test_no_page_is_large_and_every_picture_has_a_text(site):
 
 def test_the_api_has_every_public_name(site):
     text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
-    for module in (datasets, densities, diagnostics, evaluation, report, scattering):
-        for name in module.__all__:
+    modules = [datasets, densities, diagnostics, evaluation, report, scattering]
+    if find_spec("sklearn"):
+        modules.append(import_module("scattergen.sklearn"))
+    for module in modules:
+        of_its_own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", [name for name in of_its_own if not name.startswith("_")]):
             if inspect.getdoc(getattr(module, name)) and callable(getattr(module, name)):
                 assert re.search(rf'id="{module.__name__}[.\w]*\.{name}"', text), name

@@ -192,7 +192,7 @@ def test_codes_from_float16_on_disk_differ_by_its_rounding(fitted, monkeypatch, 
     difference = (z - encoder.transform(x)).abs()
     # Deviations below 1/2 are rounded by 2^-11 of themselves, 2^-12.8 in root mean square of a
     # uniform error; a component sums D of them with weights of unit length, and is divided by its
-    # own deviation.  Six times that is not met by chance.
+    # own deviation. Six times that is not met by chance.
     s = encoder.features(x)
     rounding = (s - s.mean(0)).square().mean(0) * 2**-25.6
     components, variances = encoder.whitening.components_, encoder.whitening.explained_variance_

@@ -652,7 +652,7 @@ def test_a_growing_gap_is_warned_about_once(images):
 
 
 def test_overfitting_is_judged_over_all_epochs_so_far():
-    """Of a resumed training, too: the history comes from its checkpoint.  It is said once."""
+    """Of a resumed training, too: the history comes from its checkpoint. It is said once."""
 
     def warned(gaps):
         history = [{"validation/train_psnr": 20 + gap, "validation/psnr": 20} for gap in gaps]

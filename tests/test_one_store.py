@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Runs commands in one process, and prints which modules changed which files of a run.  An event is laid to the
+# Runs commands in one process, and prints which modules changed which files of a run. An event is laid to the
 # innermost of our modules, but for `files`, which writes for whoever asks it.
 WATCHER = """
 import json, os, sys

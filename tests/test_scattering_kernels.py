@@ -15,7 +15,7 @@ from scattergen.scattering import Scattering2D, transform
 
 pytest.importorskip("numba", reason="the compiled kernel needs Numba, scattergen's extra 'fast'")
 
-# Shape, J, L, max_order.  Padded sides have all kinds of factors.
+# Shape, J, L, max_order. Padded sides have all kinds of factors.
 CASES = [
     ((28, 28), 2, 8, 2),  # 36 = 4·3·3
     ((64, 64), 3, 8, 2),  # 80 = 4·4·5
@@ -60,7 +60,7 @@ def test_the_kernel_equals_the_torch_path(kernel_calls, shape, J, L, max_order, 
     for m in order.unique():
         # A 2-D FFT of at most 160² samples is 15 stages, and two of them and two averages of up to
         # 160 terms follow each other per order: about sqrt(100) roundings of the largest value on
-        # each side, if they are independent.  Wavelets are cut at a sixteenth of one.  What is
+        # each side, if they are independent. Wavelets are cut at a sixteenth of one. What is
         # rounded is what an order is computed from: the image, or coefficients of the order before.
         difference = (s - expected)[:, order == m].abs().max()
         before = expected[:, order == m - 1] if m > 1 else x

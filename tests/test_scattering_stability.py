@@ -109,7 +109,7 @@ def test_a_translation_changes_less_than_its_length_over_the_scale(J, pixels):
     x[:, 18:46, 18:46] = digits(32)  # its margins make it a translation on the padded grid, too
     moved = 2**J * norm(scattering(x.roll(pixels, 2)) - scattering(x)) / norm(x)
     # Moving before the low-pass multiplies its spectrum by 1 - exp(iωt), of modulus at most |ωt|;
-    # |ω| exp(-σ²ω²/2) is at most 1/(σ√e), and layers keep energy up to the constant.  Moves that
+    # |ω| exp(-σ²ω²/2) is at most 1/(σ√e), and layers keep energy up to the constant. Moves that
     # are no multiples of 2^j change the aliases that the constant has, which a quarter below it is.
     bound = constant(scattering) * pixels / (0.8 * 2 ** (J - 1) * sqrt(e))
     assert (moved <= bound).all()

@@ -2,7 +2,7 @@
 
 The run in `golden/run` was fitted by version 0.1, before files had checksums, by `scattergen fit`
 to 50 random 8x8 images of two classes (J=1, L=2, 4 components, two epochs); its report and pictures
-are left out.  It is attacked as it is, and as this version stores the same.  Hashes are made to
+are left out. It is attacked as it is, and as this version stores the same. Hashes are made to
 fit, as somebody who tampers would.
 """
 

@@ -20,7 +20,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Python has put the current folder first, where a file torch.py would be run in place of
-    # PyTorch.  A checkout that is not installed is found there only, though.
+    # PyTorch. A checkout that is not installed is found there only, though.
     try:
         here = os.getcwd()
     except OSError:  # a folder that was deleted, which Python has left out

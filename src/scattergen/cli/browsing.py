@@ -153,7 +153,7 @@ def edit(
 ) -> None:  # fmt: skip
     """Change an image along components of its code.
 
-    Components are numbered as in the report, the one of largest variance first.  A .gif goes there and back.
+    Components are numbered as in the report, the one of largest variance first. A .gif goes there and back.
 
     [bold]Examples[/bold]
 

@@ -21,8 +21,8 @@ def explore(
 ) -> None:  # fmt: skip
     r"""Explore a run in the browser: sample, edit, morph, and see what scattering sees.
 
-    Only this machine reaches the page, which works offline; Ctrl-C ends it.  Pictures that you show
-    it are deleted then.  It needs the extra "ui": pip install 'scattergen\[ui]'.
+    Only this machine reaches the page, which works offline; Ctrl-C ends it. Pictures that you show
+    it are deleted then. It needs the extra "ui": pip install 'scattergen\[ui]'.
 
     [bold]Examples[/bold]
 

@@ -64,7 +64,7 @@ def report(
 ) -> None:  # fmt: skip
     """Write the report of a run again, if it does not show all that the run holds.
 
-    `density`, `evaluate` and `diagnose` do so themselves.  It is needed after a run was moved, or
+    `density`, `evaluate` and `diagnose` do so themselves. It is needed after a run was moved, or
     for one that an earlier version of scattergen fitted.
 
     [bold]Examples[/bold]
@@ -105,9 +105,9 @@ def evaluate(
     """Measure how close a run's samples are to real images.
 
     Beside the densities stand what training images score, decoded training codes (perfect codes
-    through this decoder), and decoded test codes.  ± is one standard error; behind a Fréchet
-    distance over seeds (--repeats) it is the standard deviation.  log p is the mean log-likelihood
-    of codes, in nats; only some densities have one.  Sharpness is the share of real images' fine
+    through this decoder), and decoded test codes. ± is one standard error; behind a Fréchet
+    distance over seeds (--repeats) it is the standard deviation. log p is the mean log-likelihood
+    of codes, in nats; only some densities have one. Sharpness is the share of real images' fine
     detail that a row has.
 
     [bold]Examples[/bold]
@@ -154,7 +154,7 @@ def diagnose(
     """Test whether the codes of a run are normal and their components independent.
 
     With --density the same tests of its samples stand beside them: where the codes are rejected and
-    the samples are not, or have another effect, is what the density misses.  Effects do not grow
+    the samples are not, or have another effect, is what the density misses. Effects do not grow
     with n; p-values of simulated tests are at least 1/(simulations + 1).
 
     [bold]Examples[/bold]
@@ -191,10 +191,10 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Measure the founding paper's tables and figures again, and write them beside its own.
 
-    Needs a finished run of `scattergen fit mnist` or of `scattergen fit DIR --preset celeba`.  What
-    it lacks of the paper's densities, such as the GAN, is fitted and added to it.  For MNIST a
-    second decoder and two models of pixels are trained, too, for minutes each.  CelebA's images of
-    half the resolution (89×109) stand in for it as a proxy, and the page says so.  Interrupted, the
+    Needs a finished run of `scattergen fit mnist` or of `scattergen fit DIR --preset celeba`. What
+    it lacks of the paper's densities, such as the GAN, is fitted and added to it. For MNIST a
+    second decoder and two models of pixels are trained, too, for minutes each. CelebA's images of
+    half the resolution (89×109) stand in for it as a proxy, and the page says so. Interrupted, the
     same command continues where it stopped.
 
     [bold]Examples[/bold]

@@ -22,8 +22,8 @@ def export(
     """Write the decoder for other programs, or the run as a small folder.
 
     A decoder, as ONNX or a program of torch.export, makes images (N, C, H, W) in [0, 1] of codes
-    (N, d), and is compared with the run's at once.  The folder has no training codes, report and
-    pictures of real images: it can be sampled, but no density can be fitted to it.  Its README.md
+    (N, d), and is compared with the run's at once. The folder has no training codes, report and
+    pictures of real images: it can be sampled, but no density can be fitted to it. Its README.md
     is the card that `push` would publish.
 
     [bold]Examples[/bold]
@@ -64,8 +64,8 @@ def push(
 ) -> None:  # fmt: skip
     """Publish a model on the Hugging Face Hub, without its training codes.
 
-    Everybody has it then as hf:USER/NAME in place of RUN.  Log in by `hf auth login` first.  To edit
-    the card, change README.md in a folder that `export` made, and push that folder.  Models of CelebA
+    Everybody has it then as hf:USER/NAME in place of RUN. Log in by `hf auth login` first. To edit
+    the card, change README.md in a folder that `export` made, and push that folder. Models of CelebA
     are refused, whose terms do not let them be published.
 
     [bold]Example[/bold]

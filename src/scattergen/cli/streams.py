@@ -15,7 +15,7 @@ def usable() -> Iterator[None]:
     """Open what is closed, let every encoding show every text, and let no work fail because errors cannot be told."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # No file of ours shall get its number.  Writing to this output fails, as where a disk is full.
+            # No file of ours shall get its number. Writing to this output fails, as where a disk is full.
             descriptor = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
             setattr(sys, name, os.fdopen(descriptor, "w" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):

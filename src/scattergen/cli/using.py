@@ -22,7 +22,7 @@ def sample(
 ) -> None:  # fmt: skip
     """Make new images.
 
-    Image k depends on the run, the density, the seed and k only.  A .npz file also holds the codes.
+    Image k depends on the run, the density, the seed and k only. A .npz file also holds the codes.
     With several classes, each gets an equal part of the images, one class after the other.
 
     [bold]Examples[/bold]

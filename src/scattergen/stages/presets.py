@@ -73,7 +73,7 @@ _CELEBA_LIGHT: Options = {
     "decoder": {"channels": [192, 128, 64, 32, 16, 8], "kernel_size": 3, "unit_norm": True},
 }  # fmt: skip
 
-# The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are.  Its training is taken
+# The generator of Angles & Mallat, 2019: fewer channels, smaller filters, codes as they are. Its training is taken
 # to be that of 2018; J = 3 is ours.
 _CELEBA_2019: Options = {
     "encoder": _CELEBA_HALF["encoder"],
