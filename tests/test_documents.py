@@ -256,7 +256,9 @@ def test_the_api_has_every_public_name(site):
     if find_spec("sklearn"):
         modules.append(import_module("scattergen.sklearn"))
     for module in modules:
-        of_its_own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        of_its_own = [
+            name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+        ]
         for name in getattr(module, "__all__", [name for name in of_its_own if not name.startswith("_")]):
             if inspect.getdoc(getattr(module, name)) and callable(getattr(module, name)):
                 assert re.search(rf'id="{module.__name__}[.\w]*\.{name}"', text), name
