@@ -133,8 +133,8 @@ def _fit_decoder(
         if run is not None and stages.processes.rank == 0:
             preview = Preview(run.preview, images, codes, linear)
             if not preview.path.exists():  # else that of the training to be resumed
-                preview(decoder)
-            stages.progress.message(f"  first pictures, after each epoch: {preview.path}")
+                preview()
+            stages.progress.message(f"  first new images, better ones after each epoch: {preview.path}")
 
         def after_epoch(history: History) -> None:
             if run is not None and preview is not None:
@@ -167,11 +167,14 @@ class Preview:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a mixture of few codes; it is but a preview
             new = make("mixture" if len(some) >= 100 else "gaussian").fit(some).sample(2 * n)
-        self.path, self.codes, self.columns = path, torch.cat([codes[rows], new]), n
+        self.path, self.codes, self.columns, self.linear = path, torch.cat([codes[rows], new]), n, linear
 
-    def __call__(self, decoder: AnyDecoder) -> None:
-        """Draw the picture anew."""
-        images = decoder.decode(self.codes.to(decoder.device)).cpu()
+    def __call__(self, decoder: AnyDecoder | None = None) -> None:
+        """Draw the picture anew; new images by least squares as long as no decoder is trained."""
+        if decoder is None:
+            images = self.linear.decode(self.codes)
+        else:
+            images = decoder.decode(self.codes.to(decoder.device)).cpu()
         save_image_grid(torch.cat([self.shown, images]), self.path, columns=self.columns)
 
 
