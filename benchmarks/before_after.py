@@ -60,6 +60,16 @@ def fit(source: Path, folder: Path, options: list[str]) -> dict[str, float]:
     return kept
 
 
+def source_of(commit: str, folder: Path) -> Path:
+    """The package as it was at a commit."""
+    before = folder / f"source-{commit}"
+    if not before.exists():
+        archive = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, check=True, capture_output=True)
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            tar.extractall(before, filter="data")
+    return before / "src"
+
+
 def main() -> None:
     """Fit by both, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,12 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    before = folder / f"source-{arguments.commit}"
-    if not before.exists():
-        archive = subprocess.run(["git", "archive", arguments.commit, "src"], cwd=ROOT, check=True, capture_output=True)
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            tar.extractall(before, filter="data")
-    sources = {"before": before / "src", "now": ROOT / "src"}
+    sources = {"before": source_of(arguments.commit, folder), "now": ROOT / "src"}
     for name, source in sources.items():
         (folder / name).mkdir(exist_ok=True)
         used = fit(source, folder / name, arguments.options)
