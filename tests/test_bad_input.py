@@ -122,7 +122,7 @@ def mixed_sizes(at, grey, **_):
     return fit(at, at / "folder")
 
 
-@mistake("05.png", "give the folder")
+@mistake("1 training image", "at least 3")
 def single_image(at, grey, **_):
     return fit(at, folder_of(at, grey) / "05.png")
 

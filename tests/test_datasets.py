@@ -392,13 +392,12 @@ def test_arrays_are_neither_resized_nor_converted(tmp_path):
         ("nowhere.npy", r"nowhere\.npy does not exist"),
         ("table.csv", r"table\.csv has an unknown type \(extension \.csv\)"),
         ("bare", r"bare has an unknown type \(extension none\)"),
-        ("one.png", r"one\.png is a single image: give the folder"),
         ("a\0b", "does not exist"),
         ("x" * 5000, "does not exist"),
     ],
 )
 def test_other_sources_are_refused(tmp_path, name, message):
-    for existing in ("table.csv", "bare", "one.png"):
+    for existing in ("table.csv", "bare"):
         (tmp_path / existing).write_text("x")
     with pytest.raises(InputError, match=message):
         open_dataset(tmp_path / name)

@@ -129,7 +129,8 @@ def test_a_saved_copy_samples_the_same(fitted, tmp_path):
     model.best = "gaussian"  # whichever was found
     model.save(tmp_path / "copy")
     copy = sg.load(tmp_path / "copy")
-    assert (copy.best, copy.n_leading) == ("gaussian", model.n_leading)
+    assert (copy.best, copy.n_leading, copy.psnr) == ("gaussian", model.n_leading, model.psnr)
+    assert model.psnr is not None
     assert torch.equal(copy.sample_codes(3), model.sample_codes(3, "gaussian"))
 
 
@@ -215,6 +216,8 @@ def test_a_run_keeps_the_epochs_that_it_began_with(archive, scattergen, tmp_path
     monkeypatch.setattr(estimating, "epochs_within", lambda *_: 3)
     assert "finished before" in scattergen("fit", archive, "--out", out, *small).out
     assert RunFolder.open(out).options["training"]["epochs"] == 2
+    (tmp_path / "fit.toml").write_text(scattergen("info", out, "--config").out)
+    assert "finished before" in scattergen("fit", archive, "--out", out, "--config", tmp_path / "fit.toml").out
 
 
 @pytest.mark.parametrize("text", ["", "m", "ten", "-3s", "0", "infs", "5d"])

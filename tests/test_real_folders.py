@@ -1,6 +1,7 @@
 """Folders of images as people have them: copied to other disks, mended, split into parts, with what programs leave."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -112,6 +113,20 @@ def copied(photos, run, tmp_path):
     shutil.copytree(photos, tmp_path / "photos", copy_function=shutil.copyfile)
     shutil.copytree(run, tmp_path / "run")
     return tmp_path / "photos", tmp_path / "run"
+
+
+# What later commands know
+
+
+def test_later_commands_read_a_folder_as_its_fit_did(scattergen, photos, tmp_path):
+    scattergen(*command(photos, run := tmp_path / "run", "--size", 12, "--mode", "RGB"))
+    one = training_files(photos)[5]
+    shown = scattergen("nearest", run, one, "--images", photos, "-k", 2, "-q", "--json")
+    names = json.loads(shown.out)["nearest"][0]
+    assert names[0] == one.name
+    assert {photos / name for name in names} <= {*training_files(photos)}
+    scattergen("reconstruct", run, photos, "--part", "test", "--out", tmp_path / "held-out.npy", "-q")
+    assert np.load(tmp_path / "held-out.npy").shape == (3, 3, 12, 12)
 
 
 # Identical images with other times

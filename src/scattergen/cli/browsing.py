@@ -114,6 +114,7 @@ def nearest(
 
     from scattergen.cli.opening import open_codes, open_of_run, prepare
     from scattergen.cli.printing import print_table
+    from scattergen.datasets.recognition import names_of
     from scattergen.image_files import check_output, write_images
     from scattergen.pipeline.browse import nearest_training_images
     from scattergen.pipeline.evaluate import check_data
@@ -123,18 +124,24 @@ def nearest(
     opened = RunFolder.open(run)
     if out is not None:
         check_output(out, n * (1 + k))
+    names = None
+    if out is not None or trained_on is not None:
         data = open_of_run(run, trained_on, reading)
         check_data(opened, data)
+        names = names_of(data.train)
     model, codes, shown, made = open_codes(opened, images, density, seed, slice(n), reading, common)
     distances, numbers = nearest_training_images(opened, model.encoder, codes, k)
     if out is not None:
         near = data.train[numbers.flatten()].unflatten(0, numbers.shape)
         write_images(out, torch.cat([shown[:, None], near], 1).flatten(0, 1), columns=1 + k)
-    found = {"nearest": numbers.tolist(), "distances": distances.tolist()}
+    found: dict[str, Any] = {"nearest": numbers.tolist(), "distances": distances.tolist()}
+    if names is not None:
+        found["nearest"] = [[names[number] for number in one] for one in found["nearest"]]
     if common.as_json:
         print(json.dumps({"out": None if out is None else str(out), **made, **found}))
         return
-    say("Numbers of training images, the nearest first, and the distances of scattering coefficients:")
+    what = "Training images" if names else "Numbers of training images"
+    say(f"{what}, the nearest first, and the distances of scattering coefficients:")
     cells = ([f"{row} ({at:.2f})" for row, at in zip(*one, strict=True)] for one in zip(*found.values(), strict=True))
     print_table(("image", *([""] * k)), ([str(i), *row] for i, row in enumerate(cells)))
     if out is not None:

@@ -39,20 +39,22 @@ def info(
         print(to_toml(opened.options, opened.metadata("encoder")["image_shape"][-1]), end="")
         return
     stages = opened.stages
+    keys, best = opened.names("densities"), stages.get("report", {}).get("best")
     if common.as_json:
-        facts = {"run": str(run), "version": opened.version, "complete": opened.finished}
-        held = {"densities": opened.names("densities"), "options": opened.shown_options, "stages": stages}
+        facts = {"run": str(run), "version": opened.version, "complete": opened.finished, "best": best}
+        held = {"densities": keys, "options": opened.shown_options, "stages": stages}
         print(json.dumps({**facts, **held}))
         return
     state = "complete" if opened.finished else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
     if opened.being_replaced():
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
-    rows = ((key, f"{stage['seconds']:.1f}" if "seconds" in stage else "") for key, stage in stages.items())
-    print_table(("stage", "seconds"), rows)
-    quality = stages.get("report", {})
-    if "psnr" in quality:
-        say(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
+    say(f"Densities: {', '.join(keys) or 'none'}" + ("." if best is None else f"; the best by measurement: {best}."))
+    if rows := [(key, f"{stage['seconds']:.1f}") for key, stage in stages.items() if "seconds" in stage]:
+        print_table(("stage", "seconds"), rows)
+    quality = stages.get("report", {}).get("psnr", opened.options.get("sampling", {}).get("psnr"))
+    if quality is not None:
+        say(f"Test reconstruction: {quality:.2f} dB PSNR.")
     say(*json.dumps(opened.shown_options, indent=2).split("\n"))
 
 

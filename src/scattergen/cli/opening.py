@@ -80,15 +80,19 @@ def open_to_fit(
 
 
 def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
-    """The images of a run, split and by default cropped as in its fit; without a source, the embedded MNIST."""
+    """The images of a run, split and by default cropped, resized and converted as in its fit; or the embedded MNIST."""
     options = RunFolder.open(run).options
     fitted_to, preset = options.get("data", {}), options.get("preset")
     if source is None:
         if fitted_to.get("name") != MNIST:
             raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
         source = MNIST
-    if preset not in CELEBA_PRESETS:
+    if preset not in CELEBA_PRESETS and holds_files(source):
         reading = _cropped_as(run, source, reading)
+        channels, side, _ = RunFolder.open(run).metadata("encoder")["image_shape"]
+        reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
+        if reading.size is None and reading.crop != side and "size" in fitted_to.get("converted", ()):
+            reading = reading._replace(size=side)
     return open_to_fit(source, reading, preset=preset, most=fitted_to.get("limit"))
 
 
@@ -100,11 +104,12 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
         reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
-    data = open_dataset(source, test_fraction=0, **reading._asdict())
+    # A part of images that have none of their own is that of a fit.
+    data = open_dataset(source, **{**reading._asdict(), **({"test_fraction": 0} if part is None else {})})
     _say_what_is_left_out(source, data)
     _say_how_converted(source, data, asked, reading, RunFolder.open(run).options.get("data", {}).get("converted", []))
     if data.test is None and part == "test":
-        raise InputError(f"{source} has no test set of its own: leave out --part.")
+        raise InputError(f"{source} has too few images for a test set: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
 
 

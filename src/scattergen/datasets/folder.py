@@ -71,8 +71,9 @@ class ImageFolder(ImageReader):
         classes: Sequence[str] | None = None, cache_bytes: int = CACHE_BYTES, crop: int | None = None,
         workers: int = 0, progress: Progress = SILENT,
     ) -> None:  # fmt: skip
-        self.root = Path(root).expanduser()
-        found, left_out = list_images(self.root)
+        root = Path(root).expanduser()
+        found, left_out = list_images(root)
+        self.root = root if root.is_dir() else root.parent
         if left_out:
             warnings.warn(f"Left out of {self.root}: {left_out}.", stacklevel=2)
         super().__init__(
@@ -124,7 +125,12 @@ class ImageFolder(ImageReader):
 
 
 def list_images(root: Path) -> tuple[list[Path], str]:
-    """The image files below a folder, at least one, sorted by their relative path, and in words what is left out."""
+    """The image files below a folder, at least one, sorted by their relative path, and in words what is left out.
+
+    A file is the only one of its folder.
+    """
+    if root.suffix.lower() in SUFFIXES and root.is_file():
+        return [root], ""
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {problem}: give a folder of images.")

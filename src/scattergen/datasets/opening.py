@@ -67,7 +67,14 @@ def open_dataset(
     if not str(source):
         raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
-    encoded = {"size": size, "mode": mode, "strict": strict, "crop": crop, "workers": workers, "progress": progress}
+    encoded: dict[str, Any] = {
+        "size": size,
+        "mode": mode,
+        "strict": strict,
+        "crop": crop,
+        "workers": workers,
+        "progress": progress,
+    }
     if source == MNIST:
         dataset = mnist()
     elif str(source).startswith(PREFIX):
@@ -77,6 +84,9 @@ def open_dataset(
         dataset = cifar(path) if is_cifar(path) else replace(_open_folder(path, test_fraction, encoded), crop=crop)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
+    elif _is_picture(path):
+        picture = ImageFolder(path, **encoded)
+        dataset = Dataset(path.name, picture, crop=crop)
     else:
         raise InputError(_cannot_open(path))
     if source != MNIST and dataset.is_mnist:  # only by its name
@@ -115,19 +125,21 @@ def _some(images: ImageSource, n: int) -> ImageSource:
 
 
 def holds_files(source: str) -> bool:
-    """Whether a source is of image files (a folder, a Hugging Face dataset), which can be resized and converted."""
+    """Whether a source is of image files (one, a folder, of Hugging Face), which can be resized and converted."""
     if source.startswith(PREFIX):
         return True
     path = Path(source).expanduser()
-    return source != MNIST and os.path.isdir(path) and not is_cifar(path)
+    return source != MNIST and (_is_picture(path) or (os.path.isdir(path) and not is_cifar(path)))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and os.path.isfile(path)
 
 
 def _cannot_open(path: Path) -> str:
-    wanted = "give 'mnist', a .npy or .npz file, a folder of images, or 'hf:' and a dataset's name."
+    wanted = "give 'mnist', a .npy or .npz file, an image or a folder of images, or 'hf:' and a dataset's name."
     if not os.path.exists(path):
         return f"{path} does not exist or cannot be reached: {wanted}"
-    if path.suffix.lower() in SUFFIXES:
-        return f"{path} is a single image: give the folder that holds it."
     unknown = f"has an unknown type (extension {path.suffix or 'none'})"
     return f"{path} {unknown if os.path.isfile(path) else 'is a pipe, a socket or a device'}: {wanted}"
 

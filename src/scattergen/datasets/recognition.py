@@ -27,6 +27,12 @@ def files_of(images: ImageSource | Tensor) -> tuple[ImageFolder, NDArray[np.int6
     return None if found is None else (found[0], found[1][images.numbers.numpy()])
 
 
+def names_of(images: ImageSource) -> list[str] | None:
+    """The names of the files in their folder that images are; None of other images."""
+    found = files_of(images)
+    return found and [found[0].files[number].relative_to(found[0].root).as_posix() for number in found[1]]
+
+
 def recognise(data: Dataset, fitted_to: Mapping[str, Any]) -> bool:
     """Whether training images are a run's; without "marks" by times of files, as then are fingerprints from now on."""
     folders = [found[0] for one in (data.train, data.test) if one is not None and (found := files_of(one))]

@@ -97,6 +97,8 @@ def fit_run(
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes, progress)
         identity["max_seconds"] = max_seconds
+    elif begun is not None and "max_seconds" in begun.options:  # which once chose the epochs that are now asked for
+        identity["max_seconds"] = begun.options["max_seconds"]
     # Such as files on a disk of their own machine.
     if processes.all_reduce(torch.tensor(float(processes.broadcast(identity) != identity))) > 0:
         remedy = "name a folder or file that every machine has, with the same content"
