@@ -113,6 +113,11 @@ def test_repeats_are_the_scores_of_the_next_seeds(evaluated, run_copy):
     assert "seeds" not in evaluated(*one[:2]).out
 
 
+def test_few_images_are_compared_with_a_thousand_samples(scattergen, digits, run_copy):
+    shown = scattergen("evaluate", run_copy, "--images", digits, "--density", "gaussian", "--json", "-q")
+    assert json.loads(shown.out)["n"] == 1000
+
+
 def test_copies_are_named(evaluated, digits, run_copy, monkeypatch):
     assert "copies training" not in evaluated().out
     train = open_dataset(digits).train

@@ -44,6 +44,7 @@ TRAINING, DECODED_TRAINING, DECODED_TEST = ("training images", "decoded training
 _PIECE = 1024  # images that are decoded and turned into features at a time
 COMPONENTS, CODES = 64, 5_000  # that are tested
 _PAIRS = 6  # panels of scatter plots
+_LEAST, _MOST = 1_000, 10_000  # samples that are compared, if nobody says how many
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,18 @@ class RunEvaluation:
 @usual_state()
 def evaluate_run(
     path: Path | str, data: Dataset, *, densities: Sequence[str] | None = None, reference: Dataset | None = None,
-    n: int = 10_000, repeats: int = 1, features: FeatureName | None = None, seed: int = 0, device: str = "cpu",
+    n: int | None = None, repeats: int = 1, features: FeatureName | None = None, seed: int = 0, device: str = "cpu",
     progress: Progress = SILENT,
 ) -> RunEvaluation:  # fmt: skip
     """Compare samples of a run's densities, or some of these, with real images, and keep the scores with the run.
 
     The images are of the test part, or of the training part of another dataset, the `reference`. A density draws
-    `repeats` sets of n samples, with seeds from `seed` on: the Fréchet distance is of each, all else of the first.
+    `repeats` sets of n samples, by default as many as there are images, from 1,000 to 10,000, with seeds from `seed`
+    on: the Fréchet distance is of each, all else of the first.
     """
-    repeats, n = whole_number("repeats", repeats, least=1), whole_number("n", n, least=evaluation.FEWEST)
+    repeats = whole_number("repeats", repeats, least=1)
+    if n is not None:
+        n = whole_number("n", n, least=evaluation.FEWEST)
     run = RunFolder.open(path)
     keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
     check_densities(run, keys)
@@ -103,6 +107,7 @@ def evaluate_run(
         has = f"{data.name} has {found} test images" if reference is None else f"{reference.name} has {found} images"
         remedy = "use --against train, or name others by --against"
         raise InputError(f"{has}, and {evaluation.FEWEST} are needed to compare with: {remedy}.")
+    n = min(max(found, _LEAST), _MOST) if n is None else n
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     model.check_memory(n)
     extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
