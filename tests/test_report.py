@@ -371,6 +371,16 @@ def test_tiny_colour_images_and_perfect_reconstructions(tmp_path):
     assert "SSIM" not in text
 
 
+def test_settings_are_in_words_and_empty_ones_are_left_out(tmp_path):
+    keywords = {"density": "parzen", "keywords": {"n_neighbors": 4}, "n_components": None}
+    entries = [DensityEntry("parzen-by-class", keywords, 1.0, images(4))]
+    config = {"data": {"name": "toy", "converted": []}, "densities": {}}
+    text = written(FitReport("toy", (1, 28, 28), n_train=10, densities=entries, config=config), tmp_path)
+    assert "<code>density=parzen, n_neighbors=4</code>" in text
+    assert "converted" not in text
+    assert "settings under Samples: parzen-by-class." in text
+
+
 def test_names_of_densities_cannot_leave_the_folder(tmp_path):
     names = ["../../up", "a b", "a/b", "<b>"]
     entries = [DensityEntry(name, {}, 1.0, images(4)) for name in names]
