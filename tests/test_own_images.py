@@ -297,7 +297,8 @@ POOR = Row(527.5, 35.8, 0.32, 19.9)
         (Row(100.0, 6.0, 0.9, 25.0), POOR, Row(110.0, 6.0, 1.0), "about as real as these"),
         (Row(100.0, 6.0, 0.9, 25.0), POOR, Row(250.0, 6.0, 1.0), "2.5 times as far from real ones as these"),
         (Row(10.0, 1.0, 0.9, 25.0), POOR, Row(250.0, 6.0, 1.0), "much further from real ones than these"),
-        (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(31.4, 15.4, 0.9), "further from real ones than these"),
+        (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(31.4, 15.4, 0.9), "a little further from real ones"),
+        (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(101.5, 16.3, 0.9), "vae: further from real ones"),
         # The same with so few test images that a difference of half the way to least squares would not be seen.
         (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(31.4, 120.0, 0.9), "too few test images to tell"),
         (Row(-12.2, 60.0, 0.9, 28.0), POOR, Row(10.0, 5.0, 0.9), "too few test images to tell"),

@@ -13,7 +13,7 @@ from scattergen.evaluation.perceptual import PerceptualFeatures
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
 _BLURRED = 0.3  # sharpness below which little more than coarse shapes is left
 _LOOKS = ((0.8, "sharp"), (0.45, "a little soft"), (_BLURRED, "soft"), (-math.inf, "blurred"))  # from which sharpness
-_TELLING = 0.1  # part of the largest distance of all rows that two standard errors may be for a comparison to say much
+_TELLING = 0.1  # part of the largest distance of all rows that is little, and that two standard errors may be at most
 MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 
 
@@ -117,7 +117,9 @@ def _beside(best: Row, decoder: Row, largest: float, far: bool) -> str:
     gap, error = best.kernel - decoder.kernel, _error_of(best, decoder)
     if gap > max(error, decoder.kernel / 2):
         ratio = best.kernel / decoder.kernel if decoder.kernel > 2 * decoder.standard_error else math.inf
-        times = "further" if ratio == math.inf else "much further" if ratio >= 10 else f"{ratio:.1f} times as far"
+        times = "much further" if ratio >= 10 else f"{ratio:.1f} times as far"
+        if ratio == math.inf:  # reconstructions cannot be told from real images
+            times = "a little further" if gap < _TELLING * largest else "further"
         return f"{times} from real ones {'than' if ratio >= 10 else 'as'} these reconstructions"
     if error > max(decoder.kernel, _TELLING * largest):
         return "too few test images to tell how real they are"

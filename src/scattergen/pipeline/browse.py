@@ -61,10 +61,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
     shown = [run.shown_options for run in runs]
     options = [default_options(one) | flatten(one) for one in shown]
     names = sorted({name for one in shown[1:] for name in differences(shown[0], one)} - {"data.fingerprint"})
-    valued = [(name, [one.get(name) for one in options]) for name in names]
-    differing = {
-        name: row for name, row in valued if any(value != row[0] for value in row)
-    }  # not where one is a default
+    valued = {name: [one.get(name) for one in options] for name in names}
     measured = [_measured(run) for run in runs]
     judged = [one["judged by"] for one in measured if "judged by" in one]
     for one in measured:  # distances in other features are on another scale
@@ -73,7 +70,12 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
     rows = dict.fromkeys(row for one in measured for row in one)
     kinds = [row.partition(", ")[:2] for row in rows]  # such as "seconds", and "seconds, " of each density
     return {
-        "options": {name: row for name, row in differing.items() if any(one not in (None, {}, []) for one in row)},
+        # Neither a default that the other names, nor what is empty wherever it is.
+        "options": {
+            name: row
+            for name, row in valued.items()
+            if any(value != row[0] for value in row) and any(value not in (None, {}, []) for value in row)
+        },
         "measured": {
             row: [one.get(row) for one in measured]
             for row in sorted(rows, key=lambda row: kinds.index(row.partition(", ")[:2]))
