@@ -18,11 +18,13 @@ from scattergen.cli.arguments import parse_changes
 from scattergen.densities import improved_keywords, names
 from scattergen.errors import InputError
 from scattergen.image_files import write_images
+from scattergen.pipeline.browse import compare_runs
 from scattergen.runs import RunFolder
 from scattergen.stages.config import read_config, to_toml
 from scattergen.stages.meanings import BY_IMAGES, density_options, fit_options
 from scattergen.stages.options import check_options
 from scattergen.stages.presets import override, preset
+from scattergen.wording import duration
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 
@@ -42,7 +44,7 @@ def other(model, tmp_path_factory):
     """The same model with other options, and one density, saved from Python: nothing of it was measured."""
     saved = sg.GenerativeScatteringNetwork(
         model.encoder, model.decoder, {"gaussian": model.densities["gaussian"]}, model.linear,
-        options=override(model.options, {"training.epochs": 9}),
+        options=override(model.options, {"training.epochs": 9, "training.shifts": 2}),
     )  # fmt: skip
     path = tmp_path_factory.mktemp("other") / "saved"
     saved.save(path)
@@ -77,11 +79,16 @@ def test_compare_shows_what_differs(scattergen, fitted, other, model, tmp_path):
     out = tmp_path / "rows.png"
     found = json.loads(scattergen("compare", fitted, other, "--json", "--out", out, "-n", 3).out)
     assert found["options"]["training.epochs"] == [3, 9]
+    assert found["options"]["training.shifts"] == [0, 2]  # of which the first is the default
+    assert all(any(value not in (None, {}, []) for value in row) for row in found["options"].values())
     assert "encoder.n_components" not in found["options"]
     stages = RunFolder.open(fitted).stages
     row = stages["report"]["judgement"]["rows"]["vae"]
     assert found["measured"]["kernel·1000, vae"] == [[row["kernel"], row["standard_error"]], None]
     assert found["measured"]["seconds, vae"] == [stages["densities/vae"]["seconds"], None]
+    seconds = found["measured"]["seconds, all stages"][0]
+    assert seconds == sum(stage.get("seconds", 0) for name, stage in stages.items() if name != "report")
+    assert f"<b>{duration(seconds)}</b>".replace(" ", "\N{NO-BREAK SPACE}") in (fitted / "report.html").read_text()
     assert found["measured"]["dB PSNR"] == [stages["report"]["psnr"], None]
     write_images(tmp_path / "alone.png", model.sample(3, "gaussian", 0), columns=3)
     below = np.asarray(Image.open(out))[86:]
@@ -92,6 +99,14 @@ def test_compare_shows_what_differs(scattergen, fitted, other, model, tmp_path):
         "seconds, vae", "seconds, gan", "kernel·1000, vae", "kernel·1000, gan"
     ]  # fmt: skip
     assert "name two runs" in scattergen("compare", fitted, code=2).err
+
+
+def test_distances_in_other_features_are_not_compared(fitted, run_copy):
+    run = RunFolder.open(run_copy)
+    run._record.stages["report"].facts["judgement"] |= {"features": ["other", "1"], "n_test": 100}
+    found = compare_runs([RunFolder.open(fitted), run])["measured"]
+    assert found["judged by"][1] == "other 1, 100 test images"
+    assert [one is None for one in found["kernel·1000, vae"]] == [False, True]
 
 
 def test_compared_samples_of_other_sizes_are_enlarged(scattergen, fitted, tmp_path):

@@ -88,6 +88,13 @@ def test_a_model(model, run):
     assert np.abs(shown / 255 - drawn).max() <= 0.5 / 255 + 1e-6
 
 
+def test_an_encoder():
+    encoder = sg.ScatteringEncoder((1, 8, 8), J=1, n_components=16)
+    made_with = "image_shape=[1, 8, 8], J=1, L=8, max_order=2, n_components=16"
+    assert repr(encoder) == f"ScatteringEncoder({made_with}); fitted: not yet"
+    assert "fitted: yes" in repr(encoder.fit(torch.rand(50, 1, 8, 8)))
+
+
 def test_a_run(run, fitted):
     assert repr(run).startswith(f"RunFolder {fitted}")
     assert "images: 300 of digits" in repr(run)

@@ -290,6 +290,35 @@ def test_a_density_that_copies_is_not_the_default():
     assert "as these reconstructions, and each a blend of a few training images." in words
 
 
+REALISTIC = Row(8.8, 12.8, 1.0)
+POOR = Row(527.5, 35.8, 0.32, 19.9)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "least_squares", "best", "expected"),
+    [
+        (Row(100.0, 6.0, 0.9, 25.0), POOR, Row(110.0, 6.0, 1.0), "about as real as these"),
+        (Row(100.0, 6.0, 0.9, 25.0), POOR, Row(250.0, 6.0, 1.0), "2.5 times as far from real ones as these"),
+        (Row(10.0, 1.0, 0.9, 25.0), POOR, Row(250.0, 6.0, 1.0), "much further from real ones than these"),
+        (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(31.4, 15.4, 0.9), "a little further from real ones"),
+        (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(101.5, 16.3, 0.9), "vae: further from real ones"),
+        # The same with so few test images that a difference of half the way to least squares would not be seen.
+        (Row(-12.2, 2.9, 0.9, 28.0), POOR, Row(31.4, 120.0, 0.9), "too few test images to tell"),
+        (Row(-12.2, 60.0, 0.9, 28.0), POOR, Row(10.0, 5.0, 0.9), "too few test images to tell"),
+        # Blurred, and no better than least squares: as real as each other, which is not real.
+        (Row(808.0, 90.0, 0.12, 14.0), Row(900.0, 90.0, 0.1, 13.0), Row(810.0, 90.0, 0.2), "blurred and far"),
+        (Row(600.0, 30.0, 0.5, 20.0), POOR, Row(610.0, 30.0, 0.5), "about as far from real ones as these"),
+    ],
+)
+def test_the_words_do_not_become_kinder_with_noise_or_with_worse_reconstructions(
+    decoder, least_squares, best, expected
+):
+    rows = {"training images": REALISTIC, "decoder": decoder, "least squares": least_squares, "vae": best}
+    words = in_words(Judgement(("f", "1"), 1000, 1000, rows, "vae"), 5000)
+    assert expected in words
+    assert ("about as real" in words) == (expected == "about as real as these")
+
+
 def test_samples_that_are_training_images_are_found(fitted):
     model, train, test = sg.load(fitted[0]), ImageArray(shapes(200)), ImageArray(shapes(200, seed=1))
     codes = model.encode(train)
@@ -314,7 +343,7 @@ def test_a_judgement_survives_json(fitted):
     judgement = Judgement.of(json.loads(json.dumps(summary)))
     assert judgement.summary() == summary
     assert "least squares:" in in_words(judgement, 5000)
-    assert "few" not in in_words(judgement, 5000)
+    assert "images are few" not in in_words(judgement, 5000)
 
 
 def test_too_few_test_images_tell_nothing(fitted):

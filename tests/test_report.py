@@ -311,7 +311,7 @@ def test_the_page_says_the_numbers_and_the_papers_beside_them(facts, folder):
     assert "10 to 25 standard deviations" in text  # 5 / 0.5 and 10 / 0.4
     assert f"PSNR, dB {facts.psnr.mean():.2f}" in text
     assert f"SSIM {facts.ssim.mean():.4f}" in text
-    for words in ("98.76 %", "decoder.channels 128, 64", "runs/a&b", "total 4 min 55 s"):
+    for words in ("98.76 %", "decoder.channels 128, 64", "runs/a&b", "all stages 4 min 55 s"):
         assert words in text
 
 
@@ -369,6 +369,16 @@ def test_tiny_colour_images_and_perfect_reconstructions(tmp_path):
     text = Checker(written(small, tmp_path)).text
     assert "∞ dB" in text
     assert "SSIM" not in text
+
+
+def test_settings_are_in_words_and_empty_ones_are_left_out(tmp_path):
+    keywords = {"density": "parzen", "keywords": {"n_neighbors": 4}, "n_components": None}
+    entries = [DensityEntry("parzen-by-class", keywords, 1.0, images(4))]
+    config = {"data": {"name": "toy", "converted": []}, "densities": {}}
+    text = written(FitReport("toy", (1, 28, 28), n_train=10, densities=entries, config=config), tmp_path)
+    assert "<code>density=parzen, n_neighbors=4</code>" in text
+    assert "converted" not in text
+    assert "settings under Samples: parzen-by-class." in text
 
 
 def test_names_of_densities_cannot_leave_the_folder(tmp_path):

@@ -56,7 +56,7 @@ def compare(
 ) -> None:  # fmt: skip
     """Show runs side by side: options that differ, and what was measured.
 
-    Kernel distances are those of the runs' reports; compare them where "judged by" is the same.
+    Kernel distances are those of the runs' reports, left out where "judged by" is not as in the first.
     Fréchet distances are those of `scattergen evaluate`.
 
     [bold]Examples[/bold]

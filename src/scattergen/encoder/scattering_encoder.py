@@ -16,6 +16,7 @@ from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import BadImageError, InputError
 from scattergen.global_state import usual_state
+from scattergen.notebook import Card, Displayed
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
@@ -32,7 +33,7 @@ _FITTED = {  # what of the principal components is stored
 }  # fmt: skip
 
 
-class ScatteringEncoder:
+class ScatteringEncoder(Displayed):
     """Images, scattered channel by channel, to whitened principal components, untrained (Angles & Mallat 2018).
 
     Args:
@@ -80,6 +81,11 @@ class ScatteringEncoder:
         # Of the components and their products: "mps" has no float64.
         self._products_device = "cpu" if torch.device(device).type == "mps" else device
         self._features_keywords = {"image_shape": list(self.image_shape), "J": J, "L": L, "max_order": max_order}
+
+    def _card(self) -> Card:
+        made_with = ", ".join(f"{name}={value}" for name, value in self.hyperparameters.items())
+        fitted = hasattr(self.whitening, "explained_variance_")
+        return Card(f"{type(self).__name__}({made_with})", {"fitted": "yes" if fitted else "not yet"})
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a model scored on images that it was not fitted to, by which features, and the same in words."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from scattergen.evaluation.memorisation import REJECTED
 from scattergen.evaluation.perceptual import PerceptualFeatures
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
+_BLURRED = 0.3  # sharpness below which little more than coarse shapes is left
+_LOOKS = ((0.8, "sharp"), (0.45, "a little soft"), (_BLURRED, "soft"), (-math.inf, "blurred"))  # from which sharpness
+_TELLING = 0.1  # part of the largest distance of all rows that is little, and that two standard errors may be at most
 MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 
 
@@ -82,24 +86,46 @@ def best_of(rows: Mapping[str, Row]) -> str | None:
 
 def in_words(judgement: Judgement, n_train: int) -> str:
     """What a person may expect of a model that was fitted to `n_train` images, in a sentence or two."""
-    decoder = judgement.rows[DECODER]
-    look = "sharp" if decoder.sharpness >= 0.8 else "a little soft"
-    if decoder.sharpness < 0.45:
-        look = "soft"
-    words = [f"Unseen images come back at {decoder.psnr:.1f} dB, {look}"]
-    if LEAST_SQUARES in judgement.rows:
-        words[0] += f" (least squares: {judgement.rows[LEAST_SQUARES].psnr:.1f} dB)"
+    rows, decoder = judgement.rows, judgement.rows[DECODER]
+    look = next(word for least, word in _LOOKS if decoder.sharpness >= least)
+    far = _is_far(rows)
+    words = [f"Unseen images come back at {decoder.psnr:.1f} dB, {look}{' and far from real ones' if far else ''}"]
+    if LEAST_SQUARES in rows:
+        words[0] += f" (least squares: {rows[LEAST_SQUARES].psnr:.1f} dB)"
     if n_train < 1000:
         words.append(f"{n_train:,} images are few: more would help most")
     if judgement.best is not None:
-        best = judgement.rows[judgement.best]
-        # Two standard errors cannot be told from nothing.
-        ratio = best.kernel / max(decoder.kernel, 2 * best.standard_error, 1e-12)
-        how = "about as real as" if ratio < 1.5 else f"{ratio:.1f} times as far from real ones as"
-        if ratio >= 10:
-            how = "much further from real ones than"
         blends = ", and each a blend of a few training images" if judgement.best.startswith("parzen") else ""
-        words.append(f"New images are best from the density {judgement.best}: {how} these reconstructions{blends}")
-        if copying := [key for key, row in judgement.rows.items() if row.copies]:
+        how = _beside(rows[judgement.best], decoder, max(row.kernel for row in rows.values()), far)
+        words.append(f"New images are best from the density {judgement.best}: {how}{blends}")
+        if copying := [key for key, row in rows.items() if row.copies]:
             words.append(f"Those of {' and '.join(copying)} are too near to training images to count as new")
     return ". ".join(words) + "."
+
+
+def _is_far(rows: Mapping[str, Row]) -> bool:
+    """Whether reconstructions are blurred, or told from real images and no nearer to them than least squares."""
+    decoder, floor = rows[DECODER], rows.get(REAL, Row(0.0, 0.0, 1.0))
+    if decoder.sharpness < _BLURRED:
+        return True
+    above = decoder.kernel - floor.kernel > _error_of(decoder, floor)
+    return above and LEAST_SQUARES in rows and decoder.kernel >= rows[LEAST_SQUARES].kernel
+
+
+def _beside(best: Row, decoder: Row, largest: float, far: bool) -> str:
+    """How near to real images new ones are beside reconstructions, if that can be told."""
+    gap, error = best.kernel - decoder.kernel, _error_of(best, decoder)
+    if gap > max(error, decoder.kernel / 2):
+        ratio = best.kernel / decoder.kernel if decoder.kernel > 2 * decoder.standard_error else math.inf
+        times = "much further" if ratio >= 10 else f"{ratio:.1f} times as far"
+        if ratio == math.inf:  # reconstructions cannot be told from real images
+            times = "a little further" if gap < _TELLING * largest else "further"
+        return f"{times} from real ones {'than' if ratio >= 10 else 'as'} these reconstructions"
+    if error > max(decoder.kernel, _TELLING * largest):
+        return "too few test images to tell how real they are"
+    return f"about as {'far from real ones' if far else 'real'} as these reconstructions"
+
+
+def _error_of(a: Row, b: Row) -> float:
+    """Two standard errors of the difference of two distances: a smaller one cannot be told from nothing."""
+    return 2 * math.hypot(a.standard_error, b.standard_error)

@@ -17,10 +17,11 @@ from scattergen.evaluation.judgement import Judgement
 from scattergen.evaluation.tables import nearest
 from scattergen.files import read_json
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.runs import LAST_STAGE, RunFolder
+from scattergen.runs import LAST_STAGE, RunFolder, seconds_of
 from scattergen.runs.index import differences, flatten
 from scattergen.runs.layout import INDEX
 from scattergen.stages.density import best_density, density_to_sample
+from scattergen.stages.meanings import default_options
 
 
 def runs_below(folder: Path) -> list[dict[str, Any]]:
@@ -55,15 +56,26 @@ def summary_of_run(path: Path) -> dict[str, Any]:
 def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
     """Of runs side by side, what each has of "options" that differ, and of what was "measured"; None where it lacks it.
 
-    A number with a standard error is a pair of both.
+    A number with a standard error is a pair of both. Kernel distances are of runs judged as the first that was.
     """
-    options = [flatten(run.shown_options) for run in runs]
-    names = sorted({name for one in options[1:] for name in differences(options[0], one)} - {"data.fingerprint"})
+    shown = [run.shown_options for run in runs]
+    options = [default_options(one) | flatten(one) for one in shown]
+    names = sorted({name for one in shown[1:] for name in differences(shown[0], one)} - {"data.fingerprint"})
+    valued = {name: [one.get(name) for one in options] for name in names}
     measured = [_measured(run) for run in runs]
+    judged = [one["judged by"] for one in measured if "judged by" in one]
+    for one in measured:  # distances in other features are on another scale
+        if one.get("judged by") not in judged[:1]:
+            one.update({row: None for row in one if row.startswith("kernel·1000, ")})
     rows = dict.fromkeys(row for one in measured for row in one)
     kinds = [row.partition(", ")[:2] for row in rows]  # such as "seconds", and "seconds, " of each density
     return {
-        "options": {name: [one.get(name) for one in options] for name in names},
+        # Neither a default that the other names, nor what is empty wherever it is.
+        "options": {
+            name: row
+            for name, row in valued.items()
+            if any(value != row[0] for value in row) and any(value not in (None, {}, []) for value in row)
+        },
         "measured": {
             row: [one.get(row) for one in measured]
             for row in sorted(rows, key=lambda row: kinds.index(row.partition(", ")[:2]))
@@ -73,7 +85,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
 
 def _measured(run: RunFolder) -> dict[str, Any]:
     stages, keys = run.stages, run.names("densities")
-    told: dict[str, Any] = {"seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
+    told: dict[str, Any] = {"seconds, all stages": sum(seconds_of(run).values())}
     told["best density"] = best_density(run)
     told["dB PSNR"] = stages.get(LAST_STAGE, {}).get("psnr")
     found = stages.get(LAST_STAGE, {}).get("judgement")

@@ -22,7 +22,7 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import PARTS, REFERENCE
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, refuse_differences
+from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, refuse_differences, seconds_of
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
@@ -51,7 +51,7 @@ class FittedRun:
         """Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages."""
         stages = self.run.stages
         quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages.get(LAST_STAGE, {})}
-        return {**quality, "seconds": sum(stage.get("seconds", 0.0) for stage in stages.values())}
+        return {**quality, "seconds": sum(seconds_of(self.run).values())}
 
     @property
     def expectation(self) -> str | None:

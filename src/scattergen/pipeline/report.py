@@ -27,7 +27,7 @@ from scattergen.pipeline.browse import nearest_training_images
 from scattergen.pipeline.judging import MOST_JUDGED, PARTS, REFERENCE, Standard, standard_of
 from scattergen.progress import SILENT, Progress
 from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
-from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages
+from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, seconds_of
 from scattergen.runs.layout import DENSITIES, products_in
 from scattergen.runs.schema import DIAGNOSIS, EVALUATION, misfit
 from scattergen.stages.density import default_density
@@ -195,7 +195,7 @@ def _page(
         facts = FitReport(
             options["data"]["name"], model.decoder.image_shape, options["data"]["n"], kept["n_test"], seed=seed,
             version=run.version, command=told.get("command", ""), config=options, machine=told.get("machine", {}),
-            stages=_seconds(run), eigenvalues=whitening.explained_variance_, run=str(run.path.resolve()),
+            stages=[*seconds_of(run).items()], eigenvalues=whitening.explained_variance_, run=str(run.path.resolve()),
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
             densities=densities, judgement=judgement, featured=best, history=_history(run),
             nearest=None if best is None else _nearest(run, model, best, seed),
@@ -251,13 +251,6 @@ def _judged(
                     scores[key], judged[key] = standard.of_density(model, key, extract), of
             task.advance(1, key)
     return standard.judgement(scores), judged
-
-
-def _seconds(run: RunFolder) -> list[tuple[str, float]]:
-    """What the stages of a model took, as far as is known."""
-    taken = ((name, stage.get("seconds")) for name, stage in run.stages.items())
-    ours = (*PARTS, REFERENCE)
-    return [(name, s) for name, s in taken if s is not None and (name in ours or name.startswith(f"{DENSITIES}/"))]
 
 
 def _history(run: RunFolder) -> list[dict[str, float]]:

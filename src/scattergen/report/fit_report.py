@@ -113,10 +113,12 @@ def write_fit_report(facts: FitReport, folder: str | Path) -> Path:
         'report.html'
     """
     folder, files = Path(folder), _PictureFiles()
-    options = [(name, value) for name, value in flatten(facts.config).items() if value != {}]
+    options = [(name, value) for name, value in flatten(facts.config).items() if value not in ({}, [])]
+    of_fit = facts.config.get("densities")
+    added = [entry.name for entry in facts.densities if isinstance(of_fit, Mapping) and entry.name not in of_fit]
     page = render(
         "fit.html.j2", facts=facts, title=facts.title, paper=paper.MNIST if facts.beside_paper else None,
-        total=sum(seconds for _, seconds in facts.stages), options=options,
+        total=sum(seconds for _, seconds in facts.stages), options=options, added=added,
         expectation=facts.judgement and in_words(facts.judgement, facts.n_train), board=_scoreboard(facts),
         references=(REAL, DECODER, LEAST_SQUARES), use=facts.run and (repr(facts.run), shlex.quote(facts.run)),
         machine=[*facts.machine.items(), *([("scattergen", facts.version)] * bool(facts.version))],
@@ -223,7 +225,10 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     for entry in facts.densities:
         picture = grid(entry.samples, _GRID_COLUMNS)
         files.keep(f"samples-{entry.name}", picture.png)
-        cards.append({"entry": entry, "picture": picture, "effort": _effort(entry)})
+        # Those of a class-conditional density are nested.
+        known = {name.removeprefix("keywords."): value for name, value in flatten(entry.hyperparameters).items()}
+        settings = {name: value for name, value in known.items() if value not in (None, {}, [])}
+        cards.append({"entry": entry, "picture": picture, "effort": _effort(entry), "settings": settings})
     return {"featured": {"name": chosen.name, "seed": chosen.seed, "count": count, "pictures": band}, "cards": cards}
 
 

@@ -17,6 +17,7 @@ from scattergen.errors import RunFolderError
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
+from scattergen.runs.index import LAST_STAGE
 from scattergen.runs.layout import INDEX
 from scattergen.training.recording import STAGE
 
@@ -101,6 +102,12 @@ class Stages:
                 self._held.add(key)
                 yield folder
             self._held.discard(key)
+
+
+def seconds_of(run: RunFolder) -> dict[str, float]:
+    """What each stage of a run took, as far as is known, but for the report, which shows them."""
+    taken = {name: facts.get("seconds") for name, facts in run.stages.items() if name != LAST_STAGE}
+    return {name: seconds for name, seconds in taken.items() if seconds is not None}
 
 
 def save_run(

@@ -43,12 +43,11 @@ def card_of(
 
 
 def _scores(run: RunFolder) -> dict[str, Any]:
-    """Distances of an evaluation, else of the end of the fit, to test images; real ones come first."""
+    """Distances to test images of the report, which has all densities, else of an evaluation; real ones come first."""
     found, file = run.stages.get(LAST_STAGE, {}).get("judgement"), run.path / "evaluation.json"
-    evaluated = file.is_file()
-    if found is None and not evaluated:
+    if found is None and not file.is_file():
         return {"rows": []}
-    told = read_json(file) if evaluated else found or {}
+    evaluated, told = found is None, found or read_json(file)
     rows = []
     for key, row in sorted(told["rows"].items(), key=lambda item: item[0] != REAL):
         distance = row["frechet"] if evaluated else {"value": row["kernel"], "standard_error": row["standard_error"]}

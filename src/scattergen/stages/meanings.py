@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from scattergen.decoder.fit import DecoderTraining
@@ -10,6 +11,7 @@ from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.densities import density_class
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
+from scattergen.errors import ScattergenError
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.presets import preset
 from scattergen.training import TrainingSettings
@@ -41,11 +43,7 @@ def fit_options(name: str) -> list[KnownOption]:
     """All options of a fit with their values in a preset."""
     presets = [preset(name, *images) for images in _IMAGES.get(name, [((3, 128, 128), 60_000)])]
     kind = presets[0]["decoder"].get("kind", "generator")
-    decoder = LocalDecoder if kind == "local" else Decoder
-    owners = {"encoder": ScatteringEncoder, "decoder": decoder, "training": DecoderTraining}
-    known = {f"{section}.{one}": said for section, owner in owners.items() for one, said in _defaults(owner).items()}
-    found = []
-    known |= _OTHERS
+    known, found = _known(kind), []
     for option in sorted(known, key=lambda one: [*presets[0], "sampling"].index(one.partition(".")[0])):
         (section, _, keyword), (default, meaning) = option.partition("."), known[option]
         values = [options.get(section, {}).get(keyword, default) for options in presets]
@@ -59,6 +57,24 @@ def density_options(key: str) -> list[KnownOption]:
     choice = choice_of_key(key)
     known = _defaults(density_class(choice.name)).items()
     return [KnownOption(name, choice.keywords.get(name, value), meaning) for name, (value, meaning) in known]
+
+
+def default_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of what the options of a fit leave unsaid, by full names, in the sections that it has."""
+    known = {name: default for name, (default, _) in _known(options.get("decoder", {}).get("kind")).items()}
+    found = {name: default for name, default in known.items() if name.partition(".")[0] in options}
+    for key in options.get("densities", {}):
+        with suppress(ScattergenError):  # of a plugin that is not installed here
+            found |= {f"densities.{key}.{option.name}": option.value for option in density_options(key)}
+    return found
+
+
+def _known(kind: str | None) -> dict[str, tuple[Any, str]]:
+    """The options of a fit with a kind of decoder, to their defaults and meanings."""
+    decoder = LocalDecoder if kind == "local" else Decoder
+    owners = {"encoder": ScatteringEncoder, "decoder": decoder, "training": DecoderTraining}
+    known = {f"{section}.{one}": said for section, owner in owners.items() for one, said in _defaults(owner).items()}
+    return known | _OTHERS
 
 
 def _defaults(owner: Callable[..., Any]) -> dict[str, tuple[Any, str]]:
