@@ -391,7 +391,9 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(scattergen, digits
         ("sampling.n_components=0", "n_components=0", "from 1 to"),
         ("densities.mixture=5", '"densities.mixture"', "densities.vae.beta=0.01"),
         ("densities.diffusion.steps=5", '"diffusion"', "--densities"),
-        ("epochs=5", '"epochs"', "SECTION.NAME"),
+        ("epoch=5", '"epoch"', 'did you mean "epochs"'),
+        ("hatchery=5", '"hatchery"', "SECTION.NAME"),
+        ("flips=true", "flips=True", '{"training.flips": True}'),
         ("model.epochs=5", '"model.epochs"', "SECTION.NAME"),
         ("encoder.J.x=5", '"encoder.J.x"', "SECTION.NAME"),
         ("encoder.J", '"encoder.J"', "--set NAME=VALUE"),
@@ -412,6 +414,16 @@ def density_of_another_version(at, run, **_):
     old = {**metadata["hyperparameters"], "annealing": 0.0}
     copy.write("densities/vae", "0" * 16, tensors, {**metadata, "hyperparameters": old})
     return ["sample", copy.path, "--density", "vae", "--out", at / "out.png"]
+
+
+@mistake('"mixtrue"', 'did you mean "mixture"?')
+def misspelt_density(at, run, **_):
+    return ["density", run, "mixtrue"]
+
+
+@mistake("nowhere.npz", "check its name")
+def codes_that_are_not_there(at, run, **_):
+    return ["decode", run, at / "nowhere.npz", "--out", at / "out.png"]
 
 
 @mistake('"diffusion"', "choose one of gaussian")

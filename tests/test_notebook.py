@@ -317,7 +317,8 @@ def test_keywords_in_full_and_in_short():
     ("given", "short", "message"),
     [
         ({"Q": 3}, {}, r'no option "Q": write SECTION\.NAME with one of the sections encoder, decoder'),
-        ({}, {"epoch": 3}, r'no option "epoch": write SECTION\.NAME'),
+        ({}, {"epoch": 3}, r'no option "epoch": did you mean "epochs"\?'),
+        ({}, {"hatchery": 3}, r'no option "hatchery": write SECTION\.NAME'),
         ({}, {"image_shape": 3}, 'no option "image_shape"'),
         ({}, {"flips": True}, r'encoder and the training have .*\{"encoder\.flips": True\} or \{"training\.flips"'),
         ({"densities.gan.epochs": 1}, {}, '"gan" is not among the densities to fit'),

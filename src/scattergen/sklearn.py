@@ -67,7 +67,9 @@ class ScatteringTransformer(_Transformer):
         (5, 3969)
     """
 
-    def __init__(self, image_shape: Shape | tuple[int, int] | None = None, *, J: int = 2, L: int = 8, max_order: int = 2) -> None:
+    def __init__(
+        self, image_shape: Shape | tuple[int, int] | None = None, *, J: int = 2, L: int = 8, max_order: int = 2
+    ) -> None:
         self.image_shape, self.J, self.L, self.max_order = image_shape, J, L, max_order
 
     @usual_state()

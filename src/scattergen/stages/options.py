@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
-from scattergen.keywords import check_keywords
+from scattergen.keywords import check_keywords, nearest_name
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key
 
@@ -41,8 +42,11 @@ def options_of(
     # With how many arguments that are not the user's.
     decoder: tuple[Any, int] = (LocalDecoder, 1) if local else (Decoder, 2)
     made = {"encoder": (ScatteringEncoder, 1), "decoder": decoder, "training": (DecoderTraining, 0)}
+    known = {section: [*inspect.signature(make).parameters][own:] for section, (make, own) in made.items()}
     for name, value in short.items():
-        found = [s for s, (make, own) in made.items() if name in [*inspect.signature(make).parameters][own:]]
+        found = [section for section, names in known.items() if name in names]
+        if not found and (near := nearest_name(name, chain(*known.values()))):
+            raise InputError(f'There is no option "{name}": did you mean "{near}"?')
         if len(found) > 1:
             both, either = " and the ".join(found), " or ".join(f'{{"{one}.{name}": {value!r}}}' for one in found)
             raise InputError(f"{name}={value!r}: the {both} have an option of that name; write options={either}.")
