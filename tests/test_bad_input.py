@@ -391,7 +391,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(scattergen, digits
         ("sampling.n_components=0", "n_components=0", "from 1 to"),
         ("densities.mixture=5", '"densities.mixture"', "densities.vae.beta=0.01"),
         ("densities.diffusion.steps=5", '"diffusion"', "--densities"),
-        ("epoch=5", '"epoch"', 'did you mean "epochs"'),
+        ("epoch=5", '"epoch"', '"epochs" may be meant.'),
         ("hatchery=5", '"hatchery"', "SECTION.NAME"),
         ("flips=true", "flips=True", '{"training.flips": True}'),
         ("model.epochs=5", '"model.epochs"', "SECTION.NAME"),
@@ -416,9 +416,14 @@ def density_of_another_version(at, run, **_):
     return ["sample", copy.path, "--density", "vae", "--out", at / "out.png"]
 
 
-@mistake('"mixtrue"', 'did you mean "mixture"?')
+@mistake('"mixtrue"', '"mixture" may be meant')
 def misspelt_density(at, run, **_):
     return ["density", run, "mixtrue"]
+
+
+@mistake("28×28", "a model of")
+def arrays_of_another_size(at, grey, run, **_):
+    return ["reconstruct", run, save(at, grey), "--out", at / "out.png"]
 
 
 @mistake("nowhere.npz", "check its name")

@@ -34,7 +34,7 @@ class ClassConditional(DisplayedDensity):
 
     Args:
         density: Name of the kind.
-        keywords: Its options; unknown ones raise an `InputError`.
+        keywords: Its options; unknown ones are refused.
         classes: Names of the classes in the order of their labels 0 … C - 1; by default the labels.
 
     Attributes:

@@ -51,10 +51,9 @@ def density_class(name: str) -> type[Density]:
         found = [point for point in entry_points(group=_GROUP) if point.name == name]
         if not found:
             near = nearest_name(name, names())
-            meant = f'did you mean "{near}"? Known are' if near else "choose one of"
-            raise InputError(
-                f'There is no density "{name}": {meant} {", ".join(names())} (docs/own-parts.md adds others).'
-            )
+            meant = f'"{near}" may be meant, of' if near else "choose one of"
+            others = f"{', '.join(names())} (docs/own-parts.md adds others)"
+            raise InputError(f'There is no density "{name}": {meant} {others}.')
         try:
             DENSITIES[name] = found[0].load()
         except (ImportError, AttributeError) as error:

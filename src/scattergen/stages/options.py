@@ -37,6 +37,7 @@ def options_of(
     sections = {name: value for name, value in given.items() if "." not in name}
     complete = all(isinstance(sections.get(name), Mapping) for name in SECTIONS)
     base = sections if complete else presets.preset(preset, image_shape, n)
+    base = presets.changed(base, {}, [densities] if isinstance(densities, str) else densities)
     changes = {name: value for name, value in given.items() if not complete or "." in name}
     local = presets.changed(base, changes)["decoder"].get("kind") == "local"
     # With how many arguments that are not the user's.
@@ -46,12 +47,12 @@ def options_of(
     for name, value in short.items():
         found = [section for section, names in known.items() if name in names]
         if not found and (near := nearest_name(name, chain(*known.values()))):
-            raise InputError(f'There is no option "{name}": did you mean "{near}"?')
+            raise InputError(f'There is no option "{name}": "{near}" may be meant.')
         if len(found) > 1:
             both, either = " and the ".join(found), " or ".join(f'{{"{one}.{name}": {value!r}}}' for one in found)
             raise InputError(f"{name}={value!r}: the {both} have an option of that name; write options={either}.")
         changes[".".join([*found, name])] = value
-    return presets.changed(base, changes, [densities] if isinstance(densities, str) else densities)
+    return presets.changed(base, changes)
 
 
 def check_options(
