@@ -421,16 +421,6 @@ def misspelt_density(at, run, **_):
     return ["density", run, "mixtrue"]
 
 
-@mistake("28×28", "a model of")
-def arrays_of_another_size(at, grey, run, **_):
-    return ["reconstruct", run, save(at, grey), "--out", at / "out.png"]
-
-
-@mistake("nowhere.npz", "check its name")
-def codes_that_are_not_there(at, run, **_):
-    return ["decode", run, at / "nowhere.npz", "--out", at / "out.png"]
-
-
 @mistake('"diffusion"', "choose one of gaussian")
 def unknown_density_to_fit(at, grey, **_):
     return fit(at, save(at, grey), "--densities", "gaussian,diffusion")
@@ -561,12 +551,12 @@ def codes_with_an_unknown_ending(at, run, digits, **_):
     return ["encode", run, digits, "--out", at / "codes.txt"]
 
 
-@mistake("(N, 1, 28, 28)", "resize or convert")
+@mistake("16×16 pixels, but", "a model of grey images of 28×28 pixels: convert the array")
 def images_of_another_shape(at, run, grey, **_):
     return ["encode", run, save(at, grey), "--out", at / "out.npz"]
 
 
-@mistake("codes.npy", "numpy.save")
+@mistake("codes.npy", "check its name")
 def codes_that_are_missing(at, run, **_):
     return ["decode", run, at / "codes.npy", "--out", at / "out.png"]
 

@@ -592,7 +592,8 @@ def test_quiet_and_progress(scattergen, fitted, tmp_path):
     assert "decode" not in loud.out
     assert scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--quiet").err == ""
     assert json.loads(scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--json").out) == {
-        "out": str(tmp_path / "a.npz"), "n": 64, "density": sg.load(fitted).best, "seed": 0, "temperature": 1.0
+        "out": str(tmp_path / "a.npz"), "n": 64, "density": sg.load(fitted).best, "seed": 0, "temperature": 1.0,
+        "sharpen": 0
     }  # fmt: skip
 
 
