@@ -49,8 +49,9 @@ def options_of(
         if not found and (near := nearest_name(name, chain(*known.values()))):
             raise InputError(f'There is no option "{name}": "{near}" may be meant.')
         if len(found) > 1:
-            both, either = " and the ".join(found), " or ".join(f'{{"{one}.{name}": {value!r}}}' for one in found)
-            raise InputError(f"{name}={value!r}: the {both} have an option of that name; write options={either}.")
+            both, either = " and the ".join(found), " or ".join(f"{one}.{name}" for one in found)
+            how = f'in full, {either} (in Python options={{"{found[-1]}.{name}": {value!r}}})'
+            raise InputError(f"{name}={value!r}: the {both} have an option of that name; write it {how}.")
         changes[".".join([*found, name])] = value
     return presets.changed(base, changes)
 
