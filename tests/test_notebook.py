@@ -321,7 +321,7 @@ def test_keywords_in_full_and_in_short():
         ({}, {"epoch": 3}, r'no option "epoch": "epochs" may be meant'),
         ({}, {"hatchery": 3}, r'no option "hatchery": write SECTION\.NAME'),
         ({}, {"image_shape": 3}, 'no option "image_shape"'),
-        ({}, {"flips": True}, r'encoder and the training have .*encoder\.flips or training\.flips .*\{"training\.flips"'),
+        ({}, {"flips": True}, r'encoder and the training have .* encoder\.flips or training\.flips .*\{"training\.f'),
         ({"densities.gan.epochs": 1}, {}, '"gan" is not among the densities to fit'),
         (3, {}, "options=3: give names and values"),
     ],

@@ -241,6 +241,7 @@ def hub(tmp_path, monkeypatch):
     hub = FakeHub(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", hub.constants)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.file_download", ModuleType("file_download"))
     return hub
 
 

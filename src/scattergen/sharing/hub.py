@@ -91,6 +91,7 @@ def _client(failure: str, remedy: str) -> Iterator[Any]:
     try:
         import huggingface_hub as hub
         import huggingface_hub.constants
+        import huggingface_hub.file_download  # which sets the level of its messages as it is imported
     except ImportError as error:
         how = "install the package huggingface_hub by pip install 'scattergen[hub]'"
         raise InputError(f"{failure}: {how}.") from error
