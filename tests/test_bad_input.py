@@ -391,7 +391,9 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(scattergen, digits
         ("sampling.n_components=0", "n_components=0", "from 1 to"),
         ("densities.mixture=5", '"densities.mixture"', "densities.vae.beta=0.01"),
         ("densities.diffusion.steps=5", '"diffusion"', "--densities"),
-        ("epochs=5", '"epochs"', "SECTION.NAME"),
+        ("epoch=5", '"epoch"', '"epochs" may be meant.'),
+        ("hatchery=5", '"hatchery"', "SECTION.NAME"),
+        ("flips=true", "flips=True", '{"training.flips": True}'),
         ("model.epochs=5", '"model.epochs"', "SECTION.NAME"),
         ("encoder.J.x=5", '"encoder.J.x"', "SECTION.NAME"),
         ("encoder.J", '"encoder.J"', "--set NAME=VALUE"),
@@ -412,6 +414,11 @@ def density_of_another_version(at, run, **_):
     old = {**metadata["hyperparameters"], "annealing": 0.0}
     copy.write("densities/vae", "0" * 16, tensors, {**metadata, "hyperparameters": old})
     return ["sample", copy.path, "--density", "vae", "--out", at / "out.png"]
+
+
+@mistake('"mixtrue"', '"mixture" may be meant')
+def misspelt_density(at, run, **_):
+    return ["density", run, "mixtrue"]
 
 
 @mistake('"diffusion"', "choose one of gaussian")
@@ -544,12 +551,12 @@ def codes_with_an_unknown_ending(at, run, digits, **_):
     return ["encode", run, digits, "--out", at / "codes.txt"]
 
 
-@mistake("(N, 1, 28, 28)", "resize or convert")
+@mistake("16×16 pixels, but", "a model of grey images of 28×28 pixels: convert the array")
 def images_of_another_shape(at, run, grey, **_):
     return ["encode", run, save(at, grey), "--out", at / "out.npz"]
 
 
-@mistake("codes.npy", "numpy.save")
+@mistake("codes.npy", "check its name")
 def codes_that_are_missing(at, run, **_):
     return ["decode", run, at / "codes.npy", "--out", at / "out.png"]
 

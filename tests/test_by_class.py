@@ -155,7 +155,7 @@ def test_samples_of_a_class(scattergen, by_class, tmp_path):
         (["--label", "ten"], "no class 'ten': choose among 0, 1, 2"),
         (["--label", "3,"], "lacks a class: separate classes by commas, as in --label 3,5"),
         (["--label", "3,5", "-n", "1"], "-n 1 images cannot show 2 classes"),
-        (["--label", "3", "--density", "mixture"], "GaussianMixture is not class-conditional"),
+        (["--label", "3", "--density", "mixture"], "The density mixture is not class-conditional: leave out"),
         (["--temperature", "-1"], "temperature=-1.0: give a number of at least 0"),
         (["--temperature", "nan"], "temperature=nan: give a number"),
         (["--temperature", "inf"], "temperature=inf: give a number"),

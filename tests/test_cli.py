@@ -592,7 +592,8 @@ def test_quiet_and_progress(scattergen, fitted, tmp_path):
     assert "decode" not in loud.out
     assert scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--quiet").err == ""
     assert json.loads(scattergen("sample", fitted, "--out", tmp_path / "a.npz", "--json").out) == {
-        "out": str(tmp_path / "a.npz"), "n": 64, "density": sg.load(fitted).best, "seed": 0, "temperature": 1.0
+        "out": str(tmp_path / "a.npz"), "n": 64, "density": sg.load(fitted).best, "seed": 0, "temperature": 1.0,
+        "sharpen": 0
     }  # fmt: skip
 
 
@@ -616,3 +617,18 @@ def test_ctrl_c_says_whether_work_is_kept(scattergen, digits, tiny, fitted, run_
 def test_a_run_can_be_moved(scattergen, run_copy, tmp_path):
     moved = shutil.move(run_copy, tmp_path / "elsewhere")
     scattergen("sample", moved, "--out", tmp_path / "a.npz", "-q")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["options", "mist"], "'mist' is unknown: choose one of 'mnist', 'celeba'"),
+        (["fit", "mnist", "--limit", "x"], "'--limit': give an integer."),
+        (["fit", "mnist", "--limit", "1"], "'--limit': give at least 3."),
+        (["sample", "run", "--out", "a.png", "--temperature", "x"], "'--temperature': give a number."),
+        (["sample", "run", "--out", "a.png", "--sharpen", "2"], "'--sharpen': give at most 1."),
+        (["fit", "mnist"], "name a new folder by --out."),
+    ],
+)
+def test_values_of_options_are_refused_in_plain_words(scattergen, arguments, said):
+    assert said in " ".join(scattergen(*arguments, code=2).err.replace("│", " ").split())

@@ -20,7 +20,7 @@ from scattergen.errors import InputError
 from scattergen.image_files import write_images
 from scattergen.pipeline.browse import compare_runs
 from scattergen.runs import RunFolder
-from scattergen.stages.config import read_config, to_toml
+from scattergen.stages.config import config_of, read_config, to_toml
 from scattergen.stages.meanings import BY_IMAGES, density_options, fit_options
 from scattergen.stages.options import check_options
 from scattergen.stages.presets import override, preset
@@ -73,6 +73,8 @@ def test_list_tells_of_every_run_below_a_folder(scattergen, fitted, tmp_path):
     assert f"{facts['best']} (best)" in shown
     assert "run.json is damaged" in shown
     assert "There is no folder" in scattergen("list", tmp_path / "c", code=2).err
+    assert scattergen("list", tmp_path / "a" / "no run").out == f"There are no runs in {tmp_path / 'a' / 'no run'}.\n"
+    assert json.loads(scattergen("list", tmp_path / "a" / "no run", "--json").out) == []
 
 
 def test_compare_shows_what_differs(scattergen, fitted, other, model, tmp_path):
@@ -151,7 +153,7 @@ def test_nearest_to_samples(scattergen, fitted, model):
 
 def test_what_nearest_cannot_use(scattergen, fitted, digits, other, tmp_path):
     out = ["--out", tmp_path / "a.png"]
-    assert "name its images by --images" in scattergen("nearest", fitted, *out, code=2).err
+    assert "fitted to: name them by --images" in scattergen("nearest", fitted, *out, code=2).err
     assert "does not hold the images" in scattergen("nearest", fitted, *out, "--images", "mnist", code=2).err
     assert "ask for fewer" in scattergen("nearest", fitted, "-k", 301, code=2).err
     assert "--density" in scattergen("nearest", fitted, digits, "--density", "vae", code=2).err
@@ -233,8 +235,9 @@ def test_classes_that_are_not_there(scattergen, fitted, digits, tmp_path):
 
 def test_sample_tells_how_samples_were_made(scattergen, fitted, tmp_path):
     sample = ["sample", fitted, "-n", 2, "--seed", 5, "--temperature", 0.5, "--out", tmp_path / "a.png", "--json"]
-    told = {"out": str(tmp_path / "a.png"), "n": 2, "density": "vae", "seed": 5, "temperature": 0.5}
+    told = {"out": str(tmp_path / "a.png"), "n": 2, "density": "vae", "seed": 5, "temperature": 0.5, "sharpen": 0}
     assert json.loads(scattergen(*sample, "--density", "vae").out) == told
+    assert json.loads(scattergen(*sample, "--sharpen", 0.5).out)["sharpen"] == 0  # its model has no sharpening
 
 
 # Files of options
@@ -244,6 +247,8 @@ def test_a_file_of_options_fits_the_same(scattergen, fitted, digits, tmp_path):
     """Finished before with the same options: seed, preset, densities and all that was set."""
     file = tmp_path / "fit.toml"
     file.write_text(scattergen("info", fitted, "--config").out)
+    told = json.loads(scattergen("info", fitted, "--config", "--json").out)
+    assert to_toml(told) == file.read_text()
     fit = ["fit", digits, "--out", fitted, "-q", "--config", file]
     assert json.loads(scattergen(*fit, "--json").out)["finished_before"]
     # The command line goes before the file.
@@ -268,7 +273,7 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         ("auto", {"converted": []}, 16, {}),
         ("celeba", read, 64, {"limit": 9, "size": 64}),  # which crops by itself
     ]:
-        (tmp_path / "a.toml").write_text(to_toml({**made, "preset": preset_name, "data": data}, side))
+        (tmp_path / "a.toml").write_text(to_toml(config_of({**made, "preset": preset_name, "data": data}, side)))
         arguments, changes = read_config(tmp_path / "a.toml", ["preset", "seed", "densities", "limit", "crop", "size"])
         assert arguments == {"preset": preset_name, "seed": 2, "densities": "a.b", **wanted}
         assert changes == {"training.patience": None, "training.loss": "a\x7f\u202eé😀"}
@@ -317,6 +322,12 @@ def test_every_option_is_listed_with_its_value_and_meaning(name):
 @pytest.mark.parametrize("name", names())
 def test_every_option_of_a_density_is_listed(name):
     assert all(option.meaning for option in density_options(name))
+
+
+def test_meanings_name_nothing_internal():
+    told = [one.meaning for name in ("auto", "mnist") for one in fit_options(name)]
+    told += [one.meaning for name in names() for one in density_options(name)]
+    assert not [one for one in told if re.search(r"[a-z]{2}[A-Z][a-z]|[A-Z]{6}|\bsee [a-z]*[A-Z._]", one)]
 
 
 def test_options_are_shown(scattergen):

@@ -249,7 +249,7 @@ def test_an_interrupted_fit_continues_to_the_same_density(name, z, tmp_path, mon
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(InputError, match=r"choose one of gaussian, .*, class_conditional, or register"):
+    with pytest.raises(InputError, match=r"choose one of gaussian, .*, class_conditional .docs/own-parts"):
         make("diffusion")
     with pytest.raises(InputError, match=r'"vae" has no option "gamma": its options are n_latent'):
         make("vae", gamma=1)

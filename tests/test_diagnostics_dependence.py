@@ -266,7 +266,7 @@ def test_the_command_tests_codes_of_test_images(diagnose, run_copy, digits):
     ("arguments", "words"),
     [
         (["--density", "nothing"], 'has no density "nothing": it has gaussian, mixture, vae, gan.'),
-        (["--part", "test"], "was not fitted to the embedded MNIST: name its images by --images."),
+        (["--part", "test"], "does not hold the images that it was fitted to: name them by --images."),
         (["--part", "test", "--images", "mnist"], "mnist does not hold the images that"),
         (["--images", "mnist"], "leave out --images, or add --part test."),
     ],

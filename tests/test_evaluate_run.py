@@ -162,9 +162,9 @@ def test_other_images_to_compare_with(evaluated, digits, tmp_path):
         (["--density", "diffusion"], 'no density "diffusion": it has gaussian, mixture, vae, gan'),
         (["--density", "gaussian,"], "lacks a name"),
         (["--against", "nowhere/"], "nowhere"),
-        (["--repeats", "0"], "greater than or equal to 1"),
+        (["--repeats", "0"], "give at least 1."),
         (["-n", "1000000000000"], "GiB of memory and this machine has"),
-        (["-n", "5"], "greater than or equal to 20"),
+        (["-n", "5"], "give at least 20."),
         (["--images", "mnist"], "mnist does not hold the images that"),
     ],
 )
@@ -175,7 +175,7 @@ def test_mistakes(evaluated, run_copy, arguments, words):
 
 def test_images_must_be_named(scattergen, fitted):
     error = scattergen("evaluate", fitted, code=2).err
-    assert "not fitted to the embedded MNIST: name its images by --images" in error
+    assert "does not hold the images that it was fitted to: name them by --images" in error
 
 
 def test_images_without_a_test_set(scattergen, tmp_path):

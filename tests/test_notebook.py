@@ -309,6 +309,7 @@ def test_keywords_in_full_and_in_short():
     # Densities: chosen by name, or added and changed.
     assert found({}, ["vae", "gaussian"])["densities"] == {"vae": {}, "gaussian": {}}
     assert found({}, "vae")["densities"] == {"vae": {}}
+    assert found({"densities.vae.beta": 1}, "vae")["densities"] == {"vae": {"beta": 1}}
     assert found({}, {"mixture": {"n_components": 2}})["densities"] == {"mixture": {"n_components": 2}}
     added = found({"densities": {"mixture": {"n_components": 2}, "gan": {"epochs": 1}}})["densities"]
     assert added == {**auto["densities"], "mixture": {"n_components": 2}, "gan": {"epochs": 1}}
@@ -324,9 +325,10 @@ def test_keywords_in_full_and_in_short():
     ("given", "short", "message"),
     [
         ({"Q": 3}, {}, r'no option "Q": write SECTION\.NAME with one of the sections encoder, decoder'),
-        ({}, {"epoch": 3}, r'no option "epoch": write SECTION\.NAME'),
+        ({}, {"epoch": 3}, r'no option "epoch": "epochs" may be meant'),
+        ({}, {"hatchery": 3}, r'no option "hatchery": write SECTION\.NAME'),
         ({}, {"image_shape": 3}, 'no option "image_shape"'),
-        ({}, {"flips": True}, r'encoder and the training have .*\{"encoder\.flips": True\} or \{"training\.flips"'),
+        ({}, {"flips": True}, r'encoder and the training have .* encoder\.flips or training\.flips .*\{"training\.f'),
         ({"densities.gan.epochs": 1}, {}, '"gan" is not among the densities to fit'),
         (3, {}, "options=3: give names and values"),
     ],

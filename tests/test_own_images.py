@@ -172,7 +172,7 @@ def test_a_training_that_diverges_blames_the_learning_rate():
 @pytest.mark.slow
 def test_an_estimate_writes_nothing_and_is_near(archive, scattergen, tmp_path, fitted):
     out = tmp_path / "run"
-    shown = scattergen("fit", archive, "--out", out, "--set", "training.epochs=30", "--estimate", "--json")
+    shown = scattergen("fit", archive, "--set", "epochs=30", "--estimate", "--json")
     assert not out.exists()
     told = json.loads(shown.out)
     stages = RunFolder.open(fitted[0]).stages

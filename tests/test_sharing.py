@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import re
 import shutil
 import sys
@@ -241,6 +242,7 @@ def hub(tmp_path, monkeypatch):
     hub = FakeHub(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", hub.constants)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.file_download", ModuleType("file_download"))
     return hub
 
 
@@ -328,8 +330,9 @@ def test_a_tampered_run_of_the_hub_is_refused(hub, tmp_path):
         sg.load("hf:me/bad")
 
 
-def test_failures_of_the_client_are_a_sentence(hub, monkeypatch, scattergen):
+def test_failures_of_the_client_are_a_sentence(hub, monkeypatch, scattergen, caplog):
     def fail(*_, **__):
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s")
         raise error
 
     for name in ("hf_hub_download", "create_repo"):
@@ -339,6 +342,7 @@ def test_failures_of_the_client_are_a_sentence(hub, monkeypatch, scattergen):
     assert told.startswith("error: hf:me/none cannot be fetched (ValueError: 404 Repository Not Found): check name and")
     told = scattergen("push", GOLDEN, "me/none", "--quiet", code=2).err
     assert "log in by `hf auth login` with a token that may write" in told
+    assert not caplog.records
 
 
 def test_names_of_models():

@@ -59,6 +59,7 @@ def digits():
     "estimator",
     [
         ScatteringTransformer(J=1, L=2),
+        ScatteringTransformer(),
         WhitenedPCA(),
         GaussianDensity(),
         GaussianMixtureDensity(n_components=2),
@@ -124,6 +125,25 @@ def test_rows_that_are_no_images():
         ScatteringTransformer((3, 5, 5), J=3).fit(x)
 
 
+def test_images_that_are_smaller_than_the_scale():
+    x = np.random.default_rng(0).random((3, 64))
+    for given in ({}, {"image_shape": (8, 8)}, {"image_shape": (1, 8, 8)}):
+        with pytest.raises(InputError, match=r"J=4 needs images of at least 16×16 .* 8×8: choose J=3 or less, or give"):
+            ScatteringTransformer(J=4, **given).fit(x)
+    with pytest.warns(UserWarning, match="filled up with zeros"):  # features, of which few are a square by chance
+        ScatteringTransformer().fit(x[:, :4])
+
+
+def test_image_shapes():
+    x = np.random.default_rng(0).random((3, 8 * 12))
+    grey = ScatteringTransformer((8, 12)).fit(x)
+    assert grey.image_shape_ == (1, 8, 12)
+    np.testing.assert_array_equal(grey.transform(x), ScatteringTransformer((1, 8, 12)).fit_transform(x))
+    for shape in (8, (96,), (8.0, 12), (0, 8, 12), (1, 1, 8, 12), "8x12"):
+        with pytest.raises(InputError, match=r"image_shape=.*: give \(C, H, W\)"):
+            ScatteringTransformer(shape).fit(x)
+
+
 def test_components_are_those_of_scikit_learn(digits):
     ours, theirs = WhitenedPCA(5).fit(digits), PCA(5, whiten=True, svd_solver="full").fit(digits)
     # Its whitening divides by the variance of n - 1, ours of n; signs are arbitrary.
@@ -162,6 +182,7 @@ def test_parameters_are_the_keywords_of_the_density():
     with pytest.raises(InputError, match="n_components=0"):  # when it is fitted, as scikit-learn has it
         GaussianMixtureDensity(n_components=0).fit(np.eye(9))
     assert not hasattr(estimator, "score_samples")
+    assert not hasattr(ManifoldParzenDensity(), "score_samples")
     assert hasattr(GaussianDensity(), "score")
 
 

@@ -209,6 +209,8 @@ def _check_codes_suffix(path: Path) -> None:
 def read_codes(path: Path) -> Tensor:
     """Codes (N, d), float32 and finite, from "….npy", or from "codes" or the only array of "….npz"."""
     _check_codes_suffix(path)
+    if not os.path.exists(path):
+        raise InputError(f"There is no file {path}: check its name.")
     arrays = {"codes": ArrayFile(path)[:]} if path.suffix.lower() == ".npy" else load_npz(path)
     if "codes" not in arrays and len(arrays) != 1:
         raise InputError(f'{path} holds {", ".join(arrays)}, but no "codes": name the array "codes".')

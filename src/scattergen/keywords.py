@@ -1,11 +1,12 @@
 """Checking keywords that a user wrote, by the signature of what they are for."""
 
+import difflib
 import inspect
 import operator
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from scattergen.errors import InputError
@@ -25,6 +26,11 @@ def check_keywords(
         if name in hints and not _is_a(value, hints[name]):
             remedy = f"give {_in_words(hints[name])}, such as {known[name].default!r}"
             raise InputError(f"{name}={value!r} does not suit {owner}: {remedy}.")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that somebody who misspelt it may have meant."""
+    return next(iter(difflib.get_close_matches(name, [*known], 1)), None)
 
 
 def whole_number(name: str, value: Any, *, least: int = 0, most: int = 2**62) -> int:

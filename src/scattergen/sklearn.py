@@ -13,6 +13,7 @@ except ImportError as error:
 
 import inspect
 import math
+import operator
 import warnings
 from typing import Any, ClassVar, Self
 
@@ -27,10 +28,17 @@ from scattergen.errors import InputError
 from scattergen.global_state import usual_state
 from scattergen.scattering import Scattering2D
 
+__all__ = [
+    "DensityEstimator", "FlowDensity", "GaussianDensity", "GaussianMixtureDensity",
+    "GenerativeAdversarialNetworkDensity", "ManifoldParzenDensity", "ScatteringTransformer",
+    "VariationalAutoencoderDensity", "WhitenedPCA",
+]  # fmt: skip
+
 Rows = NDArray[Any]
 Shape = tuple[int, int, int]
 
 _BATCH_FLOATS = 1 << 25  # of coefficients that are computed at once
+_FEWEST_PIXELS = 16  # smaller squares are no images but features, such as scikit-learn's own checks give
 
 
 class _Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -48,9 +56,10 @@ class ScatteringTransformer(_Transformer):
     """Images to their scattering coefficients, (n, C·K·H'·W'), by `scattergen.scattering.Scattering2D`.
 
     Args:
-        image_shape: (C, H, W), kept as `image_shape_`. By default rows are square grey images; others are filled up
-            with zeros to such ones, with a warning.
-        J, L, max_order: Scale, number of orientations and highest order.
+        image_shape: (C, H, W), or (H, W) of grey images, kept as `image_shape_`, (C, H, W). By default rows are square
+            grey images; others, and those of fewer than 16 features, are filled up with zeros to such ones, with a
+            warning.
+        J, L, max_order: Scale, number of orientations and highest order. Images need sides of at least 2^J.
 
     Example:
         >>> images = np.random.default_rng(0).random((5, 28 * 28))
@@ -58,17 +67,29 @@ class ScatteringTransformer(_Transformer):
         (5, 3969)
     """
 
-    def __init__(self, image_shape: Shape | None = None, *, J: int = 2, L: int = 8, max_order: int = 2) -> None:
+    def __init__(
+        self, image_shape: Shape | tuple[int, int] | None = None, *, J: int = 2, L: int = 8, max_order: int = 2
+    ) -> None:
         self.image_shape, self.J, self.L, self.max_order = image_shape, J, L, max_order
 
     @usual_state()
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Find the shape of the images; nothing is learned from them. An `InputError` if the rows do not have it."""
-        n = _checked(self, X).shape[1]
-        side = max(math.isqrt(n - 1) + 1, 2**self.J)
-        C, H, W = self.image_shape_ = (1, side, side) if self.image_shape is None else self.image_shape
+        """Find the shape of the images; nothing is learned from them.
+
+        An `InputError` if the rows do not have that shape, or a side is smaller than 2^J.
+        """
+        n, least, remedy = _checked(self, X).shape[1], 2**self.J, "give their image_shape, (C, H, W)"
+        side = math.isqrt(n - 1) + 1
+        C, H, W = (1, side, side) if self.image_shape is None else _image_shape(self.image_shape)
+        are_images = self.image_shape is not None or side**2 == n >= _FEWEST_PIXELS
+        if are_images and min(H, W) < least:
+            what = f"J={self.J} needs images of at least {least}×{least} pixels, and these have {H}×{W}"
+            raise InputError(f"{what}: choose J={min(H, W).bit_length() - 1} or less, or {remedy}.")
+        if self.image_shape is None:
+            H = W = max(side, least)
+        self.image_shape_ = (C, H, W)
         if n != C * H * W:
-            problem, remedy = f"Rows of {n} features are no images of {C}×{H}×{W}", "give their image_shape, (C, H, W)"
+            problem = f"Rows of {n} features are no images of {C}×{H}×{W}"
             if self.image_shape is not None:
                 raise InputError(f"{problem}: {remedy}.")
             warnings.warn(f"{problem} and are filled up with zeros: {remedy}, if they have one.", stacklevel=3)
@@ -210,6 +231,18 @@ class GenerativeAdversarialNetworkDensity(DensityEstimator, kind=densities.Gener
 
 class FlowDensity(DensityEstimator, kind=densities.Flow):
     """`scattergen.densities.Flow`."""
+
+
+def _image_shape(given: Any) -> Shape:
+    """(C, H, W) of what a user gave, perhaps without the one channel of grey images."""
+    try:
+        shape = [*map(operator.index, given)]
+    except TypeError:
+        shape = []
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise InputError(f"image_shape={given!r}: give (C, H, W), such as (3, 32, 32), or (H, W) of grey images.")
+    *channels, height, width = shape
+    return (*(channels or [1]), height, width)  # type: ignore[return-value]
 
 
 def _checked(estimator: Any, X: Any, *, fitted: bool = False, least: int = 1) -> Rows:

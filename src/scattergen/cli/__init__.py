@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import errno
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,8 +26,25 @@ def _harmless_mistakes() -> Iterator[None]:
     except Exception as error:
         mistake: Any = error
         if hasattr(mistake, "format_message"):  # one that typer prints; its class is not public
-            mistake.message = visible(mistake.message)
+            mistake.message = visible(_plainly(mistake.message))
         raise
+
+
+# What pydantic, by which typer reads options, says of them.
+_PLAIN = {
+    r"Value error, (.*) is not one of (.*)\.": r"\1 is unknown: choose one of \2.",
+    r"Input should be a valid integer\b.*": "give an integer.",
+    r"Input should be a valid number\b.*": "give a number.",
+    r"Input should be greater than or equal to (.*)": r"give at least \1.",
+    r"Input should be less than or equal to (.*)": r"give at most \1.",
+}
+
+
+def _plainly(message: str) -> str:
+    """What a mistaken option needs, in plain words."""
+    for said, plain in _PLAIN.items():
+        message = re.sub(said, plain, message)
+    return message
 
 
 class _Commands(TyperGroup):

@@ -33,6 +33,9 @@ def list_(
     if common.as_json:
         print(json.dumps(runs))
         return
+    if not runs:
+        say(f"There are no runs in {folder}.")
+        return
     rows = [
         [
             run["run"], f"{run['n']:,} of {run['data']}" if run["n"] else "-",

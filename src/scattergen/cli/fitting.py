@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def fit(
     images: arg.Source,
-    out: Annotated[Path, Option(metavar="PATH", help="Run folder to make.", parser=arg.path)],
+    out: Annotated[Path | None, Option(metavar="PATH", parser=arg.path,
+        help="Run folder to make; needed unless --estimate is given.")] = None,
     preset: arg.Preset = None,
     densities: Annotated[str | None, Option(metavar="NAMES",
         help="Densities to fit, separated by commas; a name may end in -improved, -by-class.")] = None,
@@ -52,7 +53,7 @@ def fit(
 
       scattergen fit images.npz --out runs/mine --densities mixture,vae-improved --set encoder.J=3
 
-      scattergen fit faces/ --size 64 --out runs/faces --estimate
+      scattergen fit faces/ --size 64 --estimate
 
       scattergen fit faces/ --size 64 --out runs/quick --limit 2000 --max-time 5m
 
@@ -72,6 +73,10 @@ def fit(
     from scattergen.stages.options import check_options
     from scattergen.training.recording import recording
 
+    if out is None:
+        if not estimate:
+            raise InputError("A fit needs a place for its run: name a new folder by --out.")
+        out = Path()  # where nothing is written
     keys = None if densities is None else arg.parse_names(densities)
     changes = config | arg.parse_options(options)
     seconds = None if max_time is None else arg.parse_time(max_time)
@@ -81,10 +86,11 @@ def fit(
         supervise([*this_program(), *sys.argv[1:]], layout, threads or torch.get_num_threads())
         return
     with errors_reported(layout, sentence_of):
-        _refuse_inside(out, images)
-        if layout.rank == 0 and not estimate:
-            refuse_foreign(out)
-            check_place(out)
+        if not estimate:
+            _refuse_inside(out, images)
+            if layout.rank == 0:
+                refuse_foreign(out)
+                check_place(out)
         device = layout.device_of_rank(common.device)
         share = None if threads is None else max(1, threads // layout.devices)
         work = begin(common._replace(device=device, threads=share, quiet=common.quiet or layout.rank > 0), seed)

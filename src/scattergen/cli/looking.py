@@ -30,13 +30,14 @@ def info(
     from scattergen.cli.opening import prepare
     from scattergen.cli.printing import print_table
     from scattergen.runs import RunFolder
-    from scattergen.stages.config import to_toml
+    from scattergen.stages.config import config_of, to_toml
 
     prepare(common)
     opened = RunFolder.open(run)
     opened.check()
     if config:
-        print(to_toml(opened.options, opened.metadata("encoder")["image_shape"][-1]), end="")
+        found = config_of(opened.options, opened.metadata("encoder")["image_shape"][-1])
+        print(json.dumps(found) + "\n" if common.as_json else to_toml(found), end="")
         return
     stages = opened.stages
     keys, best = opened.names("densities"), stages.get("report", {}).get("best")

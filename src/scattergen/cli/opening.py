@@ -85,7 +85,7 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
     fitted_to, preset = options.get("data", {}), options.get("preset")
     if source is None:
         if fitted_to.get("name") != MNIST:
-            raise InputError(f"{run} was not fitted to the embedded MNIST: name its images by --images.")
+            raise InputError(f"{run} does not hold the images that it was fitted to: name them by --images.")
         source = MNIST
     if preset not in CELEBA_PRESETS and holds_files(source):
         reading = _cropped_as(run, source, reading)
@@ -99,18 +99,27 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
 def open_like(run: Path, source: str, reading: Reading, part: str | None = None) -> Dataset:
     """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
     asked, reading = reading, _cropped_as(run, source, reading)
+    wanted = channels, height, width = tuple(RunFolder.open(run).metadata("encoder")["image_shape"])
     if holds_files(source):
-        channels, height, width = RunFolder.open(run).metadata("encoder")["image_shape"]
         reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
     # A part of images that have none of their own is that of a fit.
     data = open_dataset(source, **{**reading._asdict(), **({"test_fraction": 0} if part is None else {})})
+    if data.train.shape != wanted:
+        what = f"{source} gives {_in_words(data.train.shape)}, but {run} is a model of {_in_words(wanted)}"
+        how = "choose --size, --crop and --mode to suit" if holds_files(source) else "convert the array, or give files"
+        raise InputError(f"{what}: {how}.")
     _say_what_is_left_out(source, data)
     _say_how_converted(source, data, asked, reading, RunFolder.open(run).options.get("data", {}).get("converted", []))
     if data.test is None and part == "test":
         raise InputError(f"{source} has too few images for a test set: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
+
+
+def _in_words(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{'grey' if channels == 1 else 'colour'} images of {width}×{height} pixels"
 
 
 def open_codes(

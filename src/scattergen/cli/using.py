@@ -64,14 +64,17 @@ def sample(
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
         if names is None:
-            what = f"The density {type(model.densities[density]).__name__} is not class-conditional"
-            remedy = "leave out --density, or fit one that is by `scattergen density RUN NAME --by-class`"
+            kind = opened.metadata(f"densities/{density}")["name"]
+            what = f"The density {density} is not class-conditional"
+            remedy = f"leave out --density, or fit one that is by `scattergen density {run} {kind} --by-class`"
             raise InputError(f"{what}: {remedy}.")
         classes = ClassLabels(label_numbers(each, n, names), tuple(names))
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
-    images = model.decode(codes, batch_size, progress, sharpen=model.sharpen if sharpen is None else sharpen)
+    asked = model.sharpen if sharpen is None else sharpen
+    sharpen = 0.0 if model.sharpening is None else asked
+    images = model.decode(codes, batch_size, progress, sharpen=sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
-    how = {"density": density, "seed": seed, "temperature": temperature}
+    how = {"density": density, "seed": seed, "temperature": temperature, "sharpen": sharpen}
     arg.say_written(out, n, common.as_json, **how, **({"labels": labels} if labels else {}))
 
 

@@ -52,8 +52,8 @@ class DecoderTraining:
         loss: "pixels", or "scattering" for the error of local scattering, too.
         epochs, batch_size, learning_rate, betas, precision: As in `training.TrainingSettings`.
         n_validation: How many of the last images are held out; a tenth, at most 5,000, by default.
-        patience: Stop after so many epochs without a lower validation loss, and go back to the best, or to a
-            `LocalDecoder` as it was given if none was better.
+        patience: Stop after so many epochs without a lower validation loss, and go back to the best, or, with
+            a local decoder, to least squares if none was better.
         flips: Augment by mirrored images, whose codes are computed once (with `shifts`, in every step).
         shifts: Augment by moves of up to so many pixels, encoded in every step.
         shortened: Share of codes that lose, in every step, components from a random one on, so that fewer do, too.

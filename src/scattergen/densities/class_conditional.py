@@ -33,8 +33,8 @@ class ClassConditional(DisplayedDensity):
     share of the class. `log_prob(z, labels=None)`, of p(z), or of p(z|c) with labels, exists if the kind has it.
 
     Args:
-        density: Name in the registry.
-        keywords: Hyper-parameters; unknown ones raise an `InputError`.
+        density: Name of the kind.
+        keywords: Its options; unknown ones are refused.
         classes: Names of the classes in the order of their labels 0 … C - 1; by default the labels.
 
     Attributes:

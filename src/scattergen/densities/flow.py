@@ -33,7 +33,7 @@ class Flow(DisplayedDensity):
     scattergen[flow]`). Keywords out of range raise an `InputError`.
 
     Args:
-        leading: Number m of components that are modelled, None: all; the rest follow (see `LeadingComponents`).
+        leading: Number m of components that are modelled, None: all; the rest follow by regression.
         base: "normal" or "mixture", which is fitted before and stays as it is.
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
         layers: Number of coupling layers.

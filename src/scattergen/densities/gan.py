@@ -43,9 +43,9 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
         gradient_penalty: Its weight γ.
         batch_norm: Whether the generator normalises batches; without, its ReLUs are leaky.
         dropout: Part of the discriminator's hidden features that is set to 0 in a step.
-        initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
+        initialization: Of the weights: "uniform", ±fan_in^-1/2, or "he", normal with variance 2/fan_in.
         decay: Of the average of the generator over its steps that draws samples: below 1; 0 takes the last step.
-        leading: Number m of components that are generated, None: all; the rest follow (see `LeadingComponents`).
+        leading: Number m of components that are generated, None: all; the rest follow by regression.
         n_components: Of the mixture behind the regressions of the rest; None takes one per 275 codes, at most 200.
 
     Attributes:

@@ -11,7 +11,7 @@ from scattergen.densities.parzen import ManifoldParzen
 from scattergen.densities.protocol import Density
 from scattergen.densities.vae import IMPROVED_VAE, VariationalAutoencoder
 from scattergen.errors import InputError
-from scattergen.keywords import check_keywords
+from scattergen.keywords import check_keywords, nearest_name
 
 DENSITIES: dict[str, type[Density]] = {
     "gaussian": Gaussian,
@@ -50,8 +50,10 @@ def density_class(name: str) -> type[Density]:
     if name not in DENSITIES:
         found = [point for point in entry_points(group=_GROUP) if point.name == name]
         if not found:
-            remedy = f'choose one of {", ".join(names())}, or register your own by DENSITIES["{name}"] = YourClass'
-            raise InputError(f'There is no density "{name}": {remedy}.')
+            near = nearest_name(name, names())
+            meant = f'"{near}" may be meant, of' if near else "choose one of"
+            others = f"{', '.join(names())} (docs/own-parts.md adds others)"
+            raise InputError(f'There is no density "{name}": {meant} {others}.')
         try:
             DENSITIES[name] = found[0].load()
         except (ImportError, AttributeError) as error:

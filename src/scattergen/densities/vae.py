@@ -44,13 +44,13 @@ class VariationalAutoencoder(DisplayedDensity):
         beta: Weight β of the divergence, summed over them.
         widths: Hidden layers of the encoder; the decoder has the same in reverse.
         epochs, patience, batch_size, learning_rate, schedule, clip_norm: As in `training.TrainingSettings`.
-        initialization: Of the weights: "uniform" or "he" (see `networks.fully_connected`).
+        initialization: Of the weights: "uniform", ±fan_in^-1/2, or "he", normal with variance 2/fan_in.
         learn_variance: Whether the variances of the noise are learnt, too. With learnt σ_i,
             $e_i = \tfrac12 ((z_i - g(h)_i)^2 / \sigma_i^2 + \log \sigma_i^2)$ and with β = 1/d the loss is the bound
             (Rybkin et al., 2020).
         prior: Of h in samples: "normal", or "mixture", fitted afterwards to h ~ q(h|z) of codes (Ghosh et al., 2019).
         noise: Of samples around g(h): "none", or with mean and "diagonal" or "full" covariance of z - g(h); with the
-            mixture and "full" it follows h by one linear regression per component (see `LeadingComponents`).
+            mixture and "full" it follows h by one linear regression per component.
         n_components: Of the mixture; None takes one per 275 codes, at most 200.
 
     Attributes:

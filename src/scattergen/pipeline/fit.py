@@ -26,7 +26,7 @@ from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differenc
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
-from scattergen.stages.options import bytes_of_run, check_options, stage_of
+from scattergen.stages.options import bytes_of_run, check_options, options_of, stage_of
 
 _AT_ONCE = 256  # test images
 _ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density
@@ -144,11 +144,11 @@ def _recognised(data: Dataset, begun: RunFolder | None, overwrite: bool) -> Data
 def options_of_fit(
     data: Dataset, preset: str | None = None, changes: Mapping[str, Any] = {}, densities: list[str] | None = None
 ) -> FitOptions:
-    """Options of a preset (by default "mnist" for all of MNIST, else "auto") with changes, such as {"encoder.J": 3}."""
+    """Options of a preset (by default "mnist" for all of MNIST, else "auto") with changes by full or short names."""
     preset = preset or ("mnist" if data.is_mnist and data.limit is None else "auto")
-    options = presets.preset(preset, data.train.shape, len(data.train))
-    options = presets.changed(options, changes, densities)
-    return FitOptions(preset, options)
+    full = {name: value for name, value in changes.items() if "." in name}
+    short = {name: value for name, value in changes.items() if name not in full}
+    return FitOptions(preset, options_of(preset, data.train.shape, len(data.train), full, short, densities))
 
 
 def _epochs(

@@ -1,5 +1,6 @@
 """Models on the Hugging Face Hub: fetched, and published with a card."""
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
@@ -90,9 +91,13 @@ def _client(failure: str, remedy: str) -> Iterator[Any]:
     try:
         import huggingface_hub as hub
         import huggingface_hub.constants
+        import huggingface_hub.file_download  # which sets the level of its messages as it is imported
     except ImportError as error:
         how = "install the package huggingface_hub by pip install 'scattergen[hub]'"
         raise InputError(f"{failure}: {how}.") from error
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # each of its tries would be told before the sentence
     try:
         yield hub
     except ScattergenError:
@@ -100,3 +105,5 @@ def _client(failure: str, remedy: str) -> Iterator[Any]:
     except Exception as error:  # its own, of its network library, OSError, ValueError, …
         reason = f"{type(error).__name__}: {one_line(error).rstrip('.')}"
         raise ScattergenError(f"{failure} ({reason}): {remedy}.") from error
+    finally:
+        log.setLevel(level)

@@ -40,14 +40,19 @@ def read_config(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], dict[
     return arguments, changes
 
 
-def to_toml(options: Mapping[str, Any], side: int) -> str:
-    """The options of a run, whose images have this side, as a file with which `fit` does the same to these images."""
+def config_of(options: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """Arguments and sections of a file with which `fit` does as a run with these options, to images of this side."""
     data, of_celeba = options.get("data", {}), options.get("preset") in CELEBA_PRESETS  # which crop by themselves
     top = {name: options[name] for name in ("preset", "seed") if name in options}
     top |= {name: data[name] for name in ("limit", "crop") if name in data and not (name == "crop" and of_celeba)}
     top |= {"size": side} if "size" in data.get("converted", ()) and top.get("crop") != side else {}
-    lines = [f"{name} = {_to_toml(value)}" for name, value in top.items()]
-    parts = {section: options[section] for section in _SECTIONS if section in options}
+    return top | {section: options[section] for section in _SECTIONS if section in options}
+
+
+def to_toml(config: Mapping[str, Any]) -> str:
+    """The text of such a file."""
+    parts = {name: value for name, value in config.items() if name in _SECTIONS}
+    lines = [f"{name} = {_to_toml(value)}" for name, value in config.items() if name not in parts]
     parts |= {f"densities.{_key(key)}": keywords for key, keywords in parts.pop("densities", {}).items()}
     for part, values in parts.items():
         lines += ["", f"[{part}]", *(f"{_key(name)} = {_to_toml(value)}" for name, value in values.items())]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
-from scattergen.keywords import check_keywords
+from scattergen.keywords import check_keywords, nearest_name
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key
 
@@ -36,18 +37,23 @@ def options_of(
     sections = {name: value for name, value in given.items() if "." not in name}
     complete = all(isinstance(sections.get(name), Mapping) for name in SECTIONS)
     base = sections if complete else presets.preset(preset, image_shape, n)
+    base = presets.changed(base, {}, [densities] if isinstance(densities, str) else densities)
     changes = {name: value for name, value in given.items() if not complete or "." in name}
     local = presets.changed(base, changes)["decoder"].get("kind") == "local"
     # With how many arguments that are not the user's.
     decoder: tuple[Any, int] = (LocalDecoder, 1) if local else (Decoder, 2)
     made = {"encoder": (ScatteringEncoder, 1), "decoder": decoder, "training": (DecoderTraining, 0)}
+    known = {section: [*inspect.signature(make).parameters][own:] for section, (make, own) in made.items()}
     for name, value in short.items():
-        found = [s for s, (make, own) in made.items() if name in [*inspect.signature(make).parameters][own:]]
+        found = [section for section, names in known.items() if name in names]
+        if not found and (near := nearest_name(name, chain(*known.values()))):
+            raise InputError(f'There is no option "{name}": "{near}" may be meant.')
         if len(found) > 1:
-            both, either = " and the ".join(found), " or ".join(f'{{"{one}.{name}": {value!r}}}' for one in found)
-            raise InputError(f"{name}={value!r}: the {both} have an option of that name; write options={either}.")
+            both, either = " and the ".join(found), " or ".join(f"{one}.{name}" for one in found)
+            how = f'in full, {either} (in Python options={{"{found[-1]}.{name}": {value!r}}})'
+            raise InputError(f"{name}={value!r}: the {both} have an option of that name; write it {how}.")
         changes[".".join([*found, name])] = value
-    return presets.changed(base, changes, [densities] if isinstance(densities, str) else densities)
+    return presets.changed(base, changes)
 
 
 def check_options(

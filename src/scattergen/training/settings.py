@@ -33,7 +33,7 @@ class TrainingSettings:
         epochs: Passes over the data; an incomplete last batch is left out.
         batch_size: Examples per step; at most the number of examples is used.
         learning_rate: Peak of Adam's step size.
-        schedule: A name in `SCHEDULES`.
+        schedule: Of the step size: "one_cycle", up and then down to zero, or "constant".
         betas: Adam's decay rates.
         clip_norm: Largest norm of one module's gradient; longer ones are shortened to it.
         patience: Stop after so many epochs without a lower validation loss, and go back to the best parameters.
