@@ -136,7 +136,7 @@ def test_a_run_of_a_version_that_kept_nothing_asks_for_its_images(scattergen, di
     told = scattergen("density", run_copy, "gaussian", "--as", "later").err
     assert "report: not renewed." in told
     assert "later" not in page(run_copy)
-    assert "name its images by --images" in scattergen("report", run_copy, code=2).err
+    assert "name them by --images" in scattergen("report", run_copy, code=2).err
     other = sg.datasets.mnist().train[300:340]
     with pytest.raises(sg.errors.InputError, match="those that it was fitted to"):
         report.renew_report(run_copy, sg.datasets.Dataset("digits", sg.datasets.ImageArray(other)))

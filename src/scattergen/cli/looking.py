@@ -53,9 +53,9 @@ def info(
     say(f"Densities: {', '.join(keys) or 'none'}" + ("." if best is None else f"; the best by measurement: {best}."))
     if rows := [(key, f"{stage['seconds']:.1f}") for key, stage in stages.items() if "seconds" in stage]:
         print_table(("stage", "seconds"), rows)
-    quality = stages.get("report", {}).get("psnr", opened.options.get("sampling", {}).get("psnr"))
-    if quality is not None:
-        say(f"Test reconstruction: {quality:.2f} dB PSNR.")
+    quality = stages.get("report", {})
+    if "psnr" in quality:
+        say(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
     say(*json.dumps(opened.shown_options, indent=2).split("\n"))
 
 

@@ -48,8 +48,7 @@ _RECORD = {
                   "limit?": int | None, "converted?": [str]},
         "preset?": str | None, "seed?": int, "max_seconds?": _NUMBER,
         "encoder?": dict, "decoder?": dict, "training?": {"epochs?": int}, "densities?": {"*": dict},
-        "sampling?": {"n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER,
-                      "psnr?": _NUMBER | None},
+        "sampling?": {"n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER},
     },
     "stages": {"*": _ENTRY}, "*": _Nothing,
 }  # fmt: skip

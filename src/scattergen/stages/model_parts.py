@@ -70,8 +70,8 @@ def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> No
             raise InputError(f"The density {key} is of codes with {d} components, {theirs}.")
         metadata = density_metadata(density)  # first, since it says what is not registered
         content[stage] = (density.state_dict(), metadata)
-    if parts.n_leading is not None or parts.best is not None or parts.sharpen or parts.psnr is not None:
-        chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen, "psnr": parts.psnr}
+    if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
+        chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
         options = {**options, "sampling": chosen}
     save_run(path, options, content, overwrite=overwrite)
 
@@ -124,7 +124,7 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
         encoder, decoder.to(device), densities, linear, options=run.options, best=best_density(run),
         n_leading=None if n_leading == "auto" else n_leading,  # of an unfinished fit
         sharpening=None if gains is None else _made(run, "sharpening", Sharpening, {"gains": gains}),
-        sharpen=asked.get("sharpen", 0.0), psnr=run.stages.get(LAST_STAGE, {}).get("psnr", asked.get("psnr")),
+        sharpen=asked.get("sharpen", 0.0), psnr=run.stages.get(LAST_STAGE, {}).get("psnr"),
     )  # fmt: skip
 
 
