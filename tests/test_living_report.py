@@ -71,6 +71,20 @@ def test_a_report_is_written_only_if_it_would_show_something_else(scattergen, ru
     assert page(run_copy) == text
 
 
+def test_a_report_that_could_not_be_renewed_is_renewed_by_the_same_command(scattergen, run_copy, monkeypatch):
+    def fail(*_):
+        raise RunFolderError("The disk is full: make room.")
+
+    again = ["density", run_copy, "gaussian", "--as", "later"]
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "_page", fail)
+        assert "report: not renewed. The disk is full" in scattergen(*again).err
+    assert "density later" not in page(run_copy)
+    scattergen(*again)
+    assert "density later" in page(run_copy)
+    assert not (run_copy / "work").exists()
+
+
 def test_the_best_density_is_the_one_that_is_drawn(scattergen, run_copy, monkeypatch):
     assert sg.load(run_copy).best != "later"
     monkeypatch.setattr("scattergen.pipeline.judging.best_of", lambda rows: "later")

@@ -241,8 +241,11 @@ def fit_density_run(
     picture = run.path / "pictures" / f"density-{key}.png"
     shown = tuple((classes or ())[:_ROWS])
     before = run.has(stage) and not overwrite
+    from scattergen.pipeline.report import show_in_report  # only now: its plots take seconds to import
+
     if before and picture.is_file():
         refuse_differences(run.path / stage, run.read(stage)[1], wanted)
+        show_in_report(run, device=device, progress=progress)  # which may have been interrupted
         return FittedDensity(key, picture, shown, True)
     if overwrite and key in run.options.get("densities", {}) and run.finished:
         choice = choice_of_key(key, run.options["densities"][key])
@@ -267,8 +270,6 @@ def fit_density_run(
     with run.drawing(stage) as folder:
         save_image_grid(images, folder / picture.name, columns=_COLUMNS)
         run.illustrate(stage, {f"pictures/{picture.name}": folder / picture.name})
-    from scattergen.pipeline.report import show_in_report
-
     show_in_report(run, device=device, progress=progress)
     return FittedDensity(key, picture, shown, before)
 
