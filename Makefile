@@ -9,9 +9,7 @@ INSTALLED := $(VENV)/installed
 # PyTorch's build for CPUs, since the one of PyPI brings 5 GB of CUDA libraries: on Linux without an NVIDIA device, unless
 # pip has been given an index of its own. `make TORCH_INDEX=URL mnist` takes it from elsewhere, `make TORCH_INDEX= mnist`
 # leaves all to pip.
-TORCH_INDEX ?= $(shell \
-	test "$$(uname -s)" != Linux || test -e /dev/nvidia0 || command -v nvidia-smi >/dev/null || \
-	$(BIN)/python -m pip config list 2>/dev/null | grep -Eq 'index|find-links' || echo https://download.pytorch.org/whl/cpu)
+TORCH_INDEX ?= auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -51,7 +49,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "scattergen needs Python 3.11 or newer, which '$(PYTHON)' is not: name another by make PYTHON=/path/to/python3.12" >&2; \
 		exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@index="$(TORCH_INDEX)"; test -z "$$index" || \
+	@index="$(TORCH_INDEX)"; \
+	if test "$$index" = auto; then \
+		index=https://download.pytorch.org/whl/cpu; \
+		if test "$$(uname -s)" != Linux || test -e /dev/nvidia0 || command -v nvidia-smi >/dev/null || \
+			$(BIN)/python -m pip config list 2>/dev/null | grep -Eq 'index|find-links'; then index=; fi; \
+	fi; \
+	test -z "$$index" || \
 		$(PIP_INSTALL) --retries 1 --no-deps --index-url "$$index" torch || \
 		echo "PyTorch's build for CPUs is not to be had at $$index: taking the one that pip finds." >&2
 	$(PIP_INSTALL) -e '.[dev]'

@@ -149,10 +149,13 @@ def test_make_takes_pytorch_for_cpus_where_there_is_no_gpu(tmp_path, case, taken
         pytest.skip("this machine has a GPU")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    places = [".venv/bin/pip", ".venv/bin/python"] + (["bin/nvidia-smi"] if case == "GPU" else [])
-    for place in places:
+    stubs = dict.fromkeys(("made/bin/pip", "made/bin/python"), PYTHON_STUB)
+    stubs["python"] = '#!/bin/sh\ntest "$2" != venv || cp -r made .venv\n'  # which makes the environment, as in a clone
+    if case == "GPU":
+        stubs["bin/nvidia-smi"] = PYTHON_STUB
+    for place, text in stubs.items():
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).write_text(PYTHON_STUB)
+        (tmp_path / place).write_text(text)
         (tmp_path / place).chmod(0o755)
     indexes = {"no index": ["TORCH_INDEX="], "another index": ["TORCH_INDEX=file:///wheels"]}.get(case, [])
     own = "global.extra-index-url='file:///wheels'" if case == "an index of pip's own" else "global.timeout='60'"
@@ -160,7 +163,7 @@ def test_make_takes_pytorch_for_cpus_where_there_is_no_gpu(tmp_path, case, taken
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PIP_CONFIGURATION": own,
         "INDEX_FAILS": str(int(case == "no network")),
     }  # fmt: skip
-    command = ["make", f"PYTHON={sys.executable}", *indexes, ".venv/installed"]
+    command = ["make", "PYTHON=./python", *indexes, ".venv/installed"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[-1].endswith("-c constraints.txt -e .[dev]")
