@@ -128,6 +128,13 @@ def drawn_figures(blank_figures):
         yield
 
 
+@pytest.fixture
+def drawing(blank_figures):
+    """Draws figures after all, in one test."""
+    with _figures_by(FIGURE_PNG):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_threads():
     """Sets the number of threads back, which `--threads` changes for the whole process.
@@ -173,10 +180,9 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fitted(scattergen, digits, tiny, tmp_path_factory):
-    """A finished run with drawn figures, not to be changed."""
+    """A finished run, not to be changed."""
     run = tmp_path_factory.mktemp("runs") / "fitted"
-    with _figures_by(FIGURE_PNG):
-        scattergen("fit", digits, "--out", run, "--quiet", *tiny)
+    scattergen("fit", digits, "--out", run, "--quiet", *tiny)
     return run
 
 

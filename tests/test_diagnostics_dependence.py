@@ -28,8 +28,6 @@ from scattergen.pipeline.evaluate import diagnose_run
 from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map
 from scattergen.runs import RunFolder
 
-pytestmark = pytest.mark.usefixtures("drawn_figures")
-
 
 def normal(n, d, seed=0):
     return np.random.default_rng([seed, 9]).standard_normal((n, d))
@@ -227,7 +225,7 @@ def diagnose(scattergen, run_copy):
     return call
 
 
-def test_the_command_tests_the_codes_and_a_density(diagnose, run_copy):
+def test_the_command_tests_the_codes_and_a_density(drawing, diagnose, run_copy):
     lines = diagnose("--density", "mixture", "--components", 4, "--seed", 3).out.splitlines()
     assert lines[0] == "120 codes, the leading 4 components; seed 3."
     assert "training codes" in lines[1]

@@ -13,8 +13,6 @@ from scattergen.datasets import open_dataset
 from scattergen.evaluation import DigitFeatures, evaluate
 from scattergen.runs import RunFolder
 
-pytestmark = pytest.mark.usefixtures("drawn_figures")
-
 REFERENCES = ["training images", "decoded training codes", "decoded test codes"]
 DENSITIES = ["gaussian", "mixture", "vae", "gan"]
 
@@ -30,7 +28,7 @@ def evaluated(scattergen, digits, run_copy):
     return call
 
 
-def test_the_table_names_references_and_densities(evaluated, run_copy):
+def test_the_table_names_references_and_densities(drawing, evaluated, run_copy):
     lines = evaluated().out.splitlines()
     assert lines[0] == "40 images in a row against digits, test; features mnist-classifier 1; seed 0."
     names = [line.split("  ")[0] for line in lines[2:]]

@@ -43,8 +43,6 @@ from scattergen.runs.index import read_index
 from scattergen.wording import number
 from test_report import Checker
 
-pytestmark = pytest.mark.usefixtures("drawn_figures")
-
 TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30))
 PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.

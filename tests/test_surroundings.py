@@ -27,8 +27,6 @@ from scattergen.report.diagnostic_plots import dependence_heat_map, marginal_his
 from scattergen.report.plots import figure_png, quality_by_time, training_curve
 from scattergen.runs import RunFolder
 
-pytestmark = pytest.mark.usefixtures("drawn_figures")
-
 # The current folder ------------------------------------------------------------------------------
 
 
