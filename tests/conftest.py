@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import io
 import json
@@ -32,6 +33,8 @@ from scattergen.pipeline import evaluate
 from scattergen.report import html, plots
 from scattergen.runs import RunFolder
 from scattergen.scattering import transform
+
+gc.freeze()  # what was imported will stay: not to look through it again and again is a tenth of all tests' time
 
 # 16 components of 300 digits, small networks, seconds of training: enough to be a complete run.
 # The paper's kind of decoder and densities; the preset auto has tests of its own.
