@@ -109,7 +109,7 @@ def test_what_the_package_index_shows_links_to_the_project(wheel):
 def test_the_readme_installs_from_the_project():
     readme = (ROOT / "README.md").read_text()
     assert f"pip install 'scattergen[fast] @ git+{URLS['Repository']}'\n" in readme
-    (index,) = set(re.findall(r"https://download[^\s)]+", readme + (ROOT / "Makefile").read_text()))
+    (index,) = set(re.findall(r"https://download[^\s);]+", readme + (ROOT / "Makefile").read_text()))
     assert index == "https://download.pytorch.org/whl/cpu"  # the only one besides pip's own
 
 
