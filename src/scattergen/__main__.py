@@ -8,9 +8,9 @@ import sys
 def main() -> None:
     """Run the command line, which Ctrl-C may end while it is still being imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # PyTorch's threads wait for each other without sleeping for 4 ms, and so keep a processor from the thread that
-        # they wait for if another program has the other one: by 0.3 ms at most, a fit is two to seven times faster
-        # beside other work, and alone a tenth slower at most (benchmarks/waiting.py). Read when PyTorch is imported.
+        # PyTorch's threads wait for each other for 4 ms before they sleep, and so keep a processor from the very thread
+        # that they wait for, if another program has the other one. With 0.3 ms a fit beside other work is two to seven
+        # times faster, and alone slower by a tenth at most (benchmarks/waiting.py). PyTorch reads it as it is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         from scattergen.cli import main as command_line
