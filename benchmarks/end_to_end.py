@@ -4,11 +4,11 @@
 
 Runs `scattergen fit mnist OPTION …` by both, one after the other, in processes of their own that are watched from
 outside: a stage ends when run.json names it. Seconds, processor seconds and the most memory of each stage; `preview` is
-when the first new images could be seen. Last, for this code, the seconds that the multiplications and additions of a
-stage need at the speed of this machine's product of matrices (of two float32 matrices of order 4,096, measured first;
-half of that in float64): scattering as in benchmarks/scattering.py, covariance, its eigenvectors (10/3 D³, in float64),
-codes, least squares, training steps of the decoder (counted by PyTorch) and of VAEs (six for each weight and code).
-Each fit that ended is kept: the benchmark can be stopped, and continues.
+when the first new images could be seen. Last, the seconds that the multiplications and additions of a stage need at the
+speed of this machine's product of matrices (of two float32 matrices of order 4,096, measured first; half of that in
+float64): scattering as in benchmarks/scattering.py, covariance, its eigenvectors (10/3 D³, in float64), codes, least
+squares, training steps of the decoder (counted by PyTorch) and of VAEs (six for each weight and code). Each fit that
+ended is kept: the benchmark can be stopped, and continues.
 """
 
 import argparse

@@ -14,7 +14,8 @@ from scattergen.errors import RunFolderError
 from scattergen.evaluation import DigitFeatures, ScatteringFeatures
 from scattergen.pipeline import report
 from scattergen.pipeline.judging import Standard, kept_features
-from scattergen.runs import RunFolder, Stages
+from scattergen.progress import SILENT
+from scattergen.runs import Result, RunFolder, Stages, fit_seconds
 from scattergen.runs.schema import EVALUATION
 from test_report import Checker
 
@@ -83,6 +84,16 @@ def test_a_report_that_could_not_be_renewed_is_renewed_by_the_same_command(scatt
     scattergen(*again)
     assert "density later" in page(run_copy)
     assert not (run_copy / "work").exists()
+
+
+def test_the_times_of_a_model_are_not_those_of_the_papers_stages(run_copy):
+    run = RunFolder.open(run_copy)
+    before = fit_seconds(run)
+    assert {"encoder", "decoder", "densities/vae", "reference"} <= before.keys()
+    Stages(run, SILENT).get("paper/normality", {}, lambda _: Result({}, None, {"seconds": 1e6}))
+    assert "seconds" in run.stages["paper/normality"]
+    assert fit_seconds(run) == before
+    assert "report" not in before
 
 
 def test_the_best_density_is_the_one_that_is_drawn(scattergen, run_copy, monkeypatch):

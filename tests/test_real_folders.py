@@ -122,9 +122,10 @@ def test_later_commands_read_a_folder_as_its_fit_did(scattergen, photos, tmp_pat
     scattergen(*command(photos, run := tmp_path / "run", "--size", 12, "--mode", "RGB"))
     one = training_files(photos)[5]
     shown = scattergen("nearest", run, one, "--images", photos, "-k", 2, "-q", "--json")
-    names = json.loads(shown.out)["nearest"][0]
-    assert names[0] == one.name
-    assert {photos / name for name in names} <= {*training_files(photos)}
+    found = json.loads(shown.out)
+    files = [training_files(photos)[row].name for row in found["nearest"][0]]
+    assert found["files"][0] == files
+    assert files[0] == one.name
     scattergen("reconstruct", run, photos, "--part", "test", "--out", tmp_path / "held-out.npy", "-q")
     assert np.load(tmp_path / "held-out.npy").shape == (3, 3, 12, 12)
 

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from scattergen import cli
+from scattergen.__main__ import main as start
 from scattergen.cli import opening
 from scattergen.cli.arguments import Common
 from scattergen.datasets import mnist
@@ -286,6 +287,23 @@ def test_warnings_and_progress_are_shown_as_they_are(scattergen, monkeypatch, ca
     assert shown[0] == as_shown
     assert shown[1].startswith(f"  {as_shown}: 0.0 s")
     assert len(shown) == 2
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_wait_shortly_unless_somebody_said_how(monkeypatch, given, count):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is set back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "main", lambda: None)
+    start()
+    assert os.environ.get("GOMP_SPINCOUNT") == count
 
 
 # Figures -----------------------------------------------------------------------------------------

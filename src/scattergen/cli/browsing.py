@@ -137,15 +137,16 @@ def nearest(
     if out is not None:
         near = data.train[numbers.flatten()].unflatten(0, numbers.shape)
         write_images(out, torch.cat([shown[:, None], near], 1).flatten(0, 1), columns=1 + k)
-    found: dict[str, Any] = {"nearest": numbers.tolist(), "distances": distances.tolist()}
-    if names is not None:
-        found["nearest"] = [[names[number] for number in one] for one in found["nearest"]]
+    rows, apart = numbers.tolist(), distances.tolist()
+    files = None if names is None else [[names[row] for row in one] for one in rows]
     if common.as_json:
+        found = {"nearest": rows, "distances": apart, **({} if files is None else {"files": files})}
         print(json.dumps({"out": None if out is None else str(out), **made, **found}))
         return
-    what = "Training images" if names else "Numbers of training images"
+    what = "Numbers of training images" if files is None else "Training images"
     say(f"{what}, the nearest first, and the distances of scattering coefficients:")
-    cells = ([f"{row} ({at:.2f})" for row, at in zip(*one, strict=True)] for one in zip(*found.values(), strict=True))
+    each = zip(files or rows, apart, strict=True)
+    cells = ([f"{name} ({at:.2f})" for name, at in zip(*one, strict=True)] for one in each)
     print_table(("image", *([""] * k)), ([str(i), *row] for i, row in enumerate(cells)))
     if out is not None:
         say(f"Picture: {out}")

@@ -52,7 +52,7 @@ def open_dataset(
     the smallest SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few others
     to the other side.
 
-    The other arguments are those of `ImageFolder`, for encoded images (folders, Hugging Face); arrays must have the
+    The other arguments are those of `ImageFolder`, for how images (folders, Hugging Face); arrays must have the
     size and mode already, where they are given. A folder called mnist is "./mnist".
 
     Raises:
@@ -67,25 +67,18 @@ def open_dataset(
     if not str(source):
         raise InputError("The source of images is empty: give 'mnist', an array file or a folder.")
     path = Path(source).expanduser()
-    encoded: dict[str, Any] = {
-        "size": size,
-        "mode": mode,
-        "strict": strict,
-        "crop": crop,
-        "workers": workers,
-        "progress": progress,
-    }
+    how = dict[str, Any](size=size, mode=mode, strict=strict, crop=crop, workers=workers, progress=progress)
     if source == MNIST:
         dataset = mnist()
     elif str(source).startswith(PREFIX):
-        dataset = replace(_open_hugging_face(str(source), test_fraction, encoded), crop=crop)
+        dataset = replace(_open_hugging_face(str(source), test_fraction, how), crop=crop)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
-        dataset = cifar(path) if is_cifar(path) else replace(_open_folder(path, test_fraction, encoded), crop=crop)
+        dataset = cifar(path) if is_cifar(path) else replace(_open_folder(path, test_fraction, how), crop=crop)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     elif _is_picture(path):
-        picture = ImageFolder(path, **encoded)
+        picture = ImageFolder(path, **how)
         dataset = Dataset(path.name, picture, crop=crop)
     else:
         raise InputError(_cannot_open(path))

@@ -17,7 +17,7 @@ from scattergen.evaluation.judgement import Judgement
 from scattergen.evaluation.tables import nearest
 from scattergen.files import read_json
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.runs import LAST_STAGE, RunFolder, seconds_of
+from scattergen.runs import LAST_STAGE, RunFolder, fit_seconds
 from scattergen.runs.index import differences, flatten
 from scattergen.runs.layout import INDEX
 from scattergen.stages.density import best_density, density_to_sample
@@ -85,7 +85,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
 
 def _measured(run: RunFolder) -> dict[str, Any]:
     stages, keys = run.stages, run.names("densities")
-    told: dict[str, Any] = {"seconds, all stages": sum(seconds_of(run).values())}
+    told: dict[str, Any] = {"seconds, all stages": sum(fit_seconds(run).values())}
     told["best density"] = best_density(run)
     told["dB PSNR"] = stages.get(LAST_STAGE, {}).get("psnr")
     found = stages.get(LAST_STAGE, {}).get("judgement")

@@ -22,7 +22,7 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import PARTS, REFERENCE
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
-from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, refuse_differences, seconds_of
+from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, fit_seconds, refuse_differences
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
@@ -51,7 +51,7 @@ class FittedRun:
         """Mean "psnr" (dB) and "ssim" of reconstructed test images, and "seconds" of all stages."""
         stages = self.run.stages
         quality = {name: stages[LAST_STAGE][name] for name in MEASURES if name in stages.get(LAST_STAGE, {})}
-        return {**quality, "seconds": sum(seconds_of(self.run).values())}
+        return {**quality, "seconds": sum(fit_seconds(self.run).values())}
 
     @property
     def expectation(self) -> str | None:
@@ -225,6 +225,8 @@ def fit_density_run(
     With `improved`, keywords that are not given are the improved ones, and `by_class` fits one density per class; both
     are part of the name under which it is stored by default.
     """
+    from scattergen.pipeline.report import show_in_report  # only here: its plots take seconds to import
+
     run = RunFolder.open(path)
     if name not in names():
         choice = choice_of_key(name, keywords)
@@ -241,8 +243,6 @@ def fit_density_run(
     picture = run.path / "pictures" / f"density-{key}.png"
     shown = tuple((classes or ())[:_ROWS])
     before = run.has(stage) and not overwrite
-    from scattergen.pipeline.report import show_in_report  # only now: its plots take seconds to import
-
     if before and picture.is_file():
         refuse_differences(run.path / stage, run.read(stage)[1], wanted)
         show_in_report(run, device=device, progress=progress)  # which may have been interrupted

@@ -27,7 +27,7 @@ from scattergen.pipeline.browse import nearest_training_images
 from scattergen.pipeline.judging import MOST_JUDGED, PARTS, REFERENCE, Standard, standard_of
 from scattergen.progress import SILENT, Progress
 from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
-from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, seconds_of
+from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, fit_seconds
 from scattergen.runs.layout import DENSITIES, products_in
 from scattergen.runs.schema import DIAGNOSIS, EVALUATION, misfit
 from scattergen.stages.density import default_density
@@ -195,7 +195,7 @@ def _page(
         facts = FitReport(
             options["data"]["name"], model.decoder.image_shape, options["data"]["n"], kept["n_test"], seed=seed,
             version=run.version, command=told.get("command", ""), config=options, machine=told.get("machine", {}),
-            stages=[*seconds_of(run).items()], eigenvalues=whitening.explained_variance_, run=str(run.path.resolve()),
+            stages=[*fit_seconds(run).items()], eigenvalues=whitening.explained_variance_, run=str(run.path.resolve()),
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
             densities=densities, judgement=judgement, featured=best, history=_history(run),
             nearest=None if best is None else _nearest(run, model, best, seed),

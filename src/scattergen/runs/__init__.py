@@ -3,9 +3,9 @@
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import LAST_STAGE, differences, refuse_differences
 from scattergen.runs.layout import check_name
-from scattergen.runs.stages import Result, Stages, save_run, seconds_of
+from scattergen.runs.stages import Result, Stages, fit_seconds, save_run
 
 __all__ = [
-    "LAST_STAGE", "Result", "RunFolder", "Stages", "check_name", "differences", "refuse_differences", "save_run",
-    "seconds_of",
+    "LAST_STAGE", "Result", "RunFolder", "Stages", "check_name", "differences", "fit_seconds", "refuse_differences",
+    "save_run",
 ]  # fmt: skip

@@ -154,7 +154,7 @@ class RunFolder(Displayed):
     def require(self, name: str) -> None:
         """Refuse to go on without the tensors `name`."""
         if not self.has(name):
-            why = "a model saved in Python has none; was it fitted here, run the same `scattergen fit` command again"
+            why = "a model saved in Python has none; if it was fitted, run the same `scattergen fit` command again"
             raise RunFolderError(f"{self.path} has no {name}: {why}.")
 
     def key(self, name: str) -> str:

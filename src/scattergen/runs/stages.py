@@ -18,7 +18,7 @@ from scattergen.processes import ALONE, Processes
 from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import LAST_STAGE
-from scattergen.runs.layout import INDEX
+from scattergen.runs.layout import INDEX, PAPER
 from scattergen.training.recording import STAGE
 
 # Versions of the code of stages or folders of them, if not 1: raise one when the same options give another result.
@@ -104,10 +104,10 @@ class Stages:
             self._held.discard(key)
 
 
-def seconds_of(run: RunFolder) -> dict[str, float]:
-    """What each stage of a run took, as far as is known, but for the report, which shows them."""
-    taken = {name: facts.get("seconds") for name, facts in run.stages.items() if name != LAST_STAGE}
-    return {name: seconds for name, seconds in taken.items() if seconds is not None}
+def fit_seconds(run: RunFolder) -> dict[str, float]:
+    """What each stage of a model took, as far as is known: not the report, which shows them, and not the paper's."""
+    stages = {name: facts for name, facts in run.stages.items() if not name.startswith((LAST_STAGE, f"{PAPER}/"))}
+    return {name: facts["seconds"] for name, facts in stages.items() if "seconds" in facts}
 
 
 def save_run(
