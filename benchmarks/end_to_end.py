@@ -20,19 +20,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _environment import ROOT
-from before_after import source_of
+from before_after import run_by, source_of
 from scattering import required_work
 from torch.utils.flop_counter import FlopCounterMode
 
 from scattergen import load
+from scattergen.datasets import mnist
+from scattergen.errors import RunFolderError
+from scattergen.evaluation import DigitFeatures, frechet_distance, psnr
 from scattergen.files import write_json
 from scattergen.scattering import Scattering2D
 from scattergen.wording import machine
 
 _LOOK = 0.1  # seconds between two looks
 _TICK = os.sysconf("SC_CLK_TCK")
+
+PARTS = """
+import sys
+import numpy as np
+import scattergen
+from scattergen.datasets import mnist
+model, test = scattergen.load(sys.argv[1]), mnist().test[:]
+parts = {"reconstructions": model.decode(model.encode(test))}
+parts |= {key: model.sample(len(test), key, seed=0) for key in model.densities}
+np.savez(sys.argv[2], **{name: (255 * x).round().byte().numpy() for name, x in parts.items()})
+"""
 
 
 def used(pid: int) -> tuple[float, float]:
@@ -101,6 +116,22 @@ def arithmetic(run: Path) -> dict[str, float]:
     return found
 
 
+def worth(source: Path, run: Path) -> str:
+    """PSNR of the test images, and the Fréchet distances of samples."""
+    parts = run.with_name(f"{run.name}.npz")
+    if not parts.exists():
+        run_by(source, "-c", PARTS, run, parts)
+    test, features = mnist().test[:], DigitFeatures()
+    real, told = features(test), []
+    with np.load(parts) as made:
+        for name in made.files:
+            images = torch.from_numpy(made[name]).float() / 255
+            if name == "reconstructions":
+                told.append(f"{psnr(test, images).mean():.2f} dB")
+            told.append(f"{name} {frechet_distance(real, features(images)):.2f}")
+    return ", ".join(told)
+
+
 def main() -> None:
     """Fit by both, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -118,13 +149,19 @@ def main() -> None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, watched_fit(source, folder / f"run-{name}", arguments.options))
         found = json.loads(kept.read_text())
-        needed = {stage: count / per_second for stage, count in arithmetic(folder / f"run-{name}").items()}
+        try:
+            counts = arithmetic(folder / f"run-{name}")
+        except RunFolderError:  # of a format that this code does not read
+            counts = {}
+        needed = {stage: count / per_second for stage, count in counts.items()}
         print(f"\n{name:26}{'seconds':>9}{'processor':>11}{'MiB':>7}{'arithmetic':>12}")
         for stage, (seconds, processor, memory) in found["stages"].items():
             least = f"{needed[stage]:12.1f}" if stage in needed else ""
             print(f"{stage:26}{seconds:9.1f}{processor:11.1f}{memory:7.0f}{least}")
         preview = "none" if found["preview"] is None else f"after {found['preview']:.0f} s"
         print(f"{'all':26}{found['seconds']:9.1f}   first new images: {preview}")
+        if not arguments.options:  # such as fewer images
+            print(f"worth: {worth(source, folder / f'run-{name}')}")
     print(f"\nproduct of matrices: {per_second / 1e9:.0f} GFLOP/s; before: {arguments.before}; {machine()}")
 
 

@@ -55,7 +55,9 @@ def copy(tmp_path):
 def scattergen_of(copy, *arguments):
     """Run the command line of a copy."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(copy / "src"), os.environ["PYTHONPATH"]])}
-    command = [sys.executable, "-m", "scattergen", *map(str, arguments)]
+    # Without the compiled kernel, which would be compiled anew for each copy.
+    program = "import sys; sys.modules['numba'] = None; from scattergen.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=copy)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -32,7 +32,7 @@ def alone(tmp_path_factory):
     return distributed_work.results(distributed_work.SAME_ALONE, ALONE, folder)
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, 3])
 def shared(request, tmp_path_factory):
     """Results of every rank of several processes."""
     folder = tmp_path_factory.mktemp(f"shared-{request.param}")

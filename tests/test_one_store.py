@@ -1,8 +1,6 @@
 """Files of a run are written by `scattergen.runs` and by nothing else: seen by Python's audit events."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -42,7 +40,7 @@ print(json.dumps(sorted(changes)))
 
 
 @pytest.fixture(scope="module")
-def changes(tmp_path_factory, digits, tiny):
+def changes(tmp_path_factory, digits, tiny, forks):
     """Pairs of a module and a file of a run that it changed, during all that can be done with a run."""
     run = str(tmp_path_factory.mktemp("watched") / "run")
     options = [word for one in tiny[3::2] if "densities." not in one for word in ("--set", one)]
@@ -55,11 +53,10 @@ def changes(tmp_path_factory, digits, tiny):
         ["diagnose", run, "--quiet", "-n", "120", "--simulations", "19", "--components", "4"],
         ["sample", run, "--quiet", "--out", run + "-samples.png"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHER, run, json.dumps(commands)], capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    process = forks.start(WATCHER, run, json.dumps(commands))
+    said = process.communicate(timeout=280)[0].decode()
+    assert process.returncode == 0, said
+    return json.loads(said.splitlines()[-1])
 
 
 def test_one_room_writes_the_files_of_a_run(changes):

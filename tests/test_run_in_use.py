@@ -153,22 +153,16 @@ def nested(monkeypatch, kind, action):
 
 
 @pytest.mark.slow
-def test_many_processes_that_fit_densities_at_once_lose_none(run_copy, assert_nothing_left):
+def test_many_processes_that_fit_densities_at_once_lose_none(run_copy, forks, assert_nothing_left):
     code = (
         "import sys\n"
         "from scattergen.pipeline.fit import fit_density_run\n"
-        "sys.stdin.readline()\n"
         "for k in range(4):\n"
         "    fit_density_run(sys.argv[1], 'gaussian', stored_as=f'{sys.argv[2]}-{k}')\n"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(run_copy), name], stdin=subprocess.PIPE)
-        for name in ("a", "b")
-    ]
-    for process in processes:
-        process.stdin.write(b"\n")
-        process.stdin.close()
-    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    processes = [forks.start(code, str(run_copy), name) for name in ("a", "b")]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
     run = RunFolder.open(run_copy)
     assert {f"{name}-{k}" for name in "ab" for k in range(4)} <= {*run.names("densities")}
     run.check()

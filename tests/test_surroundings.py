@@ -336,7 +336,7 @@ def write(path, n=3):
         write_images(path, mnist().train[:n], torch.ones(n, 2))
 
 
-def write_and_be_killed(path):
+def write_and_be_killed(forks, path):
     """The same in a process that is killed before its second fsync, of the second file of a folder.
 
     The first one of other forms is that of the content, after which it still has to be renamed.
@@ -357,8 +357,9 @@ def write_and_be_killed(path):
         os.fsync = fsync_or_die
         test_surroundings.write(path)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=100)
-    assert done.returncode == -9
+    process = forks.start(textwrap.dedent(code))
+    process.communicate(timeout=100)
+    assert process.returncode == -9
 
 
 def names(folder):
@@ -369,9 +370,9 @@ OUTPUTS = ["images.npz", "images.npy", "grid.png", "folder", "codes.npz", "codes
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_the_same_command_goes_on_after_a_kill(tmp_path, name):
+def test_the_same_command_goes_on_after_a_kill(forks, tmp_path, name):
     path = tmp_path / name
-    write_and_be_killed(path)
+    write_and_be_killed(forks, path)
     left = names(path if path.is_dir() else tmp_path)
     assert any(file.startswith(".writing-") for file in left)
     # Of another output, of a run, and of a user.
