@@ -146,11 +146,14 @@ def test_sums_and_broadcasts(shared):
 
 
 @pytest.fixture(scope="session")
-def fit(digits, tiny):
+def fit(digits):
     """Arguments of a fit without its run folder; rank 0 computes with two threads in the end."""
-    chosen = ("training.epochs=4", "training.flips=true", "encoder.store=disk")
+    chosen = (
+        "encoder.n_components=16", "encoder.flips=false", "encoder.store=disk", "decoder.kind=generator",
+        "decoder.channels=[16,8,4]", "training.epochs=4", "training.flips=true",
+    )  # fmt: skip
     options = [word for option in chosen for word in ("--set", option)]
-    return ["fit", str(digits), "--densities", "gaussian", "--threads", "2", *tiny[:8], *options]
+    return ["fit", str(digits), "--densities", "gaussian", "--threads", "2", *options]
 
 
 def start(*arguments, launcher=("-m", "scattergen"), **environment):

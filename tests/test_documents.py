@@ -62,7 +62,7 @@ FEW = {"n_images": 60, "n_components": 10, "epochs": 1, "n_scored": 40, "side": 
 NOT_RUN = {
     r"(pip|make|mkdir|cd|git|conda|hf) ": "it sets up this very environment",
     r"jupyter ": "it needs JupyterLab; the notebooks have a test of their own",
-    r"python (benchmarks|examples)/": "it takes minutes; tests of their own run benchmarks and examples",
+    r"(python|sh) (benchmarks|examples)/": "it takes minutes; tests of their own run benchmarks and examples",
     r"torchrun |srun |export |head=|NODE_RANK=|-m scattergen|--rdzv": "it needs a cluster",
     r"scattergen .*(--devices|--nodes|--device cuda)": "it needs more processors, or a GPU",
     r"scattergen .*(hf:|push )": "it needs the internet",
