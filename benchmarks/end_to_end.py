@@ -111,7 +111,8 @@ def arithmetic(run: Path) -> dict[str, float]:
     found["decoder"] = epochs * (n // size) * counter.get_total_flops()
     for name, stage in facts.items():
         if name.startswith("densities/vae"):
-            weights = sum(t.numel() for t in model.densities[name.partition("/")[2]].state_dict().values())
+            state = model.densities[name.partition("/")[2]].state_dict()
+            weights = sum(t.numel() for key, t in state.items() if key.startswith(("encoder/", "decoder/")))
             found[name] = 6.0 * weights * n * stage["facts"]["epochs"]
     return found
 

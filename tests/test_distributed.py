@@ -32,12 +32,12 @@ def alone(tmp_path_factory):
     return distributed_work.results(distributed_work.SAME_ALONE, ALONE, folder)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def shared(request, tmp_path_factory):
-    """Results of every rank of several processes."""
-    folder = tmp_path_factory.mktemp(f"shared-{request.param}")
-    supervise([sys.executable, str(WORK), str(folder)], Layout(request.param), threads=1)
-    results = [read_tensors(folder / f"{rank}.safetensors")[0] for rank in range(request.param)]
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Results of every rank of three processes, whose shares of a batch need not be equal."""
+    folder = tmp_path_factory.mktemp("shared")
+    supervise([sys.executable, str(WORK), str(folder)], Layout(3), threads=1)
+    results = [read_tensors(folder / f"{rank}.safetensors")[0] for rank in range(3)]
     return Shared(results, folder)
 
 

@@ -118,7 +118,8 @@ def test_the_preset_auto_killed_at_its_files_ends_with_the_same_model(
     digits, forks, assert_same_model, assert_complete, tmp_path
 ):
     threads = ["--threads", str(torch.get_num_threads())]
-    auto = ["--quiet", *threads, "--densities", "mixture", "--set", "training.epochs=2"]
+    few = ["--set", "training.epochs=2", "--set", "decoder.channels=[16,8,8]"]
+    auto = ["--quiet", *threads, "--densities", "mixture", *few]
     whole, run = tmp_path / "whole", tmp_path / "run"
     process = forks.start(COMMAND, "fit", str(digits), "--out", str(whole), *auto)
     assert process.communicate(timeout=200)[0] is not None
