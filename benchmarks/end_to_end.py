@@ -29,6 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scattergen import load
 from scattergen.datasets import mnist
+from scattergen.decoder.fit import DecoderTraining
+from scattergen.densities.networks import STOPPING_SHARE
 from scattergen.errors import RunFolderError
 from scattergen.evaluation import DigitFeatures, frechet_distance, psnr
 from scattergen.files import write_json
@@ -108,12 +110,12 @@ def arithmetic(run: Path) -> dict[str, float]:
     decoder = model.decoder.train()
     with FlopCounterMode(display=False) as counter:
         decoder(torch.randn(size, d)).sum().backward()
-    found["decoder"] = epochs * (n // size) * counter.get_total_flops()
+    found["decoder"] = epochs * ((n - DecoderTraining().held_out(n)) // size) * counter.get_total_flops()
     for name, stage in facts.items():
         if name.startswith("densities/vae"):
             state = model.densities[name.partition("/")[2]].state_dict()
             weights = sum(t.numel() for key, t in state.items() if key.startswith(("encoder/", "decoder/")))
-            found[name] = 6.0 * weights * n * stage["facts"]["epochs"]
+            found[name] = 6.0 * weights * (1 - STOPPING_SHARE) * n * stage["facts"]["epochs"]
     return found
 
 

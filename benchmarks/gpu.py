@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from encoder import Textures
+from scale import seconds_of
 from scattering import Kymatio, fastest, required_work
 
 from scattergen import Decoder, ScatteringEncoder
@@ -37,17 +38,9 @@ class Device:
         self.name = "cuda" if torch.cuda.is_available() else "cpu"
         self.small = small or self.name == "cpu"
 
-    def seconds(self, work: Callable[[], object], least: float = 1.0) -> float:
-        """Seconds per call, of calls for at least so many seconds after a first one."""
-        least = 0.0 if self.small else least
-        work()
-        self.wait()
-        start, calls = time.perf_counter(), 0
-        while calls == 0 or time.perf_counter() - start < least:
-            work()
-            self.wait()
-            calls += 1
-        return (time.perf_counter() - start) / calls
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Seconds per call, of calls for at least a second after a first one."""
+        return seconds_of(lambda: (work(), self.wait()), 0.001 if self.small else 1.0)
 
     def wait(self) -> None:
         """Until all that was asked of the device is done."""
@@ -161,7 +154,7 @@ def generator(device: Device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="check the script in half a minute")
+    parser.add_argument("--small", action="store_true", help="check the script in a minute")
     device = Device(parser.parse_args().small)
     torch.set_float32_matmul_precision("highest")
     per_second, bandwidth = about(device)

@@ -316,16 +316,6 @@ def first_call() -> None:
         print("First call of a process, cached:   ", run(FIRST_CALL, NUMBA_CACHE_DIR=empty))
 
 
-def gpu(rounds: int) -> None:
-    if not torch.cuda.is_available():
-        print("CUDA: no device here")
-        return
-    x = torch.rand(64, 3, 128, 128, device="cuda")
-    ours, peer = Scattering2D(4, (128, 128)), Kymatio(4, (128, 128)).cuda()
-    slow, fast = (len(x) / seconds for seconds in fastest([peer, ours], x, rounds))
-    print(f"CUDA, 128x128x3, J=4, batch 64: {slow:.0f} -> {fast:.0f}/s, {fast / slow:.1f} (bar 8)")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="per measurement")
@@ -353,7 +343,6 @@ def main() -> None:
         first_call()
     if not arguments.skip_memory:
         print("Peak memory, 1,000 images of 128x128x3 in a call:", run(PEAK_MEMORY), "(bar 1.5)")
-    gpu(arguments.rounds)
 
 
 if __name__ == "__main__":

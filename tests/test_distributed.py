@@ -32,12 +32,12 @@ def alone(tmp_path_factory):
     return distributed_work.results(distributed_work.SAME_ALONE, ALONE, folder)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """Results of every rank of three processes, whose shares of a batch need not be equal."""
-    folder = tmp_path_factory.mktemp("shared")
-    supervise([sys.executable, str(WORK), str(folder)], Layout(3), threads=1)
-    results = [read_tensors(folder / f"{rank}.safetensors")[0] for rank in range(3)]
+@pytest.fixture(scope="module", params=[2, 3])
+def shared(request, tmp_path_factory):
+    """Results of every rank of several processes; shares of three need not be equal."""
+    folder = tmp_path_factory.mktemp(f"shared-{request.param}")
+    supervise([sys.executable, str(WORK), str(folder)], Layout(request.param), threads=1)
+    results = [read_tensors(folder / f"{rank}.safetensors")[0] for rank in range(request.param)]
     return Shared(results, folder)
 
 
@@ -151,9 +151,10 @@ def fit(digits):
     chosen = (
         "encoder.n_components=16", "encoder.flips=false", "encoder.store=disk", "decoder.kind=generator",
         "decoder.channels=[16,8,4]", "training.epochs=4", "training.flips=true",
+        "densities.vae.epochs=2", "densities.vae.widths=[32,16]",
     )  # fmt: skip
     options = [word for option in chosen for word in ("--set", option)]
-    return ["fit", str(digits), "--densities", "gaussian", "--threads", "2", *options]
+    return ["fit", str(digits), "--densities", "gaussian,vae", "--threads", "2", *options]
 
 
 def start(*arguments, launcher=("-m", "scattergen"), **environment):

@@ -157,16 +157,33 @@ def test_many_processes_that_fit_densities_at_once_lose_none(run_copy, forks, as
     code = (
         "import sys\n"
         "from scattergen.pipeline.fit import fit_density_run\n"
-        "for k in range(3):\n"
+        "for k in range(2):\n"
         "    fit_density_run(sys.argv[1], 'gaussian', stored_as=f'{sys.argv[2]}-{k}')\n"
     )
     processes = [forks.start(code, str(run_copy), name) for name in ("a", "b")]
     said = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     run = RunFolder.open(run_copy)
-    assert {f"{name}-{k}" for name in "ab" for k in range(3)} <= {*run.names("densities")}
+    assert {f"{name}-{k}" for name in "ab" for k in range(2)} <= {*run.names("densities")}
     run.check()
     assert_nothing_left(run_copy)
+
+
+@pytest.mark.slow
+def test_many_stages_that_are_entered_at_once_are_all_kept(run_copy, forks):
+    """Nothing but the lock of run.json keeps these from undoing each other: each reads it, and writes it anew."""
+    code = (
+        "import sys, torch\n"
+        "from scattergen.runs import RunFolder\n"
+        "run = RunFolder.open(sys.argv[1])\n"
+        "for k in range(40):\n"
+        "    with run.working(f'densities/{sys.argv[2]}-{k}', f'{k:015x}{sys.argv[2]}'):\n"
+        "        run.write(f'densities/{sys.argv[2]}-{k}', f'{k:015x}{sys.argv[2]}', {'x': torch.ones(1)}, {})\n"
+    )
+    processes = [forks.start(code, str(run_copy), name) for name in ("a", "b")]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert {f"{name}-{k}" for name in "ab" for k in range(40)} <= {*RunFolder.open(run_copy).names("densities")}
 
 
 def test_a_density_of_codes_that_have_been_replaced_is_not_kept(scattergen, run_copy, monkeypatch):
