@@ -52,7 +52,7 @@ def open_dataset(
     the smallest SHA-256 of relative file names or row numbers: all classes take part, and adding files moves few others
     to the other side.
 
-    The other arguments are those of `ImageFolder`, for how images (folders, Hugging Face); arrays must have the
+    The other arguments are those of `ImageFolder`, for encoded images (folders, Hugging Face); arrays must have the
     size and mode already, where they are given. A folder called mnist is "./mnist".
 
     Raises:
