@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # Written last, so an interrupted installation is taken up again by the next make.
 INSTALLED := $(VENV)/installed
+# Where it is set, every process would compile PyTorch and the tests anew, for ten seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
 
 # PyTorch's build for CPUs, since the one of PyPI brings 5 GB of CUDA libraries: on Linux without an NVIDIA device, unless
 # pip has been given an index of its own. `make TORCH_INDEX=URL mnist` takes it from elsewhere, `make TORCH_INDEX= mnist`
