@@ -126,7 +126,7 @@ def test_the_bernoulli_bound_is_that_of_binarised_images(images):
     vae = PixelVAE(**(SMALL[PixelVAE] | {"beta": 0.0})).fit(images, seed=1)
     grey = torch.full((4, *SHAPE), 0.25)
     logits = torch.linspace(-2, 2, grey.numel()).view_as(grey)
-    modules = {"vae": lambda x, noise: (logits, torch.zeros(4, 3))}
+    modules = {"vae": lambda x, noise: (None, logits, torch.zeros(4, 3))}
     loss = vae._loss(modules, (grey,), torch.Generator())
     g = torch.sigmoid(logits)
     expected = -(0.25 * g.log() + 0.75 * (1 - g).log()).sum() / 4

@@ -40,8 +40,6 @@ ELSEWHERE = {
     "scikit-learn.md": "test_sklearn.py",
     "sharing.md": "test_sharing.py",
 }
-# Names that a program of a page takes for granted.
-PRELUDE = {"scattering.md": "import torch\nimages = torch.rand(2, 28, 28)"}
 # Numbers that are too large for a test.
 SMALLER = {
     "10_000": "60",
@@ -79,11 +77,9 @@ def blocks(page, *kinds):
 
 
 def commands(text):
-    """The commands in a block, without comments and the descriptions beside them."""
+    """The commands in a block, without comments."""
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        parts = re.split(r" {2,}|(?<=--estimate) (?=how )", re.sub(r"(^|\s+)#.*", "", line.strip().removeprefix("$ ")))
-        yield parts[0]
-        yield from (part for part in parts[1:] if part.startswith("scattergen "))
+        yield re.sub(r"(^|\s+)#.*", "", line.strip().removeprefix("$ "))
 
 
 def smaller(text):
@@ -147,7 +143,6 @@ def test_the_programs_of_a_page_run(page, place, capsys):
     if not programs:
         pytest.skip("; ".join(why for why, _ in found))
     namespace = {"__name__": "page"}
-    exec(PRELUDE.get(page.name, ""), namespace)
     for program in programs:
         exec(compile(smaller(program), str(page), "exec"), namespace)
 

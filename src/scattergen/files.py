@@ -75,7 +75,10 @@ def writing(path: Path, kept: str = "nothing that was there before has been chan
 
 @contextmanager
 def atomic_path(path: Path, *, last: bool = True) -> Iterator[Path]:
-    """A temporary path that replaces `path`, in its mode, after the block; for good if it is the `last` of a folder."""
+    """A temporary path that replaces `path`, in its mode, after the block.
+
+    The folder is flushed to the disk, too, unless this is not the `last` file of several in it.
+    """
     # The data reach the disk before the name does, so that neither a kill nor a power cut leaves a partial file.
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ def _mode_of(path: Path) -> int | None:
 
 
 def move_file(source: Path, path: Path, *, last: bool = True) -> None:
-    """Give a file whose content has reached the disk another name, for good if it is the `last` of its folder."""
+    """Give a file whose content has reached the disk another name; the folder is flushed if it is the `last` there."""
     with writing(path):
         os.replace(source, path)
     if last:

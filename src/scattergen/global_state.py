@@ -38,6 +38,14 @@ def usual_state(gradients: bool | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let PyTorch's generator of the CPU, from which new layers draw their weights, begin with a seed, for a while."""
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's generator as it was
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed those of GPUs, too
+        yield
+
+
 def _leave() -> None:
     with _lock:
         first = _default_types[0]
@@ -47,7 +55,7 @@ def _leave() -> None:
 
 
 def guard(owner: Any, *names: str) -> None:
-    """Give functions or methods of a module or class the usual state; the names it has not, and classes, stay."""
+    """Give functions or methods of a module or class the usual state; names that it lacks, and classes, stay."""
     for name in names:
         found = vars(owner).get(name)
         function = getattr(found, "__func__", found)  # of a class method

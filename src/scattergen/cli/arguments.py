@@ -32,11 +32,12 @@ ImagesOut = Annotated[Path, Option("--out", metavar="PATH", parser=path,
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Of everything random.")]
 Set = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option; repeatable.")]
 PresetName = Literal["mnist", "celeba", "celeba-light", "celeba-2019", "auto"]
-Preset = Annotated[PresetName | None, Option(help="Options to start from.")]
+Preset = Annotated[PresetName | None, Option(help="Options to start from.", show_default="mnist for MNIST, else auto")]
+Density = Annotated[str | None, Option(help="Which density draws samples.", show_default="the best by measurement")]
 Features = Annotated[Literal["digits", "scattering", "perceptual", "inception"] | None,
-    Option(help="Features of images; by default digits or scattering.")]  # fmt: skip
-Part = Annotated[Literal["train", "test"] | None,
-    Option(help="Which images of data that have a test set, such as MNIST; test by default.")]  # fmt: skip
+    Option(help="Features of images.", show_default="digits for MNIST, else scattering")]  # fmt: skip
+Part = Annotated[Literal["train", "test"] | None, Option(help="train: what the fit trained on; test: what it held out.",
+    show_default="the data's own test set, else all images")]  # fmt: skip
 Strict = Annotated[bool, Option("--strict/--no-strict", help="Refuse unreadable files, or leave them out.")]
 Steps = Annotated[int | None, Option(min=2, max=10_000, help="Images, both ends included; 32 by default in a .gif.")]
 BatchSize = Annotated[int, Option(min=1, help="Images decoded together; affects time only.")]
@@ -71,8 +72,8 @@ class Reading(NamedTuple):
 class Ends(NamedTuple):
     """Options that say which two images of a data set are meant."""
 
-    start: Annotated[int | None, Option("--from", min=0, help="Number of the first image; 0.")] = None
-    stop: Annotated[int | None, Option("--to", min=0, help="Number of the last image; 1.")] = None
+    start: Annotated[int | None, Option("--from", min=0, help="Number of the first image.", show_default="0")] = None
+    stop: Annotated[int | None, Option("--to", min=0, help="Number of the last image.", show_default="1")] = None
     from_label: Annotated[str | None, Option(metavar="CLASS", help="Begin with the first image of a class.")] = None
     to_label: Annotated[str | None, Option(metavar="CLASS", help="End with the first image of a class.")] = None
 

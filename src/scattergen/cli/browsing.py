@@ -102,7 +102,7 @@ def nearest(
         help="The images that the run was fitted to, to show them; not needed for MNIST.")] = None,
     n: Annotated[int, Option("-n", min=1, help="How many images to look for, from the first.")] = 8,
     k: Annotated[int, Option("-k", min=1, help="How many training images for each.")] = 5,
-    density: Annotated[str | None, Option(help="Density of the samples; the best by measurement.")] = None,
+    density: arg.Density = None,
     seed: arg.Seed = 0, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Find the training images that samples, or images of yours, are nearest to, by their scattering coefficients.
@@ -158,7 +158,7 @@ def edit(
         help="Move this component, from 1, by so many standard deviations; repeatable.")],
     image: Annotated[str | None, Option(metavar="IMAGES", help="Edit an image of these; else a sample.")] = None,
     row: Annotated[int, Option(min=0, help="Number of the image, or of the sample.")] = 0,
-    density: Annotated[str | None, Option(help="Density of the sample; the best by measurement.")] = None,
+    density: arg.Density = None,
     seed: arg.Seed = 0, steps: arg.Steps = None,
     reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
@@ -189,7 +189,7 @@ def edit(
 
 
 def options(
-    preset: Annotated[arg.PresetName, Argument(metavar="PRESET", help="Whose values are shown; auto.")] = "auto",
+    preset: Annotated[arg.PresetName, Argument(metavar="PRESET", help="Whose values are shown.")] = "auto",
     density: Annotated[str | None, Option(metavar="NAME",
         help="List the options of this density instead, such as vae or vae-improved.")] = None,
     common: arg.Common = arg.COMMON,

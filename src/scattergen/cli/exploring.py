@@ -14,7 +14,8 @@ def explore(
     run: arg.Run,
     images: Annotated[str | None, Option(metavar="IMAGES",
         help="The images that the run was fitted to, of which it shows the nearest; not needed for MNIST.")] = None,
-    port: Annotated[int | None, Option(min=1, max=65535, help="Of the page; the first free one from 7860 on.")] = None,
+    port: Annotated[int | None, Option(min=1, max=65535, help="Of the page.",
+        show_default="the first free one from 7860 on")] = None,
     host: Annotated[str, Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
@@ -28,9 +29,10 @@ def explore(
 
       scattergen explore runs/mnist
 
-      scattergen explore runs/faces --images faces/ --size 64 --port 8000 --no-browser
+      scattergen explore runs/faces --images faces/ --port 8000 --no-browser
     """
-    from scattergen.explorer.serving import opening, serve
+    from scattergen.explorer.opening import opening
+    from scattergen.explorer.serving import serve
 
     data = None
     if images is not None or not (run / "run.json").is_file():  # else PyTorch is imported once the page is there

@@ -24,7 +24,8 @@ def fit(
         help="Run folder to make; needed unless --estimate is given.")] = None,
     preset: arg.Preset = None,
     densities: Annotated[str | None, Option(metavar="NAMES",
-        help="Densities to fit, separated by commas; a name may end in -improved, -by-class.")] = None,
+        help="Densities to fit, such as mixture,parzen,vae-improved; a name may also end in -by-class.",
+        show_default="those of the preset")] = None,
     options: arg.Set = None, config: arg.Config = None, seed: arg.Seed = 0, reading: arg.Reading = arg.READING,
     limit: Annotated[int | None, Option(min=3, metavar="N", help="Use at most N training images.")] = None,
     max_time: Annotated[str | None, Option(metavar="TIME",
@@ -35,7 +36,7 @@ def fit(
         help="Replace a run that is there once the new one is done.")] = False,
     devices: Annotated[int | None, Option(min=1,
         help="Processes on each machine, with --device cuda one for each GPU.")] = None,
-    nodes: Annotated[int | None, Option(min=1, help="Machines; each runs the command (docs/notes/scale.md).")] = None,
+    nodes: Annotated[int | None, Option(min=1, help="Machines; each runs the command.")] = None,
     log: arg.Log = None,
     common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
@@ -157,9 +158,9 @@ def _refuse_inside(out: Path, images: str) -> None:
 
 def density(
     run: arg.Run,
-    name: Annotated[str, Argument(help="gaussian, mixture, vae, gan, flow, or of a plugin.")],
+    name: Annotated[str, Argument(help="gaussian, mixture, parzen, vae, gan, flow, or one of your own.")],
     stored_as: Annotated[str | None, Option("--as", metavar="KEY",
-        help="Its name in the run; else as in vae-improved.")] = None,
+        help="Its name in the run.", show_default="as in vae-improved")] = None,
     improved: Annotated[bool, Option("--improved",
         help="Start from better keywords than the paper's: vae, gan.")] = False,
     by_class: Annotated[bool, Option("--by-class", help="Fit one for every class, for sample --label.")] = False,
@@ -179,7 +180,7 @@ def density(
 
       scattergen density runs/mnist vae --improved
 
-      scattergen density runs/mnist mixture --by-class
+      scattergen density runs/photos parzen --by-class
     """
     from scattergen.cli.opening import begin
     from scattergen.pipeline.fit import fit_density_run

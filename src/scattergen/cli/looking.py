@@ -97,10 +97,11 @@ def evaluate(
     run: arg.Run,
     images: Annotated[str | None, Option(metavar="IMAGES",
         help="The images that the run was fitted to; not needed for MNIST.")] = None,
-    densities: Annotated[str | None, Option("--density", metavar="NAMES", help="Which; all of the run.")] = None,
+    densities: Annotated[str | None, Option("--density", metavar="NAMES", help="Which densities.",
+        show_default="all of the run")] = None,
     against: Annotated[str, Option(metavar="test|train|IMAGES", help="Real images to compare with.")] = "test",
     n: Annotated[int | None, Option("-n", min=20,
-        help="Images in a row of the table; as many as real ones, from 1,000 to 10,000.")] = None,
+        help="Images in a row of the table.", show_default="as many as real ones, from 1,000 to 10,000")] = None,
     repeats: Annotated[int, Option(metavar="R", min=1,
         help="Sets of samples of a density, to see how its score varies.")] = 1,
     features: arg.Features = None, seed: arg.Seed = 0, reading: arg.Reading = arg.READING,
@@ -120,7 +121,7 @@ def evaluate(
 
       scattergen evaluate runs/mnist --density mixture,vae -n 2000 --repeats 5
 
-      scattergen evaluate runs/faces --images faces/ --size 64 --against other-faces/
+      scattergen evaluate runs/faces --images faces/ --against other-faces/
     """
     from scattergen.cli.opening import begin, open_like, open_of_run
     from scattergen.cli.printing import print_scores
@@ -189,7 +190,7 @@ def reproduce(
     images: Annotated[str | None, Option(metavar="DIR",
         help="Folder of CelebA's aligned images that it was fitted to.")] = None,
     run: Annotated[Path | None, Option(metavar="RUN",
-        help="Run folder made by `scattergen fit`; runs/mnist or runs/celeba by default.", parser=arg.path)] = None,
+        help="Run folder made by `scattergen fit`.", show_default="runs/mnist or runs/celeba", parser=arg.path)] = None,
     quick: Annotated[bool, Option("--quick", help="Fewer images and shorter trainings: 4 minutes.")] = False,
     seed: arg.Seed = 0, strict: arg.Strict = True, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip

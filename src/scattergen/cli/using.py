@@ -11,13 +11,14 @@ from scattergen.errors import InputError
 
 def sample(
     run: arg.Run, out: arg.ImagesOut,
-    density: Annotated[str | None, Option(help="Which density; the best by measurement.")] = None,
-    n: Annotated[int | None, Option("-n", min=1, help="How many images; 64, or 8 for each of several classes.")] = None,
+    density: arg.Density = None,
+    n: Annotated[int | None, Option("-n", min=1, help="How many images.",
+        show_default="64, or 8 for each of several classes")] = None,
     label: Annotated[list[str] | None,
         Option(help="Class, by name or number; repeatable, or separated by commas.")] = None,
     temperature: Annotated[float, Option(help="Factor of the noise; below 1 less variety.")] = 1.0,
     sharpen: Annotated[float | None, Option(min=0, max=1,
-        help="How crisp, from 0 (as decoded) to 1; that of the run.")] = None,
+        help="How crisp, from 0 (as decoded) to 1.", show_default="that of the run")] = None,
     seed: arg.Seed = 0, batch_size: arg.BatchSize = 256, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Make new images.
@@ -129,7 +130,7 @@ def decode(
 
 def reconstruct(
     run: arg.Run, images: arg.Source, out: arg.ImagesOut,
-    n: Annotated[int | None, Option("-n", min=1, help="How many images, from the first; all.")] = None,
+    n: Annotated[int | None, Option("-n", min=1, help="How many images, from the first.", show_default="all")] = None,
     part: arg.Part = None, reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
     """Encode images and decode them again.

@@ -71,7 +71,7 @@ def read_header(file: File) -> Header:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Whether `size` of a TIFF is already upright depends on Pillow's version; its tags are not.
             width, height = (image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH))
-        # Asking a PNG for EXIF data that it does not hold would decode the whole image; which would swap the axes.
+        # Asking a PNG for EXIF data that it does not hold would decode the whole image. Orientations 5 to 8 swap axes.
         said = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
         if (image.format != "PNG" or said or _says_at_its_end(image)) and _orientation(image) in (5, 6, 7, 8):
             width, height = height, width

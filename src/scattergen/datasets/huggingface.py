@@ -58,7 +58,6 @@ class HuggingFaceImages(ImageReader):
         label: the column of classes; by default the only one with the feature `ClassLabel`, or of several "label".
         name: what messages call the table.
 
-
     Raises:
         InputError: if there is no such column, no image, or an image cannot be read or used.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scattergen.datasets import ImageArray, ImageSource
+from scattergen.datasets import ImageArray, ImageSource, Subset, WithMirrored
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.scattering_loss import ScatteringLoss
@@ -181,7 +181,9 @@ class _Regression:
                 warnings.warn(f"{path} is damaged: it is made again.", stacklevel=2)
         codes = processes.broadcast(codes)
         if len(codes) != self.n:
-            codes = self.encoder.transform(Mirrored(self.images, self.n), self.progress, processes=processes)
+            first = len(self.images)  # of those that are mirrored
+            mirrored = Subset(WithMirrored(self.images), slice(first, first + self.n))
+            codes = self.encoder.transform(mirrored, self.progress, processes=processes)
             if path is not None:
                 write_tensors(path, {"codes": codes})
         return codes
@@ -253,22 +255,6 @@ def augment(images: Tensor, generator: torch.Generator, *, flips: bool = False, 
         rows, columns = (rows + moves[0]).clamp(0, H - 1), (columns + moves[1]).clamp(0, W - 1)
     batch = torch.arange(n)[:, None, None]
     return images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
-
-
-class Mirrored:
-    """The first images of a source, left and right exchanged."""
-
-    labels, fingerprint = None, ""  # not asked for
-
-    def __init__(self, images: ImageSource | Tensor, n: int) -> None:
-        channels, height, width = images.shape[-3:]
-        self.images, self.n, self.shape = images, n, (channels, height, width)
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: slice | Tensor) -> Tensor:
-        return self.images[index].flip(3)
 
 
 def shortening(n: int, d: int, share: float, generator: torch.Generator) -> Tensor:

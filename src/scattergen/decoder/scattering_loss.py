@@ -40,7 +40,7 @@ class ScatteringLoss:
         self.n_channels, self.scattering = C, Scattering2D(J, (H, W), L, max_order)
 
     def fit(self, images: Tensor) -> Self:
-        """Measure the size of each path by some hundreds of real images (N, C, H, W), which may not all be zero."""
+        """Measure the size of each path by some hundreds of real images (N, C, H, W), not all zero."""
         with torch.no_grad():
             directions = self._directions(len(images), torch.Generator().manual_seed(0))
             parts = zip(images.split(256), directions.split(256), strict=True)

@@ -224,7 +224,10 @@ class Ascent:
     def climb(
         self, x: Tensor, K: int, on_iteration: Callable[[float, Tensor], None] = lambda *_: None
     ) -> tuple[Components, Tensor]:
-        """K components, from clusters, and each code's candidates, (N, T); iterations tell likelihood and counts."""
+        """K components, climbed to from clusters, and each code's T candidates among them, (N, T).
+
+        Every iteration calls `on_iteration` with the log-likelihood and the number of codes of every component.
+        """
         means, labels = lloyd(x, seed_means(x, K, self.generator))
         shrinkage = self.weights_of(x, labels, K)
         components = first_components(x, means, labels, shrinkage, self.ridge)

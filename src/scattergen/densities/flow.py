@@ -1,5 +1,6 @@
 """Normalizing flow of coupling layers, through zuko."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from scattergen.densities.mixture import LeadingComponents, check_components, ch
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.errors import InputError
+from scattergen.global_state import seeded
 from scattergen.progress import SILENT, Progress
 from scattergen.tensor_files import flatten_state
 from scattergen.training import Batch, Metrics, TrainingSettings, train
@@ -123,8 +125,7 @@ class Flow(DisplayedDensity):
         except ImportError as error:
             problem = 'The density "flow" needs the package zuko'
             raise InputError(f'{problem}: run  pip install "scattergen[flow]".') from error
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return zuko.flows.NSF(
                 m, transforms=self.layers, passes=2, randperm=True, bins=self.bins, hidden_features=self.widths
             )
@@ -154,8 +155,8 @@ class Flow(DisplayedDensity):
         check_fitted(self)
         z = check_codes(z, n_features=self.n_features_)
         x = self.leading_.standardize(z)
-        flow = nets.in_float64(self.flow_) if z.dtype == torch.float64 else self.flow_
-        parts = [self._log_prob(flow.to(z.device), self.leading_, p) for p in x.split(1000)]
+        flow = copy.deepcopy(self.flow_).to(z)
+        parts = [self._log_prob(flow, self.leading_, p) for p in x.split(1000)]
         return torch.cat(parts) + self.leading_.log_prob_rest(z)
 
     def state_dict(self) -> dict[str, Tensor]:

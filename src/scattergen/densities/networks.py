@@ -97,19 +97,24 @@ def count_parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def posterior(encoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(h|z), each (N, H), by an encoder (N, d) -> (N, 2H) of a variational autoencoder."""
-    mean, log_variance = encoder(z).chunk(2, dim=1)
+def posterior(encoder: nn.Module, z: Tensor, bound: float = _BOUND) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of q(h|z), each (N, H), by an encoder (N, …) -> (N, 2H) of a variational autoencoder."""
+    mean, log_variance = encoder(z).to(z.dtype).chunk(2, dim=1)  # bfloat16 is not enough for them
     # Bounded, since the exponential of an outlier's would overflow.
-    return mean, _BOUND * torch.tanh(log_variance / _BOUND)
+    return mean, bound * torch.tanh(log_variance / bound)
 
 
 class VariationalNetworks(nn.Module):
-    """Encoder and decoder of a variational autoencoder, and its noise variances if they are learnt, from first ones."""
+    """Encoder and decoder of a variational autoencoder, and its noise variances if they are learnt, from first ones.
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, variances: Tensor | None) -> None:
+    The log-variances of q(h|z) stay within ± the bound.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, variances: Tensor | None = None, bound: float = _BOUND
+    ) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder, self.bound = encoder, decoder, bound
         self.log_variance = None if variances is None else nn.Parameter(variances.clamp(min=1e-8).log())
 
     def error(self, squares: Tensor) -> Tensor:
@@ -121,8 +126,8 @@ class VariationalNetworks(nn.Module):
         return 0.5 * ((-bounded).exp() * squares + bounded).mean()
 
     def forward(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws h (N, H), reconstructions (N, d), and every variable's divergence (N, H)."""
-        mean, log_variance = posterior(self.encoder, z)
+        """Draws h (N, H), what the decoder makes of them, (N, …), and every variable's divergence (N, H)."""
+        mean, log_variance = posterior(self.encoder, z, self.bound)
         h = mean + (0.5 * log_variance).exp() * noise
         divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
         return h, self.decoder(h), divergence

@@ -55,8 +55,8 @@ class Density(Protocol):
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw n ≥ 0 codes, (n, d), float32, on the CPU; code k depends on the fitted density, `seed` ≥ 0 and k only.
 
-        The temperature is a factor of all normal noise, but of no choices, 0 or more: below 1 samples are closer to the
-        modes and more alike. A density may lack this argument.
+        The temperature, 0 or more, scales all normal noise, but changes no random choice: below 1 samples are closer to
+        the modes and more alike. A density may lack this argument.
         """
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
+from scattergen.global_state import seeded
 from scattergen.training import TrainingSettings, train
 
 # Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600 steps the network knows
@@ -65,8 +66,7 @@ def _classifier_test(
     (n, d), half = codes.shape, len(codes) // 2
     order = np.random.default_rng([seed, 1]).permutation(n)
     learned, held_out = codes[order[:half]], codes[order[half:]]
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         network = nn.Sequential(nn.Linear(2 * d, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1))
     center, scale = torch.from_numpy(learned.mean(0)), torch.from_numpy(learned.std(0))
 

@@ -127,16 +127,16 @@ class ScatteringEncoder(Displayed):
 
     def fit(
         self, images: ImageSource | Tensor | FeatureStore, progress: Progress = SILENT, *,
-        features: FeatureStore | None = None, processes: Processes = ALONE, checkpoint: Path | None = None,
+        features: FeatureStore | None = None, checkpoint: Path | None = None,
     ) -> Self:  # fmt: skip
         """Fit the principal components to a source of N images, a tensor (N, C, H, W), or what `open_features` made.
 
-        `features` are what `open_features` made of `arrange(images)`, so that they are kept. `processes` share the
-        work: all call this together and get the same encoder. Progress is saved in the file `checkpoint`, which
-        whoever owns it removes, and continued from.
+        `features` are what `open_features` made of `arrange(images)`, so that they are kept; if it was told of several
+        processes, all call this together and get the same encoder. Progress is saved in the file `checkpoint`, which
+        whoever owns it removes, and continued from. Images that vary too little are warned of if `allow_fewer` is set.
 
         Raises:
-            InputError: If the images are too few or vary too little; a warning, if the latter and `allow_fewer` is set.
+            InputError: If the images are too few, or vary too little.
             ScattergenError: If there is too little space on the disk.
         """
         if isinstance(images, FeatureStore):
@@ -145,7 +145,7 @@ class ScatteringEncoder(Displayed):
             features, arranged, n_fit = images, None, images.n_samples
         else:
             arranged = self.arrange(images)
-            features, n_fit = features or self.open_features(arranged, processes=processes), arranged.n_fit
+            features, n_fit = features or self.open_features(arranged), arranged.n_fit
         self.check_count(n_fit)
         if self.held_out > 0:
             self.whitening.n_components = min(self.whitening.n_components, n_fit - 1, self.n_features)

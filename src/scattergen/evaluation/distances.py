@@ -54,14 +54,15 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
+def kernel_distance(real: Tensor, samples: Tensor, *, among_real: Tensor | None = None) -> Estimate:
     r"""Unbiased squared maximum mean discrepancy of features (N, k) and (M, k) with a cubic kernel, and its error.
 
     $\frac{1}{n(n-1)} \sum_{i \ne j} \kappa(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j} \kappa(y_i, y_j)
     - \frac{2}{nm} \sum_{ij} \kappa(x_i, y_j)$ with $\kappa(x, y) = (x^\top y / k + 1)^3$: "KID" on Inception features
     (Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", 2018; Gretton, Borgwardt, Rasch, Schölkopf, Smola,
     "A kernel two-sample test", 2012), here of all pairs. The standard error, by the jackknife, is about √2 too large if
-    the distributions are equal. An `InputError` if the tables cannot be compared or have fewer than 3 rows.
+    the distributions are equal. `among_real`, of `kernel_sums(real)`, is given where it is at hand. An `InputError` if
+    the tables cannot be compared or have fewer than 3 rows.
 
     Example:
         >>> x = torch.randn(2, 500, 4, generator=torch.Generator().manual_seed(0))
@@ -73,9 +74,7 @@ def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
     x, y = real.double(), samples.double()
     n, m = len(x), len(y)
     across_x, across_y = _kernel_sums(x, y)
-    within_x, within_y = _kernel_sums(x, x)[0], _kernel_sums(y, y)[0]
-    within_x -= _kernel(x.square().sum(1), x.shape[1])  # pairs of a row with itself do not count
-    within_y -= _kernel(y.square().sum(1), y.shape[1])
+    within_x, within_y = kernel_sums(x) if among_real is None else among_real, kernel_sums(y)
     sum_x, sum_y, sum_xy = within_x.sum(), within_y.sum(), across_x.sum()
     value = sum_x / (n * (n - 1)) + sum_y / (m * (m - 1)) - 2 * sum_xy / (n * m)
     # The same sums without row i: constants, which the variance does not see, are left out.
@@ -84,6 +83,18 @@ def kernel_distance(real: Tensor, samples: Tensor) -> Estimate:
     # (n - 1)/n × the sum of squared deviations
     variance = sum((len(t) - 1) * t.var(correction=0).item() for t in (without_x, without_y))
     return Estimate(value.item(), math.sqrt(variance))
+
+
+@torch.no_grad()
+def kernel_sums(x: Tensor) -> Tensor:
+    """Sums (N,) of the kernel of `kernel_distance` over all other rows, for every row of features (N, k).
+
+    Example:
+        >>> kernel_sums(torch.tensor([[0.0], [0.0], [1.0]])).tolist()
+        [2.0, 2.0, 2.0]
+    """
+    x = x.double()
+    return _kernel_sums(x, x)[0] - _kernel(x.square().sum(1), x.shape[1])  # pairs of a row with itself do not count
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +124,7 @@ class Manifolds:
 
 
 @torch.no_grad()
-def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
+def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5, *, radii: Tensor | None = None) -> Manifolds:
     r"""Precision and recall, density and coverage of features of samples, (m, d), against those of real images, (n, d).
 
     With B the closed ball around a row that reaches to its k-th nearest neighbour within its own table:
@@ -123,10 +134,11 @@ def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
     $\mathrm{density} = \frac{1}{km} \sum_{ij} [y_j \in B(x_i)]$,
     $\mathrm{coverage} = \frac1n \sum_i [\exists j: y_j \in B(x_i)]$.
 
-    All depend on the numbers of rows: compare equal ones only. Standard errors hold the other table fixed. An
-    `InputError` if tables do not compare or have k rows or fewer. (Kynkäänniemi, Karras, Laine, Lehtinen, Aila,
-    "Improved precision and recall metric for assessing generative models", 2019; Naeem, Oh, Uh, Choi, Yoo, "Reliable
-    fidelity and diversity metrics for generative models", 2020.)
+    All depend on the numbers of rows: compare equal ones only. Standard errors hold the other table fixed. `radii`, of
+    `neighbour_distances(real, k)`, are given where they are at hand. An `InputError` if tables do not compare or have k
+    rows or fewer. (Kynkäänniemi, Karras, Laine, Lehtinen, Aila, "Improved precision and recall metric for assessing
+    generative models", 2019; Naeem, Oh, Uh, Choi, Yoo, "Reliable fidelity and diversity metrics for generative models",
+    2020.)
 
     Example:
         >>> x = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))
@@ -135,14 +147,12 @@ def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
         >>> metrics.precision.value > 0.95, metrics.coverage.value < 0.6
         (True, True)
     """
-    if k < 1:
-        raise InputError(f"k={k}: a neighbourhood needs at least 1 neighbour.")
     check_tables(k + 1, real=real, samples=samples)
     real, samples = real.double(), samples.double()
     # Balls are closed, so that copies count: a neighbour at the very radius must be inside in spite of rounding.
     slack = rounding(real, samples) + rounding(samples, real)
-    real_radii = nearest(real, real, k, exclude_self=True)[0][:, -1].square() + slack
-    sample_radii = nearest(samples, samples, k, exclude_self=True)[0][:, -1].square() + slack
+    real_radii = (neighbour_distances(real, k) if radii is None else radii).square() + slack
+    sample_radii = neighbour_distances(samples, k).square() + slack
     neighbourhoods = torch.zeros(len(samples), dtype=torch.long, device=real.device)
     recalled = torch.empty(len(real), dtype=torch.bool, device=real.device)
     covered = torch.empty_like(recalled)
@@ -152,6 +162,19 @@ def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5) -> Manifolds:
         covered[rows] = inside.any(1)
         recalled[rows] = (squared <= sample_radii).any(1)
     return Manifolds(_mean(neighbourhoods > 0), _mean(recalled), _mean(neighbourhoods.double() / k), _mean(covered), k)
+
+
+def neighbour_distances(x: Tensor, k: int) -> Tensor:
+    """Distances (N,) of the rows of features (N, d) to their k-th nearest other row; an `InputError` if there is none.
+
+    Example:
+        >>> neighbour_distances(torch.tensor([[0.0], [1.0], [5.0]]), 1).tolist()
+        [1.0, 1.0, 4.0]
+    """
+    if k < 1:
+        raise InputError(f"k={k}: a neighbourhood needs at least 1 neighbour.")
+    check_tables(k + 1, features=x)
+    return nearest(x, x, k, exclude_self=True)[0][:, -1]
 
 
 def _mean(values: Tensor) -> Estimate:

@@ -7,7 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from scattergen.errors import InputError
-from scattergen.evaluation.distances import Manifolds, frechet_distance, kernel_distance, manifold_metrics
+from scattergen.evaluation.distances import (
+    Manifolds,
+    frechet_distance,
+    kernel_distance,
+    kernel_sums,
+    manifold_metrics,
+    neighbour_distances,
+)  # fmt: skip
 from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means
@@ -80,6 +87,7 @@ class Evaluator:
         self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, seed
         self.binned = reference if train is None else train
         check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
+        self.among_real, self.radii = kernel_sums(reference), neighbour_distances(reference, n_neighbours)
         # 20 rows for a bin in the mean, so that its z-score is nearly normal and the number of bins suits small data.
         self.bins = k_means(self.binned, max(2, min(100, len(self.binned) // 20)), seed=seed)
         if train is not None:
@@ -98,8 +106,8 @@ class Evaluator:
         return Evaluation(
             n=len(samples), n_reference=len(reference), memorisation=copies,
             frechet=jackknife(frechet_distance, reference, samples, seed=seed),
-            kernel=kernel_distance(reference, samples),
-            manifolds=manifold_metrics(reference, samples, self.n_neighbours),
+            kernel=kernel_distance(reference, samples, among_real=self.among_real),
+            manifolds=manifold_metrics(reference, samples, self.n_neighbours, radii=self.radii),
             two_sample=classifier_two_sample_test(reference, samples, seed=seed),
             bins=different_bins(self.binned, samples, centres=self.bins),
         )  # fmt: skip

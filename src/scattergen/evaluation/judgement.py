@@ -18,9 +18,10 @@ MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the
 
 
 def default_features(image_shape: tuple[int, int, int], *, digits: bool = False) -> FeatureExtractor:
-    """The best features there are for images of a shape (C, H, W), which are the embedded MNIST or not.
+    """The best features there are for images of a shape (C, H, W).
 
-    Those of `digits`, else of photographs if their weights are installed, else scattering features.
+    `DigitFeatures` for `digits`, the embedded MNIST; else perceptual ones if their weights are installed, else those of
+    scattering.
 
     Example:
         >>> default_features((1, 28, 28), digits=True).name

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from scattergen.densities.expectation_maximization import lloyd, seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
+from scattergen.global_state import seeded
 from scattergen.training import TrainingSettings, train
 
 
@@ -53,8 +54,7 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     # A feature that is constant in the training half says nothing about the other half.
     scale = torch.where(spread > 0, 1 / spread, 0.0)
     learned, held_out = (learned - mean) * scale, (held_out - mean) * scale
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         classifier = nn.Sequential(nn.Linear(learned.shape[1], 64), nn.ReLU(), nn.Linear(64, 2))
     losses = {"classifier": lambda modules, pair, _: functional.cross_entropy(modules["classifier"](pair[0]), pair[1])}
     settings = TrainingSettings(epochs=10, batch_size=128, learning_rate=3e-3, seed=seed)

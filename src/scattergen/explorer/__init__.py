@@ -13,7 +13,7 @@ def app(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -
     The model is loaded when the page is first seen. `images` are those that the run was fitted to, of which it shows
     the nearest; the embedded MNIST is found without. A `ScattergenError` if the extra `ui` is missing.
     """
+    from scattergen.explorer.opening import opening
     from scattergen.explorer.page import build
-    from scattergen.explorer.serving import opening
 
     return build(opening(run, images, device))

@@ -4,20 +4,18 @@ import html
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 from scattergen.errors import ScattergenError
-
-if TYPE_CHECKING:
-    from scattergen.explorer.serving import Opening
+from scattergen.explorer.opening import Opening
 
 TABS = ("nearest", "edit", "morph", "scattering", "dependence")
 _TEMPLATES = Path(__file__).parent / "templates"
 _FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that nobody needs to fetch
 
 
-def build(opening: "Opening") -> Any:
+def build(opening: Opening) -> Any:
     """The page of a run, a `gradio.Blocks`."""
     try:
         with mock.patch("inspect.getfile", side_effect=OSError):  # else it parses its sources: half of the seconds
@@ -96,7 +94,7 @@ def _layout(gr: Any) -> dict[str, Any]:
     return part
 
 
-def _listen(gr: Any, blocks: Any, part: dict[str, Any], opening: "Opening") -> None:
+def _listen(gr: Any, blocks: Any, part: dict[str, Any], opening: Opening) -> None:
     """Let every component that can be set change what depends on it."""
     tabs, buttons = part.pop("tabs"), {name: part.pop(name) for name in ("others", "level")}
     names = {component: name for name, component in part.items()}

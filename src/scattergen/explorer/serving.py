@@ -1,42 +1,19 @@
-"""A run that the threads of a page share, and the server of that page."""
+"""The server of a page."""
 
 import errno
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
-from threading import Event, Lock
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event
 
 from scattergen.errors import InputError
+from scattergen.explorer.opening import Opening
 from scattergen.explorer.page import build
 
-if TYPE_CHECKING:
-    from scattergen.datasets import Dataset
-    from scattergen.explorer.session import Explorer
-
-Opening = Callable[[], "AbstractContextManager[Explorer]"]
 _PORTS = range(7860, 7960)
-
-
-def opening(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -> Opening:
-    """Opens a run for one thread at a time; PyTorch, which takes seconds to import, waits for the first."""
-    lock = Lock()
-    made: list[Explorer] = []
-
-    @contextmanager
-    def open_run() -> "Iterator[Explorer]":
-        from scattergen.explorer.session import Explorer
-
-        with lock:
-            if not made:
-                made.append(Explorer(run, images, device))
-            yield made[0]
-
-    return open_run
 
 
 def serve(open_run: Opening, *, host: str, port: int | None, browser: bool, tell: Callable[[str], None]) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import StackDataset
 
+import scattergen.densities.networks as nets
 from scattergen.datasets import ImageSource, as_images
 from scattergen.densities.mixture import GaussianMixture
-from scattergen.densities.networks import AverageNetwork, count_parameters, fully_connected, load_network
 from scattergen.densities.protocol import History, history_state, take_history, take_tensor
 from scattergen.densities.sampling import CHUNK, Noise, draw_in_chunks
 from scattergen.errors import InputError
@@ -86,7 +86,7 @@ class _PixelModel(ABC):
         text = f"{self._title}, H = {self.n_latent}, channels {'-'.join(map(str, self.channels))}{details}"
         if not hasattr(self, "image_shape_"):
             return text
-        parameters = count_parameters(*(getattr(self, f"{name}_") for name in self._names))
+        parameters = nets.count_parameters(*(getattr(self, f"{name}_") for name in self._names))
         return f"{text}; {'×'.join(map(str, self.image_shape_))} images; {parameters:,} parameters"
 
     def _check_fitted(self) -> None:
@@ -111,7 +111,7 @@ class _PixelModel(ABC):
         """Become the fitted model that `state_dict` was taken from."""
         channels, height, width = take_tensor(tensors, "image_shape", (3,)).tolist()
         for name, network in zip(self._names, self._build((channels, height, width), seed=0), strict=True):
-            load_network(network, tensors, name)
+            nets.load_network(network, tensors, name)
             setattr(self, f"{name}_", network)
         self.image_shape_, self.history_ = (channels, height, width), take_history(tensors)
 
@@ -174,7 +174,7 @@ class DCGAN(_PixelModel):
     def _begin(self, n: int, image_shape: Shape, seed: int) -> tuple[dict[str, nn.Module], dict[str, Loss]]:
         self.generator_, self.discriminator_ = self._build(image_shape, seed)
         modules = {"discriminator": self.discriminator_, "generator": self.generator_}
-        self._average = AverageNetwork(self.generator_, self.decay) if self.decay > 0 else None
+        self._average = nets.AverageNetwork(self.generator_, self.decay) if self.decay > 0 else None
         if self._average is not None:
             modules["average"], self.generator_ = self._average, self._average.average
         return modules, {"discriminator": self._discriminator_loss, "generator": self._generator_loss}
@@ -267,7 +267,8 @@ class PixelVAE(_PixelModel):
             self._new_prior().check_count(n)
         self.encoder_, self.decoder_ = self._build(image_shape, seed)
         self.prior_ = None
-        return {"vae": _Bound(self.encoder_, self.decoder_)}, {"vae": self._loss}
+        networks = nets.VariationalNetworks(self.encoder_, self.decoder_, bound=_BOUND)
+        return {"vae": networks}, {"vae": self._loss}
 
     def fit_prior(self, images: Images, *, seed: int = 0) -> Self:
         """Fit the prior of the present networks to the images of the training, if it is a mixture."""
@@ -279,7 +280,7 @@ class PixelVAE(_PixelModel):
         draws = []
         with torch.no_grad():
             for rows in torch.arange(len(data)).split(1000):
-                mean, log_variance = _moments(encoder(*data[rows]))
+                mean, log_variance = nets.posterior(encoder, data[rows][0], _BOUND)
                 draws.append(mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator))
         self.prior_ = self._new_prior().fit(torch.cat(draws), seed=seed)
         return self
@@ -294,7 +295,7 @@ class PixelVAE(_PixelModel):
     def _loss(self, modules: Mapping[str, nn.Module], batch: Batch, generator: torch.Generator) -> Tensor:
         (x,) = batch
         noise = torch.randn(len(x), self.n_latent, generator=generator).to(x)
-        logits, divergence = modules["vae"](x, noise)
+        _, logits, divergence = modules["vae"](x, noise)
         if self.likelihood == "bernoulli":
             error = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
         else:
@@ -327,27 +328,6 @@ class PixelVAE(_PixelModel):
             self.prior_.load_state_dict(take_state(tensors, "prior"))
 
 
-class _Bound(nn.Module):
-    """Both networks as one module, as the training loop wants them."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the pixels, (N, C, H, W), and every variable's divergence, (N, H)."""
-        mean, log_variance = _moments(self.encoder(x))
-        h = mean + (0.5 * log_variance).exp() * noise
-        return self.decoder(h), 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
-
-
-def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and log-variances of q(h|x), (N, H) each, from what the encoder gives."""
-    mean, log_variance = output.float().chunk(2, dim=1)
-    # Bounded, since the exponential of an outlier's would overflow.
-    return mean, _BOUND * torch.tanh(log_variance / _BOUND)
-
-
 def convolutions(
     image_shape: Shape, channels: Sequence[int], n_outputs: int, *, seed: int, first_norm: bool
 ) -> nn.Sequential:
@@ -359,7 +339,7 @@ def convolutions(
         layers.append(nn.utils.skip_init(nn.Conv2d, fan_in, fan_out, 4, stride=2, padding=1, bias=not normed))
         layers += [nn.BatchNorm2d(fan_out), nn.LeakyReLU(0.2)] if normed else [nn.LeakyReLU(0.2)]
     _initialize(layers, 2 * seed)
-    last = fully_connected([channels[0] * height * width, n_outputs], seed=2 * seed + 1)
+    last = nets.fully_connected([channels[0] * height * width, n_outputs], seed=2 * seed + 1)
     return nn.Sequential(*layers, nn.Flatten(), *last)
 
 

@@ -16,6 +16,7 @@ from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.densities.gan import GenerativeAdversarialNetwork
 from scattergen.errors import InputError, ScattergenError
+from scattergen.global_state import seeded
 from scattergen.paper.density_samples import DECODED, latent_variables
 from scattergen.paper.findings import OTHER, SETTINGS, Facts, Finding, Measured, Results, Section, Stage, Verdict, judge
 from scattergen.paper.material import SHOWN, Material, mean_psnr
@@ -57,8 +58,7 @@ def _decoder_training(material: Material) -> dict[str, Any]:
 
 
 def _untrained(seed: int, **keywords: Any) -> Decoder:
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return Decoder(**keywords)
 
 

@@ -1,1 +1,1 @@
-"""What is done with a run folder: fits, further densities, evaluations, diagnoses, estimates."""
+"""What is done with a run folder: fits, densities, evaluations, diagnoses, reports, comparisons, estimates."""

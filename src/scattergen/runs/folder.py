@@ -23,7 +23,7 @@ from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
 
 class RunFolder(Displayed):
-    """Tensors, stages and measurements of one run, which may yet have to take the place (`replaces`) of another one."""
+    """Tensors, stages and measurements of one run. If it `replaces` another one, it takes its place when finished."""
 
     def __init__(self, path: Path, record: Record, replaces: bool = False) -> None:
         self.path, self.replaces, self._record = path, replaces, record

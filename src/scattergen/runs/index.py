@@ -98,7 +98,7 @@ def read_index(path: Path) -> Index:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _damaged(file) from error
     if version not in (1, FORMAT) or isinstance(version, bool):
-        known = f"this scattergen reads formats 1 and {FORMAT}: update scattergen (pip install -U scattergen)"
+        known = f"this scattergen reads formats 1 and {FORMAT}: update scattergen"
         raise OtherFormatError(f"{path} has run format {version!r}, but {known}.")
     if digest != _digest(content):
         raise RunFolderError(f"{file} was changed after it was written: {REMEDY}.")

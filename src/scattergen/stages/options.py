@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from scattergen.datasets import ClassLabels, ImageSource
@@ -15,6 +14,7 @@ from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
+from scattergen.global_state import seeded
 from scattergen.keywords import check_keywords, nearest_name
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key
@@ -117,8 +117,7 @@ def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 
     """A decoder that is yet to be trained, by its "kind" and keywords, with the seed of its weights."""
     keywords = dict(options)
     kind = keywords.pop("kind", "generator")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         if kind == "local":
             return build("decoder", LocalDecoder, keywords, linear)
         if kind == "generator":
