@@ -359,16 +359,28 @@ def test_fit_folder_with_classes(scattergen, tmp_path):
     said = scattergen("encode", tmp_path / "run", tmp_path / "grey", "--out", out, "-q", showing_warnings=True).err
     assert "are made colour, as those" in said  # and resized, as were those of the run
     assert np.load(out).shape == (1, 4)
-    assert sg.load(tmp_path / "run").options["data"]["converted"] == ["size"]
+    known = sg.load(tmp_path / "run").options["data"]
+    assert (known["size"], known["converted"]) == (16, ["size"])
     for command in ("encode", "reconstruct"):
         use = [command, tmp_path / "run", tmp_path / "pets" / "dogs", "--out", tmp_path / "out.npz", "-q"]
         assert scattergen(*use, showing_warnings=True).err == ""
     # A run of a version that did not keep this goes on, and warns.
     index = read_index(tmp_path / "run")
-    del index.current.options["data"]["converted"]
+    del index.current.options["data"]["converted"], index.current.options["data"]["size"]
     index.write(tmp_path / "run")
     assert "nothing to do" in scattergen(*fit, "--no-strict", showing_warnings=True).out
     assert "are resized from 24×20 to 16×16" in scattergen(*use, showing_warnings=True).err
+
+
+@pytest.mark.parametrize("said", [["--size", 16], []])
+def test_later_commands_read_images_that_have_the_size_already(scattergen, tmp_path, said):
+    generator = np.random.default_rng(0)
+    (tmp_path / "pets").mkdir()
+    for i in range(30):
+        Image.fromarray(generator.integers(0, 256, (16, 16), dtype=np.uint8)).save(tmp_path / "pets" / f"{i}.png")
+    scattergen("fit", tmp_path / "pets", *said, "--out", tmp_path / "run", *SMALL)
+    found = ["nearest", tmp_path / "run", "--images", tmp_path / "pets", "-n", 2, "--out", tmp_path / "near.png"]
+    assert ".png (" in scattergen(*found).out
 
 
 def test_fit_npy_of_oblong_images_and_use_them_from_a_folder(scattergen, tmp_path):

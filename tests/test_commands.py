@@ -271,6 +271,8 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         ("auto", read, 16, {"limit": 9, "crop": 20, "size": 16}),
         ("auto", read, 20, {"limit": 9, "crop": 20}),
         ("auto", {"converted": []}, 16, {}),
+        ("auto", {"converted": [], "size": 16}, 16, {"size": 16}),
+        ("auto", {"converted": ["mode"], "size": None}, 16, {}),
         ("celeba", read, 64, {"limit": 9, "size": 64}),  # which crops by itself
     ]:
         (tmp_path / "a.toml").write_text(to_toml(config_of({**made, "preset": preset_name, "data": data}, side)))

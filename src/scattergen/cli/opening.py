@@ -87,12 +87,16 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
         if fitted_to.get("name") != MNIST:
             raise InputError(f"{run} does not hold the images that it was fitted to: name them by --images.")
         source = MNIST
-    if preset not in CELEBA_PRESETS and holds_files(source):
-        reading = _cropped_as(run, source, reading)
-        channels, side, _ = RunFolder.open(run).metadata("encoder")["image_shape"]
-        reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
-        if reading.size is None and reading.crop != side and "size" in fitted_to.get("converted", ()):
-            reading = reading._replace(size=side)
+    if holds_files(source):
+        size = fitted_to.get("size")
+        if preset not in CELEBA_PRESETS:
+            reading = _cropped_as(run, source, reading)
+            channels, side, _ = RunFolder.open(run).metadata("encoder")["image_shape"]
+            reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
+            # Versions that did not keep the size kept whether it was changed.
+            if "size" not in fitted_to and reading.crop != side and "size" in fitted_to.get("converted", ()):
+                size = side
+        reading = reading._replace(size=reading.size or size)
     return open_to_fit(source, reading, preset=preset, most=fitted_to.get("limit"))
 
 

@@ -54,11 +54,11 @@ def marks_of(images: ImageSource) -> dict[str, str]:
     return {"marks": base64.b64encode(b"".join(marks)).decode()}
 
 
-def conversions_of(images: ImageSource | Tensor) -> dict[str, list[str]]:
-    """What was changed, of "size" and "mode", for files to be images, so that commands need not tell of it again."""
+def conversions_of(images: ImageSource | Tensor) -> dict[str, Any]:
+    """How files became images, so that commands need not be told again: the size asked for, and what was changed."""
     if isinstance(images, Subset | WithMirrored):
         return conversions_of(images.source)
-    return {"converted": images.converted} if isinstance(images, ImageReader) else {}
+    return {"size": images.size, "converted": images.converted} if isinstance(images, ImageReader) else {}
 
 
 def what_changed(data: Dataset, fitted_to: Mapping[str, Any], run: Path) -> str | None:

@@ -23,6 +23,7 @@ from scattergen.pipeline.judging import PARTS, REFERENCE
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, fit_seconds, refuse_differences
+from scattergen.runs.index import OF_IMAGES
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
@@ -92,7 +93,7 @@ def fit_run(
     # A run of the same files keeps what it has, which is nothing in one of an earlier version.
     had = {} if begun is None else begun.options.get("data", {})
     had = had if had.get("fingerprint") == known["fingerprint"] else conversions_of(data.train)
-    taken |= {name: value for name, value in had.items() if name == "converted"}
+    taken |= {name: value for name, value in had.items() if name in ("size", "converted")}
     identity: dict[str, Any] = {"data": {**known, "n": n, **taken}, "preset": preset, "seed": seed, **options}
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes, progress)
@@ -196,7 +197,7 @@ def _may_change(run: RunFolder, option: str) -> bool:
     """Whether an unfinished run has yet to reach the stage that an option concerns, so that no work is lost."""
     if option == "encoder.store":  # where coefficients are kept meanwhile, which changes no result
         return True
-    if option in ("data.fingerprint", "data.marks", "data.converted"):  # of mended files: coefficients know theirs
+    if option in ("data.fingerprint", *OF_IMAGES):  # of mended files: coefficients know theirs
         return not run.stages
     stage = stage_of(option)
     if stage == "encoder" and run.has_work():  # coefficients, which other options would lose

@@ -45,7 +45,7 @@ _RECORD = {
     "scattergen": str,
     "options": {
         "data?": {"name?": str, "fingerprint?": str, "marks?": str, "n?": int, "crop?": int | None,
-                  "limit?": int | None, "converted?": [str]},
+                  "limit?": int | None, "size?": int | None, "converted?": [str]},
         "preset?": str | None, "seed?": int, "max_seconds?": _NUMBER,
         "encoder?": dict, "decoder?": dict, "training?": {"epochs?": int}, "densities?": {"*": dict},
         "sampling?": {"n_components?": int | str | None, "density?": str | None, "sharpen?": _NUMBER},

@@ -45,7 +45,10 @@ def config_of(options: Mapping[str, Any], side: int) -> dict[str, Any]:
     data, of_celeba = options.get("data", {}), options.get("preset") in CELEBA_PRESETS  # which crop by themselves
     top = {name: options[name] for name in ("preset", "seed") if name in options}
     top |= {name: data[name] for name in ("limit", "crop") if name in data and not (name == "crop" and of_celeba)}
-    top |= {"size": side} if "size" in data.get("converted", ()) and top.get("crop") != side else {}
+    if "size" in data:
+        top |= {"size": data["size"]} if data["size"] is not None else {}
+    elif "size" in data.get("converted", ()) and top.get("crop") != side:  # of a version that did not keep it
+        top["size"] = side
     return top | {section: options[section] for section in _SECTIONS if section in options}
 
 
