@@ -100,16 +100,18 @@ def kernel_sums(x: Tensor) -> Tensor:
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of the kernel over the rows of `y`, for every row of `x`, and the other way round."""
     sums_x, sums_y = x.new_empty(len(x)), y.new_zeros(len(y))
-    for rows in row_blocks(len(x), len(y)):
-        block = _kernel(x[rows] @ y.T, x.shape[1])
+    blocks = [*row_blocks(len(x), len(y))]
+    memory = x.new_empty(blocks[0].stop, len(y))
+    for rows in blocks:
+        products = torch.mm(x[rows], y.T, out=memory[: rows.stop - rows.start])
+        block = _kernel(products, x.shape[1])
         sums_x[rows] = block.sum(1)
         sums_y += block.sum(0)
     return sums_x, sums_y
 
 
 def _kernel(products: Tensor, k: int) -> Tensor:
-    scaled = products.div_(k).add_(1)
-    return scaled.square().mul_(scaled)
+    return products.div_(k).add_(1).pow_(3)
 
 
 @dataclass(frozen=True)
