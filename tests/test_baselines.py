@@ -1,5 +1,7 @@
 """One contract for the end-to-end baselines of pixels."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -166,6 +168,21 @@ def test_the_mixture_has_the_moments_of_the_latent_draws(images, with_mixture):
     assert with_mixture.prior_.weights_.shape == (3,)
     again = PixelVAE(**MIXTURE).fit(images, seed=3)
     assert same(again.sample(20), with_mixture.sample(20))
+
+
+def test_latent_variances_are_bounded(images):
+    vae = PixelVAE(**MIXTURE)
+    modules, _ = vae._begin(len(images), SHAPE, seed=0)
+    last = vae.encoder_[-1]
+    with torch.no_grad():  # an encoder that says h ~ N(0, exp(1000)) of every image
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 1000.0]).repeat_interleave(3))
+        h, _, divergence = modules["vae"](images, torch.ones(len(images), 3))
+    torch.testing.assert_close(h, torch.full_like(h, math.exp(5)))
+    torch.testing.assert_close(divergence, torch.full_like(divergence, 0.5 * (math.exp(10) - 11)))
+    vae.image_shape_ = SHAPE  # as after a fit
+    # The deviation of 300 numbers has an error of 4 %; five of them.
+    assert vae.fit_prior(images).prior_.sample(20_000).std().item() == pytest.approx(math.exp(5), rel=0.2)
 
 
 def test_a_mixture_returns_from_a_file_unchanged(with_mixture, tmp_path):

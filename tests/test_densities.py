@@ -216,7 +216,9 @@ def test_likelihoods_integrate_to_one(name, z):
     axes = [torch.linspace(-1, 1, 801, dtype=torch.float64) * r + c for r, c in zip(reach, centre, strict=True)]
     grid = torch.cartesian_prod(*axes)
     step = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
+    before = {key: tensor.clone() for key, tensor in density.state_dict().items()}
     assert density.log_prob(grid).exp().sum() * step == pytest.approx(1, abs=1e-5)
+    assert all(same(tensor, before[key]) for key, tensor in density.state_dict().items())  # in float32, as before
     assert density.log_prob(z[:7, :2]).dtype == torch.float32
     with pytest.raises(InputError, match="fitted on 2"):
         density.log_prob(z)

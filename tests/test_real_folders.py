@@ -213,7 +213,19 @@ def test_another_size_is_said_as_before(scattergen, copied):
     folder, run = copied
     err = scattergen(*command(folder, run, "--size", 12), code=2).err
     assert "data.fingerprint" in err
+    assert "12 now" in err
     assert "marks" not in err
+
+
+def test_another_size_may_be_chosen_while_nothing_is_finished(scattergen, photos, tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise InputError("It ends here.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScatteringEncoder, "fit", failing)
+        assert "It ends here." in scattergen(*command(photos, tmp_path / "run"), code=2).err
+    scattergen(*command(photos, tmp_path / "run", "--size", 12))
+    assert RunFolder.open(tmp_path / "run").options["data"]["size"] == 12
 
 
 @pytest.mark.parametrize("how", [[], ["--json"]])

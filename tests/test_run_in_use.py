@@ -152,6 +152,13 @@ def nested(monkeypatch, kind, action):
     monkeypatch.setattr(kind, "fit", acting)
 
 
+def run_twice_at_once(forks, code, run):
+    """Run code in two processes, which are given the run and a name each, "a" and "b"."""
+    processes = [forks.start(code, str(run), name) for name in ("a", "b")]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+
+
 @pytest.mark.slow
 def test_many_processes_that_fit_densities_at_once_lose_none(run_copy, forks, assert_nothing_left):
     code = (
@@ -160,9 +167,7 @@ def test_many_processes_that_fit_densities_at_once_lose_none(run_copy, forks, as
         "for k in range(2):\n"
         "    fit_density_run(sys.argv[1], 'gaussian', stored_as=f'{sys.argv[2]}-{k}')\n"
     )
-    processes = [forks.start(code, str(run_copy), name) for name in ("a", "b")]
-    said = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    run_twice_at_once(forks, code, run_copy)
     run = RunFolder.open(run_copy)
     assert {f"{name}-{k}" for name in "ab" for k in range(2)} <= {*run.names("densities")}
     run.check()
@@ -180,9 +185,7 @@ def test_many_stages_that_are_entered_at_once_are_all_kept(run_copy, forks):
         "    with run.working(f'densities/{sys.argv[2]}-{k}', f'{k:015x}{sys.argv[2]}'):\n"
         "        run.write(f'densities/{sys.argv[2]}-{k}', f'{k:015x}{sys.argv[2]}', {'x': torch.ones(1)}, {})\n"
     )
-    processes = [forks.start(code, str(run_copy), name) for name in ("a", "b")]
-    said = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    run_twice_at_once(forks, code, run_copy)
     assert {f"{name}-{k}" for name in "ab" for k in range(40)} <= {*RunFolder.open(run_copy).names("densities")}
 
 

@@ -14,7 +14,7 @@ from scattergen.evaluation.distances import (
     kernel_sums,
     manifold_metrics,
     neighbour_distances,
-)  # fmt: skip
+)
 from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means

@@ -23,7 +23,6 @@ from scattergen.pipeline.judging import PARTS, REFERENCE
 from scattergen.processes import ALONE, Processes
 from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, fit_seconds, refuse_differences
-from scattergen.runs.index import OF_IMAGES
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
@@ -197,7 +196,7 @@ def _may_change(run: RunFolder, option: str) -> bool:
     """Whether an unfinished run has yet to reach the stage that an option concerns, so that no work is lost."""
     if option == "encoder.store":  # where coefficients are kept meanwhile, which changes no result
         return True
-    if option in ("data.fingerprint", *OF_IMAGES):  # of mended files: coefficients know theirs
+    if option in ("data.fingerprint", "data.size", "data.marks", "data.converted"):  # coefficients know their files
         return not run.stages
     stage = stage_of(option)
     if stage == "encoder" and run.has_work():  # coefficients, which other options would lose

@@ -14,7 +14,6 @@ from scattergen.runs.schema import REMEDY, check_index
 
 FORMAT = 2  # version of the layout, raised when older software could not read a newer folder
 LAST_STAGE = "report"  # a fit ends with it
-OF_IMAGES = {"data.marks", "data.size", "data.converted"}  # options of which the fingerprint says enough
 
 
 class OtherFormatError(RunFolderError):
@@ -149,7 +148,7 @@ def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
 def refuse_differences(path: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     """Refuse to continue something at a path that was started with other options."""
     old, new = flatten(have), flatten(want)
-    names = sorted({*differences(old, new)} - OF_IMAGES)
+    names = sorted({*differences(old, new)} - {"data.marks", "data.converted"})  # of images the fingerprint says enough
     if names:
         found = "; ".join(f"{name}={_show(old, name)} there, {_show(new, name)} now" for name in names)
         remedy = "use the same ones, another name, or --overwrite to replace it"
