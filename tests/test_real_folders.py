@@ -217,14 +217,19 @@ def test_another_size_is_said_as_before(scattergen, copied):
     assert "marks" not in err
 
 
-def test_another_size_may_be_chosen_while_nothing_is_finished(scattergen, photos, tmp_path, monkeypatch):
-    def failing(*_, **__):
+def test_another_size_may_be_chosen_while_there_are_coefficients_only(scattergen, photos, tmp_path, monkeypatch):
+    fit = ScatteringEncoder.fit
+
+    def failing(*arguments, **keywords):
+        fit(*arguments, **keywords)
         raise InputError("It ends here.")
 
+    on_disk = command(photos, tmp_path / "run", "--set", "encoder.store=disk")
     with monkeypatch.context() as patch:
         patch.setattr(ScatteringEncoder, "fit", failing)
-        assert "It ends here." in scattergen(*command(photos, tmp_path / "run"), code=2).err
-    scattergen(*command(photos, tmp_path / "run", "--size", 12))
+        assert "It ends here." in scattergen(*on_disk, code=2).err
+    assert RunFolder.open(tmp_path / "run").has_work()
+    scattergen(*on_disk, "--size", 12)
     assert RunFolder.open(tmp_path / "run").options["data"]["size"] == 12
 
 
