@@ -4,6 +4,9 @@ Its gradient is in test_scattering_gradients.py.
 """
 
 import builtins
+import os
+import subprocess
+import sys
 import threading
 from functools import lru_cache
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from scattergen.scattering import Scattering2D, transform
+from scattergen.scattering import Scattering2D, threads, transform
 
 pytest.importorskip("numba", reason="the compiled kernel needs Numba, scattergen's extra 'fast'")
 
@@ -79,24 +82,34 @@ def test_neither_batch_nor_threads_nor_place_change_a_bit(monkeypatch):
         assert torch.equal(scattering(x[3:]), whole[3:])
 
 
-def test_threads_share_the_work_and_pass_on_errors(monkeypatch):
+@pytest.fixture(params=["PyTorch's threads", "threads of their own"])
+def in_threads(request, monkeypatch):
+    """Both kinds of threads, two of them."""
+    if request.param == "threads of their own":
+        monkeypatch.setattr(threads, "_parallel", None)
+    elif threads._parallel is None:
+        pytest.skip("PyTorch's OpenMP has no GNU interface here")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+def test_threads_share_the_work_and_pass_on_errors(monkeypatch, in_threads):
     from scattergen.scattering import kernels
 
     scattering = Scattering2D(J=2, shape=(28, 28))
     x = uniform(64, 28, 28)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     both = threading.Barrier(2, timeout=30)
-    names, original = set(), kernels._scatter
+    workers, original = set(), kernels._scatter
 
     def meet(*arguments):
-        if threading.current_thread().name not in names:
-            names.add(threading.current_thread().name)
+        if threading.get_ident() not in workers:
+            workers.add(threading.get_ident())
             both.wait()  # fails unless two threads work at the same time
         original(*arguments)
 
     monkeypatch.setattr(kernels, "_scatter", meet)
     scattering(x)
-    assert len(names) == 2
+    assert len(workers) == 2
+    assert threading.get_ident() in workers
 
     def fail(*arguments):
         raise ValueError("broken")
@@ -104,6 +117,33 @@ def test_threads_share_the_work_and_pass_on_errors(monkeypatch):
     monkeypatch.setattr(kernels, "_scatter", fail)
     with pytest.raises(ValueError, match="broken"):
         scattering(x)
+
+
+def test_any_number_of_threads_takes_all_of_a_batch(in_threads):
+    """One image a thread at least, however few there are."""
+    scattering = Scattering2D(J=2, shape=(16, 16))
+    x = uniform(5, 16, 16)
+    alone = torch.cat([scattering(one[None]) for one in x])
+    for n in range(1, 6):
+        assert torch.equal(scattering(x[:n]), alone[:n])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are of Unix")
+def test_a_fork_of_a_process_that_has_threads():
+    """A fork has none of its parent's threads, and would wait for them without end."""
+    code = """
+import os, torch
+from scattergen.scattering import Scattering2D
+torch.set_num_threads(2)
+scattering, x = Scattering2D(J=2, shape=(16, 16)), torch.rand(8, 16, 16)
+parents = scattering(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(scattering(x), parents) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_concurrent_calls():
@@ -114,11 +154,11 @@ def test_concurrent_calls():
     def work(number):
         results[number] = scattering(x[number])
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    callers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
     assert torch.equal(torch.stack(results), scattering(x))
 
 

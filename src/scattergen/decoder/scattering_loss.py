@@ -71,7 +71,7 @@ class ScatteringLoss:
 
     def _coefficients(self, images: Tensor, directions: Tensor) -> Tensor:
         """Those of one channel, a mixture, per image."""
-        return self.scattering(torch.einsum("nchw,nc->nhw", images, directions))
+        return self.scattering((images * directions[..., None, None]).sum(1))
 
 
 def _size(difference: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ batch, so coefficients do not depend on batch or threads, bit by bit (docs/scatt
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -32,8 +31,9 @@ from scattergen.scattering.simd import (
     store_complex,
     zero,
 )
+from scattergen.scattering.threads import in_threads
 
-_PIXELS_PER_TASK = 2**13  # padded ones
+_PIXELS_PER_TASK = 2**12  # padded ones
 
 
 @compiled
@@ -351,9 +351,10 @@ def contiguous(x: Tensor, part: slice) -> NDArray[np.floating]:
 def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, plan: Plan, n_numbers: int) -> None:
     """Call work(part of the batch, workspace of n numbers) for all parts, by as many threads as torch uses."""
     n_threads = torch.get_num_threads()
-    # Tasks of about a millisecond at least, and enough of them to even out unequal threads.
+    # Tasks of about a millisecond, unless a thread would have none, and enough of them to even out unequal threads.
     pixels = len(plan.source_rows) * len(plan.source_columns)
-    size = max(-(-_PIXELS_PER_TASK // pixels), -(-len(images) // (8 * n_threads)))
+    least = min(-(-_PIXELS_PER_TASK // pixels), -(-len(images) // n_threads))
+    size = max(1, least, -(-len(images) // (8 * n_threads)))
     tasks = iter(range(0, len(images), size))  # shared by the threads
 
     def worker() -> None:
@@ -361,12 +362,4 @@ def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, p
         for begin in tasks:
             work(slice(begin, begin + size), workspace)
 
-    n_helpers = min(n_threads, -(-len(images) // size)) - 1
-    if n_helpers == 0:
-        worker()
-        return
-    with ThreadPoolExecutor(n_helpers) as pool:
-        helpers = [pool.submit(worker) for _ in range(n_helpers)]
-        worker()
-        for helper in helpers:
-            helper.result()  # raises what it raised
+    in_threads(worker, n_threads if len(images) > size else 1)
