@@ -17,7 +17,6 @@ from torch import Tensor
 from scattergen.datasets import Dataset
 from scattergen.decoder.local import LinearDecoder
 from scattergen.encoder import ScatteringEncoder
-from scattergen.image_quality import psnr
 from scattergen.wording import machine
 
 WEIGHTS = (1.0, 0.7, 0.5)
@@ -48,6 +47,11 @@ def restored(x: Tensor, x_test: Tensor, colours: Tensor, n_components: int) -> T
     return LinearDecoder.of(encoder).fit(codes, x, mirrored).decode(encoder.transform(seen(x_test)))
 
 
+def decibels(x: Tensor, y: Tensor) -> float:
+    """PSNR in the mean of images, or of their chroma, which is not in [0, 1]."""
+    return -10 * (x - y).square().mean((1, 2, 3)).log10().mean().item()
+
+
 def main() -> None:
     """One line for each kind of images and colours."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,7 +78,7 @@ def main() -> None:
         for weight in (None, *WEIGHTS):
             y = restored(x, x_test, torch.eye(3) if weight is None else opponent(weight), COMPONENTS[label])
             y_grey = y.mean(1, keepdim=True)
-            scores = [psnr(a, b).mean() for a, b in ((x_test, y), (grey, y_grey), (x_test - grey, y - y_grey))]
+            scores = [decibels(a, b) for a, b in ((x_test, y), (grey, y_grey), (x_test - grey, y - y_grey))]
             name = "RGB" if weight is None else f"opponent, {weight}"
             print(f"{label:14}{COMPONENTS[label]:11}  {name:18}{scores[0]:7.2f}{scores[1]:7.2f}{scores[2]:7.2f}")
     print(machine())

@@ -35,7 +35,7 @@ class Step(nn.Module):
 
     def __init__(self, model: GenerativeScatteringNetwork) -> None:
         super().__init__()
-        self.model, self.linear, (C, _, _) = model, model.linear, model.image_shape
+        self.model, self.linear, (C, _, _) = model, model.linear, model.encoder.image_shape
         self.mixing = nn.Conv2d(self.linear.coefficients.shape[1], 32, 1)
         self.pixels, self.coefficients = nn.Conv2d(12 * C, WIDTH, 3, padding=1), nn.Conv2d(32, WIDTH, 1)
         self.down = nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1)
@@ -54,9 +54,10 @@ class Step(nn.Module):
         with torch.enable_grad():
             residual = (z - self.code(x)) * kept
             (pulled,) = torch.autograd.grad(-residual.square().sum() / 2, x)
+        residual = residual.detach()
         size = pulled.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-8
         pulled = pulled / size * residual.square().mean(1).sqrt()[:, None, None, None]
-        return y, residual.detach(), pulled
+        return y, residual, pulled
 
     def code(self, x: Tensor) -> Tensor:
         """Codes, differentiable."""
@@ -90,7 +91,7 @@ class Step(nn.Module):
 def train(step: Step, x: Tensor, z: Tensor, mirrored: Tensor, epochs: int) -> None:
     """By all images but the last tenth, on which the best epoch is chosen."""
     n, d = len(x) - len(x) // 10, z.shape[1]
-    loss = ScatteringLoss(step.model.image_shape).fit(2 * x[:512] - 1)
+    loss = ScatteringLoss(step.model.encoder.image_shape).fit(2 * x[:512] - 1)
 
     def error(y: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         return (y - wanted).abs().mean() + WEIGHT * loss(y, wanted, generator)

@@ -2,11 +2,10 @@
 
     python benchmarks/distributed.py [--processes 1,2,4] [--n 5000] [--threads 2]
 
-Fits an encoder (32×32×3 images, 15,552 coefficients, 512 components by four passes of subspace
-iteration), encodes the images, and trains a decoder for some steps: in one process that has all
-threads, and in several that share them and talk through gloo on the loopback interface. Bytes are
-those that the interface counted, divided by the number of processes; nothing else should use it
-meanwhile. Takes about two minutes on two cores.
+Fits an encoder (32×32×3 images, 15,552 coefficients, 512 components by four passes of subspace iteration), encodes the
+images, and trains a generator for some steps: in one process that has all threads, and in several that share them and
+talk through gloo on the loopback interface. Bytes are those that the interface counted, divided by the number of
+processes; nothing else should use it meanwhile. Takes about two minutes on two cores.
 """
 
 import argparse
@@ -24,12 +23,12 @@ from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
-from scattergen.stages.presets import preset
 from scattergen.tensor_files import read_tensors, write_tensors
 from scattergen.wording import machine
 
 SHAPE = (3, 32, 32)
-STEPS = 40  # of the decoder
+STEPS, BATCH = 40, 32  # of the decoder
+SECONDS = ("encoder, s", "codes, s", "decoder step, ms")  # whose speed is told against the first number of processes
 COUNTER = Path("/proc/net/dev")  # where Linux counts the bytes of network interfaces
 
 
@@ -62,8 +61,7 @@ def measured(processes: Processes, work: Callable[[], Any]) -> tuple[Any, float,
 def work(processes: Processes, n: int, folder: Path) -> None:
     """Fit, encode, train and add up tensors; the first process writes what it measured."""
     data = images(n)
-    options = preset("auto", SHAPE, n)
-    encoder = ScatteringEncoder(SHAPE, **options["encoder"])
+    encoder = ScatteringEncoder(SHAPE, J=2, n_components=512)
     features = encoder.open_features(data, None, processes)
     encoder.features(data[:8])  # compiles the kernel
     facts: dict[str, float] = {}
@@ -71,13 +69,12 @@ def work(processes: Processes, n: int, folder: Path) -> None:
     facts["sent per pass, MB"] = sent / encoder.whitening.n_passes / 1e6
     codes, facts["codes, s"], _ = measured(processes, lambda: encoder.transform(features))
 
-    decoder = Decoder(encoder.whitening.n_components, SHAPE, **options["decoder"])
-    batch_size = options["training"]["batch_size"]
-    used = STEPS * batch_size + 1
+    decoder = Decoder(encoder.whitening.n_components, SHAPE, channels=(128, 64, 32))
+    used = STEPS * BATCH + 1
     shown = ImageArray(data[:used].mul(255).byte())
-    training = DecoderTraining(epochs=1, batch_size=batch_size, n_validation=1, precision="float32")
-    _, seconds, sent = measured(processes, lambda: training.fit(decoder, codes[:used], shown, processes=processes))
-    facts["decoder step, ms"] = seconds / STEPS * 1e3
+    training = DecoderTraining(epochs=1, batch_size=BATCH, n_validation=1, precision="float32")
+    history, _, sent = measured(processes, lambda: training.fit(decoder, codes[:used], shown, processes=processes))
+    facts["decoder step, ms"] = history[-1]["seconds"] / STEPS * 1e3  # without imports
     facts["sent per step, MB"] = sent / STEPS / 1e6
     facts["decoder parameters, MB"] = sum(p.numel() for p in decoder.parameters()) * 4 / 1e6
 
@@ -134,6 +131,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--n", str(arguments.n), "--results", folder]
             supervise(command, Layout(count), arguments.threads)
             encoders[count], tables[count] = read_tensors(Path(folder, "results"))
+        tables[count] |= {f"{name}: speed": tables[counts[0]][name] / tables[count][name] for name in SECONDS}
         tables[count] |= deviation(encoders[count], encoders[counts[0]])
     print(f"\n{'processes':<32}" + "".join(f"{count:>12}" for count in counts))
     for name in tables[counts[-1]]:

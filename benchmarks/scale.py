@@ -99,7 +99,8 @@ def decoder_images_per_second(size: int) -> tuple[float, int]:
     settings = options["training"] | {"epochs": 2, "n_validation": 2, "batch_size": 32}
     n = 2 + 2 * settings["batch_size"]
     images = ImageArray(torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8))
-    history = DecoderTraining(**settings).fit(decoder, torch.randn(n, N_COMPONENTS), images)
+    codes, mirrored = torch.randn(2, n, N_COMPONENTS)
+    history = DecoderTraining(**settings).fit(decoder, codes, images, mirrored=mirrored)
     seconds = history[1]["seconds"] - history[0]["seconds"]  # the first epoch warms up
     return (n - 2) / seconds, sum(p.numel() for p in decoder.parameters())
 

@@ -107,6 +107,8 @@ def test_radius_is_a_kolmogorov_smirnov_test():
     z = normal(500, 6) * 1.05
     expected = stats.kstest((z**2).sum(1), "chi2", args=(6,))
     assert (radial(z).statistic, radial(z).pvalue) == pytest.approx(expected[:2], rel=1e-9)
+    half = torch.from_numpy(z).bfloat16()  # which NumPy does not have
+    assert radial(half) == radial(half.float())
 
 
 def test_projections_are_blind_to_means_and_covariances():

@@ -74,6 +74,8 @@ def test_shift_scale_and_type_do_not_matter():
     np.testing.assert_allclose(dagostino_k2(moved).statistic, dagostino_k2(z).statistic, rtol=1e-4, atol=1e-4)
     assert np.array_equal(jarque_bera(torch.from_numpy(z)).pvalue, jarque_bera(z).pvalue)
     assert np.isfinite(jarque_bera(torch.from_numpy(z).float()).pvalue).all()
+    half = torch.from_numpy(z).bfloat16()  # which NumPy does not have
+    assert np.array_equal(jarque_bera(half).pvalue, jarque_bera(half.float()).pvalue)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1e30])

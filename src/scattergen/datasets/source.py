@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from scattergen.errors import InputError
@@ -187,7 +187,7 @@ def class_labels(images: ImageSource | Tensor) -> ClassLabels | None:
     return ClassLabels(torch.from_numpy(numbers), tuple(map(str, found)))
 
 
-def as_numpy(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+def as_numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
     """An array of the same values; bfloat16, which NumPy does not have, as float32."""
     if not isinstance(values, Tensor):
         return np.asarray(values)

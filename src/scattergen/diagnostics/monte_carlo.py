@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from scattergen.datasets.source import as_numpy
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
 
@@ -36,7 +37,7 @@ class DiagnosticTest:
 
 def checked_codes(z: Codes, components: int = 1) -> Floats:
     """The codes (n, d) in float64, if the tests can work with them and there are so many components."""
-    codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
+    codes = as_numpy(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
         problem = "The diagnostics need codes of shape (n, d) in floating point but got shape"
         remedy = "give the codes of an encoder or samples of a density"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor
 
+from scattergen.datasets.source import as_numpy
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
 from scattergen.errors import InputError
 from scattergen.keywords import whole_number
@@ -186,7 +186,7 @@ def _per_component(z: Codes, statistics: Callable[[Floats], Any]) -> tuple[Float
 
 def _codes(z: Codes) -> NDArray[Any]:
     """The codes, if every component of them can be tested."""
-    codes = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
+    codes = as_numpy(z)
     if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
         found = f"got shape {codes.shape} of {codes.dtype}"
         raise InputError(f"normality tests need codes of shape (n, d) in floating point, {found}.")
