@@ -195,7 +195,9 @@ def main() -> None:
     parser.add_argument("--emoji", type=Path, help="folder of emoji, a sub-folder for each class")
     parser.add_argument("--folder", type=Path, default=Path("runs/own-images"))
     parser.add_argument("--seconds", type=float, default=3600)
-    parser.add_argument("--only", nargs="*", help="labels of rows")
+    parser.add_argument(
+        "--only", nargs="*", metavar="LABEL", choices=list(rows(None, None)), help="of rows: %(choices)s"
+    )
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE over auto, to try things")
     arguments = parser.parse_args()
     changes = {name: json.loads(value) for name, value in (s.split("=", 1) for s in arguments.set)}
