@@ -92,11 +92,12 @@ def in_threads(request, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
-def test_threads_share_the_work_and_pass_on_errors(monkeypatch, in_threads):
+@pytest.mark.parametrize("n", [2, 64])
+def test_threads_share_the_work_and_pass_on_errors(monkeypatch, in_threads, n):
     from scattergen.scattering import kernels
 
     scattering = Scattering2D(J=2, shape=(28, 28))
-    x = uniform(64, 28, 28)
+    x = uniform(n, 28, 28)
     both = threading.Barrier(2, timeout=30)
     workers, original = set(), kernels._scatter
 
@@ -111,16 +112,21 @@ def test_threads_share_the_work_and_pass_on_errors(monkeypatch, in_threads):
     assert len(workers) == 2
     assert threading.get_ident() in workers
 
-    def fail(*arguments):
+    this, failed = threading.get_ident(), threading.Event()
+
+    def fail_elsewhere(*arguments):
+        if threading.get_ident() == this:
+            failed.wait(timeout=30)
+            return
+        failed.set()
         raise ValueError("broken")
 
-    monkeypatch.setattr(kernels, "_scatter", fail)
+    monkeypatch.setattr(kernels, "_scatter", fail_elsewhere)
     with pytest.raises(ValueError, match="broken"):
         scattering(x)
 
 
-def test_any_number_of_threads_takes_all_of_a_batch(in_threads):
-    """One image a thread at least, however few there are."""
+def test_all_of_a_batch_is_taken_however_small(in_threads):
     scattering = Scattering2D(J=2, shape=(16, 16))
     x = uniform(5, 16, 16)
     alone = torch.cat([scattering(one[None]) for one in x])

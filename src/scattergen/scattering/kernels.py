@@ -358,8 +358,9 @@ def share(work: Callable[[slice, NDArray[np.floating]], None], images: Tensor, p
     tasks = iter(range(0, len(images), size))  # shared by the threads
 
     def worker() -> None:
-        workspace = images.new_empty(n_numbers).numpy()
+        workspace = None  # of many threads, some come too late for a task
         for begin in tasks:
+            workspace = images.new_empty(n_numbers).numpy() if workspace is None else workspace
             work(slice(begin, begin + size), workspace)
 
     in_threads(worker, n_threads if len(images) > size else 1)
