@@ -640,7 +640,21 @@ def test_a_run_can_be_moved(scattergen, run_copy, tmp_path):
         (["sample", "run", "--out", "a.png", "--temperature", "x"], "'--temperature': give a number."),
         (["sample", "run", "--out", "a.png", "--sharpen", "2"], "'--sharpen': give at most 1."),
         (["fit", "mnist"], "name a new folder by --out."),
+        (["samle", "run"], "No such command 'samle'. Did you mean 'sample'?"),
+        (["samle\x1b[2J"], "No such command 'samle\\x1b[2J'."),
+        (["sample", "run", "--outt", "a.png"], "No such option: --outt"),
+        (["sample"], "Missing argument 'RUN'."),
     ],
 )
-def test_values_of_options_are_refused_in_plain_words(scattergen, arguments, said):
-    assert said in " ".join(scattergen(*arguments, code=2).err.replace("│", " ").split())
+def test_mistaken_arguments_are_refused_in_one_plain_sentence(scattergen, arguments, said):
+    result = scattergen(*arguments, code=2)
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert said in result.err
+    assert result.out == ""
+
+
+def test_without_arguments_the_commands_are_shown(scattergen):
+    result = scattergen(code=2)
+    assert "Fit encoder, decoder and densities" in result.out
+    assert result.err == ""

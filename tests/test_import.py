@@ -26,10 +26,12 @@ SLOW = {"torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "saf
         "try: scattergen.cli.main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['scattergen', '--version']\nimport scattergen.cli\n"
         "try: scattergen.cli.main()\nexcept SystemExit: pass\nassert 'pydantic' not in sys.modules",
-        "import sys; sys.argv = ['scattergen', 'sample', 'runs/a', '--outt', 'b']\n"
-        "import scattergen.cli\ntry: scattergen.cli.main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['scattergen', 'samle', 'runs/a']\nimport scattergen.cli\n"
+        "try: scattergen.cli.main()\nexcept SystemExit: pass\nassert not {'pydantic', 'rich'} & {*sys.modules}",
+        "import sys; sys.argv = ['scattergen', 'sample', 'runs/a', '--outt', 'b']\nimport scattergen.cli\n"
+        "try: scattergen.cli.main()\nexcept SystemExit: pass\nassert 'rich' not in sys.modules",
     ],
-    ids=["package", "name", "command line", "help", "version", "typo"],
+    ids=["package", "name", "command line", "help", "version", "mistyped command", "mistyped option"],
 )
 def test_nothing_slow_is_imported_before_it_is_needed(code):
     tell = "import sys, json; print('\\n' + json.dumps(sorted(m for m in sys.modules)))"

@@ -4,8 +4,6 @@ import errno
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -16,18 +14,7 @@ import scattergen
 from scattergen.cli import browsing, exploring, fitting, looking, sharing, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
-from scattergen.wording import say, visible
-
-
-@contextmanager
-def _harmless_mistakes() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        mistake: Any = error
-        if hasattr(mistake, "format_message"):  # one that typer prints; its class is not public
-            mistake.message = visible(_plainly(mistake.message))
-        raise
+from scattergen.wording import say
 
 
 # What pydantic, by which typer reads options, says of them.
@@ -40,18 +27,12 @@ _PLAIN = {
 }
 
 
-def _plainly(message: str) -> str:
-    """What a mistaken option needs, in plain words."""
-    for said, plain in _PLAIN.items():
-        message = re.sub(said, plain, message)
-    return message
-
-
 class _Commands(TyperGroup):
-    """The commands; mistaken arguments, which may be hostile file names, are shown with `visible`."""
-
-    make_context = _harmless_mistakes()(TyperGroup.make_context)
-    invoke = _harmless_mistakes()(TyperGroup.invoke)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of every group, but a mistyped command is told of at once, not after pydantic has been imported."""
+        if args and args[0][:1].isalnum():  # no option
+            self.resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -89,9 +70,10 @@ def main() -> None:
         try:
             if sys.argv[1:] == ["--version"]:  # at once: what typer needs to read options takes most of the time
                 _version(True)
-            app()
-        except (Exception, SystemExit) as end:
-            sys.exit(_told(end, streams.refusal(sys.stdout)))
+            end: BaseException = SystemExit(app(standalone_mode=False))  # with a code after --help and Ctrl-C
+        except (Exception, SystemExit) as error:
+            end = error
+        sys.exit(_told(end, streams.refusal(sys.stdout)))
 
 
 def _told(end: BaseException, refusal: OSError | None) -> Any:
@@ -113,14 +95,25 @@ def _told(end: BaseException, refusal: OSError | None) -> Any:
         sentence = sentence_of(end)
         if sentence is None:
             raise end
-        say(f"error: {sentence}", file=sys.stderr)
+        if sentence:
+            say(f"error: {sentence}", file=sys.stderr)
     return code
+
+
+def _of_arguments(mistake: Any) -> str:
+    """What is wrong with the arguments, in plain words; nothing if there are none, so that the help is shown."""
+    message = mistake.format_message()
+    for said, plain in _PLAIN.items():
+        message = re.sub(said, plain, message)
+    return f'{message} ("{mistake.ctx.command_path} --help" tells more.)' if message and mistake.ctx else message
 
 
 def sentence_of(error: BaseException) -> str | None:
     """What to tell a user about an error; None if nobody expected it, so that its traceback says more."""
     if isinstance(error, ScattergenError):
         return str(error)
+    if hasattr(error, "format_message"):  # of typer, whose class for mistaken arguments is not public
+        return _of_arguments(error)
     if isinstance(error, OSError):
         # Where there is no better sentence, as for a network drive that went away.
         return f"{error.filename or 'A file'} cannot be used ({error.strerror}): check the path."
