@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from scattergen.decoder.generator import UpsampledConv2d, tap_matrices
 
-# In- and output channels, on both sides of the limit below which all taps are one product.
-CHANNELS = [(8, 16), (3, 6), (5, 1), (1, 16), (4, 3)]
+# In- and output channels, on both sides of the limits below which all taps are one product. With (30, 3), at equal
+# sizes, they are fewer than the channels.
+CHANNELS = [(8, 16), (3, 6), (5, 1), (1, 16), (4, 3), (30, 3)]
 DOUBLED = [((7, 7), (14, 14)), ((4, 6), (8, 12)), ((6, 5), (6, 5))]
 OTHER_FACTORS = [((5, 4), (9, 7)), ((3, 5), (6, 9)), ((4, 4), (13, 10)), ((8, 2), (9, 7))]
 
@@ -71,9 +72,12 @@ def test_float32(channels, size, output_size):
     compare(layer, x, output_size, 2e-6)
 
 
-@pytest.mark.parametrize("channels", [(2, 6), (2, 2)])
-def test_gradients_equal_finite_differences(channels):
-    layer, x = layer_and_input(channels, 3, (3, 2), (5, 4))
+@pytest.mark.parametrize(
+    ("channels", "size", "output_size"),
+    [((2, 6), (3, 2), (5, 4)), ((2, 2), (3, 2), (5, 4)), ((10, 1), (4, 3), (4, 3)), ((2, 2), (4, 3), (4, 3))],
+)
+def test_gradients_equal_finite_differences(channels, size, output_size):
+    layer, x = layer_and_input(channels, 3, size, output_size)
     assert torch.autograd.gradcheck(
         lambda x, weight: torch.func.functional_call(layer, {"weight": weight}, (x,)),
         (x.requires_grad_(), layer.weight),
@@ -81,13 +85,14 @@ def test_gradients_equal_finite_differences(channels):
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_layout_and_batch_size_of_the_input(channels):
-    layer, x = layer_and_input(channels, 3, (4, 6), (8, 12))
+@pytest.mark.parametrize("output_size", [(4, 6), (8, 12)])
+def test_layout_and_batch_size_of_the_input(channels, output_size):
+    layer, x = layer_and_input(channels, 3, (4, 6), output_size)
     y = layer(x)
     strided = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     torch.testing.assert_close(layer(strided), y, rtol=0, atol=1e-12)  # float64 sums of 72 products
     torch.testing.assert_close(layer(x[:1]), y[:1], rtol=0, atol=1e-12)
-    assert layer(x[:0]).shape == (0, 8, 12, channels[1])
+    assert layer(x[:0]).shape == (0, *output_size, channels[1])
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

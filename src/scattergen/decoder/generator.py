@@ -214,6 +214,32 @@ def _narrow_convolution(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor
     return (tall @ columns.T).unflatten(0, (batch, out)).permute(0, 2, 3, 1)
 
 
+class _Planes(torch.autograd.Function):
+    """One plane of pixels for each tap, (B, taps, pixels), of features (B, pixels, channels) and (taps, channels)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        return torch.bmm(taps.expand(len(x), *taps.shape), x.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, taps = ctx.saved_tensors
+        # Channels last, as whatever made the features wants their gradient; autograd's would have them first.
+        return torch.bmm(gradient.mT, taps.expand(len(x), *taps.shape)), torch.bmm(gradient, x).sum(0)
+
+
+def _thin_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """Padding by reflection and convolution for fewer taps of all outputs than channels: mixed first, then shifted."""
+    batch, h, w, channels = x.shape
+    k = weight.shape[2]
+    taps = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, channels)
+    planes = _Planes.apply(x.reshape(batch, h * w, channels), taps).unflatten(2, (h, w))
+    padded = F.pad(planes, (k // 2,) * 4, mode="reflect").flatten(2)
+    return F.fold(padded, (h, w), k, padding=k - 1).permute(0, 2, 3, 1)
+
+
 class UpsampledConv2d(nn.Module):
     r"""Bilinear upsampling, reflection padding and a convolution without bias, (N, h, w, in) -> (N, H, W, out).
 
@@ -242,6 +268,10 @@ class UpsampledConv2d(nn.Module):
         kind, k = x.device.type, self.weight.shape[2]
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         x, rows, columns = x.to(dtype), self.rows.to(dtype), self.columns.to(dtype)
+        thin = self.weight[:, 0].numel() < x.shape[3] and dtype in (torch.float32, torch.float64)
+        # PyTorch's convolution to one channel takes twice as long on CPUs, mostly for its gradients.
+        if thin and not self.upsamples and kind == "cpu":
+            return _thin_convolution(x, self.weight.to(dtype))
         # Reflection padding of bfloat16 images with trailing channels is slow on CPUs.
         if not self.upsamples and (kind != "cpu" or dtype != torch.bfloat16):
             padded = F.pad(x.permute(0, 3, 1, 2), (k // 2,) * 4, mode="reflect")
