@@ -16,7 +16,6 @@ from scattergen.cli.arguments import unfolded
 from scattergen.errors import ScattergenError
 from scattergen.wording import say
 
-
 # What pydantic, by which typer reads options, says of them.
 _PLAIN = {
     r"Value error, (.*) is not one of (.*)\.": r"\1 is unknown: choose one of \2.",
