@@ -20,6 +20,8 @@ ASKED = {
     "scattergen --help": [*COMMAND, "--help"],
     "scattergen fit --help": [*COMMAND, "fit", "--help"],
     "a mistyped command": [*COMMAND, "fti"],
+    "a mistyped option": [*COMMAND, "fit", "--sede"],
+    "a mistyped value": [*COMMAND, "fit", "mnist", "--limit", "x"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import torch, scattergen": [sys.executable, "-c", "import torch, scattergen"],
 }
