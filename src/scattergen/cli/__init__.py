@@ -101,10 +101,10 @@ def _told(end: BaseException, refusal: OSError | None) -> Any:
 
 def _of_arguments(mistake: Any) -> str:
     """What is wrong with the arguments, in plain words; nothing if there are none, so that the help is shown."""
-    message = mistake.format_message()
+    message, context = mistake.format_message(), getattr(mistake, "ctx", None)
     for said, plain in _PLAIN.items():
         message = re.sub(said, plain, message)
-    return f'{message} ("{mistake.ctx.command_path} --help" tells more.)' if message and mistake.ctx else message
+    return f'{message} ("{context.command_path} --help" tells more.)' if message and context else message
 
 
 def sentence_of(error: BaseException) -> str | None:
