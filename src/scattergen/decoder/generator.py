@@ -268,8 +268,8 @@ class UpsampledConv2d(nn.Module):
         kind, k = x.device.type, self.weight.shape[2]
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         x, rows, columns = x.to(dtype), self.rows.to(dtype), self.columns.to(dtype)
+        # Then PyTorch's convolution takes up to twice as long on CPUs, mostly for its gradients.
         thin = self.weight[:, 0].numel() < x.shape[3] and dtype in (torch.float32, torch.float64)
-        # PyTorch's convolution to one channel takes twice as long on CPUs, mostly for its gradients.
         if thin and not self.upsamples and kind == "cpu":
             return _thin_convolution(x, self.weight.to(dtype))
         # Reflection padding of bfloat16 images with trailing channels is slow on CPUs.
