@@ -15,8 +15,8 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from scattergen.files import sha256
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.runs.layout import file_of
-from scattergen.tensor_files import read_tensors, write_tensors
 
 NAMES = (
     "", ".", "..", "../thesis", "../../thesis.txt", "/etc/passwd", "a/b", "densities/../../victim", "x" * 300,

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from _environment import ROOT
 
+from scattergen.display.machine import machine
 from scattergen.files import write_json
-from scattergen.wording import machine
 
 PARTS = """
 import sys

@@ -43,8 +43,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 import scattergen
+from scattergen.display.machine import machine
 from scattergen.evaluation import PerceptualFeatures
-from scattergen.wording import machine
 
 _SLOWEST = 120  # seconds of one trial
 

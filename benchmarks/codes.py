@@ -37,13 +37,13 @@ from scattergen.decoder import Decoder
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import Density, hyperparameters, make
 from scattergen.diagnostics import correlation_of_squares, effect_sizes, pairwise_dependence, radial
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.encoder import PCAWhitening
 from scattergen.evaluation import DigitFeatures, frechet_distance
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.image_quality import psnr, ssim
-from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D
-from scattergen.tensor_files import read_tensors, write_tensors
-from scattergen.wording import machine
 
 SHAPE = (28, 28)
 SAMPLES = 10_000

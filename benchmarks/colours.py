@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scattergen.datasets import Dataset
 from scattergen.decoder.local import LinearDecoder
+from scattergen.display.machine import machine
 from scattergen.encoder import ScatteringEncoder
-from scattergen.wording import machine
 
 WEIGHTS = (1.0, 0.7, 0.5)
 COMPONENTS = {"shapes 1000": 256, "photos 1000": 192, "emoji": 256, "faces 2000": 256}

@@ -22,10 +22,10 @@ from torch.nn import functional
 from scattergen import GenerativeScatteringNetwork, load
 from scattergen.decoder.fit import shortening
 from scattergen.decoder.scattering_loss import ScatteringLoss
+from scattergen.display.machine import machine
 from scattergen.evaluation import PerceptualFeatures, kernel_distance
 from scattergen.image_quality import psnr, sharpness
 from scattergen.report import save_image_grid
-from scattergen.wording import machine
 
 WEIGHT, BATCH, RATE, WIDTH = 0.25, 16, 3e-3, 96  # of the scattering loss; of the training; channels
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from scattergen import Decoder
+from scattergen.display.machine import machine
 from scattergen.training.loop import bfloat16_is_fast
-from scattergen.wording import machine
 
 
 def reference(decoder: Decoder) -> nn.Sequential:

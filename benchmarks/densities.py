@@ -32,11 +32,11 @@ from torch import Tensor
 
 from scattergen.datasets import mnist
 from scattergen.densities import IMPROVED, LikelihoodDensity, hyperparameters, make, needs_labels
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.evaluation import DigitFeatures, Evaluator, frechet_distance
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import Progress
 from scattergen.runs import RunFolder
-from scattergen.wording import machine
 
 N = 10_000
 FLOOR, GAUSSIAN = 0.31, 20.0  # of the features that the bars were set on

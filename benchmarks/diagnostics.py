@@ -31,7 +31,7 @@ from scattergen.diagnostics import (
     radial,
     sliced_normality,
 )
-from scattergen.wording import machine
+from scattergen.display.machine import machine
 
 LEVEL = 0.05
 SIMULATIONS = 99  # 0.05 · 100 is whole, so that the level is exact

@@ -22,9 +22,9 @@ import torch
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
 from scattergen.decoder.fit import DecoderTraining
+from scattergen.display.machine import machine
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise
-from scattergen.tensor_files import read_tensors, write_tensors
-from scattergen.wording import machine
 
 SHAPE = (3, 32, 32)
 STEPS, BATCH = 40, 32  # of the decoder

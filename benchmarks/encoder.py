@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import ImageSource, open_dataset
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.encoder import PCAWhitening, ScatteringEncoder, feature_store, principal_components
-from scattergen.progress import Progress
-from scattergen.wording import machine
 
 EXACT = 2000  # images whose exact components are found
 

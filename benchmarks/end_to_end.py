@@ -31,11 +31,11 @@ from scattergen import load
 from scattergen.datasets import mnist
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities.networks import STOPPING_SHARE
+from scattergen.display.machine import machine
 from scattergen.errors import RunFolderError
 from scattergen.evaluation import DigitFeatures, frechet_distance, psnr
 from scattergen.files import write_json
 from scattergen.scattering import Scattering2D
-from scattergen.wording import machine
 
 _LOOK = 0.1  # seconds between two looks
 _TICK = os.sysconf("SC_CLK_TCK")

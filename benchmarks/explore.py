@@ -16,8 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from scattergen.display.machine import machine
 from scattergen.explorer.page import TABS
-from scattergen.wording import machine
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -28,15 +28,15 @@ from scattergen.datasets import mnist
 from scattergen.decoder import Decoder
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import make
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.encoder import ScatteringEncoder
 from scattergen.evaluation import DigitFeatures, frechet_distance, kernel_distance
+from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.image_quality import psnr
 from scattergen.paper import sources
-from scattergen.progress import Progress
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.presets import preset
-from scattergen.tensor_files import read_tensors_if_whole, write_tensors
-from scattergen.wording import machine
 
 N = 10_000
 PRESET = preset("mnist", (1, 28, 28), 60_000)

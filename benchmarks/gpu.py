@@ -21,10 +21,10 @@ from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import Gaussian
-from scattergen.progress import Progress
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.scattering import Scattering2D
 from scattergen.stages.presets import preset
-from scattergen.wording import machine
 
 CASES = [((28, 28), 1, 2), ((64, 64), 3, 3), ((128, 128), 3, 4)]  # shape, channels, J
 PAPER = 50 * 65_536  # images that the generator of 2018 sees in a whole training

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from scattergen import GenerativeScatteringNetwork, RunFolderError, Scattering2D
 from scattergen.datasets import mnist
+from scattergen.display.machine import machine
 from scattergen.encoder import reconstruct_codes
 from scattergen.image_quality import psnr
 from scattergen.scattering import reconstruct
-from scattergen.wording import machine
 
 
 def print_row(name: str, images: Tensor, make: Callable[[], tuple[Tensor, Tensor | None]]) -> None:

@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scattergen.display.machine import machine
 from scattergen.errors import ScattergenError
 from scattergen.runs import RunFolder
-from scattergen.wording import machine
 
 # Chunks of some 70 images and subspace iteration, as for large sets, so that there are chunks and
 # passes to be killed in.

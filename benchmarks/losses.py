@@ -18,12 +18,12 @@ from torch import Tensor
 
 from scattergen.datasets import ImageArray
 from scattergen.decoder import Decoder, LocalDecoder, ScatteringLoss
-from scattergen.progress import SILENT
+from scattergen.display.machine import machine
+from scattergen.display.progress import SILENT
 from scattergen.runs import Stages
 from scattergen.stages.fit import fit_encoder, fit_linear
 from scattergen.stages.presets import preset
 from scattergen.training.loop import bfloat16_is_fast
-from scattergen.wording import machine
 
 N, BATCH, WEIGHT = 200, 16, 0.25
 SHAPES = {"grey 28×28": (1, 28, 28), "colour 32×32": (3, 32, 32), "colour 64×64": (3, 64, 64)}

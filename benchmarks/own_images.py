@@ -30,14 +30,14 @@ from PIL import Image, ImageDraw
 
 from scattergen import load
 from scattergen.datasets import Dataset, ImageArray, ImageSource, Subset, celeba, open_dataset
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.evaluation import PerceptualFeatures, evaluate
 from scattergen.evaluation.judgement import Judgement
 from scattergen.files import write_json
 from scattergen.pipeline.estimate import estimate_fit
 from scattergen.pipeline.fit import fit_run, options_of_fit
-from scattergen.progress import Progress
 from scattergen.report import save_image_grid
-from scattergen.wording import machine
 
 COLUMNS = 10
 NEAREST = 12  # samples that are shown beside the nearest training images

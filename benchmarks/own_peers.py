@@ -29,11 +29,11 @@ from torch import Tensor
 
 from scattergen import load
 from scattergen.datasets import Dataset, ImageSource
+from scattergen.display.progress import Progress
 from scattergen.evaluation import PerceptualFeatures, kernel_distance
 from scattergen.files import atomic_path
 from scattergen.image_quality import sharpness
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
-from scattergen.progress import Progress
 from scattergen.report import save_image_grid
 
 DATA: dict[str, Callable[[Path | None, int | None], Dataset]] = {"faces": faces, "emoji": emoji}

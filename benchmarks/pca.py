@@ -30,9 +30,9 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from torch import Tensor
 
 from scattergen.datasets import mnist
+from scattergen.display.machine import machine
 from scattergen.encoder import PCAWhitening, ScatteringEncoder, principal_components
 from scattergen.image_quality import psnr
-from scattergen.wording import machine
 
 D_CODES = 512
 N_TEST = 500  # images at the end that nothing is fitted to

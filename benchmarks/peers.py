@@ -25,9 +25,9 @@ from _environment import ROOT, python_of
 from numpy.typing import NDArray
 
 from scattergen.datasets import mnist
+from scattergen.display.progress import Progress
 from scattergen.files import atomic_path
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
-from scattergen.progress import Progress
 
 N = 10_000
 SNAPSHOTS = (30, 60, 120, 240, 480)  # seconds

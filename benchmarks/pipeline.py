@@ -23,10 +23,10 @@ from torch import Tensor
 
 from scattergen import Decoder
 from scattergen.datasets import ImageFolder, prefetched
+from scattergen.display.machine import machine
 from scattergen.encoder import ScatteringEncoder
 from scattergen.stages.presets import preset
 from scattergen.training.loop import bfloat16_is_fast
-from scattergen.wording import machine
 
 # Channels, side, (width, height) of files, central crop, preset on the CPU and on CUDA.
 SETTINGS = {

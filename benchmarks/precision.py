@@ -16,8 +16,8 @@ from torch import Tensor
 import scattergen as sg
 from scattergen.cli.arguments import READING
 from scattergen.cli.opening import open_of_run
+from scattergen.display.machine import machine
 from scattergen.image_quality import psnr
-from scattergen.wording import machine
 
 _TRAILING = 64  # components of least variance, which rounding changes most
 

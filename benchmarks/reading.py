@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from scattergen.datasets import ImageFolder, prefetched
 from scattergen.datasets.reading import decode
-from scattergen.wording import machine
+from scattergen.display.machine import machine
 
 WAYS = {"threads": 0, "2 processes": 2, "DataLoader, 2 processes": 2}
 BATCH, TRAINED_BATCH, STEPS = 256, 16, 150

@@ -24,8 +24,8 @@ import torch.multiprocessing as mp
 from scattergen import Decoder, ScatteringEncoder
 from scattergen.datasets import ImageArray
 from scattergen.decoder.fit import DecoderTraining
+from scattergen.display.machine import machine
 from scattergen.stages.presets import preset
-from scattergen.wording import machine
 
 N_COMPONENTS, OVERSAMPLING = 512, 64
 IMAGES = (200_000, 10_000_000, 1_000_000_000)

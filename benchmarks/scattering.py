@@ -31,9 +31,9 @@ if not hasattr(scipy.special, "sph_harm"):
 from kymatio.torch import Scattering2D as Kymatio
 
 from scattergen.datasets import mnist
+from scattergen.display.machine import machine
 from scattergen.scattering import Scattering2D, filter_bank, lipschitz_constant, littlewood_paley, transform
 from scattergen.scattering.filters import padding_sources
-from scattergen.wording import machine
 
 CASES = [
     ("28x28, J=2", (64, 28, 28), 2, 6.0, 10.0),

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 
-from scattergen.wording import machine
+from scattergen.display.machine import machine
 
 COMMAND = [sys.executable, "-m", "scattergen"]
 ASKED = {

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scattergen.wording import machine
+from scattergen.display.machine import machine
 
 STEPS = """
 import statistics, sys

@@ -20,10 +20,10 @@ from torch.utils.data import TensorDataset
 
 from scattergen import PCAWhitening, Scattering2D
 from scattergen.datasets import mnist
-from scattergen.progress import Progress
+from scattergen.display.machine import machine
+from scattergen.display.progress import Progress
 from scattergen.training.loop import train
 from scattergen.training.settings import TrainingSettings
-from scattergen.wording import machine
 
 N_CLASSES = 10
 # Coefficients of strokes lie between 0.001 and 1; the logarithm evens out thick and thin ones.

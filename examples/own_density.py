@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scattergen.densities import DENSITIES, DisplayedDensity, Noise, draw_in_chunks, hyperparameters, make
 from scattergen.densities.protocol import check_codes, check_fitted, take_tensor
-from scattergen.progress import SILENT, Progress
+from scattergen.display.progress import SILENT, Progress
 
 
 class ParzenWindows(DisplayedDensity):

@@ -11,7 +11,7 @@ from torch import Tensor
 import scattergen as sg
 from scattergen.datasets import ImageSource
 from scattergen.decoder import DecoderTraining
-from scattergen.progress import SILENT, Progress
+from scattergen.display.progress import SILENT, Progress
 
 BATCH = 1000
 

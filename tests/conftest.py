@@ -27,8 +27,8 @@ from PIL import Image
 from forks import Forks
 from scattergen import cli
 from scattergen.datasets import mnist
+from scattergen.datasets.image_files import png
 from scattergen.evaluation import PerceptualFeatures
-from scattergen.image_files import png
 from scattergen.pipeline import evaluate
 from scattergen.report import html, plots
 from scattergen.runs import RunFolder

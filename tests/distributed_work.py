@@ -16,14 +16,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from scattergen.datasets import Dataset, ImageArray
+from scattergen.display.progress import SILENT
 from scattergen.encoder import ScatteringEncoder, principal_components
 from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError, ScattergenError
+from scattergen.files.tensors import write_tensors
 from scattergen.pipeline.fit import fit_run
 from scattergen.processes import Layout, errors_reported, join
-from scattergen.progress import SILENT
 from scattergen.runs import Result, RunFolder, Stages
-from scattergen.tensor_files import write_tensors
 from small_trainings import data, one_module, parameters, train, two_modules
 
 N_COMPONENTS, CHUNK = 6, 32

@@ -21,7 +21,7 @@ class BlankFigures:
     def execute(kind, loader, module):
         from PIL import Image
 
-        from scattergen.image_files import png
+        from scattergen.datasets.image_files import png
 
         kind.exec_module(loader, module)
         module.figure_png = lambda figure: png(Image.new("L", figure.canvas.get_width_height()))

@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors import safe_open
 
 import scattergen as sg
-from scattergen import files
+from scattergen.files import atomic
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.runs import RunFolder
-from scattergen.tensor_files import read_tensors, write_tensors
 
 MISTAKES = []
 DAMAGES = []
@@ -835,8 +835,8 @@ class FullDisk:
     """Lets some files be written; then there is no space left until more is given."""
 
     def __init__(self, monkeypatch):
-        self.left, self.fsync = 0, files.os.fsync
-        monkeypatch.setattr(files.os, "fsync", self.write)
+        self.left, self.fsync = 0, atomic.os.fsync
+        monkeypatch.setattr(atomic.os, "fsync", self.write)
 
     def write(self, descriptor):
         if self.left == 0:

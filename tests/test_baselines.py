@@ -8,8 +8,8 @@ import torch
 
 from scattergen.datasets import ImageArray, mnist
 from scattergen.errors import InputError, RunFolderError
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.paper.pixel_models import DCGAN, PixelVAE, convolutions, transposed_convolutions
-from scattergen.tensor_files import read_tensors, write_tensors
 
 SMALL = {
     PixelVAE: {"n_latent": 3, "channels": (8, 4), "epochs": 2, "batch_size": 32},

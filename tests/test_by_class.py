@@ -12,9 +12,9 @@ import scattergen as sg
 from scattergen import densities
 from scattergen.datasets import ClassLabels, Dataset, ImageArray, Subset, class_labels, mnist, open_dataset
 from scattergen.densities import ClassConditional
+from scattergen.display.progress import SILENT
 from scattergen.errors import InputError
 from scattergen.pipeline.fit import FitOptions, fit_run
-from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages.fit import fit_parts
 

@@ -15,16 +15,16 @@ from PIL import Image
 import scattergen as sg
 from scattergen.cli import app
 from scattergen.cli.arguments import parse_changes
+from scattergen.datasets.image_files import write_images
 from scattergen.densities import improved_keywords, names
+from scattergen.display.words import duration
 from scattergen.errors import InputError
-from scattergen.image_files import write_images
 from scattergen.pipeline.browse import compare_runs
 from scattergen.runs import RunFolder
 from scattergen.stages.config import config_of, read_config, to_toml
 from scattergen.stages.meanings import BY_IMAGES, density_options, fit_options
 from scattergen.stages.options import check_options
 from scattergen.stages.presets import override, preset
-from scattergen.wording import duration
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 

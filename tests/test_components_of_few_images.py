@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from scattergen.datasets import WithMirrored
+from scattergen.display.progress import SILENT
 from scattergen.encoder import PCAWhitening, ScatteringEncoder, scattering_encoder
 from scattergen.errors import InputError
-from scattergen.progress import SILENT
 from scattergen.runs import Stages
 from scattergen.stages.fit import fit_encoder
 

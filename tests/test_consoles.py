@@ -21,12 +21,12 @@ from scattergen import cli
 from scattergen.cli.arguments import parse_labels
 from scattergen.datasets import ImageFolder, mnist
 from scattergen.datasets.reading import WorkerProcesses
+from scattergen.display.progress import Progress
+from scattergen.display.words import visible
 from scattergen.errors import InputError, ScattergenError
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import Progress
 from scattergen.report import fit_report
-from scattergen.tensor_files import read_tensors, write_tensors
-from scattergen.wording import visible
 
 # Names ---------------------------------------------------------------------------------------------------------------
 

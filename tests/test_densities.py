@@ -26,7 +26,7 @@ from scattergen.densities import (
     sample_density,
 )
 from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.tensor_files import read_tensors, write_tensors
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.training.loop import train
 from small_densities import GRADIENT, SMALL, D, fit
 from small_densities import codes as small_codes

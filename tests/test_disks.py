@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 
 import scattergen as sg
-from scattergen import files, image_files
+from scattergen.datasets import image_files
+from scattergen.datasets.image_files import save_image_grid, write_codes, write_images
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.files import write_json
-from scattergen.image_files import save_image_grid, write_codes, write_images
+from scattergen.files import atomic, write_json
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import RunFolder, remains
-from scattergen.tensor_files import read_tensors, write_tensors
 
 MISSING = ["EINVAL", "EPERM", "EACCES", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOTTY", "EBADF", "EISDIR"]
 BROKEN = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "ESTALE"]
@@ -72,7 +72,7 @@ def on_folders(call, number):
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("where", ["folders", "everything"])
 def test_disks_without_fsync_take_files(tmp_path, monkeypatch, name, number, where):
-    monkeypatch.setattr(files.os, "fsync", failing(number) if where == "everything" else on_folders(os.fsync, number))
+    monkeypatch.setattr(atomic.os, "fsync", failing(number) if where == "everything" else on_folders(os.fsync, number))
     WRITERS[name](tmp_path / name)
     assert name in names(tmp_path)
     assert not [one for one in names(tmp_path) if one.startswith(".")]
@@ -83,7 +83,7 @@ def test_folders_that_may_not_be_opened_take_files(tmp_path, monkeypatch, number
     """As those that others may put files into but not list."""
     opened = os.open
     monkeypatch.setattr(
-        files.os, "open", lambda path, *a, **k: failing(number)() if path == tmp_path else opened(path, *a, **k)
+        atomic.os, "open", lambda path, *a, **k: failing(number)() if path == tmp_path else opened(path, *a, **k)
     )
     write_json(tmp_path / "file.json", [1])
     assert json.loads((tmp_path / "file.json").read_text()) == [1]
@@ -94,7 +94,7 @@ def test_folders_that_may_not_be_opened_take_files(tmp_path, monkeypatch, number
 def test_disks_without_chmod_take_files(tmp_path, monkeypatch, name, number):
     path = tmp_path / name
     for _ in range(2):
-        monkeypatch.setattr(files.os, "chmod", failing(number))
+        monkeypatch.setattr(atomic.os, "chmod", failing(number))
         WRITERS[name](path)
         monkeypatch.undo()
         path.chmod(0o444)  # which the second file cannot be given
@@ -108,7 +108,7 @@ def test_broken_and_full_disks_are_told_with_the_name_of_the_file(tmp_path, monk
     path = tmp_path / name
     path.write_text("old")
     path.chmod(0o444)
-    monkeypatch.setattr(files.os, call, failing(number))
+    monkeypatch.setattr(atomic.os, call, failing(number))
     with pytest.raises(ScattergenError, match="Cannot write") as error:
         WRITERS[name](path)
     monkeypatch.undo()
@@ -124,7 +124,7 @@ def test_broken_and_full_disks_are_told_with_the_name_of_the_file(tmp_path, monk
 def test_a_name_that_may_not_have_reached_the_disk_is_told_as_such(tmp_path, monkeypatch, number):
     path = tmp_path / "file.json"
     path.write_text("old")
-    monkeypatch.setattr(files.os, "fsync", on_folders(os.fsync, number))
+    monkeypatch.setattr(atomic.os, "fsync", on_folders(os.fsync, number))
     with pytest.raises(ScattergenError, match=r"file\.json.*the file is there") as error:
         write_json(path, "new")
     assert "has been changed" not in str(error.value)
@@ -136,14 +136,14 @@ def test_errors_of_safetensors_are_told_apart(tmp_path, monkeypatch, number):
     """It has exceptions of its own, with the number in their text."""
     from safetensors import SafetensorError
 
-    from scattergen import tensor_files
+    from scattergen.files import tensors
 
     code = getattr(errno, number)
 
     def fail(*_, **__):
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
 
-    monkeypatch.setattr(tensor_files, "save_file", fail)
+    monkeypatch.setattr(tensors, "save_file", fail)
     with pytest.raises(ScattergenError, match=r"Cannot write .*file\.safetensors") as error:
         WRITERS["file.safetensors"](tmp_path / "file.safetensors")
     assert ("Free some space" in str(error.value)) == (number in FULL)
@@ -169,7 +169,7 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path, name, mode):
 def test_new_files_follow_the_umask_which_is_never_changed(tmp_path, monkeypatch, name, umask):
     before = os.umask(umask)
     try:
-        monkeypatch.setattr(files.os, "umask", failing("EPERM"))  # other threads make files, too
+        monkeypatch.setattr(atomic.os, "umask", failing("EPERM"))  # other threads make files, too
         WRITERS[name](tmp_path / name)
     finally:
         monkeypatch.undo()
@@ -182,7 +182,7 @@ def test_what_others_may_not_read_they_cannot_read_while_it_is_written(tmp_path,
     path = tmp_path / "secret.json"
     path.write_text("old")
     path.chmod(mode)
-    with files.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         assert temporary.stat().st_mode & 0o077 & ~mode == 0
         temporary.write_text("new")
 
@@ -224,8 +224,8 @@ def watched(monkeypatch):
         seen.named.append(path.name)
         replace(source, path)
 
-    monkeypatch.setattr(files.os, "fsync", watch_fsync)
-    monkeypatch.setattr(files.os, "replace", watch_replace)
+    monkeypatch.setattr(atomic.os, "fsync", watch_fsync)
+    monkeypatch.setattr(atomic.os, "replace", watch_replace)
     return seen
 
 
@@ -251,7 +251,7 @@ def test_a_disk_that_gets_full_leaves_whole_pictures_only(tmp_path, monkeypatch,
         calls.append(arguments)
         return failing("ENOSPC")() if len(calls) > at else original(*arguments)
 
-    monkeypatch.setattr(files.os, call, fill_up)
+    monkeypatch.setattr(atomic.os, call, fill_up)
     with pytest.raises(ScattergenError, match=r"Cannot write .*\.png: No space left"):
         write_images(tmp_path / "new", torch.rand(5, 1, 8, 8))
     assert names(tmp_path / "new") == sorted(watched.named)
@@ -276,8 +276,8 @@ def test_runs_on_disks_without_locks_are_written_with_one_warning(tmp_path, monk
     """And without anything else that such disks may lack."""
     path = tmp_path / "run"
     monkeypatch.setattr(fcntl, "flock", failing(number))
-    monkeypatch.setattr(files.os, "fsync", on_folders(os.fsync, number))
-    monkeypatch.setattr(files.os, "chmod", failing(number))
+    monkeypatch.setattr(atomic.os, "fsync", on_folders(os.fsync, number))
+    monkeypatch.setattr(atomic.os, "chmod", failing(number))
     with pytest.warns(UserWarning, match="no locks") as told:  # noqa: PT031
         model.save(path)
         run = RunFolder.open(path)
@@ -339,7 +339,7 @@ def test_images_need_no_locks(tmp_path, monkeypatch, name, number):
 def test_tensors_on_such_disks_come_back(tmp_path, monkeypatch):
     """All of it at once."""
     for call in ("fsync", "chmod"):
-        monkeypatch.setattr(files.os, call, failing("ENOTSUP"))
+        monkeypatch.setattr(atomic.os, call, failing("ENOTSUP"))
     tensors = {"a": torch.rand(5), "b": torch.arange(3)}
     write_tensors(tmp_path / "a.safetensors", tensors, {"step": 1})
     found, metadata = read_tensors(tmp_path / "a.safetensors")

@@ -14,13 +14,13 @@ import torch
 
 import distributed_work
 from scattergen import GenerativeScatteringNetwork
+from scattergen.display.progress import SILENT
 from scattergen.errors import InputError, ScattergenError
+from scattergen.files.tensors import read_tensors
 from scattergen.processes import ALONE, Layout, supervise
-from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.index import read_index
 from scattergen.runs.remains import is_free
-from scattergen.tensor_files import read_tensors
 from small_trainings import assert_same_bits, data, one_module, train
 
 WORK = Path(distributed_work.__file__)

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from scattergen.display.progress import Progress
 from scattergen.encoder import ScatteringEncoder, principal_components
 from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.errors import InputError
-from scattergen.progress import Progress
+from scattergen.files.tensors import read_tensors
 from scattergen.scattering import Scattering2D
-from scattergen.tensor_files import read_tensors
 
 
 def images(n, C=1, H=12, W=16, seed=0):
@@ -275,7 +275,7 @@ def test_several_processes_find_the_encoder_of_one(fitted, monkeypatch, tmp_path
 FIT = """
 import os, signal, sys
 import torch
-from scattergen import tensor_files
+from scattergen.files import tensors
 from scattergen.encoder import scattering_encoder as encoder_module
 from scattergen.encoder import principal_components
 from scattergen.encoder import ScatteringEncoder
@@ -299,7 +299,7 @@ features = encoder.open_features(x, Path(folder, "codes"))
 encoder.whitening.fit_samples(
     features, checkpoint=Path(folder, "state.safetensors"), checkpoint_seconds=0
 )
-tensor_files.write_tensors(
+tensors.write_tensors(
     Path(folder, "result.safetensors"),
     encoder.state_dict() | {"codes": encoder.transform(features)},
 )

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from scattergen.cli import exploring
+from scattergen.datasets.image_files import image_grid, png
 from scattergen.diagnostics.dependence import pairwise_dependence
 from scattergen.errors import InputError
 from scattergen.explorer import page, views
 from scattergen.explorer.serving import free_port
 from scattergen.explorer.session import N_SAMPLES, Explorer
-from scattergen.image_files import image_grid, png
 from scattergen.model import GenerativeScatteringNetwork
 
 DOCS = Path(__file__).parents[1] / "docs" / "explorer.md"

@@ -7,11 +7,11 @@ from collections import namedtuple
 import pytest
 import torch
 
-from scattergen import tensor_files
+from scattergen.display.progress import SILENT
 from scattergen.encoder import ScatteringEncoder, feature_store
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import ScattergenError
-from scattergen.progress import SILENT
+from scattergen.files import tensors
 from scattergen.runs import Result, RunFolder, Stages
 from scattergen.scattering.filters import filter_bank
 
@@ -189,7 +189,7 @@ DAMAGES = {
     "a truncated file": lambda file: file.write_bytes(file.read_bytes()[:-5]),
     "an empty file": lambda file: file.write_bytes(b""),
     "another file": lambda file: file.write_text("hello"),
-    "other tensors": lambda file: tensor_files.write_tensors(file, {"values": torch.zeros(3)}),
+    "other tensors": lambda file: tensors.write_tensors(file, {"values": torch.zeros(3)}),
 }
 
 
@@ -295,14 +295,14 @@ def test_chunks_that_are_there_need_no_more_space(folder, monkeypatch):
 
 
 def test_a_disk_that_fills_up_loses_nothing(folder, monkeypatch):
-    save = tensor_files.save_file
+    save = tensors.save_file
 
     def full(tensors, file, metadata):
         if len([*folder.glob("0*")]) == 4:
             raise OSError(errno.ENOSPC, "no space")
         save(tensors, file, metadata)
 
-    monkeypatch.setattr(tensor_files, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(ScattergenError, match=r"is full.*need 0.00 GB more.*same command") as error:
         everything(on_disk(folder))
     assert str(folder) in str(error.value)

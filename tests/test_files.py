@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scattergen import files
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.files import atomic_path, sha256, write_json
-from scattergen.tensor_files import flatten_state, read_tensors, read_tensors_if_whole, take_state, write_tensors
+from scattergen.files import atomic, atomic_path, sha256, write_json
+from scattergen.files.tensors import flatten_state, read_tensors, read_tensors_if_whole, take_state, write_tensors
 
 
 def names(folder):
@@ -70,7 +69,7 @@ def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_return(
             calls.append(name)
             return function(*arguments)
 
-        monkeypatch.setattr(files.os, name, watched)
+        monkeypatch.setattr(atomic.os, name, watched)
 
     watch("fsync")
     watch("replace")

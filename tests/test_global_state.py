@@ -14,13 +14,13 @@ import pytest
 import torch
 
 import scattergen as sg
+from scattergen.calls.state import usual_state
 from scattergen.datasets import mnist
 from scattergen.decoder import Decoder, DecoderTraining, LinearDecoder, LocalDecoder
 from scattergen.densities import make
 from scattergen.encoder import PCAWhitening, reconstruct_codes
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.evaluation import ScatteringFeatures, classifier_two_sample_test, default_features, different_bins
-from scattergen.global_state import usual_state
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.scattering import filters, plan, transform
 from small_densities import SMALL, codes

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from scattergen.datasets import mnist
+from scattergen.display.progress import Progress
 from scattergen.encoder import ScatteringEncoder, reconstruct_codes
 from scattergen.errors import InputError
-from scattergen.progress import Progress
 from scattergen.scattering import Scattering2D, reconstruct
 from scattergen.scattering.inversion import minimize_in_box
 

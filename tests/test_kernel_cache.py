@@ -14,7 +14,7 @@ numba = pytest.importorskip("numba", reason="the compiled kernel needs Numba, sc
 
 from numba.core import caching  # noqa: E402
 
-from scattergen import files  # noqa: E402
+from scattergen.files import atomic  # noqa: E402
 from scattergen.scattering import kernel_cache, kernel_gradient, kernels  # noqa: E402
 from scattergen.scattering.kernel_cache import _KernelCache, kept  # noqa: E402
 
@@ -161,7 +161,7 @@ def test_a_disk_that_takes_no_file_is_told_once_for_all_kernels(folder, monkeypa
     def open_to_read(path, flags, *mode):
         return failing(number)() if flags & os.O_CREAT else opened(path, flags, *mode)
 
-    monkeypatch.setattr(files.os, call, open_to_read if call == "open" else failing(number))
+    monkeypatch.setattr(atomic.os, call, open_to_read if call == "open" else failing(number))
     with pytest.warns(UserWarning, match=r"cannot be written .*each command .*NUMBA_CACHE_DIR") as told:  # noqa: PT031
         assert not in_new_process()
         assert not in_new_process(square)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import scattergen as sg
+from scattergen.display.progress import SILENT
 from scattergen.errors import RunFolderError
 from scattergen.evaluation import DigitFeatures, ScatteringFeatures
 from scattergen.pipeline import report
 from scattergen.pipeline.judging import Standard, kept_features
-from scattergen.progress import SILENT
 from scattergen.runs import Result, RunFolder, Stages, fit_seconds
 from scattergen.runs.schema import EVALUATION
 from test_report import Checker

@@ -20,9 +20,9 @@ from scattergen.decoder import fit as decoder_fit
 from scattergen.decoder.fit import DecoderTraining, OverfittingWarning, _warn_of_overfitting, augment
 from scattergen.densities import DENSITIES, Gaussian, GaussianMixture, draw_in_chunks, needs_labels
 from scattergen.diagnostics import component_grid
+from scattergen.display.progress import SILENT
 from scattergen.encoder import ScatteringEncoder
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import SILENT
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages.density import fit_density
 from scattergen.stages.fit import fit_parts

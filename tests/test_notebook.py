@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 import scattergen as sg
-from scattergen import InputError, notebook
+from scattergen import InputError
 from scattergen.datasets import Dataset, ImageArray, ImageFolder, Subset
 from scattergen.densities import DENSITIES, Gaussian, GaussianMixture
 from scattergen.densities.display import DisplayedDensity
-from scattergen.progress import Progress
+from scattergen.display import notebook
+from scattergen.display.progress import Progress
 from scattergen.runs import RunFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

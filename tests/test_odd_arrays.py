@@ -8,9 +8,9 @@ import torch
 
 from scattergen.datasets import ImageArray, open_dataset
 from scattergen.datasets.arrays import ArrayFile
+from scattergen.datasets.image_files import read_codes
 from scattergen.datasets.source import class_labels
 from scattergen.errors import InputError
-from scattergen.image_files import read_codes
 
 WORDS = r"x\.npy has been changed or cut off since it was opened: .*start again"
 

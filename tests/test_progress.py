@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from scattergen import progress as progress_module
-from scattergen.progress import SILENT, Progress
+from scattergen.display import progress as progress_module
+from scattergen.display.progress import SILENT, Progress
 
 
 class Clock:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from scattergen.datasets import ImageFolder, WithMirrored, folder, limit, mnist, open_dataset
 from scattergen.datasets.recognition import marks_of, recognise, what_changed
+from scattergen.display.progress import Progress
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import InputError
 from scattergen.pipeline import fit as fitting
-from scattergen.progress import Progress
 from scattergen.runs import RunFolder
 
 N, HELD_OUT = 30, 3

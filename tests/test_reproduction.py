@@ -17,6 +17,8 @@ from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities import hyperparameters, make
 from scattergen.densities.networks import posterior
 from scattergen.diagnostics import count_rejections
+from scattergen.display.progress import SILENT
+from scattergen.display.words import number
 from scattergen.errors import InputError, RunFolderError
 from scattergen.paper import Effort, density_samples, normality, precursors, reproduce_run, sources
 from scattergen.paper import reproduce as orchestration
@@ -37,18 +39,15 @@ from scattergen.paper.normality import _finding as normality_finding
 from scattergen.paper.training_time import _finding as training_finding
 from scattergen.paper.training_time import measure as train_pixels
 from scattergen.paper.training_time import refits_to_win, time_to_reach
-from scattergen.progress import SILENT
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, layout
 from scattergen.runs.index import read_index
-from scattergen.wording import number
 from test_report import Checker
 
 TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30))
 PACKAGE = Path(sg.__file__).parent
 # What stages run although no number depends on it.
 NO_NUMBERS = (
-    "runs/", "processes/", "files.py", "tensor_files.py", "progress.py", "wording.py",
-    "keywords.py", "errors.py", "paper/findings.py",
+    "runs/", "processes/", "files/", "display/", "calls/keywords.py", "errors.py", "paper/findings.py",
 )  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scattergen.datasets import open_dataset
+from scattergen.display.progress import SILENT
 from scattergen.errors import InputError, ScattergenError
 from scattergen.paper import Effort, trainings
 from scattergen.paper import reproduce as orchestration
@@ -18,7 +19,6 @@ from scattergen.paper.precursors import _raw_finding as raw_finding
 from scattergen.paper.precursors import measure_raw, show_raw
 from scattergen.paper.trainings import _stability_finding as stability_finding
 from scattergen.paper.trainings import sensitivity
-from scattergen.progress import SILENT
 from scattergen.report.plots import rate_curves
 from scattergen.runs import RunFolder
 from test_report import Checker

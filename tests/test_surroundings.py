@@ -20,9 +20,9 @@ from scattergen.__main__ import main as start
 from scattergen.cli import opening
 from scattergen.cli.arguments import Common
 from scattergen.datasets import mnist
+from scattergen.datasets.image_files import write_codes, write_images
 from scattergen.errors import InputError, ScattergenError
 from scattergen.files import temporary_path
-from scattergen.image_files import write_codes, write_images
 from scattergen.processes import Layout, make_fabric, supervise
 from scattergen.report.diagnostic_plots import dependence_heat_map, marginal_histograms
 from scattergen.report.plots import figure_png, quality_by_time, training_curve
@@ -213,7 +213,7 @@ def harmless(text):
 
 
 def test_text_is_shown_and_does_nothing():
-    from scattergen.wording import visible
+    from scattergen.display.words import visible
 
     assert visible(HOSTILE) == SHOWN
     assert visible(SHOWN) == SHOWN

@@ -21,14 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import scattergen as sg
-from scattergen import files
 from scattergen.densities import Gaussian, make
+from scattergen.display.progress import SILENT
 from scattergen.errors import InputError, RunFolderError
-from scattergen.files import sha256
+from scattergen.files import atomic, sha256
+from scattergen.files.tensors import read_tensors, write_tensors
 from scattergen.pipeline.evaluate import diagnose_run
-from scattergen.progress import SILENT
 from scattergen.runs import Result, RunFolder, Stages, layout, schema
-from scattergen.tensor_files import read_tensors, write_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -895,7 +894,7 @@ def test_an_index_that_cannot_be_read_is_not_called_damaged(run, monkeypatch, nu
         return opening(name, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "open", failing)
+        patch.setattr(atomic.os, "open", failing)
         for use in uses:
             with pytest.raises(RunFolderError) as error:
                 use()
@@ -917,8 +916,8 @@ def test_a_new_name_reaches_the_disk_before_the_index_forgets_the_old_file(run, 
         steps.append(f"replace {Path(target).name}")
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "fsync", synced)
-    monkeypatch.setattr(files.os, "replace", replaced)
+    monkeypatch.setattr(atomic.os, "fsync", synced)
+    monkeypatch.setattr(atomic.os, "replace", replaced)
     opened.write("densities/more", KEY, *stored, after={"codes": opened.key("codes")})
     assert steps[0].startswith("sync .writing-")  # the content
     moved = steps.index(f"replace more-{KEY}.safetensors")

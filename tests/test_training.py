@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scattergen.errors import InputError, ScattergenError
-from scattergen.tensor_files import read_tensors
+from scattergen.files.tensors import read_tensors
 from scattergen.training import loop as training
 from scattergen.training.settings import SCHEDULES, constant, one_cycle
 from small_trainings import assert_same_bits, data, one_module, parameters, squared_error, train, two_modules

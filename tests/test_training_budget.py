@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from scattergen.display.progress import Progress
 from scattergen.errors import InputError, RunFolderError
-from scattergen.progress import Progress
-from scattergen.tensor_files import read_tensors
+from scattergen.files.tensors import read_tensors
 from scattergen.training import loop as training
 from scattergen.training.settings import one_cycle
 from small_trainings import assert_same_bits, data, one_module, parameters, train

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from scattergen.display.progress import Progress
 from scattergen.errors import RunFolderError
-from scattergen.progress import Progress
-from scattergen.tensor_files import read_tensors, write_tensors
+from scattergen.files.tensors import read_tensors, write_tensors
 from small_trainings import assert_same_bits, data, network, one_module, parameters, train, two_modules
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}  # 4 steps per epoch of 35 examples

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from scattergen.display.progress import Progress
 from scattergen.encoder import PCAWhitening, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
-from scattergen.progress import Progress
 
 N, D = 400, 30
 

@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 from scattergen.datasets import mnist
 from scattergen.evaluation.digit_classifier import DigitClassifier
 from scattergen.files import sha256
-from scattergen.tensor_files import write_tensors
+from scattergen.files.tensors import write_tensors
 from scattergen.training.loop import History, train
 from scattergen.training.settings import TrainingSettings
 

@@ -5,16 +5,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scattergen.display.machine import __version__ as __version__
 from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from scattergen import datasets, densities, diagnostics, evaluation, report, scattering
     from scattergen.decoder.generator import Decoder
+    from scattergen.display.progress import Progress
     from scattergen.encoder.scattering_encoder import ScatteringEncoder
     from scattergen.encoder.whitening import PCAWhitening
     from scattergen.model import DecoderLike, EncoderLike, GenerativeScatteringNetwork
-    from scattergen.progress import Progress
     from scattergen.scattering import Scattering2D
 
 __all__ = ["Decoder", "GenerativeScatteringNetwork", "PCAWhitening", "Progress", "Scattering2D", "ScatteringEncoder"]
@@ -28,7 +28,7 @@ _HOMES = {
     "EncoderLike": "model",
     "GenerativeScatteringNetwork": "model",
     "PCAWhitening": "encoder",
-    "Progress": "progress",
+    "Progress": "display.progress",
     "Scattering2D": "scattering",
     "ScatteringEncoder": "encoder",
 }

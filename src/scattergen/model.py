@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from scattergen.calls.keywords import check_seed, whole_number
+from scattergen.calls.state import guard
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
 from scattergen.datasets.containers import as_tensor
 from scattergen.decoder.fit import DecoderTraining
@@ -20,20 +22,18 @@ from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, draw_in_chunks, sample_density
 from scattergen.densities.protocol import check_codes
 from scattergen.densities.sampling import Labels
+from scattergen.display.machine import memory
+from scattergen.display.notebook import Card, Displayed, strip
+from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
-from scattergen.global_state import guard
 from scattergen.image_quality import psnr
-from scattergen.keywords import check_seed, whole_number
-from scattergen.notebook import Card, Displayed, strip
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages import presets
 from scattergen.stages.density import default_by_class, default_density, density_key, fit_density
 from scattergen.stages.fit import fit_parts
 from scattergen.stages.model_parts import Parts, read_parts, save_parts
 from scattergen.stages.options import AnyDecoder, check_options, options_of
-from scattergen.wording import memory
 
 DECODING_BATCH = 256
 _SHOWN = 8  # samples in a notebook

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from scattergen import densities
+from scattergen.calls.state import usual_state
 from scattergen.densities import Density
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import InputError
-from scattergen.global_state import usual_state
 from scattergen.scattering import Scattering2D
 
 __all__ = [

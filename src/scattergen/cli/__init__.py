@@ -10,11 +10,11 @@ import typer
 from typer import Option
 from typer.core import TyperGroup
 
-import scattergen
 from scattergen.cli import browsing, exploring, fitting, looking, sharing, streams, using
 from scattergen.cli.arguments import unfolded
+from scattergen.display.machine import __version__
+from scattergen.display.words import say
 from scattergen.errors import ScattergenError
-from scattergen.wording import say
 
 # What pydantic, by which typer reads options, says of them.
 _PLAIN = {
@@ -44,7 +44,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        say(f"scattergen {scattergen.__version__}")
+        say(f"scattergen {__version__}")
         sys.exit()
 
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import typer
 from typer import Argument, Option
 
+from scattergen.display.words import say
 from scattergen.errors import InputError
-from scattergen.wording import say
 
 
 def path(text: str) -> Path:

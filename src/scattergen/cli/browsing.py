@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
+from scattergen.display.words import say, setting, visible
 from scattergen.errors import InputError
-from scattergen.wording import say, setting, visible
 
 _LONGEST = 40  # of a setting in a table
 
@@ -70,7 +70,7 @@ def compare(
     """
     from scattergen.cli.opening import prepare
     from scattergen.cli.printing import WIDE, print_table
-    from scattergen.image_files import check_output, write_images
+    from scattergen.datasets.image_files import check_output, write_images
     from scattergen.pipeline.browse import compare_runs, samples_of_runs
     from scattergen.runs import RunFolder
 
@@ -117,8 +117,8 @@ def nearest(
 
     from scattergen.cli.opening import open_codes, open_of_run, prepare
     from scattergen.cli.printing import print_table
+    from scattergen.datasets.image_files import check_output, write_images
     from scattergen.datasets.recognition import names_of
-    from scattergen.image_files import check_output, write_images
     from scattergen.pipeline.browse import nearest_training_images
     from scattergen.pipeline.evaluate import check_data
     from scattergen.runs import RunFolder
@@ -173,7 +173,7 @@ def edit(
       scattergen edit runs/mnist --component 1=3 --component 5=-1.5 --image mnist --row 4 --steps 8 --out row.png
     """
     from scattergen.cli.opening import open_codes, prepare
-    from scattergen.image_files import check_output, is_animation, write_series
+    from scattergen.datasets.image_files import check_output, is_animation, write_series
     from scattergen.pipeline.browse import edited
     from scattergen.runs import RunFolder
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Option
 
 from scattergen.cli import arguments as arg
-from scattergen.wording import say
+from scattergen.display.words import say
 
 
 def explore(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
+from scattergen.display.words import say
 from scattergen.errors import InputError
-from scattergen.wording import say
 
 if TYPE_CHECKING:
     from scattergen.pipeline.fit import FittedRun
@@ -67,7 +67,7 @@ def fit(
     from scattergen.cli import sentence_of
     from scattergen.cli.opening import begin, check_sides, open_to_fit, prepare
     from scattergen.datasets import class_labels
-    from scattergen.image_files import check_place
+    from scattergen.datasets.image_files import check_place
     from scattergen.pipeline.fit import fit_run, options_of_fit
     from scattergen.processes import ALONE, Layout, Processes, errors_reported, join, supervise, this_program
     from scattergen.runs.layout import refuse_foreign

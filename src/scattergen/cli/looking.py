@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
+from scattergen.display.words import say
 from scattergen.errors import InputError
-from scattergen.wording import say
 
 
 def info(

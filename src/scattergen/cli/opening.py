@@ -14,13 +14,13 @@ from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
 from scattergen.datasets.reading import ImageReader
 from scattergen.datasets.source import MNIST
+from scattergen.display.machine import memory
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.model import DECODING_BATCH, GenerativeScatteringNetwork
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.stages.density import density_to_sample
 from scattergen.stages.presets import CELEBA_PRESETS
-from scattergen.wording import memory
 
 _MANY_PIXELS = 1 << 20  # of one image
 

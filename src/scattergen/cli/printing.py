@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Column, Table
 
+from scattergen.display.words import duration, say, visible
 from scattergen.files import gigabytes
-from scattergen.wording import duration, say, visible
 
 if TYPE_CHECKING:  # what is printed; imported with SciPy's statistics and Matplotlib
     from scattergen.pipeline.estimate import StageEstimate

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
-from scattergen.wording import say
+from scattergen.display.words import say
 
 License = Annotated[str | None, Option("--license", metavar="ID",
     help="Of the model, for its card, as Hugging Face writes it: cc-by-4.0.")]  # fmt: skip

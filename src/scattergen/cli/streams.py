@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from scattergen.wording import Heedless
+from scattergen.display.words import Heedless
 
 
 @contextmanager

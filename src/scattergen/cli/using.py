@@ -40,9 +40,9 @@ def sample(
     """
     from scattergen.cli.opening import prepare
     from scattergen.datasets import ClassLabels
+    from scattergen.datasets.image_files import check_output, write_images
     from scattergen.densities.class_conditional import label_numbers
     from scattergen.densities.sampling import check_temperature
-    from scattergen.image_files import check_output, write_images
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.runs import RunFolder
     from scattergen.stages.density import density_to_sample
@@ -93,7 +93,7 @@ def encode(
       scattergen encode runs/mnist mnist --part train --out training-codes.npz
     """
     from scattergen.cli.opening import open_like, prepare
-    from scattergen.image_files import check_codes_path, write_codes
+    from scattergen.datasets.image_files import check_codes_path, write_codes
     from scattergen.model import GenerativeScatteringNetwork
 
     progress = prepare(common)
@@ -116,7 +116,7 @@ def decode(
       scattergen decode runs/mnist codes.npz --out images/
     """
     from scattergen.cli.opening import prepare
-    from scattergen.image_files import check_output, read_codes, write_images
+    from scattergen.datasets.image_files import check_output, read_codes, write_images
     from scattergen.model import GenerativeScatteringNetwork
 
     progress = prepare(common)
@@ -144,7 +144,7 @@ def reconstruct(
     import torch
 
     from scattergen.cli.opening import open_like, prepare
-    from scattergen.image_files import check_output, is_grid, write_images
+    from scattergen.datasets.image_files import check_output, is_grid, write_images
     from scattergen.image_quality import psnr
     from scattergen.model import GenerativeScatteringNetwork
 
@@ -185,7 +185,7 @@ def interpolate(
     import torch
 
     from scattergen.cli.opening import number_of, open_like, prepare
-    from scattergen.image_files import check_output, is_animation, write_series
+    from scattergen.datasets.image_files import check_output, is_animation, write_series
     from scattergen.model import GenerativeScatteringNetwork
 
     prepare(common)

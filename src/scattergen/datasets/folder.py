@@ -15,8 +15,8 @@ from torch import Tensor
 
 from scattergen.datasets.decoding import SUFFIXES, Mode, warn_of_foreign
 from scattergen.datasets.reading import CACHE_BYTES, MANY, ImageReader
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.progress import SILENT, Progress
 
 # What file servers, systems and programs keep beside photos: deleted ones, thumbnails, previews, earlier versions.
 _KEPT_BY_PROGRAMS = re.compile(

@@ -13,8 +13,8 @@ from torch import Tensor
 from scattergen.datasets.decoding import Encoded, File, Mode
 from scattergen.datasets.reading import CACHE_BYTES, ImageReader
 from scattergen.datasets.source import check_labels
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, one_line
-from scattergen.progress import SILENT, Progress
 
 PREFIX = "hf:"
 _ROWS = 256  # that are read from a table at once

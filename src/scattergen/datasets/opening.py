@@ -17,8 +17,8 @@ from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.huggingface import PREFIX, HuggingFaceImages, HuggingFaceName, load_tables
 from scattergen.datasets.published import cifar, is_cifar, mnist
 from scattergen.datasets.source import MNIST, Dataset, ImageSource, Subset
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.progress import SILENT, Progress
 
 MAX_TEST_IMAGES = 10_000
 _FEWEST_TEST_IMAGES = 100  # of a limited dataset

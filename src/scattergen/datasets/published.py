@@ -13,9 +13,9 @@ from scattergen.datasets.arrays import ImageArray
 from scattergen.datasets.decoding import Header, read_header
 from scattergen.datasets.folder import ImageFolder, list_images
 from scattergen.datasets.source import MNIST, Dataset, Subset
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.files import read_known
-from scattergen.progress import SILENT, Progress
 
 SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"  # of MNIST's file
 

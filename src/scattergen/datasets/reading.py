@@ -26,8 +26,8 @@ from torch import Tensor
 
 from scattergen.datasets.decoding import File, Header, Mode, check_crop, decode, read_header
 from scattergen.datasets.source import DisplayedImages, Index, positions
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import BadImageError, InputError, ScattergenError
-from scattergen.progress import SILENT, Progress
 
 CACHE_BYTES = 1 << 30  # largest size of all decoded images that is kept in memory
 MANY = 2000  # files, whose headers, or hashes, take a second or two; decoding takes twenty times that

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from scattergen.display.notebook import Card, Displayed, strip
 from scattergen.errors import InputError
-from scattergen.notebook import Card, Displayed, strip
 
 Index = slice | Tensor
 MNIST = "mnist"  # the source, and the name, of the digits that are part of the package

@@ -14,12 +14,12 @@ from scattergen.datasets import ImageArray, ImageSource, Subset, WithMirrored
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LocalDecoder
 from scattergen.decoder.scattering_loss import ScatteringLoss
+from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
+from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.image_quality import psnr
 from scattergen.processes import ALONE, Processes
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 from scattergen.training.loop import Batch, History, Metrics, check_shares, train
 from scattergen.training.settings import TrainingSettings
 

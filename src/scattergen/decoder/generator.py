@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from scattergen.errors import InputError
-from scattergen.tensor_files import check_shapes
+from scattergen.files.tensors import check_shapes
 
 
 class CodeDecoder(nn.Module):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from scattergen.datasets import ImageSource
 from scattergen.decoder.generator import CodeDecoder, UpsampledConv2d, check_grids, check_layers, grids
+from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import check_shapes
+from scattergen.files.tensors import check_shapes
 
 _MOST_IMAGES = 20_000  # more change least squares of at most a few hundred components no more
 _BATCH_FLOATS = 1 << 24

@@ -1,5 +1,6 @@
 """Latent densities: models of the distribution of codes that are fitted in seconds."""
 
+from scattergen.calls.state import guard
 from scattergen.densities.class_conditional import ClassConditional, make_for_classes, needs_labels
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.flow import Flow
@@ -10,7 +11,6 @@ from scattergen.densities.parzen import ManifoldParzen
 from scattergen.densities.protocol import Density, LikelihoodDensity, check_count, hyperparameters
 from scattergen.densities.sampling import Noise, draw_in_chunks, sample_density
 from scattergen.densities.vae import VariationalAutoencoder
-from scattergen.global_state import guard
 
 from scattergen.densities.registry import (  # isort: skip
     DENSITIES, IMPROVED, density_class, improved_keywords, make, names, registered_name,

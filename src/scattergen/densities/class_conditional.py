@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.calls.keywords import check_seed, whole_number
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import Density, check_codes, check_count, check_fitted, hyperparameters, take_tensor
 from scattergen.densities.registry import DENSITIES, density_class, make
 from scattergen.densities.sampling import Labels, draw_in_chunks, sample_density, takes
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
-from scattergen.keywords import check_seed, whole_number
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
+from scattergen.files.tensors import flatten_state, read_tensors_if_whole, take_state, write_tensors
 
 NAME = "class_conditional"
 

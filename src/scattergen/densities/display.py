@@ -3,7 +3,7 @@
 import inspect
 
 from scattergen.densities.protocol import Density, hyperparameters
-from scattergen.notebook import Card, Displayed
+from scattergen.display.notebook import Card, Displayed
 
 
 class DisplayedDensity(Displayed):

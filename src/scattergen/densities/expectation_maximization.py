@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scattergen.densities.gaussian import ROWS, log_joint, log_mixture, precision_factor, shrink_to_identity
 from scattergen.densities.sampling import hold_out
-from scattergen.progress import Progress
+from scattergen.display.progress import Progress
 
 _SEEDING_CODES = 20_000  # k-means++ looks at no more codes than this
 _NEGLIGIBLE = 1e-6  # smaller responsibilities are taken as 0

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.calls.state import seeded
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.global_state import seeded
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import flatten_state
+from scattergen.files.tensors import flatten_state
 from scattergen.training import Batch, Metrics, TrainingSettings, train
 
 

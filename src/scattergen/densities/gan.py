@@ -15,9 +15,9 @@ from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import flatten_state
+from scattergen.files.tensors import flatten_state
 from scattergen.training import Batch, Loss, TrainingSettings, train
 
 

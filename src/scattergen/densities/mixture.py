@@ -16,8 +16,8 @@ from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.gaussian import from_white, inverse_of_lower, log_mixture, shrink_to_identity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.progress import SILENT, Progress
 
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200

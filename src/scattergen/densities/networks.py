@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scattergen.errors import InputError, RunFolderError
-from scattergen.tensor_files import take_state
+from scattergen.files.tensors import take_state
 
 FEWEST_CODES = 24  # of a density with early stopping
 STOPPING_SHARE = 1 / 12  # of the codes is held out for it: 5,000 of 60,000

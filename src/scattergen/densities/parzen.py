@@ -12,8 +12,8 @@ from torch.nn import functional
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
-from scattergen.progress import SILENT, Progress
 
 
 class ManifoldParzen(DisplayedDensity):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets.containers import as_tensor
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import take_state
+from scattergen.files.tensors import take_state
 
 History = list[dict[str, float]]
 File = Path | None  # where a fit keeps its progress, if it does

@@ -3,6 +3,7 @@
 from importlib.metadata import entry_points
 from typing import Any
 
+from scattergen.calls.keywords import check_keywords, nearest_name
 from scattergen.densities.flow import Flow
 from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
 from scattergen.densities.gaussian import Gaussian
@@ -11,7 +12,6 @@ from scattergen.densities.parzen import ManifoldParzen
 from scattergen.densities.protocol import Density
 from scattergen.densities.vae import IMPROVED_VAE, VariationalAutoencoder
 from scattergen.errors import InputError
-from scattergen.keywords import check_keywords, nearest_name
 
 DENSITIES: dict[str, type[Density]] = {
     "gaussian": Gaussian,

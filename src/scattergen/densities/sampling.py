@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scattergen.calls.keywords import check_seed, whole_number
+from scattergen.calls.state import usual_state
 from scattergen.densities.protocol import Density
 from scattergen.errors import InputError
-from scattergen.global_state import usual_state
-from scattergen.keywords import check_seed, whole_number
 
 Labels = int | str | Sequence[int | str] | Tensor | NDArray[Any]
 """One class for all codes or one for each: numbers, or names as strings."""

@@ -15,9 +15,9 @@ from scattergen.densities.gaussian import shrink_to_identity
 from scattergen.densities.mixture import LeadingComponents, check_components
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import flatten_state
+from scattergen.files.tensors import flatten_state
 from scattergen.training import Batch, Metrics, TrainingSettings, train
 
 _FIRST_LOG_VARIANCE = -4.0

@@ -2,12 +2,12 @@
 
 import sys
 
+from scattergen.calls.state import guard
 from scattergen.diagnostics.battery import Battery, run_battery
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.component_grid import component_grid
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.monte_carlo import DiagnosticTest
-from scattergen.global_state import guard
 
 from scattergen.diagnostics.normality import (  # isort: skip
     NormalityTable, NormalityTest, RejectionRate, count_rejections, dagostino_k2, effect_sizes, jarque_bera,

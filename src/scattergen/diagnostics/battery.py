@@ -7,7 +7,7 @@ from scattergen.diagnostics.classifiers import classifier_dependence, classifier
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, checked_codes
 from scattergen.diagnostics.normality import marginal_normality, radial, sliced_normality
-from scattergen.progress import SILENT, Progress
+from scattergen.display.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)

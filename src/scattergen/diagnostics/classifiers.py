@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from scattergen.calls.state import seeded
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
-from scattergen.global_state import seeded
 from scattergen.training import TrainingSettings, train
 
 # Enough to see a scale mixture or a dependent pair among 16 components in 500 codes; after 600 steps the network knows

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from scattergen.calls.keywords import whole_number
 from scattergen.datasets.source import as_numpy
 from scattergen.errors import InputError
-from scattergen.keywords import whole_number
 
 Floats = NDArray[np.float64]
 Codes = Tensor | ArrayLike  # (n, d), in floating point

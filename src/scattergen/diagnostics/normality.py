@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from scattergen.calls.keywords import whole_number
 from scattergen.datasets.source import as_numpy
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
 from scattergen.errors import InputError
-from scattergen.keywords import whole_number
 
 # The null distribution of the kurtosis in K2 (Anscombe & Glynn, 1983) is an approximation stated for n >= 20; the
 # chi-square limit of Jarque-Bera is poorer still below that.

@@ -1,8 +1,8 @@
 """Images to codes: scattering, and whitened principal components of its coefficients."""
 
+from scattergen.calls.state import guard
 from scattergen.encoder.scattering_encoder import ScatteringEncoder, reconstruct_codes
 from scattergen.encoder.whitening import PCAWhitening
-from scattergen.global_state import guard
 
 __all__ = ["PCAWhitening", "ScatteringEncoder", "reconstruct_codes"]
 

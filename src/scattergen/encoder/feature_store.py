@@ -12,8 +12,8 @@ from torch import Tensor
 
 from scattergen.errors import ScattergenError
 from scattergen.files import FULL, free_bytes, gigabytes
+from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.processes import ALONE, Processes
-from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 Keep = Literal["auto", "memory", "disk", "recompute"]
 Precision = Literal["float16", "float32"]

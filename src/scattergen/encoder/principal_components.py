@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from scattergen.display.progress import Progress, Task
 from scattergen.errors import InputError
+from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.processes import Processes
-from scattergen.progress import Progress, Task
-from scattergen.tensor_files import read_tensors_if_whole, write_tensors
 
 # Of at most so many samples, and so many numbers in all (800 MB), the Gram matrix and its eigenvectors cost less than
 # subspace iteration; of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.

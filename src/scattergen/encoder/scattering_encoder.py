@@ -9,19 +9,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from scattergen.calls.state import usual_state
 from scattergen.datasets import ImageSource, WithMirrored, fingerprint_of
 from scattergen.datasets.containers import as_tensor
 from scattergen.datasets.recognition import files_of
+from scattergen.display.notebook import Card, Displayed
+from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.feature_store import FeatureStore, Keep, Precision
 from scattergen.encoder.whitening import PCAWhitening
 from scattergen.errors import BadImageError, InputError
-from scattergen.global_state import usual_state
-from scattergen.notebook import Card, Displayed
+from scattergen.files.tensors import check_shapes
 from scattergen.processes import ALONE, Processes
-from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
 from scattergen.scattering.inversion import Reconstruction, check_finite, multi_start
-from scattergen.tensor_files import check_shapes
 
 _BATCH_FLOATS = 2**25  # of scattering coefficients that one batch may hold (128 MiB)
 # Images that least squares are fitted to and tested on: more would not change the choice.

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets.containers import as_tensor
+from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.principal_components import Samples, principal_components
 from scattergen.errors import InputError
 from scattergen.processes import ALONE
-from scattergen.progress import SILENT, Progress
 
 Batches = Callable[[], Iterable[Any]]
 """Starts a pass over the data; yields batches of features, (n, D), tensors or arrays."""

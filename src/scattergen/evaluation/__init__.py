@@ -2,6 +2,7 @@
 
 import sys
 
+from scattergen.calls.state import guard
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.distances import Manifolds, frechet_distance, kernel_distance, manifold_metrics
 from scattergen.evaluation.evaluate import Evaluation, Evaluator, evaluate
@@ -11,7 +12,6 @@ from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells
 from scattergen.evaluation.perceptual import PerceptualFeatures
 from scattergen.evaluation.tables import Estimate, jackknife, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means
-from scattergen.global_state import guard
 from scattergen.image_quality import psnr, sharpness, ssim
 
 __all__ = ["DigitFeatures", "FeatureExtractor", "InceptionFeatures", "PerceptualFeatures", "ScatteringFeatures"]

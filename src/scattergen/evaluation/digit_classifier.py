@@ -9,9 +9,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageSource
+from scattergen.display.progress import SILENT, Progress
 from scattergen.evaluation.features import check_images, in_batches
 from scattergen.files import read_known
-from scattergen.progress import SILENT, Progress
 
 VERSION = "1"
 FILE = f"mnist-classifier-{VERSION}.safetensors"

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.evaluation.distances import (
     Manifolds,
@@ -18,7 +19,6 @@ from scattergen.evaluation.distances import (
 from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells, memorisation
 from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means
-from scattergen.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scattergen.calls.state import usual_state
 from scattergen.datasets import ImageSource
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.global_state import usual_state
-from scattergen.progress import SILENT, Progress
 from scattergen.scattering import Scattering2D
 
 _BATCH_FLOATS = 1 << 25  # scattering coefficients of one batch: 128 MiB

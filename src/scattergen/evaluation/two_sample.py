@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from scattergen.calls.state import seeded
 from scattergen.densities.expectation_maximization import lloyd, seed_means
 from scattergen.errors import InputError
 from scattergen.evaluation.tables import check_tables, nearest
-from scattergen.global_state import seeded
 from scattergen.training import TrainingSettings, train
 
 

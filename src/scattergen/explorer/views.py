@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scattergen.datasets.image_files import image_grid, png
+from scattergen.display.words import templates
 from scattergen.errors import InputError
 from scattergen.explorer.session import N_SAMPLES, Explorer
-from scattergen.image_files import image_grid, png
 from scattergen.image_quality import psnr
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.browse import edited
-from scattergen.wording import templates
 
 N_SLIDERS = 8
 Given = Mapping[str, Any]

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from scattergen.display.machine import __version__, machine
 from scattergen.paper import sources
 from scattergen.paper.material import Material
 from scattergen.report.html import render
 from scattergen.runs import Result, Stages
-from scattergen.version import __version__
-from scattergen.wording import machine
 
 Verdict = Literal["agrees", "agrees in part", "disagrees", "cannot be compared"]
 Facts = Mapping[str, Any]

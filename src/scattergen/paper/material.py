@@ -11,10 +11,10 @@ from torch import Tensor
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.source import random_rows
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
+from scattergen.display.progress import Progress
 from scattergen.evaluation import DigitFeatures, FeatureExtractor, ScatteringFeatures, frechet_distance, kernel_distance
 from scattergen.image_quality import psnr
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import Progress
 from scattergen.report import paper
 from scattergen.runs import RunFolder
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import StackDataset
 
 import scattergen.densities.networks as nets
+from scattergen.calls.keywords import whole_number
 from scattergen.datasets import ImageSource, as_images
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import History, history_state, take_history, take_tensor
 from scattergen.densities.sampling import CHUNK, Noise, draw_in_chunks
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.keywords import whole_number
-from scattergen.progress import SILENT, Progress
-from scattergen.tensor_files import flatten_state, take_state
+from scattergen.files.tensors import flatten_state, take_state
 from scattergen.training.loop import Batch, Batches, Loss, train
 from scattergen.training.settings import TrainingSettings
 

@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from scattergen.calls.keywords import check_seed
 from scattergen.datasets import Dataset
 from scattergen.datasets.published import N_TEST, N_TRAIN
 from scattergen.datasets.recognition import recognise
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path
-from scattergen.keywords import check_seed
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.paper import density_samples, dependence, normality, precursors, training_time, trainings
 from scattergen.paper.findings import Finding, Measured, Results, Section, Stage, measured, render_page
 from scattergen.paper.material import FULL, PAPER_DENSITIES, Effort, Material
 from scattergen.pipeline.fit import fit_density_run
-from scattergen.progress import SILENT, Progress
 from scattergen.report import paper
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages.presets import preset

@@ -10,9 +10,9 @@ _ROOT, _FOLDER = "scattergen", Path(__file__).parents[1]
 # Imported everywhere, but no number depends on them.
 _NO_NUMBERS = (
     # how results are shown, but for what the paper reports; the machine is in the keys where it makes a difference
-    "report", "cli", "wording", "paper.findings",
+    "report", "cli", "display", "paper.findings",
     # where they are kept
-    "runs", "files", "tensor_files", "processes", "progress", "errors", "keywords",
+    "runs", "files", "processes", "errors", "calls.keywords",
 )  # fmt: skip
 # The model is made of the parts of the run that a stage names. Each comes with its own code, so that what only another
 # part needs changes nothing.

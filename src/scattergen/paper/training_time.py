@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scattergen.display.machine import machine
+from scattergen.display.words import duration
 from scattergen.files import write_json
 from scattergen.paper.density_samples import SAMPLES, seconds_of
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, judge
@@ -13,7 +15,6 @@ from scattergen.paper.material import SHOWN, Material
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.report.html import themed
 from scattergen.report.plots import quality_curves
-from scattergen.wording import duration, machine
 
 PIXEL_MODELS = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
 _ENDLESS = 100_000  # epochs: the clock stops the training

@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scattergen.calls.state import seeded
 from scattergen.datasets import Subset
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.densities.gan import GenerativeAdversarialNetwork
+from scattergen.display.words import sample_size
 from scattergen.errors import InputError, ScattergenError
-from scattergen.global_state import seeded
 from scattergen.paper.density_samples import DECODED, latent_variables
 from scattergen.paper.findings import OTHER, SETTINGS, Facts, Finding, Measured, Results, Section, Stage, Verdict, judge
 from scattergen.paper.material import SHOWN, Material, mean_psnr
 from scattergen.paper.pixel_models import DCGAN
 from scattergen.report.html import themed
 from scattergen.report.plots import rate_curves, rate_factor
-from scattergen.wording import sample_size
 
 STABILITY = "stability"
 

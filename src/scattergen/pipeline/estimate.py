@@ -18,13 +18,13 @@ from scattergen.decoder.local import LinearDecoder
 from scattergen.densities import make
 from scattergen.diagnostics import count_rejections, rejections_by_sample_size
 from scattergen.diagnostics.normality import SMALLEST_SAMPLE
+from scattergen.display.progress import SILENT, Progress, Task
 from scattergen.encoder.principal_components import passes_and_order
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.model import DECODING_BATCH
 from scattergen.pipeline.judging import FEWEST_TEST_IMAGES, LEAST_JUDGED, MOST_JUDGED
-from scattergen.progress import SILENT, Progress, Task
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.fit import trial_sizes
 from scattergen.stages.options import AnyDecoder, build, make_decoder

@@ -15,28 +15,28 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scattergen import evaluation
+from scattergen.calls.keywords import whole_number
+from scattergen.calls.state import usual_state
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.recognition import recognise, what_changed
 from scattergen.datasets.source import random_rows, some_of
 from scattergen.densities import LikelihoodDensity
 from scattergen.diagnostics import Battery, count_rejections, run_battery
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
+from scattergen.display.machine import machine
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor, TwoSampleTest, classifier_two_sample_test
 from scattergen.files import atomic_path, write_json
-from scattergen.global_state import usual_state
 from scattergen.image_quality import sharpness
-from scattergen.keywords import whole_number
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import kept_features
 from scattergen.pipeline.report import show_in_report
-from scattergen.progress import SILENT, Progress
 from scattergen.report import diagnostic_plots as plots
 from scattergen.report.plots import eigenvalue_spectrum, figure_png, quality_by_time
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.layout import products_in
 from scattergen.stages.density import check_densities
-from scattergen.wording import machine
 
 FeatureName = Literal["digits", "scattering", "perceptual", "inception"]
 

@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 
 import torch
 
+from scattergen.calls.state import usual_state
 from scattergen.datasets import ClassLabels, Dataset, class_labels
+from scattergen.datasets.image_files import save_image_grid
 from scattergen.datasets.recognition import conversions_of, marks_of, recognise, what_changed
 from scattergen.densities import improved_keywords, make, names, needs_labels
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import MEASURES, Judgement, in_words
 from scattergen.files import check_space
-from scattergen.global_state import usual_state
-from scattergen.image_files import save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import PARTS, REFERENCE
 from scattergen.processes import ALONE, Processes
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differences, fit_seconds, refuse_differences
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from scattergen.datasets import ImageSource
 from scattergen.datasets.source import some_of
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
 from scattergen.image_quality import psnr, sharpness
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.layout import FEATURES
 

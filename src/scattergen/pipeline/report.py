@@ -16,23 +16,23 @@ from scattergen.densities import hyperparameters
 from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
 from scattergen.diagnostics.component_grid import PAPER_VALUES, SIGMA_VALUES, component_grid
 from scattergen.diagnostics.normality import NormalityTable, RejectionRate
+from scattergen.display.machine import machine
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.judgement import MEASURES, Judgement, Row
 from scattergen.files import read_json
+from scattergen.files.tensors import check_shapes
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.browse import nearest_training_images
 from scattergen.pipeline.judging import MOST_JUDGED, PARTS, REFERENCE, Standard, standard_of
-from scattergen.progress import SILENT, Progress
 from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
 from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, fit_seconds
 from scattergen.runs.layout import DENSITIES, products_in
 from scattergen.runs.schema import DIAGNOSIS, EVALUATION, misfit
 from scattergen.stages.density import default_density
-from scattergen.tensor_files import check_shapes
-from scattergen.wording import machine
 
 _OF_FIT: tuple[str, ...] = ("command", "machine", "tested_on")  # facts that later reports take from earlier ones
 _N_SAMPLES, _N_PAIRS, _N_NEAREST = 64, 12, 8

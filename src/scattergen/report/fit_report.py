@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scattergen.diagnostics import NormalityTable, RejectionRate
+from scattergen.display.words import duration, number
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, in_words
 from scattergen.files import atomic_path
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.report import paper, plots
 from scattergen.report.html import Picture, grid, render, themed
 from scattergen.runs.index import flatten
-from scattergen.wording import duration, number
 
 _HERO_COLUMNS, _GRID_COLUMNS = 16, 8
 

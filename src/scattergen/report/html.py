@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scattergen.image_files import png
+from scattergen.datasets.image_files import png
+from scattergen.display.words import duration, number, sample_size, setting, templates, visible
 from scattergen.report.plots import DARK, LIGHT, TEST_NAMES, Theme, enlarged, figure_png
-from scattergen.wording import duration, number, sample_size, setting, templates, visible
 
 
 class Picture(NamedTuple):

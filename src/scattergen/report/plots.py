@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from scattergen.datasets.image_files import image_grid
 from scattergen.diagnostics import RejectionRate
+from scattergen.display.words import visible
 from scattergen.errors import InputError
-from scattergen.image_files import image_grid
-from scattergen.wording import visible
 
 DPI = 200  # two pixels of the file for each CSS pixel, at 100 CSS pixels to the inch
 TEST_NAMES = {"K2": "D’Agostino K²", "JB": "Jarque–Bera"}

@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
+from scattergen.display.notebook import Card, Displayed, reduced
 from scattergen.errors import RunFolderError
 from scattergen.files import is_temporary, lock, move_file, open_regular, sha256, writing
-from scattergen.notebook import Card, Displayed, reduced
+from scattergen.files.tensors import read_metadata, read_tensors, write_tensors
 from scattergen.runs import layout, remains
 from scattergen.runs.index import LAST_STAGE, Entry, Index, Record, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, METRICS, WORK, file_of
 from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
-from scattergen.tensor_files import read_metadata, read_tensors, write_tensors
 
 
 class RunFolder(Displayed):

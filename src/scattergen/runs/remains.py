@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from scattergen.display.machine import __version__
 from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.files import is_temporary, lock, move_file, open_regular
 from scattergen.runs import layout
 from scattergen.runs.index import Index, OtherFormatError, Record, differences, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, LOCK, METRICS, WORK
-from scattergen.version import __version__
 
 # Metrics and preview of a run that will take another one's place.
 DRAFTS = (f"{WORK}/{METRICS}", f"{WORK}/preview.png")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scattergen.display.progress import Progress
 from scattergen.errors import RunFolderError
 from scattergen.processes import ALONE, Processes
-from scattergen.progress import Progress
 from scattergen.runs.folder import RunFolder
 from scattergen.runs.index import LAST_STAGE
 from scattergen.runs.layout import INDEX, PAPER

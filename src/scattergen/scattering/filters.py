@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.global_state import usual_state
+from scattergen.calls.state import usual_state
 
 # By Poisson's formula, a filter sampled on a periodic grid has as its discrete Fourier transform the sum of the
 # 2π-translates of its continuous one. All filters here are (differences of) Gaussians in Fourier: exact to rounding.

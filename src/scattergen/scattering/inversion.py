@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scattergen.calls.state import usual_state
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
-from scattergen.global_state import usual_state
-from scattergen.progress import SILENT, Progress
 from scattergen.scattering.transform import Scattering2D
 
 # Largest value of the uniform noise that distinguishes the starts. 0.01 and 0.1 recovered as many of 32 MNIST digits

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scattergen.global_state import usual_state
+from scattergen.calls.state import usual_state
 from scattergen.scattering.filters import FilterBank, cropped, low_pass_matrix, padding_sources
 
 LANES = 8  # numbers in one vector: as many as the usual orientations, and an AVX2 register of float32

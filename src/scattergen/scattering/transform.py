@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from scattergen.calls.state import usual_state
 from scattergen.errors import InputError
-from scattergen.global_state import usual_state
 from scattergen.scattering.filters import FilterBank, cropped, filter_bank, low_pass_matrix, padding_sources
 from scattergen.scattering.plan import Plan, build_plan
 

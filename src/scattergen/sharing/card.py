@@ -4,13 +4,13 @@ import re
 from typing import Any
 
 from scattergen.datasets.huggingface import PREFIX
+from scattergen.display.words import number, templates, visible
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import REAL, Judgement, in_words
 from scattergen.files import read_json
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import LAST_STAGE, RunFolder
 from scattergen.stages.presets import CELEBA_PRESETS
-from scattergen.wording import number, templates, visible
 
 CARD, SAMPLES = "README.md", "samples.png"
 NOBODY = "USER/NAME"  # stands for the name on the Hub that a model does not have yet

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scattergen.calls.state import usual_state
 from scattergen.decoder.sharpening import sharpened
 from scattergen.errors import InputError, ScattergenError
 from scattergen.files import atomic_path
-from scattergen.global_state import usual_state
 from scattergen.model import GenerativeScatteringNetwork
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}

@@ -4,12 +4,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from scattergen.datasets.image_files import check_place, save_image_grid
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files import atomic_path, check_space
-from scattergen.image_files import check_place, save_image_grid
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import REFERENCE
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.runs.index import Index, read_index
 from scattergen.runs.layout import FEATURES, PAPER

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scattergen.datasets.huggingface import PREFIX
+from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, ScattergenError, one_line
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import RunFolder
 from scattergen.runs.index import read_index
 from scattergen.runs.layout import INDEX, SUFFIX, is_stage_file

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from scattergen.datasets import class_labels, fingerprint_of
+from scattergen.datasets.image_files import save_image_grid
 from scattergen.decoder.fit import DecoderTraining, fewest_leading
 from scattergen.decoder.local import LinearDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import make
+from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.evaluation import FeatureExtractor, default_features, kernel_distance
-from scattergen.image_files import save_image_grid
-from scattergen.progress import SILENT, Progress
 from scattergen.runs import Result, Stages
 from scattergen.stages.density import choice_of_key, fit_density
 from scattergen.stages.model_parts import Parts, decoder_metadata

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from scattergen.calls.keywords import check_keywords
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, hyperparameters, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
-from scattergen.keywords import check_keywords
+from scattergen.files.tensors import check_shapes
 from scattergen.runs import LAST_STAGE, RunFolder, check_name, save_run
 from scattergen.runs.schema import REMEDY
 from scattergen.stages.density import best_density, density_metadata
 from scattergen.stages.options import AnyDecoder
 from scattergen.stages.presets import Options
-from scattergen.tensor_files import check_shapes
 
 Part = TypeVar("Part")
 

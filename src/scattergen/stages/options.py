@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from scattergen.calls.keywords import check_keywords, nearest_name
+from scattergen.calls.state import seeded
 from scattergen.datasets import ClassLabels, ImageSource
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
@@ -14,8 +16,6 @@ from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.densities import check_count, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
-from scattergen.global_state import seeded
-from scattergen.keywords import check_keywords, nearest_name
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from scattergen.calls.state import usual_state
 from scattergen.datasets import prefetched
+from scattergen.display.progress import SILENT, Progress, Task
 from scattergen.errors import InputError, RunFolderError, ScattergenError
-from scattergen.global_state import usual_state
+from scattergen.files.tensors import flatten_state, read_tensors_if_whole, take_state, write_tensors
 from scattergen.processes import ALONE, Processes, make_fabric
-from scattergen.progress import SILENT, Progress, Task
-from scattergen.tensor_files import flatten_state, read_tensors_if_whole, take_state, write_tensors
 from scattergen.training.recording import record
 from scattergen.training.settings import SCHEDULES, TrainingSettings
 

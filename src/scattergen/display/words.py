@@ -1,11 +1,9 @@
-"""How numbers, times, settings, the machine and templates read; text that a terminal shows, whatever names hold."""
+"""How numbers, times, settings and templates read; text that a terminal shows, whatever names hold."""
 
 import logging
-import os
 import unicodedata
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, TextIO
 
 # Control characters, among them the beginnings of commands to a terminal and the ends of lines;
@@ -98,24 +96,3 @@ def templates(package: str, autoescape: bool = True) -> Any:
         loader=PackageLoader(package), autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-
-
-def machine() -> dict[str, str]:
-    """Processor, number of threads, and versions: what measurements are made on."""
-    import platform  # which is slow to import, as is PyTorch, and words are needed before them
-
-    import torch
-
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "threads": str(torch.get_num_threads()), "torch": torch.__version__,
-        "python": platform.python_version(), "system": platform.system(),
-    }  # fmt: skip
-
-
-def memory() -> int:
-    """The bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,10 +2,10 @@
 
 import pytest
 
+from scattergen.calls.keywords import check_keywords
 from scattergen.decoder.generator import Decoder
+from scattergen.display.words import duration, number, setting
 from scattergen.errors import InputError
-from scattergen.keywords import check_keywords
-from scattergen.wording import duration, number, setting
 
 
 @pytest.mark.parametrize(

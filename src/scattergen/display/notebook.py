@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scattergen.wording import visible
+from scattergen.display.words import visible
 
 if TYPE_CHECKING:
     from PIL import Image

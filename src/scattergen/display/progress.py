@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from scattergen.notebook import shell
-from scattergen.wording import Heedless, visible
+from scattergen.display.notebook import shell
+from scattergen.display.words import Heedless, visible
 
 _LOG_EVERY, _SHOW_EVERY = 15.0, 0.2  # seconds between two lines in a log, and between two moves of a notebook's bar
 _LINES = 100  # of what is finished, that a notebook shows

@@ -1,0 +1,1 @@
+"""What people see: words and numbers, progress, cards in notebooks, and facts of the machine."""
