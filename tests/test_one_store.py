@@ -10,6 +10,7 @@ WATCHER = """
 import json, os, sys
 run, commands = os.path.realpath(sys.argv[1]), json.loads(sys.argv[2])
 changes = set()
+HELPERS = "scattergen.files.atomic", "scattergen.files.untrusted"
 
 def watch(event, arguments):
     if event == "open":
@@ -23,7 +24,7 @@ def watch(event, arguments):
         if not path.startswith(run + os.sep):
             continue
         frame, module = sys._getframe(1), ""
-        while frame is not None and (not module.startswith("scattergen") or module == "scattergen.files"):
+        while frame is not None and (not module.startswith("scattergen") or module in HELPERS):
             module, frame = frame.f_globals.get("__name__", ""), frame.f_back
         changes.add((module, os.path.relpath(path, run)))
 
