@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scattergen.decoder import scattering_loss
 from scattergen.decoder.scattering_loss import ScatteringLoss
 from scattergen.errors import InputError
 
@@ -44,6 +45,54 @@ def test_its_gradient_is_that_of_finite_differences():
     y = textures(2, 2, 8, seed=1).double().requires_grad_()
     # Absolute values and moduli have kinks, which these values do not touch.
     assert torch.autograd.gradcheck(lambda y: loss(y, x, torch.Generator().manual_seed(0)), y)
+
+
+def value_and_gradient(loss, y, x):
+    y = y.clone().requires_grad_()
+    value = loss(y, x, torch.Generator().manual_seed(3))
+    (2 * value).backward()
+    return value.detach(), y.grad / 2
+
+
+# 7 and 5 positions along a side, which regions of 4 do not divide; few positions; one image; many images.
+@pytest.mark.parametrize(("n", "shape", "J"), [(16, (1, 28, 28), 2), (3, (3, 20, 40), 2), (1, (2, 12, 8), 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_kernel_computes_what_pytorch_does(monkeypatch, n, shape, J, dtype):
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.rand(n, *shape, generator=generator, dtype=dtype) for _ in range(2))
+    y = x + 0.1 * noise
+    y[0, :, : shape[1] // 2] = x[0, :, : shape[1] // 2]  # positions where nothing differs
+    loss = ScatteringLoss(shape, J=J).fit(torch.rand(40, *shape, generator=generator))
+    value, gradient = value_and_gradient(loss, y, x)
+    monkeypatch.setattr(scattering_loss, "compiled_kernels", lambda: None)
+    wanted, wanted_gradient = value_and_gradient(loss, y, x)
+    # Sums over 81 paths and all positions, in another order.
+    few = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(value, wanted, rtol=few, atol=0)
+    assert (gradient - wanted_gradient).norm() < few * wanted_gradient.norm()
+
+
+def test_an_image_that_is_right_has_no_gradient():
+    x = textures(4)
+    loss = ScatteringLoss(x.shape[1:]).fit(x)
+    value, gradient = value_and_gradient(loss, x, x)
+    assert value == 0
+    assert (gradient == 0).all()
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, y = textures(7), textures(7, seed=1)
+    loss, before, found = ScatteringLoss(x.shape[1:]).fit(x), torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            found.append(value_and_gradient(loss, y, x))
+    finally:
+        torch.set_num_threads(before)
+    for value, gradient in found[1:]:
+        assert value == found[0][0]
+        assert torch.equal(gradient, found[0][1])
 
 
 def test_directions_are_drawn_from_the_generator_alone():

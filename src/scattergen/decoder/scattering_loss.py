@@ -1,13 +1,15 @@
 """The scattering loss: images compared by their local scattering coefficients."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from scattergen.errors import InputError
 from scattergen.scattering import Scattering2D
+from scattergen.scattering.transform import compiled_kernels
 
 _REGION = 4  # positions along each side of a region
 
@@ -57,9 +59,12 @@ class ScatteringLoss:
         directions = self._directions(len(images), generator).to(output)
         with torch.no_grad():
             wanted = self._coefficients(images, directions)
-        difference = (self._coefficients(output, directions) - wanted) / self.scale.to(output)
+        found, scale = self._coefficients(output, directions), self.scale.to(output)
         # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small; how much of it
         # there is in a region, or in all of the image, is known better.
+        if found.device.type == "cpu" and (kernels := compiled_kernels()) and max(found.shape[2:]) > _REGION:
+            return _ByKernel.apply(found, wanted, 1 / scale.flatten(), kernels.distance).mean() / len(scale) ** 0.5
+        difference = (found - wanted) / scale
         total = _size(difference) + _size(difference.mean((2, 3), keepdim=True))
         if max(difference.shape[2:]) > _REGION:
             total = total + _size(functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False))
@@ -77,3 +82,18 @@ class ScatteringLoss:
 def _size(difference: Tensor) -> Tensor:
     """Mean over positions of the root mean square over paths; its gradient is bounded, 0 at 0."""
     return torch.linalg.vector_norm(difference, dim=1).mean() / difference.shape[1] ** 0.5
+
+
+class _ByKernel(torch.autograd.Function):
+    """The same by a compiled kernel, which has the gradient at once."""
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, wanted: Tensor, weights: Tensor, distance: Any) -> Tensor:
+        distances, gradients = distance(found.detach(), wanted, weights, _REGION)
+        ctx.save_for_backward(gradients)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient[:, None, None, None] * ctx.saved_tensors[0], None, None, None

@@ -32,19 +32,20 @@ class Kernels(NamedTuple):
 
     transform: Callable[[Tensor, Plan], Tensor]  # coefficients (B, K, H', W') of images (B, H, W)
     gradient: Callable[[Tensor, Tensor, Plan], Tensor]  # of images, from them and that of their coefficients
+    distance: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]  # of coefficients, and their gradients
 
 
 @lru_cache
 def compiled_kernels() -> Kernels | None:
     """The compiled CPU kernel, imported on the first call; None, with a warning, where Numba does not work."""
     try:
-        from scattergen.scattering import kernel_gradient, kernels
+        from scattergen.scattering import kernel_distance, kernel_gradient, kernels
     except (ImportError, RuntimeError) as error:  # Numba's errors, as where NumPy is too new
         missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
         remedy = "pip install 'scattergen[fast]' adds it" if missing else f"Numba, its compiler, says: {error}"
         warnings.warn(f"Scattering runs up to five times faster by its compiled kernel: {remedy}.", stacklevel=2)
         return None
-    return Kernels(kernels.scatter_batch, kernel_gradient.gradient_batch)
+    return Kernels(kernels.scatter_batch, kernel_gradient.gradient_batch, kernel_distance.distance_batch)
 
 
 class Path(NamedTuple):
