@@ -1,6 +1,8 @@
 """The order of the rooms of the house: nothing imports what lies above it."""
 
 import ast
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,8 @@ FLOORS = (
 )
 LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).parent.parent
+PROGRAMS = [path for folder in ("benchmarks", "examples", "tools") for path in sorted((ROOT / folder).glob("*.py"))]
 
 
 def room_of(module):
@@ -66,6 +70,33 @@ def test_an_import_of_what_lies_above_would_be_found(tmp_path):
     assert [LEVELS[room_of(name)] > LEVELS["files"] for name in imported(file)] == [True, True]
     file.write_text("from scattergen import paper, errors\n")
     assert [room_of(name) for name in imported(file)] == ["paper", "errors"]
+
+
+def lacking(path):
+    """What a file imports from the package by name that is not there."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "scattergen":
+            try:
+                module = import_module(node.module)
+            except ModuleNotFoundError:
+                yield node.module
+                continue
+            for alias in node.names:
+                submodule = hasattr(module, "__path__") and find_spec(f"{node.module}.{alias.name}")
+                if not hasattr(module, alias.name) and not submodule:
+                    yield f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.name)
+def test_benchmarks_examples_and_tools_keep_up_with_the_package(path):
+    """They run for minutes, and no test runs them all."""
+    assert [*lacking(path)] == []
+
+
+def test_what_is_not_there_would_be_found(tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text("from scattergen.nowhere import a\nfrom scattergen.errors import InputError, Wrong\n")
+    assert [*lacking(file)] == ["scattergen.nowhere", "scattergen.errors.Wrong"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
