@@ -77,7 +77,7 @@ def dagostino_k2(z: Codes) -> NormalityTest:
         >>> (dagostino_k2(z).pvalue < 0.01).tolist()
         [False, True]
     """
-    return NormalityTest(*_per_component(z, lambda block: stats.normaltest(block, axis=0)))
+    return _k2(*effect_sizes(z), len(as_numpy(z)))
 
 
 def jarque_bera(z: Codes) -> NormalityTest:
@@ -93,10 +93,7 @@ def jarque_bera(z: Codes) -> NormalityTest:
         >>> (jarque_bera(z).pvalue < 0.01).tolist()
         [False, True]
     """
-    return NormalityTest(*_per_component(z, lambda block: stats.jarque_bera(block, axis=0)))
-
-
-_TESTS: dict[str, Callable[[Codes], NormalityTest]] = {"K2": dagostino_k2, "JB": jarque_bera}
+    return _jb(*effect_sizes(z), len(as_numpy(z)))
 
 
 def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
@@ -107,7 +104,50 @@ def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
         >>> skewness.tolist(), kurtosis.tolist()
         ([0.0], [-2.0])
     """
-    return _per_component(z, lambda block: (stats.skew(block, axis=0), stats.kurtosis(block, axis=0)))
+    codes = _codes(z)
+    skewness, kurtosis = np.full((2, codes.shape[1]), np.nan)
+    for start in range(0, codes.shape[1], COMPONENTS_PER_BLOCK):
+        block = codes[:, start : start + COMPONENTS_PER_BLOCK].astype(np.float64)
+        varying = np.flatnonzero(np.ptp(block, axis=0))
+        block = block[:, varying]
+        # No change of skewness or kurtosis, but to compute these from columns of tiny spread around a large mean loses
+        # all digits.
+        block -= block.mean(axis=0)
+        block /= np.abs(block).max(axis=0)
+        squares = block * block
+        variance = squares.mean(axis=0)
+        third, fourth = (np.einsum("ij,ij->j", squares, x) / len(codes) for x in (block, squares))
+        skewness[start + varying] = third / variance**1.5
+        kurtosis[start + varying] = fourth / variance**2 - 3
+    return skewness, kurtosis
+
+
+def _k2(skewness: Floats, kurtosis: Floats, n: int) -> NormalityTest:
+    """K² of n codes: of the skewness by D'Agostino (1970), of the kurtosis by Anscombe and Glynn (1983)."""
+    y = skewness * math.sqrt((n + 1) * (n + 3) / (6 * (n - 2)))
+    beta = 3 * (n * n + 27 * n - 70) * (n + 1) * (n + 3) / ((n - 2) * (n + 5) * (n + 7) * (n + 9))
+    w = math.sqrt(2 * (beta - 1)) - 1
+    z_skewness = np.arcsinh(y / math.sqrt(2 / (w - 1))) / math.sqrt(0.5 * math.log(w))
+
+    x = (kurtosis + 6 / (n + 1)) / math.sqrt(24 * n * (n - 2) * (n - 3) / ((n + 1) ** 2 * (n + 3) * (n + 5)))
+    root = math.sqrt(6 * (n + 3) * (n + 5) / (n * (n - 2) * (n - 3)))
+    beta = 6 * (n * n - 5 * n + 2) / ((n + 7) * (n + 9)) * root  # the skewness of the kurtosis
+    a = 6 + 8 / beta * (2 / beta + math.sqrt(1 + 4 / beta**2))
+    cube = (1 - 2 / a) / (1 + x * math.sqrt(2 / (a - 4)))
+    z_kurtosis = (1 - 2 / (9 * a) - np.cbrt(cube)) / math.sqrt(2 / (9 * a))
+    return _chi_square(z_skewness**2 + z_kurtosis**2)
+
+
+def _jb(skewness: Floats, kurtosis: Floats, n: int) -> NormalityTest:
+    return _chi_square(n / 6 * (skewness**2 + kurtosis**2 / 4))
+
+
+def _chi_square(statistic: Floats) -> NormalityTest:
+    """A test by chi-square with 2 degrees of freedom, of which exp(-x/2) is above x."""
+    return NormalityTest(statistic, np.exp(-statistic / 2))
+
+
+_TESTS: dict[str, Callable[[Floats, Floats, int], NormalityTest]] = {"K2": _k2, "JB": _jb}
 
 
 def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTable:
@@ -162,26 +202,10 @@ def rejections_by_sample_size(
 
 def _counts(codes: NDArray[Any], levels: tuple[float, ...]) -> NDArray[np.intp]:
     """Components that each test rejects at each level, (tests, levels)."""
-    pvalues = np.stack([test(codes).pvalue for test in _TESTS.values()])
+    shapes = effect_sizes(codes)
+    pvalues = np.stack([test(*shapes, len(codes)).pvalue for test in _TESTS.values()])
     # The NaN of a constant component compares as False and so is not counted.
     return np.count_nonzero(pvalues[:, None] < np.array(levels)[:, None], axis=2)
-
-
-def _per_component(z: Codes, statistics: Callable[[Floats], Any]) -> tuple[Floats, Floats]:
-    """Two statistics of columns, (d,) each, of the components of codes that vary; NaN for the others."""
-    codes = _codes(z)
-    first, second = np.full((2, codes.shape[1]), np.nan)
-    for start in range(0, codes.shape[1], COMPONENTS_PER_BLOCK):
-        block = codes[:, start : start + COMPONENTS_PER_BLOCK].astype(np.float64)
-        varying = np.flatnonzero(np.ptp(block, axis=0))
-        if varying.size:
-            block = block[:, varying]
-            # No change of skewness or kurtosis, but to compute these from columns of tiny spread around a large mean
-            # loses all digits, and SciPy warns.
-            block -= block.mean(axis=0)
-            block /= np.abs(block).max(axis=0)
-            first[start + varying], second[start + varying] = statistics(block)
-    return first, second
 
 
 def _codes(z: Codes) -> NDArray[Any]:
