@@ -154,6 +154,7 @@ def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> l
     return [*((min(start[0] << i, H), min(start[1] << i, W)) for i in range(n_grids - 1)), size]
 
 
+_PART_BYTES = 2_500_000  # of what lies between the two upsamplings of an axis
 _NARROW = 16  # with fewer mixed channels, products per tap and per row are too narrow to run fast
 
 
@@ -165,41 +166,56 @@ def tap_matrices(size: int, output_size: int, kernel_size: int) -> Tensor:
     return padded.T.unfold(0, output_size, 1).transpose(1, 2).contiguous()
 
 
+def _parts(x: Tensor, n_numbers: int) -> list[slice]:
+    """Parts of a batch of which so many numbers for each example stay in the cache of a CPU; all at once elsewhere."""
+    if x.device.type != "cpu" or len(x) == 0:
+        return [slice(None)]
+    n_parts = min(len(x), -(-len(x) * n_numbers * x.element_size() // _PART_BYTES))
+    size = -(-len(x) // n_parts)
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
 class _UpsampledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        batch, h, w, channels = x.shape
+        _, h, w, channels = x.shape
         out, _, k, _ = weight.shape
         H, W = rows.shape[1], columns.shape[0]
         taps = weight.permute(2, 1, 3, 0).reshape(k, channels, k * out).to(x.dtype)
         ctx.save_for_backward(x, taps, rows, columns)
         ctx.weight_dtype = weight.dtype
-        pixels = x.reshape(-1, channels)
-        tall = x.new_empty(batch, H, w * k * out)
-        for a in range(k):
-            mixed = (pixels @ taps[a]).view(batch, h, w * k * out)
-            torch.baddbmm(tall, rows[a].expand(batch, H, h), mixed, beta=0 if a == 0 else 1, out=tall)
-        spread = columns.expand(batch * H, W, w * k)
-        return torch.bmm(spread, tall.view(batch * H, w * k, out)).view(batch, H, W, out)
+        result = x.new_empty(len(x), H, W, out)
+        for part in _parts(x, H * w * k * out):
+            pixels, n = x[part].reshape(-1, channels), len(x[part])
+            tall = x.new_empty(n, H, w * k * out)
+            for a in range(k):
+                mixed = (pixels @ taps[a]).view(n, h, w * k * out)
+                torch.baddbmm(tall, rows[a].expand(n, H, h), mixed, beta=0 if a == 0 else 1, out=tall)
+            spread = columns.expand(n * H, W, w * k)
+            torch.bmm(spread, tall.view(n * H, w * k, out), out=result[part].view(n * H, W, out))
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, taps, rows, columns = ctx.saved_tensors
-        batch, h, w, channels = x.shape
+        _, h, w, channels = x.shape
         k, out = taps.shape[0], taps.shape[2] // taps.shape[0]
         H, W = rows.shape[1], columns.shape[0]
-        gather = columns.T.contiguous().expand(batch * H, w * k, W)
-        tall = torch.bmm(gather, gradient.reshape(batch * H, W, out)).view(batch, H, w * k * out)
-        pixels = x.reshape(-1, channels)
-        x_gradient = torch.empty_like(pixels)
-        taps_gradient = taps.new_empty(taps.shape, dtype=ctx.weight_dtype)
-        for a in range(k):
-            mixed = torch.bmm(rows[a].T.contiguous().expand(batch, h, H), tall).view(-1, k * out)
-            torch.addmm(x_gradient, mixed, taps[a].T, beta=0 if a == 0 else 1, out=x_gradient)
-            taps_gradient[a] = pixels.T @ mixed
+        x_gradient = x.new_empty(x.shape)
+        taps_gradient = taps.new_zeros(taps.shape, dtype=ctx.weight_dtype)
+        gather, lifts = columns.T.contiguous(), [matrix.T.contiguous() for matrix in rows]
+        for part in _parts(x, H * w * k * out):
+            pixels, n = x[part].reshape(-1, channels), len(x[part])
+            wide = gradient[part].reshape(n * H, W, out)
+            tall = torch.bmm(gather.expand(n * H, w * k, W), wide).view(n, H, w * k * out)
+            ours = x_gradient[part].view(-1, channels)
+            for a in range(k):
+                mixed = torch.bmm(lifts[a].expand(n, h, H), tall).view(-1, k * out)
+                torch.addmm(ours, mixed, taps[a].T, beta=0 if a == 0 else 1, out=ours)
+                taps_gradient[a] += pixels.T @ mixed
         weight_gradient = taps_gradient.view(k, channels, k, out).permute(3, 1, 0, 2)
-        return x_gradient.view_as(x), weight_gradient, None, None
+        return x_gradient, weight_gradient, None, None
 
 
 def _narrow_convolution(x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
