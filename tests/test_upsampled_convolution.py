@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scattergen.decoder import generator
 from scattergen.decoder.generator import UpsampledConv2d, tap_matrices
 
 # In- and output channels, on both sides of the limits below which all taps are one product. With (30, 3), at equal
@@ -52,6 +53,19 @@ def test_value_and_gradients_in_float64(channels, kernel_size, size, output_size
     layer, x = layer_and_input(channels, kernel_size, size, output_size)
     # Interpolation weights are quarters: only float64 sums of some 400 products are rounded.
     compare(layer, x, output_size, 1e-13)
+
+
+@pytest.mark.parametrize(("limit", "n_parts"), [(1, 3), (8 * 14 * 7 * 3 * 16 * 2, 2), (10**9, 1)])
+def test_a_batch_in_parts_is_that_batch(monkeypatch, limit, n_parts):
+    layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14))
+    monkeypatch.setattr(generator, "_PART_BYTES", limit)
+    assert len(generator._parts(x, 14 * 7 * 3 * 16)) == n_parts  # of a batch of 3
+    compare(layer, x, (14, 14), 1e-13)
+
+
+def test_an_empty_batch():
+    layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14))
+    assert layer(x[:0]).shape == (0, 14, 14, 16)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

@@ -121,7 +121,7 @@ class WhitenedPCA(_Transformer):
 
     Example:
         >>> X = np.random.default_rng(0).standard_normal((100, 20))
-        >>> np.cov(WhitenedPCA(n_components=2).fit_transform(X).T).round(2).tolist()
+        >>> np.abs(np.cov(WhitenedPCA(n_components=2).fit_transform(X).T)).round(2).tolist()
         [[1.01, 0.0], [0.0, 1.01]]
     """
 

@@ -168,31 +168,40 @@ def tap_matrices(size: int, output_size: int, kernel_size: int) -> Tensor:
 
 def _parts(x: Tensor, n_numbers: int) -> list[slice]:
     """Parts of a batch of which so many numbers for each example stay in the cache of a CPU; all at once elsewhere."""
-    if x.device.type != "cpu" or len(x) == 0:
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) == 0:  # a program for batches of any size
         return [slice(None)]
     n_parts = min(len(x), -(-len(x) * n_numbers * x.element_size() // _PART_BYTES))
     size = -(-len(x) // n_parts)
     return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
+def _upsampled(x: Tensor, taps: Tensor, rows: Tensor, columns: Tensor, to: Tensor | None = None) -> Tensor:
+    """Mix channels for each tap, upsample rows, then columns, perhaps to a place that is there."""
+    n, h, w, channels = x.shape
+    k, out = taps.shape[0], taps.shape[2] // taps.shape[0]
+    H, W = rows.shape[1], columns.shape[0]
+    pixels, tall = x.reshape(-1, channels), x.new_empty(n, H, w * k * out)
+    for a in range(k):
+        mixed = (pixels @ taps[a]).view(n, h, w * k * out)
+        torch.baddbmm(tall, rows[a].expand(n, H, h), mixed, beta=0 if a == 0 else 1, out=tall)
+    spread, to = columns.expand(n * H, W, w * k), None if to is None else to.view(n * H, W, out)
+    return torch.bmm(spread, tall.view(n * H, w * k, out), out=to).view(n, H, W, out)
+
+
 class _UpsampledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        _, h, w, channels = x.shape
-        out, _, k, _ = weight.shape
+        out, channels, k, _ = weight.shape
         H, W = rows.shape[1], columns.shape[0]
         taps = weight.permute(2, 1, 3, 0).reshape(k, channels, k * out).to(x.dtype)
         ctx.save_for_backward(x, taps, rows, columns)
         ctx.weight_dtype = weight.dtype
+        parts = _parts(x, H * x.shape[2] * k * out)
+        if len(parts) == 1:
+            return _upsampled(x, taps, rows, columns)
         result = x.new_empty(len(x), H, W, out)
-        for part in _parts(x, H * w * k * out):
-            pixels, n = x[part].reshape(-1, channels), len(x[part])
-            tall = x.new_empty(n, H, w * k * out)
-            for a in range(k):
-                mixed = (pixels @ taps[a]).view(n, h, w * k * out)
-                torch.baddbmm(tall, rows[a].expand(n, H, h), mixed, beta=0 if a == 0 else 1, out=tall)
-            spread = columns.expand(n * H, W, w * k)
-            torch.bmm(spread, tall.view(n * H, w * k, out), out=result[part].view(n * H, W, out))
+        for part in parts:
+            _upsampled(x[part], taps, rows, columns, result[part])
         return result
 
     @staticmethod
