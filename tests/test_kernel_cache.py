@@ -15,7 +15,7 @@ numba = pytest.importorskip("numba", reason="the compiled kernel needs Numba, sc
 from numba.core import caching  # noqa: E402
 
 from scattergen.files import atomic  # noqa: E402
-from scattergen.scattering import kernel_cache, kernel_gradient, kernels  # noqa: E402
+from scattergen.scattering import kernel_cache, kernel_distance, kernel_gradient, kernels  # noqa: E402
 from scattergen.scattering.kernel_cache import _KernelCache, kept  # noqa: E402
 
 
@@ -55,8 +55,8 @@ def test_a_kernel_is_compiled_once_for_all_processes(file):
     assert not [one for one in file.parent.iterdir() if one != file]
 
 
-@pytest.mark.parametrize("kernel", [kernels._scatter, kernel_gradient._differentiate])
-def test_the_kernels_of_the_transform_are_kept_so(kernel):
+@pytest.mark.parametrize("kernel", [kernels._scatter, kernel_gradient._differentiate, kernel_distance._measure])
+def test_all_kernels_are_kept_so(kernel):
     assert isinstance(kernel._cache, _KernelCache)
 
 

@@ -67,6 +67,14 @@ def test_counts_are_the_pvalues_below_each_of_the_users_levels():
             assert table.count(test, level) == np.count_nonzero(pvalue < level)
 
 
+def test_a_large_mean_costs_no_digits_of_what_is_left():
+    z = 1e6 + 1e-6 * normal(10_000, 3)  # rounded to some thousands of values
+    left = z - 1e6  # exact: neighbours of the mean
+    assert np.array_equal(left + 1e6, z)
+    np.testing.assert_allclose(effect_sizes(z)[0], stats.skew(left, axis=0), rtol=1e-8)
+    np.testing.assert_allclose(dagostino_k2(z).statistic, stats.normaltest(left, axis=0).statistic, rtol=1e-8)
+
+
 def test_shift_scale_and_type_do_not_matter():
     z = normal(300, 4)
     moved = z * [1e-6, 1e6, 1, -1] + [1e3, 0, 1e4, 1]

@@ -73,6 +73,45 @@ def test_the_compiled_kernel_computes_what_pytorch_does(monkeypatch, n, shape, J
     assert (gradient - wanted_gradient).norm() < few * wanted_gradient.norm()
 
 
+def by_both(monkeypatch, compute):
+    """What is computed by the kernel, and what by PyTorch."""
+    ours = compute()
+    monkeypatch.setattr(scattering_loss, "compiled_kernels", lambda: None)
+    return ours, compute()
+
+
+def test_second_derivatives_are_those_of_pytorch(monkeypatch):
+    x, y = textures(2, 1, 24).double(), textures(2, 1, 24, seed=1).double().requires_grad_()
+    loss = ScatteringLoss(x.shape[1:]).fit(textures(8, 1, 24))
+
+    def second():
+        value = loss(y, x, torch.Generator().manual_seed(0))
+        (first,) = torch.autograd.grad(value, y, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), y)[0]
+
+    ours, wanted = by_both(monkeypatch, second)
+    assert (ours - wanted).norm() < 1e-12 * wanted.norm()  # the same operations in float64, but for the gradient
+
+
+def test_function_transforms_go_by_pytorch(monkeypatch):
+    x, y = textures(2, 1, 24), textures(2, 1, 24, seed=1)
+    loss = ScatteringLoss(x.shape[1:]).fit(textures(8, 1, 24))
+    gradient = torch.func.grad(lambda y: loss(y, x, torch.Generator().manual_seed(3)))(y)
+    _, wanted = value_and_gradient(loss, y, x)
+    assert (gradient - wanted).norm() < 1e-5 * wanted.norm()  # float32, in another order
+
+
+@pytest.mark.parametrize(
+    "kind", [(6, 1, torch.float32), (2, 2, torch.bfloat16), (2, 2, torch.float16), (0, 0, torch.float32)], ids=str
+)
+def test_odd_images_are_compared_as_by_pytorch(monkeypatch, kind):
+    n, n_wanted, dtype = kind  # one target for six outputs; low precision; an empty batch
+    loss = ScatteringLoss((1, 24, 24)).fit(textures(8, 1, 24))
+    y, x = textures(6, 1, 24)[:n].to(dtype), textures(6, 1, 24, seed=1)[:n_wanted]
+    ours, wanted = by_both(monkeypatch, lambda: loss(y, x, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=0, equal_nan=True)  # both sum in float32
+
+
 def test_an_image_that_is_right_has_no_gradient():
     x = textures(4)
     loss = ScatteringLoss(x.shape[1:]).fit(x)

@@ -154,7 +154,7 @@ def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> l
     return [*((min(start[0] << i, H), min(start[1] << i, W)) for i in range(n_grids - 1)), size]
 
 
-_PART_BYTES = 2_500_000  # of what lies between the two upsamplings of an axis
+_PART_BYTES = 2_500_000  # of what lies between the upsampling of rows and that of columns
 _NARROW = 16  # with fewer mixed channels, products per tap and per row are too narrow to run fast
 
 

@@ -4,12 +4,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from scattergen.errors import InputError
 from scattergen.scattering import Scattering2D
-from scattergen.scattering.transform import compiled_kernels
+from scattergen.scattering.transform import compiled_kernels, is_plain
 
 _REGION = 4  # positions along each side of a region
 
@@ -59,16 +58,14 @@ class ScatteringLoss:
         directions = self._directions(len(images), generator).to(output)
         with torch.no_grad():
             wanted = self._coefficients(images, directions)
-        found, scale = self._coefficients(output, directions), self.scale.to(output)
-        # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small; how much of it
-        # there is in a region, or in all of the image, is known better.
-        if found.device.type == "cpu" and (kernels := compiled_kernels()) and max(found.shape[2:]) > _REGION:
-            return _ByKernel.apply(found, wanted, 1 / scale.flatten(), kernels.distance).mean() / len(scale) ** 0.5
-        difference = (found - wanted) / scale
-        total = _size(difference) + _size(difference.mean((2, 3), keepdim=True))
-        if max(difference.shape[2:]) > _REGION:
-            total = total + _size(functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False))
-        return total
+        found = self._coefficients(output, directions)
+        wanted, weights = wanted.expand_as(found), 1 / self.scale.to(found).flatten()
+        kernels = compiled_kernels() if found.device.type == "cpu" and max(found.shape[2:]) > _REGION else None
+        if kernels and all(map(is_plain, (found, wanted, weights))):
+            distances = _ByKernel.apply(found, wanted, weights, kernels.distance)
+        else:
+            distances = _distances(found, wanted, weights)
+        return distances.mean() / len(weights) ** 0.5
 
     def _directions(self, n: int, generator: torch.Generator) -> Tensor:
         normal = torch.randn(n, self.n_channels, generator=generator)
@@ -79,9 +76,16 @@ class ScatteringLoss:
         return self.scattering((images * directions[..., None, None]).sum(1))
 
 
-def _size(difference: Tensor) -> Tensor:
-    """Mean over positions of the root mean square over paths; its gradient is bounded, 0 at 0."""
-    return torch.linalg.vector_norm(difference, dim=1).mean() / difference.shape[1] ** 0.5
+def _distances(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """Norms over paths of weighted differences of coefficients (N, K, H, W), their means over places added up, (N,)."""
+    difference = (found - wanted) * weights[:, None, None]
+    # Where a detail belongs is uncertain, and the median of an uncertain coefficient too small; how much of it there is
+    # in a region, or in all of the image, is known better.
+    parts = [difference, difference.mean((2, 3), keepdim=True)]
+    if max(difference.shape[2:]) > _REGION:
+        parts.append(functional.avg_pool2d(difference, _REGION, ceil_mode=True, count_include_pad=False))
+    # The gradient of a norm is bounded, 0 at 0.
+    return torch.stack([torch.linalg.vector_norm(part, dim=1).mean((1, 2)) for part in parts]).sum(0)
 
 
 class _ByKernel(torch.autograd.Function):
@@ -90,10 +94,13 @@ class _ByKernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, found: Tensor, wanted: Tensor, weights: Tensor, distance: Any) -> Tensor:
         distances, gradients = distance(found.detach(), wanted, weights, _REGION)
-        ctx.save_for_backward(gradients)
+        ctx.save_for_backward(found, wanted, weights, gradients)
         return distances
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return gradient[:, None, None, None] * ctx.saved_tensors[0], None, None, None
+        found, wanted, weights, gradients = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a derivative of this derivative is asked for
+            distances = _distances(found, wanted, weights)
+            return torch.autograd.grad(distances, found, gradient, create_graph=True)[0], None, None, None
+        return gradient[:, None, None, None] * gradients, None, None, None

@@ -114,6 +114,7 @@ def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
         # all digits.
         block -= block.mean(axis=0)
         block /= np.abs(block).max(axis=0)
+        block -= block.mean(axis=0)  # what the rounding of a large mean has left
         squares = block * block
         variance = squares.mean(axis=0)
         third, fourth = (np.einsum("ij,ij->j", squares, x) / len(codes) for x in (block, squares))

@@ -8,7 +8,7 @@ __version__ = "0.2.0"
 
 def machine() -> dict[str, str]:
     """Processor, number of threads, and versions: what measurements are made on."""
-    import platform  # which is slow to import, as is PyTorch, and words are needed before them
+    import platform  # which is slow to import, as is PyTorch, and the version is needed before them
 
     import torch
 

@@ -264,7 +264,8 @@ def _leading_eigenvectors(upper: Tensor, d: int) -> tuple[Tensor, Tensor]:
 
 def _add_upper(products: Tensor, rows: Tensor) -> None:
     """Add the products of all pairs of rows to the upper triangle of a matrix, in place."""
-    # In tiles, which stay in the cache until they are added: 0.5 to 0.65 of the time of four strips.
-    for i in range(0, len(rows), _TILE):
-        for j in range(i, len(rows), _TILE):
-            products[i : i + _TILE, j : j + _TILE] += rows[i : i + _TILE] @ rows[j : j + _TILE].T
+    # In tiles, which stay in a CPU's cache until they are added; on others in four rows of tiles.
+    size = _TILE if products.device.type == "cpu" else max(1, -(-len(rows) // 4))
+    for i in range(0, len(rows), size):
+        for j in range(i, len(rows), size):
+            products[i : i + size, j : j + size] += rows[i : i + size] @ rows[j : j + size].T

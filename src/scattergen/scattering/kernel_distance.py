@@ -79,9 +79,9 @@ def distance_batch(found: Tensor, wanted: Tensor, weights: Tensor, region: int) 
     their weights w times the differences, averaged over one position, over region × region and over all, and the mean
     over places; the gradient of a norm is 0 at 0.
     """
-    values, gradient = found.new_empty(len(found)), torch.empty(found.shape, dtype=found.dtype)
-    n = min(torch.get_num_threads(), len(found))
-    size = -(-len(found) // n)
+    values, gradient = found.new_empty(len(found)), found.new_empty(found.shape)
+    n = max(1, min(torch.get_num_threads(), len(found)))
+    size = max(1, -(-len(found) // n))
     parts = iter([slice(start, start + size) for start in range(0, len(found), size)])
 
     def work() -> None:

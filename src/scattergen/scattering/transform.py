@@ -58,7 +58,7 @@ class Path(NamedTuple):
     theta2: int | None = None
 
 
-def _is_plain(x: Tensor) -> bool:
+def is_plain(x: Tensor) -> bool:
     """Whether the values of x can be read now, and nothing but them is asked."""
     return (
         type(x) in (Tensor, nn.Parameter)
@@ -93,7 +93,7 @@ class _ByKernel(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         again = torch.is_grad_enabled()  # a derivative of this derivative is asked for
-        if again or not _is_plain(gradient):
+        if again or not is_plain(gradient):
             with torch.enable_grad():
                 s = ctx.transform._by_torch(x)
             return torch.autograd.grad(s, x, gradient, create_graph=again)[0], None, None
@@ -316,7 +316,7 @@ class Scattering2D(nn.Module):
         if x.numel() == 0:  # which the FFT refuses
             return x.new_empty(*batch, *self.output_shape)
         flat = x.reshape(-1, *self.shape)
-        plain = _is_plain(flat)
+        plain = is_plain(flat)
         if plain and not all(map(isfinite, torch.aminmax(flat.detach()))):  # NaN if there is one
             remedy = "check where they come from, or replace them, for example by x.nan_to_num()"
             raise InputError(f"Images hold NaN or infinite pixels: {remedy}.")
@@ -329,7 +329,7 @@ class Scattering2D(nn.Module):
     def _by_torch(self, x: Tensor) -> Tensor:
         """Coefficients by PyTorch operations: x (B, H, W) -> (B, K, H', W')."""
         find = partial(self._constants_for, x.dtype, x.device)
-        if _is_plain(x) or torch.compiler.is_dynamo_compiling():
+        if is_plain(x) or torch.compiler.is_dynamo_compiling():
             constants = find()
         else:  # another thread computes them as numbers, since what traces or transforms functions is in this one
             with ThreadPoolExecutor(1) as outside:
