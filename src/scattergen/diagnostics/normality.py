@@ -140,6 +140,7 @@ def _k2(skewness: Floats, kurtosis: Floats, n: int) -> NormalityTest:
 
 
 def _jb(skewness: Floats, kurtosis: Floats, n: int) -> NormalityTest:
+    """Jarque-Bera of n codes."""
     return _chi_square(n / 6 * (skewness**2 + kurtosis**2 / 4))
 
 
