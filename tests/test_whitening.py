@@ -60,6 +60,18 @@ def test_equals_scikit_learn_up_to_signs(method):
     np.testing.assert_allclose(ours.transform(s), codes, atol=2e-4)  # codes reach about 4
 
 
+@pytest.mark.parametrize("tile", [1, 5, 6, 13, 20])
+def test_products_in_tiles_are_those_of_the_whole(monkeypatch, tile):
+    """Tiles that divide the 13 rows or not, and one that holds them all."""
+    monkeypatch.setattr(principal_components, "_TILE", tile)
+    rows = torch.randn(13, 7, generator=torch.Generator().manual_seed(0))
+    before = torch.randn(13, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    products = before.clone()
+    principal_components._add_upper(products, rows)
+    # Sums of seven float32 products.
+    torch.testing.assert_close(products.triu(), (before + rows.double() @ rows.T.double()).triu(), rtol=0, atol=1e-5)
+
+
 def test_codes_are_white_and_in_decreasing_order(method):
     s, d = features(), 10
     pca = fit(s, d)
