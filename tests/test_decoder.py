@@ -105,6 +105,24 @@ def test_equals_the_published_generator(image_shape, channels, grids, kernel_siz
     torch.testing.assert_close(decoder(z), generator(z), rtol=0, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize("n", [2, 15, 16, 128, 129])  # both ways of multiplying the codes, and where they change
+def test_the_first_layer_of_batches_of_all_sizes(n):
+    decoder, z = small(unit_norm=True).double(), codes(n, 6, torch.float64)
+    decoder.train()(z).square().sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
+
+    decoder.zero_grad()
+    decoder.train()
+    features = (nn.functional.normalize(z, dim=1) @ decoder.linear).unflatten(1, (*decoder.start_grid, -1))
+    for norm, convolution in zip(decoder.norms, decoder.convolutions, strict=False):
+        features = convolution(torch.relu(norm(features.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
+    torch.tanh(decoder.norms[-1](features.permute(0, 3, 1, 2))).square().sum().backward()
+    for name, parameter in decoder.named_parameters():
+        # Sums of 6 products in another order, in float64, through layers that keep the size of what they get.
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-9, msg=name)
+    assert decoder.linear.grad.is_contiguous()
+
+
 @VARIANTS
 def test_number_of_parameters(image_shape, channels, grids, kernel_size):
     decoder = Decoder(10, image_shape, channels, kernel_size)

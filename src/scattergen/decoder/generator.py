@@ -115,11 +115,20 @@ class Decoder(CodeDecoder):
         self.check_codes(z)
         if self.unit_norm:
             z = F.normalize(z, dim=1)
-        features = (z @ self.linear).unflatten(1, (*self.start_grid, -1))  # channels last
+        features = self._first_layer(z).unflatten(1, (*self.start_grid, -1))  # channels last
         for norm, convolution in zip(self.norms, self.convolutions, strict=False):
             # A permuted view of a channels-last array is PyTorch's channels_last: no copy.
             features = convolution(F.relu_(norm(features.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
         return torch.tanh(self.norms[-1](features.permute(0, 3, 1, 2)).to(z.dtype))
+
+    def _first_layer(self, z: Tensor) -> Tensor:
+        """The first grid's features, (N, h·w·channels)."""
+        # A CPU multiplies the few codes of a training's batch up to 1.6 times as fast if both matrices are transposed.
+        # Models in use compute alike in batches of all sizes.
+        narrow = z.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and 16 <= len(z) <= 128
+        if self.training and narrow and not torch.compiler.is_compiling():
+            return (self.linear.T @ z.T).T.contiguous()
+        return z @ self.linear
 
 
 def check_layers(channels: Sequence[int], kernel_size: int, momentum: float, sizes: str) -> None:
