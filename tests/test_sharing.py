@@ -141,7 +141,7 @@ def test_the_same_fit_makes_the_codes_again(exported, digits, tiny, scattergen, 
     assert_same_model(run, fitted)
 
 
-def test_old_runs_and_models_from_python_are_exported_too(scattergen, tmp_path):
+def test_runs_without_pictures_and_models_from_python_are_exported_too(scattergen, tmp_path):
     model = sg.load(GOLDEN)
     model.fit_density("parzen", random_codes(20, 4))
     model.save(tmp_path / "saved")
@@ -266,8 +266,10 @@ def test_a_model_is_pushed_and_loaded(hub, fitted, scattergen, tmp_path):
     assert "files intact" in scattergen("info", "hf:me/digits").out
     # The model before goes, the rest stays.
     scattergen("push", GOLDEN, "me/digits", "--quiet")
-    assert {"evil.py", "other.safetensors"} < {*hub.list_repo_files("me/digits")}
-    assert not [name for name in hub.list_repo_files("me/digits") if re.search(r"vae-|gan-", name)]
+    left = {*hub.list_repo_files("me/digits")}
+    assert {"evil.py", "other.safetensors"} < left
+    densities = [f"densities/{key}" for key in RunFolder.open(fitted).names("densities")]
+    assert not left & {str(RunFolder.open(fitted).file(name).relative_to(fitted)) for name in densities}
 
 
 def test_an_edited_card_is_pushed_as_it_is(hub, exported, scattergen, tmp_path):

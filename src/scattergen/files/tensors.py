@@ -55,8 +55,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     with _opened(path) as (file, kept):
         text = kept.get("json", "null")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        # Version 0.1 kept no checksum.
-        if kept.get("crc32") not in (None, _checksum(tensors, text)):
+        if kept.get("crc32") != _checksum(tensors, text):
             raise ValueError("its content does not match its checksum")
         return tensors, parse_json(text)
 

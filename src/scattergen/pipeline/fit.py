@@ -183,8 +183,7 @@ def _is_finished(run: RunFolder, data: Dataset) -> bool:
         and not run.replaces
         and run.stages[LAST_STAGE].get("tested_on") == tested_on
         and (run.path / "report.html").is_file()
-        # What a version before 0.2 stored is never made again.
-        and all(run.is_whole(one) for one in _stages_of(run.options) if run.key(one))
+        and all(map(run.is_whole, _stages_of(run.options)))
     )
 
 

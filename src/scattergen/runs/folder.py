@@ -190,8 +190,8 @@ class RunFolder(Displayed):
 
     def _content(self, name: str, kept: Any) -> Any:
         """The checked metadata of a stage, within those of its file."""
-        path, key = self.file(name), self.key(name)
-        metadata = content_of(path, name, key, kept) if key else kept  # of versions before 0.2
+        path = self.file(name)
+        metadata = content_of(path, name, self.key(name), kept)
         check_metadata(path, name, metadata)
         return metadata
 
@@ -249,9 +249,7 @@ class RunFolder(Displayed):
     def find(self, name: str, key: str) -> Entry | None:
         """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
         entry = self._record.stages.get(name)
-        # Versions before 0.2 stored no keys: `start` has compared the options, but those of densities are in metadata.
-        same = ("", key) if "/" not in name else (key,)
-        if entry is not None and entry.key in same:
+        if entry is not None and entry.key == key:
             if not self.is_whole(name):  # it may be another's, however well it fits in itself
                 return None
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from scattergen.errors import RunFolderError
 from scattergen.files import read_json, write_json
-from scattergen.runs.layout import INDEX, SUFFIX, file_of
+from scattergen.runs.layout import INDEX, file_of
 from scattergen.runs.schema import REMEDY, check_index
 
 FORMAT = 2  # version of the layout, raised when older software could not read a newer folder
@@ -87,7 +87,7 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """The checked run.json of a folder; refused if it is unreadable, damaged, changed, or of a newer format."""
+    """The checked run.json of a folder; refused if it is unreadable, damaged, changed, or of another format."""
     file = path / INDEX
     try:
         content = read_json(file)
@@ -96,14 +96,13 @@ def read_index(path: Path) -> Index:
         remedy = "check its permissions and the disk, then run the same command again; the run need not be damaged"
         raise RunFolderError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise _damaged(file) from error
-    if version not in (1, FORMAT) or isinstance(version, bool):
-        known = f"this scattergen reads formats 1 and {FORMAT}: update scattergen"
+        remedy = "copy the run folder again as a whole, or delete it and fit again"
+        raise RunFolderError(f"{file} is damaged: {remedy}.") from error
+    if version != FORMAT:
+        known = f"this scattergen reads format {FORMAT}: update scattergen"
         raise OtherFormatError(f"{path} has run format {version!r}, but {known}.")
     if digest != _digest(content):
         raise RunFolderError(f"{file} was changed after it was written: {REMEDY}.")
-    if version == 1:
-        content = _from_format_1(file, content)
     check_index(file, content)
     return Index(_record(content), _record(content["next"]) if content.get("next") is not None else None)
 
@@ -111,28 +110,6 @@ def read_index(path: Path) -> Index:
 def _record(content: Mapping[str, Any]) -> Record:
     stages = {name: Entry(**entry) for name, entry in content["stages"].items()}
     return Record(content["scattergen"], content["options"], stages)
-
-
-def _from_format_1(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """An index of a version before 0.2, where stages had no keys and files were named after them."""
-    try:
-        files = content.pop("files").items()
-        # A file that was just being replaced had two.
-        hashes = {name: digest if isinstance(digest, str) else [*map(str, digest)][1] for name, digest in files}
-        if not all(name.endswith(SUFFIX) for name in hashes):
-            raise TypeError
-        facts, stages = content["stages"], {}
-        names = dict.fromkeys([*(name.removesuffix(SUFFIX) for name in hashes), *facts])
-        for name in names:  # with a new encoder everything is made again
-            after = {"encoder": ""} if "encoder" in names and name != "encoder" else {}
-            stages[name] = asdict(Entry("", hashes.get(name + SUFFIX), after, [], facts.get(name, {})))
-        return {**content, "stages": stages}
-    except (KeyError, AttributeError, TypeError, IndexError) as error:
-        raise _damaged(file) from error
-
-
-def _damaged(file: Path) -> RunFolderError:
-    return RunFolderError(f"{file} is damaged: copy the run folder again as a whole, or delete it and fit again.")
 
 
 def _digest(content: Any) -> str:

@@ -28,13 +28,7 @@ _PICTURE = (
 _PRODUCT = re.compile(
     rf"metrics\.jsonl|report\.html|evaluation\.json|diagnosis(-{_NAME})?\.json|reproduction(-quick)?\.html|{_PICTURE}"
 )
-# What only versions before 0.2 wrote, and a benchmark.
-_OLD = re.compile(
-    rf"benchmark\.jsonl|reproduction/\w+/{_NAME}\.safetensors|"
-    rf"reproduction/\w+/unfinished/({_NAME}/)+{_NAME}\.(safetensors|json)|"
-    rf"checkpoints/({_NAME}/){{1,2}}({_KEY}[\w.-]*(/{_NAME})?|mirrored\.safetensors)"
-)
-_FOLDERS = ("checkpoints", DENSITIES, PAPER, "pictures", "reproduction")
+_FOLDERS = (DENSITIES, PAPER, "pictures")
 _MARKS = {"format", "scattergen", "digest"}  # keys that tell our run.json from others
 
 
@@ -56,8 +50,8 @@ def _may_exist(name: str) -> bool:
 
 
 def file_of(name: str, key: str) -> str:
-    """The file of a stage's results, NAME-KEY.safetensors; versions before 0.2 stored no keys."""
-    return f"{name}-{key}{SUFFIX}" if key else f"{name}{SUFFIX}"
+    """The file of a stage's results, relative to the run folder."""
+    return f"{name}-{key}{SUFFIX}"
 
 
 def is_key(key: str) -> bool:
@@ -91,7 +85,7 @@ def own_files(path: Path) -> Iterator[str]:
     """Relative names of products, files of stages, named or not, and what killed writers left; no unfinished work."""
     for file in [*path.iterdir(), *_below(path, *_FOLDERS)]:
         name = file.relative_to(path).as_posix()
-        ours = is_product(name) or is_stage_file(name) or _OLD.fullmatch(name) or ("/" in name and is_temporary(file))
+        ours = is_product(name) or is_stage_file(name) or ("/" in name and is_temporary(file))
         if ours and not file.is_dir():
             yield name
 

@@ -111,8 +111,8 @@ def begin(
                 now.options = wanted
             elif not overwrite:
                 refuse_differences(path, now.options, wanted)
-            elif index.next is None and not now.finished and all(entry.key for entry in now.stages.values()):
-                index.current = new  # stages that still fit are found by their keys, which no version before 0.2 kept
+            elif index.next is None and not now.finished:
+                index.current = new  # stages that still fit are found by their keys
             elif index.next is None or differences(index.next.options, wanted):
                 index.next = new
             given_up = was.next not in (None, index.next)

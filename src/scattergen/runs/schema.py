@@ -140,8 +140,7 @@ def _odd(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | None:
     """What is wrong with a stage, in run.json or in the metadata of its file."""
-    keys = [entry["key"], *entry["after"].values()]  # empty in runs of versions before 0.2
-    if not is_stage(name) or not all(key == "" or is_key(key) for key in keys):
+    if not is_stage(name) or not all(map(is_key, [entry["key"], *entry["after"].values()])):
         return ""
     found = misfit(entry["facts"], _FACTS.get(name, _STAGE)) if measured else None
     return None if found is None else f".facts{found}"

@@ -74,7 +74,6 @@ class Stages:
         found = self.processes.broadcast(found)
         if found is not None:
             self.progress.message(f"{name}: done before")
-            self._keys[name] = found.key  # empty if a version before 0.2 made it
             self.run.learn(name, found)
             tensors, metadata = self.run.read(name) if self.run.has(name) else ({}, None)
             return Result(tensors, metadata, found.facts, found=True)
