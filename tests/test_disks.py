@@ -296,7 +296,7 @@ def test_runs_on_disks_without_locks_are_written_with_one_warning(tmp_path, monk
 @pytest.mark.parametrize("number", ["EIO", "ENOSPC", "ESTALE", "EDQUOT"])
 def test_locks_that_fail_are_told_with_the_name_of_the_run(tmp_path, monkeypatch, model, number):
     monkeypatch.setattr(fcntl, "flock", failing(number))
-    with pytest.raises(RunFolderError, match="Cannot write to") as error:
+    with pytest.raises(ScattergenError, match="Cannot write") as error:
         model.save(tmp_path / "run")
     assert str(tmp_path / "run") in str(error.value)
     assert os.strerror(getattr(errno, number)) in str(error.value)

@@ -10,7 +10,7 @@ from torch import Tensor
 from scattergen.datasets import ImageSource
 from scattergen.datasets.source import some_of
 from scattergen.display.progress import SILENT, Progress
-from scattergen.errors import RunFolderError, ScattergenError
+from scattergen.errors import ScattergenError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
@@ -97,7 +97,7 @@ def kept_features(
     name = f"{FEATURES}{part}"
     depends = {"images": images.fingerprint, "features": (extract.name, extract.version)}
     key = Stages(run, progress).key(name, depends)
-    with suppress(RunFolderError):  # damaged ones are made again
+    with suppress(ScattergenError):  # damaged ones are made again
         found = run.read(name)[0].get("features") if run.find(name, key) is not None else None
         if found is not None and found.ndim == 2 and len(found) == len(images):
             return found

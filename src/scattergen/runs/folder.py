@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from scattergen.display.notebook import Card, Displayed, reduced
-from scattergen.errors import RunFolderError
+from scattergen.errors import RunFolderError, ScattergenError
 from scattergen.files import is_temporary, lock, move_file, open_regular, sha256, writing
 from scattergen.files.tensors import read_metadata, read_tensors, write_tensors
 from scattergen.runs import layout, remains
@@ -215,7 +215,7 @@ class RunFolder(Displayed):
         with ExitStack() as held:
             with remains.changing(self.path):  # so that nobody takes the folder for an idle one
                 self._current()  # refuses to work for another run that has been begun here
-                with remains.writing_to(self.path):
+                with writing(self.path):
                     folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(remains.locked(folder / "lock", remains.busy(self.path, f" (it makes {name})")))
                 with suppress(OSError):  # a full disk shows up when the stage is written
@@ -227,7 +227,7 @@ class RunFolder(Displayed):
                 yield folder
             finally:
                 if not remains.has_progress(folder):
-                    with suppress(RunFolderError):
+                    with suppress(ScattergenError):
                         self._remove_work(key)
 
     @contextmanager
@@ -262,7 +262,7 @@ class RunFolder(Displayed):
                 return None
             self._enter(name, entry, {})
         if self.work(key).exists():  # of a process that had just written it
-            with suppress(RunFolderError):
+            with suppress(ScattergenError):
                 self._remove_work(key)
         return entry
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from scattergen.display.machine import __version__
 from scattergen.errors import RunFolderError, ScattergenError
-from scattergen.files import is_temporary, lock, move_file, open_regular
+from scattergen.files import is_temporary, lock, move_file, open_regular, writing
 from scattergen.runs import layout
 from scattergen.runs.index import Index, OtherFormatError, Record, differences, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, LOCK, METRICS, WORK
@@ -22,23 +22,13 @@ _PATIENCE = 30.0  # seconds; a change of run.json by another process takes less
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Say in a sentence why nothing can be written to a folder."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "choose another place or change its permissions"
-        raise RunFolderError(f"Cannot write to {folder} ({error.strerror}): {remedy}.") from error
-
-
-@contextmanager
 def locked(path: Path, busy: str, patience: float = 0.0) -> Iterator[bool]:
     """Make and lock a file, where locks exist; raise `busy` if another process has it after `patience` seconds."""
-    with writing_to(path.parent):
+    with writing(path.parent):
         file = open_regular(path, "ab")
     with file:  # the lock ends with the process, too
         until = time.monotonic() + patience
-        with writing_to(path.parent):
+        with writing(path.parent):
             while (ours := lock(file)) is False:
                 if time.monotonic() >= until:
                     raise RunFolderError(busy)
@@ -84,7 +74,7 @@ def begin(
 ) -> tuple[Record, bool]:
     """Do what `RunFolder.start` says: the run, and whether it shall take the place of another one."""
     layout.refuse_foreign(path)
-    with writing_to(path):
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     new = Record(__version__, wanted)
     with changing(path):
