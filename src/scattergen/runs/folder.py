@@ -19,7 +19,7 @@ from scattergen.files.tensors import read_metadata, read_tensors, write_tensors
 from scattergen.runs import layout, remains
 from scattergen.runs.index import LAST_STAGE, Entry, Index, Record, read_index, refuse_differences
 from scattergen.runs.layout import INDEX, METRICS, WORK, file_of
-from scattergen.runs.schema import REMEDY, check_metadata, check_tensors, content_of
+from scattergen.runs.schema import REMEDY, check_tensors, content_of
 
 
 class RunFolder(Displayed):
@@ -125,10 +125,10 @@ class RunFolder(Displayed):
         return read_index(self.path).next is not None
 
     def refresh(self) -> bool:
-        """Read the run again; whether its files have changed since."""
+        """Read the run again; whether its stages have changed since."""
         with suppress(RunFolderError):
             before, self._record = self._record, read_index(self.path).current
-            return before.hashes() != self._record.hashes()
+            return before.stages != self._record.stages
         return False
 
     def has_work(self) -> bool:
@@ -179,21 +179,15 @@ class RunFolder(Displayed):
         """Tensors and metadata as given to `write`; refused if the file was changed or holds NaN."""
         path = self._checked(name)
         tensors, kept = read_tensors(path)
-        metadata = self._content(name, kept)
+        metadata = content_of(path, name, self.key(name), kept)
         known = name == "codes" and self.has("encoder")
         check_tensors(path, name, tensors, metadata, self.metadata("encoder")["n_components"] if known else None)
         return tensors, metadata
 
     def metadata(self, name: str) -> Any:
         """Metadata alone, which is fast, since the hash of the tensors is not checked."""
-        return self._content(name, read_metadata(self.file(name)))
-
-    def _content(self, name: str, kept: Any) -> Any:
-        """The checked metadata of a stage, within those of its file."""
         path = self.file(name)
-        metadata = content_of(path, name, self.key(name), kept)
-        check_metadata(path, name, metadata)
-        return metadata
+        return content_of(path, name, self.key(name), read_metadata(path))
 
     def _checked(self, name: str) -> Path:
         path = self.file(name)

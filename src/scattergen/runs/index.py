@@ -49,10 +49,6 @@ class Record:
         """Stage to the file of its tensors, of those that have one."""
         return {name: file_of(name, entry.key) for name, entry in self.stages.items() if entry.sha256 is not None}
 
-    def hashes(self) -> dict[str, str | None]:
-        """File to its SHA-256."""
-        return {file: self.stages[name].sha256 for name, file in self.files().items()}
-
     def named(self) -> set[str]:
         """All files that belong to the run, relative to its folder."""
         return {one for entry in self.stages.values() for one in entry.products} | set(self.files().values())

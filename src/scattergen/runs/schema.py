@@ -31,7 +31,7 @@ _JUDGEMENT = {
 }  # fmt: skip
 _EPOCH = {name: _NUMBER for name in ("epoch", "seconds", "loss", "validation/loss", "validation/psnr", "*")}
 _ENTRY = {"key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict, "*": _Nothing}
-_KEPT = {"stage": str, "key": str, "content": object, "facts": dict, "after": {"*": str}, "*": _Nothing}
+_KEPT = {"stage": str, "key": str, "facts": dict, "after": {"*": str}, "*": _Nothing}  # and the content
 _FACTS = {
     "decoder": {**_STAGE, "history?": [_EPOCH]},
     "sampling": {**_STAGE, "n_components": int | None},
@@ -147,17 +147,12 @@ def _odd_stage(name: str, entry: Mapping[str, Any], measured: bool) -> str | Non
 
 
 def content_of(path: Path, name: str, key: str, kept: Any) -> Any:
-    """The content within the metadata `kept` in the file of a stage; `check_metadata` checks it further."""
-    found = misfit(kept, _KEPT)
+    """The content within the metadata `kept` in the file of a stage; refused if it has another form."""
+    found = misfit(kept, {**_KEPT, "content": _METADATA.get(name.partition("/")[0], object)})
     if found is None and (kept["stage"], kept["key"]) != (name, key):
         found = ".stage"
     _refuse(path, _odd_stage(name, kept, bool(kept["facts"])) if found is None else found)
     return kept["content"]
-
-
-def check_metadata(path: Path, name: str, metadata: Any) -> None:
-    """Refuse metadata that do not have the form of those of the stage `name`."""
-    _refuse(path, misfit(metadata, _METADATA.get(name.partition("/")[0], object)))
 
 
 def check_tensors(path: Path, name: str, tensors: Mapping[str, Tensor], metadata: Any, width: int | None) -> None:
