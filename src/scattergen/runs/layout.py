@@ -28,6 +28,7 @@ _PICTURE = (
 _PRODUCT = re.compile(
     rf"metrics\.jsonl|report\.html|evaluation\.json|diagnosis(-{_NAME})?\.json|reproduction(-quick)?\.html|{_PICTURE}"
 )
+_STAGE_FILE = re.compile(rf"(({DENSITIES}|{PAPER})/)?{_NAME}-{_KEY}\.safetensors")
 _FOLDERS = (DENSITIES, PAPER, "pictures")
 _MARKS = {"format", "scattergen", "digest"}  # keys that tell our run.json from others
 
@@ -61,13 +62,12 @@ def is_key(key: str) -> bool:
 
 def is_stage(name: str) -> bool:
     """Whether a stage may have this name."""
-    return bool(re.fullmatch(rf"(({DENSITIES}|{PAPER})/)?{_NAME}", name)) and _may_exist(file_of(name, "0" * 16))
+    return is_stage_file(file_of(name, "0" * 16))
 
 
 def is_stage_file(name: str) -> bool:
     """Whether a name, relative to the run folder, is one that `file_of` gives."""
-    stem, _, key = name.removesuffix(SUFFIX).rpartition("-")
-    return name.endswith(SUFFIX) and is_stage(stem) and is_key(key)
+    return _STAGE_FILE.fullmatch(name) is not None and _may_exist(name)
 
 
 def is_product(name: str) -> bool:
