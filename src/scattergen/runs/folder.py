@@ -285,45 +285,39 @@ class RunFolder(Displayed):
 
     def illustrate(self, name: str, products: Mapping[str, Path]) -> None:
         """Move files that show a finished stage to their names in the folder."""
-        with self._recording({name: self.key(name)}, products) as stages:
-            stages[name] = replace(stages[name], products=sorted({*stages[name].products, *products}))
+        self._enter(name, None, products)
 
-    def _enter(self, name: str, entry: Entry, products: Mapping[str, Path]) -> None:
-        with self._recording(entry.after, products) as stages:
-            if name in stages and stages[name].key != entry.key:
-                del stages[name]  # so that the order stays that of making
-            stages[name] = entry
-
-    @contextmanager
-    def _recording(self, made_from: Mapping[str, str], products: Mapping[str, Path]) -> Iterator[dict[str, Entry]]:
-        """The finished stages, to be changed, with files; refused if one that they build on has another key by now."""
+    def _enter(self, name: str, entry: Entry | None, products: Mapping[str, Path]) -> None:
+        """Enter a stage with its files, or only files that show it; refused if what it builds on has been replaced."""
+        made_from = {name: self.key(name)} if entry is None else entry.after
         with self._updating() as index:
             stages = self._record.stages
             for one, key in made_from.items():
                 if one not in stages or stages[one].key != key:
                     what = f"Another process has replaced {one} of {self.path} meanwhile"
                     raise RunFolderError(f"{what}: run the same command again.")
-            before, known, settled = self._record.named(), dict(stages), index.settled
+            before, settled = self._record.named(), index.settled
             for target, file in products.items():
                 if not (layout.is_product(target) or layout.is_stage_file(target)):
                     raise layout.no_name(target)
                 (self.path / target).parent.mkdir(exist_ok=True)
                 move_file(file, self.path / target)
-            yield stages
+            if entry is None:
+                entry = replace(stages[name], products=sorted({*stages[name].products, *products}))
+            elif name in stages and stages[name].key != entry.key:
+                del stages[name]  # so that the order stays that of making
+            stages[name] = entry
             self._record.drop_outdated()
             if index.settled and not settled:
                 remains.end_work(self.path, index.current)  # first, so that a kill leaves none behind
             index.write(self.path)
-            made = {name: one.key for name, one in stages.items() if known.get(name) != one}
-            for key in made.values():
-                layout.remove_work(self.path, key)
+            layout.remove_work(self.path, entry.key)
             if index.settled:
                 remains.collect(self.path, index.current, before)
-                remains.end_work(self.path, index.current, made)
+                remains.end_work(self.path, index.current, [name])
             else:  # keep the files of stages, which may be found again
-                for record in (index.current, index.next):
-                    before -= set() if record is None else record.named()
-                layout.remove(self.path, [one for one in before if not layout.is_stage_file(one)])
+                old = before - index.current.named() - (index.next or index.current).named()
+                layout.remove(self.path, [one for one in old if not layout.is_stage_file(one)])
 
     def finish(self) -> None:
         """Take the place of the run before, and delete all files of scattergen that this one does not need."""
