@@ -147,19 +147,15 @@ class _Group(Processes):
         # Tensors are not pickled, which would take memory several times. The others learn that one comes, and its form.
         sent: Any = value
         is_tensor = isinstance(sent, Tensor)
-        form = (sent.shape, sent.dtype, sent.device.type) if is_tensor else sent
+        form: Any = (sent.shape, sent.dtype, sent.device.type) if is_tensor else sent
         is_tensor, form = self._fabric.broadcast((is_tensor, form))
-        if self.rank == 0:
-            if is_tensor:
-                distributed.broadcast(sent.detach().to(self._fabric.device).contiguous(), 0)
-            return value
-        if not is_tensor:
-            return form
-        shape, dtype, kind = form
-        shared = torch.empty(shape, dtype=dtype, device=self._fabric.device)
-        distributed.broadcast(shared, 0)
-        received: Any = shared.cpu() if kind == "cpu" else shared
-        return received
+        if is_tensor:
+            shape, dtype, kind = form
+            shared = sent if self.rank == 0 else torch.empty(shape, dtype=dtype, device=self._fabric.device)
+            shared = shared.detach().to(self._fabric.device).contiguous()
+            distributed.broadcast(shared, 0)
+            form = shared.cpu() if kind == "cpu" else shared
+        return value if self.rank == 0 else form
 
     def barrier(self) -> None:
         self._fabric.barrier()
