@@ -142,7 +142,7 @@ def test_scores_and_tests_are_shown_until_what_they_are_of_is_replaced(scatterge
 
 def test_scores_that_were_changed_are_left_out(run_copy):
     run = RunFolder.open(run_copy)
-    with run.drawing("report") as folder:
+    with run.working("evaluation", "0" * 16) as folder:
         (folder / "evaluation.json").write_text("{}")
         run.note("evaluation", "0" * 16, {}, ["encoder"], {"evaluation.json": folder / "evaluation.json"})
     whole = {"against": "x", "n": 1, "seed": 0, "features": {"name": "a", "version": "1"}, "rows": {}}

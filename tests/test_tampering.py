@@ -280,7 +280,7 @@ def test_a_link_in_the_place_of_a_result_is_replaced_and_not_written_through(run
     for target in (f"densities/vae-{KEY}.safetensors", "pictures/density-vae.png"):
         put(run / target, "link", thesis)
     opened.write("densities/vae", KEY, *stored, after={"codes": opened.key("codes")})
-    with opened.drawing("densities/vae") as folder:
+    with opened.working("densities/vae", KEY) as folder:
         (folder / "picture.png").write_text("a picture")
         opened.illustrate("densities/vae", {"pictures/density-vae.png": folder / "picture.png"})
     use_all(run)
@@ -422,7 +422,7 @@ def replace(run, **keywords):
     """Another run in the place of one."""
     new = RunFolder.start(run, {"seed": 1}, overwrite=True, **keywords)
     new.write("model", KEY, {"w": torch.ones(2)}, None)
-    with new.drawing("model") as folder:
+    with new.working("model", KEY) as folder:
         (folder / "a.png").write_text("new")
         new.illustrate("model", {"pictures/preview.png": folder / "a.png"})
     new.finish()

@@ -266,7 +266,7 @@ def fit_density_run(
     )  # fmt: skip
     asked = None if classes is None else [c for c in range(len(shown)) for _ in range(_COLUMNS)]
     images = model.sample(_COLUMNS**2 if asked is None else len(asked), key, seed, labels=asked)
-    with run.drawing(stage) as folder:
+    with run.working(stage, run.key(stage)) as folder:
         save_image_grid(images, folder / picture.name, columns=_COLUMNS)
         run.illustrate(stage, {f"pictures/{picture.name}": folder / picture.name})
     show_in_report(run, device=device, progress=progress)

@@ -1,6 +1,5 @@
 """A run: the folder of one fitted model, whose files of stages never change and whose run.json changes in one step."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -221,24 +220,12 @@ class RunFolder(Displayed):
                 yield folder
             finally:
                 if not remains.has_progress(folder):
-                    with suppress(ScattergenError):
-                        self._remove_work(key)
-
-    @contextmanager
-    def drawing(self, name: str) -> Iterator[Path]:
-        """A folder for pictures of a finished stage, until `illustrate` moves them to their places."""
-        key = hashlib.sha256(f"{name} {self.key(name)}".encode()).hexdigest()[:16]
-        with self.working(name, key) as folder:
-            yield folder
-            self._remove_work(key)
+                    with suppress(ScattergenError), remains.changing(self.path):
+                        layout.remove_work(self.path, key)
 
     def work(self, key: str) -> Path:
         """Folder of the unfinished work of a stage, whether it is there or not."""
         return self.path / WORK / key
-
-    def _remove_work(self, key: str) -> None:
-        with remains.changing(self.path):
-            layout.remove_work(self.path, key)
 
     def find(self, name: str, key: str) -> Entry | None:
         """A finished stage, if it is whole; one of an earlier run in the folder joins this run."""
@@ -255,9 +242,10 @@ class RunFolder(Displayed):
             except (OSError, RunFolderError):
                 return None
             self._enter(name, entry, {})
-        if self.work(key).exists():  # of a process that had just written it
-            with suppress(ScattergenError):
-                self._remove_work(key)
+        if self.work(key).exists():  # of a process that was killed when it had just written it
+            with suppress(ScattergenError), remains.changing(self.path):
+                if remains.is_free(self.work(key) / "lock"):
+                    layout.remove_work(self.path, key)
         return entry
 
     def learn(self, name: str, entry: Entry) -> None:
