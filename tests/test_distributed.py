@@ -346,7 +346,7 @@ def test_an_error_of_all_ranks_is_printed_once(tmp_path):
     ("options", "message"),
     [
         (["--devices", "2", "--device", "mps"], 'cannot share the device "mps"'),
-        (["--devices", "2", "--device", "cuda:1"], "names one GPU"),
+        (["--devices", "2", "--device", "cuda:1"], 'cannot share the device "cuda:1"'),
         (["--devices", "1000", "--device", "cuda"], "asks for 1000 GPUs, but there are"),
         (["--nodes", "2"], "needs NODE_RANK, MASTER_ADDR, MASTER_PORT in the environment"),
     ],
@@ -373,7 +373,7 @@ def test_the_launcher_and_the_options_must_agree(monkeypatch):
 def test_the_environment_of_several_machines_is_checked(monkeypatch):
     for name, value in {"NODE_RANK": "2", "MASTER_ADDR": "::1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="NODE_RANK=2 is not the number of one of 2 machines"):
+    with pytest.raises(InputError, match=r'--nodes 2 needs NODE_RANK.*, not "2".*number of each machine, 0 to 1'):
         supervise(["true"], Layout(1, nodes=2), threads=1)
 
 

@@ -154,16 +154,16 @@ def environment(monkeypatch):
         ({"RANK": "-1"}, 'RANK="-1" in the environment is no number: unset it'),
         (
             {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            "but MASTER_ADDR, MASTER_PORT are not set: unset LOCAL_RANK, or start",
+            "but without MASTER_ADDR, MASTER_PORT: unset LOCAL_RANK, or start",
         ),
-        ({"LOCAL_RANK": "0"}, "but WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT are"),
+        ({"LOCAL_RANK": "0"}, "but without WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT:"),
         ({**BY_TORCHRUN, "WORLD_SIZE": "two"}, 'WORLD_SIZE="two" in the environment is no number'),
         ({**BY_TORCHRUN, "MASTER_PORT": "tcp://1"}, 'MASTER_PORT="tcp://1" in the environment is'),
         ({**BY_TORCHRUN, "GROUP_RANK": "x"}, 'GROUP_RANK="x" in the environment is no number'),
-        ({**BY_TORCHRUN, "WORLD_SIZE": "3"}, "WORLD_SIZE=3 processes are not LOCAL_WORLD_SIZE=2"),
-        ({**BY_TORCHRUN, "LOCAL_WORLD_SIZE": "0"}, "WORLD_SIZE=2 processes are not LOCAL_WORLD"),
+        ({**BY_TORCHRUN, "WORLD_SIZE": "3"}, "contradicts itself (WORLD_SIZE=3, LOCAL_WORLD_SIZE=2,"),
+        ({**BY_TORCHRUN, "LOCAL_WORLD_SIZE": "0"}, "WORLD_SIZE=2, LOCAL_WORLD_SIZE=0"),
         ({**BY_TORCHRUN, "LOCAL_RANK": "2"}, "LOCAL_RANK=2"),
-        ({**BY_TORCHRUN, "GROUP_RANK": "1"}, "number 1"),
+        ({**BY_TORCHRUN, "GROUP_RANK": "1"}, "NODE_RANK=1"),
     ],
 )
 def test_an_environment_that_no_launcher_makes_is_refused(

@@ -52,19 +52,15 @@ class Layout:
         missing = [name for name in _BY_LAUNCHER if not os.environ.get(name)]
         if missing:
             says = f"LOCAL_RANK={os.environ['LOCAL_RANK']} in the environment says that a launcher started this process"
-            are = "is" if len(missing) == 1 else "are"
-            raise InputError(f"{says}, but {', '.join(missing)} {are} not set: {_REMEDY}.")
+            raise InputError(f"{says}, but without {', '.join(missing)}: {_REMEDY}.")
         _number("MASTER_PORT")
         local_rank, world_size, devices = map(_number, _BY_LAUNCHER[:3])
         node_rank = next((_number(name) for name in _MACHINE if name in os.environ), 0)
-        if devices < 1 or world_size % devices or local_rank >= devices:
-            found = f"WORLD_SIZE={world_size} processes are not LOCAL_WORLD_SIZE={devices} on each machine"
-            found = f"{found}, or LOCAL_RANK={local_rank} is not the number of one"
-        elif node_rank * devices >= world_size:
-            found = f"there is no machine of number {node_rank} (GROUP_RANK or NODE_RANK) among {world_size // devices}"
-        else:
-            return cls(devices, world_size // devices, local_rank, node_rank)
-        raise InputError(f"The environment contradicts itself: {found}: {_REMEDY}.")
+        if devices < 1 or world_size % devices or local_rank >= devices or node_rank * devices >= world_size:
+            found = f"WORLD_SIZE={world_size}, LOCAL_WORLD_SIZE={devices}, LOCAL_RANK={local_rank}"
+            found = f"{found}, {' or '.join(_MACHINE)}={node_rank}"
+            raise InputError(f"The environment contradicts itself ({found}): {_REMEDY}.")
+        return cls(devices, world_size // devices, local_rank, node_rank)
 
     @classmethod
     def asked_for(cls, devices: int | None, nodes: int | None, device: str) -> "Layout":
@@ -75,11 +71,9 @@ class Layout:
                 started = f"started this as one of {layout.devices} processes on each of {layout.nodes} machines"
                 raise InputError(f"--{option} {asked} contradicts the launcher, which {started}: leave out --{option}.")
         several = layout.world_size > 1
-        if several and device == "mps":
-            remedy = "leave out --devices and --nodes, or compute on the cpu"
-            raise InputError(f'Several processes cannot share the device "mps": {remedy}.')
-        if several and device.startswith("cuda:"):
-            raise InputError(f'"{device}" names one GPU, but several processes need one each: write --device cuda.')
+        if several and device not in ("cpu", "cuda"):
+            remedy = "write --device cuda, which gives each a GPU of its own, or compute on the cpu"
+            raise InputError(f'Several processes cannot share the device "{device}": {remedy}.')
         if several and device == "cuda" and layout.devices > (there := torch.cuda.device_count()):
             what = f"--devices {layout.devices} asks for {layout.devices} GPUs, but there are {there} here"
             raise InputError(f"{what}: give at most that number, or compute on the cpu.")

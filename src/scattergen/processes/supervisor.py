@@ -139,15 +139,11 @@ def _meeting_place(layout: Layout) -> Iterator[dict[str, str]]:
         yield {"NODE_RANK": "0", "MASTER_ADDR": host, "MASTER_PORT": str(port), _STORE_IS_THERE: "True"}
         del store
         return
-    missing = [name for name in _MEETING_PLACE if not os.environ.get(name)]
-    if missing:
-        needs = f"--nodes {layout.nodes} needs {', '.join(missing)} in the environment"
-        remedy = "set on every machine its number from 0, and the address and a free port of machine 0"
-        raise InputError(f"{needs}: {remedy}; or start the processes by torchrun.")
-    node, n = os.environ["NODE_RANK"], layout.nodes
-    if not node.isdecimal() or int(node) >= n:
-        remedy = f"give each a number from 0 to {n - 1}"
-        raise InputError(f"NODE_RANK={node} is not the number of one of {n} machines: {remedy}.")
+    node, host, port = (os.environ.get(name, "") for name in _MEETING_PLACE)
+    if not (node.isdecimal() and int(node) < layout.nodes and host and port):
+        needs = f"--nodes {layout.nodes} needs {', '.join(_MEETING_PLACE)} in the environment"
+        remedy = f"set the number of each machine, 0 to {layout.nodes - 1}, and address and free port of machine 0"
+        raise InputError(f'{needs}, not "{node}", "{host}", "{port}": {remedy}; or start the processes by torchrun.')
     yield {_STORE_IS_THERE: "False"}
 
 
