@@ -507,10 +507,10 @@ def assert_new(place):
 def test_a_run_takes_the_place_of_another_one(tmp_path):
     old, new = replaced(tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").options == {"seed": 0}
-    assert RunFolder.open(tmp_path / "run").being_replaced()
+    assert RunFolder.begun(tmp_path / "run").replaces
     new.finish()
     assert_new(tmp_path / "run")
-    assert not new.being_replaced()
+    assert not RunFolder.begun(tmp_path / "run").replaces
     who_wrote_before = old.working("densities/more", OLD)
     with pytest.raises(RunFolderError, match="seed=1 there, 0 now"), who_wrote_before:
         pass

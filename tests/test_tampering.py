@@ -480,7 +480,7 @@ def test_an_abandoned_replacement_leaves_the_run_as_it_was(lived_in):
     assert contents(lived_in).keys() == before.keys()
     opened = RunFolder.open(lived_in)
     assert opened.options == options
-    assert not opened.being_replaced()
+    assert not RunFolder.begun(lived_in).replaces
     opened.check()
 
 

@@ -48,7 +48,7 @@ def info(
         return
     state = "complete" if opened.finished else "unfinished: run the same fit command again"
     say(f"{run}: {state}; made by scattergen {opened.version}; files intact.")
-    if opened.being_replaced():
+    if RunFolder.begun(run).replaces:
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
     say(f"Densities: {', '.join(keys) or 'none'}" + ("." if best is None else f"; the best by measurement: {best}."))
     if rows := [(key, f"{stage['seconds']:.1f}") for key, stage in stages.items() if "seconds" in stage]:

@@ -119,10 +119,6 @@ class RunFolder(Displayed):
         draw = partial(reduced, file) if file.is_file() else None
         return Card(f"RunFolder {self.path}", facts, f"samples of {shown}", draw)
 
-    def being_replaced(self) -> bool:
-        """Whether a run that will take this one's place has been begun."""
-        return read_index(self.path).next is not None
-
     def refresh(self) -> bool:
         """Read the run again; whether its stages have changed since."""
         with suppress(RunFolderError):
@@ -157,7 +153,7 @@ class RunFolder(Displayed):
             raise RunFolderError(f"{self.path} has no {name}: {why}.")
 
     def key(self, name: str) -> str:
-        """Key of a finished stage; empty if it has none or is not finished."""
+        """Key of a finished stage; empty if it is not finished."""
         return self._record.stages[name].key if name in self._record.stages else ""
 
     def digest(self, name: str) -> str:
