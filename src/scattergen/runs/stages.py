@@ -21,6 +21,9 @@ from scattergen.runs.index import LAST_STAGE
 from scattergen.runs.layout import INDEX, PAPER
 from scattergen.training.recording import STAGE
 
+# Versions of the code of stages or folders of them, if not 1: raise one when the same options give another result.
+VERSIONS: dict[str, int] = {}
+
 Part = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors and metadata of a stage that was made elsewhere
 
 
@@ -45,7 +48,7 @@ class Stages:
 
     def key(self, name: str, depends: Mapping[str, Any], after: Sequence[str] = ()) -> str:
         """The key of a stage: what it depends on (anything `json` can write) and the stages it is made from, hashed."""
-        content = [name, 1, depends, self._keys_of(after)]  # the 1 belongs to the keys of runs that are there
+        content = [name, VERSIONS.get(name.partition("/")[0], 1), depends, self._keys_of(after)]
         text = json.dumps(content, sort_keys=True, default=list)
         self._keys[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self._keys[name]
