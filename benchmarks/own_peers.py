@@ -46,7 +46,7 @@ PIXEL_MODELS: dict[str, tuple[type[PixelVAE] | type[DCGAN], dict[str, Any]]] = {
         PixelVAE,
         {
             "n_latent": 128, "channels": (256, 128, 64, 32), "likelihood": "gaussian",
-            "prior": "mixture", "n_components": 50, "batch_size": 64,
+            "n_components": 50, "batch_size": 64,
         },
     ),
     "dcgan": (

@@ -26,7 +26,7 @@ def _keywords(name: str, material: Material) -> dict[str, Any]:
     if name == "pixel_gan":
         return {"learning_rate": 5e-4, "batch_size": 64}
     most = max(1, len(material.train) // _CODES_PER_COMPONENT)
-    return {"n_latent": 32, "beta": 0.3, "prior": "mixture", "n_components": min(150, most)}
+    return {"n_latent": 32, "beta": 0.3, "n_components": min(150, most)}
 
 
 def measure(name: str, material: Material, work: Path) -> Measured:
