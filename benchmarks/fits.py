@@ -34,7 +34,7 @@ from scattergen.encoder import ScatteringEncoder
 from scattergen.evaluation import DigitFeatures, frechet_distance, kernel_distance
 from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.image_quality import psnr
-from scattergen.paper import sources
+from scattergen.paper.material import code_digest
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.presets import preset
 
@@ -48,11 +48,7 @@ DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as they are, 6 epochs": ({"unit_norm": False}, {"epochs": LONG}),
 }
 PERFECT = "decoded training codes"
-# Another text of what computes a result may give another one.
-CODE = {
-    "samples": sources.digest(["scattergen.densities"]),
-    "decoder": sources.digest(["scattergen.decoder.generator", "scattergen.decoder.fit"]),
-}
+CODE = code_digest()  # another text of what computes a result may give another one
 
 
 class Bench:
@@ -87,7 +83,7 @@ class Bench:
     def samples(self, key: str, seed: int) -> tuple[Tensor, float] | None:
         """Samples of a density, and the seconds of its fit; None if there is no time left."""
         choice = choice_of_key(key, PRESET["densities"][key])
-        name = f"samples-{key}-{seed}-{digest([choice.name, choice.keywords, CODE['samples']])}"
+        name = f"samples-{key}-{seed}-{digest([choice.name, choice.keywords, CODE])}"
         if self.found(name) is None and time.monotonic() < self.stop_at:
             start = time.monotonic()
             density = make(choice.name, **choice.keywords)
@@ -101,7 +97,7 @@ class Bench:
         """A decoder, its PSNR and the seconds of its training; None if there is no time left."""
         keywords = PRESET["decoder"] | DECODERS[label][0]
         training = PRESET["training"] | DECODERS[label][1]
-        name = f"decoder-{seed}-{digest([keywords, training, CODE['decoder']])}"
+        name = f"decoder-{seed}-{digest([keywords, training, CODE])}"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # as a fit does
             decoder = Decoder(self.codes["train"].shape[1], (1, 28, 28), **keywords)

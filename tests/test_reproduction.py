@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from scattergen.diagnostics import count_rejections
 from scattergen.display.progress import SILENT
 from scattergen.display.words import number
 from scattergen.errors import InputError, RunFolderError
-from scattergen.paper import Effort, density_samples, normality, precursors, reproduce_run, sources
+from scattergen.paper import Effort, density_samples, normality, precursors, reproduce_run
 from scattergen.paper import reproduce as orchestration
 from scattergen.paper.density_samples import _samples_finding as samples_finding
 from scattergen.paper.dependence import _battery_finding as dependence_finding
@@ -45,10 +44,6 @@ from test_report import Checker
 
 TINY = Effort("quick", 0.6, (0.1, 0.3), 30, 2, 2, 80, (1, 2), 60, 4, 19, 70, 1, 3, Trials(0.1, (1, 10), 2, 30))
 PACKAGE = Path(sg.__file__).parent
-# What stages run although no number depends on it.
-NO_NUMBERS = (
-    "runs/", "processes/", "files/", "display/", "calls/keywords.py", "errors.py", "paper/findings.py",
-)  # fmt: skip
 STAGES = {
     "leading_components", "normality_counts", "count_search", "density_samples", "codes_in_use",
     "gaussian_marginals", "central_limit", "pixel_vae", "pixel_gan", "nonlinear_dependence",
@@ -210,7 +205,7 @@ def stages(tmp_path):
     return Stages(RunFolder.start(tmp_path / "run", {"seed": 0}), SILENT)
 
 
-def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stages, monkeypatch):
+def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stages):
     calls = []
 
     def measure(work):
@@ -225,7 +220,7 @@ def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stage
     assert not found
     assert first.facts == {"calls": 1, "pair": [1, 2]}  # as from the file
     assert first.seconds > 0
-    assert first.machine["torch"] == torch.__version__
+    assert first.machine.endswith(f"torch {torch.__version__}")
     assert not (stages.run.path / "work").exists()
     again, found = get(1)
     assert found
@@ -241,8 +236,6 @@ def test_a_stage_is_made_again_if_something_changed_or_its_file_is_damaged(stage
     with pytest.warns(UserWarning, match=rf"{file.name} is missing or damaged: it is made again"):
         assert get(2)[0].facts["calls"] == 4
     assert get(2)[1]
-    monkeypatch.setattr("scattergen.paper.findings.__version__", "another")
-    assert get(2)[0].facts["calls"] == 5
 
 
 def test_a_stage_that_was_killed_finds_its_progress_again(stages):
@@ -305,13 +298,9 @@ def other_seed(path, monkeypatch, arguments):
     arguments["seed"] = 1
 
 
-def other_version(path, monkeypatch, arguments):
-    monkeypatch.setattr("scattergen.paper.findings.__version__", "another")
-
-
 def other_code(path, monkeypatch, arguments):
     read = Path.read_bytes
-    changed = PACKAGE / "paper" / "material.py"
+    changed = PACKAGE / "decoder" / "generator.py"
     monkeypatch.setattr(Path, "read_bytes", lambda p: read(p) + (b"#" if p == changed else b""))
 
 
@@ -319,9 +308,7 @@ def nothing_else(path, monkeypatch, arguments):
     pass
 
 
-@pytest.mark.parametrize(
-    "change", [nothing_else, other_codes, other_images, other_effort, other_seed, other_version, other_code]
-)
+@pytest.mark.parametrize("change", [nothing_else, other_codes, other_images, other_effort, other_seed, other_code])
 def test_a_reproduction_computes_again_what_depends_on_what_changed(run_copy, digits, monkeypatch, change):
     calls = []
 
@@ -612,62 +599,6 @@ def test_a_count_that_is_far_off_is_no_match_however_large_its_spread(material, 
     assert row["mean"] == [82, 24, 70, 32]
     assert row["off"] < 1
     assert not row["reproduces"]
-
-
-def files_of_key(stage, material):
-    """Files of this package whose text is in the stage's key."""
-    parts = [name for name in stage.depends(material) if name.split("/")[0] in sources._PARTS]
-    modules = sources.modules_of_stage(stage.module)
-    modules += [module for part in parts for module in sources.modules_of_part(part)]
-    return {str(path.relative_to(PACKAGE)) for path in sources.sources(modules)}
-
-
-@pytest.mark.parametrize("name", sorted(STAGES))
-def test_a_stage_runs_no_code_that_its_key_ignores(name, material, tmp_path):
-    stage, ran = orchestration.STAGES[name], set()
-    assert material.model.densities  # loaded before, with all parts, of which a stage uses some
-
-    def record(frame, event, argument):
-        ran.add(frame.f_code.co_filename)
-
-    sys.setprofile(record)
-    try:
-        stage.measure(material, tmp_path)
-    finally:
-        sys.setprofile(None)
-    ours = {Path(file).relative_to(PACKAGE) for file in ran if file.startswith(f"{PACKAGE}/")}
-    computing = {str(file) for file in ours if not str(file).startswith(NO_NUMBERS)}
-    assert str(Path(sys.modules[stage.module].__file__).relative_to(PACKAGE)) in computing
-    assert computing <= files_of_key(stage, material)
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "depends"),
-    [
-        ("latent_prior", "densities/networks.py", True),
-        ("latent_prior", "decoder/generator.py", True),
-        ("latent_prior", "paper/pixel_models.py", False),
-        ("density_samples", "densities/gan.py", True),
-        ("density_samples", "decoder/generator.py", True),
-        ("pixel_gan", "paper/pixel_models.py", True),
-        ("pixel_gan", "training/loop.py", True),
-        ("pixel_gan", "decoder/generator.py", False),
-        ("raw_coefficients", "scattering/inversion.py", True),
-        ("stability", "decoder/fit.py", True),
-        ("count_search", "report/paper.py", True),
-        ("count_search", "report/html.py", False),
-        ("gaussian_marginals", "densities/gan.py", False),
-        *((name, "evaluation/distances.py", True) for name in sorted(STAGES)),
-    ],
-)
-def test_a_changed_file_changes_the_keys_of_what_computes_with_it(material, monkeypatch, name, file, depends):
-    stage = orchestration.STAGES[name]
-    before = stage.key(material)
-    assert stage.key(material) == before
-    read = Path.read_bytes
-    changed = lambda path: read(path) + (b"#" if path == PACKAGE / file else b"")  # noqa: E731
-    monkeypatch.setattr(Path, "read_bytes", changed)
-    assert (stage.key(material) != before) == depends
 
 
 def test_few_test_images_give_way_to_training_images(material):

@@ -1,6 +1,5 @@
 """Stages of `scattergen reproduce` that train small networks: raw coefficients, stability."""
 
-import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -12,7 +11,6 @@ from scattergen.datasets import open_dataset
 from scattergen.display.progress import SILENT
 from scattergen.errors import InputError, ScattergenError
 from scattergen.paper import Effort, trainings
-from scattergen.paper import reproduce as orchestration
 from scattergen.paper.findings import render_page
 from scattergen.paper.material import Material, Trials
 from scattergen.paper.precursors import _raw_finding as raw_finding
@@ -34,28 +32,6 @@ def material(fitted, digits):
 def text_of(show, name, measured, material):
     section = show({name: measured}, material)
     return section.finding, Checker(render_page([section], material, "command", 0)).text
-
-
-def changed_by(material, name, **effort):
-    """Whether the key of a stage changes with the effort."""
-    stage = orchestration.STAGES[name]
-    before = stage.key(material)
-    material.effort = dataclasses.replace(TINY, **effort)
-    return stage.key(material) != before
-
-
-@pytest.mark.parametrize("change", [{"n_raw": 71}, {"raw_epochs": 2}, {"n_inverted": 4}])
-def test_the_key_of_raw_coefficients_has_its_budget(material, change):
-    assert changed_by(material, "raw_coefficients", **change)
-    assert not changed_by(material, "raw_coefficients", repeats=9, **change)
-
-
-@pytest.mark.parametrize(
-    "trials", [Trials(0.2, (1, 10), 2, 30), Trials(0.1, (1, 3), 2, 30), Trials(0.1, (1, 10), 1, 30)]
-)
-def test_the_key_of_stability_has_its_trials(material, trials):
-    assert changed_by(material, "stability", trials=trials)
-    assert not changed_by(material, "stability", trials=trials, repeats=9)
 
 
 def test_raw_coefficients_twice_are_the_same_but_for_seconds(material):

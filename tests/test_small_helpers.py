@@ -6,7 +6,6 @@ import pytest
 from scattergen.cli.arguments import parse_time
 from scattergen.paper.dependence import correlation_ratio
 from scattergen.paper.reproduce import fit_command
-from scattergen.paper.sources import sources
 from scattergen.report.plots import axis_number, effect_sizes_by_component, rate_factor, signed
 from scattergen.stages.density import choice_of_key
 from scattergen.stages.fit import trial_sizes
@@ -44,12 +43,6 @@ def test_what_depends_on_itself_has_the_largest_ratio():
 
 def test_the_command_of_a_fit_names_images_and_folder():
     assert fit_command("celeba", "faces") == "scattergen fit faces --preset celeba --out runs/celeba"
-
-
-def test_sources_are_what_modules_compute_with():
-    names = [path.name for path in sources(["scattergen.decoder.local"])]
-    assert "generator.py" in names
-    assert "html.py" not in names
 
 
 def test_a_key_tells_density_and_keywords():

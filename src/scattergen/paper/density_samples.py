@@ -157,8 +157,6 @@ def _prior_finding(setting: str, distances: Mapping[str, float], vae: float, gau
 
 
 STAGES = {
-    SAMPLES: Stage(
-        __name__, measure_samples, parts=_PARTS, distances=True, others=lambda material: {"stages": _training(material)}
-    ),
-    PRIOR: Stage(__name__, measure_prior, parts=("codes", "decoder", "densities/vae"), distances=True),
-}  # fmt: skip
+    SAMPLES: Stage(measure_samples, _PARTS, others=lambda material: {"stages": _training(material)}),
+    PRIOR: Stage(measure_prior, ("codes", "decoder", "densities/vae")),
+}

@@ -171,10 +171,7 @@ def show_marginals(results: Results, material: Material) -> Section:
 
 
 STAGES = {
-    LEADING: Stage(__name__, measure_leading, parts=("encoder", "codes", "decoder")),
-    THESIS: Stage(
-        __name__, measure_battery, parts=("encoder", "codes", "densities"),
-        effort=("n_diagnosed", "components_diagnosed", "simulations"),
-    ),
-    MARGINALS: Stage(__name__, measure_marginals, images=()),
-}  # fmt: skip
+    LEADING: Stage(measure_leading, ("encoder", "codes", "decoder")),
+    THESIS: Stage(measure_battery, ("encoder", "codes", "densities")),
+    MARGINALS: Stage(measure_marginals),
+}

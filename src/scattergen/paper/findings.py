@@ -8,7 +8,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from scattergen.display.machine import __version__, machine
-from scattergen.paper import sources
 from scattergen.paper.material import Material
 from scattergen.report.html import render
 from scattergen.runs import Result, Stages
@@ -30,7 +29,7 @@ class Measured:
     facts: dict[str, Any]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0  # interruptions not counted; 0 if nobody has said so
-    machine: dict[str, str] = field(default_factory=dict)
+    machine: str = ""  # in words
 
 
 Results = Mapping[str, Measured]
@@ -38,30 +37,16 @@ Results = Mapping[str, Measured]
 
 @dataclass(frozen=True)
 class Stage:
-    """One computation whose result is kept, and what this depends on besides the seed."""
+    """One computation whose result is kept, and what this depends on besides what all results do."""
 
-    module: str  # that it is in
     measure: Callable[[Material, Path], Measured]  # given the folder of what it needs to be resumed
     parts: Sequence[str] = ()  # of the run; "densities" are all that are shown
-    images: Sequence[str] = ("test",)
-    effort: Sequence[str] = ()  # what of `Effort` it goes by
-    distances: bool = False  # whether it measures any
     others: Callable[[Material], Facts] = lambda material: {}
 
-    def depends(self, material: Material) -> dict[str, Any]:
-        """All that its result depends on but its own code."""
-        known: dict[str, Any] = {name: getattr(material, name).fingerprint for name in self.images}
-        known |= {name: getattr(material.effort, name) for name in self.effort}
-        for name in material.parts(*self.parts):
-            known[name] = [material.run.digest(name), sources.digest(sources.modules_of_part(name))]
-        if self.distances:
-            how, n = material.measure, material.n_images
-            known |= {"measure": how.title, "features": [how.extract.name, how.extract.version], "n": n}
-        return {**known, "seed": material.seed, **self.others(material)}
-
     def key(self, material: Material) -> dict[str, Any]:
-        """All that its result depends on, the text of its module and of what that imports included."""
-        return {**self.depends(material), "code": sources.digest(sources.modules_of_stage(self.module))}
+        """All that its result depends on."""
+        parts = {name: material.run.digest(name) for name in material.parts(*self.parts)}
+        return {**material.depends, **parts, **self.others(material)}
 
 
 def measured(stages: Stages, name: str, depends: Facts, measure: Callable[[Path], Measured]) -> tuple[Measured, bool]:
@@ -73,9 +58,11 @@ def measured(stages: Stages, name: str, depends: Facts, measure: Callable[[Path]
         seconds = {"seconds": found.seconds} if found.seconds else {}  # if not, those that `Stages` measures
         return Result(found.tensors, {"facts": found.facts, "machine": machine()}, seconds)
 
-    result = stages.get(f"paper/{name}", {**depends, "version": __version__}, make)
-    content, seconds = result.metadata, result.facts["seconds"]
-    return Measured(content["facts"], result.tensors, seconds, content["machine"]), result.found
+    result = stages.get(f"paper/{name}", depends, make)
+    this = result.metadata["machine"]
+    threads = f"{this['threads']} thread{'' if this['threads'] == '1' else 's'}"
+    words = f"{this['processor']}, {threads}, torch {this['torch']}"
+    return Measured(result.metadata["facts"], result.tensors, result.facts["seconds"], words), result.found
 
 
 @dataclass(frozen=True)
@@ -108,16 +95,6 @@ class Section:
     finding: Finding | None = None
     sources: Sequence[Measured] = ()  # the stages that measured what is shown, the template's facts first
     shown: Facts = field(default_factory=dict)  # what else the template is given
-
-    @property
-    def machines(self) -> list[str]:
-        """What the stages ran on."""
-        return sorted({_in_words(source.machine) for source in self.sources})
-
-
-def _in_words(facts: Mapping[str, str]) -> str:
-    processor, threads = facts.get("processor", "an unknown processor"), facts.get("threads", "?")
-    return f"{processor}, {threads} thread{'' if threads == '1' else 's'}, torch {facts.get('torch', '?')}"
 
 
 def by_setting(results: Results, material: Material, own: Facts, kind: str) -> dict[str, Any]:

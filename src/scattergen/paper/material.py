@@ -1,9 +1,11 @@
 """What the stages of a reproduction work on, each part made when it is first asked for."""
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +81,14 @@ def mean_psnr(images: Tensor, decoded: Tensor) -> float:
     return psnr(images, decoded).clamp(max=100).mean().item()
 
 
+def code_digest() -> str:
+    """A digest of the text of this package, any line of which a result may have been computed by."""
+    text = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        text.update(path.read_bytes())
+    return text.hexdigest()
+
+
 class Material:
     """A finished run, its data with test images, and what several stages compute from them."""
 
@@ -99,6 +109,12 @@ class Material:
         """Names of parts of the run, where "densities" are all that are shown."""
         shown = [f"densities/{key}" for key in self.densities]
         return [part for name in names for part in (shown if name == "densities" else [name])]
+
+    @cached_property
+    def depends(self) -> dict[str, Any]:
+        """What every result depends on."""
+        images = {"train": self.train.fingerprint, "test": self.test.fingerprint}
+        return {**images, "effort": asdict(self.effort), "seed": self.seed, "code": code_digest()}
 
     @cached_property
     def model(self) -> GenerativeScatteringNetwork:

@@ -74,18 +74,13 @@ def search(material: Material, work: Path) -> Measured:
     return Measured({"rows": rows, "norm": norm, "kurtosis": kurtosis, "d": codes.shape[1], "draws": draws})
 
 
-def _wanted(material: Material) -> list[int]:
-    """The paper's counts: of K² at 0.05 and 0.01, and of Jarque-Bera."""
-    return [material.paper.rejections[test][level] for test in _TESTS for level in LEVELS]
-
-
 def _counts(name: str, n: int, sampler: Sampler, material: Material, first_draw: int = 0) -> dict[str, Any]:
     """Mean and standard deviation of each count over the draws, and how far the paper's are off."""
     draws: list[list[int]] = []
     for draw in range(first_draw, first_draw + material.effort.draws):
         counts = count_rejections(sampler(n, np.random.default_rng([material.seed, n, draw]))).counts
         draws.append([count for test in _TESTS for count in counts[test]])
-    found, wanted = np.array(draws), _wanted(material)
+    found, wanted = np.array(draws), [material.paper.rejections[test][level] for test in _TESTS for level in LEVELS]
     mean, deviation = found.mean(0), found.std(0, ddof=1)
     # Counts are whole numbers: a deviation below 1 would say nothing.
     off = float((np.abs(mean - wanted) / np.maximum(deviation, 1)).max())
@@ -211,10 +206,7 @@ def _averages_finding(facts: Facts) -> Finding:
 
 
 STAGES = {
-    NAME: Stage(__name__, measure, parts=("encoder", "codes"), effort=("repeats",)),
-    SEARCH: Stage(
-        __name__, search, parts=("encoder", "codes"), effort=("draws", "n_scattered"),
-        others=lambda material: {"wanted": _wanted(material)},
-    ),
-    AVERAGES: Stage(__name__, measure_averages, images=("train", "test"), effort=("n_scattered", "scales")),
-}  # fmt: skip
+    NAME: Stage(measure, ("encoder", "codes")),
+    SEARCH: Stage(search, ("encoder", "codes")),
+    AVERAGES: Stage(measure_averages),
+}

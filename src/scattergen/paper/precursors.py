@@ -182,9 +182,6 @@ def _raw_finding(facts: Facts) -> Finding:
 
 
 STAGES = {
-    CODES: Stage(__name__, measure_codes, parts=("encoder", "codes", "decoder"), distances=True),
-    RAW: Stage(
-        __name__, measure_raw, parts=("encoder", "codes", "decoder", "densities/gan"), images=("train", "test"),
-        effort=("n_raw", "raw_epochs", "n_inverted"), distances=True, others=lambda _: {"recipe": _RECIPE},
-    ),
-}  # fmt: skip
+    CODES: Stage(measure_codes, ("encoder", "codes", "decoder")),
+    RAW: Stage(measure_raw, ("encoder", "codes", "decoder", "densities/gan")),
+}

@@ -56,18 +56,13 @@ def measure(name: str, material: Material, work: Path) -> Measured:
     return Measured(facts, {"samples": model.sample(SHOWN, seed=seed)}, seconds=last["seconds"])
 
 
-def _others(name: str, material: Material) -> dict[str, Any]:
-    this = machine()  # since the clock stops the training
-    return {"keywords": _keywords(name, material), "machine": [this["processor"], this["threads"]]}
+def _clock(material: Material) -> dict[str, str]:
+    """What decides how much is trained before the clock stops it."""
+    this = machine()
+    return {"processor": this["processor"], "threads": this["threads"]}
 
 
-STAGES = {
-    name: Stage(
-        __name__, partial(measure, name), images=("train", "test"), effort=("pixel_seconds", "snapshots"),
-        distances=True, others=partial(_others, name),
-    )
-    for name in PIXEL_MODELS
-}  # fmt: skip
+STAGES = {name: Stage(partial(measure, name), others=_clock) for name in PIXEL_MODELS}
 
 
 def refits_to_win(once: float, latent: float, pixel: float) -> int | None:

@@ -1,9 +1,11 @@
 """Trainings besides the run's: a decoder of the other setting; how much decoder and GANs depend on rate and seed."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any, NamedTuple
@@ -51,12 +53,6 @@ _DIVERGED, _ALIKE = "diverged", "all alike"
 Trial = dict[str, Any]
 
 
-def _decoder_training(material: Material) -> dict[str, Any]:
-    """Of the run's `DecoderTraining`, with fewer epochs if little effort is to be spent."""
-    training, most = material.run.options.get("training", {}), material.effort.decoder_epochs
-    return dict(training) if most is None else {**training, "epochs": min(most, training.get("epochs", most))}
-
-
 def _untrained(seed: int, **keywords: Any) -> Decoder:
     with seeded(seed):
         return Decoder(**keywords)
@@ -67,7 +63,9 @@ def measure_other_decoder(material: Material, work: Path) -> Measured:
     model, seed, n, device = material.model, material.seed, material.n_images, material.device
     unit_norm = not model.decoder.unit_norm
     decoder = _untrained(seed, **{**model.decoder.hyperparameters, "unit_norm": unit_norm}).to(device)
-    history = DecoderTraining(**_decoder_training(material)).fit(
+    options, most = material.run.options.get("training", {}), material.effort.decoder_epochs
+    epochs = {} if most is None else {"epochs": min(most, options.get("epochs", most))}
+    history = DecoderTraining(**{**options, **epochs}).fit(
         decoder, material.training_codes, material.train, encoder=model.encoder, seed=seed, device=device,
         checkpoint=work / "checkpoint.safetensors", progress=material.progress,
     )  # fmt: skip
@@ -95,7 +93,7 @@ def measure_other_decoder(material: Material, work: Path) -> Measured:
     facts = {
         "unit_norm": unit_norm, "distances": distances, "latent": latent,
         "psnr": mean_psnr(tests, decode(test_codes)), "run_psnr": mean_psnr(tests, model.decode(test_codes)),
-        "epochs": len(history), "run_epochs": material.run.options.get("training", {}).get("epochs"),
+        "epochs": len(history), "run_epochs": options.get("epochs"),
     }  # fmt: skip
     # Of the training before an interruption, too.
     return Measured(facts, pictures, seconds=history[-1]["seconds"] + time.monotonic() - trained)
@@ -241,9 +239,7 @@ def show_stability(results: Results, material: Material) -> Section:
 
 def _tables(facts: Facts) -> tuple[dict[str, list[Trial]], list[float]]:
     """Trials by method, and the factors of the learning rates."""
-    by_method: dict[str, list[Trial]] = {}
-    for row in facts["rows"]:
-        by_method.setdefault(row["method"], []).append(row)
+    by_method = {name: [*rows] for name, rows in itertools.groupby(facts["rows"], key=itemgetter("method"))}
     return by_method, sorted({row["factor"] for row in facts["rows"]})
 
 
@@ -266,13 +262,6 @@ def _stability_finding(facts: Facts) -> Finding:
 
 
 STAGES = {
-    OTHER: Stage(
-        __name__, measure_other_decoder, parts=("encoder", "codes", "decoder", "densities"), images=("train", "test"),
-        distances=True, others=lambda material: {"training": _decoder_training(material)},
-    ),
-    STABILITY: Stage(
-        __name__, measure_stability, parts=("encoder", "codes", "decoder"), images=("train", "test"),
-        effort=("trials",), distances=True,
-        others=lambda _: {"rates": {name: method.rate for name, method in _METHODS.items()}},
-    ),
-}  # fmt: skip
+    OTHER: Stage(measure_other_decoder, ("encoder", "codes", "decoder", "densities")),
+    STABILITY: Stage(measure_stability, ("encoder", "codes", "decoder")),
+}
