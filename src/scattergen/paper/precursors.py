@@ -4,7 +4,6 @@ import itertools
 import math
 import time
 import timeit
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from scattergen.datasets import Subset
 from scattergen.densities.gan import IMPROVED_GAN, GenerativeAdversarialNetwork
-from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, Verdict, judge
 from scattergen.paper.material import Material, mean_psnr
@@ -74,15 +72,13 @@ def _interpolate(material: Material, tensors: dict[str, Tensor]) -> dict[str, An
 
 def _resample(material: Material, tensors: dict[str, Tensor], n: int) -> list[dict[str, Any]]:
     """Parts of the codes replaced by noise: the first 1/32 of the components, those up to 1/4, and the rest."""
-    model, images, d = material.model, material.test[:_COLUMNS], material.training_codes.shape[1]
-    rows, parts = [images, model.reconstruct(images)], []
-    codes = model.encode(material.some(material.test, n, stream=4)[:])
-    plain = model.decode(codes)
+    model, images, d = material.model, material.some(material.test, n, stream=4)[:], material.training_codes.shape[1]
+    plain = model.reconstruct(images)
+    rows, parts = [images[:_COLUMNS], plain[:_COLUMNS]], []
     for start, stop in itertools.pairwise(sorted({0, max(1, d // 32), max(2, d // 4), d})):
-        rows.append(model.resample(images, start, stop, material.seed))
-        noise = draw_in_chunks(n, material.seed, partial(Noise.normal, n_features=stop - start))
-        changed = torch.cat([codes[:, :start], noise, codes[:, stop:]], dim=1)
-        parts.append({"start": start, "stop": stop, "psnr": mean_psnr(plain, model.decode(changed))})
+        changed = model.resample(images, start, stop, material.seed)
+        rows.append(changed[:_COLUMNS])
+        parts.append({"start": start, "stop": stop, "psnr": mean_psnr(plain, changed)})
     tensors["resampled"] = torch.cat(rows)
     return parts
 
