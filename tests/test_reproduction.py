@@ -767,13 +767,6 @@ def test_the_verdict_on_the_prior_follows_the_distances(vae, mixture, verdict, s
     assert said in found.because
 
 
-def test_the_length_of_normal_vectors():
-    z = np.random.default_rng(0).standard_normal((100_000, 6))
-    # The mean length of 100,000 vectors; a length has a standard deviation below √½; five of them.
-    norm = np.linalg.norm(z, axis=1).mean()
-    assert density_samples._expected_norm(6) == pytest.approx(norm, abs=5 * np.sqrt(0.5 / 100_000))
-
-
 @pytest.mark.parametrize(
     ("inside", "outside", "verdict", "said"),
     [

@@ -1,11 +1,11 @@
 """Figures 2 and 3, Tables 2 and 3: samples of the densities, their training, and whether the VAE's prior is right."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from scattergen.densities import GaussianMixture, VariationalAutoencoder
@@ -136,15 +136,10 @@ def show_prior(results: Results, material: Material) -> Section:
     elsewhere = by_setting(results, material, facts["distances"], "latent")
     prior = distances_by_setting(results, material)
     beta = results[SAMPLES].facts["rows"]["vae"]["hyperparameters"]["beta"]
-    shown = {"elsewhere": elsewhere, "prior": prior, "expected": _expected_norm(facts["H"]), "beta": beta}
+    shown = {"elsewhere": elsewhere, "prior": prior, "expected": float(stats.chi.mean(facts["H"])), "beta": beta}
     setting, scores = next(iter(elsewhere.items()))
     finding = _prior_finding(setting, scores, prior[setting]["vae"], prior[setting]["gaussian"])
     return Section(PRIOR, finding, with_other(PRIOR, results), shown)
-
-
-def _expected_norm(H: int) -> float:
-    """Mean length of a standard normal vector."""
-    return 2**0.5 * math.exp(math.lgamma(H / 2 + 0.5) - math.lgamma(H / 2))
 
 
 def _prior_finding(setting: str, distances: Mapping[str, float], vae: float, gaussian: float) -> Finding:
