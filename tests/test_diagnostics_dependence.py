@@ -25,7 +25,6 @@ from scattergen.diagnostics.monte_carlo import pvalues_of
 from scattergen.diagnostics.normality import epps_pulley
 from scattergen.errors import InputError
 from scattergen.pipeline.evaluate import diagnose_run
-from scattergen.report.diagnostic_plots import component_pairs, dependence_heat_map
 from scattergen.runs import RunFolder
 
 
@@ -305,7 +304,3 @@ def test_other_bad_arguments_are_refused():
         sliced_normality(normal(50, 60))
     with pytest.raises(InputError, match="n_simulations"):
         correlation_of_squares(normal(50, 2), n_simulations=5)
-    with pytest.raises(InputError, match=r"do not exist among components 0 … 1"):
-        component_pairs(normal(50, 2), [(0, 2)])
-    with pytest.raises(InputError, match=r"\(3, 3\) and \(4, 4\)"):
-        dependence_heat_map(np.eye(3), np.eye(4))

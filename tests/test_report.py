@@ -208,7 +208,7 @@ def test_panels_copy_images_without_resampling():
     sheet = pixels(reconstruction_pairs(x, y, ["a", "b", "c"], columns=2))
     for pair in torch.stack([x, y], 1):
         assert contains(sheet, image_grid(pair, columns=2, pad=0))
-    sheet = pixels(density_grids({"a": x, "$b_1$": y}, columns=3, theme=DARK))
+    sheet = pixels(density_grids({"a": x, "$b_1$": y}, {"a": "", "$b_1$": "slow"}))
     for image in [*x, *y]:
         assert contains(sheet, image_grid(image[None], scale=2))
 
@@ -224,16 +224,10 @@ def test_the_first_component_of_a_visualisation_matrix_grows_downwards():
 
 
 def test_panels_refuse_what_does_not_fit():
-    with pytest.raises(InputError, match="labels"):
-        reconstruction_pairs(images(2), images(2), ["one"])
-    with pytest.raises(InputError, match="no samples"):
-        density_grids({})
     with pytest.raises(InputError, match="got 3 images"):
         visualisation_matrix(images(3), [1, 2], [1, 2], (1.0, 1.0))
     with pytest.raises(InputError, match="standard deviations"):
         visualisation_matrix(images(4), [1, 2], [1, 2], (1.0, 0.0))
-    with pytest.raises(InputError, match="KS"):
-        rejections_by_n([], "KS", 10)
 
 
 def test_curves_survive_degenerate_facts():

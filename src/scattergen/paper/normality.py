@@ -17,6 +17,7 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.paper.findings import Facts, Finding, Measured, Results, Section, Stage, graded, judge
 from scattergen.paper.material import Material
 from scattergen.report.html import themed
+from scattergen.report.paper import exceeded_at
 from scattergen.report.plots import TEST_NAMES, effect_sizes_by_component, rejections_by_n
 
 NAME, SEARCH, AVERAGES = "normality_counts", "count_search", "central_limit"
@@ -137,15 +138,13 @@ def show(results: Results, material: Material) -> Section:
     """Table 1, the search for its counts, and effect sizes."""
     facts, found, theirs = results[NAME].facts, results[SEARCH].facts, material.paper.rejections
     rates = [RejectionRate(*row) for row in facts["rates"]]
-    smallest = min(rate.n for rate in rates)
-    exceeded = all(rate.observed > theirs[rate.test][rate.level] for rate in rates if rate.n == smallest)
     closest: dict[str, Any] = {}  # for every preprocessing, in their order, the row of the n whose counts come closest
     for row in found["rows"]:
         closest[row["variant"]] = min(closest.get(row["variant"], row), row, key=lambda row: row["off"])
     curves = {test: themed(partial(rejections_by_n, rates, test, facts["d"], theirs[test])) for test in TEST_NAMES}
     effects = themed(partial(effect_sizes_by_component, facts["skewness"], facts["excess_kurtosis"]))
     shown = {
-        "levels": LEVELS, "curves": curves, "effects": effects, "exceeded": smallest if exceeded else None,
+        "levels": LEVELS, "curves": curves, "effects": effects, "exceeded": exceeded_at(rates, theirs),
         "search": found, "closest": closest.values(),
     }  # fmt: skip
     return Section(NAME, _finding(facts, results[SEARCH]), [results[NAME], results[SEARCH]], shown)

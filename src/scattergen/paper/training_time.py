@@ -14,7 +14,7 @@ from scattergen.paper.findings import Facts, Finding, Measured, Results, Section
 from scattergen.paper.material import SHOWN, Material
 from scattergen.paper.pixel_models import DCGAN, PixelVAE
 from scattergen.report.html import themed
-from scattergen.report.plots import quality_curves
+from scattergen.report.plots import quality_by_time
 
 PIXEL_MODELS = {"pixel_vae": "pixel VAE", "pixel_gan": "pixel GAN"}
 _ENDLESS = 100_000  # epochs: the clock stops the training
@@ -87,7 +87,7 @@ def show(results: Results, material: Material) -> Section:
     shown = {
         "once": once, "against": _against(facts, pixels, once),
         "pixels": {PIXEL_MODELS[name]: found for name, found in pixels.items()},
-        "curves": themed(partial(quality_curves, curves, points, "Fréchet distance to test images")),
+        "curves": themed(partial(quality_by_time, points, {}, "Fréchet distance to test images", curves=curves)),
     }  # fmt: skip
     finding = _finding(facts, pixels, once, duration(material.effort.pixel_seconds))
     return Section("training_time", finding, [samples, *pixels.values()], shown)

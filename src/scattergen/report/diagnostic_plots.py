@@ -9,10 +9,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
-from scattergen.errors import InputError
 from scattergen.report.plots import LIGHT, Theme, add_legend, new_figure, styled_axes
 
 Floats = NDArray[np.float64]
@@ -22,7 +21,7 @@ _RANGE = 4.0  # standard deviations
 _SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
 
 
-def marginal_histograms(codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples") -> Figure:
+def marginal_histograms(codes: Floats, samples: Floats | None, name: str) -> Figure:
     """Histograms of the 12 leading components beside N(0, 1); values beyond ±4 are counted in the outer bins."""
     bins, x = np.linspace(-_RANGE, _RANGE, 41), np.linspace(-_RANGE, _RANGE, 161)
 
@@ -39,7 +38,7 @@ def marginal_histograms(codes: ArrayLike, samples: ArrayLike | None = None, name
     return figure
 
 
-def normal_quantiles(codes: ArrayLike, samples: ArrayLike | None = None, name: str = "samples") -> Figure:
+def normal_quantiles(codes: Floats, samples: Floats | None, name: str) -> Figure:
     """QQ plots of the 12 leading components: points of a normal one lie on the dashed line."""
     figure, components = _by_component(codes, samples, name)
     for axes, column, other in components:
@@ -54,40 +53,29 @@ def normal_quantiles(codes: ArrayLike, samples: ArrayLike | None = None, name: s
     return figure
 
 
-def component_pairs(
-    codes: ArrayLike, pairs: Sequence[tuple[int, int]], samples: ArrayLike | None = None, name: str = "samples"
-) -> Figure:
+def component_pairs(codes: Floats, pairs: Sequence[tuple[int, int]], samples: Floats | None, name: str) -> Figure:
     """Scatter plots of pairs of components, given by their numbers, of 1,500 codes at most."""
-    z, other = _tables(codes, samples)
-    if not pairs or not all(0 <= k < z.shape[1] for pair in pairs for k in pair):
-        raise InputError(f"Pairs {list(pairs)} do not exist among components 0 … {z.shape[1] - 1}.")
     figure, panels = _panels(len(pairs), min(3, len(pairs)), 2.5, 2.5)
     for axes, (i, j) in zip(panels, pairs, strict=True):
-        for table, color in ((z, LIGHT.accent), (other, LIGHT.contrast)):
+        for table, color in ((codes, LIGHT.accent), (samples, LIGHT.contrast)):
             if table is not None:
                 shown = table[:_POINTS]
                 axes.plot(shown[:, i], shown[:, j], ".", color=color, ms=2.2, alpha=0.45, mew=0, rasterized=True)
-        limit = max(_RANGE, float(np.quantile(np.abs(z[:, [i, j]]), 0.999)))
+        limit = max(_RANGE, float(np.quantile(np.abs(codes[:, [i, j]]), 0.999)))
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_xlabel(f"component {i + 1}", labelpad=1)
         axes.set_ylabel(f"component {j + 1}", labelpad=1)
-    _legend(figure, None if other is None else name, normal=False)
+    _legend(figure, None if samples is None else name, normal=False)
     return figure
 
 
-def dependence_heat_map(
-    correlation: ArrayLike, of_samples: ArrayLike | None = None, name: str = "samples", theme: Theme = LIGHT
-) -> Figure:
+def dependence_heat_map(correlation: Floats, of_samples: Floats | None, name: str, theme: Theme = LIGHT) -> Figure:
     """Distance correlation (d, d) of every pair of components; that of samples fills the half below the diagonal."""
-    shown = np.array(correlation, dtype=np.float64)
+    shown = correlation.copy()
     title = "Distance correlation of ranks"
     if of_samples is not None:
-        below = np.asarray(of_samples, dtype=np.float64)
-        if below.shape != shown.shape:
-            remedy = "test the same components of codes and samples"
-            raise InputError(f"Expected two matrices of one size but got {shown.shape} and {below.shape}: {remedy}.")
         lower = np.tril_indices(len(shown), k=-1)
-        shown[lower] = below[lower]
+        shown[lower] = of_samples[lower]
         title += f"\nabove the diagonal: codes; below: {name}"
     np.fill_diagonal(shown, np.nan)
     top = float(np.max(shown, initial=_SMALLEST_RANGE, where=np.isfinite(shown)))
@@ -108,25 +96,15 @@ def dependence_heat_map(
 
 
 def _by_component(
-    codes: ArrayLike, samples: ArrayLike | None, name: str
+    codes: Floats, samples: Floats | None, name: str
 ) -> tuple[Figure, list[tuple[Axes, Floats, Floats | None]]]:
     """A figure with a panel for each leading component of codes and, if there are any, of samples."""
-    z, other = _tables(codes, samples)
-    count = min(_SHOWN, z.shape[1])
+    count = min(_SHOWN, codes.shape[1])
     figure, panels = _panels(count, min(_COLUMNS, count), 1.75, 1.5)
     for k, axes in enumerate(panels):
         axes.set_title(f"component {k + 1}", loc="left", fontsize=8, color=LIGHT.ink, pad=3)
-    _legend(figure, None if other is None else name, normal=True)
-    return figure, [(axes, z[:, k], None if other is None else other[:, k]) for k, axes in enumerate(panels)]
-
-
-def _tables(codes: ArrayLike, samples: ArrayLike | None) -> tuple[Floats, Floats | None]:
-    z = np.asarray(codes, dtype=np.float64)
-    other = None if samples is None else np.asarray(samples, dtype=np.float64)
-    if z.ndim != 2 or 0 in z.shape or (other is not None and other.shape[1:] != z.shape[1:]):
-        shapes = " and ".join(str(table.shape) for table in (z, other) if table is not None)
-        raise InputError(f"Pictures need tables (n, d) of codes with one d but got {shapes}.")
-    return z, other
+    _legend(figure, None if samples is None else name, normal=True)
+    return figure, [(axes, codes[:, k], None if samples is None else samples[:, k]) for k, axes in enumerate(panels)]
 
 
 def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -170,12 +170,8 @@ class _PictureFiles(dict[str, bytes]):
 
     def keep(self, name: str, content: bytes) -> None:
         """Add a file; the name may hold anything and is made fit for a file system."""
-        stem = re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "picture"
-        free, count = f"{stem}.png", 1
-        while free in self:
-            count += 1
-            free = f"{stem}-{count}.png"
-        self[free] = content
+        stem = re.sub(r"[^\w.+-]", lambda found: f"%{ord(found[0]):x}", name)
+        self[f"{stem}.png"] = content
 
     def themed(self, name: str, draw: Callable[[plots.Theme], Figure]) -> Picture:
         """A figure in both themes, of which the light one becomes a file."""
@@ -220,7 +216,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
     band = [grid(half, _HERO_COLUMNS // 2 if len(halves) > 1 else _HERO_COLUMNS, side=112, pad=8) for half in halves]
     grids = {name: entry.samples for name, entry in entries.items()}
     efforts = {name: _effort(entry) for name, entry in entries.items()}
-    files.keep("densities", plots.figure_png(plots.density_grids(grids, efforts, columns=_GRID_COLUMNS)))
+    files.keep("densities", plots.figure_png(plots.density_grids(grids, efforts)))
     cards = []
     for entry in facts.densities:
         picture = grid(entry.samples, _GRID_COLUMNS)
@@ -228,7 +224,7 @@ def _samples(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
         # Those of a class-conditional density are nested.
         known = {name.removeprefix("keywords."): value for name, value in flatten(entry.hyperparameters).items()}
         settings = {name: value for name, value in known.items() if value not in (None, {}, [])}
-        cards.append({"entry": entry, "picture": picture, "effort": _effort(entry), "settings": settings})
+        cards.append({"entry": entry, "picture": picture, "effort": efforts[entry.name], "settings": settings})
     return {"featured": {"name": chosen.name, "seed": chosen.seed, "count": count, "pictures": band}, "cards": cards}
 
 
@@ -266,14 +262,7 @@ def _codes(facts: FitReport, files: _PictureFiles) -> dict[str, Any]:
         for test in plots.TEST_NAMES:
             draw = partial(plots.rejections_by_n, facts.rejections, test, facts.normality.d, theirs.get(test))
             found["curves"][test] = files.themed(f"rejections-{test.lower()}", draw)
-        smallest = min(rate.n for rate in facts.rejections)
-        exceeds = [
-            rate.observed > theirs[rate.test][rate.level]
-            for rate in facts.rejections
-            if rate.n == smallest and rate.level in theirs.get(rate.test, {})
-        ]
-        if exceeds and all(exceeds):
-            found["exceeded"] = {"n": smallest, "counts": len(exceeds)}
+        found["exceeded"] = paper.exceeded_at(facts.rejections, theirs) if facts.beside_paper else None
     if facts.skewness is not None and facts.excess_kurtosis is not None:
         for name, effect in (("|skewness|", facts.skewness), ("|excess kurtosis|", facts.excess_kurtosis)):
             sizes = np.abs(np.asarray(effect, dtype=np.float64))

@@ -1,6 +1,9 @@
 """The numbers of the paper’s tables, which a report shows beside ours."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from scattergen.diagnostics import RejectionRate
 
 
 class Results(NamedTuple):
@@ -23,3 +26,10 @@ CELEBA = Results(
     "celeba", "CelebA", {"K2": {0.05: 46, 0.01: 19}, "JB": {0.05: 51, 0.01: 24}},
     {"vae": (96, "17 min"), "gan": (38, "10 min")}, beta=0.0025, figure="Figure 3", decoding="27 h 45 min",
 )  # fmt: skip
+
+
+def exceeded_at(rates: Sequence[RejectionRate], rejections: dict[str, dict[float, int]]) -> int | None:
+    """The smallest of the sample sizes, if already there every count is above the paper's."""
+    smallest = min(rate.n for rate in rates)
+    above = [rate.observed > rejections[rate.test][rate.level] for rate in rates if rate.n == smallest]
+    return smallest if all(above) else None

@@ -104,17 +104,25 @@ def training_curve(
 
 
 def quality_by_time(
-    densities: Mapping[str, Point], references: Mapping[str, float], title: str, theme: Theme = LIGHT
-) -> Figure:
-    """Distance, lower being better, against seconds of training; lines are of what was not trained."""
-    figure, axes = panel(title, "training time, s", theme, extra_height=0.6, log=True)
+    densities: Mapping[str, Point], references: Mapping[str, float], title: str, theme: Theme = LIGHT, *,
+    curves: Mapping[str, Sequence[Point]] | None = None,
+) -> Figure:  # fmt: skip
+    """Distance, lower being better, against seconds of training.
+
+    Dots are of densities, known at their end only, curves of longer trainings, level lines of what was not trained.
+    """
+    figure, axes = panel(title, "seconds of generative training", theme, extra_height=0.6, log=True)
     axes.set_ylabel("Fréchet distance")
-    _add_points(axes, densities, theme)
+    for (name, pairs), style in zip((curves or {}).items(), ("-", "--", ":"), strict=False):
+        axes.plot(*zip(*pairs, strict=True), style, color=theme.contrast, marker="o", markersize=3, label=name)
+    for name, point in densities.items():
+        axes.plot(*point, "o", color=theme.accent, markersize=5)
+        _annotate(axes, name, point, (5, 4), theme.ink)
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
         axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
     axes.margins(x=0.18, y=0.08)
-    if references:  # below the panel, where it hides no point
+    if references or curves:  # below the panel, where it hides no point
         add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=2.2)
     return figure
 
@@ -124,8 +132,6 @@ def rejections_by_n(
 ) -> Figure:
     """Components, of d, that the test "K2" or "JB" rejects among n codes, beside the paper's counts as lines."""
     chosen = [rate for rate in rates if rate.test == test]
-    if not chosen:
-        raise InputError(f"there are no rejection counts of the test {test!r} to plot.")
     title = f"{TEST_NAMES[test]}: components rejected, of {d}"
     figure, axes = panel(title, "n, codes tested", theme, extra_height=0.55, log=True)
     axes.set_yscale("symlog", linthresh=1, linscale=0.4)  # linear below a count of 1
@@ -156,23 +162,6 @@ def effect_sizes_by_component(skewness: ArrayLike, excess_kurtosis: ArrayLike, t
     for label, values, color in effects:
         sizes = np.maximum(np.abs(values), _SMALLEST_EFFECT)
         axes.plot(np.arange(1, len(sizes) + 1), sizes, "o", color=color, markersize=2, label=label)
-    add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=3)
-    return figure
-
-
-def quality_curves(
-    curves: Mapping[str, Sequence[Point]], points: Mapping[str, Point], title: str, theme: Theme = LIGHT
-) -> Figure:
-    """A distance, lower being better, against seconds of training; dots are what was measured at its end only."""
-    figure, axes = panel(title, "seconds of generative training", theme, extra_height=0.6, log=True)
-    for (name, pairs), style in zip(curves.items(), ("-", "--", ":"), strict=False):
-        seconds, distances = zip(*pairs, strict=True)
-        axes.plot(seconds, distances, style, color=theme.contrast, marker="o", markersize=3, label=name)
-    _add_points(axes, points, theme)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.minorticks_off()
-    axes.margins(x=0.15, y=0.1)
     add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=3)
     return figure
 
@@ -238,13 +227,6 @@ def styled_axes(figure: Figure, theme: Theme, ticks: float, *place: int) -> Axes
     return axes
 
 
-def _add_points(axes: Axes, points: Mapping[str, Point], theme: Theme) -> None:
-    """Dots with their names beside them."""
-    for name, point in points.items():
-        axes.plot(*point, "o", color=theme.accent, markersize=5)
-        _annotate(axes, name, point, (5, 4), theme.ink)
-
-
 def _annotate(axes: Axes, words: str, point: Point, offset: Point, color: str) -> None:
     axes.annotate(words, point, offset, textcoords="offset points", fontsize=7.5, color=color, parse_math=False)
 
@@ -286,22 +268,14 @@ def enlarged(images: Tensor, columns: int, side: int, pad: int) -> Image.Image:
 
 def reconstruction_pairs(originals: Tensor, reconstructions: Tensor, labels: Sequence[str], columns: int = 8) -> Figure:
     """Pairs of an original (left) and its reconstruction (right), (N, C, H, W) in [0, 1], each above its label."""
-    if originals.shape != reconstructions.shape or len(labels) != len(originals):
-        found = f"{tuple(originals.shape)}, {tuple(reconstructions.shape)} and {len(labels)} labels"
-        raise InputError(f"pairs need as many reconstructions and labels as originals, got {found}.")
     pairs = [image_grid(pair, columns=2, pad=0) for pair in torch.stack([originals, reconstructions], dim=1)]
-    return _tiles(pairs, [], labels, columns, gap=28, theme=LIGHT)
+    return _tiles(pairs, [], labels, columns, gap=28)
 
 
-def density_grids(
-    grids: Mapping[str, Tensor], notes: Mapping[str, str] | None = None, columns: int = 8, theme: Theme = LIGHT
-) -> Figure:
-    """Grids of samples (N, C, H, W) of several densities side by side, each between its name and a note."""
-    if not grids:
-        raise InputError("there are no samples to show: pass at least one density.")
-    pictures = [enlarged(images, columns, side=56, pad=4) for images in grids.values()]
-    lines = [(notes or {}).get(name, "") for name in grids]
-    return _tiles(pictures, list(grids), lines, columns=4, gap=64, theme=theme)
+def density_grids(grids: Mapping[str, Tensor], notes: Mapping[str, str]) -> Figure:
+    """Grids of samples (N, C, H, W) of several densities side by side, each between its name and its note."""
+    pictures = [enlarged(images, columns=8, side=56, pad=4) for images in grids.values()]
+    return _tiles(pictures, list(grids), [notes[name] for name in grids], columns=4, gap=64)
 
 
 def visualisation_matrix(
@@ -335,7 +309,7 @@ def signed(value: float) -> str:
 
 
 def _tiles(
-    pictures: Sequence[Image.Image], titles: Sequence[str], notes: Sequence[str], columns: int, gap: int, theme: Theme
+    pictures: Sequence[Image.Image], titles: Sequence[str], notes: Sequence[str], columns: int, gap: int
 ) -> Figure:
     """Pictures of one size in rows, with a title above and a note below each."""
     columns = min(columns, len(pictures))
@@ -343,11 +317,11 @@ def _tiles(
     above, below = 52 if titles else 0, 40 if any(notes) else 0
     rows = -(-len(pictures) // columns)
     step_y = above + height + below + gap
-    sheet = _Sheet(2 * MARGIN + columns * (width + gap) - gap, 2 * MARGIN + rows * step_y - gap, theme)
+    sheet = _Sheet(2 * MARGIN + columns * (width + gap) - gap, 2 * MARGIN + rows * step_y - gap, LIGHT)
     for index, picture in enumerate(pictures):
         x, y = MARGIN + (index % columns) * (width + gap), MARGIN + (index // columns) * step_y
         if titles:
             sheet.text(titles[index], x, y + 20, size=TITLE)
         sheet.image(picture, x, y + above)
-        sheet.text(notes[index], x, y + above + height + 22, color=theme.muted)
+        sheet.text(notes[index], x, y + above + height + 22, color=LIGHT.muted)
     return sheet.figure
