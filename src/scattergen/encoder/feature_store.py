@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ class FeatureStore:
 
     `compute` gives those of a range of samples, (n, D) float32; process r computes and keeps chunks i with
     i mod world_size = r. "auto" keeps them in memory up to `cache_bytes`, else in the folder, if it has space, else
-    nowhere. A file has the `identity` of its samples and a checksum: one that is damaged or of other data is made
-    again. In float16 it has deviations from the mean of the first chunk, which lose less to rounding than features.
+    nowhere. A file has the `identity` of its samples: one that is damaged or of other data is made again. In float16 it
+    has deviations from the mean of the first chunk, which lose less to rounding than features.
     """
 
     def __init__(
@@ -73,12 +73,11 @@ class FeatureStore:
     def reopen(self) -> None:
         """Find what is on the disk; all processes do so together before they read chunks."""
         if self._shift is None and self.folder is not None:
-            found = self._read("shift", (self.n_features,)) if self.processes.rank == 0 else None
+            found = self._read("shift") if self.processes.rank == 0 else None
             # It stays if the first chunk is of other images, since all go by it, but not if none can be used.
             if found is not None and not any(self._stored(i, found) is not None for i in range(self.n_chunks)):
                 found = None
-            if self.processes.broadcast(found is not None):
-                self._shift = self.processes.broadcast(torch.zeros(self.n_features) if found is None else found)
+            self._shift = self.processes.broadcast(found)
 
     def own(self, start: int = 0) -> range:
         """Numbers of this process's chunks, without the `start` first ones."""
@@ -128,8 +127,7 @@ class FeatureStore:
         return self._stored(i, self._shift)
 
     def _stored(self, i: int, shift: Tensor) -> Tensor | None:
-        rows = self.rows(i)
-        return self._read(self._name(i), (rows.stop - rows.start, self.n_features), rows, _checksum(shift))
+        return self._read(self._name(i), self.rows(i), shift)
 
     def _keep_chunk(self, i: int, features: Tensor) -> Tensor:
         """Keep a chunk where there is room; what `_found` will give from now on."""
@@ -139,7 +137,7 @@ class FeatureStore:
             return features
         shift = self.shift()
         stored = self._rounded(features, shift)
-        self._write(self._name(i), stored, self.rows(i), _checksum(shift))
+        self._write(self._name(i), stored, self.rows(i), shift)
         return stored
 
     def _rounded(self, features: Tensor, shift: Tensor) -> Tensor:
@@ -153,10 +151,9 @@ class FeatureStore:
         assert self.folder is not None  # or nothing would be on a disk
         return self.folder / f"{name}.safetensors"
 
-    def _write(self, name: str, tensor: Tensor, rows: slice = slice(0), base: int = 0) -> None:
-        metadata = {"identity": self.identity(rows), "name": name, "base": base, "checksum": _checksum(tensor)}
+    def _write(self, name: str, tensor: Tensor, rows: slice = slice(0), shift: Tensor | None = None) -> None:
         try:
-            write_tensors(self._path(name), {"values": tensor}, metadata)
+            write_tensors(self._path(name), {"values": tensor}, self._metadata(name, rows, shift))
         except ScattergenError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in FULL:
                 raise
@@ -166,22 +163,23 @@ class FeatureStore:
             then = "then run the same command again, which continues where it stopped"
             raise ScattergenError(f"{full}: {remedy}; {then}.") from error
 
-    def _read(self, name: str, shape: tuple[int, ...], rows: slice = slice(0), base: int = 0) -> Tensor | None:
+    def _read(self, name: str, rows: slice = slice(0), shift: Tensor | None = None) -> Tensor | None:
         """The tensor of a file, or None if there is none that can be used."""
         path = self._path(name)
         if not path.exists():
             return None
         tensors, metadata = read_tensors_if_whole(path) or ({}, None)
-        tensor = tensors.get("values")
-        if tensor is None or not isinstance(metadata, dict) or metadata.pop("checksum", None) != _checksum(tensor):
-            reason = "is damaged"
-        elif metadata != {"identity": self.identity(rows), "name": name, "base": base} or tensor.shape != shape:
-            reason = "belongs to other images or options"
-        else:
-            return tensor
+        shape = (self.n_features,) if shift is None else (rows.stop - rows.start, self.n_features)
+        if metadata == self._metadata(name, rows, shift) and tensors["values"].shape == shape:
+            return tensors["values"]
+        reason = "is damaged" if metadata is None else "belongs to other images or options"
         warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
         path.unlink(missing_ok=True)
         return None
+
+    def _metadata(self, name: str, rows: slice, shift: Tensor | None) -> dict[str, Any]:
+        base = 0 if shift is None else zlib.crc32(shift.numpy().data)
+        return {"identity": self.identity(rows), "name": name, "base": base}
 
     def _delete(self, names: Iterable[str]) -> None:
         """Delete files by name, where * stands for the number of a chunk."""
@@ -218,8 +216,3 @@ class FeatureStore:
         anew = "they are computed anew in every pass, which takes longer but gives the same result"
         warnings.warn(f"{lacking}: {anew}.", stacklevel=2)
         return "recompute"
-
-
-def _checksum(tensor: Tensor) -> int:
-    # CRC-32 finds damage as well as a cryptographic hash does, at the speed of the disk.
-    return zlib.crc32(tensor.contiguous().numpy().data)
