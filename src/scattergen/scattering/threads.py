@@ -4,24 +4,17 @@ import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import torch  # noqa: F401  loads the OpenMP runtime that is looked for
 
 _Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _process = os.getpid()
-
-
-def _openmp_parallel() -> Callable[[object, None, int, int], None] | None:
-    """What begins a parallel region of PyTorch's OpenMP runtime, or None where that has no GNU interface."""
-    try:
-        parallel = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return None
-    parallel.argtypes, parallel.restype = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    return parallel
-
-
-_parallel = _openmp_parallel()
+_parallel: Any = None  # what begins a parallel region of PyTorch's OpenMP runtime, where that has a GNU interface
+with suppress(AttributeError, OSError, TypeError):
+    _parallel = ctypes.CDLL(None).GOMP_parallel
+    _parallel.argtypes, _parallel.restype = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
 
 
 def in_threads(work: Callable[[], None], n: int) -> None:
