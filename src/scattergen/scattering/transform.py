@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import product
 from math import isfinite
-from operator import index
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from scattergen.calls.keywords import whole_number
 from scattergen.calls.state import usual_state
 from scattergen.errors import InputError
 from scattergen.scattering.filters import FilterBank, cropped, filter_bank, low_pass_matrix, padding_sources
@@ -74,9 +74,8 @@ def is_plain(x: Tensor) -> bool:
 def _as_tensor(x: NDArray[Any]) -> Tensor:
     """The images of an array, in its own memory where PyTorch can use that."""
     if x.dtype.kind != "f" or x.dtype.itemsize > 8 or np.ma.is_masked(x):
-        given = f"{x.dtype}, some of them masked" if np.ma.is_masked(x) else x.dtype
-        remedy = "give floating-point numbers of up to 64 bits, for 8-bit images x / 255"
-        raise InputError(f"Images are an array of {given}: {remedy}.")
+        remedy = "give floating-point numbers of up to 64 bits, none of them masked, for 8-bit images x / 255"
+        raise InputError(f"Images are an array of {x.dtype}: {remedy}.")
     return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
 
 
@@ -245,22 +244,16 @@ class Scattering2D(nn.Module):
     ) -> None:
         super().__init__()
         try:
-            rows, columns = map(index, shape)
-            J, L, max_order = index(J), index(L), index(max_order)
+            height, width = shape
         except (TypeError, ValueError):
-            given = f"J={J!r}, shape={shape!r}, L={L!r}, max_order={max_order!r}"
-            wanted = "shape is the height and width of the images in pixels, and all are whole numbers"
-            raise InputError(f"{given}: {wanted}.") from None
+            raise InputError(f"shape={shape!r}: give the height and width of the images in pixels.") from None
+        rows, columns = whole_number("height", height, least=2), whole_number("width", width, least=2)
+        J, L = whole_number("J", J, least=1), whole_number("L", L, least=1, most=_MOST_ORIENTATIONS)
+        max_order = whole_number("max_order", max_order, most=2)
         largest_J = min(rows, columns).bit_length() - 1
-        if min(rows, columns) < 2:
-            raise InputError(f"Images of {rows}x{columns} pixels: each side needs at least 2.")
-        if not 1 <= J <= largest_J:
+        if largest_J < J:
             problem = f"J={J} does not fit images of {rows}x{columns} pixels"
             raise InputError(f"{problem}: choose J between 1 and {largest_J}, so that 2^J is at most the shorter side.")
-        if not 1 <= L <= _MOST_ORIENTATIONS:
-            raise InputError(f"L={L} orientations: choose at least 1 and at most {_MOST_ORIENTATIONS} (8 is usual).")
-        if max_order not in (0, 1, 2):
-            raise InputError(f"max_order={max_order}: choose 0, 1 or 2.")
         if padding not in ("reflect", "periodic", "zero"):
             raise InputError(f"padding={padding!r}: choose 'reflect', 'periodic' or 'zero'.")
         if padding == "periodic" and (rows | columns) % 2**J:
@@ -284,12 +277,6 @@ class Scattering2D(nn.Module):
         padding = "" if self.padding == "reflect" else f", padding={self.padding!r}"
         return f"J={self.J}, shape={self.shape}, L={self.L}, max_order={self.max_order}{padding}"
 
-    @overload
-    def forward(self, x: Tensor) -> Tensor: ...
-
-    @overload
-    def forward(self, x: NDArray[Any]) -> NDArray[Any]: ...
-
     def forward(self, x: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
         """Scattering coefficients, (..., K, H', W'), of images (..., H, W), in float32, or float64 if they are.
 
@@ -297,16 +284,12 @@ class Scattering2D(nn.Module):
         numbers (..., H, W), or a pixel is NaN or infinite.
         """
         if isinstance(x, np.ndarray):
-            return self.forward(_as_tensor(x)).numpy()
+            return self(_as_tensor(x)).numpy()
         if not isinstance(x, Tensor):
             remedy = "convert them, for example by torch.as_tensor(x, dtype=torch.float32)"
             raise InputError(f"Images are {type(x).__name__}, neither a torch.Tensor nor a NumPy array: {remedy}.")
-        if x.is_complex():
-            remedy = "give x.abs(), or x.real and x.imag one after the other"
-            raise InputError(f"Images are {x.dtype}, but the transform is of real images: {remedy}.")
         if not x.is_floating_point():
-            levels = "x.float(), 0 and 1" if x.dtype == torch.bool else "for 8-bit images x.float() / 255"
-            raise InputError(f"Images are {x.dtype}: give floating-point numbers, {levels}.")
+            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
         if tuple(x.shape[-2:]) != self.shape:
             built = "This transform was built for images of {}x{} pixels".format(*self.shape)
             remedy = "build another Scattering2D or resize the images"
