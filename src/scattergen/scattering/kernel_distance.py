@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from scattergen.scattering.kernel_cache import kept
-from scattergen.scattering.kernels import contiguous
 from scattergen.scattering.threads import in_threads
 
 
@@ -80,14 +79,14 @@ def distance_batch(found: Tensor, wanted: Tensor, weights: Tensor, region: int) 
     over places; the gradient of a norm is 0 at 0.
     """
     values, gradient = found.new_empty(len(found)), found.new_empty(found.shape)
-    n = max(1, min(torch.get_num_threads(), len(found)))
-    size = max(1, -(-len(found) // n))
-    parts = iter([slice(start, start + size) for start in range(0, len(found), size)])
+    tensors = (found.contiguous(), wanted.contiguous(), values, gradient)
+    parts = [*zip(*(tensor.chunk(torch.get_num_threads()) for tensor in tensors), strict=True)]
+    left = iter(parts)
 
     def work() -> None:
-        for part in parts:
-            given = (contiguous(tensor, part) for tensor in (found, wanted))
-            _measure(*given, weights.numpy(), region, values.numpy()[part], gradient.numpy()[part])
+        for part in left:
+            one, other, value, slope = (tensor.numpy() for tensor in part)
+            _measure(one, other, weights.numpy(), region, value, slope)
 
-    in_threads(work, n)
+    in_threads(work, len(parts))
     return values, gradient
