@@ -108,7 +108,7 @@ def test_bad_shares_and_numbers_are_named():
     with pytest.raises(InputError, match=r"held_out=0\.7: hold out at most half"):
         ScatteringEncoder((1, 8, 8), J=1, held_out=0.7)
     whitening = PCAWhitening(3).fit(lambda: [torch.randn(20, 5)])
-    with pytest.raises(InputError, match="n_components=4: keep 1 to 3"):
+    with pytest.raises(InputError, match="n_components=4: give a whole number of at most 3"):
         whitening.keep(4)
     encoder = ScatteringEncoder((1, 16, 16), J=2, L=4, n_components=4, flips=True)
     with pytest.raises(InputError, match="pass these, and the features too"):

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from scattergen.calls.keywords import whole_number
 from scattergen.datasets.containers import as_tensor
 from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.principal_components import Samples, principal_components
@@ -50,9 +51,7 @@ class PCAWhitening:
     def __init__(
         self, n_components: int = 512, n_passes: int = 4, cache_bytes: int = 1 << 31, allow_fewer: bool = False
     ) -> None:
-        if n_components < 1:
-            raise InputError(f"n_components={n_components}: keep at least 1 component.")
-        self.n_components, self.n_passes = n_components, n_passes
+        self.n_components, self.n_passes = whole_number("n_components", n_components, least=1), n_passes
         self.cache_bytes, self.allow_fewer = cache_bytes, allow_fewer
 
     def fit(self, batches: Batches | Any) -> Self:
@@ -104,9 +103,7 @@ class PCAWhitening:
 
     def keep(self, n_components: int) -> None:
         """Leave out all but the leading components; an `InputError` if there are not so many."""
-        if not 1 <= n_components <= len(self.components_):
-            raise InputError(f"n_components={n_components}: keep 1 to {len(self.components_)} of those fitted.")
-        self.n_components = n_components
+        self.n_components = whole_number("n_components", n_components, least=1, most=len(self.components_))
         for name in ("components_", "explained_variance_", "explained_variance_ratio_"):
             setattr(self, name, getattr(self, name)[:n_components].clone())
 
