@@ -114,8 +114,9 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
         made = {name: kind(**{one: given.pop(one) for one in kind._fields}) for name, kind in groups.items()}
         command(**given, **made)
 
-    # Paragraphs as one line each, which break where the terminal ends; examples have blank lines between them.
-    unfolding.__doc__ = re.sub(r"(?<=\S)\n *(?=\S)", " ", inspect.getdoc(command) or "")
+    # Paragraphs as one line each, which break where the terminal ends; an example, which is indented, is one, too.
+    paragraphs = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(command) or "")
+    unfolding.__doc__ = re.sub(r"\n+(?= )", "\n\n", paragraphs)
     unfolding.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     unfolding.__annotations__ = {one.name: one.annotation for one in parameters}
     return unfolding

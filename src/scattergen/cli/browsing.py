@@ -20,7 +20,6 @@ def list_(
     """List the runs in a folder and below.
 
     [bold]Example[/bold]
-
       scattergen list runs/
     """
     from scattergen.cli.opening import prepare
@@ -63,9 +62,7 @@ def compare(
     Fréchet distances are those of `scattergen evaluate`.
 
     [bold]Examples[/bold]
-
       scattergen compare runs/a runs/b
-
       scattergen compare runs/* --out rows.png
     """
     from scattergen.cli.opening import prepare
@@ -108,9 +105,7 @@ def nearest(
     """Find the training images that samples, or images of yours, are nearest to, by their scattering coefficients.
 
     [bold]Examples[/bold]
-
       scattergen nearest runs/mnist --density vae --out nearest.png
-
       scattergen nearest runs/faces my-faces/ --images faces/ --out nearest.png
     """
     import torch
@@ -167,9 +162,7 @@ def edit(
     Components are numbered as in the report, the one of largest variance first. A .gif goes there and back.
 
     [bold]Examples[/bold]
-
       scattergen edit runs/mnist --component 3=+2 --seed 7 --out before-and-after.png
-
       scattergen edit runs/mnist --component 1=3 --component 5=-1.5 --image mnist --row 4 --steps 8 --out row.png
     """
     from scattergen.cli.opening import open_codes, prepare
@@ -197,11 +190,8 @@ def options(
     """List what --set takes: every option with its value and what it means.
 
     [bold]Examples[/bold]
-
       scattergen options
-
       scattergen options mnist
-
       scattergen options --density vae
     """
     from scattergen.cli.printing import print_table

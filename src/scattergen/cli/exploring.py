@@ -26,9 +26,7 @@ def explore(
     it are deleted then. It needs the extra "ui": pip install 'scattergen\[ui]'.
 
     [bold]Examples[/bold]
-
       scattergen explore runs/mnist
-
       scattergen explore runs/faces --images faces/ --port 8000 --no-browser
     """
     from scattergen.explorer.opening import opening

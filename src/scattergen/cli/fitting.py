@@ -45,21 +45,13 @@ def fit(
     Interrupted, the same command continues where it stopped.
 
     [bold]Examples[/bold]
-
       scattergen fit mnist --out runs/mnist
-
       scattergen fit faces/ --size 64 --out runs/faces --set training.epochs=20
-
       scattergen fit img_align_celeba/ --preset celeba --out runs/celeba
-
       scattergen fit images.npz --out runs/mine --densities mixture,vae-improved --set encoder.J=3
-
       scattergen fit faces/ --size 64 --estimate
-
       scattergen fit faces/ --size 64 --out runs/quick --limit 2000 --max-time 5m
-
       scattergen fit faces/ --out runs/faces --device cuda --devices 4
-
       scattergen fit faces/ --out runs/again --config fit.toml --seed 1
     """
     import torch
@@ -173,13 +165,9 @@ def density(
     The classes of a folder of images are its sub-folders, those of an .npz file its labels.
 
     [bold]Examples[/bold]
-
       scattergen density runs/mnist vae --set beta=0.01 --as vae-0.01
-
       scattergen density runs/mnist mixture --set n_components=100 --as mixture-100
-
       scattergen density runs/mnist vae --improved
-
       scattergen density runs/photos parzen --by-class
     """
     from scattergen.cli.opening import begin

@@ -22,9 +22,7 @@ def info(
     """Tell what a run holds, how it was made, and whether its files are intact.
 
     [bold]Examples[/bold]
-
       scattergen info runs/mnist
-
       scattergen info runs/mnist --config > fit.toml
     """
     from scattergen.cli.opening import prepare
@@ -71,9 +69,7 @@ def report(
     for one that an earlier version of scattergen fitted.
 
     [bold]Examples[/bold]
-
       scattergen report runs/mnist
-
       scattergen report runs/faces --images faces/ --size 64
     """
     from scattergen.cli.opening import open_of_run, prepare
@@ -116,11 +112,8 @@ def evaluate(
     detail that a row has.
 
     [bold]Examples[/bold]
-
       scattergen evaluate runs/mnist
-
       scattergen evaluate runs/mnist --density mixture,vae -n 2000 --repeats 5
-
       scattergen evaluate runs/faces --images faces/ --against other-faces/
     """
     from scattergen.cli.opening import begin, open_like, open_of_run
@@ -163,11 +156,8 @@ def diagnose(
     with n; p-values of simulated tests are at least 1/(simulations + 1).
 
     [bold]Examples[/bold]
-
       scattergen diagnose runs/mnist
-
       scattergen diagnose runs/mnist --density mixture --components 32
-
       scattergen diagnose runs/mnist --part test -n 10000
     """
     from scattergen.cli.opening import begin, open_of_run
@@ -203,11 +193,8 @@ def reproduce(
     same command continues where it stopped.
 
     [bold]Examples[/bold]
-
       scattergen reproduce mnist
-
       scattergen reproduce mnist --run runs/mine --quick
-
       scattergen reproduce celeba --images img_align_celeba/
     """
     from scattergen.cli.opening import begin, open_of_paper

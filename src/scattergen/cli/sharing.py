@@ -27,9 +27,7 @@ def export(
     is the card that `push` would publish.
 
     [bold]Examples[/bold]
-
       scattergen export runs/faces --to onnx --out decoder.onnx --sharpen 0.7
-
       scattergen export runs/mnist --to folder --out small
     """
     from scattergen.cli.opening import prepare
@@ -69,7 +67,6 @@ def push(
     are refused, whose terms do not let them be published.
 
     [bold]Example[/bold]
-
       scattergen push runs/emoji USER/emoji --license apache-2.0 --dry-run
     """
     from scattergen.cli.opening import prepare

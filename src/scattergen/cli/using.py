@@ -27,15 +27,10 @@ def sample(
     With several classes, each gets an equal part of the images, one class after the other.
 
     [bold]Examples[/bold]
-
       scattergen sample runs/mnist --out samples.png
-
       scattergen sample runs/mnist --density vae -n 1000 --seed 7 --out samples.npz
-
       scattergen sample runs/mnist --temperature 0.8 --out alike.png
-
       scattergen sample runs/faces --sharpen 0 --out as-decoded.png
-
       scattergen sample runs/mnist --label 3,5 --out threes-and-fives.png
     """
     from scattergen.cli.opening import prepare
@@ -87,9 +82,7 @@ def encode(
     """Turn images into codes.
 
     [bold]Example[/bold]
-
       scattergen encode runs/mnist images.npz --out codes.npz
-
       scattergen encode runs/mnist mnist --part train --out training-codes.npz
     """
     from scattergen.cli.opening import open_like, prepare
@@ -112,7 +105,6 @@ def decode(
     """Turn codes into images.
 
     [bold]Example[/bold]
-
       scattergen decode runs/mnist codes.npz --out images/
     """
     from scattergen.cli.opening import prepare
@@ -138,7 +130,6 @@ def reconstruct(
     A grid shows eight originals in one row and their reconstructions in the next.
 
     [bold]Example[/bold]
-
       scattergen reconstruct runs/mnist mnist -n 32 --out pairs.png
     """
     import torch
@@ -177,9 +168,7 @@ def interpolate(
     A .gif goes there and back.
 
     [bold]Examples[/bold]
-
       scattergen interpolate runs/mnist mnist --from-label 3 --to-label 9 --out morph.gif
-
       scattergen interpolate runs/mnist mnist --from 3 --to 9 --steps 10 --out morph.png
     """
     import torch
