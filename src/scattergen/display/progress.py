@@ -24,48 +24,42 @@ _LINES = 100  # of what is finished, that a notebook shows
 class Task:
     """One stage whose steps are counted; made by `Progress.task`."""
 
-    def __init__(self, description: str, total: int, show: Callable[["Task", int], None] | None = None) -> None:
+    def __init__(self, description: str, total: int, show: Callable[["Task"], None] | None = None) -> None:
         self.description, self.total, self.completed, self.note = description, total, 0, ""
-        self._show = show
+        self._show, self._start, self._first = show, 0.0, -1
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count `steps` more steps done and show `note`, such as the current loss."""
         self.completed += steps
         self.note = self.note if note is None else visible(note)
-        if self._show is not None:
-            self._show(self, steps)
-
-
-class _Rate:
-    """How fast a task goes, by which the rest of it takes so long."""
-
-    def __init__(self) -> None:
-        self._start, self._first = 0.0, -1
-
-    def left(self, task: Task, now: float) -> str:
-        """The time that is left, in words; nothing before it is known."""
         # A resumed stage starts with many steps at once, so the rate is that of the later ones.
         if self._first < 0:
-            self._first, self._start = task.completed, now
-        if not self._first < task.completed < task.total:
+            self._first, self._start = self.completed, time.monotonic()
+        if self._show is not None:
+            self._show(self)
+
+    def left(self) -> str:
+        """The time that is left, in words; nothing before it is known."""
+        if not 0 <= self._first < self.completed < self.total:
             return ""
-        left = (now - self._start) / (task.completed - self._first) * (task.total - task.completed)
+        left = (time.monotonic() - self._start) / (self.completed - self._first) * (self.total - self.completed)
         return f", {timedelta(seconds=round(left))} left"
+
+    def line(self) -> str:
+        """How far it is, in a line."""
+        return f"  {self.description}: {self.completed:,}/{self.total:,}{self.left()}  {self.note}"
 
 
 class _Log:
     """Tells of a task in a line now and then, with the time that is left."""
 
     def __init__(self, message: Callable[[str], None]) -> None:
-        self._message, self._rate = message, _Rate()
-        self._next = time.monotonic() + _LOG_EVERY
+        self._message, self._next = message, time.monotonic() + _LOG_EVERY
 
-    def __call__(self, task: Task, steps: int) -> None:
-        now = time.monotonic()
-        left = self._rate.left(task, now)
-        if left and now >= self._next:
-            self._message(f"  {task.description}: {task.completed:,}/{task.total:,}{left}  {task.note}")
-            self._next = now + _LOG_EVERY
+    def __call__(self, task: Task) -> None:
+        if time.monotonic() >= self._next and task.left():
+            self._message(task.line())
+            self._next = time.monotonic() + _LOG_EVERY
 
 
 class _Page:
@@ -74,24 +68,21 @@ class _Page:
     def __init__(self, shell: Any) -> None:
         self._publish, self.cell = shell.display_pub.publish, shell.execution_count
         self._id, self._shown, self._next = os.urandom(8).hex(), False, 0.0
-        self.lines, self.tasks = deque[str](maxlen=_LINES), dict[Task, _Rate]()
+        self.lines, self.tasks = deque[str](maxlen=_LINES), list[Task]()
 
-    def __call__(self, task: Task, steps: int) -> None:
+    def __call__(self, task: Task) -> None:
         if time.monotonic() >= self._next:
             self.show()
 
     def show(self) -> None:
         """Show it as it is now."""
-        now = time.monotonic()
-        self._next, bars, html = now + _SHOW_EVERY, list[str](), ""
-        for task, rate in self.tasks.items():
-            done, left = f"{task.completed:,}/{task.total:,}", rate.left(task, now)
-            bars.append(f"  {task.description}: {done}{left}  {task.note}")
+        self._next, lines = time.monotonic() + _SHOW_EVERY, "\n".join(self.lines)
+        html = f'<div style="white-space:pre-wrap">{escape(lines)}</div>'
+        for task in self.tasks:
             bar = f'<progress style="width:16em" value="{task.completed}" max="{task.total}"></progress>'
-            html += f"<div>{escape(task.description)} {bar} {escape(done + left)}&ensp;{escape(task.note)}</div>"
-        lines = "\n".join(self.lines)
-        html = f'<div style="white-space:pre-wrap">{escape(lines)}</div>{html}'
-        data = {"text/html": html, "text/plain": "\n".join([lines, *bars])}
+            done = f"{task.completed:,}/{task.total:,}{task.left()}"
+            html += f"<div>{escape(task.description)} {bar} {done}&ensp;{escape(task.note)}</div>"
+        data = {"text/html": html, "text/plain": "\n".join([lines, *(task.line() for task in self.tasks)])}
         self._publish(data, metadata={}, transient={"display_id": self._id}, update=self._shown)
         self._shown = True
 
@@ -137,12 +128,12 @@ class Progress:
             return
         if page is not None:
             task = Task(description, total, page)
-            page.tasks[task] = _Rate()
+            page.tasks.append(task)
             try:
                 page.show()
                 yield task
             finally:
-                del page.tasks[task]
+                page.tasks.remove(task)
         elif self.console.is_terminal:
             columns = (
                 TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
@@ -150,7 +141,7 @@ class Progress:
             )  # fmt: skip
             with Bars(*columns, console=self.console, transient=True) as bars:
                 bar = bars.add_task(description, total=total, note="")
-                task = Task(description, total, lambda task, steps: bars.update(bar, advance=steps, note=task.note))
+                task = Task(description, total, lambda task: bars.update(bar, completed=task.completed, note=task.note))
                 yield task
         else:
             task = Task(description, total, _Log(self.message))
