@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scattergen.cli import exploring
+from scattergen.cli import browsing
 from scattergen.datasets.image_files import image_grid, png
 from scattergen.diagnostics.dependence import pairwise_dependence
 from scattergen.errors import InputError
@@ -74,7 +74,7 @@ def test_samples_are_those_of_the_command_that_is_shown(explorer, given, scatter
     command = re.sub(r"<.?code>|&#45;", lambda m: "-" if "45" in m[0] else "", shown["command"])
     words = ["--seed", "7", "--temperature", "0.5"]
     assert " ".join(words) in command
-    scattergen("sample", explorer.path, "--density", "vae", *words, "-n", N_SAMPLES, "--out", tmp_path / "x.npz")
+    scattergen("sample", explorer.run.path, "--density", "vae", *words, "-n", N_SAMPLES, "--out", tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as arrays:
         assert all(map(same, shown["samples"]["value"], torch.from_numpy(arrays["images"])))
 
@@ -146,7 +146,7 @@ def test_uploads_are_read_as_encode_reads_files(explorer, scattergen, tmp_path):
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (60, 41, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a.png")
-    scattergen("encode", explorer.path, folder, "--out", tmp_path / "z.npy", showing_warnings=True)
+    scattergen("encode", explorer.run.path, folder, "--out", tmp_path / "z.npy", showing_warnings=True)
     code = explorer.model.encode(explorer.picture((folder / "a.png").read_bytes()))
     assert np.array_equal(code.numpy(), np.load(tmp_path / "z.npy"))
 
@@ -209,7 +209,7 @@ def test_a_run_without_codes_shows_the_rest(fitted, given, tmp_path):
 
 
 def test_mistakes_are_told_before_the_page_is_there(fitted, scattergen, monkeypatch, tmp_path):
-    monkeypatch.setattr(exploring.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(browsing.signal, "signal", lambda *_: None)
     assert "There is no run folder" in scattergen("explore", tmp_path / "none", code=2).err
     assert "does not hold the images" in scattergen("explore", fitted, "--images", "mnist", code=2).err
     assert "cannot be used here" in scattergen("explore", fitted, "--device", "gpu", code=2).err

@@ -10,7 +10,7 @@ import typer
 from typer import Option
 from typer.core import TyperGroup
 
-from scattergen.cli import browsing, exploring, fitting, looking, sharing, streams, using
+from scattergen.cli import browsing, fitting, looking, sharing, streams, using
 from scattergen.cli.arguments import unfolded
 from scattergen.display.machine import __version__
 from scattergen.display.words import say
@@ -52,7 +52,7 @@ for _command in (
     fitting.fit, fitting.density, using.sample, using.encode, using.decode, using.reconstruct, using.interpolate,
     looking.info, looking.report, looking.evaluate, looking.diagnose, sharing.export, sharing.push,
     looking.reproduce,
-    exploring.explore, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
+    browsing.explore, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
 ):  # fmt: skip
     app.command(_command.__name__.rstrip("_"))(unfolded(_command))
 

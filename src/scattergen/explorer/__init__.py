@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scattergen.explorer.page import build, opening
+
 if TYPE_CHECKING:
     from scattergen.datasets import Dataset
 
@@ -13,7 +15,4 @@ def app(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -
     The model is loaded when the page is first seen. `images` are those that the run was fitted to, of which it shows
     the nearest; the embedded MNIST is found without. A `ScattergenError` if the extra `ui` is missing.
     """
-    from scattergen.explorer.opening import opening
-    from scattergen.explorer.page import build
-
     return build(opening(run, images, device))

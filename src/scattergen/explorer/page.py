@@ -1,18 +1,41 @@
 """The page: its parts, and which of them answer when something is set."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from scattergen.errors import ScattergenError
-from scattergen.explorer.opening import Opening
 
+if TYPE_CHECKING:
+    from scattergen.datasets import Dataset
+    from scattergen.explorer.session import Explorer
+
+Opening = Callable[[], "AbstractContextManager[Explorer]"]
 TABS = ("nearest", "edit", "morph", "scattering", "dependence")
 _TEMPLATES = Path(__file__).parent / "templates"
 _FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that nobody needs to fetch
+
+
+def opening(run: Path | str, images: "Dataset | None" = None, device: str = "cpu") -> Opening:
+    """Opens a run for one thread at a time; PyTorch, which takes seconds to import, waits for the first."""
+    lock = Lock()
+    made: list[Explorer] = []
+
+    @contextmanager
+    def open_run() -> "Iterator[Explorer]":
+        from scattergen.explorer.session import Explorer
+
+        with lock:
+            if not made:
+                made.append(Explorer(run, images, device))
+            yield made[0]
+
+    return open_run
 
 
 def build(opening: Opening) -> Any:

@@ -10,8 +10,7 @@ from contextlib import suppress
 from threading import Event
 
 from scattergen.errors import InputError
-from scattergen.explorer.opening import Opening
-from scattergen.explorer.page import build
+from scattergen.explorer.page import Opening, build
 
 _PORTS = range(7860, 7960)
 

@@ -21,16 +21,11 @@ _TESTED, _COMPONENTS = 768, 16  # codes and leading components whose dependence 
 
 
 class Explorer:
-    """A run, and with `images` those that it was fitted to; all is read when it is first needed, and kept."""
+    """A run, and with `images` those that it was fitted to; its files are read when they are first needed, and kept."""
 
     def __init__(self, run: Path | str, images: Dataset | None = None, device: str = "cpu") -> None:
-        self.path, self.device, self._given = Path(run), device, images
+        self.run, self.device, self._given = RunFolder.open(run), device, images
         self.samples, self.dependence = lru_cache(64)(self._samples), lru_cache(64)(self._dependence)
-
-    @cached_property
-    def run(self) -> RunFolder:
-        """The opened run."""
-        return RunFolder.open(self.path)
 
     @cached_property
     def model(self) -> GenerativeScatteringNetwork:
@@ -48,7 +43,7 @@ class Explorer:
         """Codes (N, d) of the training images."""
         if not self.run.has("codes"):
             remedy = "explore the run folder that `scattergen fit` made"
-            raise InputError(f"{self.path} does not hold the codes of its training images: {remedy}.")
+            raise InputError(f"{self.run.path} does not hold the codes of its training images: {remedy}.")
         return self.run.read("codes")[0]["codes"]
 
     @cached_property

@@ -32,7 +32,7 @@ def begin(explorer: Explorer, given: Given) -> Shown:
     """The first sight of the page."""
     model, (channels, height, width) = explorer.model, explorer.model.decoder.image_shape
     kind = f"{width}×{height} pixels in {'grey' if channels == 1 else 'colour'}"
-    title = f"# {_plain(explorer.path.resolve().name)}\n{kind}, {model.decoder.n_components:,} components."
+    title = f"# {_plain(explorer.run.path.resolve().name)}\n{kind}, {model.decoder.n_components:,} components."
     shares = 100 * model.encoder.whitening.explained_variance_ratio_[:N_SLIDERS]
     labels = (f"Component {k + 1} ({share:.1f} % of the variance)" for k, share in enumerate(shares))
     sliders = {f"component-{k}": {"label": label, "visible": True} for k, label in enumerate(labels)}
@@ -47,7 +47,8 @@ def resample(explorer: Explorer, given: Given) -> Shown:
         raise InputError(f"This run has no density {given['density']}: reload the page.")
     classes = getattr(explorer.model.densities[given["density"]], "classes_", ())
     given = {**given, "label": given["label"] if given["label"] in classes else _ANY}
-    words = ["scattergen", "sample", str(explorer.path), "--density", given["density"], "--seed", f"{given['seed']}"]
+    words = ["scattergen", "sample", str(explorer.run.path)]
+    words += ["--density", given["density"], "--seed", f"{given['seed']}"]
     words += ["--temperature", f"{given['temperature']:g}"] if given["temperature"] != 1 else []
     words += ["--label", given["label"]] if given["label"] != _ANY else []
     return {
