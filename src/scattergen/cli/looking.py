@@ -37,8 +37,9 @@ def info(
         found = config_of(opened.options, opened.metadata("encoder")["image_shape"][-1])
         print(json.dumps(found) + "\n" if common.as_json else to_toml(found), end="")
         return
-    stages = opened.stages
-    keys, best = opened.names("densities"), stages.get("report", {}).get("best")
+    stages, keys = opened.stages, opened.names("densities")
+    measured = stages.get("report", {})
+    best = measured.get("best")
     if common.as_json:
         facts = {"run": str(run), "version": opened.version, "complete": opened.finished, "best": best}
         held = {"densities": keys, "options": opened.shown_options, "stages": stages}
@@ -51,9 +52,8 @@ def info(
     say(f"Densities: {', '.join(keys) or 'none'}" + ("." if best is None else f"; the best by measurement: {best}."))
     if rows := [(key, f"{stage['seconds']:.1f}") for key, stage in stages.items() if "seconds" in stage]:
         print_table(("stage", "seconds"), rows)
-    quality = stages.get("report", {})
-    if "psnr" in quality:
-        say(f"Test reconstruction: {quality['psnr']:.2f} dB PSNR.")
+    if "psnr" in measured:
+        say(f"Test reconstruction: {measured['psnr']:.2f} dB PSNR.")
     say(*json.dumps(opened.shown_options, indent=2).split("\n"))
 
 

@@ -81,31 +81,25 @@ def open_to_fit(
 
 def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
     """The images of a run, split and by default cropped, resized and converted as in its fit; or the embedded MNIST."""
-    options = RunFolder.open(run).options
-    fitted_to, preset = options.get("data", {}), options.get("preset")
+    opened = RunFolder.open(run)
+    fitted_to, preset = opened.options.get("data", {}), opened.options.get("preset")
     if source is None:
         if fitted_to.get("name") != MNIST:
             raise InputError(f"{run} does not hold the images that it was fitted to: name them by --images.")
         source = MNIST
     if holds_files(source):
-        size = fitted_to.get("size")
         if preset not in CELEBA_PRESETS:
-            reading = _cropped_as(run, source, reading)
-            channels, side, _ = RunFolder.open(run).metadata("encoder")["image_shape"]
-            reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
-            # Versions that did not keep the size kept whether it was changed.
-            if "size" not in fitted_to and reading.crop != side and "size" in fitted_to.get("converted", ()):
-                size = side
-        reading = reading._replace(size=reading.size or size)
+            reading = _as_files_of(opened, reading)
+        reading = reading._replace(size=reading.size or fitted_to.get("size"))
     return open_to_fit(source, reading, preset=preset, most=fitted_to.get("limit"))
 
 
 def open_like(run: Path, source: str, reading: Reading, part: str | None = None) -> Dataset:
     """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
-    asked, reading = reading, _cropped_as(run, source, reading)
-    wanted = channels, height, width = tuple(RunFolder.open(run).metadata("encoder")["image_shape"])
+    opened, asked = RunFolder.open(run), reading
+    wanted = _, height, width = tuple(opened.metadata("encoder")["image_shape"])
     if holds_files(source):
-        reading = reading._replace(mode=reading.mode or ("L" if channels == 1 else "RGB"))
+        reading = _as_files_of(opened, reading)
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
     # A part of images that have none of their own is that of a fit.
@@ -115,7 +109,7 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
         how = "choose --size, --crop and --mode to suit" if holds_files(source) else "convert the array, or give files"
         raise InputError(f"{what}: {how}.")
     _say_what_is_left_out(source, data)
-    _say_how_converted(source, data, asked, reading, RunFolder.open(run).options.get("data", {}).get("converted", []))
+    _say_how_converted(source, data, asked, reading, opened.options.get("data", {}).get("converted", []))
     if data.test is None and part == "test":
         raise InputError(f"{source} has too few images for a test set: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
@@ -186,11 +180,11 @@ def open_of_paper(name: str, run: Path, images: str | None, strict: bool) -> Dat
     return open_to_fit(images, Reading(size=size, strict=strict), preset=name, most=None)
 
 
-def _cropped_as(run: Path, source: str, reading: Reading) -> Reading:
-    """The crop of a run for a folder for which neither a crop nor a size is asked."""
-    if reading.crop is None and reading.size is None and holds_files(source):
-        return reading._replace(crop=RunFolder.open(run).options.get("data", {}).get("crop"))
-    return reading
+def _as_files_of(run: RunFolder, reading: Reading) -> Reading:
+    """How files are read as those of a run: its colours, and its crop where neither a crop nor a size is asked for."""
+    crop = run.options.get("data", {}).get("crop") if reading.crop is None and reading.size is None else reading.crop
+    channels = run.metadata("encoder")["image_shape"][0]
+    return reading._replace(crop=crop, mode=reading.mode or ("L" if channels == 1 else "RGB"))
 
 
 def _say_how_converted(source: str, data: Dataset, asked: Reading, done: Reading, known: list[str]) -> None:

@@ -60,10 +60,8 @@ def sample(
     if labels:
         each = [labels[k * len(labels) // n] for k in range(n)]
         if names is None:
-            kind = opened.metadata(f"densities/{density}")["name"]
-            what = f"The density {density} is not class-conditional"
-            remedy = f"leave out --density, or fit one that is by `scattergen density {run} {kind} --by-class`"
-            raise InputError(f"{what}: {remedy}.")
+            remedy = "leave out --density, or fit one that is by `scattergen density RUN NAME --by-class`"
+            raise InputError(f"The density {density} is not class-conditional: {remedy}.")
         classes = ClassLabels(label_numbers(each, n, names), tuple(names))
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     asked = model.sharpen if sharpen is None else sharpen
