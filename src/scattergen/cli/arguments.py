@@ -184,11 +184,16 @@ def parse_changes(options: list[str]) -> dict[int, float]:
     return changes
 
 
-def say_written(path: Path, n: int, as_json: bool, **facts: Any) -> None:
-    """Print where results are and what was measured; with `as_json` also how they were made."""
-    if as_json:
-        print(json.dumps({"out": str(path), "n": n, **facts}))
-        return
-    say(f"{path}: {n:,} {'item' if n == 1 else 'items'}.")
-    if "psnr" in facts:
-        say(f"PSNR: {facts['psnr']:.2f} dB")
+def tell(common: Common, facts: object, *lines: object) -> None:
+    """Print what came of a command: facts as JSON, or lines for people."""
+    if common.as_json:
+        print(json.dumps(facts))
+    else:
+        say(*lines)
+
+
+def tell_written(common: Common, path: Path, n: int, **facts: Any) -> None:
+    """Print where results are and what was measured; as JSON also how they were made."""
+    measured = [f"PSNR: {facts['psnr']:.2f} dB"] if "psnr" in facts else []
+    written = f"{path}: {n:,} {'item' if n == 1 else 'items'}."
+    tell(common, {"out": str(path), "n": n, **facts}, written, *measured)

@@ -179,7 +179,7 @@ def edit(
     model, codes, _, made = open_codes(RunFolder.open(run), image, density, seed, chosen, reading, common)
     decoded = model.decode(edited(codes[0], changes, steps), sharpen=0.0 if image else model.sharpen)
     write_series(out, decoded)
-    arg.say_written(out, steps, common.as_json, components=changes, **made)
+    arg.tell_written(common, out, steps, components=changes, **made)
 
 
 def explore(

@@ -1,6 +1,5 @@
 """The commands that fit: a whole model, and one more density."""
 
-import json
 import os
 import shlex
 import sys
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
-from scattergen.display.words import say
 from scattergen.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,23 +111,21 @@ def fit(
             )  # fmt: skip
     if layout.rank > 0:
         return
-    _tell(fitted, out, common.as_json)
+    _tell(fitted, out, common)
 
 
-def _tell(fitted: "FittedRun", out: Path, as_json: bool) -> None:
+def _tell(fitted: "FittedRun", out: Path, common: arg.Common) -> None:
     """Print how a fit ended."""
-    measured, before = fitted.measurements, fitted.finished_before
-    if as_json:
-        places = {"run": str(out), "report": str(fitted.report), "pictures": str(out / "pictures")}
-        print(json.dumps({**places, "finished_before": before, **measured, "expectation": fitted.expectation}))
-        return
-    if before:
-        say(f"{out} was finished before with the same options: nothing to do.")
-    if fitted.expectation is not None:
-        say(fitted.expectation)
+    measured, before, expectation = fitted.measurements, fitted.finished_before, fitted.expectation
+    pictures, report = out / "pictures", fitted.report
+    lines = [f"{out} was finished before with the same options: nothing to do."] if before else []
+    if expectation is not None:
+        lines.append(expectation)
     elif "psnr" in measured:
-        say(f"Test reconstruction: {measured['psnr']:.2f} dB PSNR.")
-    say(f"Pictures: {out / 'pictures'}", f"Report:   {fitted.report}")
+        lines.append(f"Test reconstruction: {measured['psnr']:.2f} dB PSNR.")
+    facts = {"run": str(out), "report": str(report), "pictures": str(pictures), "finished_before": before}
+    facts |= {**measured, "expectation": expectation}
+    arg.tell(common, facts, *lines, f"Pictures: {pictures}", f"Report:   {report}")
 
 
 def _refuse_inside(out: Path, images: str) -> None:
@@ -179,13 +175,10 @@ def density(
             run, name, **begin(common, seed), keywords=arg.parse_options(options), improved=improved,
             by_class=by_class, stored_as=stored_as, overwrite=overwrite,
         )  # fmt: skip
-    if common.as_json:
-        rows = {"rows": fitted.classes} if fitted.classes else {}
-        facts = {"density": fitted.key, "picture": str(fitted.picture), **rows}
-        print(json.dumps({**facts, "finished_before": fitted.finished_before}))
-        return
-    if fitted.finished_before:
-        say("It was fitted before with the same options: nothing to do.")
-    say(f"Samples: {fitted.picture}")
+    facts = {"density": fitted.key, "picture": str(fitted.picture), "finished_before": fitted.finished_before}
+    lines = ["It was fitted before with the same options: nothing to do."] if fitted.finished_before else []
+    lines.append(f"Samples: {fitted.picture}")
     if fitted.classes:
-        say(f"Its rows: {', '.join(fitted.classes)}")
+        facts["rows"] = fitted.classes
+        lines.append(f"Its rows: {', '.join(fitted.classes)}")
+    arg.tell(common, facts, *lines)

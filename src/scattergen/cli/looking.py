@@ -81,12 +81,8 @@ def report(
     lacking = opened.finished and bool(opened.stages) and not opened.has(REFERENCE)
     data = open_of_run(run, images, reading) if lacking or images is not None else None
     renewed, page = renew_report(run, data, device=common.device, progress=progress), run / "report.html"
-    if common.as_json:
-        print(json.dumps({"report": str(page), "renewed": renewed}))
-        return
-    if not renewed:
-        say("The report shows all that the run holds: nothing to do.")
-    say(f"Report: {page}")
+    done = [] if renewed else ["The report shows all that the run holds: nothing to do."]
+    arg.tell(common, {"report": str(page), "renewed": renewed}, *done, f"Report: {page}")
 
 
 def evaluate(
@@ -204,12 +200,8 @@ def reproduce(
     run = run or Path("runs", name)
     data, command = open_of_paper(name, run, images, strict), shlex.join(["scattergen", *sys.argv[1:]])
     result = reproduce_run(run, data, name=name, effort=QUICK if quick else FULL, command=command, **work)
-    if common.as_json:
-        findings = [asdict(found) for found in result.findings]
-        print(json.dumps({"page": str(result.page), "findings": findings, "finished_before": result.finished_before}))
-        return
-    if result.finished_before:
-        say("Everything was measured before with the same options: nothing to do.")
-    for found in result.findings:
-        say(f"{found.item}: {found.verdict}.")
-    say(f"Page: {result.page}")
+    before, findings = result.finished_before, [asdict(found) for found in result.findings]
+    lines = ["Everything was measured before with the same options: nothing to do."] if before else []
+    lines += [f"{found.item}: {found.verdict}." for found in result.findings]
+    facts = {"page": str(result.page), "findings": findings, "finished_before": before}
+    arg.tell(common, facts, *lines, f"Page: {result.page}")

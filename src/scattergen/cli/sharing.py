@@ -1,13 +1,11 @@
 """The commands that hand a model on: export and push."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
-from scattergen.display.words import say
 
 License = Annotated[str | None, Option("--license", metavar="ID",
     help="Of the model, for its card, as Hugging Face writes it: cc-by-4.0.")]  # fmt: skip
@@ -51,7 +49,7 @@ def export(
         told = [f"{out}: {compared}."]
         if model.sharpen > 0 and sharpen == 0:
             told.append(f"New images of this run are sharpened, as these are not: add --sharpen {model.sharpen:g}.")
-    say(*([json.dumps(found)] if common.as_json else told))
+    arg.tell(common, found, *told)
 
 
 def push(
@@ -77,10 +75,8 @@ def push(
     address, card, sizes = push_run(
         RunFolder.open(run), name, private=private, dry_run=dry_run, licence=licence, progress=progress
     )
-    if common.as_json:
-        print(json.dumps({"address": address, "sent": not dry_run, "card": card, "bytes": sizes}))
-    elif dry_run:
+    told = [f"{address}: read its card once more, above all what it says of the data."]
+    if dry_run:
         files = (f"{size / 1e6:8.2f} MB  {file}" for file, size in sorted(sizes.items()))
-        say(*card.splitlines(), "", *files, f"Nothing was sent to {address}.")
-    else:
-        say(f"{address}: read its card once more, above all what it says of the data.")
+        told = [*card.splitlines(), "", *files, f"Nothing was sent to {address}."]
+    arg.tell(common, {"address": address, "sent": not dry_run, "card": card, "bytes": sizes}, *told)

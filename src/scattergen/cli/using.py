@@ -69,7 +69,7 @@ def sample(
     images = model.decode(codes, batch_size, progress, sharpen=sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     how = {"density": density, "seed": seed, "temperature": temperature, "sharpen": sharpen}
-    arg.say_written(out, n, common.as_json, **how, **({"labels": labels} if labels else {}))
+    arg.tell_written(common, out, n, **how, **({"labels": labels} if labels else {}))
 
 
 def encode(
@@ -92,7 +92,7 @@ def encode(
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     data = open_like(run, images, reading, part)
     write_codes(out, model.encode(data.train, progress))
-    arg.say_written(out, len(data.train), common.as_json)
+    arg.tell_written(common, out, len(data.train))
 
 
 def decode(
@@ -115,7 +115,7 @@ def decode(
     check_output(out, len(z))
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     write_images(out, model.decode(z, batch_size, progress), z)
-    arg.say_written(out, len(z), common.as_json)
+    arg.tell_written(common, out, len(z))
 
 
 def reconstruct(
@@ -154,7 +154,7 @@ def reconstruct(
         shown = torch.cat([row for pair in rows for row in pair])[: 2 * len(results) + missing]
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
-    arg.say_written(out, len(results), common.as_json, psnr=mean)
+    arg.tell_written(common, out, len(results), psnr=mean)
 
 
 def interpolate(
@@ -184,4 +184,4 @@ def interpolate(
     numbers = [number_of(source, images, *one) for one in asked]
     first, last = source[torch.tensor(numbers)]
     write_series(out, model.interpolate(first, last, steps))
-    arg.say_written(out, steps, common.as_json, rows=numbers)
+    arg.tell_written(common, out, steps, rows=numbers)
