@@ -87,7 +87,7 @@ def print_tests(result: "RunDiagnosis") -> None:
     measured = [Column(title, justify="right") for name in batteries for title in (visible(name), "p", "effect")]
     rows = []
     for tests in zip(*(battery.tests for battery in batteries.values()), strict=True):
-        cells = [text for t in tests for text in (f"{t.statistic:.3g}", f"{t.pvalue:.2g}", f"{t.effect:.3f}")]
+        cells = [text for t in tests for text in (f"{t.statistic:.3g}", _probability(t.pvalue), f"{t.effect:.3f}")]
         rows.append([tests[0].null, tests[0].name, *cells, tests[0].effect_name])
     print_table(("null hypothesis", "test", *measured, "what the effect is"), rows, WIDE)
     pairs = first.d * (first.d - 1) // 2
@@ -96,8 +96,13 @@ def print_tests(result: "RunDiagnosis") -> None:
         dependent = f"{len(battery.pairs.dependent())} of {pairs:,} pairs are dependent at 0.05"
         say(f"{name}: {rejected}; {dependent}, corrected for all pairs.")
     if result.told_apart is not None:
-        accuracy, p = result.told_apart.accuracy, result.told_apart.pvalue
-        say(f"A classifier tells these samples from codes with accuracy {accuracy:.3f} (chance 0.5; p: {p:.2g}).")
+        accuracy, p = result.told_apart.accuracy, _probability(result.told_apart.pvalue)
+        say(f"A classifier tells these samples from codes with accuracy {accuracy:.3f} (chance 0.5; p: {p}).")
     if result.scores is not None:
         say(f"Scores:   {result.scores}")
         say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+
+
+def _probability(p: float) -> str:
+    """A p-value; one too small for a float is not shown as 0, which is impossible."""
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
