@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 import scattergen.densities.networks as nets
 from scattergen.calls.state import seeded
 from scattergen.densities.display import DisplayedDensity
-from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
+from scattergen.densities.mixture import GaussianMixture, LeadingComponents
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.display.progress import SILENT, Progress
@@ -66,13 +66,10 @@ class Flow(DisplayedDensity):
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.base not in ("normal", "mixture"):
-            raise InputError(f'base="{self.base}" is unknown: choose "normal" or "mixture".')
-        check_components(self.leading, self.n_components)
+        nets.check_options(self)
+        self.widths = tuple(self.widths)
         if self.layers < 1 or self.bins < 2:
             raise InputError(f"layers={self.layers}, bins={self.bins}: give at least 1 layer and 2 bins.")
-        self.widths = nets.check_widths("widths", self.widths)
-        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -87,7 +84,7 @@ class Flow(DisplayedDensity):
         """Refuse fewer codes than training and validation need."""
         if n < nets.FEWEST_CODES:
             raise InputError(f"{n} codes are too few: at least {nets.FEWEST_CODES} are needed.")
-        check_leading_count(n - int(nets.STOPPING_SHARE * n), self.n_components)
+        GaussianMixture(self.n_components).check_count(n - int(nets.STOPPING_SHARE * n))
 
     def fit(
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
 from scattergen.densities.display import DisplayedDensity
-from scattergen.densities.mixture import LeadingComponents, check_components, check_leading_count
+from scattergen.densities.mixture import GaussianMixture, LeadingComponents
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.display.progress import SILENT, Progress
@@ -78,27 +78,18 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
     schedule: Literal["constant", "one_cycle"] = "constant"
 
     def __post_init__(self) -> None:
-        if self.n_latent < 1:
-            raise InputError(f"n_latent={self.n_latent}: use at least 1 noise variable.")
-        if self.loss not in ("non_saturating", "relativistic"):
-            raise InputError(f'loss="{self.loss}": choose "non_saturating" or "relativistic".')
+        nets.check_options(self)
+        self.widths, self.discriminator_widths = tuple(self.widths), tuple(self.discriminator_widths)
+        self.betas = tuple(self.betas)
         if self.gradient_penalty < 0:
             raise InputError(f"gradient_penalty={self.gradient_penalty}: a weight cannot be negative.")
-        if not 0 <= self.decay < 1:
-            raise InputError(f"decay={self.decay}: give a number of at least 0 and below 1.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout={self.dropout}: give a part of at least 0 and below 1.")
+        for name in ("decay", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: give a number of at least 0 and below 1.")
         if len(self.betas) != 2:
             raise InputError(f"betas={list(self.betas)}: give Adam's two decay rates.")
-        if self.initialization not in ("uniform", "he"):
-            raise InputError(f'initialization="{self.initialization}": choose "uniform" or "he".')
-        check_components(self.leading, self.n_components)
         if self.batch_norm and self.batch_size < 2:
             raise InputError(f"batch_size={self.batch_size}: batch normalisation needs 2 or more.")
-        self.widths = nets.check_widths("widths", self.widths)
-        self.discriminator_widths = nets.check_widths("discriminator_widths", self.discriminator_widths)
-        self.betas = tuple(self.betas)
-        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -195,10 +186,8 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than the training needs."""
-        if n < 2:
-            raise InputError(f"{n} codes are too few for a GAN: at least 2 are needed.")
         if self.leading is not None:
-            check_leading_count(n, self.n_components)
+            GaussianMixture(self.n_components).check_count(n)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""

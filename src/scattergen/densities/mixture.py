@@ -29,14 +29,6 @@ _SLOPE_SHRINKAGE = 32.0  # of the regressions, in codes
 _ROWS = 1024  # codes per array (rows, K, m), to bound memory
 
 
-def check_components(leading: int | None, n_components: int | None) -> None:
-    """Refuse numbers of leading components and of Gaussians that there cannot be."""
-    if leading is not None and leading < 1:
-        raise InputError(f"leading={leading}: use at least 1 component, or None for all.")
-    if n_components is not None and n_components < 1:
-        raise InputError(f"n_components={n_components}: use at least 1, or None to choose.")
-
-
 @dataclass(eq=False, repr=False)
 class GaussianMixture(DisplayedDensity):
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
@@ -85,7 +77,10 @@ class GaussianMixture(DisplayedDensity):
     def __post_init__(self) -> None:
         if isinstance(self.n_components, str) and self.n_components != "auto":
             raise InputError(f'n_components="{self.n_components}": give a number, "auto" or null.')
-        check_components(self.leading, None if isinstance(self.n_components, str) else self.n_components)
+        if isinstance(self.n_components, int | np.integer) and self.n_components < 1:
+            raise InputError(f"n_components={self.n_components}: use at least 1, or None to choose.")
+        if self.leading is not None and self.leading < 1:
+            raise InputError(f"leading={self.leading}: use at least 1 component, or None for all.")
         if isinstance(self.shrinkage, str) and self.shrinkage != "auto":
             raise InputError(f'shrinkage="{self.shrinkage}": give a number or "auto".')
         if not isinstance(self.shrinkage, str) and not self.shrinkage >= 0:
@@ -196,13 +191,6 @@ class GaussianMixture(DisplayedDensity):
         self.cholesky_ = torch.zeros(K, d, d)
         self.cholesky_[:, rows, columns] = take_tensor(tensors, "cholesky", (K, d * (d + 1) // 2))
         self.n_features_, self.history_ = d, take_history(tensors)
-
-
-def check_leading_count(n: int, n_components: int | None) -> None:
-    """Refuse fewer codes than `LeadingComponents.fit` needs."""
-    if n_components is not None and n_components > n // 2:
-        problem = f"{n} codes to fit to are too few for n_components={n_components}"
-        raise InputError(f"{problem}: use at most {n // 2}, or null, which chooses by the number of codes.")
 
 
 @dataclass

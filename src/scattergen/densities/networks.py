@@ -3,14 +3,17 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
+from scattergen.densities.mixture import GaussianMixture
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files.tensors import take_state
+from scattergen.training import TrainingSettings
 
 FEWEST_CODES = 24  # of a density with early stopping
 STOPPING_SHARE = 1 / 12  # of the codes is held out for it: 5,000 of 60,000
@@ -70,11 +73,19 @@ def set_dropout_generator(module: nn.Module, generator: torch.Generator | None) 
             layer.generator = generator
 
 
-def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of hidden layers that a user gave, as a tuple."""
-    if len(widths) == 0 or min(widths) < 1:
-        raise InputError(f"{name}={list(widths)}: give the width of at least one hidden layer.")
-    return tuple(widths)
+def check_options(density: Any) -> None:
+    """Refuse keywords out of range: those of the training and of the mixture, choices, widths, latent variables."""
+    TrainingSettings.of(density)
+    GaussianMixture(density.n_components, leading=getattr(density, "leading", None))
+    for field in fields(density):
+        value = getattr(density, field.name)
+        if get_origin(field.type) is Literal and value not in get_args(field.type):
+            choices = " or ".join(f'"{choice}"' for choice in get_args(field.type))
+            raise InputError(f'{field.name}="{value}": choose {choices}.')
+        if field.name.endswith("widths") and (len(value) == 0 or min(value) < 1):
+            raise InputError(f"{field.name}={list(value)}: give the width of at least one hidden layer.")
+    if getattr(density, "n_latent", 1) < 1:
+        raise InputError(f"n_latent={density.n_latent}: use at least 1 variable.")
 
 
 def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

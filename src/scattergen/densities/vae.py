@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 import scattergen.densities.networks as nets
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.gaussian import shrink_to_identity
-from scattergen.densities.mixture import LeadingComponents, check_components
+from scattergen.densities.mixture import GaussianMixture, LeadingComponents
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.display.progress import SILENT, Progress
@@ -82,19 +82,10 @@ class VariationalAutoencoder(DisplayedDensity):
     n_components: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_latent < 1:
-            raise InputError(f"n_latent={self.n_latent}: use at least 1 latent variable.")
+        nets.check_options(self)
+        self.widths = tuple(self.widths)
         if self.beta < 0:
             raise InputError(f"beta={self.beta}: the weight of the divergence cannot be negative.")
-        if self.prior not in ("normal", "mixture"):
-            raise InputError(f'prior="{self.prior}" is unknown: choose "normal" or "mixture".')
-        if self.noise not in ("none", "diagonal", "full"):
-            raise InputError(f'noise="{self.noise}" is unknown: choose "none", "diagonal" or "full".')
-        if self.initialization not in ("uniform", "he"):
-            raise InputError(f'initialization="{self.initialization}": choose "uniform" or "he".')
-        check_components(None, self.n_components)
-        self.widths = nets.check_widths("widths", self.widths)
-        TrainingSettings.of(self)  # which refuses the rest
 
     @property
     def description(self) -> str:
@@ -211,8 +202,8 @@ class VariationalAutoencoder(DisplayedDensity):
         """Refuse fewer codes than training and validation need."""
         if n < nets.FEWEST_CODES:
             raise InputError(f"{n} codes are too few for a VAE: use at least {nets.FEWEST_CODES}, or another density.")
-        if self.prior == "mixture" and (self.n_components or 1) > n // 2:
-            raise InputError(f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2}.")
+        if self.prior == "mixture":
+            GaussianMixture(self.n_components).check_count(n)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors."""
