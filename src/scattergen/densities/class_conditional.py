@@ -89,7 +89,7 @@ class ClassConditional(DisplayedDensity):
 
         Finished classes are kept beside `checkpoint`; those of another fit are refused with a `RunFolderError`.
         """
-        z, seed = check_codes(z, minimum=2).detach().cpu(), check_seed(seed)
+        z, seed = check_codes(z, self).detach().cpu(), check_seed(seed)
         numbers = check_labels(labels, len(z))
         names = self._class_names(numbers)
         counts = torch.bincount(numbers).tolist()
@@ -164,7 +164,7 @@ class ClassConditional(DisplayedDensity):
     def _log_prob(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact logarithm of p(z), or with labels of p(z|c), in nats: (N,), with the type and device of `z`."""
         check_fitted(self)
-        z = check_codes(z, minimum=0, n_features=self.n_features_)
+        z = check_codes(z, n_features=self.n_features_)
         numbers = None if labels is None else label_numbers(labels, len(z), self.classes_)
         total = torch.full_like(z[:, 0], -torch.inf)
         weights = self.weights_.double() / self.weights_.double().sum()

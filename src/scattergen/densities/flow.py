@@ -90,8 +90,7 @@ class Flow(DisplayedDensity):
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train the coupling layers, after the mixture and the regressions, as `Density.fit` says."""
-        z = check_codes(z).detach().float().cpu()
-        self.check_count(len(z))
+        z = check_codes(z, self).detach().float().cpu()
         held_out = hold_out(len(z), np.random.default_rng(seed), nets.STOPPING_SHARE)
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])

@@ -110,8 +110,7 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train generator and discriminator in turns, as `Density.fit` says."""
-        z = check_codes(z).detach().float().cpu()
-        self.check_count(len(z))
+        z = check_codes(z, self).detach().float().cpu()
         x, leading = z, None
         if self.leading is not None:
             leading = LeadingComponents.fit(z, self.leading, self.n_components, seed, mixture=False)

@@ -114,7 +114,7 @@ class Gaussian(DisplayedDensity):
     ) -> Self:
         """Estimate mean and standard deviations, or the covariance, as `Density.fit` says, with nothing random."""
         start = time.monotonic()
-        z = check_codes(z, minimum=2).detach().to(device)
+        z = check_codes(z, self).detach().to(device)
         N, d = z.shape
         k = self._count(d)
         x = z[:, :k]
@@ -140,11 +140,6 @@ class Gaussian(DisplayedDensity):
         self.mean_, self.std_, self.n_features_ = mean, std, d
         self.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]
         return self
-
-    def check_count(self, n: int) -> None:
-        """Refuse fewer codes than a variance needs."""
-        if n < 2:
-            raise InputError(f"{n} codes are too few: at least 2 are needed.")
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Draw codes (n, d), as `Density.sample` says."""

@@ -106,14 +106,13 @@ class GaussianMixture(DisplayedDensity):
     ) -> Self:
         """Fit by EM, as `Density.fit` says; without `checkpoint`, as it is faster repeated than stored."""
         start = time.monotonic()
-        codes = check_codes(z, minimum=2).detach().float().to(device)
+        codes = check_codes(z, self).detach().float().to(device)
         N, d = codes.shape
         # Squares of numbers far from 0 would cancel.
         centre = codes.mean(0, dtype=torch.float64).float()
         codes = codes - centre
         if not (codes.amax(0) > codes.amin(0)).any():
             raise InputError("All codes are equal: there is no distribution to model.")
-        self.check_count(N)
         generator = np.random.default_rng(seed)
         partly = self.leading is not None and self.leading < d
         x = codes[:, : self.leading].contiguous() if partly else codes
@@ -151,8 +150,6 @@ class GaussianMixture(DisplayedDensity):
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than the components need."""
-        if n < 2:
-            raise InputError(f"{n} codes are too few: at least 2 are needed.")
         if isinstance(self.n_components, int | np.integer) and self.n_components > n // 2:
             problem = f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} components"
             raise InputError(f"{problem}, or null, which chooses by the number of codes.")

@@ -67,8 +67,7 @@ class ManifoldParzen(DisplayedDensity):
     ) -> Self:
         """Find the neighbours of every code, as `Density.fit` says; random is which codes are kept of too many."""
         start = time.monotonic()
-        z = check_codes(z).detach()
-        self.check_count(len(z))
+        z = check_codes(z, self).detach()
         if len(z) > self.max_codes:
             kept = np.random.default_rng(seed).choice(len(z), self.max_codes, replace=False)
             z = z[torch.from_numpy(np.sort(kept))]

@@ -100,29 +100,31 @@ def _for_json(value: Any) -> Any:
 
 
 def check_count(density: Density, n: int) -> None:
-    """Refuse fewer codes than a density needs, by its method `check_count(n)` if it has one, before they are there.
+    """Refuse fewer codes than a density needs, 2 or what its method `check_count(n)` says, before they are there.
 
     Example:
         >>> from scattergen.densities import GaussianMixture
         >>> check_count(GaussianMixture(n_components=30), 60)
     """
+    if n < 2:
+        raise InputError(f"{n} codes are too few: at least 2 are needed.")
     if hasattr(density, "check_count"):
         density.check_count(n)
 
 
-def check_codes(z: Any, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
-    """Codes (N, d) of any container; refused unless finite floats, N ≥ `minimum` and, if given, d = `n_features`."""
+def check_codes(z: Any, density: Density | None = None, *, n_features: int | None = None) -> Tensor:
+    """Codes (N, d) of any container: finite floats, enough for `density` and d = `n_features` where these are given."""
     z = as_tensor(z, "codes")
     if not z.is_floating_point():
         remedy = "use encode(images), or torch.as_tensor(codes, dtype=torch.float32)"
         raise InputError(f"Codes must be floating-point numbers, not {z.dtype}: {remedy}.")
-    if z.ndim != 2 or z.shape[1] == 0:
+    if z.ndim != 2 or z.numel() == 0:
         raise InputError(f"Codes of shape {tuple(z.shape)} cannot be used: give a table (N, d), a code per row.")
     if n_features is not None and z.shape[1] != n_features:
         problem = f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}"
         raise InputError(f"{problem}: use codes of the same encoder, or fit again.")
-    if len(z) < minimum:
-        raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
+    if density is not None:
+        check_count(density, len(z))
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z)).any(1).nonzero()[0])
         raise InputError(f"Code {row} holds NaN or an infinity: look at its image, or leave it out.")

@@ -104,8 +104,7 @@ class VariationalAutoencoder(DisplayedDensity):
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train encoder and decoder together, then fit the prior and the noise, if asked for, as `Density.fit` says."""
-        z = check_codes(z).detach().float().cpu()
-        self.check_count(len(z))
+        z = check_codes(z, self).detach().float().cpu()
         held_out = hold_out(len(z), np.random.default_rng(seed), nets.STOPPING_SHARE)
         variances = z.var(0, correction=0) if self.learn_variance else None
         networks = nets.VariationalNetworks(*self._build(z.shape[1], seed), variances)
