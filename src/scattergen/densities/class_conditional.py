@@ -1,7 +1,6 @@
 """One density per class, whatever the kind of density."""
 
 import hashlib
-import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scattergen.calls.keywords import check_seed, whole_number
+from scattergen.datasets.source import as_numpy
+from scattergen.datasets.source import check_labels as check_integers
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import Density, check_codes, check_count, check_fitted, hyperparameters, take_tensor
 from scattergen.densities.registry import DENSITIES, density_class, make
@@ -123,12 +124,10 @@ class ClassConditional(DisplayedDensity):
             problem = f"Label {there[-1]} of code {int(numbers.argmax())} is none of the {len(names)} classes"
             raise InputError(f"{problem} {', '.join(names[:10])}: give all their names in the order of the labels.")
         missing = next((c for c in range(len(names)) if c not in there), None)
-        if missing is not None and self.classes is None:
-            problem = f"No code has label {missing}, but one has {there[-1]}: leave out classes without codes"
-            raise InputError(f"{problem}, and number the others by labels.unique(return_inverse=True)[1].")
         if missing is not None:
-            problem = f'No code is of class "{names[missing]}" (label {missing}): leave it out of the classes'
-            raise InputError(f"{problem}, and number the others from 0.")
+            which = f"has label {missing}" if self.classes is None else f'is of class "{names[missing]}"'
+            problem = f"No code {which}: leave out classes without codes"
+            raise InputError(f"{problem}, and number the others by labels.unique(return_inverse=True)[1].")
         return names
 
     def _adopt(self, weights: Tensor, densities: list[Density], names: tuple[str, ...]) -> None:
@@ -229,9 +228,8 @@ class _Kept:
     def __init__(self, checkpoint: Path, c: int, owner: ClassConditional, seed: int, codes: Tensor) -> None:
         self.training = checkpoint.with_name(f"{checkpoint.stem}-{c}{checkpoint.suffix}")
         self.finished = checkpoint.with_name(f"{checkpoint.stem}-{c}-fitted{checkpoint.suffix}")
-        known = json.loads(json.dumps(hyperparameters(owner)))
         digest = hashlib.sha256(np.ascontiguousarray(codes.numpy()).data).hexdigest()
-        self.belongs_to = {"hyperparameters": known, "seed": seed, "codes": digest}
+        self.belongs_to = {"hyperparameters": hyperparameters(owner), "seed": seed, "codes": digest}
 
     def restore(self, density: Density) -> bool:
         """Load the class if it is finished."""
@@ -269,13 +267,10 @@ def _in_class(name: str) -> Iterator[None]:
 def check_labels(labels: Any, n: int) -> Tensor:
     """The labels as int64 (n,) on the CPU, if they are `n` whole numbers of at least 0."""
     if labels is None:
-        remedy = "call fit(z, labels) with a whole number for every code"
-        raise InputError(f"A class-conditional density needs labels: {remedy}.")
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
-        found = f"The labels are {values.dtype} of shape {values.shape}"
-        raise InputError(f"{found}: expected one integer for each, shape ({n},).")
-    if n and values.min() < 0:
+        raise InputError("A class-conditional density needs labels: call fit(z, labels) with one for every code.")
+    values = as_numpy(labels)
+    check_integers(values, n, "the codes")
+    if values.min() < 0:
         problem = f"Label {values.min()} of code {values.argmin()} is negative"
         raise InputError(f"{problem}: number the classes from 0, and leave out codes without a class.")
     return torch.from_numpy(values.astype(np.int64))
