@@ -125,11 +125,6 @@ class WhitenedPCA(_Transformer):
         [[1.01, 0.0], [0.0, 1.01]]
     """
 
-    mean_: Rows
-    components_: Rows
-    explained_variance_: Rows
-    explained_variance_ratio_: Rows
-
     def __init__(self, n_components: int | None = None) -> None:
         self.n_components = n_components
 
@@ -139,8 +134,10 @@ class WhitenedPCA(_Transformer):
         X = _checked(self, X, least=2)
         d = min(len(X) - 1, X.shape[1]) if self.n_components is None else self.n_components
         whitening = PCAWhitening(d, allow_fewer=self.n_components is None).fit(X)
-        for name in ("mean_", "components_", "explained_variance_", "explained_variance_ratio_"):
-            setattr(self, name, getattr(whitening, name).double().numpy())
+        self.mean_: Rows = whitening.mean_.double().numpy()
+        self.components_: Rows = whitening.components_.double().numpy()
+        self.explained_variance_: Rows = whitening.explained_variance_.double().numpy()
+        self.explained_variance_ratio_: Rows = whitening.explained_variance_ratio_.double().numpy()
         self._n_features_out = len(self.components_)
         return self
 
@@ -175,8 +172,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         def initialize(self: DensityEstimator, **given: Any) -> None:
             bound = signature.bind(**given)
             bound.apply_defaults()
-            for name, value in bound.arguments.items():
-                setattr(self, name, value)
+            self.__dict__.update(bound.arguments)
 
         # By which scikit-learn knows the parameters.
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
