@@ -385,7 +385,7 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused_first(scattergen, digits
         ("training.shifts=-1", "shifts=-1", "0 or more"),
         ("training.flips=1", "flips=1", "true or false"),
         ("training.seed=3", '"seed"', "its options are loss"),
-        ("densities.vae-improved.beta=-1", "beta=-1", "cannot be negative"),
+        ("densities.vae-improved.beta=-1", "beta=-1", "at least 0"),
         ("densities.vae-improved.epochs=0", "epochs=0", "at least 1"),
         ("densities.vae-improved.name=x", '"name"', "its options are n_latent"),
         ("sampling.n_components=0", "n_components=0", "from 1 to"),

@@ -81,7 +81,7 @@ def test_it_returns_from_its_state(covariance, n_effective):
 
 @pytest.mark.parametrize(
     ("keywords", "sentence"),
-    [({"n_effective": 0}, "draw at least 1"), ({"covariance": "round"}, '"diagonal" or "full"')],
+    [({"n_effective": 0}, "at least 1"), ({"covariance": "round"}, "one of 'diagonal', 'full'")],
 )
 def test_options_out_of_range(keywords, sentence):
     with pytest.raises(InputError, match=sentence):

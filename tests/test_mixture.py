@@ -335,11 +335,11 @@ def test_all_components_as_leading_ones_are_none():
 @pytest.mark.parametrize(
     ("keywords", "sentence"),
     [
-        ({"leading": 0}, "use at least 1"),
-        ({"shrinkage": -1.0}, "cannot be negative"),
-        ({"shrinkage": math.nan}, "cannot be negative"),
-        ({"shrinkage": "much"}, 'a number or "auto"'),
-        ({"n_components": "many"}, 'a number, "auto" or null'),
+        ({"leading": 0}, "at least 1"),
+        ({"shrinkage": -1.0}, "at least 0"),
+        ({"shrinkage": math.nan}, "at least 0"),
+        ({"shrinkage": "much"}, "a number or one of 'auto'"),
+        ({"n_components": "many"}, "a whole number or one of 'auto' or null"),
         ({"n_components": 0}, "at least 1"),
         ({"batch_size": 1}, "at least 2"),
     ],

@@ -28,6 +28,17 @@ def check_keywords(
             raise InputError(f"{name}={value!r} does not suit {owner}: {remedy}.")
 
 
+def check_values(model: Any, **least: float) -> None:
+    """Refuse keywords that a model keeps as attributes: texts that are no choice of theirs, numbers less than given."""
+    for name, hint in typing.get_type_hints(inspect.getattr_static(type(model), "__init__")).items():
+        value = getattr(model, name, None)
+        if isinstance(value, str) or typing.get_origin(hint) is typing.Literal:
+            if not _is_a(value, hint):
+                raise InputError(f"{name}={value!r}: give {_in_words(hint)}.")
+        elif name in least and value is not None and not value >= least[name]:
+            raise InputError(f"{name}={value}: give a number of at least {least[name]}.")
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that somebody who misspelt it may have meant."""
     return next(iter(difflib.get_close_matches(name, [*known], 1)), None)

@@ -66,10 +66,8 @@ class Flow(DisplayedDensity):
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        nets.check_options(self)
+        nets.check_options(self, layers=1, bins=2)
         self.widths = tuple(self.widths)
-        if self.layers < 1 or self.bins < 2:
-            raise InputError(f"layers={self.layers}, bins={self.bins}: give at least 1 layer and 2 bins.")
 
     @property
     def description(self) -> str:

@@ -78,11 +78,9 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
     schedule: Literal["constant", "one_cycle"] = "constant"
 
     def __post_init__(self) -> None:
-        nets.check_options(self)
+        nets.check_options(self, n_latent=1, gradient_penalty=0)
         self.widths, self.discriminator_widths = tuple(self.widths), tuple(self.discriminator_widths)
         self.betas = tuple(self.betas)
-        if self.gradient_penalty < 0:
-            raise InputError(f"gradient_penalty={self.gradient_penalty}: a weight cannot be negative.")
         for name in ("decay", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a number of at least 0 and below 1.")

@@ -8,6 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from scattergen.calls.keywords import check_values
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -87,11 +88,8 @@ class Gaussian(DisplayedDensity):
     """
 
     def __init__(self, n_effective: int | None = None, covariance: Literal["diagonal", "full"] = "diagonal") -> None:
-        if n_effective is not None and n_effective < 1:
-            raise InputError(f"n_effective={n_effective}: draw at least 1 component, or None: all.")
-        if covariance not in ("diagonal", "full"):
-            raise InputError(f'covariance="{covariance}" is unknown: choose "diagonal" or "full".')
         self.n_effective, self.covariance = n_effective, covariance
+        check_values(self, n_effective=1)
 
     @property
     def description(self) -> str:

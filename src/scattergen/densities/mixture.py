@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import scattergen.densities.expectation_maximization as em
+from scattergen.calls.keywords import check_values
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.gaussian import from_white, inverse_of_lower, log_mixture, shrink_to_identity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
@@ -75,20 +76,7 @@ class GaussianMixture(DisplayedDensity):
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_components, str) and self.n_components != "auto":
-            raise InputError(f'n_components="{self.n_components}": give a number, "auto" or null.')
-        if isinstance(self.n_components, int | np.integer) and self.n_components < 1:
-            raise InputError(f"n_components={self.n_components}: use at least 1, or None to choose.")
-        if self.leading is not None and self.leading < 1:
-            raise InputError(f"leading={self.leading}: use at least 1 component, or None for all.")
-        if isinstance(self.shrinkage, str) and self.shrinkage != "auto":
-            raise InputError(f'shrinkage="{self.shrinkage}": give a number or "auto".')
-        if not isinstance(self.shrinkage, str) and not self.shrinkage >= 0:
-            raise InputError(f"shrinkage={self.shrinkage}: a weight cannot be negative.")
-        if self.max_iterations < 1:
-            raise InputError(f"max_iterations={self.max_iterations}: at least 1 is needed.")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise InputError(f"batch_size={self.batch_size}: use at least 2 codes, or None for all.")
+        check_values(self, n_components=1, shrinkage=0, leading=1, batch_size=2, max_iterations=1)
 
     @property
     def description(self) -> str:

@@ -3,13 +3,13 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from scattergen.calls.keywords import check_values
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files.tensors import take_state
@@ -73,19 +73,15 @@ def set_dropout_generator(module: nn.Module, generator: torch.Generator | None) 
             layer.generator = generator
 
 
-def check_options(density: Any) -> None:
-    """Refuse keywords out of range: those of the training and of the mixture, choices, widths, latent variables."""
+def check_options(density: Any, **least: float) -> None:
+    """Refuse keywords out of range: those of the training and of the mixture, widths, and as `check_values` does."""
     TrainingSettings.of(density)
     GaussianMixture(density.n_components, leading=getattr(density, "leading", None))
-    for field in fields(density):
-        value = getattr(density, field.name)
-        if get_origin(field.type) is Literal and value not in get_args(field.type):
-            choices = " or ".join(f'"{choice}"' for choice in get_args(field.type))
-            raise InputError(f'{field.name}="{value}": choose {choices}.')
-        if field.name.endswith("widths") and (len(value) == 0 or min(value) < 1):
-            raise InputError(f"{field.name}={list(value)}: give the width of at least one hidden layer.")
-    if getattr(density, "n_latent", 1) < 1:
-        raise InputError(f"n_latent={density.n_latent}: use at least 1 variable.")
+    check_values(density, **least)
+    for name in ("widths", "discriminator_widths"):
+        widths = getattr(density, name, [1])
+        if len(widths) == 0 or min(widths) < 1:
+            raise InputError(f"{name}={list(widths)}: give the width of at least one hidden layer.")
 
 
 def load_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

@@ -82,10 +82,8 @@ class VariationalAutoencoder(DisplayedDensity):
     n_components: int | None = None
 
     def __post_init__(self) -> None:
-        nets.check_options(self)
+        nets.check_options(self, n_latent=1, beta=0)
         self.widths = tuple(self.widths)
-        if self.beta < 0:
-            raise InputError(f"beta={self.beta}: the weight of the divergence cannot be negative.")
 
     @property
     def description(self) -> str:
