@@ -198,9 +198,7 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
         m = take_tensor(tensors, "discriminator/0.weight", (self.discriminator_widths[0], None)).shape[1]
-        self.leading_ = None if self.leading is None else LeadingComponents.from_state(tensors)
-        if self.leading_ is not None:
-            take_tensor(tensors, "leading/shift", (m,))
+        self.leading_ = None if self.leading is None else LeadingComponents.from_state(tensors, m)
         self.generator_, self.discriminator_ = self._build(m, seed=0)
         nets.load_network(self.generator_, tensors, "generator")
         nets.load_network(self.discriminator_, tensors, "discriminator")

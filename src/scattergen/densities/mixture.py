@@ -325,10 +325,10 @@ class LeadingComponents:
         return {f"leading/{name}": getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
-    def from_state(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The object that `state` was taken from."""
-        K, m = take_tensor(tensors, "leading/means", (None, None)).shape
-        rest = take_tensor(tensors, "leading/trailing", (K, None)).shape[1]
+    def from_state(cls, tensors: Mapping[str, Tensor], m: int | None = None, rest: int | None = None) -> Self:
+        """The object that `state` was taken from, of m leading and `rest` trailing components; None is any number."""
+        K, m = take_tensor(tensors, "leading/means", (None, m)).shape
+        rest = take_tensor(tensors, "leading/trailing", (K, rest)).shape[1]
         shapes = {
             "shift": (m,), "scale": (m,), "weights": (K,), "means": (K, m), "cholesky": (K, m, m),
             "trailing": (K, rest), "slopes": (K, rest, m), "factors": (K,), "residual": (rest, rest),

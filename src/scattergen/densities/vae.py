@@ -221,9 +221,7 @@ class VariationalAutoencoder(DisplayedDensity):
         nets.load_network(self.decoder_, tensors, "decoder")
         self.mixture_, self.residual_ = None, None
         if self.prior == "mixture":
-            self.mixture_ = LeadingComponents.from_state(tensors)
-            take_tensor(tensors, "leading/means", (None, self.n_latent))
-            take_tensor(tensors, "leading/trailing", (None, d if self.noise == "full" else 0))
+            self.mixture_ = LeadingComponents.from_state(tensors, self.n_latent, d if self.noise == "full" else 0)
         if self.noise == "diagonal" or (self.noise == "full" and self.prior == "normal"):
             mean = take_tensor(tensors, "residual/mean", (d,))
             self.residual_ = mean, take_tensor(tensors, "residual/factor", (d, d) if self.noise == "full" else (d,))
