@@ -121,6 +121,9 @@ def quality_by_time(
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
         axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
     axes.margins(x=0.18, y=0.08)
     if references or curves:  # below the panel, where it hides no point
         add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=2.2)
