@@ -71,24 +71,23 @@ def open_dataset(
     if source == MNIST:
         dataset = mnist()
     elif str(source).startswith(PREFIX):
-        dataset = replace(_open_hugging_face(str(source), test_fraction, how), crop=crop)
+        dataset = _open_hugging_face(str(source), test_fraction, how)
     # os.path: unlike Path's methods, it answers False for places that may not be looked at.
     elif os.path.isdir(path):
-        dataset = cifar(path) if is_cifar(path) else replace(_open_folder(path, test_fraction, how), crop=crop)
+        dataset = cifar(path) if is_cifar(path) else _open_folder(path, test_fraction, how)
     elif path.suffix.lower() in (".npy", ".npz") and os.path.isfile(path):
         dataset = _open_arrays(path, test_fraction)
     elif _is_picture(path):
-        picture = ImageFolder(path, **how)
-        dataset = Dataset(path.name, picture, crop=crop)
+        dataset = Dataset(path.name, ImageFolder(path, **how))
     else:
         raise InputError(_cannot_open(path))
     if source != MNIST and dataset.is_mnist:  # only by its name
         dataset = replace(dataset, name="mnist (a file or folder)")
-    if crop is not None and dataset.crop is None:
+    if crop is not None and not holds_files(str(source)):
         remedy = "leave --crop out, or crop the array"
         raise InputError(f"{source} is no folder of images, and only files of images are cropped: {remedy}.")
     _check_shape(dataset, source, size, mode)
-    return dataset
+    return dataset if crop is None else replace(dataset, crop=crop)
 
 
 def limit(dataset: Dataset, n: int) -> Dataset:
@@ -119,10 +118,9 @@ def _some(images: ImageSource, n: int) -> ImageSource:
 
 def holds_files(source: str) -> bool:
     """Whether a source is of image files (one, a folder, of Hugging Face), which can be resized and converted."""
-    if source.startswith(PREFIX):
-        return True
     path = Path(source).expanduser()
-    return source != MNIST and (_is_picture(path) or (os.path.isdir(path) and not is_cifar(path)))
+    folder = source != MNIST and os.path.isdir(path) and not is_cifar(path)
+    return source.startswith(PREFIX) or folder or _is_picture(path)
 
 
 def _is_picture(path: Path) -> bool:

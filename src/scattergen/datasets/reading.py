@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -77,7 +77,6 @@ class ImageReader(DisplayedImages):
             raise InputError(f"None of the {n} {what} can be read{reason}")
         self.numbers, self.skipped = np.array(numbers), tuple(skipped)
         self.file_sizes = frozenset((header.width, header.height) for header in headers.values())
-        self.file_modes = frozenset(header.mode for header in headers.values())
         if crop is not None:
             for name, header in headers.items():
                 check_crop(name, header.width, header.height, crop)
@@ -85,7 +84,8 @@ class ImageReader(DisplayedImages):
         side = size or crop
         width, height = (side, side) if side else _common_size(headers)
         self.shape = (1 if self.mode == "L" else 3, height, width)
-        changes = {"size": {(width, height)} != self.file_sizes, "mode": {self.mode} != self.file_modes}
+        file_modes = {header.mode for header in headers.values()}
+        changes = {"size": {(width, height)} != self.file_sizes, "mode": {self.mode} != file_modes}
         self.converted = [change for change, made in changes.items() if made]  # of what some files are
         self.size, self.crop, self._fetch = size, crop, fetch
         # numpy.empty takes no memory until an image is written.
@@ -209,7 +209,6 @@ def _forkserver() -> BaseContext:
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        resource_tracker.ensure_running()
         forkserver.ensure_running()
     finally:
         del os.environ["PYTHONSAFEPATH"]
