@@ -1,6 +1,5 @@
 """Folders of images as people have them: copied to other disks, mended, split into parts, with what programs leave."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from scattergen.display.progress import Progress
 from scattergen.encoder import ScatteringEncoder
 from scattergen.encoder.feature_store import FeatureStore
 from scattergen.errors import InputError
-from scattergen.pipeline import fit as fitting
 from scattergen.runs import RunFolder
 
 N, HELD_OUT = 30, 3
@@ -310,53 +308,6 @@ def test_an_interrupted_fit_keeps_the_coefficients_of_the_other_files(
     stopping(command(folder, tmp_path / "other", *disk))
     one, other = (RunFolder.open(path).read("codes")[0]["codes"] for path in (run, tmp_path / "other"))
     assert one.equal(other)
-
-
-# Runs of before
-
-
-def old_fingerprint(folder, files):
-    """As it was: of size, mode, names, lengths and times, and of the numbers of the training images."""
-    digest = hashlib.sha256(b"None L")
-    for file in files:
-        status = file.stat()
-        digest.update(f"\n{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
-    numbers = open_dataset(folder).train.numbers.numpy().astype("<i8").tobytes()
-    return hashlib.sha256(digest.hexdigest().encode() + numbers).hexdigest()
-
-
-@pytest.fixture
-def old(scattergen, photos, tmp_path, monkeypatch):
-    """Photos, and a run of them as it was made before."""
-
-    def by_times(data, *_):
-        data.train.source.by_times = True
-        return data
-
-    folder = shutil.copytree(photos, tmp_path / "photos")
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_recognised", by_times)
-        patch.setattr(fitting, "conversions_of", lambda images: {})
-        scattergen(*command(folder, tmp_path / "run"))
-    return folder, tmp_path / "run"
-
-
-def test_old_runs_know_their_images_by_times(scattergen, old, stopping):
-    folder, run = old
-    known = RunFolder.open(run).options["data"]
-    assert known == {"name": "photos", "n": 27, "fingerprint": old_fingerprint(folder, training_files(folder))}
-    assert "nothing to do" in scattergen(*command(folder, run)).out
-    error = scattergen("evaluate", run, "--images", folder, "-n", 20, "-q", code=2).err
-    assert "has 3 test images, and 20 are needed" in error
-    touch_one(folder)
-    if folder / "07.bmp" not in training_files(folder):
-        os.utime(training_files(folder)[3], (2e9, 2e9))
-    for words in (command(folder, run), ["diagnose", run, "--images", folder, "--part", "test", "-q"]):
-        err = scattergen(*words, code=2).err
-        assert f"{run} knows its images by the times of their files" in err
-        assert "cp -p" in err
-    stopping(command(folder, run, "--overwrite"))
-    assert "marks" in RunFolder.begun(run).options["data"]
 
 
 # Parts

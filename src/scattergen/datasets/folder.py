@@ -51,7 +51,6 @@ class ImageFolder(ImageReader):
         file_sizes: the different sizes (width, height) that the upright files have.
         labels: the class of every image, (N,) int64, or None, as then is `classes`.
         skipped: one sentence for every file left out.
-        by_times: whether the fingerprint is of lengths and times of files, by which old runs know them.
 
     Raises:
         InputError: if there is no image, or a file cannot be read, differs in size, or is smaller than the crop.
@@ -83,7 +82,7 @@ class ImageFolder(ImageReader):
         )  # fmt: skip
         self.files = tuple(found[number] for number in self.numbers)
         self.classes, self.labels = _label(self.root, self.files, classes)
-        self.by_times, self._digests, self._progress = False, dict[int, str](), progress
+        self._digests, self._progress = dict[int, str](), progress
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +99,7 @@ class ImageFolder(ImageReader):
     def marks(self, numbers: Iterable[int]) -> list[bytes]:
         """What tells files, by their numbers, from others: name and SHA-256 of the content, which is read once."""
         asked = list(numbers)
-        unknown = 0 if self.by_times else len(set(asked) - self._digests.keys())
+        unknown = len(set(asked) - self._digests.keys())
         progress = self._progress if unknown > MANY else SILENT
         with progress.task("know files by content", len(asked)) as task, ThreadPoolExecutor(os.cpu_count()) as threads:
             marks = []
@@ -112,16 +111,14 @@ class ImageFolder(ImageReader):
     def _mark(self, number: int) -> bytes:
         file = self.files[number]
         try:
-            status = file.stat()
-            if not self.by_times and number not in self._digests:
+            if number not in self._digests:
                 with file.open("rb") as opened:
                     self._digests[number] = hashlib.file_digest(opened, "sha256").hexdigest()
         except OSError as error:
             remedy = "put it back, or start again without it"
             raise InputError(f"{file} cannot be read any more ({error.strerror}): {remedy}.") from error
-        mark = f"{status.st_size} {status.st_mtime_ns}" if self.by_times else self._digests[number]
         # File names need not be valid Unicode.
-        return f"\n{file.relative_to(self.root).as_posix()} {mark}".encode("utf-8", "surrogateescape")
+        return f"\n{file.relative_to(self.root).as_posix()} {self._digests[number]}".encode("utf-8", "surrogateescape")
 
 
 def list_images(root: Path) -> tuple[list[Path], str]:

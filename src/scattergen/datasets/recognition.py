@@ -34,21 +34,14 @@ def names_of(images: ImageSource) -> list[str] | None:
 
 
 def recognise(data: Dataset, fitted_to: Mapping[str, Any]) -> bool:
-    """Whether training images are a run's; without "marks" by times of files, as then are fingerprints from now on."""
-    folders = [found[0] for one in (data.train, data.test) if one is not None and (found := files_of(one))]
-    wanted = fitted_to.get("fingerprint")
-    for by_times in (True, False) if wanted is not None and "marks" not in fitted_to else (False,):
-        for folder in folders:
-            folder.by_times = by_times
-        if wanted is not None and data.train.fingerprint == wanted:
-            return True
-    return False
+    """Whether training images are those that a run was fitted to."""
+    return "fingerprint" in fitted_to and data.train.fingerprint == fitted_to["fingerprint"]
 
 
 def marks_of(images: ImageSource) -> dict[str, str]:
     """Four letters for each file, of its name and content, by which a run can tell which one has changed."""
     found = files_of(images)
-    if found is None or found[0].by_times:
+    if found is None:
         return {}
     marks = (hashlib.sha256(mark).digest()[:3] for mark in found[0].marks(found[1].tolist()))
     return {"marks": base64.b64encode(b"".join(marks)).decode()}
@@ -62,13 +55,10 @@ def conversions_of(images: ImageSource | Tensor) -> dict[str, Any]:
 
 
 def what_changed(data: Dataset, fitted_to: Mapping[str, Any], run: Path) -> str | None:
-    """A sentence on files that a run does not know, or by times; None if most are others, or of another choice."""
+    """A sentence on files that a run does not know; None if most are others, or of another choice."""
     found, old = files_of(data.train), fitted_to.get("marks")
-    if found is None or fitted_to.get("limit") != data.limit or (old is None and fitted_to.get("n") != len(data.train)):
+    if found is None or old is None or fitted_to.get("limit") != data.limit:
         return None
-    if old is None:
-        problem = f"{run} knows its images by the times of their files, and these are others or have other times"
-        return f"{problem}: copy them with their times (cp -p, rsync -t), or fit them again (--overwrite)."
     old, new = (re.findall("....", marks) for marks in (old, marks_of(data.train)["marks"]))
     known, files = set(old), [found[0].files[number] for number in found[1]]
     others = [file for file, mark in zip(files, new, strict=True) if mark not in known]
