@@ -12,8 +12,11 @@ from scipy import stats
 
 from scattergen.calls.keywords import whole_number
 from scattergen.datasets.source import as_numpy
-from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
 from scattergen.errors import InputError
+
+from scattergen.diagnostics.monte_carlo import (  # isort: skip
+    SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, finite_codes, pvalues_of,
+)  # fmt: skip
 
 # The null distribution of the kurtosis in K2 (Anscombe & Glynn, 1983) is an approximation stated for n >= 20; the
 # chi-square limit of Jarque-Bera is poorer still below that.
@@ -104,7 +107,7 @@ def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
         >>> skewness.tolist(), kurtosis.tolist()
         ([0.0], [-2.0])
     """
-    codes = _codes(z)
+    codes = finite_codes(z, SMALLEST_SAMPLE)
     skewness, kurtosis = np.full((2, codes.shape[1]), np.nan)
     for start in range(0, codes.shape[1], COMPONENTS_PER_BLOCK):
         block = codes[:, start : start + COMPONENTS_PER_BLOCK].astype(np.float64)
@@ -160,7 +163,7 @@ def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTab
         >>> count_rejections(z).counts
         {'K2': (1, 1), 'JB': (1, 1)}
     """
-    codes, levels = _codes(z), _checked_levels(levels)
+    codes, levels = finite_codes(z, SMALLEST_SAMPLE), _checked_levels(levels)
     constant = int(np.count_nonzero(np.ptp(codes, axis=0) == 0))
     counts = dict(zip(_TESTS, map(tuple, _counts(codes, levels).tolist()), strict=True))
     return NormalityTable(len(codes), codes.shape[1], constant, levels, counts)
@@ -180,9 +183,8 @@ def rejections_by_sample_size(
         >>> [(r.n, r.observed) for r in rates if (r.test, r.level) == ("K2", 0.05)][-1]
         (1000, 4.0)
     """
-    codes, levels = _codes(z), _checked_levels(levels)
-    if repeats < 1:
-        raise InputError(f"repeats must be at least 1, got {repeats}.")
+    codes, levels = finite_codes(z, SMALLEST_SAMPLE), _checked_levels(levels)
+    repeats = whole_number("repeats", repeats, least=1)
     if sizes is None:
         sizes = [size for size in _SIZES if size <= len(codes)]
     for size in sizes:
@@ -208,23 +210,6 @@ def _counts(codes: NDArray[Any], levels: tuple[float, ...]) -> NDArray[np.intp]:
     pvalues = np.stack([test(*shapes, len(codes)).pvalue for test in _TESTS.values()])
     # The NaN of a constant component compares as False and so is not counted.
     return np.count_nonzero(pvalues[:, None] < np.array(levels)[:, None], axis=2)
-
-
-def _codes(z: Codes) -> NDArray[Any]:
-    """The codes, if every component of them can be tested."""
-    codes = as_numpy(z)
-    if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
-        found = f"got shape {codes.shape} of {codes.dtype}"
-        raise InputError(f"normality tests need codes of shape (n, d) in floating point, {found}.")
-    if len(codes) < SMALLEST_SAMPLE:
-        problem = f"normality tests need at least {SMALLEST_SAMPLE} codes, got {len(codes)}"
-        raise InputError(f"{problem}: their null distributions do not hold for fewer; encode more images.")
-    finite = np.isfinite(codes).all(axis=0)
-    if not finite.all():
-        problem = f"component {finite.argmin()} of the codes holds NaN or infinite values"
-        remedy = "look for what made them, or drop these codes"
-        raise InputError(f"{problem}, so its normality cannot be tested; {remedy}.")
-    return codes
 
 
 def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
