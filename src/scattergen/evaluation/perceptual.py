@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,22 +27,13 @@ _DIMENSION, _BATCH = 1280, 32
 # Of the network: kernel, stride, channels and blocks of each stage (Lite1's depth); all but the first expand sixfold.
 _STAGES = ((3, 1, 16, 1), (3, 2, 24, 3), (5, 2, 40, 3), (3, 2, 80, 4), (5, 1, 112, 4), (5, 2, 192, 5), (3, 1, 320, 1))
 
-# Convolutions, and what normalises their channels.
-_FOLDED = (
-    ("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
-    ("_conv_head", "_bn1"),
-)  # fmt: skip
-
 # Small images are enlarged to this side and no further: enlarged to the network's own 240 pixels, all look blurred to
 # it, and it tells real faces of 64×64 from blurred ones four times less well.
 _SMALL_SIDE, _LARGE_SIDE = 128, 240
 
 
 class _SameConv2d(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow does: one more pixel right and below."""
-
-    def __init__(self, channels: int, wider: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(channels, wider, kernel, stride, groups=groups, bias=False)
+    """A convolution padded as TensorFlow does: one more pixel right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -59,11 +51,11 @@ class _Block(nn.Module):
         super().__init__()
         hidden = channels * expansion
         if expansion > 1:
-            self._expand_conv = _SameConv2d(channels, hidden, 1)
+            self._expand_conv = _SameConv2d(channels, hidden, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(hidden, eps=1e-3)
-        self._depthwise_conv = _SameConv2d(hidden, hidden, kernel, stride, groups=hidden)
+        self._depthwise_conv = _SameConv2d(hidden, hidden, kernel, stride, groups=hidden, bias=False)
         self._bn1 = nn.BatchNorm2d(hidden, eps=1e-3)
-        self._project_conv = _SameConv2d(hidden, wider, 1)
+        self._project_conv = _SameConv2d(hidden, wider, 1, bias=False)
         self._bn2 = nn.BatchNorm2d(wider, eps=1e-3)
         self.expands, self.adds = expansion > 1, stride == 1 and channels == wider
 
@@ -79,7 +71,7 @@ class EfficientNetLite1(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem = _SameConv2d(3, 32, 3, 2)
+        self._conv_stem = _SameConv2d(3, 32, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         channels, blocks = 32, []
         for kernel, stride, wider, count in _STAGES:
@@ -87,7 +79,7 @@ class EfficientNetLite1(nn.Module):
                 blocks.append(_Block(channels, wider, kernel, stride if i == 0 else 1, 1 if wider == 16 else 6))
                 channels = wider
         self._blocks = nn.Sequential(*blocks)
-        self._conv_head = _SameConv2d(channels, _DIMENSION, 1)
+        self._conv_head = _SameConv2d(channels, _DIMENSION, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(_DIMENSION, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,10 +90,10 @@ class EfficientNetLite1(nn.Module):
     def fold(self) -> None:
         """Make each normalisation a part of the convolution before it, for evaluation: 1.6 times faster."""
         for part in (self, *self._blocks):
-            for convolution, norm in _FOLDED:
-                if hasattr(part, convolution):
-                    setattr(part, convolution, fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm)))
-                    setattr(part, norm, nn.Identity())
+            for (name, convolution), (norm_name, norm) in pairwise([*part.named_children()]):
+                if isinstance(norm, nn.BatchNorm2d):
+                    setattr(part, name, fuse_conv_bn_eval(convolution, norm))
+                    setattr(part, norm_name, nn.Identity())
 
 
 class PerceptualFeatures:
