@@ -81,7 +81,7 @@ class Decoder(CodeDecoder):
         initialization: str = "kaiming", momentum: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_layers(channels, kernel_size, momentum, "3, 5 or 7")
+        check_layers(channels, kernel_size, momentum)
         if initialization not in ("kaiming", "normal"):
             raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
         C, H, W = image_shape
@@ -131,12 +131,12 @@ class Decoder(CodeDecoder):
         return z @ self.linear
 
 
-def check_layers(channels: Sequence[int], kernel_size: int, momentum: float, sizes: str) -> None:
-    """Refuse widths, filters, of which the message names some sizes, and momenta that no decoder can have."""
+def check_layers(channels: Sequence[int], kernel_size: int, momentum: float) -> None:
+    """Refuse widths, filters and momenta that no decoder can have."""
     if len(channels) < 1 or min(channels) < 1:
         raise InputError(f"channels={tuple(channels)}: give one positive width per grid.")
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as {sizes}.")
+        raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3 or 5.")
     if not 0 < momentum <= 1:
         raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
 

@@ -170,7 +170,7 @@ class LocalDecoder(CodeDecoder):
         momentum: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_layers(channels, kernel_size, momentum, "3 or 5")
+        check_layers(channels, kernel_size, momentum)
         self.linear = linear
         self.n_components, self.image_shape = linear.n_components, linear.image_shape
         self.hyperparameters = {"channels": list(channels), "kernel_size": kernel_size, "momentum": momentum}

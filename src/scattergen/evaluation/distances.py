@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scattergen.errors import InputError
+from scattergen.calls.keywords import whole_number
 from scattergen.evaluation.tables import Estimate, check_tables, nearest, rounding, row_blocks, squared_distances
 
 
@@ -87,12 +87,7 @@ def kernel_distance(real: Tensor, samples: Tensor, *, among_real: Tensor | None 
 
 @torch.no_grad()
 def kernel_sums(x: Tensor) -> Tensor:
-    """Sums (N,) of the kernel of `kernel_distance` over all other rows, for every row of features (N, k).
-
-    Example:
-        >>> kernel_sums(torch.tensor([[0.0], [0.0], [1.0]])).tolist()
-        [2.0, 2.0, 2.0]
-    """
+    """Sums (N,) of the kernel of `kernel_distance` over all other rows, for every row of features (N, k)."""
     x = x.double()
     return _kernel_sums(x, x)[0] - _kernel(x.square().sum(1), x.shape[1])  # pairs of a row with itself do not count
 
@@ -167,14 +162,8 @@ def manifold_metrics(real: Tensor, samples: Tensor, k: int = 5, *, radii: Tensor
 
 
 def neighbour_distances(x: Tensor, k: int) -> Tensor:
-    """Distances (N,) of the rows of features (N, d) to their k-th nearest other row; an `InputError` if there is none.
-
-    Example:
-        >>> neighbour_distances(torch.tensor([[0.0], [1.0], [5.0]]), 1).tolist()
-        [1.0, 1.0, 4.0]
-    """
-    if k < 1:
-        raise InputError(f"k={k}: a neighbourhood needs at least 1 neighbour.")
+    """Distances (N,) of rows of features (N, d) to their k-th nearest other row; an `InputError` if there is none."""
+    k = whole_number("k", k, least=1)
     check_tables(k + 1, features=x)
     return nearest(x, x, k, exclude_self=True)[0][:, -1]
 
