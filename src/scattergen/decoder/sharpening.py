@@ -27,9 +27,6 @@ class Sharpening:
     @classmethod
     def fit(cls, images: Tensor, decoded: Tensor) -> Self:
         """Measure the gains by real images (N, C, H, W) and the same, decoded from their codes."""
-        if images.shape != decoded.shape:
-            shapes = f"{tuple(images.shape)} and decoded ones of {tuple(decoded.shape)}"
-            raise InputError(f"Images of {shapes} do not belong together.")
         radii = _radii(*images.shape[2:])
         # A frequency that decoded images lack has nothing that could be magnified.
         ratio = (_power(images, radii) / _power(decoded, radii)).sqrt()
