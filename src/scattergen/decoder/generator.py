@@ -86,7 +86,6 @@ class Decoder(CodeDecoder):
             raise InputError(f'initialization="{initialization}": choose "kaiming" or "normal".')
         C, H, W = image_shape
         sizes = grids((H, W), len(channels), start_grid)
-        check_grids([*sizes[1:], sizes[-1]], len(channels), kernel_size)
         self.n_components, self.image_shape = n_components, (C, H, W)
         self.start_grid, self.unit_norm = sizes[0], unit_norm
         self.hyperparameters = {
@@ -139,14 +138,6 @@ def check_layers(channels: Sequence[int], kernel_size: int, momentum: float) -> 
         raise InputError(f"kernel_size={kernel_size}: choose an odd number, such as 3 or 5.")
     if not 0 < momentum <= 1:
         raise InputError(f"momentum={momentum}: choose a weight above 0 and at most 1.")
-
-
-def check_grids(convolved: Sequence[tuple[int, int]], n_grids: int, kernel_size: int) -> None:
-    """Refuse filters that do not fit a grid that is convolved."""
-    smallest = min(map(min, convolved))
-    if smallest <= kernel_size // 2:
-        problem = f"Filters of side {kernel_size} do not fit a grid of {smallest} pixels"
-        raise InputError(f"{problem}: use fewer channels (blocks) than {n_grids}, smaller filters or larger images.")
 
 
 def grids(size: tuple[int, int], n_grids: int, start: Sequence[int] | None) -> list[tuple[int, int]]:
@@ -289,6 +280,9 @@ class UpsampledConv2d(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, size: tuple[int, int], output_size: tuple[int, int]
     ) -> None:
         super().__init__()
+        if min(output_size) <= kernel_size // 2:
+            problem = f"Filters of side {kernel_size} do not fit a grid of {min(output_size)} pixels"
+            raise InputError(f"{problem}: use fewer channels (blocks), smaller filters or larger images.")
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.upsamples = tuple(size) != tuple(output_size)

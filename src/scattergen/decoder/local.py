@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageSource
-from scattergen.decoder.generator import CodeDecoder, UpsampledConv2d, check_grids, check_layers, grids
+from scattergen.decoder.generator import CodeDecoder, UpsampledConv2d, check_layers, grids
 from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
@@ -176,7 +176,6 @@ class LocalDecoder(CodeDecoder):
         self.hyperparameters = {"channels": list(channels), "kernel_size": kernel_size, "momentum": momentum}
         (C, H, W), n = linear.image_shape, len(channels)
         self._sizes = sizes = grids((H, W), n, None)
-        check_grids(sizes, n, kernel_size)
         self.mixing = nn.Parameter(torch.empty(linear.n_channels, channels[0]))
         nn.init.kaiming_normal_(self.mixing.T, nonlinearity="relu")
         # The estimate of the image enters every grid, by a product at each position.
