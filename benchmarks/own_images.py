@@ -21,6 +21,7 @@ import colorsys
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def measure(data: Dataset, how: dict[str, Any], folder: Path, name: str) -> dict
     grid = torch.cat([new, train[near[:, 0]], train[near[:, 1]]])
     save_image_grid(grid, picture.with_stem(f"{name}-nearest"), columns=NEAREST)
     return {
-        **judgement.summary(), "in_a_row": judgement.n, "n": len(data.train),
+        **asdict(judgement), "in_a_row": judgement.n, "n": len(data.train),
         "d": model.encoder.whitening.n_components, "leading": model.n_leading,
         "seconds": seconds, "estimated": estimate, "copying_pvalue": copies,
         "machine": machine(),

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -340,7 +341,7 @@ def test_samples_that_are_training_images_are_found(fitted):
 def test_a_judgement_survives_json(fitted):
     summary = RunFolder.open(fitted[0]).stages["report"]["judgement"]
     judgement = Judgement.of(json.loads(json.dumps(summary)))
-    assert judgement.summary() == summary
+    assert asdict(judgement) == summary
     assert "least squares:" in in_words(judgement, 5000)
     assert "images are few" not in in_words(judgement, 5000)
 

@@ -1,8 +1,8 @@
 """What a model scored on images that it was not fitted to, by which features, and the same in words."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from scattergen.evaluation.digit_classifier import DigitFeatures
@@ -54,22 +54,17 @@ class Row:
 class Judgement:
     """How good a model is on images that it was not fitted to."""
 
-    features: tuple[str, str]  # name and version of those that distances are between
+    features: Sequence[str]  # name and version of those that distances are between
     n: int  # most images in a row
     n_test: int  # images that they are compared with
     rows: Mapping[str, Row]  # "training images", "decoder" and "least squares" (both of test images), and each density
     best: str | None  # density of the least kernel distance (see `best_of`)
 
-    def summary(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        return {**asdict(self), "features": list(self.features)}
-
     @classmethod
-    def of(cls, summary: Mapping[str, Any]) -> "Judgement":
-        """The judgement that `summary` was taken of."""
-        name, version = summary["features"]
-        rows = {key: Row(**row) for key, row in summary["rows"].items()}
-        return cls(**{**summary, "features": (name, version), "rows": rows})
+    def of(cls, stored: Mapping[str, Any]) -> "Judgement":
+        """The judgement that was stored by `asdict` as JSON."""
+        rows = {key: Row(**row) for key, row in stored["rows"].items()}
+        return cls(**{**stored, "rows": rows})
 
 
 def best_of(rows: Mapping[str, Row]) -> str | None:

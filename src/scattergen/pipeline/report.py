@@ -208,7 +208,7 @@ def _page(
         task.advance()
     facts_of_stage: dict[str, Any] = {name: values.mean().item() for name, values in measured.items()}
     if judgement is not None:
-        facts_of_stage |= {"best": judgement.best, "judgement": judgement.summary(), "judged": judged}
+        facts_of_stage |= {"best": judgement.best, "judgement": asdict(judgement), "judged": judged}
     return facts_of_stage
 
 
