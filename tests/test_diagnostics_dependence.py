@@ -284,10 +284,10 @@ def test_too_few_components_are_refused(run_copy):
     ("codes", "words"),
     [
         (np.ones(50), "shape"),
-        (np.ones((50, 3), int), "floating point"),
+        (np.ones((50, 3), int), "floating-point"),
         (np.zeros((50, 3)), "constant"),
-        (normal(39, 3), "at least 40 codes but got 39"),
-        (np.where(np.eye(50, 3) > 0, np.nan, normal(50, 3)), "Component 0 .* NaN"),
+        (normal(39, 3), "39 codes are too few: at least 40"),
+        (np.where(np.eye(50, 3) > 0, np.nan, normal(50, 3)), "Code 0 holds NaN"),
         (1e200 * normal(50, 3), "out of the range"),
         (1e-300 * normal(50, 3), "out of the range"),
     ],

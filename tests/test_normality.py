@@ -141,12 +141,12 @@ def test_default_sizes_stop_at_the_number_of_codes():
 @pytest.mark.parametrize(
     ("z", "message"),
     [
-        (normal(19, 3), r"at least 20 codes but got 19.*encode"),
-        (normal(30, 3)[:, 0], r"shape \(n, d\)"),
-        (normal(30, 3)[:, :0], r"shape \(n, d\)"),
-        (np.ones((30, 3), int), "floating point"),
-        (np.where(np.eye(30, 4) > 0, np.nan, 1.0)[:, [2, 3]], "Component 0 .* NaN"),
-        (np.where(np.arange(4) == 3, np.inf, normal(30, 4)), "Component 3 .* infinite"),
+        (normal(19, 3), "19 codes are too few: at least 20"),
+        (normal(30, 3)[:, 0], r"shape \(30,\)"),
+        (normal(30, 3)[:, :0], r"shape \(30, 0\)"),
+        (np.ones((30, 3), int), "floating-point"),
+        (np.where(np.eye(30, 4) > 0, np.nan, 1.0)[:, [2, 3]], "Code 2 holds NaN"),
+        (np.where(np.arange(4) == 3, np.inf, normal(30, 4)), "Code 0 holds .* infinity"),
     ],
 )
 def test_unusable_codes_are_refused(test, z, message):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scattergen.calls.keywords import whole_number
 from scattergen.datasets.source import as_numpy
+from scattergen.densities.protocol import check_codes
 from scattergen.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -35,25 +36,9 @@ class DiagnosticTest:
         return asdict(self)
 
 
-def finite_codes(z: Codes, fewest: int) -> NDArray[Any]:
-    """The codes (n, d), if they are finite, in floating point and at least so many."""
-    codes = as_numpy(z)
-    if codes.ndim != 2 or codes.shape[1] == 0 or not np.issubdtype(codes.dtype, np.floating):
-        problem = "These tests need codes of shape (n, d) in floating point but got shape"
-        remedy = "give the codes of an encoder or samples of a density"
-        raise InputError(f"{problem} {codes.shape} of {codes.dtype}: {remedy}.")
-    if len(codes) < fewest:
-        raise InputError(f"These tests need at least {fewest} codes but got {len(codes)}: encode or draw more.")
-    finite = np.isfinite(codes).all(axis=0)
-    if not finite.all():
-        problem = f"Component {finite.argmin()} of the codes holds NaN or infinite values"
-        raise InputError(f"{problem}: look for what made them, or leave these codes out.")
-    return codes
-
-
 def checked_codes(z: Codes, components: int = 1) -> Floats:
     """The codes (n, d) in float64, if the tests can work with them and there are so many components."""
-    codes = finite_codes(z, FEWEST_CODES)
+    codes = as_numpy(check_codes(z, minimum=FEWEST_CODES))
     constant = np.flatnonzero(np.ptp(codes, axis=0) == 0)
     if constant.size:
         problem = f"Component {constant[0]} of the codes is constant, so there is nothing to test"

@@ -12,11 +12,9 @@ from scipy import stats
 
 from scattergen.calls.keywords import whole_number
 from scattergen.datasets.source import as_numpy
+from scattergen.densities.protocol import check_codes
+from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
 from scattergen.errors import InputError
-
-from scattergen.diagnostics.monte_carlo import (  # isort: skip
-    SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, finite_codes, pvalues_of,
-)  # fmt: skip
 
 # The null distribution of the kurtosis in K2 (Anscombe & Glynn, 1983) is an approximation stated for n >= 20; the
 # chi-square limit of Jarque-Bera is poorer still below that.
@@ -107,7 +105,7 @@ def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
         >>> skewness.tolist(), kurtosis.tolist()
         ([0.0], [-2.0])
     """
-    codes = finite_codes(z, SMALLEST_SAMPLE)
+    codes = as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE))
     skewness, kurtosis = np.full((2, codes.shape[1]), np.nan)
     for start in range(0, codes.shape[1], COMPONENTS_PER_BLOCK):
         block = codes[:, start : start + COMPONENTS_PER_BLOCK].astype(np.float64)
@@ -163,7 +161,7 @@ def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTab
         >>> count_rejections(z).counts
         {'K2': (1, 1), 'JB': (1, 1)}
     """
-    codes, levels = finite_codes(z, SMALLEST_SAMPLE), _checked_levels(levels)
+    codes, levels = as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE)), _checked_levels(levels)
     constant = int(np.count_nonzero(np.ptp(codes, axis=0) == 0))
     counts = dict(zip(_TESTS, map(tuple, _counts(codes, levels).tolist()), strict=True))
     return NormalityTable(len(codes), codes.shape[1], constant, levels, counts)
@@ -183,7 +181,7 @@ def rejections_by_sample_size(
         >>> [(r.n, r.observed) for r in rates if (r.test, r.level) == ("K2", 0.05)][-1]
         (1000, 4.0)
     """
-    codes, levels = finite_codes(z, SMALLEST_SAMPLE), _checked_levels(levels)
+    codes, levels = as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE)), _checked_levels(levels)
     repeats = whole_number("repeats", repeats, least=1)
     if sizes is None:
         sizes = [size for size in _SIZES if size <= len(codes)]
