@@ -112,8 +112,8 @@ def check_count(density: Density, n: int) -> None:
         density.check_count(n)
 
 
-def check_codes(z: Any, density: Density | None = None, *, n_features: int | None = None) -> Tensor:
-    """Codes (N, d) of any container: finite floats, enough for `density` and d = `n_features` where these are given."""
+def check_codes(z: Any, density: Density | None = None, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
+    """Codes (N, d) of any container: finite floats, N ≥ `minimum` and enough for `density`, d = `n_features` if given."""
     z = as_tensor(z, "codes")
     if not z.is_floating_point():
         remedy = "use encode(images), or torch.as_tensor(codes, dtype=torch.float32)"
@@ -123,6 +123,8 @@ def check_codes(z: Any, density: Density | None = None, *, n_features: int | Non
     if n_features is not None and z.shape[1] != n_features:
         problem = f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}"
         raise InputError(f"{problem}: use codes of the same encoder, or fit again.")
+    if len(z) < minimum:
+        raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
     if density is not None:
         check_count(density, len(z))
     if not torch.isfinite(z).all():
