@@ -167,7 +167,7 @@ def _check_same(run: RunFolder, what: str, keywords: Mapping[str, Any], same: Ma
 def _density(run: RunFolder, key: str) -> Density:
     tensors, metadata = run.read(f"densities/{key}")
     try:
-        density = make(metadata["name"], **_without_retired(metadata["name"], metadata["hyperparameters"]))
+        density = make(metadata["name"], **metadata["hyperparameters"])
         _check_density_size(metadata["name"], hyperparameters(density), tensors)
         density.load_state_dict(tensors)
         return density
@@ -176,16 +176,6 @@ def _density(run: RunFolder, key: str) -> Density:
         remedy = f"if another version of scattergen stored it, fit it again by `{command}`"
         what = f"The density {key} of {run.path} cannot be loaded ({_reason(error)})"
         raise RunFolderError(f"{what}: {remedy}.") from error
-
-
-def _without_retired(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of a density, without those of mixtures until 2026-11-28 that change nothing now."""
-    kept = dict(keywords)
-    if name == "mixture" and kept.get("covariance") == "full":
-        kept = {key: value for key, value in kept.items() if key not in ("covariance", "rank")}
-    if name == "class_conditional" and isinstance(kept.get("keywords"), Mapping):
-        kept["keywords"] = _without_retired(kept.get("density", ""), kept["keywords"])
-    return kept
 
 
 def _check_size(what: str, widths: Sequence[int], tensors: Mapping[str, Tensor], layers: int = 0) -> None:
