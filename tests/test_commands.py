@@ -267,15 +267,15 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         "densities": {"a.b": {}},
     }
     read = {"limit": 9, "crop": 20, "converted": ["size"]}
-    for preset_name, data, side, wanted in [
-        ("auto", read, 16, {"limit": 9, "crop": 20, "size": 16}),
-        ("auto", read, 20, {"limit": 9, "crop": 20}),
-        ("auto", {"converted": []}, 16, {}),
-        ("auto", {"converted": [], "size": 16}, 16, {"size": 16}),
-        ("auto", {"converted": ["mode"], "size": None}, 16, {}),
-        ("celeba", read, 64, {"limit": 9, "size": 64}),  # which crops by itself
+    for preset_name, data, wanted in [
+        ("auto", {**read, "size": 16}, {"limit": 9, "crop": 20, "size": 16}),
+        ("auto", {**read, "size": None}, {"limit": 9, "crop": 20}),
+        ("auto", {"converted": []}, {}),  # no files, so that they have no size
+        ("auto", {"converted": [], "size": 16}, {"size": 16}),
+        ("auto", {"converted": ["mode"], "size": None}, {}),
+        ("celeba", {**read, "size": 64}, {"limit": 9, "size": 64}),  # which crops by itself
     ]:
-        (tmp_path / "a.toml").write_text(to_toml(config_of({**made, "preset": preset_name, "data": data}, side)))
+        (tmp_path / "a.toml").write_text(to_toml(config_of({**made, "preset": preset_name, "data": data})))
         arguments, changes = read_config(tmp_path / "a.toml", ["preset", "seed", "densities", "limit", "crop", "size"])
         assert arguments == {"preset": preset_name, "seed": 2, "densities": "a.b", **wanted}
         assert changes == {"training.patience": None, "training.loss": "a\x7f\u202eé😀"}

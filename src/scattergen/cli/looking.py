@@ -34,7 +34,7 @@ def info(
     opened = RunFolder.open(run)
     opened.check()
     if config:
-        found = config_of(opened.options, opened.metadata("encoder")["image_shape"][-1])
+        found = config_of(opened.options)
         print(json.dumps(found) + "\n" if common.as_json else to_toml(found), end="")
         return
     stages, keys = opened.stages, opened.names("densities")

@@ -40,15 +40,13 @@ def read_config(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], dict[
     return arguments, changes
 
 
-def config_of(options: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """Arguments and sections of a file with which `fit` does as a run with these options, to images of this side."""
+def config_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments and sections of a file with which `fit` does as a run with these options."""
     data, of_celeba = options.get("data", {}), options.get("preset") in CELEBA_PRESETS  # which crop by themselves
     top = {name: options[name] for name in ("preset", "seed") if name in options}
     top |= {name: data[name] for name in ("limit", "crop") if name in data and not (name == "crop" and of_celeba)}
-    if "size" in data:
-        top |= {"size": data["size"]} if data["size"] is not None else {}
-    elif "size" in data.get("converted", ()) and top.get("crop") != side:  # of a version that did not keep it
-        top["size"] = side
+    if data.get("size") is not None:
+        top["size"] = data["size"]
     return top | {section: options[section] for section in _SECTIONS if section in options}
 
 
