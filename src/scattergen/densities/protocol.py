@@ -113,7 +113,7 @@ def check_count(density: Density, n: int) -> None:
 
 
 def check_codes(z: Any, density: Density | None = None, *, minimum: int = 1, n_features: int | None = None) -> Tensor:
-    """Codes (N, d) of any container: finite floats, N ≥ `minimum` and enough for `density`, d = `n_features` if given."""
+    """Codes (N, d) of any container: finite floats, N ≥ `minimum` and enough for `density`, d as given."""
     z = as_tensor(z, "codes")
     if not z.is_floating_point():
         remedy = "use encode(images), or torch.as_tensor(codes, dtype=torch.float32)"

@@ -14,7 +14,7 @@ from scattergen.calls.state import usual_state
 from scattergen.datasets import ClassLabels, Dataset, class_labels
 from scattergen.datasets.image_files import save_image_grid
 from scattergen.datasets.recognition import conversions_of, marks_of, recognise, what_changed
-from scattergen.densities import improved_keywords, make, names, needs_labels
+from scattergen.densities import make
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.evaluation.judgement import MEASURES, Judgement, in_words
@@ -178,17 +178,14 @@ def _read_test_images(data: Dataset, progress: Progress) -> None:
 def _is_finished(run: RunFolder, data: Dataset) -> bool:
     """Whether nothing is left to do, or to be made again since its file is damaged."""
     tested_on = None if data.test is None else data.test.fingerprint
+    stages = [*PARTS, *(f"densities/{key}" for key in run.options["densities"]), REFERENCE]
     return (
         run.finished
         and not run.replaces
         and run.stages[LAST_STAGE].get("tested_on") == tested_on
         and (run.path / "report.html").is_file()
-        and all(map(run.is_whole, _stages_of(run.options)))
+        and all(map(run.is_whole, stages))
     )
-
-
-def _stages_of(options: Mapping[str, Any]) -> list[str]:
-    return [*PARTS, *(f"densities/{key}" for key in options["densities"]), REFERENCE]
 
 
 def _may_change(run: RunFolder, option: str) -> bool:
@@ -227,18 +224,13 @@ def fit_density_run(
     from scattergen.pipeline.report import show_in_report  # only here: its plots take seconds to import
 
     run = RunFolder.open(path)
-    if name not in names():
-        choice = choice_of_key(name, keywords)
-        stored_as, name = stored_as or name, choice.name
-        keywords, by_class = choice.keywords, by_class or choice.by_class
-    key = density_key(name, improved=improved, by_class=by_class) if stored_as is None else stored_as
+    name = density_key(name, improved=improved, by_class=by_class)
+    choice, key = choice_of_key(name, keywords), name if stored_as is None else stored_as
     stage = f"densities/{key}"
     check_name(stage)
-    keywords = {**(improved_keywords(name) if improved else {}), **(keywords or {})}
-    by_class = by_class or needs_labels(name)
-    make(name, **keywords)  # which checks them before anything else
-    classes = _classes(run) if by_class else None
-    wanted = density_metadata(make_density(name, keywords, by_class=by_class, classes=classes), seed)
+    make(choice.name, **choice.keywords)  # which checks them before anything else
+    classes = _classes(run) if choice.by_class else None
+    wanted = density_metadata(make_density(choice, classes), seed)
     picture = run.path / "pictures" / f"density-{key}.png"
     shown = tuple((classes or ())[:_ROWS])
     before = run.has(stage) and not overwrite
@@ -247,8 +239,7 @@ def fit_density_run(
         show_in_report(run, device=device, progress=progress)  # which may have been interrupted
         return FittedDensity(key, picture, shown, True)
     if overwrite and key in run.options.get("densities", {}) and run.finished:
-        choice = choice_of_key(key, run.options["densities"][key])
-        fitted = make_density(choice.name, choice.keywords, by_class=choice.by_class, classes=classes)
+        fitted = make_density(choice_of_key(key, run.options["densities"][key]), classes)
         changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
         if changed:
             what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
@@ -261,8 +252,8 @@ def fit_density_run(
     stored = run.read("codes")[0]
     labels = None if classes is None else ClassLabels(stored["labels"], classes)
     model.densities[key] = fit_density(
-        name, key, stored["codes"], labels, Stages(run, progress), n_leading=model.n_leading,
-        keywords=keywords, seed=seed, device=device, overwrite=overwrite,
+        choice.name, key, stored["codes"], labels, Stages(run, progress), n_leading=model.n_leading,
+        keywords=choice.keywords, seed=seed, device=device, overwrite=overwrite,
     )  # fmt: skip
     asked = None if classes is None else [c for c in range(len(shown)) for _ in range(_COLUMNS)]
     images = model.sample(_COLUMNS**2 if asked is None else len(asked), key, seed, labels=asked)

@@ -27,7 +27,7 @@ def fit_density(
 ) -> Density:  # fmt: skip
     """Fit a density to (leading components of) codes (N, d), one for each class if there are labels; or find it."""
     labels, classes = labels if isinstance(labels, ClassLabels) else (labels, None)
-    density = make_density(name, keywords, by_class=labels is not None, classes=classes)
+    density = make_density(DensityChoice(name, dict(keywords or {}), labels is not None), classes)
     if not getattr(density, "all_components", False):
         codes = codes[:, :n_leading]
     stage, metadata = f"densities/{key}", density_metadata(density, seed)
@@ -65,13 +65,6 @@ def fit_density(
     return density
 
 
-def make_density(
-    name: str, keywords: Mapping[str, Any] | None, *, by_class: bool, classes: Sequence[str] | None = None
-) -> Density:
-    """A density that is yet to be fitted, or one for each class."""
-    return densities.make_for_classes(name, keywords, classes) if by_class else densities.make(name, **(keywords or {}))
-
-
 def density_metadata(density: Density, seed: int | None = None) -> dict[str, Any]:
     """What is stored beside a density's tensors and tells it from others, if its class is registered."""
     metadata = {"name": densities.registered_name(density), "hyperparameters": densities.hyperparameters(density)}
@@ -84,6 +77,12 @@ class DensityChoice(NamedTuple):
     name: str
     keywords: dict[str, Any]
     by_class: bool
+
+
+def make_density(choice: DensityChoice, classes: Sequence[str] | None = None) -> Density:
+    """A density that is yet to be fitted, or one for each class."""
+    name, keywords, by_class = choice
+    return densities.make_for_classes(name, keywords, classes) if by_class else densities.make(name, **keywords)
 
 
 def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
@@ -101,7 +100,7 @@ def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> Densit
 
 def density_key(name: str, *, improved: bool = False, by_class: bool = False) -> str:
     """The key under which a density is stored if none is given, such as "vae-improved-by-class"."""
-    by_class = by_class and not densities.needs_labels(name)
+    by_class = by_class and not choice_of_key(name).by_class
     return name + ("-improved" if improved else "") + ("-by-class" if by_class else "")
 
 
