@@ -171,10 +171,7 @@ class Preview:
 
     def __call__(self, decoder: AnyDecoder | None = None) -> None:
         """Draw the picture anew; new images by least squares as long as no decoder is trained."""
-        if decoder is None:
-            images = self.linear.decode(self.codes)
-        else:
-            images = decoder.decode(self.codes.to(decoder.device)).cpu()
+        images = self.linear.decode(self.codes) if decoder is None else _decoded(decoder, self.codes)
         save_image_grid(torch.cat([self.shown, images]), self.path, columns=self.columns)
 
 
