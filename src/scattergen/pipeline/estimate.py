@@ -16,8 +16,6 @@ from scattergen.datasets import Dataset, ImageSource
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.local import LinearDecoder
 from scattergen.densities import make
-from scattergen.diagnostics import count_rejections, rejections_by_sample_size
-from scattergen.diagnostics.normality import SMALLEST_SAMPLE
 from scattergen.display.progress import SILENT, Progress, Task
 from scattergen.encoder.principal_components import passes_and_order
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
@@ -32,6 +30,7 @@ from scattergen.stages.options import AnyDecoder, build, make_decoder
 _SECONDS = 4.0  # of each stage that are tried
 _SOME = 64  # images
 _ORDER = 512  # of the matrix whose decomposition is timed
+_TESTING = 2.5e-4  # seconds to test a code of 512 components for normality, beside all else that a report takes
 _EARLY = 0.5  # part of its epochs after which a density with early stopping ends, as a rule
 
 
@@ -79,7 +78,7 @@ def _estimates(data: Dataset, options: Mapping[str, Any], device: str, sampling:
         trials = len(numbers) * drawn * (decoding + seeing) + seen * seeing
         yield StageEstimate("sampling", trials + 2.0, 4 * MOST_JUDGED * math.prod(images.shape) * 2)
     yield from (_density(key, keywords, codes, device) for key, keywords in densities.items())
-    yield _report(data, codes, len(densities), decoding, seeing)
+    yield _report(data, len(densities), decoding, seeing)
 
 
 def epochs_within(
@@ -126,10 +125,9 @@ def _encoder_and_codes(encoder: ScatteringEncoder, images: ImageSource) -> list[
 
 def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n_fit: int) -> float:
     """Seconds of the encoder's fit that was stopped: only its first pass scatters images."""
-    task = watch.tasks.get("principal components")
     passes, order = passes_and_order(n_fit, encoder.n_features, encoder.whitening.n_passes)
-    elapsed, done = task.seen[-1] if task is not None and task.seen else (watch.elapsed, n_fit)
-    each = elapsed / max(done, 1)
+    elapsed, done = watch.tasks["principal components"].seen[-1]
+    each = elapsed / done
     later = max(each - per_image, 0.1 * each)
     matrix = torch.eye(_ORDER, dtype=torch.float64)
     decomposition = _seconds(lambda: torch.linalg.eigh(matrix)) * (order / _ORDER) ** 3 if order else 0.0
@@ -138,11 +136,9 @@ def _components(watch: "_Watch", per_image: float, encoder: ScatteringEncoder, n
 
 def _any_linear(encoder: ScatteringEncoder) -> LinearDecoder:
     """Least squares of the right shapes, whose values do not matter."""
-    linear = LinearDecoder.shaped(encoder)
-    values = {}
-    for name, tensor in linear.state_dict().items():
-        values[name] = 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
-    linear.load_state_dict(values)
+    linear, drawn = LinearDecoder.shaped(encoder), torch.Generator().manual_seed(0)
+    state = linear.state_dict().items()
+    linear.load_state_dict({name: 0.01 * torch.randn(one.shape, generator=drawn) for name, one in state})
     return linear
 
 
@@ -180,19 +176,16 @@ def _density(key: str, keywords: Mapping[str, Any], codes: Tensor, device: str) 
     return StageEstimate(f"densities/{key}", seconds, 4 * codes.numel() * 4)
 
 
-def _report(data: Dataset, codes: Tensor, n_densities: int, decoding: float, seeing: float) -> StageEstimate:
+def _report(data: Dataset, n_densities: int, decoding: float, seeing: float) -> StageEstimate:
     """The report, given the seconds that it takes to decode an image, and to compute its features."""
-    n, n_test = len(codes), 0 if data.test is None else len(data.test)
+    n, n_test = len(data.train), 0 if data.test is None else len(data.test)
     seconds = (n_test + 64 * n_densities) * decoding
     if n_test >= FEWEST_TEST_IMAGES:
         judged, sampled = min(MOST_JUDGED, n_test), min(MOST_JUDGED, max(LEAST_JUDGED, n_test))
         rows = 3 * judged + min(MOST_JUDGED, n) + n_densities * sampled
         seconds += rows * (seeing + decoding)
-    tested = codes[: min(max(n_test, 20), 1000, n)]
-    if len(tested) >= SMALLEST_SAMPLE:
-        testing = _seconds(lambda: (count_rejections(tested), rejections_by_sample_size(tested, repeats=5)))
-        seconds += testing * max(1.0, n_test / len(tested))
-    return StageEstimate("report", seconds + 3.0, 4 * MOST_JUDGED * math.prod(data.train.shape) * 6)
+    seconds += 3.0 + n_test * _TESTING
+    return StageEstimate("report", seconds, 4 * MOST_JUDGED * math.prod(data.train.shape) * 6)
 
 
 def _seconds(work: Callable[[], Any]) -> float:
