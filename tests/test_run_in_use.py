@@ -297,7 +297,6 @@ def test_what_cannot_be_kept_is_told_nevertheless(scattergen, digits, run_copy, 
         assert not scores.kept
         assert "gaussian" in scores.rows
         assert tests.scores is None
-        assert tests.pictures == ()
         small = ["--images", digits, "-n", 40, "--features", "digits", "--density", "gaussian"]
         shown = scattergen("evaluate", run_copy, *small, "-q", showing_warnings=True)
         assert "gaussian" in shown.out

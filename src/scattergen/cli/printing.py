@@ -100,7 +100,7 @@ def print_tests(result: "RunDiagnosis") -> None:
         say(f"A classifier tells these samples from codes with accuracy {accuracy:.3f} (chance 0.5; p: {p}).")
     if result.scores is not None:
         say(f"Scores:   {result.scores}")
-        say(f"Pictures: {result.pictures[0].parent / result.scores.stem}-*.png")
+        say(f"Pictures: {result.scores.parent / 'pictures' / result.scores.stem}-*.png")
 
 
 def _probability(p: float) -> str:

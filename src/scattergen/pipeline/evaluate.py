@@ -93,8 +93,6 @@ def evaluate_run(
     on: the Fréchet distance is of each, all else of the first.
     """
     repeats = whole_number("repeats", repeats, least=1)
-    if n is not None:
-        n = whole_number("n", n, least=evaluation.FEWEST)
     run = RunFolder.open(path)
     keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
     check_densities(run, keys)
@@ -107,24 +105,23 @@ def evaluate_run(
         has = f"{data.name} has {found} test images" if reference is None else f"{reference.name} has {found} images"
         remedy = "use --against train, or name others by --against"
         raise InputError(f"{has}, and {evaluation.FEWEST} are needed to compare with: {remedy}.")
-    n = min(max(found, _LEAST), _MOST) if n is None else n
+    n = whole_number("n", min(max(found, _LEAST), _MOST) if n is None else n, least=evaluation.FEWEST)
     model = GenerativeScatteringNetwork.load(run, device, densities=keys)
     model.check_memory(n)
     extract = _extractor(features, model.decoder.image_shape, data.is_mnist, device)
+    # Whoever is compared with training images cannot learn whether samples are nearer to these.
+    unseen = against.fingerprint != data.train.fingerprint
     compared, rows_compared = some_of(against, n, seed), random_rows(len(against), n, seed)
     train = kept_features(run, "training", data.train, extract, progress)
     if reference is None:
         real = kept_features(run, "test", against, extract, progress)[rows_compared]
     else:
-        known = against.fingerprint == data.train.fingerprint
-        real = train[rows_compared] if known else extract(compared, progress)
-    real_detail = _detail(compared)
+        real = extract(compared, progress) if unseen else train[rows_compared]
     rows = _Rows(model, extract, n, seed, progress)
     rows.add_training_images(data.train, train, against)
     rows.add_decoded(data)
     rows.add_densities(keys, repeats, real)
-    # Whoever is compared with training images cannot learn whether samples are nearer to these.
-    unseen = against.fingerprint != data.train.fingerprint
+    real_detail = _detail(compared)
     scores = evaluation.evaluate(rows.tables, real, train=train if unseen else None, seed=seed, progress=progress)
     stages = {key: run.stages.get(f"densities/{key}", {}) for key in keys}
     result = RunEvaluation(
@@ -291,7 +288,6 @@ class RunDiagnosis:
     rejections: dict[str, int]  # as `tables`, to the number of components that K² rejects at 0.05, uncorrected
     seed: int
     scores: Path | None  # file that has it all; None if it could not be kept, since the disk is full or read-only
-    pictures: tuple[Path, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Everything but the files, for JSON."""
@@ -330,17 +326,16 @@ def diagnose_run(
     batteries = {key: test(z, description=key) for key, z in tables.items()}
     stem = "diagnosis" if density is None else f"diagnosis-{density}"
     drawn = _drawn(tables, batteries, model.encoder.whitening.explained_variance_)
-    pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}
     found = RunDiagnosis(
         tables=batteries, seed=seed, scores=run.path / f"{stem}.json",
         told_apart=None if density is None else classifier_two_sample_test(tables[name], tables[density], seed=seed),
         rejections={key: count_rejections(z).count("K2", 0.05) for key, z in tables.items()},
-        pictures=tuple(run.path / "pictures" / f"{one}.png" for one in pictures),
     )  # fmt: skip
     made_from = ["encoder", "codes", *(f"densities/{key}" for key in keys)]
+    pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}
     kept = keep(run, "tests", stem, found.summary(), pictures, {"seed": seed, "n": len(codes)}, made_from)
     if not kept:
-        return replace(found, scores=None, pictures=())
+        return replace(found, scores=None)
     show_in_report(run, data, device=device, progress=progress)
     return found
 
