@@ -14,6 +14,7 @@ from scattergen.display.progress import SILENT
 from scattergen.errors import RunFolderError
 from scattergen.evaluation import DigitFeatures, ScatteringFeatures
 from scattergen.pipeline import report
+from scattergen.pipeline.browse import read_products
 from scattergen.pipeline.judging import Standard, kept_features
 from scattergen.runs import Result, RunFolder, Stages, fit_seconds
 from scattergen.runs.index import read_index
@@ -148,7 +149,7 @@ def test_scores_that_were_changed_are_left_out(run_copy):
     whole = {"against": "x", "n": 1, "seed": 0, "features": {"name": "a", "version": "1"}, "rows": {}}
     for content, count in ((whole, 1), (whole | {"features": {}}, 0), (whole | {"n": "1"}, 0), ([], 0)):
         (run_copy / "evaluation.json").write_text(json.dumps(content))
-        assert len(report._products(run, "evaluation", EVALUATION)) == count
+        assert len(read_products(run, "evaluation", EVALUATION)) == count
     (run_copy / "evaluation.json").write_text("{")
     assert report.renew_report(run_copy)
     assert "Evaluation" not in page(run_copy)

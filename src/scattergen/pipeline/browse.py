@@ -20,6 +20,7 @@ from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import LAST_STAGE, RunFolder, fit_seconds
 from scattergen.runs.index import differences, flatten
 from scattergen.runs.layout import INDEX
+from scattergen.runs.schema import EVALUATION, misfit
 from scattergen.stages.density import best_density, density_to_sample
 from scattergen.stages.meanings import default_options
 
@@ -85,23 +86,29 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
 
 def _measured(run: RunFolder) -> dict[str, Any]:
     stages, keys = run.stages, run.names("densities")
-    told: dict[str, Any] = {"seconds, all stages": sum(fit_seconds(run).values())}
-    told["best density"] = best_density(run)
-    told["dB PSNR"] = stages.get(LAST_STAGE, {}).get("psnr")
-    found = stages.get(LAST_STAGE, {}).get("judgement")
-    if found is not None:
-        judgement = Judgement.of(found)
+    end, evaluated = stages.get(LAST_STAGE, {}), read_products(run, "evaluation", EVALUATION)
+    told: dict[str, Any] = {"seconds, all stages": sum(fit_seconds(run).values()), "best density": best_density(run)}
+    told["dB PSNR"] = end.get("psnr")
+    if "judgement" in end:
+        judgement = Judgement.of(end["judgement"])
         told["judged by"] = f"{' '.join(judgement.features)}, {judgement.n_test:,} test images"
         scored = {key: judgement.rows[key] for key in keys if key in judgement.rows}
         told |= {f"kernel·1000, {key}": (row.kernel, row.standard_error) for key, row in scored.items()}
-    with suppress(OSError, ValueError, LookupError, TypeError):  # not evaluated yet, or changed by somebody
-        rows = read_json(run.path / "evaluation.json")["rows"]
-        scores = {key: rows[key]["frechet"] for key in keys if key in rows}
-        told |= {
-            f"Fréchet, {key}": (float(score["value"]), float(score["standard_error"])) for key, score in scores.items()
-        }
-    seconds = {key: stages.get(f"densities/{key}", {}).get("seconds") for key in keys}
-    return told | {f"seconds, {key}": value for key, value in seconds.items()}
+    for scores in evaluated.values():
+        frechet = {key: scores["rows"][key]["frechet"] for key in keys if key in scores["rows"]}
+        told |= {f"Fréchet, {key}": (score["value"], score["standard_error"]) for key, score in frechet.items()}
+    return told | {f"seconds, {key}": stages.get(f"densities/{key}", {}).get("seconds") for key in keys}
+
+
+def read_products(run: RunFolder, start: str, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the files STEM.json of a run hold, by their stems, of parts that are still there; not if it was changed."""
+    found = {}
+    for stem in (name for name in run.keys if name.startswith(start)):
+        with suppress(OSError, ValueError, ScattergenError):
+            content = read_json(run.path / f"{stem}.json")
+            if misfit(content, form) is None:
+                found[stem] = content
+    return found
 
 
 def samples_of_runs(runs: Sequence[RunFolder], n: int, seed: int = 0, device: str = "cpu") -> Tensor:

@@ -1,7 +1,6 @@
 """The report of a run: the end of its fit, written again whenever the run holds what it does not show."""
 
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,15 @@ from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import default_features
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.judgement import MEASURES, Judgement, Row
-from scattergen.files import read_json
 from scattergen.files.tensors import check_shapes
 from scattergen.image_quality import WINDOW_SIZE, psnr, ssim
 from scattergen.model import GenerativeScatteringNetwork
-from scattergen.pipeline.browse import nearest_training_images
+from scattergen.pipeline.browse import nearest_training_images, read_products
 from scattergen.pipeline.judging import MOST_JUDGED, PARTS, REFERENCE, Standard, standard_of
 from scattergen.report.fit_report import DensityEntry, FitReport, VisualisationMatrix, write_fit_report
 from scattergen.runs import LAST_STAGE, Result, RunFolder, Stages, fit_seconds
 from scattergen.runs.layout import DENSITIES, products_in
-from scattergen.runs.schema import DIAGNOSIS, EVALUATION, misfit
+from scattergen.runs.schema import DIAGNOSIS, EVALUATION
 from scattergen.stages.density import default_density
 
 _OF_FIT: tuple[str, ...] = ("command", "machine", "tested_on")  # facts that later reports take from earlier ones
@@ -197,11 +195,12 @@ def _page(
             version=run.version, command=told.get("command", ""), config=options, machine=told.get("machine", {}),
             stages=[*fit_seconds(run).items()], eigenvalues=whitening.explained_variance_, run=str(run.path.resolve()),
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
-            densities=densities, judgement=judgement, featured=best, history=_history(run),
+            densities=densities, judgement=judgement, featured=best,
             nearest=None if best is None else _nearest(run, model, best, seed),
+            history=_history(run),
             visualisation=_matrices(model, beside_paper=options["data"]["name"] == MNIST),
-            evaluation=_products(run, "evaluation", EVALUATION).get("evaluation"),
-            diagnoses=_products(run, "diagnosis", DIAGNOSIS),
+            evaluation=read_products(run, "evaluation", EVALUATION).get("evaluation"),
+            diagnoses=read_products(run, "diagnosis", DIAGNOSIS),
             **measured, **_shown(model, tensors), **_tested(kept),
         )  # fmt: skip
         write_fit_report(facts, folder)
@@ -288,17 +287,6 @@ def _nearest(run: RunFolder, model: GenerativeScatteringNetwork, density: str, s
     _, rows = nearest_training_images(run, model.encoder, drawn, 1)
     samples, images = (model.decode(z, sharpen=model.sharpen) for z in (drawn, stored[rows[:, 0]]))
     return samples, images
-
-
-def _products(run: RunFolder, start: str, form: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the files STEM.json of a run hold, by their stems, of parts that are still there; not if it was changed."""
-    found = {}
-    for stem in (name for name in run.keys if name.startswith(start)):
-        with suppress(OSError, ValueError, ScattergenError):
-            content = read_json(run.path / f"{stem}.json")
-            if misfit(content, form) is None:
-                found[stem] = content
-    return found
 
 
 def _matrices(model: GenerativeScatteringNetwork, *, beside_paper: bool) -> list[VisualisationMatrix]:
