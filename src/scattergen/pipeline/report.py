@@ -197,7 +197,7 @@ def _page(
             explained_variance=whitening.explained_variance_ratio_.sum().item(),
             densities=densities, judgement=judgement, featured=best,
             nearest=None if best is None else _nearest(run, model, best, seed),
-            history=_history(run),
+            history=run.stages.get("decoder", {}).get("history", ()),
             visualisation=_matrices(model, beside_paper=options["data"]["name"] == MNIST),
             evaluation=read_products(run, "evaluation", EVALUATION).get("evaluation"),
             diagnoses=read_products(run, "diagnosis", DIAGNOSIS),
@@ -250,13 +250,6 @@ def _judged(
                     scores[key], judged[key] = standard.of_density(model, key, extract), of
             task.advance(1, key)
     return standard.judgement(scores), judged
-
-
-def _history(run: RunFolder) -> list[dict[str, float]]:
-    keys = ("epoch", "seconds", "train_loss", "val_loss", "val_psnr")
-    names = ("epoch", "seconds", "loss", "validation/loss", "validation/psnr")
-    epochs = run.stages.get("decoder", {}).get("history", [])
-    return [{key: epoch[name] for key, name in zip(keys, names, strict=True)} for epoch in epochs]
 
 
 def _shown(model: GenerativeScatteringNetwork, tensors: dict[str, Tensor]) -> dict[str, Any]:

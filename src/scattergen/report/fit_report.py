@@ -85,7 +85,7 @@ class FitReport:
     rejections: Sequence[RejectionRate] = ()  # against the sample size
     skewness: Sequence[float] | None = None  # of each component, (d,)
     excess_kurtosis: Sequence[float] | None = None
-    # Of the decoder's training: records with "seconds" and any of "epoch", "train_loss", "val_loss", "val_psnr".
+    # Of the decoder's training: records with "seconds" and any of "loss", "validation/loss", "validation/psnr".
     history: Sequence[Mapping[str, float]] = ()
 
     @property
@@ -276,8 +276,8 @@ def _training(facts: FitReport, files: _PictureFiles) -> dict[str, Picture]:
     """The decoder's curves, by their titles."""
     curves = {}
     for name, series, title in (
-        ("training-loss", {"val_loss": "validation", "train_loss": "training"}, "Decoder: loss"),
-        ("validation-psnr", {"val_psnr": "validation"}, "Decoder: validation PSNR, dB"),
+        ("training-loss", {"validation/loss": "validation", "loss": "training"}, "Decoder: loss"),
+        ("validation-psnr", {"validation/psnr": "validation"}, "Decoder: validation PSNR, dB"),
     ):
         if any(row.get(key) is not None for row in facts.history for key in series):
             curves[title] = files.themed(name, partial(plots.training_curve, facts.history, series, title))
