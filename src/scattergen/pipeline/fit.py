@@ -26,9 +26,11 @@ from scattergen.runs import LAST_STAGE, RunFolder, Stages, check_name, differenc
 from scattergen.stages import presets
 from scattergen.stages.density import choice_of_key, density_key, density_metadata, fit_density, make_density
 from scattergen.stages.fit import fit_parts
-from scattergen.stages.options import bytes_of_run, check_options, options_of, stage_of
+from scattergen.stages.options import bytes_of_run, check_options, options_of
 
 _AT_ONCE = 256  # test images
+# That sections of options concern; the others concern all stages, or a density each.
+_STAGES = {"encoder": "encoder", "decoder": "decoder", "training": "decoder", "sampling": "sampling"}
 _ROWS, _COLUMNS = 10, 8  # of the picture of a class-conditional density
 
 
@@ -194,9 +196,10 @@ def _may_change(run: RunFolder, option: str) -> bool:
         return True
     if option in ("data.fingerprint", "data.size", "data.marks", "data.converted"):  # coefficients know their files
         return not run.stages
-    stage = stage_of(option)
-    if stage == "encoder" and run.has_work():  # coefficients, which other options would lose
+    section, *names = option.split(".")
+    if section == "encoder" and run.has_work():  # coefficients, which other options would lose
         return False
+    stage = f"densities/{names[0]}" if section == "densities" and names else _STAGES.get(section)
     return stage is not None and stage not in run.stages and not run.finished
 
 

@@ -125,14 +125,6 @@ def make_decoder(options: Mapping[str, Any], linear: LinearDecoder, seed: int = 
     raise InputError(f'decoder.kind="{kind}" is unknown: choose "local" or "generator".')
 
 
-def stage_of(option: str) -> str | None:
-    """The stage of a fit that an option, such as "training.epochs", concerns; None if it concerns all of them."""
-    section, *rest = option.split(".")
-    if section == "densities" and rest:
-        return f"densities/{rest[0]}"
-    return {"encoder": "encoder", "decoder": "decoder", "training": "decoder", "sampling": "sampling"}.get(section)
-
-
 def build(section: str, make: Callable[..., Built], options: Mapping[str, Any], *arguments: Any, **fixed: Any) -> Built:
     """Call a constructor with positional arguments, checked keywords of a user, and keywords that are not theirs."""
     own = [*list(inspect.signature(make).parameters)[: len(arguments)], *fixed]
