@@ -17,7 +17,6 @@ from scattergen.pipeline import report
 from scattergen.pipeline.browse import read_products
 from scattergen.pipeline.judging import Standard, kept_features
 from scattergen.runs import Result, RunFolder, Stages, fit_seconds
-from scattergen.runs.index import read_index
 from scattergen.runs.schema import EVALUATION
 from test_report import Checker
 
@@ -155,21 +154,14 @@ def test_scores_that_were_changed_are_left_out(run_copy):
     assert "Evaluation" not in page(run_copy)
 
 
-def test_a_run_of_a_version_that_kept_nothing_asks_for_its_images(scattergen, digits, run_copy):
+def test_what_a_run_keeps_of_its_images_is_made_again_by_its_fit(scattergen, digits, tiny, run_copy):
     before = scores(run_copy)
     RunFolder.open(run_copy).file("reference").unlink()
-    index = read_index(run_copy)
-    del index.current.stages["reference"]
-    index.current.drop_outdated()
-    index.write(run_copy)
-    told = scattergen("density", run_copy, "gaussian", "--as", "later").err
-    assert "report: not renewed." in told
+    assert "report: not renewed." in scattergen("density", run_copy, "gaussian", "--as", "later").err
     assert "later" not in page(run_copy)
-    assert "name them by --images" in scattergen("report", run_copy, code=2).err
-    other = sg.datasets.mnist().train[300:340]
-    with pytest.raises(sg.errors.InputError, match="those that it was fitted to"):
-        report.renew_report(run_copy, sg.datasets.Dataset("digits", sg.datasets.ImageArray(other)))
-    scattergen("report", run_copy, "--images", digits, "-q")
+    assert "run its fit command again" in scattergen("report", run_copy, code=2).err
+    told = scattergen("fit", digits, "--out", run_copy, "-q", *tiny, showing_warnings=True).err
+    assert "is missing or damaged: it is made again" in told
     assert scores(run_copy).keys() == {*before, "later"}
     assert "density later" in page(run_copy)
 

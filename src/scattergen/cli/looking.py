@@ -57,30 +57,19 @@ def info(
     say(*json.dumps(opened.shown_options, indent=2).split("\n"))
 
 
-def report(
-    run: arg.Run,
-    images: Annotated[str | None, Option(metavar="IMAGES",
-        help="The images that the run was fitted to, for a run of an earlier version; not needed for MNIST.")] = None,
-    reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
-) -> None:  # fmt: skip
+def report(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
     """Write the report of a run again, if it does not show all that the run holds.
 
-    `density`, `evaluate` and `diagnose` do so themselves. It is needed after a run was moved, or
-    for one that an earlier version of scattergen fitted.
+    `density`, `evaluate` and `diagnose` do so themselves. It is needed after a run was moved.
 
     [bold]Examples[/bold]
       scattergen report runs/mnist
-      scattergen report runs/faces --images faces/ --size 64
     """
-    from scattergen.cli.opening import open_of_run, prepare
-    from scattergen.pipeline.judging import REFERENCE
+    from scattergen.cli.opening import prepare
     from scattergen.pipeline.report import renew_report
-    from scattergen.runs import RunFolder
 
-    progress, opened = prepare(common), RunFolder.open(run)
-    lacking = opened.finished and bool(opened.stages) and not opened.has(REFERENCE)
-    data = open_of_run(run, images, reading) if lacking or images is not None else None
-    renewed, page = renew_report(run, data, device=common.device, progress=progress), run / "report.html"
+    progress, page = prepare(common), run / "report.html"
+    renewed = renew_report(run, device=common.device, progress=progress)
     done = [] if renewed else ["The report shows all that the run holds: nothing to do."]
     arg.tell(common, {"report": str(page), "renewed": renewed}, *done, f"Report: {page}")
 

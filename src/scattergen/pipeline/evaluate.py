@@ -143,7 +143,7 @@ def evaluate_run(
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
     kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, depends, made_from)
     if kept:
-        show_in_report(run, data, device=device, progress=progress)
+        show_in_report(run, device=device, progress=progress)
     return replace(result, kept=kept)
 
 
@@ -256,7 +256,6 @@ def check_data(run: RunFolder, data: Dataset) -> None:
         remedy = "name those, with the same --size and --mode"
         others = f"{data.name} does not hold the images that {run.path} was fitted to: {remedy}."
         raise InputError(what_changed(data, fitted_to, run.path) or others)
-    recognise(data, {})  # other images, to compare with, are known by their content
 
 
 def keep(
@@ -336,7 +335,7 @@ def diagnose_run(
     kept = keep(run, "tests", stem, found.summary(), pictures, {"seed": seed, "n": len(codes)}, made_from)
     if not kept:
         return replace(found, scores=None)
-    show_in_report(run, data, device=device, progress=progress)
+    show_in_report(run, device=device, progress=progress)
     return found
 
 

@@ -91,7 +91,7 @@ def fit_run(
     begun = processes.broadcast(begun)
     data = _recognised(data, begun, overwrite)
     known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
-    # A run of the same files keeps what it has, which is nothing in one of an earlier version.
+    # A run of the same files keeps what it has.
     had = {} if begun is None else begun.options.get("data", {})
     had = had if had.get("fingerprint") == known["fingerprint"] else conversions_of(data.train)
     taken |= {name: value for name, value in had.items() if name in ("size", "converted")}

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from scattergen.datasets import Dataset
-from scattergen.datasets.recognition import recognise
 from scattergen.datasets.source import MNIST
 from scattergen.densities import hyperparameters
 from scattergen.diagnostics import count_rejections, effect_sizes, rejections_by_sample_size
@@ -50,41 +49,30 @@ def write_run_report(
     _write(run, model, {"command": command, "machine": machine(), "tested_on": tested_on}, progress)
 
 
-def renew_report(
-    path: Path | str, data: Dataset | None = None, *, device: str = "cpu", progress: Progress = SILENT
-) -> bool:
-    """Write the report of a finished fit again if it does not show all that the run holds; whether that was needed.
-
-    The images, `data`, are needed only for a run of a version that kept nothing of them for this.
-    """
+def renew_report(path: Path | str, *, device: str = "cpu", progress: Progress = SILENT) -> bool:
+    """Write the report of a finished fit again if it does not show all that the run holds; whether that was needed."""
     run = RunFolder.open(path)
     if not _has_report(run):
         what = "is not finished" if run.has("codes") else "was not made by `scattergen fit`"
         raise InputError(f"{run.path} has no report, since it {what}: run its fit command to the end.")
     renewed = False
     while True:  # until nothing was added meanwhile
-        found = run.has(REFERENCE) and run.is_whole(REFERENCE)
-        if found and run.key(LAST_STAGE) == _key(run)[0] and (run.path / "report.html").is_file():
+        if not (run.has(REFERENCE) and run.is_whole(REFERENCE)):
+            lacks = f"{run.path} has lost what it kept of its images for a report"
+            raise InputError(f"{lacks}: run its fit command again, which makes it again.")
+        if run.key(LAST_STAGE) == _key(run)[0] and (run.path / "report.html").is_file():
             return renewed
-        if not found and (data is None or not recognise(data, run.options["data"])):
-            lacks = f"{run.path} keeps nothing of its images that a report could show"
-            raise InputError(f"{lacks}: name those that it was fitted to, read in the same way (--images IMAGES).")
-        model = GenerativeScatteringNetwork.load(run, device)
-        if not found and data is not None:
-            _reference(run, model, data, progress)
-        _write(run, model, run.stages[LAST_STAGE], progress)
+        _write(run, GenerativeScatteringNetwork.load(run, device), run.stages[LAST_STAGE], progress)
         renewed = True
         run.refresh()
 
 
-def show_in_report(
-    run: RunFolder, data: Dataset | None = None, *, device: str = "cpu", progress: Progress = SILENT
-) -> None:
+def show_in_report(run: RunFolder, *, device: str = "cpu", progress: Progress = SILENT) -> None:
     """As `renew_report`, after work that a report is not worth losing: if there is one, and it can be written."""
     if not _has_report(run):
         return
     try:
-        renew_report(run.path, data, device=device, progress=progress)
+        renew_report(run.path, device=device, progress=progress)
     except ScattergenError as error:
         progress.message(f"report: not renewed. {error}")
 
