@@ -220,7 +220,7 @@ def test_bad_floats_name_the_first_bad_image(value, message, monkeypatch):
 
 @pytest.mark.parametrize("labels", [np.zeros(11, int), np.zeros(12), np.zeros((12, 10), int), np.array(["a"] * 12)])
 def test_labels_must_be_one_integer_per_image(labels):
-    with pytest.raises(InputError, match=r"labels of x .*expected one integer per image"):
+    with pytest.raises(InputError, match=r"labels of x .*expected one integer for each"):
         ImageArray(grey_levels(n=12), labels, name="x")
 
 

@@ -184,12 +184,25 @@ def flip_last_byte(file):
     file.write_bytes(content)
 
 
+def rewritten(change):
+    """Writes a file again with another tensor, but with its own metadata and a right checksum."""
+
+    def damage(file):
+        found, metadata = tensors.read_tensors(file)
+        tensors.write_tensors(file, change(found["values"]), metadata)
+
+    return damage
+
+
 DAMAGES = {
     "a flipped bit": flip_last_byte,
     "a truncated file": lambda file: file.write_bytes(file.read_bytes()[:-5]),
     "an empty file": lambda file: file.write_bytes(b""),
     "another file": lambda file: file.write_text("hello"),
     "other tensors": lambda file: tensors.write_tensors(file, {"values": torch.zeros(3)}),
+    "a tensor of another name": rewritten(lambda values: {"other": values}),
+    "another type": rewritten(lambda values: {"values": values.double()}),
+    "not a number": rewritten(lambda values: {"values": values * torch.nan}),
 }
 
 

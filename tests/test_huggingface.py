@@ -169,14 +169,14 @@ def test_the_columns_are_found_by_their_features():
     assert images.labels is not None
     second = (datasets.Image(), pictures[::-1])
     more = table(levels(), other=second, words=words)
-    with pytest.raises(InputError, match=r"Of the columns of .* picture, other hold images: choose .*,image="):
+    with pytest.raises(InputError, match=r"several columns of images \(picture, other\) .*,image="):
         HuggingFaceImages(more)
     reverse = HuggingFaceImages(more, image="other")
     assert torch.equal(reverse[:], batch(levels()).flip(0))
-    for column in ("words", "none"):
-        with pytest.raises(InputError, match=rf"columns of the table \(.*\) .* hold images, not {column}: choose"):
+    for column, problem in (("words", "holds no images"), ("none", "is not there")):
+        with pytest.raises(InputError, match=f"The column {column} of the table {problem}"):
             HuggingFaceImages(more, image=column)
-    with pytest.raises(InputError, match=r"Of the columns of the table \(kind\) none hold images"):
+    with pytest.raises(InputError, match="no column of images among kind"):
         HuggingFaceImages(table(levels()).remove_columns("picture"))
 
 
@@ -197,7 +197,7 @@ def test_which_column_is_of_classes():
     with pytest.raises(InputError, match="has no column none: choose the classes among picture"):
         HuggingFaceImages(table(levels()), label="none")
     words = (datasets.Value("string"), ["word"] * 12)
-    with pytest.raises(InputError, match=r"column words of the table are .*: expected one integer per"):
+    with pytest.raises(InputError, match=r"words of the table holds .* values: choose one of clas"):
         HuggingFaceImages(table(levels(), words=words), label="words")
 
 
@@ -273,15 +273,15 @@ def test_a_folder_without_tables(tmp_path):
 
 @needs_package
 @pytest.mark.parametrize(
-    "error",
+    ("error", "remedy"),
     [
-        ConnectionError("Couldn't reach 'a/b' on the Hub"),
-        FileNotFoundError("Dataset 'a/b' doesn't exist on the Hub"),
-        ValueError("Config name is missing.\nPlease pick one among: x, y"),
-        RuntimeError("Dataset scripts are no longer supported"),
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "connect to the internet"),
+        (FileNotFoundError("Dataset 'a/b' doesn't exist on the Hub"), "check its name on hugg"),
+        (ValueError("Config name is missing.\nPlease pick one among: x, y"), ",config=CONFIG"),
+        (RuntimeError("Dataset scripts are no longer supported"), "without code of its own"),
     ],
 )
-def test_names_that_cannot_be_opened(monkeypatch, error):
+def test_names_that_cannot_be_opened(monkeypatch, error, remedy):
     def refuse(*_):
         raise error
 
@@ -289,8 +289,7 @@ def test_names_that_cannot_be_opened(monkeypatch, error):
     with pytest.raises(InputError, match="hf:a/b cannot be opened ") as caught:
         open_dataset("hf:a/b")
     message = str(caught.value)
-    assert " ".join(str(error).split()) in message
-    assert "check name and configuration (hf:NAME,config=CONFIG) on huggingface.co/datasets, and the network" in message
+    assert remedy in message
     assert "\n" not in message
 
 
@@ -300,5 +299,5 @@ def test_offline(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"hf:nobody/nothing-at-all cannot be opened .*the network"):
+    with pytest.raises(InputError, match=r"hf:nobody/nothing-at-all cannot be opened .*the internet"):
         open_dataset("hf:nobody/nothing-at-all")

@@ -122,7 +122,7 @@ def facts():
         rejections=rejections_by_sample_size(z, sizes=[20, 200], repeats=1),
         skewness=skewness,
         excess_kurtosis=kurtosis,
-        history=[{"seconds": 10.0 * i, "epoch": i, "train_loss": 1 / i, "val_psnr": 20.0 + i} for i in (1, 2, 3)],
+        history=[{"seconds": 10.0 * i, "loss": 1 / i, "validation/psnr": 20.0 + i} for i in (1, 2, 3)],
     )
 
 
@@ -132,6 +132,10 @@ def folder(facts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     write_fit_report(facts, folder)
     return folder
+
+
+def test_the_decoders_training_is_drawn(folder):
+    assert {"training-loss.png", "validation-psnr.png"} <= {path.name for path in (folder / "pictures").iterdir()}
 
 
 def written(facts, folder):
@@ -351,7 +355,7 @@ def test_that_no_n_reproduces_the_paper_is_said_only_if_so(facts, tmp_path, lowe
         RejectionRate(n, test, level, lowest if test == "JB" else 400.0, 20.0)
         for n in (20, 1000)
         for test in ("K2", "JB")
-        for level in (0.05, 0.01)
+        for level in (0.05, 0.01, 0.1)  # the last is not in the paper
     ]
     few = FitReport("mnist", (1, 28, 28), n_train=60000, normality=facts.normality, rejections=rates)
     assert ("No n reproduces" in written(few, tmp_path)) == said

@@ -7,7 +7,7 @@ from scattergen.cli.arguments import parse_time
 from scattergen.paper.dependence import correlation_ratio
 from scattergen.paper.reproduce import fit_command
 from scattergen.report.plots import axis_number, effect_sizes_by_component, rate_factor, signed
-from scattergen.stages.density import choice_of_key
+from scattergen.stages.density import choice_of_key, density_key
 from scattergen.stages.fit import trial_sizes
 
 
@@ -49,6 +49,22 @@ def test_a_key_tells_density_and_keywords():
     choice = choice_of_key("vae-improved", {"epochs": 5})
     assert (choice.name, choice.by_class) == ("vae", False)
     assert (choice.keywords["epochs"], choice.keywords["prior"]) == (5, "mixture")
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "wanted"),
+    [
+        ("vae", {}, "vae"),
+        ("vae", {"improved": True}, "vae-improved"),
+        ("vae-improved", {"improved": True}, "vae-improved"),
+        ("vae-improved", {"by_class": True}, "vae-improved-by-class"),
+        ("vae-by-class", {"improved": True}, "vae-improved-by-class"),
+        ("class_conditional", {"by_class": True}, "class_conditional"),
+    ],
+)
+def test_keys_of_densities(key, options, wanted):
+    assert density_key(key, **options) == wanted
+    assert density_key(wanted) == wanted
 
 
 def test_trials_of_leading_components_double():

@@ -155,6 +155,8 @@ def _opened(file: File, whole: bool = False) -> Iterator[Image.Image]:
     # Pillow's parsers raise OSError, SyntaxError, ValueError, struct.error, … on damaged files.
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        if isinstance(error, MemoryError):
+            reason = "there is not enough memory for it"
         remedy = "replace or remove it, or leave such files out with strict=False (--no-strict)"
         raise BadImageError(f"{file} cannot be read as an image ({reason}): {remedy}.") from error
 

@@ -120,8 +120,7 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
     # The library fails in its own exceptions, those of the Hub's client, OSError, ValueError, …
     except Exception as error:
         what = f"{PREFIX}{source.name} cannot be opened ({type(error).__name__}: {one_line(error).rstrip('.')})"
-        remedy = "check name and configuration (hf:NAME,config=CONFIG) on huggingface.co/datasets, and the network"
-        raise InputError(f"{what}: {remedy}, or give the path of a folder that save_to_disk wrote.") from error
+        raise InputError(f"{what}: {_remedy(error)}.") from error
     tables = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
     if source.split is None:
         return tables
@@ -130,14 +129,28 @@ def load_tables(source: HuggingFaceName) -> dict[str, Any]:
     return {source.split: tables[source.split]}
 
 
+def _remedy(error: Exception) -> str:
+    reason, kinds = one_line(error), {kind.__name__ for kind in type(error).__mro__}
+    if "Config name is missing" in reason or "BuilderConfig" in reason:
+        return "choose one by hf:NAME,config=CONFIG"
+    if kinds & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
+        return "connect to the internet, or give a copy by its path, as in hf:/path/of/save_to_disk"
+    check = "check its name on huggingface.co/datasets (one without code of its own)"
+    return f"{check}, or give the path of a folder that save_to_disk wrote"
+
+
 def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) -> str:
     found = [key for key, feature in features.items() if _holds_images(feature)]
-    chosen = [key for key in found if wanted in (None, key)]
-    if len(chosen) != 1:
-        problem = f"Of the columns of {name} ({', '.join(features)}) {', '.join(found) or 'none'} hold images"
-        problem += f", not {wanted}" if wanted is not None else ""
-        raise InputError(f"{problem}: choose one that does by ,image=COLUMN.")
-    return chosen[0]
+    there = ", ".join(features)
+    if wanted in found or (wanted is None and len(found) == 1):
+        return wanted or found[0]
+    if wanted is not None:
+        problem = f"The column {wanted} of {name} {'holds no images' if wanted in features else 'is not there'}"
+        raise InputError(f"{problem}: choose one of its columns ({there}) with encoded images.")
+    what, remedy = "no column of images", "give a dataset of images"
+    if found:
+        what, remedy = f"several columns of images ({', '.join(found)})", "choose one by ,image=COLUMN"
+    raise InputError(f"{name} has {what} among {there}: {remedy}.")
 
 
 def _holds_images(feature: Any) -> bool:
@@ -157,6 +170,9 @@ def _labels(
         if wanted not in found:
             return None, None
     values = np.asarray(table.select_columns(wanted).with_format(None)[:][wanted])[rows]
+    if not np.issubdtype(values.dtype, np.integer):
+        remedy = "choose one of classes as whole numbers by ,label=COLUMN"
+        raise InputError(f"The column {wanted} of {name} holds {values.dtype} values: {remedy}.")
     check_labels(values, len(rows), f"the column {wanted} of {name}")
     if (values < 0).any():  # as in test sets whose classes are kept secret
         return None, None

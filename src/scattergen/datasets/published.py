@@ -114,6 +114,8 @@ def _read_cifar(files: list[Path], n_labels: int, classes: list[str] | None, nam
         parts.append(content.reshape(-1, row))
     rows = np.concatenate(parts)
     labels = rows[:, n_labels - 1].astype(np.int64)
+    if classes is not None and labels.max() >= len(classes):
+        classes = None
     return ImageArray(rows[:, n_labels:].reshape(-1, *_CIFAR_SHAPE), labels, classes=classes, name=name)
 
 

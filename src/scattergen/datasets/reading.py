@@ -84,8 +84,8 @@ class ImageReader(DisplayedImages):
         side = size or crop
         width, height = (side, side) if side else _common_size(headers)
         self.shape = (1 if self.mode == "L" else 3, height, width)
-        file_modes = {header.mode for header in headers.values()}
-        changes = {"size": {(width, height)} != self.file_sizes, "mode": {self.mode} != file_modes}
+        self.file_modes = frozenset(header.mode for header in headers.values())
+        changes = {"size": {(width, height)} != self.file_sizes, "mode": {self.mode} != self.file_modes}
         self.converted = [change for change, made in changes.items() if made]  # of what some files are
         self.size, self.crop, self._fetch = size, crop, fetch
         # numpy.empty takes no memory until an image is written.

@@ -199,7 +199,7 @@ def check_labels(labels: NDArray[Any], n: int, name: str) -> None:
     """Refuse labels that are not one integer for each of n images."""
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         found = f"{labels.dtype} of shape {labels.shape}"
-        raise InputError(f"The labels of {name} are {found}: expected one integer per image, shape ({n},).")
+        raise InputError(f"The labels of {name} are {found}: expected one integer for each, shape ({n},).")
     largest = np.iinfo(np.int64).max
     if n and labels.max() > largest:
         problem = f"The labels of {name} reach {labels.max()}, more than the largest, {largest}"

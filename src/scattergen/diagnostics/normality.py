@@ -105,7 +105,7 @@ def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
         >>> skewness.tolist(), kurtosis.tolist()
         ([0.0], [-2.0])
     """
-    codes = as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE))
+    codes = _codes(z)
     skewness, kurtosis = np.full((2, codes.shape[1]), np.nan)
     for start in range(0, codes.shape[1], COMPONENTS_PER_BLOCK):
         block = codes[:, start : start + COMPONENTS_PER_BLOCK].astype(np.float64)
@@ -161,7 +161,7 @@ def count_rejections(z: Codes, levels: Sequence[float] = LEVELS) -> NormalityTab
         >>> count_rejections(z).counts
         {'K2': (1, 1), 'JB': (1, 1)}
     """
-    codes, levels = as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE)), _checked_levels(levels)
+    codes, levels = _codes(z), _checked_levels(levels)
     constant = int(np.count_nonzero(np.ptp(codes, axis=0) == 0))
     counts = dict(zip(_TESTS, map(tuple, _counts(codes, levels).tolist()), strict=True))
     return NormalityTable(len(codes), codes.shape[1], constant, levels, counts)
@@ -181,7 +181,7 @@ def rejections_by_sample_size(
         >>> [(r.n, r.observed) for r in rates if (r.test, r.level) == ("K2", 0.05)][-1]
         (1000, 4.0)
     """
-    codes, levels = as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE)), _checked_levels(levels)
+    codes, levels = _codes(z), _checked_levels(levels)
     repeats = whole_number("repeats", repeats, least=1)
     if sizes is None:
         sizes = [size for size in _SIZES if size <= len(codes)]
@@ -208,6 +208,11 @@ def _counts(codes: NDArray[Any], levels: tuple[float, ...]) -> NDArray[np.intp]:
     pvalues = np.stack([test(*shapes, len(codes)).pvalue for test in _TESTS.values()])
     # The NaN of a constant component compares as False and so is not counted.
     return np.count_nonzero(pvalues[:, None] < np.array(levels)[:, None], axis=2)
+
+
+def _codes(z: Codes) -> NDArray[Any]:
+    """The codes, if there are so many that the null distributions hold."""
+    return as_numpy(check_codes(z, minimum=SMALLEST_SAMPLE))
 
 
 def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:

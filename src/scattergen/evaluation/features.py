@@ -27,8 +27,13 @@ class FeatureExtractor(Protocol):
         True
     """
 
-    name: str  # what reports call the features
-    version: str  # changes whenever the same images would give other features
+    @property
+    def name(self) -> str:
+        """What reports call the features."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same images would give other features."""
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features, (N, k) float32 on the CPU, of images (N, C, H, W) in [0, 1]; an `InputError` for others."""

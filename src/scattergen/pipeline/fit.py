@@ -272,6 +272,5 @@ def _classes(run: RunFolder) -> tuple[str, ...]:
     classes = run.metadata("codes").get("classes") if run.has("codes") else None
     if classes is None:
         images = "images with classes (a folder with a sub-folder for each, or an .npz file with labels)"
-        how = "with --overwrite if it was fitted to these by a version that did not keep them"
-        raise RunFolderError(f"{run.path} holds no labels: fit it again from {images}, {how}.")
+        raise RunFolderError(f"{run.path} holds no labels: fit it again from {images}.")
     return tuple(classes)

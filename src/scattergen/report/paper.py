@@ -31,5 +31,6 @@ CELEBA = Results(
 def exceeded_at(rates: Sequence[RejectionRate], rejections: dict[str, dict[float, int]]) -> int | None:
     """The smallest of the sample sizes, if already there every count is above the paper's."""
     smallest = min(rate.n for rate in rates)
-    above = [rate.observed > rejections[rate.test][rate.level] for rate in rates if rate.n == smallest]
-    return smallest if all(above) else None
+    there = [rate for rate in rates if rate.n == smallest and rate.level in rejections.get(rate.test, {})]
+    above = [rate.observed > rejections[rate.test][rate.level] for rate in there]
+    return smallest if above and all(above) else None

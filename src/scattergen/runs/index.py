@@ -95,8 +95,9 @@ def read_index(path: Path) -> Index:
         remedy = "copy the run folder again as a whole, or delete it and fit again"
         raise RunFolderError(f"{file} is damaged: {remedy}.") from error
     if version != FORMAT:
-        known = f"this scattergen reads format {FORMAT}: update scattergen"
-        raise OtherFormatError(f"{path} has run format {version!r}, but {known}.")
+        older = isinstance(version, int) and version < FORMAT
+        remedy = "fit its images again in another folder" if older else "update scattergen"
+        raise OtherFormatError(f"{path} has run format {version!r}, but this scattergen reads {FORMAT}: {remedy}.")
     if digest != _digest(content):
         raise RunFolderError(f"{file} was changed after it was written: {REMEDY}.")
     check_index(file, content)

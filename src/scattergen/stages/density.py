@@ -87,21 +87,29 @@ def make_density(choice: DensityChoice, classes: Sequence[str] | None = None) ->
 
 def choice_of_key(key: str, keywords: Mapping[str, Any] | None = None) -> DensityChoice:
     """The density that a key stands for, or is the name of; keywords given go before the improved ones."""
-    given = dict(keywords or {})
+    name, improved, by_class = _taken_apart(key)
+    given = {**(densities.improved_keywords(name) if improved else {}), **(keywords or {})}
+    return DensityChoice(name, given, by_class or _needs_labels(name))
+
+
+def density_key(key: str, *, improved: bool = False, by_class: bool = False) -> str:
+    """The key under which a density is stored if none is given, such as "vae-improved-by-class", by a name or a key."""
+    name, is_improved, is_by_class = _taken_apart(key)
+    by_class = (by_class or is_by_class) and not _needs_labels(name)
+    return name + ("-improved" if improved or is_improved else "") + ("-by-class" if by_class else "")
+
+
+def _taken_apart(key: str) -> tuple[str, bool, bool]:
+    """Name in the registry, whether it is improved, and whether it is one for each class."""
     if key in densities.names():
-        return DensityChoice(key, given, densities.needs_labels(key))
+        return key, False, False
     plain = key.removesuffix("-by-class")
     name = plain.removesuffix("-improved")
-    if name not in densities.names():
-        return DensityChoice(key, given, False)
-    improved = densities.improved_keywords(name) if name != plain else {}
-    return DensityChoice(name, {**improved, **given}, plain != key or densities.needs_labels(name))
+    return name, name != plain, plain != key
 
 
-def density_key(name: str, *, improved: bool = False, by_class: bool = False) -> str:
-    """The key under which a density is stored if none is given, such as "vae-improved-by-class"."""
-    by_class = by_class and not choice_of_key(name).by_class
-    return name + ("-improved" if improved else "") + ("-by-class" if by_class else "")
+def _needs_labels(name: str) -> bool:
+    return name in densities.names() and densities.needs_labels(name)
 
 
 def check_densities(run: RunFolder, keys: Iterable[str]) -> None:
