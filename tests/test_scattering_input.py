@@ -51,8 +51,8 @@ def test_images_of_another_shape(shape):
     [
         (torch.zeros(8, 8, dtype=torch.uint8), "torch.uint8", "x.float() / 255"),
         (torch.zeros(8, 8, dtype=torch.int64), "torch.int64", "x.float() / 255"),
-        (torch.zeros(8, 8, dtype=torch.bool), "torch.bool", "floating-point"),
-        (torch.zeros(8, 8, dtype=torch.complex64), "torch.complex64", "floating-point"),
+        (torch.zeros(8, 8, dtype=torch.bool), "torch.bool", "numbers, x.float(), 0 and 1."),
+        (torch.zeros(8, 8, dtype=torch.complex64), "torch.complex64", "x.abs()"),
         (np.zeros((8, 8), np.uint8), "uint8", "x / 255"),
         (np.zeros((8, 8), bool), "bool", "floating-point"),
         (np.zeros((8, 8), complex), "complex128", "floating-point"),

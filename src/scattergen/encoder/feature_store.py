@@ -172,13 +172,11 @@ class FeatureStore:
         is_shift = shift is None  # else a chunk, from which that was taken
         shape = (self.n_features,) if is_shift else (rows.stop - rows.start, self.n_features)
         dtype = torch.float32 if is_shift else _DTYPES[self.precision]
-        found = tensors.get("values", torch.empty(0))
-        if found.dtype != dtype or not torch.isfinite(found).all():
+        found, reason = tensors.get("values"), "belongs to other images or options"
+        if metadata is None or found is None or found.dtype != dtype or not torch.isfinite(found).all():
             reason = "is damaged"
         elif found.shape == shape and metadata == self._metadata(name, rows, shift):
             return found
-        else:
-            reason = "is damaged" if metadata is None else "belongs to other images or options"
         warnings.warn(f"{path} {reason}: it is made again.", stacklevel=2)
         path.unlink(missing_ok=True)
         return None

@@ -288,8 +288,12 @@ class Scattering2D(nn.Module):
         if not isinstance(x, Tensor):
             remedy = "convert them, for example by torch.as_tensor(x, dtype=torch.float32)"
             raise InputError(f"Images are {type(x).__name__}, neither a torch.Tensor nor a NumPy array: {remedy}.")
+        if x.is_complex():
+            remedy = "give x.abs(), or x.real and x.imag one after the other"
+            raise InputError(f"Images are {x.dtype}, but the transform is of real images: {remedy}.")
         if not x.is_floating_point():
-            raise InputError(f"Images are {x.dtype}: give floating-point numbers, for 8-bit images x.float() / 255.")
+            levels = "x.float(), 0 and 1" if x.dtype == torch.bool else "for 8-bit images x.float() / 255"
+            raise InputError(f"Images are {x.dtype}: give floating-point numbers, {levels}.")
         if tuple(x.shape[-2:]) != self.shape:
             built = "This transform was built for images of {}x{} pixels".format(*self.shape)
             remedy = "build another Scattering2D or resize the images"
