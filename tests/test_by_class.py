@@ -323,7 +323,7 @@ def test_a_fit_takes_keys_with_endings(tmp_path):
         sg.GenerativeScatteringNetwork.fit(images[:], options=options)
     for key, sentence in {
         "gaussian-improved": '"gaussian" has no improved variant',
-        "diffusion-improved": 'no density "diffusion-improved"',
+        "diffusion-improved": 'no density "diffusion"',
     }.items():
         options["densities"] = {key: {}}
         with pytest.raises(InputError, match=sentence):
