@@ -274,7 +274,7 @@ def test_a_killed_density_by_class_keeps_its_finished_classes(scattergen, run_co
 def test_a_class_with_too_few_codes_is_named(scattergen, run_copy):
     error = scattergen("density", run_copy, "mixture", "--by-class", "--set", "n_components=20", "-q", code=2).err
     assert 'error: Class "' in error
-    assert "codes are too few for n_components=20" in error
+    assert "codes to fit to are too few for n_components=20" in error
 
 
 def test_a_class_with_too_few_images_is_named_before_the_encoder_is_fitted(tmp_path):

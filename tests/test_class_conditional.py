@@ -212,7 +212,7 @@ def test_labels_that_cannot_be_used(z, given, classes, message):
 def test_a_class_with_too_few_codes_is_named_before_the_fit(z, monkeypatch):
     monkeypatch.setattr(DENSITIES["mixture"], "fit", None)
     labels = (torch.arange(500) > 490).long()
-    with pytest.raises(InputError, match=r'Class "rare": 9 codes are too few for n_components=20'):
+    with pytest.raises(InputError, match=r'Class "rare": 9 codes to fit to are too few for n_components=20'):
         ClassConditional("mixture", {"n_components": 20}, ["usual", "rare"]).fit(z, labels)
 
 

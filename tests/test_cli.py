@@ -636,9 +636,10 @@ def test_a_run_can_be_moved(scattergen, run_copy, tmp_path):
     [
         (["options", "mist"], "'mist' is unknown: choose one of 'mnist', 'celeba'"),
         (["fit", "mnist", "--limit", "x"], "'--limit': give an integer."),
+        (["fit", "mnist", "--limit", "it's few"], "'--limit': give an integer."),
         (["fit", "mnist", "--limit", "1"], "'--limit': give at least 3."),
         (["sample", "run", "--out", "a.png", "--temperature", "x"], "'--temperature': give a number."),
-        (["sample", "run", "--out", "a.png", "--sharpen", "2"], "'--sharpen': give "),  # 0 to 1, or at most 1
+        (["sample", "run", "--out", "a.png", "--sharpen", "2"], ("'--sharpen': give 0 to 1.", "give at most 1.")),
         (["fit", "mnist"], "name a new folder by --out."),
         (["samle", "run"], "No such command 'samle'. Did you mean 'sample'?"),
         (["samle\x1b[2J"], "No such command 'samle\\x1b[2J'."),
@@ -650,7 +651,8 @@ def test_mistaken_arguments_are_refused_in_one_plain_sentence(scattergen, argume
     result = scattergen(*arguments, code=2)
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1
-    assert said in result.err
+    # Versions of typer say the first or the second.
+    assert any(one in result.err for one in ([said] if isinstance(said, str) else said))
     assert result.out == ""
 
 

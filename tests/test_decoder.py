@@ -249,6 +249,12 @@ def test_hyperparameters_and_state_restore_a_decoder():
     assert restored.hyperparameters == decoder.hyperparameters
 
 
+def test_the_smallest_grids_that_filters_fit():
+    assert Decoder(6, (1, 3, 8), channels=(4,), kernel_size=5)(codes(2, 6)).shape == (2, 1, 3, 8)
+    with pytest.raises(InputError, match="Filters of side 5 do not fit a grid of 2 pixels"):
+        Decoder(6, (1, 2, 8), channels=(4,), kernel_size=5)
+
+
 @pytest.mark.parametrize(
     ("keywords", "culprit", "remedy"),
     [

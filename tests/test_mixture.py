@@ -282,7 +282,7 @@ def test_the_number_of_components_follows_the_number_of_codes():
 
 def test_too_few_or_equal_codes_are_refused():
     z, _ = clusters(9, 3, 1, 1.0)
-    with pytest.raises(InputError, match=r"9 codes are too few for n_components=5: use at most 4"):
+    with pytest.raises(InputError, match=r"9 codes to fit to are too few for n_components=5: use at most 4"):
         GaussianMixture(n_components=5).fit(z)
     with pytest.raises(InputError, match="All codes are equal"):
         GaussianMixture(n_components=1).fit(torch.ones(10, 3))

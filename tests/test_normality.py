@@ -84,6 +84,7 @@ def test_shift_scale_and_type_do_not_matter():
     assert np.isfinite(jarque_bera(torch.from_numpy(z).float()).pvalue).all()
     half = torch.from_numpy(z).bfloat16()  # which NumPy does not have
     assert np.array_equal(jarque_bera(half).pvalue, jarque_bera(half.float()).pvalue)
+    assert np.array_equal(dagostino_k2([*half]).pvalue, dagostino_k2(half.float()).pvalue)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1e30])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from scattergen.cli.arguments import parse_time
+from scattergen.densities import GaussianMixture
+from scattergen.errors import InputError
 from scattergen.paper.dependence import correlation_ratio
 from scattergen.paper.reproduce import fit_command
 from scattergen.report.plots import axis_number, effect_sizes_by_component, rate_factor, signed
@@ -65,6 +67,16 @@ def test_a_key_tells_density_and_keywords():
 def test_keys_of_densities(key, options, wanted):
     assert density_key(key, **options) == wanted
     assert density_key(wanted) == wanted
+
+
+def test_keywords_are_checked_in_a_subclass_with_a_constructor_of_its_own():
+    class Few(GaussianMixture):
+        def __init__(self, k):
+            super().__init__(n_components=k)
+
+    assert Few(3).n_components == 3
+    with pytest.raises(InputError, match="n_components=0: give a number of at least 1"):
+        Few(0)
 
 
 def test_trials_of_leading_components_double():

@@ -345,6 +345,8 @@ def test_the_generated_components_carry_the_rest_with_them():
     [
         ("vae", {"prior": "flat"}, "one of 'normal', 'mixture'"),
         ("vae", {"noise": None}, "one of 'none', 'diagonal', 'full'"),
+        ("vae", {"n_latent": None}, "n_latent=None: give a whole number"),
+        ("vae", {"beta": None}, "beta=None: give a number"),
         ("vae", {"initialization": "zero"}, "one of 'uniform', 'he'"),
         ("vae", {"schedule": "cosine"}, 'schedule="cosine" is unknown'),
         ("vae", {"n_components": 0}, "at least 1"),

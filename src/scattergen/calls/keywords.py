@@ -30,12 +30,16 @@ def check_keywords(
 
 def check_values(model: Any, **least: float) -> None:
     """Refuse keywords that a model keeps as attributes: texts that are no choice of theirs, numbers less than given."""
-    for name, hint in typing.get_type_hints(inspect.getattr_static(type(model), "__init__")).items():
+    hints: dict[str, Any] = {}
+    for owner in reversed(type(model).__mro__):  # a subclass may have a constructor of its own
+        if "__init__" in vars(owner):
+            hints |= typing.get_type_hints(vars(owner)["__init__"])
+    for name, hint in hints.items():
         value = getattr(model, name, None)
-        if isinstance(value, str) or typing.get_origin(hint) is typing.Literal:
-            if not _is_a(value, hint):
+        if value is None or isinstance(value, str) or typing.get_origin(hint) is typing.Literal:
+            if hasattr(model, name) and not _is_a(value, hint):
                 raise InputError(f"{name}={value!r}: give {_in_words(hint)}.")
-        elif name in least and value is not None and not value >= least[name]:
+        elif name in least and not value >= least[name]:
             raise InputError(f"{name}={value}: give a number of at least {least[name]}.")
 
 

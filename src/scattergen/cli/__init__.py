@@ -19,11 +19,11 @@ from scattergen.errors import ScattergenError
 # What typer says of options, and from 0.28 on pydantic, by which it then reads them.
 _PLAIN = {
     r"(?:Value error, )?('.*') is not one of (.*)\.": r"\1 is unknown: choose one of \2.",
-    r"'[^']*' is not a valid integer\b.*|Input should be a valid integer\b.*": "give an integer.",
-    r"'[^']*' is not a valid float\b.*|Input should be a valid number\b.*": "give a number.",
-    r"\S+ is not in the range x>=(.*)\.|Input should be greater than or equal to (.*)": r"give at least \1\2.",
-    r"\S+ is not in the range x<=(.*)\.|Input should be less than or equal to (.*)": r"give at most \1\2.",
-    r"\S+ is not in the range (.*)<=x<=(.*)\.": r"give \1 to \2.",
+    r"(?<=: ).* is not a valid integer\b.*|Input should be a valid integer\b.*": "give an integer.",
+    r"(?<=: ).* is not a valid float\b.*|Input should be a valid number\b.*": "give a number.",
+    r"(?<=: ).* is not in the range x>=(.*)\.|Input should be greater than or equal to (.*)": r"give at least \1\2.",
+    r"(?<=: ).* is not in the range x<=(.*)\.|Input should be less than or equal to (.*)": r"give at most \1\2.",
+    r"(?<=: ).* is not in the range (.*)<=x<=(.*)\.": r"give \1 to \2.",
 }
 
 

@@ -187,7 +187,7 @@ def parse_changes(options: list[str]) -> dict[int, float]:
 def tell(common: Common, facts: object, *lines: object) -> None:
     """Print what came of a command: facts as JSON, or lines for people."""
     if common.as_json:
-        print(json.dumps(facts))
+        print(json.dumps(facts), flush=True)
     else:
         say(*lines)
 

@@ -217,8 +217,7 @@ def explore(
         prepare(common)
 
     def tell(address: str) -> None:
-        said = f"{run} is shown at {address} until you press Ctrl-C."
-        print(json.dumps({"address": address}), flush=True) if common.as_json else say(said)
+        arg.tell(common, {"address": address}, f"{run} is shown at {address} until you press Ctrl-C.")
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(opening(run, data, common.device), host=host, port=port, browser=browser, tell=tell)

@@ -270,7 +270,7 @@ def check_labels(labels: Any, n: int) -> Tensor:
         raise InputError("A class-conditional density needs labels: call fit(z, labels) with one for every code.")
     values = as_numpy(labels)
     check_integers(values, n, "the codes")
-    if values.min() < 0:
+    if n and values.min() < 0:
         problem = f"Label {values.min()} of code {values.argmin()} is negative"
         raise InputError(f"{problem}: number the classes from 0, and leave out codes without a class.")
     return torch.from_numpy(values.astype(np.int64))

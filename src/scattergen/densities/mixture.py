@@ -139,7 +139,8 @@ class GaussianMixture(DisplayedDensity):
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than the components need."""
         if isinstance(self.n_components, int | np.integer) and self.n_components > n // 2:
-            problem = f"{n} codes are too few for n_components={self.n_components}: use at most {n // 2} components"
+            problem = f"{n} codes to fit to are too few for n_components={self.n_components}"
+            problem += f": use at most {n // 2} components"
             raise InputError(f"{problem}, or null, which chooses by the number of codes.")
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:

@@ -78,7 +78,8 @@ def dagostino_k2(z: Codes) -> NormalityTest:
         >>> (dagostino_k2(z).pvalue < 0.01).tolist()
         [False, True]
     """
-    return _k2(*effect_sizes(z), len(as_numpy(z)))
+    codes = _codes(z)
+    return _k2(*effect_sizes(codes), len(codes))
 
 
 def jarque_bera(z: Codes) -> NormalityTest:
@@ -94,7 +95,8 @@ def jarque_bera(z: Codes) -> NormalityTest:
         >>> (jarque_bera(z).pvalue < 0.01).tolist()
         [False, True]
     """
-    return _jb(*effect_sizes(z), len(as_numpy(z)))
+    codes = _codes(z)
+    return _jb(*effect_sizes(codes), len(codes))
 
 
 def effect_sizes(z: Codes) -> tuple[Floats, Floats]:
