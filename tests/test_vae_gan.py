@@ -394,3 +394,13 @@ def test_what_is_held_out_is_random_and_follows_the_seed():
     # Of 5,000 random codes 417 ± 20 have each remainder by twelve.
     counts = first.nonzero()[:, 0].remainder(12).bincount(minlength=12)
     assert (counts - 417).abs().max() < 100
+
+
+@pytest.mark.parametrize(("n_latent", "d", "noise"), [(3, 4, "full"), (2, 5, "full"), (2, 4, "none")])
+def test_a_mixture_of_other_latent_variables_or_codes_is_refused(n_latent, d, noise):
+    options = {"widths": (8,), "epochs": 1, "prior": "mixture", "n_components": 2}
+    vae = VariationalAutoencoder(n_latent=2, noise="full", **options).fit(normal(60, [1.0] * 4))
+    other = VariationalAutoencoder(n_latent=n_latent, noise=noise, **options).fit(normal(60, [1.0] * d))
+    mixture = {name: tensor for name, tensor in other.state_dict().items() if name.startswith("leading/")}
+    with pytest.raises(RunFolderError, match="leading/"):
+        vae.load_state_dict({**vae.state_dict(), **mixture})
