@@ -71,6 +71,12 @@ def test_help_shows_an_example(scattergen, command):
     assert f"scattergen {command} " in shown
 
 
+def test_each_example_of_help_has_a_line_of_its_own(scattergen):
+    lines = [line.strip() for line in scattergen("sample", "--help").out.splitlines()]
+    for ends in ("--out samples.png", "--temperature 0.8 --out alike.png"):
+        assert f"scattergen sample runs/mnist {ends}" in lines
+
+
 def test_paragraphs_of_help_break_where_the_terminal_ends(scattergen):
     assert "holds the codes. With several classes" in scattergen("sample", "--help").out
 

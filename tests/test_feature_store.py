@@ -221,6 +221,16 @@ def test_a_damaged_file_is_made_again(folder, name, damage):
     assert len(compute.computed) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*belongs to other images")
+def test_chunks_are_not_used_with_another_shift_than_they_were_taken_from(folder):
+    everything(on_disk(folder))
+    rewritten(lambda values: {"values": values + 1})(folder / "shift.safetensors")
+    compute = Counting()
+    # Half a unit in the last of 11 binary places, of deviations up to 2.
+    torch.testing.assert_close(everything(on_disk(folder, compute)), features(), rtol=0, atol=1e-3)
+    assert compute.computed == [*range(N_CHUNKS)]
+
+
 def test_a_chunk_in_the_place_of_another_is_not_used(folder):
     first = everything(on_disk(folder))
     shutil.copy(folder / "00000002-float16.safetensors", folder / "00000003-float16.safetensors")

@@ -4,6 +4,7 @@ import os
 import struct
 import tarfile
 import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_images_at_any_depth_sorted_by_name_and_nothing_else(tmp_path):
     assert isinstance(images, ImageSource)
     assert images.labels is None
     assert images.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "converted"),
+    [((3, 3), {}, []), ((3, 1), {}, ["mode"]), ((3, 3), {"mode": "L"}, ["mode"]), ((1, 1), {"size": 4}, ["size"])],
+)
+def test_a_folder_tells_what_was_changed_of_its_images(tmp_path, channels, options, converted):
+    for number, n in enumerate(channels):
+        save(tmp_path / f"{number}.png", levels(channels=n))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a note on grey images among colour ones
+        assert ImageFolder(tmp_path, **options).converted == converted
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

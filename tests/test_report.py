@@ -23,6 +23,7 @@ from scattergen.report import (
     write_fit_report,
 )
 from scattergen.report.html import themed
+from scattergen.report.paper import exceeded_at
 from scattergen.report.plots import (
     DARK,
     LIGHT,
@@ -359,6 +360,14 @@ def test_that_no_n_reproduces_the_paper_is_said_only_if_so(facts, tmp_path, lowe
     ]
     few = FitReport("mnist", (1, 28, 28), n_train=60000, normality=facts.normality, rejections=rates)
     assert ("No n reproduces" in written(few, tmp_path)) == said
+
+
+def test_a_paper_is_exceeded_at_the_smallest_sample_size_alone():
+    def rates(at_20, at_1000):
+        return [RejectionRate(20, "K2", 0.05, at_20, 2.0), RejectionRate(1000, "K2", 0.05, at_1000, 2.0)]
+
+    assert exceeded_at(rates(42.0, 3.0), {"K2": {0.05: 41}}) == 20
+    assert exceeded_at(rates(40.0, 300.0), {"K2": {0.05: 41}}) is None
 
 
 def test_tiny_colour_images_and_perfect_reconstructions(tmp_path):

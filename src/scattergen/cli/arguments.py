@@ -114,9 +114,8 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
         made = {name: kind(**{one: given.pop(one) for one in kind._fields}) for name, kind in groups.items()}
         command(**given, **made)
 
-    # Paragraphs as one line each, which break where the terminal ends; an example, which is indented, is one, too.
-    paragraphs = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(command) or "")
-    unfolding.__doc__ = re.sub(r"\n+(?= )", "\n\n", paragraphs)
+    # Paragraphs as one line each, which break where the terminal ends; examples, which are indented, keep theirs.
+    unfolding.__doc__ = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(command) or "")
     unfolding.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     unfolding.__annotations__ = {one.name: one.annotation for one in parameters}
     return unfolding
@@ -187,7 +186,7 @@ def parse_changes(options: list[str]) -> dict[int, float]:
 def tell(common: Common, facts: object, *lines: object) -> None:
     """Print what came of a command: facts as JSON, or lines for people."""
     if common.as_json:
-        print(json.dumps(facts), flush=True)
+        print(json.dumps(facts))
     else:
         say(*lines)
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,6 +219,7 @@ def explore(
 
     def tell(address: str) -> None:
         arg.tell(common, {"address": address}, f"{run} is shown at {address} until you press Ctrl-C.")
+        sys.stdout.flush()  # now, as the command does not end
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(opening(run, data, common.device), host=host, port=port, browser=browser, tell=tell)
