@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 import scattergen as sg
@@ -69,6 +70,29 @@ def test_help_shows_an_example(scattergen, command):
     shown = scattergen(command, "--help").out
     assert "Example" in shown
     assert f"scattergen {command} " in shown
+
+
+def test_help_lists_commands_with_their_whole_first_sentences(scattergen):
+    shown = " ".join(scattergen("--help").out.split())
+    for command in app.registered_commands:
+        assert command.callback.__doc__.strip().partition("\n")[0] in shown
+
+
+def test_numbers_have_short_names_in_help(scattergen):
+    shown = scattergen("sample", "--help").out
+    assert "--seed N " in shown
+    assert "--temperature X " in shown
+    assert "INTEGER" not in shown
+
+
+def test_help_is_coloured_where_colours_are_seen(monkeypatch):
+    command = typer.main.get_command(app)
+    coloured = command.get_help(typer.Context(command, info_name="scattergen"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = command.get_help(typer.Context(command, info_name="scattergen"))
+    assert "\x1b" not in plain
+    assert "\x1b[1mUsage:\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
 
 
 def test_each_example_of_help_has_a_line_of_its_own(scattergen):

@@ -23,7 +23,7 @@ SLOW = {"torch", "numpy", "scipy", "matplotlib", "PIL", "numba", "sklearn", "saf
         "import scattergen; scattergen.InputError",
         "import scattergen.cli",
         "import sys; sys.argv = ['scattergen', '--help']\nimport scattergen.cli\n"
-        "try: scattergen.cli.main()\nexcept SystemExit: pass",
+        "try: scattergen.cli.main()\nexcept SystemExit: pass\nassert 'rich' not in sys.modules",
         "import sys; sys.argv = ['scattergen', '--version']\nimport scattergen.cli\n"
         "try: scattergen.cli.main()\nexcept SystemExit: pass\nassert 'pydantic' not in sys.modules",
         "import sys; sys.argv = ['scattergen', 'samle', 'runs/a']\nimport scattergen.cli\n"

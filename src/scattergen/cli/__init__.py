@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from typer import Option
-from typer.core import TyperGroup
 
 from scattergen.cli import browsing, fitting, looking, sharing, streams, using
 from scattergen.cli.arguments import unfolded
+from scattergen.cli.help import Command, Commands
 from scattergen.display.machine import __version__
 from scattergen.display.words import say
 from scattergen.errors import ScattergenError
@@ -27,18 +27,10 @@ _PLAIN = {
 }
 
 
-class _Commands(TyperGroup):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As of every group, but a mistyped command is told of at once, not after pydantic has been imported."""
-        if args and args[0][:1].isalnum():  # no option
-            self.resolve_command(ctx, args)
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_Commands, help="Generative models from wavelet scattering: images to codes, codes to new images.",
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Commands, help="Generative models from wavelet scattering: images to codes, codes to new images.",
+    pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip
 
 
@@ -55,7 +47,7 @@ for _command in (
     looking.reproduce,
     browsing.explore, browsing.list_, browsing.compare, browsing.nearest, browsing.edit, browsing.options,
 ):  # fmt: skip
-    app.command(_command.__name__.rstrip("_"))(unfolded(_command))
+    app.command(_command.__name__.rstrip("_"), cls=Command)(unfolded(_command))
 
 
 _CONTINUING = {"fit", "density", "reproduce"}
@@ -67,13 +59,14 @@ def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", file=sys.stderr)
     with streams.usable():
+        output = sys.stdout  # typer puts another in its place where nobody reads it
         try:
             if sys.argv[1:] == ["--version"]:  # at once: what typer needs to read options takes most of the time
                 _version(True)
             end: BaseException = SystemExit(app(standalone_mode=False))  # with a code after --help and Ctrl-C
         except (Exception, SystemExit) as error:
             end = error
-        sys.exit(_told(end, streams.refusal(sys.stdout)))
+        sys.exit(_told(end, streams.refusal(output)))
 
 
 def _told(end: BaseException, refusal: OSError | None) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 import typer
 from typer import Argument, Option
@@ -81,10 +81,10 @@ class Ends(NamedTuple):
 class Common(NamedTuple):
     """Options of every command."""
 
-    device: Annotated[str, Option(help='"cpu", "cuda", "cuda:1" …', rich_help_panel="Common")] = "cpu"
-    threads: Annotated[int | None, Option(min=1, max=1024, help="Processor threads.", rich_help_panel="Common")] = None
-    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.", rich_help_panel="Common")] = False
-    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel="Common")] = False
+    device: Annotated[str, Option(help='"cpu", "cuda", or one of several, as "cuda:1".')] = "cpu"
+    threads: Annotated[int | None, Option(min=1, max=1024, help="Processor threads.")] = None
+    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress.")] = False
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
 
 
 READING, ENDS, COMMON = Reading(), Ends(), Common()
@@ -114,8 +114,13 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
         made = {name: kind(**{one: given.pop(one) for one in kind._fields}) for name, kind in groups.items()}
         command(**given, **made)
 
-    # Paragraphs as one line each, which break where the terminal ends; examples, which are indented, keep theirs.
-    unfolding.__doc__ = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(command) or "")
+    for parameter in parameters:  # numbers are N, not INTEGER RANGE
+        kind, said = get_args(parameter.annotation)
+        for number, letter in ((int, "N"), (float, "X")):
+            if number in (kind, *get_args(kind)):
+                said.metavar = said.metavar or letter
+    # Paragraphs break where the terminal ends; examples, after a backspace, keep their lines.
+    unfolding.__doc__ = re.sub(r"(?m)^(?=Examples?:$)", "\b\n", inspect.getdoc(command) or "")
     unfolding.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     unfolding.__annotations__ = {one.name: one.annotation for one in parameters}
     return unfolding

@@ -21,7 +21,7 @@ def list_(
 ) -> None:
     """List the runs in a folder and below.
 
-    [bold]Example[/bold]
+    Example:
       scattergen list runs/
     """
     from scattergen.cli.opening import prepare
@@ -63,7 +63,7 @@ def compare(
     Kernel distances are those of the runs' reports, left out where "judged by" is not as in the first.
     Fréchet distances are those of `scattergen evaluate`.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen compare runs/a runs/b
       scattergen compare runs/* --out rows.png
     """
@@ -106,7 +106,7 @@ def nearest(
 ) -> None:  # fmt: skip
     """Find the training images that samples, or images of yours, are nearest to, by their scattering coefficients.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen nearest runs/mnist --density vae --out nearest.png
       scattergen nearest runs/faces my-faces/ --images faces/ --out nearest.png
     """
@@ -163,7 +163,7 @@ def edit(
 
     Components are numbered as in the report, the one of largest variance first. A .gif goes there and back.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen edit runs/mnist --component 3=+2 --seed 7 --out before-and-after.png
       scattergen edit runs/mnist --component 1=3 --component 5=-1.5 --image mnist --row 4 --steps 8 --out row.png
     """
@@ -198,7 +198,7 @@ def explore(
     Only this machine reaches the page, which works offline; Ctrl-C ends it. Pictures that you show
     it are deleted then. It needs the extra "ui": pip install 'scattergen\[ui]'.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen explore runs/mnist
       scattergen explore runs/faces --images faces/ --port 8000 --no-browser
     """
@@ -233,7 +233,7 @@ def options(
 ) -> None:  # fmt: skip
     """List what --set takes: every option with its value and what it means.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen options
       scattergen options mnist
       scattergen options --density vae

@@ -42,7 +42,7 @@ def fit(
 
     Interrupted, the same command continues where it stopped.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen fit mnist --out runs/mnist
       scattergen fit faces/ --size 64 --out runs/faces --set training.epochs=20
       scattergen fit img_align_celeba/ --preset celeba --out runs/celeba
@@ -160,7 +160,7 @@ def density(
 
     The classes of a folder of images are its sub-folders, those of an .npz file its labels.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen density runs/mnist vae --set beta=0.01 --as vae-0.01
       scattergen density runs/mnist mixture --set n_components=100 --as mixture-100
       scattergen density runs/mnist vae --improved

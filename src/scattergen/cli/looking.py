@@ -21,7 +21,7 @@ def info(
 ) -> None:
     """Tell what a run holds, how it was made, and whether its files are intact.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen info runs/mnist
       scattergen info runs/mnist --config > fit.toml
     """
@@ -62,7 +62,7 @@ def report(run: arg.Run, common: arg.Common = arg.COMMON) -> None:
 
     `density`, `evaluate` and `diagnose` do so themselves. It is needed after a run was moved.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen report runs/mnist
     """
     from scattergen.cli.opening import prepare
@@ -96,7 +96,7 @@ def evaluate(
     of codes, in nats; only some densities have one. Sharpness is the share of real images' fine
     detail that a row has.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen evaluate runs/mnist
       scattergen evaluate runs/mnist --density mixture,vae -n 2000 --repeats 5
       scattergen evaluate runs/faces --images faces/ --against other-faces/
@@ -140,7 +140,7 @@ def diagnose(
     the samples are not, or have another effect, is what the density misses. Effects do not grow
     with n; p-values of simulated tests are at least 1/(simulations + 1).
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen diagnose runs/mnist
       scattergen diagnose runs/mnist --density mixture --components 32
       scattergen diagnose runs/mnist --part test -n 10000
@@ -177,7 +177,7 @@ def reproduce(
     half the resolution (89×109) stand in for it as a proxy, and the page says so. Interrupted, the
     same command continues where it stopped.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen reproduce mnist
       scattergen reproduce mnist --run runs/mine --quick
       scattergen reproduce celeba --images img_align_celeba/

@@ -24,7 +24,7 @@ def export(
     pictures of real images: it can be sampled, but no density can be fitted to it. Its README.md
     is the card that `push` would publish.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen export runs/faces --to onnx --out decoder.onnx --sharpen 0.7
       scattergen export runs/mnist --to folder --out small
     """
@@ -64,7 +64,7 @@ def push(
     the card, change README.md in a folder that `export` made, and push that folder. Models of CelebA
     are refused, whose terms do not let them be published.
 
-    [bold]Example[/bold]
+    Example:
       scattergen push runs/emoji USER/emoji --license apache-2.0 --dry-run
     """
     from scattergen.cli.opening import prepare

@@ -26,7 +26,7 @@ def sample(
     Image k depends on the run, the density, the seed and k only. A .npz file also holds the codes.
     With several classes, each gets an equal part of the images, one class after the other.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen sample runs/mnist --out samples.png
       scattergen sample runs/mnist --density vae -n 1000 --seed 7 --out samples.npz
       scattergen sample runs/mnist --temperature 0.8 --out alike.png
@@ -79,7 +79,7 @@ def encode(
 ) -> None:  # fmt: skip
     """Turn images into codes.
 
-    [bold]Example[/bold]
+    Example:
       scattergen encode runs/mnist images.npz --out codes.npz
       scattergen encode runs/mnist mnist --part train --out training-codes.npz
     """
@@ -102,7 +102,7 @@ def decode(
 ) -> None:  # fmt: skip
     """Turn codes into images.
 
-    [bold]Example[/bold]
+    Example:
       scattergen decode runs/mnist codes.npz --out images/
     """
     from scattergen.cli.opening import prepare
@@ -127,7 +127,7 @@ def reconstruct(
 
     A grid shows eight originals in one row and their reconstructions in the next.
 
-    [bold]Example[/bold]
+    Example:
       scattergen reconstruct runs/mnist mnist -n 32 --out pairs.png
     """
     import torch
@@ -165,7 +165,7 @@ def interpolate(
 
     A .gif goes there and back.
 
-    [bold]Examples[/bold]
+    Examples:
       scattergen interpolate runs/mnist mnist --from-label 3 --to-label 9 --out morph.gif
       scattergen interpolate runs/mnist mnist --from 3 --to 9 --steps 10 --out morph.png
     """
