@@ -14,6 +14,7 @@ numba = pytest.importorskip("numba", reason="the compiled kernel needs Numba, sc
 
 from numba.core import caching  # noqa: E402
 
+from scattergen.decoder import upsampling_kernel  # noqa: E402
 from scattergen.files import atomic  # noqa: E402
 from scattergen.scattering import kernel_cache, kernel_distance, kernel_gradient, kernels  # noqa: E402
 from scattergen.scattering.kernel_cache import _KernelCache, kept  # noqa: E402
@@ -55,7 +56,10 @@ def test_a_kernel_is_compiled_once_for_all_processes(file):
     assert not [one for one in file.parent.iterdir() if one != file]
 
 
-@pytest.mark.parametrize("kernel", [kernels._scatter, kernel_gradient._differentiate, kernel_distance._measure])
+@pytest.mark.parametrize("kernel", [
+    kernels._scatter, kernel_gradient._differentiate, kernel_distance._measure, upsampling_kernel._upsample,
+    upsampling_kernel._gather,
+])  # fmt: skip
 def test_all_kernels_are_kept_so(kernel):
     assert isinstance(kernel._cache, _KernelCache)
 
@@ -180,11 +184,13 @@ def test_without_any_place_it_is_said_once_and_the_kernels_compute(monkeypatch):
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("what", ["a source that has changed", "a new source", "another Numba"])
+@pytest.mark.parametrize("what", ["a source that has changed", "a new source", "its own source", "another Numba"])
 def test_code_of_another_version_is_replaced_in_silence(file, monkeypatch, tmp_path_factory, what):
     before = file.read_bytes()
     if what == "another Numba":
         monkeypatch.setattr(kernel_cache.numba, "__version__", "0.999")
+    elif what == "its own source":
+        monkeypatch.setattr(kernel_cache.inspect, "getsource", lambda module: f"# changed {module.__name__}")
     else:
         other = shutil.copytree(Path(kernel_cache.__file__).parent, tmp_path_factory.mktemp("source") / "scattering")
         with (other / ("simd.py" if what == "a source that has changed" else "new.py")).open("a") as source:

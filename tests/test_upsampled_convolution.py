@@ -4,14 +4,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scattergen.decoder import generator
-from scattergen.decoder.generator import UpsampledConv2d, tap_matrices
+from scattergen.decoder import upsampled_convolution
+from scattergen.decoder.upsampled_convolution import UpsampledConv2d, tap_matrices
 
 # In- and output channels, on both sides of the limits below which all taps are one product. With (30, 3), at equal
-# sizes, they are fewer than the channels.
-CHANNELS = [(8, 16), (3, 6), (5, 1), (1, 16), (4, 3), (30, 3)]
+# sizes, they are fewer than the channels. The kernel takes 44 as four vectors, one and four numbers.
+CHANNELS = [(8, 16), (3, 6), (5, 1), (1, 16), (4, 3), (30, 3), (2, 44)]
 DOUBLED = [((7, 7), (14, 14)), ((4, 6), (8, 12)), ((6, 5), (6, 5))]
 OTHER_FACTORS = [((5, 4), (9, 7)), ((3, 5), (6, 9)), ((4, 4), (13, 10)), ((8, 2), (9, 7))]
+
+
+@pytest.fixture(autouse=True, params=["matrices", "sums"])
+def algorithm(request, monkeypatch):
+    """What holds for products with whole matrices, and for the compiled kernel, which skips their zeros."""
+    if request.param == "matrices":
+        monkeypatch.setattr(upsampled_convolution, "_kernel", lambda: None)
+    elif upsampled_convolution._kernel() is None:
+        pytest.skip("Numba, which compiles the kernel, is not installed")
+    return request.param
 
 
 def reference(x, weight, output_size):
@@ -58,14 +68,34 @@ def test_value_and_gradients_in_float64(channels, kernel_size, size, output_size
 @pytest.mark.parametrize(("limit", "n_parts"), [(1, 3), (8 * 14 * 7 * 3 * 16 * 2, 2), (10**9, 1)])
 def test_a_batch_in_parts_is_that_batch(monkeypatch, limit, n_parts):
     layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14))
-    monkeypatch.setattr(generator, "_PART_BYTES", limit)
-    assert len(generator._parts(x, 14 * 7 * 3 * 16)) == n_parts  # of a batch of 3
+    monkeypatch.setattr(upsampled_convolution, "_PART_BYTES", limit)
+    assert len(upsampled_convolution._parts(x, 14 * 7 * 3 * 16)) == n_parts  # of a batch of 3
     compare(layer, x, (14, 14), 1e-13)
 
 
 def test_an_empty_batch():
     layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14))
-    assert layer(x[:0]).shape == (0, 14, 14, 16)
+    y = layer(x[:0].requires_grad_())
+    assert y.shape == (0, 14, 14, 16)
+    y.sum().backward()
+    assert not layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("cached", [1, 10**9])
+def test_shares_and_parts_of_the_kernel(monkeypatch, algorithm, threads, cached):
+    if algorithm == "matrices":
+        pytest.skip("they share out nothing")
+    monkeypatch.setattr(upsampled_convolution._kernel(), "_CACHED_BYTES", cached)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    layer, _ = layer_and_input((8, 16), 3, (7, 7), (14, 14))
+    x = torch.randn(5, 7, 7, 8, dtype=torch.float64)  # of which four threads get two, two and one
+    compare(layer, x, (14, 14), 1e-13)
+    for _ in range(2):
+        layer(x).square().sum().backward()
+    once, layer.weight.grad = layer.weight.grad / 2, None
+    layer(x).square().sum().backward()
+    assert torch.equal(layer.weight.grad, once)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scattergen.datasets import ImageSource
-from scattergen.decoder.generator import CodeDecoder, UpsampledConv2d, check_layers, grids
+from scattergen.decoder.generator import CodeDecoder, check_layers, grids
+from scattergen.decoder.upsampled_convolution import UpsampledConv2d
 from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError

@@ -7,7 +7,9 @@ is wrong with a file or its folder costs a compilation and one warning. The fold
 """
 
 import hashlib
+import inspect
 import pickle
+import sys
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -42,7 +44,8 @@ class _KernelCache(NullCache):
         self._numba = CompileResultCacheImpl(function)
         sources = [one for one in resources.files(__package__).iterdir() if one.name.endswith(".py")]
         texts = [one.read_bytes() for one in sorted(sources, key=lambda one: one.name)]
-        self._stamp = hashlib.sha256(b"".join([numba.__version__.encode(), *texts])).digest()
+        own = inspect.getsource(sys.modules[function.__module__]).encode()
+        self._stamp = hashlib.sha256(b"".join([numba.__version__.encode(), own, *texts])).digest()
 
     def _file(self, signature, codegen) -> Path:
         kind = hashlib.sha256(repr((signature, codegen.magic_tuple())).encode()).hexdigest()[:16]
