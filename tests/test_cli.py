@@ -1,8 +1,11 @@
 """Every command of the command line, from the arguments to the files and what is printed."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,6 +73,7 @@ def test_help_shows_an_example(scattergen, command):
     shown = scattergen(command, "--help").out
     assert "Example" in shown
     assert f"scattergen {command} " in shown
+    assert "\\[" not in shown  # as markup has it
 
 
 def test_help_lists_commands_with_their_whole_first_sentences(scattergen):
@@ -86,13 +90,30 @@ def test_numbers_have_short_names_in_help(scattergen):
 
 
 def test_help_is_coloured_where_colours_are_seen(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     command = typer.main.get_command(app)
     coloured = command.get_help(typer.Context(command, info_name="scattergen"))
-    monkeypatch.setenv("NO_COLOR", "1")
-    plain = command.get_help(typer.Context(command, info_name="scattergen"))
-    assert "\x1b" not in plain
     assert "\x1b[1mUsage:\x1b[0m" in coloured
-    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+    for name, value in (("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+        plain = command.get_help(typer.Context(command, info_name="scattergen"))
+        assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+        monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("", "reconstruct"), ("recons", "reconstruct"), ("sample --temp", "--temperature")]
+)
+def test_what_is_typed_is_completed(typed, completed):
+    words = f"scattergen {typed}"
+    around = {"_SCATTERGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    code = "import sys; sys.argv = ['scattergen']; from scattergen.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | around, capture_output=True, text=True, check=False
+    )
+    assert completed in run.stdout.split()
+    assert run.stderr == ""
 
 
 def test_each_example_of_help_has_a_line_of_its_own(scattergen):

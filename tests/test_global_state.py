@@ -16,7 +16,7 @@ import torch
 import scattergen as sg
 from scattergen.calls.state import usual_state
 from scattergen.datasets import mnist
-from scattergen.decoder import Decoder, DecoderTraining, LinearDecoder, LocalDecoder
+from scattergen.decoder import Decoder, DecoderTraining, LinearDecoder, LocalDecoder, upsampled_convolution
 from scattergen.densities import make
 from scattergen.encoder import PCAWhitening, reconstruct_codes
 from scattergen.encoder.feature_store import FeatureStore
@@ -267,6 +267,18 @@ def test_filters_are_the_same_whatever_made_them_first(state):
             found += [scattering(x), scattering._by_torch(x)]
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
+
+
+@pytest.mark.parametrize("state", ["float64", "bfloat16", "device meta"])
+def test_terms_of_upsampling_are_the_same_whatever_made_them_first(state):
+    found = []
+    for around in (usual_state, STATES[state]):
+        for terms in (upsampled_convolution._terms, upsampled_convolution._gradient_terms):
+            terms.cache_clear()
+        with around():
+            found += [*upsampled_convolution._terms(5, 9, 3, torch.float32, (4, 2))]
+            found += [*upsampled_convolution._gradient_terms(5, 9, 3, torch.float32, 4)]
+    assert all(map(np.array_equal, found[:6], found[6:]))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from scattergen.decoder import upsampled_convolution
 from scattergen.decoder.upsampled_convolution import UpsampledConv2d, tap_matrices
+from scattergen.scattering import threads
 
 # In- and output channels, on both sides of the limits below which all taps are one product. With (30, 3), at equal
 # sizes, they are fewer than the channels. The kernel takes 44 as four vectors, one and four numbers.
@@ -81,15 +82,15 @@ def test_an_empty_batch():
     assert not layer.weight.grad.any()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize("cached", [1, 10**9])
-def test_shares_and_parts_of_the_kernel(monkeypatch, algorithm, threads, cached):
+def test_shares_and_parts_of_the_kernel(monkeypatch, algorithm, n, cached):
     if algorithm == "matrices":
         pytest.skip("they share out nothing")
     monkeypatch.setattr(upsampled_convolution._kernel(), "_CACHED_BYTES", cached)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n)
     layer, _ = layer_and_input((8, 16), 3, (7, 7), (14, 14))
-    x = torch.randn(5, 7, 7, 8, dtype=torch.float64)  # of which four threads get two, two and one
+    x = torch.randn(5, 7, 7, 8, dtype=torch.float64)  # of which four threads get two, one, one and one
     compare(layer, x, (14, 14), 1e-13)
     for _ in range(2):
         layer(x).square().sum().backward()
@@ -155,6 +156,60 @@ def test_autocast_computes_in_bfloat16(channels):
         assert a.dtype == torch.float32
         # Four roundings of 2^-9 each in sums of terms that are at most twice the largest sum.
         assert (a - b).abs().max() < 8 * 2**-9 * b.abs().max()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of the kernel."""
+    kernel, calls = upsampled_convolution._kernel(), []
+
+    def counted(name, function):
+        def count(*arguments):
+            calls.append(name)
+            return function(*arguments)
+
+        return count
+
+    for name in ("convolve", "gradients") if kernel else ():
+        monkeypatch.setattr(kernel, name, counted(name, getattr(kernel, name)))
+    return calls
+
+
+def step(layer, x):
+    layer(x).float().square().sum().backward()
+
+
+def test_the_kernel_trains(algorithm, calls):
+    layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14))
+    step(layer, x)
+    assert calls == (["convolve", "gradients"] if algorithm == "sums" else [])
+
+
+@pytest.mark.parametrize("why", ["evaluation", "autocast", "few images", "many weights", "no team"])
+def test_the_kernel_is_for_what_it_is_fast_at(why, calls, monkeypatch):
+    layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14), torch.float32)
+    expected = reference(x, layer.weight, (14, 14))
+    if why == "evaluation":
+        layer.eval()
+    if why == "few images":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: len(x) + 1)
+    if why == "many weights":
+        monkeypatch.setattr(upsampled_convolution, "_MOST_WEIGHTS", layer.weight.numel() - 1)
+    if why == "no team":
+        monkeypatch.setattr(threads, "_parallel", None)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=why == "autocast"):
+        step(layer, x)
+        y = layer(x).float()
+    # Sums of 72 products of order 1; with autocast, of factors that are rounded by 2^-9.
+    torch.testing.assert_close(y, expected, rtol=0, atol=0.1 if why == "autocast" else 1e-5)
+    assert calls == []
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 7, 8), (3, 7, 7, 9)])
+def test_inputs_of_another_shape_are_refused(shape):
+    layer, _ = layer_and_input((8, 16), 3, (7, 7), (14, 14))
+    with pytest.raises(RuntimeError):
+        layer(torch.zeros(shape, dtype=torch.float64))
 
 
 def test_the_positions_are_no_parameters():

@@ -94,7 +94,7 @@ def _told(end: BaseException, refusal: OSError | None) -> Any:
 
 
 def _of_arguments(mistake: Any) -> str:
-    """What is wrong with the arguments, in plain words; nothing if there are none, so that the help is shown."""
+    """What is wrong with the arguments, in plain words."""
     message, context = mistake.format_message(), getattr(mistake, "ctx", None)
     for said, plain in _PLAIN.items():
         message = re.sub(said, plain, message)

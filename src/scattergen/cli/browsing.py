@@ -193,10 +193,10 @@ def explore(
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     reading: arg.Reading = arg.READING, common: arg.Common = arg.COMMON,
 ) -> None:  # fmt: skip
-    r"""Explore a run in the browser: sample, edit, morph, and see what scattering sees.
+    """Explore a run in the browser: sample, edit, morph, and see what scattering sees.
 
     Only this machine reaches the page, which works offline; Ctrl-C ends it. Pictures that you show
-    it are deleted then. It needs the extra "ui": pip install 'scattergen\[ui]'.
+    it are deleted then. It needs the extra "ui": pip install 'scattergen[ui]'.
 
     Examples:
       scattergen explore runs/mnist

@@ -18,7 +18,7 @@ _TYPED = r"(?m)^  (-[^\s,]+(?:(?:, | / )-\S+)*|[a-z]+(?=  ))"
 def _shown(text: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)  # typer would write UTF-8 to any terminal
-    if os.environ.get("NO_COLOR"):
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     text = re.sub(_HEADING, lambda it: typer.style(it[0], bold=True), text)
     return re.sub(_TYPED, lambda it: typer.style(it[0], fg="cyan"), text)
@@ -46,9 +46,9 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As of every group, but help and mistyped commands are told of at once, not after pydantic is imported."""
-        if not args:
+        if not args and not ctx.resilient_parsing:  # which completes what is typed
             typer.echo(self.get_help(ctx))
             ctx.exit(2)
-        if args[0][:1].isalnum():  # no option
+        if args and args[0][:1].isalnum():  # no option
             self.resolve_command(ctx, args)
         return super().parse_args(ctx, args)

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from scattergen.calls.state import usual_state
 from scattergen.errors import InputError
+from scattergen.scattering.threads import has_team
 from scattergen.scattering.transform import compiled_kernels, is_plain
 
 _PART_BYTES = 2_500_000  # of what lies between the upsampling of rows and that of columns
+_MOST_WEIGHTS = 2**18  # which each thread reads for each part of its images
 _NARROW = 16  # with fewer mixed channels, products per tap and per row are too narrow to run fast
 
 
@@ -47,6 +50,7 @@ Terms = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]  # whe
 
 
 @lru_cache
+@usual_state()
 def _terms(size: int, outputs: int, kernel_size: int, number: torch.dtype, steps: tuple[int, int]) -> Terms:
     """What `tap_matrices` sum for each output, of numbers so many steps apart by position and by tap."""
     taps = tap_matrices(size, outputs, kernel_size).to(number).permute(1, 2, 0).numpy()
@@ -56,6 +60,7 @@ def _terms(size: int, outputs: int, kernel_size: int, number: torch.dtype, steps
 
 
 @lru_cache
+@usual_state()
 def _gradient_terms(size: int, outputs: int, kernel_size: int, number: torch.dtype, step: int) -> Terms:
     """What their transposes sum for each position and tap, of numbers so many steps apart by output."""
     taps = tap_matrices(size, outputs, kernel_size).to(number).permute(2, 0, 1).flatten(0, 1).numpy()
@@ -224,8 +229,23 @@ class UpsampledConv2d(nn.Module):
             return F.conv2d(in_order, self.weight.to(dtype)).permute(0, 2, 3, 1)
         if self.weight.shape[0] * k < _NARROW:
             return _narrow_convolution(x, self.weight, rows, columns)
-        # Models in use would take longer to import the compiler than to decode some hundred images.
-        exact = kind == "cpu" and dtype in (torch.float32, torch.float64) and dtype == self.weight.dtype
-        if self.training and exact and is_plain(x) and is_plain(self.weight) and _kernel() is not None:
+        if self._skips_zeros(x):
             return _ConvolutionBySums.apply(x, self.weight, (rows.shape[1], columns.shape[0]))
         return _UpsampledConvolution.apply(x, self.weight, rows, columns)
+
+    def _skips_zeros(self, x: Tensor) -> bool:
+        """Whether the kernel can take x, and is worth it."""
+        weight, sizes = self.weight, (self.rows.shape[2], self.columns.shape[1] // self.weight.shape[2])
+        return (
+            self.training  # models in use would take longer to import the compiler than to decode some hundred images
+            and x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.float64)
+            and x.dtype == weight.dtype
+            and x.shape[1:] == (*sizes, weight.shape[1])
+            and len(x) >= torch.get_num_threads()
+            and weight.numel() <= _MOST_WEIGHTS
+            and is_plain(x)
+            and is_plain(weight)
+            and has_team()
+            and _kernel() is not None
+        )

@@ -90,14 +90,14 @@ def _gather(gradient, mixed, rows, columns):
 
 
 def _in_shares(work, *tensors):
-    shares = [*zip(*(tensor.chunk(torch.get_num_threads()) for tensor in tensors), strict=True)]
-    left = iter(shares)
+    n = torch.get_num_threads()
+    left = iter([*zip(*(tensor.tensor_split(n) for tensor in tensors), strict=True)])
 
     def take():
         for share in left:
             work(*share)
 
-    in_threads(take, len(shares))
+    in_threads(take, n)
 
 
 def _parts(x, taps):
@@ -125,7 +125,7 @@ def gradients(x, taps, gradient, rows, columns):
     """Gradients of x and of the taps, by that of what `convolve` makes of them."""
     x_gradient = torch.empty_like(x)
     # One sum for each share, so that a result does not depend on which thread was the first.
-    sums = taps.new_zeros(len(x.chunk(torch.get_num_threads())), *taps.shape)
+    sums = taps.new_zeros(torch.get_num_threads(), *taps.shape)
 
     def work(x, gradient, x_gradient, total):
         for part, mixed in _parts(x, taps):

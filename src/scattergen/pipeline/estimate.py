@@ -148,7 +148,9 @@ def _decoder(
 ) -> StageEstimate:  # fmt: skip
     """The decoder's training, given the bytes of images and of least squares that it holds."""
     to_the_end = partial(replace(training, patience=None).fit, decoder, codes, images, device=str(decoder.device))
-    watch = _Watch(lambda progress: to_the_end(encoder=encoder, mirrored=codes, progress=progress), 1.5 * _SECONDS)
+    watched = partial(_Watch, lambda progress: to_the_end(encoder=encoder, mirrored=codes, progress=progress))
+    watched(0.0)  # a first step, which may compile
+    watch = watched(1.5 * _SECONDS)
     task = watch.tasks["decoder"]
     n, d = codes.shape
     n_validation, epochs = training.held_out(n), training.epochs

@@ -17,6 +17,11 @@ with suppress(AttributeError, OSError, TypeError):
     _parallel.argtypes, _parallel.restype = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
 
 
+def has_team() -> bool:
+    """Whether PyTorch's threads can be had; within them each product of matrices takes one thread."""
+    return _parallel is not None and os.getpid() == _process  # a fork has the runtime, but not its threads
+
+
 def in_threads(work: Callable[[], None], n: int) -> None:
     """Call `work` in n threads at once, of which this is one; what one of them raises is raised here, after all ended.
 
@@ -25,7 +30,7 @@ def in_threads(work: Callable[[], None], n: int) -> None:
     """
     if n == 1:
         work()
-    elif _parallel is None or os.getpid() != _process:  # a fork has the runtime, but not its threads
+    elif not has_team():
         with ThreadPoolExecutor(n - 1) as pool:
             helpers = [pool.submit(work) for _ in range(n - 1)]
             work()
