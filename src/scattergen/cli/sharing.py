@@ -8,7 +8,7 @@ from typer import Argument, Option
 from scattergen.cli import arguments as arg
 
 License = Annotated[str | None, Option("--license", metavar="ID",
-    help="Of the model, for its card, as Hugging Face writes it: cc-by-4.0.")]  # fmt: skip
+    help="Of the model, for its card, such as cc-by-4.0.")]  # fmt: skip
 
 
 def export(
