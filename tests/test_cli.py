@@ -129,6 +129,7 @@ def test_paragraphs_of_help_break_where_the_terminal_ends(scattergen):
 def test_version_and_no_arguments(scattergen):
     assert scattergen("--version").out == f"scattergen {sg.__version__}\n"
     assert "Commands" in scattergen(code=2).out
+    assert "Commands" in scattergen("--", code=2).out
 
 
 # Fit

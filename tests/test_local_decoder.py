@@ -71,6 +71,11 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
     assert torch.allclose(decoder.decode(z)[:5], alone, atol=1e-5)
 
 
+def test_no_codes_give_no_images():
+    _, _, _, decoder = made(60)
+    assert decoder.decode(torch.empty(0, decoder.n_components)).shape == (0, *decoder.image_shape)
+
+
 def test_the_correction_is_local():
     """What a place of the estimates says is felt as far as the filters reach, and no further."""
     _, _, _, decoder = made(60, (32, 32), channels=(8, 8))

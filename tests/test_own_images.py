@@ -196,6 +196,18 @@ def test_watched_stages_are_extrapolated():
     assert watch.tasks["steps"].completed < 1000
 
 
+def test_a_stage_is_watched_for_one_step_at_least():
+    """The first may compile, so that it is watched by itself before the others."""
+
+    def stage(progress):
+        with progress.task("steps", 1000) as task:
+            task.advance(0)  # as of a training that is not resumed
+            task.advance()
+            task.advance()
+
+    assert estimating._Watch(stage, 0.0).tasks["steps"].completed == 1
+
+
 def test_less_time_makes_fewer_epochs(monkeypatch):
     stages = [estimating.StageEstimate(name, 10.0, 0) for name in ("encoder", "report")]
     stages.append(estimating.StageEstimate("decoder", 100.0, 0))

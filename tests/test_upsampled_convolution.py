@@ -185,6 +185,17 @@ def test_the_kernel_trains(algorithm, calls):
     assert calls == (["convolve", "gradients"] if algorithm == "sums" else [])
 
 
+def test_first_derivatives_that_are_to_be_differentiated():
+    """As of gradient penalties, which are refused when they ask for the second ones."""
+    layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14))
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    y = layer(x.requires_grad_())
+    (slope,) = torch.autograd.grad(y.square().sum(), layer.weight, create_graph=True)
+    torch.testing.assert_close(slope, expected)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 @pytest.mark.parametrize("why", ["evaluation", "autocast", "few images", "many weights", "no team"])
 def test_the_kernel_is_for_what_it_is_fast_at(why, calls, monkeypatch):
     layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14), torch.float32)

@@ -63,7 +63,8 @@ def main() -> None:
         try:
             if sys.argv[1:] == ["--version"]:  # at once: what typer needs to read options takes most of the time
                 _version(True)
-            end: BaseException = SystemExit(app(standalone_mode=False))  # with a code after --help and Ctrl-C
+            # With a code after --help and Ctrl-C.
+            end: BaseException = SystemExit(app(prog_name="scattergen", standalone_mode=False))
         except (Exception, SystemExit) as error:
             end = error
         sys.exit(_told(end, streams.refusal(output)))

@@ -52,7 +52,7 @@ def list_(
 
 
 def compare(
-    runs: Annotated[list[Path], Argument(help="Two or more run folders.", metavar="RUN", parser=arg.path)],
+    runs: Annotated[list[Path], Argument(help="Two or more run folders.", metavar="RUN RUN...", parser=arg.path)],
     out: Annotated[Path | None, Option(metavar="PATH", parser=arg.path,
         help="Samples of each run's best density, a row for each: grid.png (or .jpg, .webp).")] = None,
     n: Annotated[int, Option("-n", min=1, help="Samples in a row.")] = 8,

@@ -46,7 +46,7 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As of every group, but help and mistyped commands are told of at once, not after pydantic is imported."""
-        if not args and not ctx.resilient_parsing:  # which completes what is typed
+        if set(args) <= {"--"} and not ctx.resilient_parsing:  # which completes what is typed
             typer.echo(self.get_help(ctx))
             ctx.exit(2)
         if args and args[0][:1].isalnum():  # no option

@@ -203,6 +203,8 @@ class LocalDecoder(CodeDecoder):
     def forward(self, z: Tensor) -> Tensor:
         """Images in or near the range [-1, 1], (N, C, H, W), of codes (N, d) in their precision."""
         self.check_codes(z)
+        if z.shape[0] == 0:  # whose pixels PyTorch does not put under positions
+            return z.new_empty(0, *self.image_shape)
         estimate = (self._product(z, "to_image") + self.mean_image).unflatten(1, self.image_shape)
         features = self._product(z, "to_coefficients").unflatten(1, (*self._sizes[0], -1)) @ self.mixing
         for i, norm in enumerate(self.norms):

@@ -93,7 +93,8 @@ class _ConvolutionBySums(torch.autograd.Function):
         k = taps.shape[1]
         rows = _gradient_terms(h, H, k, x.dtype, w * k * out)
         columns = _gradient_terms(w, W, k, x.dtype, out)
-        x_gradient, taps_gradient = _kernel().gradients(x, taps, gradient.contiguous(), rows, columns)
+        gradient = gradient.detach().contiguous()
+        x_gradient, taps_gradient = _kernel().gradients(x, taps, gradient, rows, columns)
         return x_gradient, taps_gradient.permute(3, 0, 1, 2), None
 
 

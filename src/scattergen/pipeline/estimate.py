@@ -237,7 +237,7 @@ class _WatchedTask(Task):
         super().advance(steps, note)
         elapsed = time.monotonic() - self.start
         self.seen.append((elapsed, self.completed))
-        if elapsed > self.limit and self.completed < self.total:
+        if elapsed > self.limit and 0 < self.completed < self.total:
             raise _EnoughSeenError
 
     def expected(self) -> float:

@@ -42,7 +42,8 @@ def compiled_kernels() -> Kernels | None:
         from scattergen.scattering import kernel_distance, kernel_gradient, kernels
     except (ImportError, RuntimeError) as error:  # Numba's errors, as where NumPy is too new
         missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
-        remedy = "pip install 'scattergen[fast]' adds it" if missing else f"Numba, its compiler, says: {error}"
+        said = f"Numba, its compiler, says: {str(error).rstrip('.')}"
+        remedy = "pip install 'scattergen[fast]' adds it" if missing else said
         gain = "Scattering runs up to five times faster by its compiled kernel, and decoders train faster"
         warnings.warn(f"{gain}: {remedy}.", stacklevel=2)
         return None
