@@ -90,6 +90,7 @@ def in_threads(request, monkeypatch):
     elif threads._parallel is None:
         pytest.skip("PyTorch's OpenMP has no GNU interface here")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # which would last
 
 
 @pytest.mark.parametrize("n", [2, 64])

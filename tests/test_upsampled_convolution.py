@@ -1,5 +1,7 @@
 """The fused convolution against interpolation, padding and convolution by PyTorch."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,13 +84,17 @@ def test_an_empty_batch():
     assert not layer.weight.grad.any()
 
 
+@pytest.mark.parametrize("team", [True, False], ids=["PyTorch's threads", "others"])
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize("cached", [1, 10**9])
-def test_shares_and_parts_of_the_kernel(monkeypatch, algorithm, n, cached):
+def test_shares_and_parts_of_the_kernel(monkeypatch, request, algorithm, n, cached, team):
     if algorithm == "matrices":
         pytest.skip("they share out nothing")
     monkeypatch.setattr(upsampled_convolution._kernel(), "_CACHED_BYTES", cached)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: n)
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(n)
+    if not team:
+        monkeypatch.setattr(threads, "_parallel", None)
     layer, _ = layer_and_input((8, 16), 3, (7, 7), (14, 14))
     x = torch.randn(5, 7, 7, 8, dtype=torch.float64)  # of which four threads get two, one, one and one
     compare(layer, x, (14, 14), 1e-13)
@@ -97,6 +103,7 @@ def test_shares_and_parts_of_the_kernel(monkeypatch, algorithm, n, cached):
     once, layer.weight.grad = layer.weight.grad / 2, None
     layer(x).square().sum().backward()
     assert torch.equal(layer.weight.grad, once)
+    assert torch.get_num_threads() == n
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -196,7 +203,7 @@ def test_first_derivatives_that_are_to_be_differentiated():
         slope.sum().backward()
 
 
-@pytest.mark.parametrize("why", ["evaluation", "autocast", "few images", "many weights", "no team"])
+@pytest.mark.parametrize("why", ["evaluation", "autocast", "few images", "many weights"])
 def test_the_kernel_is_for_what_it_is_fast_at(why, calls, monkeypatch):
     layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14), torch.float32)
     expected = reference(x, layer.weight, (14, 14))
@@ -206,8 +213,6 @@ def test_the_kernel_is_for_what_it_is_fast_at(why, calls, monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda: len(x) + 1)
     if why == "many weights":
         monkeypatch.setattr(upsampled_convolution, "_MOST_WEIGHTS", layer.weight.numel() - 1)
-    if why == "no team":
-        monkeypatch.setattr(threads, "_parallel", None)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=why == "autocast"):
         step(layer, x)
         y = layer(x).float()

@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from scattergen.calls.state import usual_state
 from scattergen.errors import InputError
-from scattergen.scattering.threads import has_team
 from scattergen.scattering.transform import compiled_kernels, is_plain
 
 _PART_BYTES = 2_500_000  # of what lies between the upsampling of rows and that of columns
@@ -247,6 +246,5 @@ class UpsampledConv2d(nn.Module):
             and weight.numel() <= _MOST_WEIGHTS
             and is_plain(x)
             and is_plain(weight)
-            and has_team()
             and _kernel() is not None
         )

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-import torch  # noqa: F401  loads the OpenMP runtime that is looked for
+import torch  # which loads the OpenMP runtime that is looked for
 
 _Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _process = os.getpid()
@@ -15,11 +15,6 @@ _parallel: Any = None  # what begins a parallel region of PyTorch's OpenMP runti
 with suppress(AttributeError, OSError, TypeError):
     _parallel = ctypes.CDLL(None).GOMP_parallel
     _parallel.argtypes, _parallel.restype = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-
-
-def has_team() -> bool:
-    """Whether PyTorch's threads can be had; within them each product of matrices takes one thread."""
-    return _parallel is not None and os.getpid() == _process  # a fork has the runtime, but not its threads
 
 
 def in_threads(work: Callable[[], None], n: int) -> None:
@@ -30,12 +25,17 @@ def in_threads(work: Callable[[], None], n: int) -> None:
     """
     if n == 1:
         work()
-    elif not has_team():
-        with ThreadPoolExecutor(n - 1) as pool:
-            helpers = [pool.submit(work) for _ in range(n - 1)]
-            work()
-            for helper in helpers:
-                helper.result()
+    elif _parallel is None or os.getpid() != _process:  # a fork has the runtime, but not its threads
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # for products of matrices, as within a team
+        try:
+            with ThreadPoolExecutor(n - 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                helpers = [pool.submit(work) for _ in range(n - 1)]
+                work()
+                for helper in helpers:
+                    helper.result()
+        finally:
+            torch.set_num_threads(threads)
     else:
         raised: list[BaseException] = []
 
