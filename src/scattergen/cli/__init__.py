@@ -89,8 +89,7 @@ def _told(end: BaseException, refusal: OSError | None) -> Any:
         sentence = sentence_of(end)
         if sentence is None:
             raise end
-        if sentence:
-            say(f"error: {sentence}", file=sys.stderr)
+        say(f"error: {sentence}", file=sys.stderr)
     return code
 
 
@@ -99,7 +98,7 @@ def _of_arguments(mistake: Any) -> str:
     message, context = mistake.format_message(), getattr(mistake, "ctx", None)
     for said, plain in _PLAIN.items():
         message = re.sub(said, plain, message)
-    return f'{message} ("{context.command_path} --help" tells more.)' if message and context else message
+    return f'{message} ("{context.command_path} --help" tells more.)' if context else message
 
 
 def sentence_of(error: BaseException) -> str | None:
