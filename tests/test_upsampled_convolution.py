@@ -148,6 +148,19 @@ def test_layout_and_batch_size_of_the_input(channels, output_size):
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("to", [torch.Tensor.clone, lambda y: y.permute(0, 3, 1, 2).contiguous().tanh()])
+def test_layout_of_the_gradient(channels, to):
+    """That of a sum is one number for all pixels; after other layouts it is strided."""
+    layer, x = layer_and_input(channels, 3, (4, 6), (8, 12))
+    for ours, theirs in zip(
+        torch.autograd.grad(to(layer(x.requires_grad_())).sum(), (x, layer.weight)),
+        torch.autograd.grad(to(reference(x, layer.weight, (8, 12))).sum(), (x, layer.weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)  # float64 sums of some 400 terms
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
 def test_autocast_computes_in_bfloat16(channels):
     layer, x = layer_and_input(channels, 3, (7, 7), (14, 14), torch.float32)
 
@@ -182,6 +195,10 @@ def calls(monkeypatch):
     return calls
 
 
+class Subclass(torch.Tensor):
+    """A tensor that may not be one of numbers at hand, as of `torch.compile`."""
+
+
 def step(layer, x):
     layer(x).float().square().sum().backward()
 
@@ -203,7 +220,7 @@ def test_first_derivatives_that_are_to_be_differentiated():
         slope.sum().backward()
 
 
-@pytest.mark.parametrize("why", ["evaluation", "autocast", "few images", "many weights"])
+@pytest.mark.parametrize("why", ["evaluation", "autocast", "few images", "many weights", "float64", "x", "weight"])
 def test_the_kernel_is_for_what_it_is_fast_at(why, calls, monkeypatch):
     layer, x = layer_and_input((8, 16), 3, (7, 7), (14, 14), torch.float32)
     expected = reference(x, layer.weight, (14, 14))
@@ -213,9 +230,15 @@ def test_the_kernel_is_for_what_it_is_fast_at(why, calls, monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda: len(x) + 1)
     if why == "many weights":
         monkeypatch.setattr(upsampled_convolution, "_MOST_WEIGHTS", layer.weight.numel() - 1)
+    if why == "float64":  # whereas the weights are float32
+        x = x.double()
+    if why == "x":
+        x = x.as_subclass(Subclass)
+    if why == "weight":
+        layer = partial(torch.func.functional_call, layer, {"weight": layer.weight.as_subclass(Subclass)})
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=why == "autocast"):
         step(layer, x)
-        y = layer(x).float()
+        y = layer(x).float().as_subclass(torch.Tensor)
     # Sums of 72 products of order 1; with autocast, of factors that are rounded by 2^-9.
     torch.testing.assert_close(y, expected, rtol=0, atol=0.1 if why == "autocast" else 1e-5)
     assert calls == []
