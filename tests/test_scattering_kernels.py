@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -125,6 +125,22 @@ def test_threads_share_the_work_and_pass_on_errors(monkeypatch, in_threads, n):
     monkeypatch.setattr(kernels, "_scatter", fail_elsewhere)
     with pytest.raises(ValueError, match="broken"):
         scattering(x)
+
+
+def test_each_of_the_threads_computes_products_alone(monkeypatch, request):
+    """As in PyTorch's: last bits depend on how many threads compute a product."""
+    monkeypatch.setattr(threads, "_parallel", None)
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(3)
+    all_three, seen = threading.Barrier(3, timeout=30), []
+
+    def work():
+        all_three.wait()
+        seen.append(torch.get_num_threads())
+
+    threads.in_threads(work, 3)
+    assert seen == [1, 1, 1]
+    assert torch.get_num_threads() == 3
 
 
 def test_all_of_a_batch_is_taken_however_small(in_threads):

@@ -27,9 +27,9 @@ def in_threads(work: Callable[[], None], n: int) -> None:
         work()
     elif _parallel is None or os.getpid() != _process:  # a fork has the runtime, but not its threads
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # for products of matrices, as within a team
+        torch.set_num_threads(1)  # for products of matrices, in new threads, too, as within a team
         try:
-            with ThreadPoolExecutor(n - 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(n - 1) as pool:
                 helpers = [pool.submit(work) for _ in range(n - 1)]
                 work()
                 for helper in helpers:
