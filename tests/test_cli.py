@@ -82,6 +82,14 @@ def test_help_lists_commands_with_their_whole_first_sentences(scattergen):
         assert command.callback.__doc__.strip().partition("\n")[0] in shown
 
 
+def test_help_of_the_module_tells_what_the_command_is_called():
+    """Completion is installed under this name, too; that of `python` would be broken by ours."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "scattergen", "fit", "-h"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.startswith("Usage: scattergen fit ")
+
+
 def test_numbers_have_short_names_in_help(scattergen):
     shown = scattergen("sample", "--help").out
     assert "--seed N " in shown

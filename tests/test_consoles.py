@@ -171,7 +171,8 @@ def text(stream):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_everything_is_printed_in_any_encoding(console, odd_run, encoding):
     commands = {
-        ("--help",): "Generative models", ("sample", "--help"): "Make new images", ("fit", "--help"): "scattergen fit",
+        ("--help",): "Generative models", ("sample", "--help"): "Make new images",
+        ("evaluate", "--help"): "standard error; behind", ("nearest", "--help"): "Each image",
         odd_run.command: "Pictures: ", ("info", odd_run.path): r"\udcff", ("info", odd_run.path, "--json"): "{",
     }  # fmt: skip
     for command, expected in commands.items():

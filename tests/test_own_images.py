@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 import scattergen as sg
 from scattergen.cli.arguments import parse_time
 from scattergen.datasets import Dataset, ImageArray, limit, mnist
+from scattergen.decoder import Decoder, DecoderTraining
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import Judgement, Row, best_of, default_features, in_words
 from scattergen.evaluation.tables import Estimate
@@ -206,6 +208,26 @@ def test_a_stage_is_watched_for_one_step_at_least():
             task.advance()
 
     assert estimating._Watch(stage, 0.0).tasks["steps"].completed == 1
+
+
+def test_what_the_first_step_of_a_decoder_compiles_is_not_taken_for_a_step(monkeypatch):
+    monkeypatch.setattr(estimating, "_SECONDS", 0.2)
+    compiled = []
+
+    def fit(training, decoder, codes, images, *, progress, **others):
+        with progress.task("decoder", 100_000) as task:
+            for _ in range(task.total):
+                time.sleep(0.001 if compiled else 1)
+                compiled.append(True)
+                task.advance()
+
+    monkeypatch.setattr(DecoderTraining, "fit", fit)
+    codes, images = torch.zeros(50, 8), ImageArray(shapes(50))
+    stage = estimating._decoder(
+        Decoder(8, (3, 16, 16)), DecoderTraining(epochs=1), codes, images, SimpleNamespace(flips=False), 0
+    )
+    # Steps of at least 1 ms, and of far less than 1 s even on a busy machine.
+    assert 100 < stage.seconds < 10_000
 
 
 def test_less_time_makes_fewer_epochs(monkeypatch):
