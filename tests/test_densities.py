@@ -274,7 +274,7 @@ def test_unknown_names_and_options_are_refused():
         ("gan", {"n_latent": 0}, "at least 1"),
         ("gan", {"widths": [8, 0]}, "at least one hidden layer"),
         ("mixture", {"n_components": 0}, "at least 1"),
-        ("parzen", {"n_neighbors": 0}, "give 1 or more"),
+        ("parzen", {"n_neighbors": 0}, "at least 1"),
         ("parzen", {"max_codes": 4}, "max_codes=4 leaves fewer than n_neighbors=4 others"),
         ("flow", {"leading": 0}, "at least 1"),
         ("flow", {"n_components": 0}, "at least 1"),

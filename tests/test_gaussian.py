@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scattergen.densities import Gaussian
-from scattergen.densities.gaussian import shrink_to_identity
+from scattergen.densities.gaussian import shrink_to_diagonal
 from scattergen.encoder import PCAWhitening
 from scattergen.errors import InputError
 
@@ -39,7 +39,7 @@ def test_full_covariance_is_that_of_torch_distributions():
     z = coloured()
     density = Gaussian(covariance="full").fit(z)
     # Whose shrinkage has an oracle of its own in test_mixture.
-    covariance = shrink_to_identity(z.double().T.cov(correction=0), len(z))
+    covariance = shrink_to_diagonal(z.double().T.cov(correction=0), len(z))
     oracle = torch.distributions.MultivariateNormal(z.double().mean(0), covariance)
     # Mean and factor are kept in float32: 1e-6 of squared distances up to some 40 and of sums that
     # cancel, ten times.

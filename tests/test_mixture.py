@@ -2,16 +2,18 @@
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.covariance import OAS
+from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
-from scattergen.densities import GaussianMixture
+from scattergen.densities import Gaussian, GaussianMixture
 from scattergen.densities.expectation_maximization import (
     Components,
     Expectation,
@@ -25,7 +27,7 @@ from scattergen.densities.expectation_maximization import (
     seed_means,
     unite,
 )
-from scattergen.densities.gaussian import shrink_to_identity
+from scattergen.densities.gaussian import shrink_to_diagonal
 from scattergen.errors import InputError
 
 
@@ -160,22 +162,45 @@ def test_fewer_codes_than_dimensions_still_make_a_density():
     assert torch.isfinite(mixture.log_prob(z)).all()
 
 
-def test_identity_shrinkage_is_the_published_formula():
-    x = np.random.default_rng(0).standard_normal((50, 20)) @ np.diag(np.arange(1.0, 21))
-    x -= x.mean(0)
+def test_shrinkage_of_correlations_is_the_published_formula():
+    x = np.random.default_rng(0).standard_normal((50, 20)) @ np.random.default_rng(1).standard_normal((20, 20))
+    x = (x - x.mean(0)) / x.std(0)
     n, d = x.shape
-    S = x.T @ x / n
-    rho = (1 - 2 / d) * np.trace(S @ S) + np.trace(S) ** 2
-    rho /= (n + 1 - 2 / d) * (np.trace(S @ S) - np.trace(S) ** 2 / d)
-    expected = (1 - rho) * S + rho * np.trace(S) / d * np.eye(d)
-    ours = shrink_to_identity(torch.from_numpy(S), n).numpy()
+    R = x.T @ x / n
+    rho = (1 - 2 / d) * np.trace(R @ R) + np.trace(R) ** 2
+    rho /= (n + 1 - 2 / d) * (np.trace(R @ R) - np.trace(R) ** 2 / d)
+    expected = (1 - rho) * R + rho * np.eye(d)
+    ours = shrink_to_diagonal(torch.from_numpy(R), n).numpy()
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
     # scikit-learn leaves out the terms in 2/d: ρ changes by about 2/d of its second part.
     theirs = OAS(assume_centered=True).fit(x)
     assert abs(rho - theirs.shrinkage_) < 0.1 * rho
+    units = np.geomspace(1e-3, 1e3, d)
+    ours = shrink_to_diagonal(torch.from_numpy(units[:, None] * R * units), n).numpy()
+    np.testing.assert_allclose(ours, units[:, None] * expected * units, rtol=1e-12)
     one = torch.tensor([[2.0]])
-    assert shrink_to_identity(one, 10) == one
-    torch.testing.assert_close(shrink_to_identity(torch.eye(3), 10), torch.eye(3))
+    assert shrink_to_diagonal(one, 10) == one
+    torch.testing.assert_close(shrink_to_diagonal(torch.eye(3), 10), torch.eye(3))
+    assert (shrink_to_diagonal(torch.zeros(2, 2), 10, ridge=1.0) == torch.eye(2)).all()
+
+
+@pytest.mark.parametrize("make", [partial(GaussianMixture, 2), partial(Gaussian, covariance="full")])
+def test_units_of_components_do_not_matter(make):
+    z, _ = clusters(200, 6, 2, 3.0)
+    units = 10.0 ** torch.arange(-9, 9, 3)
+    plain, scaled = make().fit(z), make().fit(z * units)
+    # In other units every code, centre and factor is rounded anew, by 6e-8 of squared distances up to 40.
+    density = scaled.log_prob(z * units) + units.log().sum()
+    torch.testing.assert_close(density, plain.log_prob(z), rtol=0, atol=1e-3)
+    torch.testing.assert_close(scaled.sample(9, seed=0) / units, plain.sample(9, seed=0), rtol=0, atol=1e-3)
+
+
+def test_one_component_of_a_table_is_as_likely_as_by_scikit_learn():
+    x = load_wine().data  # columns from 0.1 to 300 wide
+    ours = GaussianMixture(1, shrinkage=0.0).fit(torch.from_numpy(x))
+    theirs = Reference(1).fit(x)
+    # The shrinkage of 178 rows in 13 columns.
+    assert ours.log_prob(torch.from_numpy(x)).mean() == pytest.approx(theirs.score(x), abs=0.1)
 
 
 def clusters_of_one_covariance(z, K):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import scattergen as sg
 from scattergen import InputError, RunFolderError, ScattergenError
@@ -370,6 +371,85 @@ class Diverged(Constant):
 
     def sample(self, n, *, seed=0):
         return torch.full((n, 8), math.nan)
+
+
+@pytest.mark.parametrize("width", [5, 20])
+def test_codes_of_another_model_are_refused(model, width):
+    codes = torch.randn(50, width)
+    with pytest.raises(InputError, match=rf"Expected codes of shape \(N, 8\) but got \(50, {width}\)"):
+        model.fit_density("gaussian", codes, stored_as="other")
+    assert "other" not in model.densities
+
+
+def test_a_density_of_too_many_components_is_not_cut(model):
+    wide = copy.copy(model)
+    wide.densities = {"wide": Gaussian().fit(torch.randn(50, 20))}
+    with pytest.raises(InputError, match='"wide" draws codes of 20 components, not 8: fit it to encode'):
+        wide.sample_codes(2)
+
+
+class Arrays:
+    """Parts of one's own that compute with NumPy."""
+
+    n_components, image_shape = 8, (1, 16, 16)
+
+    def transform(self, images, progress=SILENT):
+        return np.asarray(images[:])[:, 0, 0, :8]
+
+    def decode(self, z):
+        return np.full((len(z), 1, 16, 16), 0.5, np.float32)
+
+    def sample(self, n, *, seed=0):
+        return np.zeros((n, 8), np.float32)
+
+
+def test_parts_of_ones_own_may_give_arrays(images):
+    own = GenerativeScatteringNetwork(Arrays(), Arrays(), {"arrays": Arrays()})
+    assert torch.equal(own.encode(images), images[:, 0, 0, :8])
+    assert own.interpolate(images[0], images[1], steps=3).shape == (3, 1, 16, 16)
+    assert own.sample(2).shape == (2, 1, 16, 16)
+
+
+def test_a_line_between_images_of_any_form(model, images):
+    expected = model.interpolate(images[0], images[1:2])
+    eight_bits = (images[:2, 0] * 255).round().to(torch.uint8).numpy()
+    for ends in (images[:2].numpy(), images[:2, 0].numpy(), images[:2, 0].tolist(), images[:2].double()):
+        torch.testing.assert_close(model.interpolate(ends[0], ends[1]), expected)
+    # MNIST's are multiples of 1/255.
+    torch.testing.assert_close(model.interpolate(*map(Image.fromarray, eight_bits)), expected)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda:x"])
+def test_devices_that_are_not_there(model, images, tmp_path, device):
+    model.save(tmp_path / "run")
+    uses = (
+        lambda: GenerativeScatteringNetwork.fit(images, options=OPTIONS, device=device),
+        lambda: model.fit_density("gaussian", torch.randn(50, 8), device=device),
+        lambda: GenerativeScatteringNetwork.load(tmp_path / "run", device),
+    )
+    for use in uses:
+        with pytest.raises(InputError, match=f'The device "{device}" cannot be used here .*: choose another'):
+            use()
+
+
+def test_what_was_measured_is_saved_too(model, tmp_path):
+    model.save(tmp_path / "run")
+    assert model.psnr is not None
+    loaded = GenerativeScatteringNetwork.load(tmp_path / "run", densities="gaussian")
+    assert loaded.psnr == model.psnr
+    assert [*loaded.densities] == ["gaussian"]
+    model.save(tmp_path / "run")  # it is the same model
+    assert f"{model.psnr:.2f} dB" in str(RunFolder.open(tmp_path / "run"))
+    with pytest.raises(RunFolderError, match='has no densities "zz": it has gaussian, mixture'):
+        GenerativeScatteringNetwork.load(tmp_path / "run", densities="zz")
+
+
+def test_numbers_of_numpy_are_options(images):
+    short = GenerativeScatteringNetwork.fit(
+        images, options=OPTIONS, epochs=np.int64(1), learning_rate=np.float32(0.01), seed=np.int64(0)
+    )
+    assert short.options["training"]["epochs"] == 1
+    json.dumps(short.options)
 
 
 def test_a_density_that_draws_nan_is_not_kept(images, model, tmp_path, monkeypatch):

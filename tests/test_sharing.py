@@ -62,6 +62,27 @@ def test_a_program_of_torch_export_makes_the_same_images(fitted, scattergen, tmp
         torch.testing.assert_close(decode(codes), model.decode(codes), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 8, 8)])
+def test_decoders_of_the_presets_widths_are_exported(tmp_path, image_shape):
+    """Whose last convolution mixes channels before it shifts, as it has fewer taps than channels."""
+    decoder = sg.decoder.Decoder(6, image_shape, channels=(16, 32))
+    model = sg.GenerativeScatteringNetwork(sg.ScatteringEncoder(image_shape, J=1, n_components=6), decoder)
+    assert export_decoder(model, tmp_path / "decoder.pt2", "torch") <= 1e-6  # as above
+
+
+def test_a_decoder_that_cannot_be_exported(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("Constraints violated (N)! And more.")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    image_shape = (1, 8, 8)
+    decoder = sg.decoder.Decoder(6, image_shape, channels=(4,))
+    model = sg.GenerativeScatteringNetwork(sg.ScatteringEncoder(image_shape, J=1, n_components=6), decoder)
+    with pytest.raises(ScattergenError, match=r"cannot export this decoder \(.*Constraints violated.*\): try another"):
+        export_decoder(model, tmp_path / "decoder.pt2", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_onnx_file_makes_the_same_sharpened_images_of_odd_sizes(tmp_path):
     pytest.importorskip("onnxscript", reason="the extra onnx (130 MB) is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra onnx (130 MB) is not installed")

@@ -157,6 +157,35 @@ def test_components_are_those_of_scikit_learn(digits):
     np.testing.assert_allclose(back, theirs.inverse_transform(theirs.transform(digits)), atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_codes_of_components_and_back(digits, dtype):
+    pca = WhitenedPCA(5).fit(digits.astype(dtype))
+    codes = pca.transform(digits.astype(dtype))
+    assert codes.dtype == pca.inverse_transform(codes).dtype == dtype
+    with pytest.raises(InputError, match="Codes of 4 components are none of these 5"):
+        pca.inverse_transform(codes[:, :4])
+    with pytest.raises(ValueError, match="NaN"):
+        pca.inverse_transform(codes * np.nan)
+
+
+def test_components_of_rows_far_from_zero():
+    x = 1e6 + 0.5 * np.random.default_rng(0).standard_normal((400, 6))
+    with pytest.warns(UserWarning, match="vary in 6 ways only"):
+        codes = WhitenedPCA().fit_transform(np.concatenate([x, np.full((400, 1), 1e7)], axis=1))
+    assert codes.shape == (400, 6)
+    # Rows of float64 at 1e6 have an error of 1e-10, components in float32 one of 1e-7.
+    np.testing.assert_allclose(codes.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.cov(codes.T, bias=True), np.eye(6), atol=1e-4)
+
+
+def test_parameters_of_numpy_in_a_search():
+    x = np.random.default_rng(0).standard_normal((60, 3))
+    found = GridSearchCV(
+        GaussianMixtureDensity(n_components=1), {"max_iterations": np.array([2, 3])}, error_score="raise"
+    ).fit(x)
+    assert found.best_params_["max_iterations"] in (2, 3)
+
+
 def test_a_density_is_that_of_the_library():
     z = np.random.default_rng(0).standard_normal((120, 3)).astype(np.float32)
     estimator = GaussianMixtureDensity(n_components=2, random_state=np.random.RandomState(3)).fit(z)

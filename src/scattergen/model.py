@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from scattergen.calls.device import check_device
 from scattergen.calls.keywords import check_seed, whole_number
 from scattergen.calls.state import guard
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
@@ -133,7 +134,7 @@ class GenerativeScatteringNetwork(Displayed):
         Raises:
             InputError: If the images or options cannot be used.
         """
-        images, seed = as_images(images), check_seed(seed)
+        images, seed, device = as_images(images), check_seed(seed), check_device(device)
         channels, height, width = images.shape[-3:]
         shape, n = (channels, height, width), len(images)
         complete = options_of(preset, shape, n, {} if options is None else options, keywords, densities)
@@ -159,15 +160,17 @@ class GenerativeScatteringNetwork(Displayed):
         is unknown, the codes are too few, or the labels cannot be used.
         """
         key = density_key(name, by_class=labels is not None) if stored_as is None else stored_as
+        codes = check_codes(codes)
+        CodeDecoder.check_codes(self.decoder, codes)  # which one's own lacks
         self.densities[key] = fit_density(
-            name, key, check_codes(codes), labels, Stages(None, progress), n_leading=self.n_leading,
-            keywords=keywords, seed=check_seed(seed), device=device,
+            name, key, codes, labels, Stages(None, progress), n_leading=self.n_leading,
+            keywords=keywords, seed=check_seed(seed), device=check_device(device),
         )  # fmt: skip
         return self.densities[key]
 
     def encode(self, images: Images, progress: Progress = SILENT) -> Tensor:
         """Whitened codes (N, d) of N images."""
-        return self.encoder.transform(as_images(images), progress)
+        return as_tensor(self.encoder.transform(as_images(images), progress), "codes")
 
     def decode(
         self, z: Tensor | NDArray[Any] | Sequence[Any], batch_size: int = DECODING_BATCH, progress: Progress = SILENT,
@@ -192,7 +195,7 @@ class GenerativeScatteringNetwork(Displayed):
         with progress.task("decode", len(z)) as task:
             for i in range(0, len(z), batch_size):
                 batch = z[i : i + batch_size].float().to(getattr(self.decoder, "device", "cpu"))
-                decoded = self.decoder.decode(batch).detach().cpu()
+                decoded = as_tensor(self.decoder.decode(batch), "decoded images").detach().cpu()
                 if decoded.shape != images[i : i + len(batch)].shape:
                     wanted = (len(batch), *self.decoder.image_shape)
                     raise InputError(f"The decoder made images of shape {tuple(decoded.shape)}: {wanted} is expected.")
@@ -228,11 +231,13 @@ class GenerativeScatteringNetwork(Displayed):
             densities = self.densities
             density = default_density([*densities], self.best) if labels is None else default_by_class(densities)
         if density not in self.densities:
-            raise InputError(
-                f'This model has no density "{density}": it has {", ".join(self.densities)}; fit another with '
-                "`scattergen density RUN NAME`."
-            )
-        drawn = sample_density(self.densities[density], n, seed=seed, temperature=temperature, labels=labels)
+            problem = f'This model has no density "{density}": it has {", ".join(self.densities)}'
+            raise InputError(f"{problem}; fit another by fit_density, or with `scattergen density RUN NAME`.")
+        own = self.densities[density]
+        drawn = as_tensor(sample_density(own, n, seed=seed, temperature=temperature, labels=labels), "codes")
+        if drawn.shape[1] > self.decoder.n_components:
+            found = f'The density "{density}" draws codes of {drawn.shape[1]} components'
+            raise InputError(f"{found}, not {self.decoder.n_components}: fit it to encode(images) of this model.")
         return functional.pad(drawn, (0, self.decoder.n_components - drawn.shape[1]))
 
     def sample(
@@ -248,14 +253,15 @@ class GenerativeScatteringNetwork(Displayed):
         codes = self.sample_codes(n, density, seed, temperature, labels)
         return self.decode(codes, batch_size, progress, sharpen=self.sharpen if sharpen is None else sharpen)
 
-    def interpolate(self, start: Tensor, stop: Tensor, steps: int = 8) -> Tensor:
+    def interpolate(self, start: Any, stop: Any, steps: int = 8) -> Tensor:
         r"""Images (steps, C, H, W) along the straight line between the codes of two images ("morphing").
 
-        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included, of images (C, H, W) or (1, C, H, W). An
-        `InputError` if there are fewer than 2 steps, or more than 2 images.
+        $x_t = G((1 - t)\, z_0 + t\, z_1)$ for t = 0 … 1, both ends included; images are of any form that `encode`
+        takes, one each. An `InputError` if there are fewer than 2 steps, or more than 2 images.
         """
         steps = whole_number("steps", steps, least=2)
-        ends = torch.cat([self.encode(x[None] if x.ndim == 3 else x) for x in (start, stop)])
+        images = (as_tensor(x, "images") for x in (start, stop))
+        ends = torch.cat([self.encode(x[None] if x.ndim < 4 else x) for x in images])
         if len(ends) != 2:
             raise InputError(f"A line has 2 ends, but {len(ends)} images were given: give one each.")
         return self.decode(torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, steps)[:, None]))
@@ -300,13 +306,14 @@ class GenerativeScatteringNetwork(Displayed):
 
     @classmethod
     def load(
-        cls, path: Path | str | RunFolder, device: str = "cpu", densities: Collection[str] | None = None
+        cls, path: Path | str | RunFolder, device: str = "cpu", densities: str | Collection[str] | None = None
     ) -> "GenerativeScatteringNetwork":
-        """The model of a run folder or an opened run, with all densities or those of some keys; executes nothing in it.
+        """The model of a run folder or an opened run, with all densities or those of keys; executes nothing in it.
 
         A `RunFolderError` if it is incomplete, damaged, changed or of a newer format, or a density of an unknown kind.
         """
-        return cls(**vars(read_parts(path, device, densities)))
+        keys = [densities] if isinstance(densities, str) else densities
+        return cls(**vars(read_parts(path, check_device(device), keys)))
 
 
 _DOORS = ("fit", "fit_density", "encode", "decode", "sample_codes", "interpolate", "resample", "save", "load")

@@ -5,7 +5,7 @@ A row has the pixels of an image in the order (C, H, W), a code, or any features
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
-    from sklearn.utils import check_random_state
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from scattergen import densities
+from scattergen.calls.keywords import whole_number
 from scattergen.calls.state import usual_state
 from scattergen.densities import Density
 from scattergen.encoder.whitening import PCAWhitening
@@ -38,6 +39,7 @@ Rows = NDArray[Any]
 Shape = tuple[int, int, int]
 
 _BATCH_FLOATS = 1 << 25  # of coefficients that are computed at once
+_FLOATS = (np.float64, np.float32)
 _FEWEST_PIXELS = 16  # smaller squares are no images but features, such as scikit-learn's own checks give
 
 
@@ -78,7 +80,8 @@ class ScatteringTransformer(_Transformer):
 
         An `InputError` if the rows do not have that shape, or a side is smaller than 2^J.
         """
-        n, least, remedy = _checked(self, X).shape[1], 2**self.J, "give their image_shape, (C, H, W)"
+        J = whole_number("J", self.J, least=1)
+        n, least, remedy = _checked(self, X).shape[1], 2**J, "give their image_shape, (C, H, W)"
         side = math.isqrt(n - 1) + 1
         C, H, W = (1, side, side) if self.image_shape is None else _image_shape(self.image_shape)
         are_images = self.image_shape is not None or side**2 == n >= _FEWEST_PIXELS
@@ -133,8 +136,9 @@ class WhitenedPCA(_Transformer):
         """Find the components of rows (n, D), at least 2."""
         X = _checked(self, X, least=2)
         d = min(len(X) - 1, X.shape[1]) if self.n_components is None else self.n_components
-        whitening = PCAWhitening(d, allow_fewer=self.n_components is None).fit(X)
-        self.mean_: Rows = whitening.mean_.double().numpy()
+        centre = X.mean(0, dtype=np.float64)  # which float32 would round, and what varies little about it
+        whitening = PCAWhitening(d, allow_fewer=self.n_components is None).fit(X - centre)
+        self.mean_: Rows = centre + whitening.mean_.double().numpy()
         self.components_: Rows = whitening.components_.double().numpy()
         self.explained_variance_: Rows = whitening.explained_variance_.double().numpy()
         self.explained_variance_ratio_: Rows = whitening.explained_variance_ratio_.double().numpy()
@@ -149,7 +153,12 @@ class WhitenedPCA(_Transformer):
     def inverse_transform(self, X: Any) -> Rows:
         """Rows (n, D), in the span of the components, of codes (n, d)."""
         check_is_fitted(self)
-        return self.mean_ + np.asarray(X) * np.sqrt(self.explained_variance_) @ self.components_
+        X, d = check_array(X, dtype=_FLOATS), len(self.components_)
+        if X.shape[1] != d:
+            raise InputError(
+                f"Codes of {X.shape[1]} components are none of these {d}: give those that transform makes."
+            )
+        return (self.mean_ + X * np.sqrt(self.explained_variance_) @ self.components_).astype(X.dtype)
 
 
 class DensityEstimator(DensityMixin, BaseEstimator):
@@ -245,8 +254,7 @@ def _checked(estimator: Any, X: Any, *, fitted: bool = False, least: int = 1) ->
     """Rows of finite floats, with as many features as before if the estimator has to be fitted."""
     if fitted:
         check_is_fitted(estimator)
-    floats = (np.float64, np.float32)
-    found: Rows = validate_data(estimator, X, reset=not fitted, dtype=floats, ensure_min_samples=least)
+    found: Rows = validate_data(estimator, X, reset=not fitted, dtype=_FLOATS, ensure_min_samples=least)
     return found
 
 

@@ -7,6 +7,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 from scattergen.errors import InputError
@@ -29,18 +30,30 @@ def check_keywords(
 
 
 def check_values(model: Any, **least: float) -> None:
-    """Refuse keywords that a model keeps as attributes: texts that are no choice of theirs, numbers less than given."""
+    """Refuse keywords that a model keeps as attributes: values of other types than annotated, numbers less than given.
+
+    NumPy's numbers become Python's.
+    """
     hints: dict[str, Any] = {}
     for owner in reversed(type(model).__mro__):  # a subclass may have a constructor of its own
         if "__init__" in vars(owner):
             hints |= typing.get_type_hints(vars(owner)["__init__"])
     for name, hint in hints.items():
-        value = getattr(model, name, None)
-        if value is None or isinstance(value, str) or typing.get_origin(hint) is typing.Literal:
-            if hasattr(model, name) and not _is_a(value, hint):
-                raise InputError(f"{name}={value!r}: give {_in_words(hint)}.")
-        elif name in least and not value >= least[name]:
+        if not hasattr(model, name):
+            continue
+        value = getattr(model, name)
+        if python_number(value) is not value:
+            value = python_number(value)
+            setattr(model, name, value)
+        if not _is_a(value, hint):
+            raise InputError(f"{name}={value!r}: give {_in_words(hint)}.")
+        if name in least and isinstance(value, int | float) and value < least[name]:
             raise InputError(f"{name}={value}: give a number of at least {least[name]}.")
+
+
+def python_number(value: Any) -> Any:
+    """A number of NumPy as one of Python, and all else as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
@@ -85,7 +98,8 @@ def _is_a(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and abs(value) < 2**31
     if hint is float:
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-    return isinstance(value, origin or hint)
+    kind = origin or hint
+    return not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind)
 
 
 def _in_words(hint: Any) -> str:

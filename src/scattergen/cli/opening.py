@@ -1,6 +1,5 @@
 """What commands do first: check the device and memory, and open images."""
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scattergen.calls.device import check_device
 from scattergen.cli.arguments import Common, Reading
 from scattergen.datasets import Dataset, ImageSource, celeba, class_labels, limit, mnist, open_dataset
 from scattergen.datasets.opening import holds_files
@@ -27,17 +27,9 @@ _MANY_PIXELS = 1 << 20  # of one image
 
 def prepare(common: Common) -> Progress:
     """Check the device, set the number of threads, and make the progress display."""
-    device = common.device
     if common.threads is not None:
         torch.set_num_threads(common.threads)
-    reason = None if re.fullmatch(r"cpu|cuda(:\d+)?|mps", device) else "it is none of cpu, cuda, cuda:NUMBER and mps"
-    if reason is None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-    if reason is not None:
-        raise InputError(f'The device "{device}" cannot be used here ({reason}): choose another, such as "cpu".')
+    check_device(common.device)
     return Progress(show=not common.quiet)
 
 
@@ -107,6 +99,8 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     if data.train.shape != wanted:
         what = f"{source} gives {_in_words(data.train.shape)}, but {run} is a model of {_in_words(wanted)}"
         how = "choose --size, --crop and --mode to suit" if holds_files(source) else "convert the array, or give files"
+        if height != width:
+            how = f"make them {width}×{height} pixels first, as --size and --crop make squares"
         raise InputError(f"{what}: {how}.")
     _say_what_is_left_out(source, data)
     _say_how_converted(source, data, asked, reading, opened.options.get("data", {}).get("converted", []))

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from scattergen.calls.keywords import whole_number
 from scattergen.datasets.arrays import ArrayFile, load_npz
+from scattergen.datasets.containers import as_tensor
 from scattergen.datasets.source import ClassLabels
 from scattergen.errors import InputError
 from scattergen.files import atomic_path, flush, is_temporary, lock, temporary_path
@@ -245,7 +247,7 @@ def image_grid(
     """
     pixels = _to_bytes(x)
     count, height, width, _ = pixels.shape
-    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    columns = math.ceil(math.sqrt(count)) if columns is None else whole_number("columns", columns, least=1)
     scale = -(-COMFORTABLE_SIDE // max(height, width)) if scale is None else scale
     if columns < 1 or pad < 0 or scale < 1:
         wanted, got = "columns >= 1, pad >= 0 and scale >= 1", f"columns={columns}, pad={pad}, scale={scale}"
@@ -286,6 +288,7 @@ def save_image_grid(x: Tensor, path: str | Path, columns: int | None = None, sca
 
 def _to_bytes(x: Tensor) -> NDArray[np.uint8]:
     """(N, C, H, W) in [0, 1] -> (N, H, W, C) in 0..255, rounded to nearest."""
+    x = as_tensor(x, "images")
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or not x.is_floating_point():
         wanted = "float images of shape (N, C, H, W) with 1 or 3 channels and at least one image"
         raise InputError(f"a picture needs {wanted}, got shape {tuple(x.shape)} of {x.dtype}.")

@@ -167,14 +167,15 @@ class _Planes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor) -> Tensor:
         ctx.save_for_backward(x, taps)
-        return torch.bmm(taps.expand(len(x), *taps.shape), x.mT)
+        # Not len(x), which a program for any number of images would take for a number of its own.
+        return torch.bmm(taps.expand(x.shape[0], *taps.shape), x.mT)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, taps = ctx.saved_tensors
         # Channels last, as whatever made the features wants their gradient; autograd's would have them first.
-        return torch.bmm(gradient.mT, taps.expand(len(x), *taps.shape)), torch.bmm(gradient, x).sum(0)
+        return torch.bmm(gradient.mT, taps.expand(x.shape[0], *taps.shape)), torch.bmm(gradient, x).sum(0)
 
 
 def _thin_convolution(x: Tensor, weight: Tensor) -> Tensor:

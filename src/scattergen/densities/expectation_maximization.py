@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.gaussian import ROWS, log_joint, log_mixture, precision_factor, shrink_to_identity
+from scattergen.densities.gaussian import ROWS, log_joint, log_mixture, precision_factor, shrink_to_diagonal
 from scattergen.densities.sampling import hold_out
 from scattergen.display.progress import Progress
 
@@ -28,21 +28,27 @@ Shrinkage = list[tuple[int, float]]
 
 
 def seed_means(x: Tensor, K: int, generator: np.random.Generator) -> Tensor:
-    """First means by k-means++: K of the codes (N, d), drawn with probability proportional to the squared distance."""
+    """First means by greedy k-means++: K of the codes (N, d), each the best of some that are drawn.
+
+    They are drawn with probability proportional to the squared distance; the best leaves the least sum of those.
+    """
     if len(x) > _SEEDING_CODES:
         rows = np.sort(generator.choice(len(x), _SEEDING_CODES, replace=False))
         x = x[torch.from_numpy(rows).to(x.device)]
-    chosen = [int(generator.integers(len(x)))]
     squared_norms = x.square().sum(1)
-    distances = torch.full_like(squared_norms, math.inf)
+    first = int(generator.integers(len(x)))
+    chosen, distances = [first], (x - x[first]).square().sum(1)
     for _ in range(K - 1):
-        mean = x[chosen[-1]]
-        to_mean = squared_norms - 2 * (x @ mean) + mean.square().sum()
-        distances = torch.minimum(distances, to_mean.clamp(min=0))
-        distances[chosen[-1]] = 0.0
         weights = distances.double().cpu().numpy()
         total = weights.sum()  # 0 if there are fewer different codes than means
-        chosen.append(int(generator.choice(len(x), p=weights / total if total > 0 else None)))
+        drawn = generator.choice(len(x), 2 + int(math.log(K)), p=weights / total if total > 0 else None)
+        candidates = torch.from_numpy(drawn).to(x.device)
+        left = squared_norms - 2 * (x[candidates] @ x.T) + squared_norms[candidates, None]
+        left = torch.minimum(distances, left.clamp_(min=0))
+        best = int(left.sum(1).argmin())
+        chosen.append(int(drawn[best]))
+        distances = left[best]
+        distances[chosen[-1]] = 0.0
     return x[torch.tensor(chosen, device=x.device)]
 
 
@@ -180,7 +186,7 @@ def maximization(statistics: Statistics, shrinkage: Shrinkage, ridge: float) -> 
     """M-step with covariances shrunk towards the pooled one; the statistics' scatters become the covariances."""
     counts, covariances = statistics.counts, statistics.scatters
     N = counts.sum().item()
-    pooled = shrink_to_identity(covariances.sum(0) / N, max(round(N), 1), ridge)
+    pooled = shrink_to_diagonal(covariances.sum(0) / N, max(round(N), 1), ridge)
     for k, covariance in enumerate(covariances):
         covariance.copy_(_shrink(covariance, counts[k].item(), pooled, shrinkage))
         covariance.diagonal().add_(ridge)
@@ -309,7 +315,7 @@ def choose_shrinkage(
         return [(d, _DEFAULT_WEIGHT)]
     means = torch.zeros(K, d, device=x.device).index_add_(0, labels_seen, seen) / counts.clamp(min=1)[:, None]
     seen = seen - means[labels_seen]
-    pooled = shrink_to_identity(seen.T @ seen / len(seen), len(seen), ridge)
+    pooled = shrink_to_diagonal(seen.T @ seen / len(seen), len(seen), ridge)
     looked_at = max(_COMPONENTS_LOOKED_AT, _LOOKED_AT_OF_ONE // d)
     order = torch.from_numpy(generator.permutation(len(usable)))[:looked_at].to(x.device)
     gains = torch.zeros(len(_WEIGHTS), d, dtype=torch.float64, device=x.device)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.calls.keywords import check_seed
 from scattergen.calls.state import seeded
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.mixture import GaussianMixture, LeadingComponents
@@ -88,7 +89,7 @@ class Flow(DisplayedDensity):
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train the coupling layers, after the mixture and the regressions, as `Density.fit` says."""
-        z = check_codes(z, self).detach().float().cpu()
+        z, seed = check_codes(z, self).detach().float().cpu(), check_seed(seed)
         held_out = hold_out(len(z), np.random.default_rng(seed), nets.STOPPING_SHARE)
         leading = LeadingComponents.fit(z[~held_out], self.leading, self.n_components, seed, self.base == "mixture")
         x, validation = leading.standardize(z[~held_out]), leading.standardize(z[held_out])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.calls.keywords import check_seed
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.mixture import GaussianMixture, LeadingComponents
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
@@ -108,7 +109,7 @@ class GenerativeAdversarialNetwork(DisplayedDensity):
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train generator and discriminator in turns, as `Density.fit` says."""
-        z = check_codes(z, self).detach().float().cpu()
+        z, seed = check_codes(z, self).detach().float().cpu(), check_seed(seed)
         x, leading = z, None
         if self.leading is not None:
             leading = LeadingComponents.fit(z, self.leading, self.n_components, seed, mixture=False)

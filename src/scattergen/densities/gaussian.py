@@ -18,15 +18,20 @@ from scattergen.errors import InputError
 ROWS = 8192  # codes per matrix product, to bound memory
 
 
-def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
-    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + (ρ tr S/d + ridge) I, ρ of Chen et al., 2010."""
-    d = len(covariance)
-    squares, trace = covariance.square().sum().item(), covariance.trace().item()
+def shrink_to_diagonal(covariance: Tensor, n: int, ridge: float | Tensor = 0.0) -> Tensor:
+    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + ρ diag S + ridge I, ρ of Chen et al., 2010.
+
+    Theirs is for variances that are alike, as those of the correlations are: units of components do not matter.
+    """
+    d, variances = len(covariance), covariance.diagonal()
+    scale = variances.where(variances > 0, 1.0).rsqrt()
+    correlation = scale[:, None] * covariance * scale
+    squares, trace = correlation.square().sum().item(), correlation.trace().item()
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     numerator = (1 - 2 / d) * squares + trace**2
     rho = 1.0 if spread <= numerator else numerator / spread
     shrunk = (1 - rho) * covariance
-    shrunk.diagonal().add_(rho * trace / d + ridge)
+    shrunk.diagonal().add_(rho * variances + ridge)
     return shrunk
 
 
@@ -70,8 +75,8 @@ class Gaussian(DisplayedDensity):
 
     On whitened codes this is N(0, I) (Angles, Mallat, "Generative networks as inverse problems with scattering
     transforms", 2018). For others, such as raw scattering coefficients, there is $p(z) = N(\mu, \Sigma)$, with Σ shrunk
-    towards a multiple of the identity, which matters only for few codes (Chen, Wiesel, Eldar, Hero, "Shrinkage
-    algorithms for MMSE covariance estimation", 2010). Keywords out of range raise an `InputError`.
+    towards its diagonal, which matters only for few codes (Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE
+    covariance estimation", 2010, of correlations). Keywords out of range raise an `InputError`.
 
     Args:
         n_effective: Number k of components that are drawn and that `log_prob` is of, the others being 0; None: all.
@@ -128,7 +133,7 @@ class Gaussian(DisplayedDensity):
                 for part in x.split(ROWS):  # a float64 copy of all codes would double the memory
                     centred = part.double() - mean[:k].to(z.device).double()
                     scatter += centred.T @ centred
-                covariance = shrink_to_identity(scatter / N, N)
+                covariance = shrink_to_diagonal(scatter / N, N)
                 self.cholesky_ = torch.linalg.cholesky(covariance).float().cpu()
                 std[:k] = covariance.diagonal().sqrt().float().cpu()
             else:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import scattergen.densities.expectation_maximization as em
-from scattergen.calls.keywords import check_values
+from scattergen.calls.keywords import check_seed, check_values
 from scattergen.densities.display import DisplayedDensity
-from scattergen.densities.gaussian import from_white, inverse_of_lower, log_mixture, shrink_to_identity
+from scattergen.densities.gaussian import from_white, inverse_of_lower, log_mixture, shrink_to_diagonal
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
 from scattergen.display.progress import SILENT, Progress
@@ -22,7 +22,7 @@ from scattergen.errors import InputError
 
 _CODES_PER_COMPONENT = 300  # of an automatic choice
 _MOST_COMPONENTS = 200
-_RIDGE = 1e-5  # of the mean variance; added to variances, so that repeated codes do no harm
+_RIDGE = 1e-5  # of each component's variance; added to variances, so that repeated codes do no harm
 _CODES_PER_LEADING_COMPONENT = 275  # of an automatic choice
 _LEADING_SHRINKAGE = 16.0  # of the mixture of the leading components, in codes
 _LEADING_TOLERANCE = 0.5  # of the EM for it, in nats
@@ -34,9 +34,10 @@ _ROWS = 1024  # codes per array (rows, K, m), to bound memory
 class GaussianMixture(DisplayedDensity):
     r"""Gaussian mixture, $p(z) = \sum_k w_k\, N(z; \mu_k, \Sigma_k)$.
 
-    EM (Dempster et al., 1977) starts from the clusters of k-means++ (Arthur, Vassilvitskii, 2007). With $N_k$ codes in
-    component k, scatter $S_k$ about its mean and the pooled $W = \sum_k S_k / N$, shrunk towards the identity (Chen et
-    al., "Shrinkage algorithms for MMSE covariance estimation", 2010),
+    EM (Dempster et al., 1977) of standardized codes starts from the clusters of greedy k-means++ (Arthur,
+    Vassilvitskii, 2007). With $N_k$ codes in component k, scatter $S_k$ about its mean and the pooled
+    $W = \sum_k S_k / N$, shrunk towards its diagonal (Chen et al., "Shrinkage algorithms for MMSE covariance
+    estimation", 2010, of correlations),
 
     $$\Sigma_k = (S_k + \kappa W) / (N_k + \kappa)$$
 
@@ -76,7 +77,7 @@ class GaussianMixture(DisplayedDensity):
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        check_values(self, n_components=1, shrinkage=0, leading=1, batch_size=2, max_iterations=1)
+        check_values(self, n_components=1, shrinkage=0, leading=1, batch_size=2, max_iterations=1, tolerance=0)
 
     @property
     def description(self) -> str:
@@ -96,23 +97,26 @@ class GaussianMixture(DisplayedDensity):
         start = time.monotonic()
         codes = check_codes(z, self).detach().float().to(device)
         N, d = codes.shape
-        # Squares of numbers far from 0 would cancel.
+        differ = codes.amax(0) > codes.amin(0)
+        if not differ.any():
+            raise InputError("All codes are equal: there is no distribution to model.")
+        # Squares of numbers far from 0 would cancel; and no unit of a component is to count for more than another.
         centre = codes.mean(0, dtype=torch.float64).float()
         codes = codes - centre
-        if not (codes.amax(0) > codes.amin(0)).any():
-            raise InputError("All codes are equal: there is no distribution to model.")
-        generator = np.random.default_rng(seed)
+        scale = (torch.linalg.vector_norm(codes, dim=0, dtype=torch.float64) / N**0.5).float().where(differ, 1.0)
+        codes /= scale
+        generator = np.random.default_rng(check_seed(seed))
         partly = self.leading is not None and self.leading < d
         x = codes[:, : self.leading].contiguous() if partly else codes
-        ridge = _RIDGE * codes.var(0, correction=0).mean().item()
+        stretch = scale[: x.shape[1]].log().sum().item()
         history: list[dict[str, float]] = []
 
         def weights_of(x: Tensor, labels: Tensor, K: int) -> em.Shrinkage:
             if isinstance(self.shrinkage, str):
-                return em.choose_shrinkage(x, labels, K, self.leading or x.shape[1], ridge, generator)
+                return em.choose_shrinkage(x, labels, K, self.leading or x.shape[1], _RIDGE, generator)
             return [(x.shape[1], float(self.shrinkage))]
 
-        ascent = em.Ascent(weights_of, ridge, self.batch_size, self.max_iterations, self.tolerance, generator)
+        ascent = em.Ascent(weights_of, _RIDGE, self.batch_size, self.max_iterations, self.tolerance, generator)
         if isinstance(self.n_components, str):
             K = ascent.choose_components(x, progress)
         else:
@@ -120,6 +124,7 @@ class GaussianMixture(DisplayedDensity):
         with progress.task("mixture", total=self.max_iterations) as task:
 
             def keep(log_likelihood: float, counts: Tensor) -> None:
+                log_likelihood -= stretch
                 row = {"epoch": len(history) + 1, "seconds": time.monotonic() - start, "log_likelihood": log_likelihood}
                 history.append(row | {"smallest": counts.min().item(), "largest": counts.max().item()})
                 task.advance(1, f"log-likelihood {log_likelihood:.2f}")
@@ -128,17 +133,17 @@ class GaussianMixture(DisplayedDensity):
             if partly:
                 found = em.expectation(x, candidates, components)
                 statistics = em.Statistics.of(codes, found, codes.new_zeros(K, d))
-                components = em.maximization(statistics, weights_of(codes, found.best(1)[:, 0], K), ridge)
-        self.weights_, self.means_ = components.weights.cpu(), (components.means + centre).cpu()
+                components = em.maximization(statistics, weights_of(codes, found.best(1)[:, 0], K), _RIDGE)
+        self.weights_, self.means_ = components.weights.cpu(), (components.means * scale + centre).cpu()
         factors = [torch.linalg.cholesky(covariance.double()).float() for covariance in components.covariances]
-        self.cholesky_ = torch.stack(factors).cpu()
+        self.cholesky_ = torch.stack(factors).mul_(scale[:, None]).cpu()
         history[-1]["seconds"] = time.monotonic() - start  # with the M-step over all components
         self.n_features_, self.history_ = d, history
         return self
 
     def check_count(self, n: int) -> None:
         """Refuse fewer codes than the components need."""
-        if isinstance(self.n_components, int | np.integer) and self.n_components > n // 2:
+        if isinstance(self.n_components, int) and self.n_components > n // 2:
             problem = f"{n} codes to fit to are too few for n_components={self.n_components}"
             problem += f": use at most {n // 2} components"
             raise InputError(f"{problem}, or null, which chooses by the number of codes.")
@@ -251,7 +256,8 @@ class LeadingComponents:
         for k, (u, v) in enumerate(parts):
             residual = v - u @ self.slopes[k].T
             covariance += residual.T @ residual / self.factors[k]
-        covariance = shrink_to_identity(covariance / N, N, _RIDGE * y.var(0, correction=0).mean().item())
+        variances = y.var(0, correction=0)
+        covariance = shrink_to_diagonal(covariance / N, N, _RIDGE * variances.where(variances > 0, 1.0))
         self.residual = torch.linalg.cholesky(covariance.double()).float()
 
     @cached_property

@@ -75,9 +75,9 @@ def set_dropout_generator(module: nn.Module, generator: torch.Generator | None) 
 
 def check_options(density: Any, **least: float) -> None:
     """Refuse keywords out of range: those of the training and of the mixture, widths, and as `check_values` does."""
+    check_values(density, **least)
     TrainingSettings.of(density)
     GaussianMixture(density.n_components, leading=getattr(density, "leading", None))
-    check_values(density, **least)
     for name in ("widths", "discriminator_widths"):
         widths = getattr(density, name, [1])
         if len(widths) == 0 or min(widths) < 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scattergen.calls.keywords import check_seed, check_values
 from scattergen.densities.display import DisplayedDensity
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks
@@ -42,11 +43,10 @@ class ManifoldParzen(DisplayedDensity):
     all_components = True  # it is none the worse for them, so it is not given the leading ones only
 
     def __init__(self, n_neighbors: int = 4, max_codes: int = 20_000) -> None:
-        if n_neighbors < 1:
-            raise InputError(f"n_neighbors={n_neighbors}: give 1 or more.")
+        self.n_neighbors, self.max_codes = n_neighbors, max_codes
+        check_values(self, n_neighbors=1)
         if max_codes <= n_neighbors:
             raise InputError(f"max_codes={max_codes} leaves fewer than n_neighbors={n_neighbors} others: give more.")
-        self.n_neighbors, self.max_codes = n_neighbors, max_codes
 
     @property
     def description(self) -> str:
@@ -67,7 +67,7 @@ class ManifoldParzen(DisplayedDensity):
     ) -> Self:
         """Find the neighbours of every code, as `Density.fit` says; random is which codes are kept of too many."""
         start = time.monotonic()
-        z = check_codes(z, self).detach()
+        z, seed = check_codes(z, self).detach(), check_seed(seed)
         if len(z) > self.max_codes:
             kept = np.random.default_rng(seed).choice(len(z), self.max_codes, replace=False)
             z = z[torch.from_numpy(np.sort(kept))]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import scattergen.densities.networks as nets
+from scattergen.calls.keywords import check_seed
 from scattergen.densities.display import DisplayedDensity
-from scattergen.densities.gaussian import shrink_to_identity
+from scattergen.densities.gaussian import shrink_to_diagonal
 from scattergen.densities.mixture import GaussianMixture, LeadingComponents
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
@@ -102,7 +103,7 @@ class VariationalAutoencoder(DisplayedDensity):
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
         """Train encoder and decoder together, then fit the prior and the noise, if asked for, as `Density.fit` says."""
-        z = check_codes(z, self).detach().float().cpu()
+        z, seed = check_codes(z, self).detach().float().cpu(), check_seed(seed)
         held_out = hold_out(len(z), np.random.default_rng(seed), nets.STOPPING_SHARE)
         variances = z.var(0, correction=0) if self.learn_variance else None
         networks = nets.VariationalNetworks(*self._build(z.shape[1], seed), variances)
@@ -171,7 +172,7 @@ class VariationalAutoencoder(DisplayedDensity):
             self.residual_ = residual.mean(0), residual.std(0, correction=0)
         elif self.noise == "full" and self.prior == "normal":
             ridge = _RIDGE * z.var(0, correction=0).mean().item()
-            covariance = shrink_to_identity(residual.T.cov(correction=0), len(z), ridge)
+            covariance = shrink_to_diagonal(residual.T.cov(correction=0), len(z), ridge)
             self.residual_ = residual.mean(0), torch.linalg.cholesky(covariance.double()).float()
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:

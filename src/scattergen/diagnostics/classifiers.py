@@ -68,7 +68,8 @@ def _classifier_test(
     learned, held_out = codes[order[:half]], codes[order[half:]]
     with seeded(seed):
         network = nn.Sequential(nn.Linear(2 * d, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1))
-    center, scale = torch.from_numpy(learned.mean(0)), torch.from_numpy(learned.std(0))
+    center, spread = torch.from_numpy(learned.mean(0)), torch.from_numpy(learned.std(0))
+    scale = spread.where(spread > 0, 1.0)  # a component may be constant in this half alone
 
     def inputs(x: Tensor) -> Tensor:
         # Magnitudes beside values: what components share most often is their scale.

@@ -51,6 +51,8 @@ class NormalityTable:
 
     def count(self, test: str, level: float) -> int:
         """Number of components that a test rejects at a level."""
+        if level not in self.levels or test not in self.counts:
+            raise InputError(f"{test} at {level}: there are {', '.join(self.counts)} at {self.levels}.")
         return self.counts[test][self.levels.index(level)]
 
 
@@ -294,6 +296,7 @@ def sliced_normality(
     """
     codes = checked_codes(z)
     n, d = codes.shape
+    codes = codes / codes.std(axis=0)  # none is small beside another
     n_directions = whole_number("n_directions", n_directions, least=1)
     if n <= d:
         problem = f"Projections of whitened codes need more codes than components but got {n} of {d}"

@@ -106,7 +106,7 @@ class ScatteringEncoder(Displayed):
                 remedy = f"if that is one colour image, add the axis N in front with images[None]; else {remedy}"
             raise InputError(f"{expected} but got {tuple(images.shape)}: {remedy}.")
         with torch.no_grad():
-            return self.scattering(images.to(self.device)).flatten(1).cpu()
+            return self.scattering(images.to(self.device)).flatten(1).float().cpu()
 
     def open_features(
         self, images: ImageSource | Tensor, folder: Path | None = None, processes: Processes = ALONE
@@ -203,6 +203,8 @@ class ScatteringEncoder(Displayed):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything fitted, as named tensors; with `hyperparameters` it restores the encoder."""
+        if not hasattr(self.whitening, "components_"):
+            raise InputError("The encoder has not been fitted yet: call fit first.")
         fitted = {name: getattr(self.whitening, f"{name}_") for name in _FITTED}
         return {**fitted, "n_samples": torch.tensor(self.whitening.n_samples_)}
 

@@ -60,11 +60,10 @@ class DigitFeatures:
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, 128), float32, not negative, of images (N, 1, 28, 28) in [0, 1]; an `InputError` for others."""
-        check_images(images, (1, 28, 28))
-        return in_batches(images, self._features, 128, _BATCH, progress)
+        return in_batches(check_images(images, (1, 28, 28)), self._features, 128, _BATCH, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
-        return self.classifier.features(batch.to(memory_format=torch.channels_last))
+        return self.classifier.features(batch.to("cpu", memory_format=torch.channels_last))
 
 
 @functools.cache

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from scattergen.calls.keywords import whole_number
-from scattergen.evaluation.tables import Estimate, check_tables, nearest, rounding, row_blocks, squared_distances
+from scattergen.evaluation.tables import (
+    Estimate,
+    check_tables,
+    jackknife,
+    nearest,
+    rounding,
+    row_blocks,
+    squared_distances,
+)
 
 
 @torch.no_grad()
@@ -27,7 +35,16 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
         2.0
     """
     check_tables(real=real, samples=samples)
-    (mean1, root1), (mean2, root2) = _moments(real), _moments(samples)
+    return _between(_moments(real), _moments(samples))
+
+
+def frechet_estimate(real: Tensor, samples: Tensor, *, seed: int = 0) -> Estimate:
+    """`frechet_distance` with its standard error by the `jackknife`."""
+    return jackknife(_between, real, samples, prepare=_moments, seed=seed)
+
+
+def _between(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
+    (mean1, root1), (mean2, root2) = first, second
     cross = torch.linalg.svdvals(root1.T @ root2).sum()
     traces = root1.square().sum() + root2.square().sum()
     return ((mean1 - mean2).square().sum() + traces - 2 * cross).item()

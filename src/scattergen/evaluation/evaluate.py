@@ -6,18 +6,19 @@ from typing import Any
 
 from torch import Tensor
 
+from scattergen.calls.keywords import check_seed
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.evaluation.distances import (
     Manifolds,
-    frechet_distance,
+    frechet_estimate,
     kernel_distance,
     kernel_sums,
     manifold_metrics,
     neighbour_distances,
 )
 from scattergen.evaluation.memorisation import FEWEST, Memorisation, image_cells, memorisation
-from scattergen.evaluation.tables import Estimate, check_tables, jackknife, nearest
+from scattergen.evaluation.tables import Estimate, check_tables, nearest
 from scattergen.evaluation.two_sample import BinTest, TwoSampleTest, classifier_two_sample_test, different_bins, k_means
 
 
@@ -84,7 +85,7 @@ class Evaluator:
     """
 
     def __init__(self, reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5, seed: int = 0) -> None:
-        self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, seed
+        self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, check_seed(seed)
         self.binned = reference if train is None else train
         check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
         self.among_real, self.radii = kernel_sums(reference), neighbour_distances(reference, n_neighbours)
@@ -105,7 +106,7 @@ class Evaluator:
             )
         return Evaluation(
             n=len(samples), n_reference=len(reference), memorisation=copies,
-            frechet=jackknife(frechet_distance, reference, samples, seed=seed),
+            frechet=frechet_estimate(reference, samples, seed=seed),
             kernel=kernel_distance(reference, samples, among_real=self.among_real),
             manifolds=manifold_metrics(reference, samples, self.n_neighbours, radii=self.radii),
             two_sample=classifier_two_sample_test(reference, samples, seed=seed),

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from scattergen.calls.state import usual_state
 from scattergen.datasets import ImageSource
+from scattergen.datasets.containers import as_tensor, holds_numbers
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.scattering import Scattering2D
@@ -39,8 +40,12 @@ class FeatureExtractor(Protocol):
         """Features, (N, k) float32 on the CPU, of images (N, C, H, W) in [0, 1]; an `InputError` for others."""
 
 
-def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int] | None, who: str = "") -> None:
-    """Refuse images that are not of a shape (C, H, W), or grey or in colour for `who`, or are no floats in [0, 1]."""
+def check_images(
+    images: ImageSource | Tensor, shape: tuple[int, int, int] | None, who: str = ""
+) -> ImageSource | Tensor:
+    """A source or a tensor of images of a shape (C, H, W), or grey or in colour for `who`, all floats in [0, 1]."""
+    if holds_numbers(images):
+        images = as_tensor(images, "images")
     found = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
     if shape is None and (len(found) != 3 or found[0] not in (1, 3)):
         raise InputError(f"{who} looks at images (1 or 3, H, W), not at {found}.")
@@ -49,11 +54,12 @@ def check_images(images: ImageSource | Tensor, shape: tuple[int, int, int] | Non
         remedy = "resize or convert the images, or use other features (ScatteringFeatures take any)"
         raise InputError(f"{problem}: {remedy}.")
     if not isinstance(images, Tensor) or not len(images):
-        return
+        return images
     # `not` around the comparison, since NaN makes every comparison false.
     if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
         given = f"{images.dtype} from {images.min():g} to {images.max():g}"
         raise InputError(f"Features are of float images in [0, 1], but these are {given}: divide 8-bit values by 255.")
+    return images
 
 
 @usual_state(gradients=False)
@@ -65,7 +71,7 @@ def in_batches(
     with progress.task("features", len(images)) as task:
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            out[start : start + len(batch)] = features(batch).float().cpu()
+            out[start : start + len(batch)] = features(batch.float()).float().cpu()
             task.advance(len(batch))
     return out
 
@@ -102,7 +108,7 @@ class ScatteringFeatures:
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, k), float32, of images of the shape (C, H, W) and in [0, 1]; an `InputError` for others."""
-        check_images(images, self.image_shape)
+        images = check_images(images, self.image_shape)
         coefficients = self.image_shape[0] * math.prod(self.scattering.output_shape)
         batch = max(1, min(256, _BATCH_FLOATS // coefficients))
         return in_batches(images, self._features, self.dimension, batch, progress)
@@ -144,8 +150,7 @@ class InceptionFeatures:
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, 2048), float32, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
-        check_images(images, None, "Inception")
-        return in_batches(images, self._features, 2048, 64, progress)
+        return in_batches(check_images(images, None, "Inception"), self._features, 2048, 64, progress)
 
     def _features(self, batch: Tensor) -> Tensor:
         return self._network((batch * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).to(self.device))[0]

@@ -13,6 +13,7 @@ from scattergen.evaluation.perceptual import PerceptualFeatures
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
 _BLURRED = 0.3  # sharpness below which little more than coarse shapes is left
 _LOOKS = ((0.8, "sharp"), (0.45, "a little soft"), (_BLURRED, "soft"), (-math.inf, "blurred"))  # from which sharpness
+_STRANGE = 0.4  # SSIM below which fine detail, if there is any, is not that of the images
 _TELLING = 0.1  # part of the largest distance of all rows that is little, and that two standard errors may be at most
 MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 
@@ -42,6 +43,7 @@ class Row:
     standard_error: float  # of it
     sharpness: float  # share of the fine detail of test images; about 1 for images as sharp
     psnr: float | None = None  # mean over test images in dB, of what restores them
+    ssim: float | None = None  # the same, of structural similarity
     copying_pvalue: float | None = None  # of samples: whether they are copies of training images (see `memorisation`)
 
     @property
@@ -84,6 +86,8 @@ def in_words(judgement: Judgement, n_train: int) -> str:
     """What a person may expect of a model that was fitted to `n_train` images, in a sentence or two."""
     rows, decoder = judgement.rows, judgement.rows[DECODER]
     look = next(word for least, word in _LOOKS if decoder.sharpness >= least)
+    if _is_strange(decoder):
+        look = "hardly to be recognized"
     far = _is_far(rows)
     words = [f"Unseen images come back at {decoder.psnr:.1f} dB, {look}{' and far from real ones' if far else ''}"]
     if LEAST_SQUARES in rows:
@@ -100,12 +104,16 @@ def in_words(judgement: Judgement, n_train: int) -> str:
 
 
 def _is_far(rows: Mapping[str, Row]) -> bool:
-    """Whether reconstructions are blurred, or told from real images and no nearer to them than least squares."""
+    """Whether reconstructions are blurred, strange, or told from real ones and no nearer to them than least squares."""
     decoder, floor = rows[DECODER], rows.get(REAL, Row(0.0, 0.0, 1.0))
-    if decoder.sharpness < _BLURRED:
+    if decoder.sharpness < _BLURRED or _is_strange(decoder):
         return True
     above = decoder.kernel - floor.kernel > _error_of(decoder, floor)
     return above and LEAST_SQUARES in rows and decoder.kernel >= rows[LEAST_SQUARES].kernel
+
+
+def _is_strange(decoder: Row) -> bool:
+    return decoder.ssim is not None and decoder.ssim < _STRANGE
 
 
 def _beside(best: Row, decoder: Row, largest: float, far: bool) -> str:

@@ -22,7 +22,7 @@ class Memorisation:
 
     distance: float  # median, of a sample to its nearest training image
     test_distance: float  # the same of a test image
-    close: float  # share of samples closer to a training image than 99 % of the test images are; 0.01 without copies
+    close: float  # share of samples closer to a training image than 99 % of 100 or more test images; 0.01 if no copies
     train_share: float  # share of samples whose nearest real image is a training image rather than a test image
     expected_share: float  # what it is if the generator does not know one from the other
     copying: float  # largest z-score of such shares, in all and in single cells, of all samples and the closest tenth
@@ -82,7 +82,7 @@ def memorisation(
     from_test = nearest(test, train)[0][:, 0] if test_distances is None else test_distances
     from_samples, train_rows = (column[:, 0] for column in nearest(samples, train))
     to_test, test_rows = (column[:, 0] for column in nearest(samples, test))
-    near_train = from_samples < to_test  # not if both are the same image: no evidence of copying
+    near_train = from_samples < to_test  # not if both are as near, as the same image is: no evidence of copying
     images = torch.where(near_train, train_rows, len(train) + test_rows).numpy()
     distances, rng = torch.minimum(from_samples, to_test).numpy(), np.random.default_rng(seed)
     copying, pvalue, cell = _largest_zscore(images, distances, cells.numpy(), len(train), rng)

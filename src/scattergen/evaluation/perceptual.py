@@ -127,8 +127,9 @@ class PerceptualFeatures:
 
     def __call__(self, images: ImageSource | Tensor, progress: Progress = SILENT) -> Tensor:
         """Features (N, 1280), float32, ≥ 0, of images (N, 1 or 3, H, W) in [0, 1]; an `InputError` for others."""
-        check_images(images, None, "EfficientNet-Lite1")
-        return in_batches(images, self._features, _DIMENSION, _BATCH, progress)
+        return in_batches(
+            check_images(images, None, "EfficientNet-Lite1"), self._features, _DIMENSION, _BATCH, progress
+        )
 
     def _features(self, batch: Tensor) -> Tensor:
         x = batch.to(self.device)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,13 +114,15 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1, *, exclude_self: bool =
 
 
 def jackknife(
-    metric: Callable[[Tensor, Tensor], float], real: Tensor, samples: Tensor, *, groups: int = 10, seed: int = 0
-) -> Estimate:
+    metric: Callable[[Any, Any], float], real: Tensor, samples: Tensor, *, groups: int = 10, seed: int = 0,
+    prepare: Callable[[Tensor], Any] = lambda table: table,
+) -> Estimate:  # fmt: skip
     r"""A metric of real images (N, k) and samples (M, k) with its standard error by the delete-group jackknife of both.
 
     Each table is cut into G random groups; $\theta_{-g}$ is the metric without group g:
     $\mathrm{se}^2 = \frac{G-1}{G} \sum_g (\theta_{-g} - \bar\theta)^2$, summed over both tables (Shao, Tu, "The
-    Jackknife and Bootstrap", 1995). An `InputError` if there are fewer than 2 groups, or fewer rows than groups.
+    Jackknife and Bootstrap", 1995). The metric is of what `prepare` makes of each table, once. An `InputError` if there
+    are fewer than 2 groups, or fewer rows than groups.
 
     Example:
         >>> x = torch.arange(100.0, dtype=torch.float64)[:, None]
@@ -131,12 +134,12 @@ def jackknife(
         raise InputError(f"groups={groups}: the jackknife needs at least 2.")
     check_tables(groups, real=real, samples=samples)
     generator = torch.Generator().manual_seed(seed)
-    variance = 0.0
+    variance, whole = 0.0, (prepare(real), prepare(samples))
     for side, table in enumerate((real, samples)):
         group = torch.randperm(len(table), generator=generator) % groups
         values = torch.empty(groups, dtype=torch.float64)
         for g in range(groups):
-            kept = table[group != g]
-            values[g] = metric(kept, samples) if side == 0 else metric(real, kept)
+            kept = prepare(table[group != g])
+            values[g] = metric(kept, whole[1]) if side == 0 else metric(whole[0], kept)
         variance += (groups - 1) / groups * (values - values.mean()).square().sum().item()
-    return Estimate(metric(real, samples), math.sqrt(variance))
+    return Estimate(metric(*whole), math.sqrt(variance))

@@ -46,7 +46,7 @@ def summary_of_run(path: Path) -> dict[str, Any]:
             "run": str(path), "data": data.get("name"), "n": data.get("n"),
             "image_shape": run.metadata("encoder")["image_shape"] if run.has("encoder") else None,
             "densities": run.names("densities"), "best": best_density(run),
-            "psnr": run.stages.get(LAST_STAGE, {}).get("psnr"), "complete": run.finished,
+            "psnr": run.psnr, "complete": run.finished,
             "changed": datetime.fromtimestamp((path / INDEX).stat().st_mtime).isoformat(" ", "minutes"),
             "bytes": sum(file.lstat().st_size for file in files if file.is_file()),
         }  # fmt: skip
@@ -88,7 +88,7 @@ def _measured(run: RunFolder) -> dict[str, Any]:
     stages, keys = run.stages, run.names("densities")
     end, evaluated = stages.get(LAST_STAGE, {}), read_products(run, "evaluation", EVALUATION)
     told: dict[str, Any] = {"seconds, all stages": sum(fit_seconds(run).values()), "best density": best_density(run)}
-    told["dB PSNR"] = end.get("psnr")
+    told["dB PSNR"] = run.psnr
     if "judgement" in end:
         judgement = Judgement.of(end["judgement"])
         told["judged by"] = f"{' '.join(judgement.features)}, {judgement.n_test:,} test images"

@@ -14,7 +14,7 @@ from scattergen.errors import ScattergenError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
-from scattergen.image_quality import psnr, sharpness
+from scattergen.image_quality import psnr, sharpness, ssim
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.layout import FEATURES
@@ -37,11 +37,11 @@ class Standard:
     seed: int
     rows: dict[str, Row]  # of real images, and of what restores the test images
 
-    def row(self, images: Tensor, features: Tensor, quality: float | None = None, copying: float | None = None) -> Row:
-        """What some images, of these features, score."""
+    def row(self, images: Tensor, features: Tensor, **known: float | None) -> Row:
+        """What some images, of these features, score, with what else is known of them."""
         distance = kernel_distance(self.wanted, features)
         share = sharpness(images).mean().item() / max(self.detail, 1e-12)
-        return Row(1000 * distance.value, 1000 * distance.standard_error, share, quality, copying)
+        return Row(1000 * distance.value, 1000 * distance.standard_error, share, **known)
 
     @cached_property
     def _cells(self) -> Tensor | None:
@@ -55,7 +55,7 @@ class Standard:
         if cells is not None:
             found = memorisation(self.seen, self.wanted, features, cells=cells, seed=self.seed)
             copying = found.copying_pvalue
-        return self.row(images, features, copying=copying)
+        return self.row(images, features, copying_pvalue=copying)
 
     def judgement(self, densities: Mapping[str, Row]) -> Judgement:
         """All scores, and the best of the densities."""
@@ -84,8 +84,8 @@ def standard_of(
             found.rows[REAL] = found.row(trained_on, seen)
         task.advance()
         for name, images in restored.items():
-            quality = psnr(real, images).clamp(max=100).mean().item()
-            found.rows[name] = found.row(images, extract(images), quality)
+            quality, likeness = psnr(real, images).clamp(max=100).mean().item(), ssim(real, images).mean().item()
+            found.rows[name] = found.row(images, extract(images), psnr=quality, ssim=likeness)
             task.advance()
     return found
 

@@ -97,6 +97,13 @@ class RunFolder(Displayed):
         return self._record.scattergen
 
     @property
+    def psnr(self) -> float | None:
+        """Mean, in dB, of unseen images that were restored, if it was measured."""
+        stages = self.stages
+        measured: float | None = {**stages.get("decoder", {}), **stages.get(LAST_STAGE, {})}.get("psnr")
+        return measured
+
+    @property
     def metrics(self) -> Path:
         """Where metrics go; those of a run that replaces another one are kept apart from its own."""
         return self.path / (remains.DRAFTS[0] if self.replaces else METRICS)
@@ -110,8 +117,8 @@ class RunFolder(Displayed):
         data, end = self.options.get("data", {}), self.stages.get(LAST_STAGE, {})
         facts: dict[str, object] = {"images": f"{data.get('n')} of {data.get('name')}"} if data else {}
         facts["state"] = "finished" if self.finished else "unfinished: the same command goes on with it"
-        if "psnr" in end:
-            facts["reconstruction"] = f"{end['psnr']:.2f} dB PSNR of test images"
+        if self.psnr is not None:
+            facts["reconstruction"] = f"{self.psnr:.2f} dB PSNR of unseen images"
         keys, best = self.names("densities"), end.get("best")
         facts["densities"] = ", ".join(f"{key} (best)" if key == best else key for key in keys) or "none"
         shown = best if best in keys else "".join(keys[-1:])
@@ -149,7 +156,12 @@ class RunFolder(Displayed):
     def require(self, name: str) -> None:
         """Refuse to go on without the tensors `name`."""
         if not self.has(name):
-            why = "a model saved in Python has none; if it was fitted, run the same `scattergen fit` command again"
+            section, _, key = name.partition("/")
+            why = "if its fit was interrupted, the same `scattergen fit` command goes on with it"
+            if name == "codes":
+                why = "a model saved in Python has none; if it was fitted, run the same `scattergen fit` command again"
+            elif key:
+                name, why = f'{section} "{key}"', f"it has {', '.join(self.names(section)) or 'none'}"
             raise RunFolderError(f"{self.path} has no {name}: {why}.")
 
     def key(self, name: str) -> str:

@@ -41,8 +41,8 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether the fit came to its end; a model saved from Python has no measured stages."""
-        of_fit = any(entry.facts for entry in self.stages.values())
+        """Whether the fit came to its end; a model saved from Python has no stages that took time."""
+        of_fit = any("seconds" in entry.facts for entry in self.stages.values())
         return bool(self.stages) and (LAST_STAGE in self.stages or not of_fit)
 
     def files(self) -> dict[str, str]:

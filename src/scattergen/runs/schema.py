@@ -24,8 +24,12 @@ _NUMBER = int | float
 _STAGE = {"seconds?": _NUMBER, "epochs?": int, "iterations?": int}
 _SCORES = {"kernel": _NUMBER, "standard_error": _NUMBER, "sharpness": _NUMBER, "*": _Nothing}
 _SCORES["copying_pvalue?"] = _NUMBER | None
-_RESTORED = {**_SCORES, "psnr": _NUMBER}
-_ROWS = {"decoder": _RESTORED, "least squares?": _RESTORED, "*": {**_SCORES, "psnr?": _NUMBER | None}}
+_RESTORED = {**_SCORES, "psnr": _NUMBER, "ssim?": _NUMBER | None}
+_ROWS = {
+    "decoder": _RESTORED,
+    "least squares?": _RESTORED,
+    "*": {**_SCORES, "psnr?": _NUMBER | None, "ssim?": _NUMBER | None},
+}
 _JUDGEMENT = {
     "features": (str, str), "n": int, "n_test": int, "best": str | None, "rows": _ROWS, "*": _Nothing,
 }  # fmt: skip
@@ -33,7 +37,7 @@ _EPOCH = {name: _NUMBER for name in ("epoch", "seconds", "loss", "validation/los
 _ENTRY = {"key": str, "sha256": str | None, "after": {"*": str}, "products": [str], "facts": dict, "*": _Nothing}
 _KEPT = {"stage": str, "key": str, "facts": dict, "after": {"*": str}, "*": _Nothing}  # and the content
 _FACTS = {
-    "decoder": {**_STAGE, "history?": [_EPOCH]},
+    "decoder": {**_STAGE, "history?": [_EPOCH], "psnr?": _NUMBER},
     "sampling": {**_STAGE, "n_components": int | None},
     "report": {
         **_STAGE, "psnr?": _NUMBER, "ssim?": _NUMBER, "best?": str | None,

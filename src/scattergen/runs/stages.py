@@ -110,8 +110,9 @@ def fit_seconds(run: RunFolder) -> dict[str, float]:
 
 
 def save_run(
-    path: Path | str, options: Mapping[str, Any], content: Mapping[str, Part], *, overwrite: bool = False
-) -> None:
+    path: Path | str, options: Mapping[str, Any], content: Mapping[str, Part], facts: Mapping[str, Mapping[str, Any]],
+    *, overwrite: bool = False,
+) -> None:  # fmt: skip
     """Write named tensors as a run, or add what is new to the one that is there, or replace that one by them alone."""
     path = Path(path)
     if not overwrite and (path / INDEX).exists():
@@ -127,7 +128,7 @@ def save_run(
         key = _key_of_content(name, tensors, metadata)
         # The run being replaced may own a file with the same tensors, which is then used as it is.
         if not run.has(name) and run.find(name, key) is None:
-            run.write(name, key, tensors, metadata)
+            run.write(name, key, tensors, metadata, facts.get(name, {}))
     if overwrite:
         run.finish()
 

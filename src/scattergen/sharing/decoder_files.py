@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scattergen.calls.state import usual_state
 from scattergen.decoder.sharpening import sharpened
-from scattergen.errors import InputError, ScattergenError
+from scattergen.errors import InputError, ScattergenError, one_line
 from scattergen.files import atomic_path
 from scattergen.model import GenerativeScatteringNetwork
 
@@ -56,7 +56,11 @@ def export_decoder(model: GenerativeScatteringNetwork, path: Path, to: str, *, s
         warnings.simplefilter("ignore")  # those of PyTorch about itself
         # Of two codes, since one would be taken for the number of codes that there always is.
         any_number = ({0: torch.export.Dim("N")},)
-        program = torch.export.export(_ToImages(model, sharpen).eval(), (codes[:2],), dynamic_shapes=any_number)
+        try:
+            program = torch.export.export(_ToImages(model, sharpen).eval(), (codes[:2],), dynamic_shapes=any_number)
+        except Exception as error:  # of PyTorch's compiler, of many kinds
+            problem = f"PyTorch {torch.__version__} cannot export this decoder ({one_line(error).partition('. ')[0]})"
+            raise ScattergenError(f"{problem}: try another version, or export --to folder.") from error
         decode = (_as_onnx if to == "onnx" else _as_torch)(program, temporary)
         if decode is None:
             return None

@@ -18,7 +18,7 @@ from scattergen.densities import Density, hyperparameters, make
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files.tensors import check_shapes
-from scattergen.runs import LAST_STAGE, RunFolder, check_name, save_run
+from scattergen.runs import RunFolder, check_name, save_run
 from scattergen.runs.schema import REMEDY
 from scattergen.stages.density import best_density, density_metadata
 from scattergen.stages.options import AnyDecoder
@@ -73,7 +73,8 @@ def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> No
     if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
         chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
         options = {**options, "sampling": chosen}
-    save_run(path, options, content, overwrite=overwrite)
+    facts = {} if parts.psnr is None else {"decoder": {"psnr": parts.psnr}}
+    save_run(path, options, content, facts, overwrite=overwrite)
 
 
 def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _read_parts(run: RunFolder, device: str, keys: Collection[str] | None) -> Pa
         encoder, decoder.to(device), densities, linear, options=run.options, best=best_density(run),
         n_leading=None if n_leading == "auto" else n_leading,  # of an unfinished fit
         sharpening=None if gains is None else _made(run, "sharpening", Sharpening, {"gains": gains}),
-        sharpen=asked.get("sharpen", 0.0), psnr=run.stages.get(LAST_STAGE, {}).get("psnr"),
+        sharpen=asked.get("sharpen", 0.0), psnr=run.psnr,
     )  # fmt: skip
 
 

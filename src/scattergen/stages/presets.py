@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import floor, log2
 from typing import Any
 
+from scattergen.calls.keywords import python_number
 from scattergen.errors import InputError
 
 Options = dict[str, Any]
@@ -162,7 +163,7 @@ def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
             section = section[part]
         if not path or (isinstance(section.get(keyword), dict) and not isinstance(value, dict)):
             raise InputError(_no_such_option(name, keyword, options))
-        section[keyword] = value
+        section[keyword] = python_number(value)
     return result
 
 

@@ -196,7 +196,8 @@ class _Training:
         settings, state = self.settings, self.state
         if self.processes.world_size > 1:
             # Seeded by step and rank, so that rank 0's checkpoint does for all.
-            self.generator.manual_seed((settings.seed * 1_000_003 + state.step) * 1_000_003 + self.processes.rank)
+            number = (settings.seed * 1_000_003 + state.step) * 1_000_003 + self.processes.rank
+            self.generator.manual_seed(number % 2**64)
         batch = tuple(self.fabric.to_device(part) for part in read)
         rate = settings.learning_rate * SCHEDULES[settings.schedule](self._part_done())
         for name, loss_of in self.losses.items():

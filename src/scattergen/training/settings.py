@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from scattergen.calls.keywords import whole_number
 from scattergen.errors import InputError
 
 
@@ -70,13 +71,12 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
-            count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise InputError(f"{name}={count}: give a whole number of at least 1.")
+            if (count := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole_number(name, count, least=1))
         for name in ("learning_rate", "clip_norm", "max_seconds"):
             size = getattr(self, name)
-            if size is not None and not 0 < size < math.inf:
-                raise InputError(f"{name}={size}: give a number above 0.")
+            if size is not None and not (isinstance(size, int | float) and 0 < size < math.inf):
+                raise InputError(f"{name}={size!r}: give a number above 0.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1.")
         if self.schedule not in SCHEDULES:
