@@ -16,7 +16,13 @@ from scattergen import densities
 from scattergen.densities import (
     DENSITIES,
     Density,
+    Flow,
+    Gaussian,
+    GaussianMixture,
+    GenerativeAdversarialNetwork,
     LikelihoodDensity,
+    ManifoldParzen,
+    VariationalAutoencoder,
     draw_in_chunks,
     hyperparameters,
     make,
@@ -288,6 +294,43 @@ def test_unknown_names_and_options_are_refused():
 def test_unusable_values_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         make(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (GaussianMixture, {"n_components": 2.5}, "n_components=2.5: give a whole number or one of 'auto' or null"),
+        (GaussianMixture, {"n_components": True}, "n_components=True: give a whole number"),
+        (GaussianMixture, {"shrinkage": [1]}, r"shrinkage=\[1\]: give a number or one of 'auto'"),
+        (GaussianMixture, {"tolerance": -1.0}, "tolerance=-1.0: give a number of at least 0"),
+        (Gaussian, {"n_effective": 2.5}, "give a whole number or null"),
+        (ManifoldParzen, {"n_neighbors": 2.5}, "give a whole number"),
+        (VariationalAutoencoder, {"widths": 16}, "widths=16: give a list, each element a whole number"),
+        (VariationalAutoencoder, {"learning_rate": "x"}, "learning_rate='x': give a number"),
+        (VariationalAutoencoder, {"learning_rate": math.nan}, "learning_rate=nan: give a number"),
+        (GenerativeAdversarialNetwork, {"betas": 0.5}, "betas=0.5: give a list"),
+        (Flow, {"bins": 2.5}, "bins=2.5: give a whole number"),
+    ],
+)
+def test_classes_refuse_values_of_other_types(kind, options, message):
+    with pytest.raises(InputError, match=message):
+        kind(**options)
+
+
+def test_numbers_of_numpy_become_pythons():
+    mixture = GaussianMixture(np.int64(3), shrinkage=np.float32(0.5), batch_size=np.int32(16))
+    assert [type(value) for value in (mixture.n_components, mixture.shrinkage, mixture.batch_size)] == [int, float, int]
+    assert mixture.fit(torch.randn(50, 3), seed=np.int64(3)).sample(2, seed=np.int64(1)).shape == (2, 3)
+    assert VariationalAutoencoder(epochs=np.int64(1)).epochs == 1
+
+
+def test_seeds_of_fits(name, z, fitted):
+    if name == "gaussian":
+        pytest.skip("nothing in it is random")
+    density = make(name, **SMALL[name])
+    with pytest.raises(InputError, match="seed=-1: give a whole number of at least 0"):
+        fit(density, z, seed=-1)
+    assert same(fit(density, z, seed=np.int64(3)).sample(5), fitted[name].sample(5))
 
 
 def test_integers_and_null_are_good_where_a_number_or_nothing_is_wanted():

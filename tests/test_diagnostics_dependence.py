@@ -194,6 +194,20 @@ def test_a_pair_of_one_absolute_value_is_found():
     assert test.effect > 0.55
 
 
+def test_a_component_that_is_constant_in_one_half():
+    z = normal(400, 6)
+    z[:, 2] = 0
+    z[10, 2] = 1
+    assert classifier_normality(z, n_simulations=19).pvalue > 0
+    assert classifier_dependence(z, n_simulations=19).pvalue > 0
+
+
+def test_projections_look_at_components_of_small_scale():
+    z = normal(400, 2)
+    z[:, 1] = 1e-6 * np.exp(z[:, 1])
+    assert sliced_normality(z, n_simulations=49)[0].pvalue == 0.02
+
+
 def test_a_rotated_uniform_is_seen():
     z = rotated_uniform()
     assert correlation_of_squares(z).pvalue == 0.005

@@ -154,6 +154,19 @@ def test_a_transform_that_does_not_fit_the_images():
         ScatteringEncoder((1, 12, 16), J=4)
 
 
+def test_images_of_any_precision():
+    x = (torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 16).round() / 16
+    single, double = (ScatteringEncoder((1, 16, 16), J=1, n_components=4).fit(one) for one in (x, x.double()))
+    assert double.transform(x.double()).dtype == torch.float32
+    # Coefficients of float64 are rounded to float32, and components of variance above 1e-3 turn by less than 1e-3.
+    torch.testing.assert_close(double.transform(x.double()), single.transform(x), rtol=0, atol=1e-2)
+
+
+def test_state_before_fitting():
+    with pytest.raises(InputError, match="has not been fitted yet"):
+        ScatteringEncoder((1, 16, 16), J=1, n_components=4).state_dict()
+
+
 def test_encoding_before_fitting():
     with pytest.raises(InputError, match="call fit first"):
         ScatteringEncoder((1, 12, 16), n_components=2).transform(images(3))

@@ -90,6 +90,14 @@ def test_unusable_images_are_refused(kind, images, message):
         kind()(images)
 
 
+@pytest.mark.parametrize("kind", [DigitFeatures, lambda: ScatteringFeatures((1, 28, 28))])
+def test_images_in_any_precision_and_container(kind):
+    images = (torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 16).round() / 16
+    expected = kind()(images)
+    for same in (images.double(), images.half(), images.numpy(), images.tolist()):
+        assert torch.equal(kind()(same), expected)
+
+
 def test_scattering_features_are_logarithms_of_mean_coefficients():
     images = torch.rand(5, 3, 33, 20, generator=torch.Generator().manual_seed(0))
     extractor = ScatteringFeatures((3, 33, 20))

@@ -362,7 +362,7 @@ def test_all_components_as_leading_ones_are_none():
     [
         ({"leading": 0}, "at least 1"),
         ({"shrinkage": -1.0}, "at least 0"),
-        ({"shrinkage": math.nan}, "at least 0"),
+        ({"shrinkage": math.nan}, "give a number"),
         ({"shrinkage": "much"}, "a number or one of 'auto'"),
         ({"n_components": "many"}, "a whole number or one of 'auto' or null"),
         ({"n_components": 0}, "at least 1"),

@@ -328,6 +328,13 @@ REALISTIC = Row(8.8, 12.8, 1.0)
 POOR = Row(527.5, 35.8, 0.32, 19.9)
 
 
+def test_noise_is_not_taken_for_detail():
+    rows = {"training images": REALISTIC, "least squares": POOR, "vae": Row(810.0, 30.0, 0.9)}
+    for ssim, expected in ((0.28, "18.0 dB, hardly to be recognized and far"), (0.64, "18.0 dB, sharp (least")):
+        rows["decoder"] = Row(500.0, 30.0, 0.9, 18.0, ssim)
+        assert expected in in_words(Judgement(("f", "1"), 1000, 1000, rows, "vae"), 5000)
+
+
 @pytest.mark.parametrize(
     ("decoder", "least_squares", "best", "expected"),
     [

@@ -348,7 +348,7 @@ def test_the_generated_components_carry_the_rest_with_them():
         ("vae", {"n_latent": None}, "n_latent=None: give a whole number"),
         ("vae", {"beta": None}, "beta=None: give a number"),
         ("vae", {"initialization": "zero"}, "one of 'uniform', 'he'"),
-        ("vae", {"schedule": "cosine"}, 'schedule="cosine" is unknown'),
+        ("vae", {"schedule": "cosine"}, "schedule='cosine': give one of"),
         ("vae", {"n_components": 0}, "at least 1"),
         ("gan", {"loss": "hinge"}, "relativistic"),
         ("gan", {"gradient_penalty": -1.0}, "at least 0"),
@@ -357,7 +357,7 @@ def test_the_generated_components_carry_the_rest_with_them():
         ("gan", {"dropout": 1.0}, "at least 0 and below 1"),
         ("gan", {"initialization": "zero"}, "one of 'uniform', 'he'"),
         ("gan", {"betas": [0.9]}, "two decay rates"),
-        ("gan", {"schedule": "cosine"}, "choose one of"),
+        ("gan", {"schedule": "cosine"}, "give one of"),
     ],
 )
 def test_bad_keywords_of_the_variants_are_refused(name, options, message):

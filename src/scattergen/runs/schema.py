@@ -127,11 +127,11 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
 
 def _odd(record: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a run beyond the form of its JSON."""
-    measured = any(entry["facts"] for entry in record["stages"].values())
+    measured = any("seconds" in entry["facts"] for entry in record["stages"].values())
     for name, entry in record["stages"].items():
         at = f".stages.{name}"
         yield from (f"{at}.products" for one in entry["products"] if not is_product(one))
-        found = _odd_stage(name, entry, measured)
+        found = _odd_stage(name, entry, measured or bool(entry["facts"]))
         if found is not None:
             yield at + found
             return  # the judgement below may be malformed, too
