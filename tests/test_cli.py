@@ -82,6 +82,18 @@ def test_help_lists_commands_with_their_whole_first_sentences(scattergen):
         assert command.callback.__doc__.strip().partition("\n")[0] in shown
 
 
+def test_files_cannot_be_made_rectangular(scattergen, tmp_path):
+    encoder = sg.ScatteringEncoder((1, 8, 12), J=1, n_components=4).fit(torch.rand(30, 1, 8, 12))
+    model = sg.GenerativeScatteringNetwork(encoder, sg.decoder.Decoder(4, (1, 8, 12), channels=(4,)))
+    model.save(tmp_path / "run")
+    Image.new("L", (16, 16)).save(tmp_path / "square.png")
+    for more in ((), ("--size", "8")):
+        told = scattergen(
+            "encode", tmp_path / "run", tmp_path / "square.png", "--out", tmp_path / "z.npz", *more, code=2
+        )
+        assert "make them 12×8 pixels first, as --size and --crop make squares" in told.err
+
+
 def test_help_of_the_module_tells_what_the_command_is_called():
     """Completion is installed under this name, too; that of `python` would be broken by ours."""
     shown = subprocess.run(
