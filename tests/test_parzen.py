@@ -70,10 +70,18 @@ def test_of_many_codes_some_are_kept_at_random(z):
     assert all((z == code).all(1).any() for code in first.codes_)
 
 
-def test_too_few_codes_are_refused(z):
-    with pytest.raises(InputError, match="4 codes are too few for 4 neighbours of each"):
-        ManifoldParzen().fit(z[:4])
-    assert ManifoldParzen().fit(z[:5]).sample(3).shape == (3, 6)
+def test_of_few_codes_all_others_are_neighbours(z):
+    density = ManifoldParzen().fit(z[:3])
+    assert density.neighbors_.sort(1).values.tolist() == [[1, 2], [0, 2], [0, 1]]
+    # Every window is the Gaussian of all three.
+    codes = density.sample(20_000)
+    torch.testing.assert_close(codes.mean(0), z[:3].mean(0), rtol=0, atol=0.05)  # 5 standard errors of deviations of 1
+    torch.testing.assert_close(codes.T.cov(), z[:3].T.cov(), rtol=0.1, atol=0.05)  # of which variances have 1 %
+    again = ManifoldParzen()
+    again.load_state_dict(density.state_dict())
+    assert torch.equal(again.sample(5), density.sample(5))
+    with pytest.raises(InputError, match="1 codes are too few: at least 2"):
+        ManifoldParzen().fit(z[:1])
 
 
 @pytest.mark.parametrize("rows", [torch.full((300, 4), 300), torch.full((300, 4), -1), torch.zeros(300, 4)])

@@ -27,7 +27,8 @@ class ManifoldParzen(DisplayedDensity):
     new image would. There is no likelihood, as $S_i$ has rank k (Vincent, Bengio, "Manifold Parzen windows", 2003).
 
     Args:
-        n_neighbors: Number k of neighbours; more make codes that are newer and less like those of images.
+        n_neighbors: Number k of neighbours; more make codes that are newer and less like those of images. Of at most k
+            codes, all others are neighbours.
         max_codes: At most so many codes, chosen at random, are kept.
 
     Attributes:
@@ -56,12 +57,6 @@ class ManifoldParzen(DisplayedDensity):
             return f"Gaussians, {which}"
         return f"{len(self.codes_):,} Gaussians of {self.n_features_} components, {which}"
 
-    def check_count(self, n: int) -> None:
-        """Refuse codes that do not have so many others."""
-        if n <= self.n_neighbors:
-            problem = f"{n} codes are too few for {self.n_neighbors} neighbours of each"
-            raise InputError(f"{problem}: give more, or fewer n_neighbors.")
-
     def fit(
         self, z: Tensor, *, seed: int = 0, progress: Progress = SILENT, device: str = "cpu", checkpoint: File = None
     ) -> Self:
@@ -77,7 +72,7 @@ class ManifoldParzen(DisplayedDensity):
             for first, part in zip(range(0, len(z), 1024), unit.split(1024), strict=True):
                 similar = part @ unit.T
                 similar[torch.arange(len(part)), torch.arange(first, first + len(part))] = -torch.inf  # itself
-                found.append(similar.topk(self.n_neighbors).indices.cpu())
+                found.append(similar.topk(min(self.n_neighbors, len(z) - 1)).indices.cpu())
                 task.advance(len(part))
         self.codes_, self.neighbors_, self.n_features_ = z.clone(), torch.cat(found), z.shape[1]
         self.history_ = [{"epoch": 1, "seconds": time.monotonic() - start}]
@@ -92,7 +87,7 @@ class ManifoldParzen(DisplayedDensity):
             chosen = noise.choice(every, size)
             near = self.codes_[torch.cat([chosen[:, None], self.neighbors_[chosen]], 1)].double()
             mean = near.mean(1, keepdim=True)
-            weights = noise.normal(size, self.n_neighbors + 1) / self.n_neighbors**0.5
+            weights = noise.normal(size, near.shape[1]) / (near.shape[1] - 1) ** 0.5
             return (mean + weights[:, None] @ (near - mean))[:, 0]
 
         return draw_in_chunks(n, seed, draw, temperature)
@@ -105,7 +100,7 @@ class ManifoldParzen(DisplayedDensity):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the fitted density that `state_dict` was taken from."""
         codes = take_tensor(tensors, "codes", (None, None))
-        neighbors = take_tensor(tensors, "neighbors", (len(codes), self.n_neighbors))
+        neighbors = take_tensor(tensors, "neighbors", (len(codes), min(self.n_neighbors, len(codes) - 1)))
         if neighbors.dtype != torch.int64 or not ((neighbors >= 0) & (neighbors < len(codes))).all():
             raise RunFolderError("The stored neighbours are no rows of the codes: fit the density again.")
         self.codes_, self.neighbors_, self.n_features_ = codes, neighbors, codes.shape[1]
