@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scattergen.densities import Flow, GaussianMixture, Noise
-from scattergen.densities.mixture import LeadingComponents
+from scattergen.densities.leading import LeadingComponents
 from scattergen.errors import InputError
 
 

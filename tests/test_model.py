@@ -403,6 +403,13 @@ class Arrays:
         return np.zeros((n, 8), np.float32)
 
 
+def test_a_decoder_of_ones_own_that_makes_nan():
+    broken = Arrays()
+    broken.decode = lambda z: torch.full((len(z), 1, 16, 16), math.nan)
+    with pytest.raises(ScattergenError, match="made images that hold NaN"):
+        GenerativeScatteringNetwork(Arrays(), broken, {"arrays": Arrays()}).sample(2)
+
+
 def test_parts_of_ones_own_may_give_arrays(images):
     own = GenerativeScatteringNetwork(Arrays(), Arrays(), {"arrays": Arrays()})
     assert torch.equal(own.encode(images), images[:, 0, 0, :8])

@@ -27,7 +27,7 @@ from scattergen.display.machine import memory
 from scattergen.display.notebook import Card, Displayed, strip
 from scattergen.display.progress import SILENT, Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
-from scattergen.errors import InputError
+from scattergen.errors import InputError, ScattergenError
 from scattergen.image_quality import psnr
 from scattergen.runs import RunFolder, Stages
 from scattergen.stages import presets
@@ -199,6 +199,10 @@ class GenerativeScatteringNetwork(Displayed):
                 if decoded.shape != images[i : i + len(batch)].shape:
                     wanted = (len(batch), *self.decoder.image_shape)
                     raise InputError(f"The decoder made images of shape {tuple(decoded.shape)}: {wanted} is expected.")
+                if not torch.isfinite(decoded).all():
+                    raise ScattergenError(
+                        "The decoder made images that hold NaN or infinite values: look at its weights."
+                    )
                 if self.sharpening is not None:
                     decoded = self.sharpening(decoded, sharpen)
                 images[i : i + len(batch)] = decoded

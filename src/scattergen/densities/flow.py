@@ -15,7 +15,8 @@ import scattergen.densities.networks as nets
 from scattergen.calls.keywords import check_seed
 from scattergen.calls.state import seeded
 from scattergen.densities.display import DisplayedDensity
-from scattergen.densities.mixture import GaussianMixture, LeadingComponents
+from scattergen.densities.leading import LeadingComponents
+from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history
 from scattergen.densities.sampling import Noise, draw_in_chunks, hold_out
 from scattergen.display.progress import SILENT, Progress
