@@ -92,6 +92,9 @@ def test_files_cannot_be_made_rectangular(scattergen, tmp_path):
             "encode", tmp_path / "run", tmp_path / "square.png", "--out", tmp_path / "z.npz", *more, code=2
         )
         assert "make them 12×8 pixels first, as --size and --crop make squares" in told.err
+    np.save(tmp_path / "colour.npy", np.zeros((3, 8, 12, 3), np.uint8))
+    told = scattergen("encode", tmp_path / "run", tmp_path / "colour.npy", "--out", tmp_path / "z.npz", code=2)
+    assert "convert the array, or give files" in told.err
 
 
 def test_help_of_the_module_tells_what_the_command_is_called():

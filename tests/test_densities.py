@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -307,7 +308,8 @@ def test_unusable_values_are_refused(name, options, message):
         (ManifoldParzen, {"n_neighbors": 2.5}, "give a whole number"),
         (VariationalAutoencoder, {"widths": 16}, "widths=16: give a list, each element a whole number"),
         (VariationalAutoencoder, {"learning_rate": "x"}, "learning_rate='x': give a number"),
-        (VariationalAutoencoder, {"learning_rate": math.nan}, "learning_rate=nan: give a number"),
+        (VariationalAutoencoder, {"learning_rate": math.nan}, "learning_rate=nan: give a number above 0"),
+        (GaussianMixture, {"shrinkage": math.nan}, "shrinkage=nan: give a number of at least 0"),
         (GenerativeAdversarialNetwork, {"betas": 0.5}, "betas=0.5: give a list"),
         (Flow, {"bins": 2.5}, "bins=2.5: give a whole number"),
     ],
@@ -321,7 +323,27 @@ def test_numbers_of_numpy_become_pythons():
     mixture = GaussianMixture(np.int64(3), shrinkage=np.float32(0.5), batch_size=np.int32(16))
     assert [type(value) for value in (mixture.n_components, mixture.shrinkage, mixture.batch_size)] == [int, float, int]
     assert mixture.fit(torch.randn(50, 3), seed=np.int64(3)).sample(2, seed=np.int64(1)).shape == (2, 3)
-    assert VariationalAutoencoder(epochs=np.int64(1)).epochs == 1
+    vae = VariationalAutoencoder(epochs=np.int64(1), learn_variance=np.True_, widths=np.array([16, 8]))
+    assert (vae.epochs, vae.learn_variance, vae.widths) == (1, True, (16, 8))
+    assert VariationalAutoencoder(widths=[np.int64(16)]).widths == (16,)
+    assert GenerativeAdversarialNetwork(betas=np.array([0.5, 0.75])).betas == (0.5, 0.75)
+    json.dumps([hyperparameters(density) for density in (mixture, vae)])
+
+
+def test_infinite_and_large_numbers_are_numbers():
+    assert GaussianMixture(tolerance=math.inf, batch_size=sys.maxsize).fit(torch.randn(50, 3)).n_features_ == 3
+    assert ManifoldParzen(max_codes=sys.maxsize).max_codes == sys.maxsize
+
+
+def test_a_subclass_may_have_other_keywords():
+    class Texts(GaussianMixture):
+        def __init__(self, n_components: str = "3", weights: Protocol | None = None, seed0: int = 2**40):
+            self.weights, self.seed0 = np.ones(3) if weights is None else weights, seed0
+            super().__init__(int(n_components))
+
+    density = Texts()
+    assert (density.n_components, density.seed0) == (3, 2**40)
+    assert isinstance(density.weights, np.ndarray)
 
 
 def test_seeds_of_fits(name, z, fitted):

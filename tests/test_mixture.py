@@ -27,7 +27,7 @@ from scattergen.densities.expectation_maximization import (
     seed_means,
     unite,
 )
-from scattergen.densities.gaussian import shrink_to_diagonal
+from scattergen.densities.gaussian import shrink_to_diagonal, shrink_to_identity
 from scattergen.errors import InputError
 
 
@@ -162,26 +162,30 @@ def test_fewer_codes_than_dimensions_still_make_a_density():
     assert torch.isfinite(mixture.log_prob(z)).all()
 
 
-def test_shrinkage_of_correlations_is_the_published_formula():
-    x = np.random.default_rng(0).standard_normal((50, 20)) @ np.random.default_rng(1).standard_normal((20, 20))
-    x = (x - x.mean(0)) / x.std(0)
+def test_shrinkage_is_the_published_formula():
+    x = np.random.default_rng(0).standard_normal((50, 20)) @ np.diag(np.arange(1.0, 21))
+    x -= x.mean(0)
     n, d = x.shape
-    R = x.T @ x / n
-    rho = (1 - 2 / d) * np.trace(R @ R) + np.trace(R) ** 2
-    rho /= (n + 1 - 2 / d) * (np.trace(R @ R) - np.trace(R) ** 2 / d)
-    expected = (1 - rho) * R + rho * np.eye(d)
-    ours = shrink_to_diagonal(torch.from_numpy(R), n).numpy()
+    S = x.T @ x / n
+    rho = (1 - 2 / d) * np.trace(S @ S) + np.trace(S) ** 2
+    rho /= (n + 1 - 2 / d) * (np.trace(S @ S) - np.trace(S) ** 2 / d)
+    expected = (1 - rho) * S + rho * np.trace(S) / d * np.eye(d)
+    ours = shrink_to_identity(torch.from_numpy(S), n).numpy()
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
     # scikit-learn leaves out the terms in 2/d: ρ changes by about 2/d of its second part.
     theirs = OAS(assume_centered=True).fit(x)
     assert abs(rho - theirs.shrinkage_) < 0.1 * rho
-    units = np.geomspace(1e-3, 1e3, d)
-    ours = shrink_to_diagonal(torch.from_numpy(units[:, None] * R * units), n).numpy()
-    np.testing.assert_allclose(ours, units[:, None] * expected * units, rtol=1e-12)
     one = torch.tensor([[2.0]])
-    assert shrink_to_diagonal(one, 10) == one
-    torch.testing.assert_close(shrink_to_diagonal(torch.eye(3), 10), torch.eye(3))
-    assert (shrink_to_diagonal(torch.zeros(2, 2), 10, ridge=1.0) == torch.eye(2)).all()
+    assert shrink_to_identity(one, 10) == one
+    torch.testing.assert_close(shrink_to_identity(torch.eye(3), 10), torch.eye(3))
+
+
+def test_shrinkage_of_correlations_is_in_any_units():
+    x = np.random.default_rng(0).standard_normal((50, 20)) @ np.random.default_rng(1).standard_normal((20, 20))
+    R, units = torch.from_numpy(np.corrcoef(x.T)), torch.logspace(-3, 3, 20).double()
+    ours = shrink_to_diagonal(units[:, None] * R * units, 50)
+    torch.testing.assert_close(ours, units[:, None] * shrink_to_identity(R, 50) * units, rtol=1e-12, atol=0)
+    assert (shrink_to_diagonal(torch.zeros(2, 2), 10) == 0).all()
 
 
 @pytest.mark.parametrize("make", [partial(GaussianMixture, 2), partial(Gaussian, covariance="full")])
@@ -193,6 +197,15 @@ def test_units_of_components_do_not_matter(make):
     density = scaled.log_prob(z * units) + units.log().sum()
     torch.testing.assert_close(density, plain.log_prob(z), rtol=0, atol=1e-3)
     torch.testing.assert_close(scaled.sample(9, seed=0) / units, plain.sample(9, seed=0), rtol=0, atol=1e-3)
+
+
+def test_a_constant_component_is_as_narrow_in_any_units():
+    z, _ = clusters(200, 4, 2, 3.0)
+    z = torch.cat([z, torch.full((200, 1), 5.0)], 1)
+    for unit in (1e-4, 1.0, 1e4):
+        codes = GaussianMixture(2).fit(z * unit).sample(1000)
+        # A ridge of 1e-5 of the others' mean variance, in standard deviations, and 2 % for 1,000 samples.
+        assert codes[:, 4].std() < 0.01 * codes[:, :4].std(0).max()
 
 
 def test_one_component_of_a_table_is_as_likely_as_by_scikit_learn():
@@ -362,7 +375,7 @@ def test_all_components_as_leading_ones_are_none():
     [
         ({"leading": 0}, "at least 1"),
         ({"shrinkage": -1.0}, "at least 0"),
-        ({"shrinkage": math.nan}, "give a number"),
+        ({"shrinkage": math.nan}, "at least 0"),
         ({"shrinkage": "much"}, "a number or one of 'auto'"),
         ({"n_components": "many"}, "a whole number or one of 'auto' or null"),
         ({"n_components": 0}, "at least 1"),

@@ -446,6 +446,11 @@ def test_what_was_measured_is_saved_too(model, tmp_path):
     assert loaded.psnr == model.psnr
     assert [*loaded.densities] == ["gaussian"]
     model.save(tmp_path / "run")  # it is the same model
+    measured = copy.copy(model)
+    for psnr, run, stored in ((20.0, "again", 20), (torch.tensor(21.0), "again", 21), (math.inf, "other", None)):
+        measured.psnr = psnr
+        measured.save(tmp_path / run, overwrite=True)
+        assert GenerativeScatteringNetwork.load(tmp_path / run).psnr == stored
     assert f"{model.psnr:.2f} dB" in str(RunFolder.open(tmp_path / "run"))
     with pytest.raises(RunFolderError, match='has no densities "zz": it has gaussian, mixture'):
         GenerativeScatteringNetwork.load(tmp_path / "run", densities="zz")

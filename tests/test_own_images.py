@@ -330,9 +330,18 @@ POOR = Row(527.5, 35.8, 0.32, 19.9)
 
 def test_noise_is_not_taken_for_detail():
     rows = {"training images": REALISTIC, "least squares": POOR, "vae": Row(810.0, 30.0, 0.9)}
-    for ssim, expected in ((0.28, "18.0 dB, hardly to be recognized and far"), (0.64, "18.0 dB, sharp (least")):
-        rows["decoder"] = Row(500.0, 30.0, 0.9, 18.0, ssim)
-        assert expected in in_words(Judgement(("f", "1"), 1000, 1000, rows, "vae"), 5000)
+    told = [(18.0, 0.28, "hardly to be recognized and far"), (18.0, 0.64, "sharp (least"), (25.0, 0.28, "sharp (least")]
+    for psnr, ssim, expected in told:
+        rows["decoder"] = Row(500.0, 30.0, 0.9, psnr, ssim)
+        assert f"{psnr} dB, {expected}" in in_words(Judgement(("f", "1"), 1000, 1000, rows, "vae"), 5000)
+
+
+def test_images_smaller_than_the_window_of_ssim_are_judged(scattergen, tmp_path):
+    np.savez(tmp_path / "small.npz", images=np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8))
+    options = ["--densities", "gaussian", "--set", "training.epochs=1", "--set", "encoder.n_components=8"]
+    scattergen("fit", tmp_path / "small.npz", "--out", tmp_path / "run", *options)
+    decoder = RunFolder.open(tmp_path / "run").stages["report"]["judgement"]["rows"]["decoder"]
+    assert decoder["ssim"] is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from scattergen.calls.device import check_device
 from scattergen.calls.keywords import check_seed, whole_number
 from scattergen.calls.state import guard
 from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
-from scattergen.datasets.containers import as_tensor
+from scattergen.datasets.containers import as_tensor, holds_numbers
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import CodeDecoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
@@ -142,7 +142,7 @@ class GenerativeScatteringNetwork(Displayed):
         progress = Progress.where_somebody_watches() if progress is None else progress
         model = cls(**vars(fit_parts(images, complete, Stages(None, progress), seed=seed, device=device)))
         unseen = images[n - min(_MEASURED, DecoderTraining(**complete["training"]).held_out(n)) :]
-        model.psnr = psnr(unseen, model.reconstruct(unseen)).mean().item()
+        model.psnr = psnr(unseen, model.reconstruct(unseen)).clamp(max=100).mean().item()
         return model
 
     def fit_density(
@@ -236,7 +236,7 @@ class GenerativeScatteringNetwork(Displayed):
             density = default_density([*densities], self.best) if labels is None else default_by_class(densities)
         if density not in self.densities:
             problem = f'This model has no density "{density}": it has {", ".join(self.densities)}'
-            raise InputError(f"{problem}; fit another by fit_density, or with `scattergen density RUN NAME`.")
+            raise InputError(f"{problem}; fit another with `scattergen density RUN NAME`, or by fit_density.")
         own = self.densities[density]
         drawn = as_tensor(sample_density(own, n, seed=seed, temperature=temperature, labels=labels), "codes")
         if drawn.shape[1] > self.decoder.n_components:
@@ -264,7 +264,7 @@ class GenerativeScatteringNetwork(Displayed):
         takes, one each. An `InputError` if there are fewer than 2 steps, or more than 2 images.
         """
         steps = whole_number("steps", steps, least=2)
-        images = (as_tensor(x, "images") for x in (start, stop))
+        images = (as_tensor(x, "images") if holds_numbers(x) else x[:] for x in (start, stop))
         ends = torch.cat([self.encode(x[None] if x.ndim < 4 else x) for x in images])
         if len(ends) != 2:
             raise InputError(f"A line has 2 ends, but {len(ends)} images were given: give one each.")

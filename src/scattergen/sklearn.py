@@ -153,7 +153,7 @@ class WhitenedPCA(_Transformer):
     def inverse_transform(self, X: Any) -> Rows:
         """Rows (n, D), in the span of the components, of codes (n, d)."""
         check_is_fitted(self)
-        X, d = check_array(X, dtype=_FLOATS), len(self.components_)
+        X, d = check_array(X, dtype=_FLOATS, ensure_min_samples=0), len(self.components_)
         if X.shape[1] != d:
             raise InputError(
                 f"Codes of {X.shape[1]} components are none of these {d}: give those that transform makes."

@@ -8,9 +8,11 @@ from scattergen.errors import InputError
 
 
 def check_device(device: str | torch.device) -> str:
-    """The name of a device, "cpu", "cuda", "cuda:1" or "mps", if it can be used here; else an `InputError`."""
+    """The name of a device, such as "cpu", "cuda:1" or "mps", if it can be used here; else an `InputError`."""
     name = str(device)
-    reason = None if re.fullmatch(r"cpu|cuda(:\d+)?|mps", name) else "it is none of cpu, cuda, cuda:NUMBER and mps"
+    reason = (
+        None if re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name) else "it is none of cpu, cuda, cuda:NUMBER and mps"
+    )
     if reason is None:
         try:
             torch.empty(0, device=name)

@@ -2,12 +2,11 @@
 
 import difflib
 import inspect
+import math
 import operator
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from numbers import Number
 from typing import Any
 
 from scattergen.errors import InputError
@@ -24,7 +23,7 @@ def check_keywords(
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"
             raise InputError(f'{owner[:1].upper()}{owner[1:]} has no option "{name}": {has}.')
-        if name in hints and not _is_a(value, hints[name]):
+        if name in hints and not (_is_a(value, hints[name]) and _is_bounded(value)):
             remedy = f"give {_in_words(hints[name])}, such as {known[name].default!r}"
             raise InputError(f"{name}={value!r} does not suit {owner}: {remedy}.")
 
@@ -32,28 +31,35 @@ def check_keywords(
 def check_values(model: Any, **least: float) -> None:
     """Refuse keywords that a model keeps as attributes: values of other types than annotated, numbers less than given.
 
-    NumPy's numbers become Python's.
+    Numbers of NumPy become Python's. Of a user's own subclass only texts, None and choices are looked at.
     """
-    hints: dict[str, Any] = {}
+    hints: dict[str, tuple[Any, bool]] = {}
     for owner in reversed(type(model).__mro__):  # a subclass may have a constructor of its own
         if "__init__" in vars(owner):
-            hints |= typing.get_type_hints(vars(owner)["__init__"])
-    for name, hint in hints.items():
+            ours = owner.__module__.startswith(f"{__package__.partition('.')[0]}.")
+            hints |= {name: (hint, ours) for name, hint in typing.get_type_hints(vars(owner)["__init__"]).items()}
+    for name, (hint, ours) in hints.items():
         if not hasattr(model, name):
             continue
         value = getattr(model, name)
-        if python_number(value) is not value:
+        if ours:
             value = python_number(value)
             setattr(model, name, value)
-        if not _is_a(value, hint):
+        looked_at = ours or value is None or isinstance(value, str) or typing.get_origin(hint) is typing.Literal
+        if looked_at and not _is_a(value, hint):
             raise InputError(f"{name}={value!r}: give {_in_words(hint)}.")
-        if name in least and isinstance(value, int | float) and value < least[name]:
+        if name in least and not isinstance(value, str | None) and not value >= least[name]:
             raise InputError(f"{name}={value}: give a number of at least {least[name]}.")
 
 
 def python_number(value: Any) -> Any:
-    """A number of NumPy as one of Python, and all else as it is."""
-    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
+    """Numbers of NumPy, in lists, too, and its arrays as those of Python, and all else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple | range):
+        numbers = [python_number(one) for one in value]
+        return tuple(numbers) if isinstance(value, tuple) else numbers
+    return value
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
@@ -94,12 +100,17 @@ def _is_a(value: Any, hint: Any) -> bool:
         return True
     if isinstance(value, bool):  # which Python counts among the integers
         return hint is bool
-    if hint is int:  # beyond 32 bits there are no sizes, only typing errors
-        return isinstance(value, int) and abs(value) < 2**31
     if hint is float:
-        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        return isinstance(value, int | float)
     kind = origin or hint
     return not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind)
+
+
+def _is_bounded(value: Any) -> bool:
+    """Whether numbers are finite, and below 2³¹ if whole: beyond that there are no sizes, only typing errors."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_bounded, value))
+    return not isinstance(value, int | float) or abs(value) < (2**31 if isinstance(value, int) else math.inf)
 
 
 def _in_words(hint: Any) -> str:

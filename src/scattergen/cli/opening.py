@@ -99,7 +99,7 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     if data.train.shape != wanted:
         what = f"{source} gives {_in_words(data.train.shape)}, but {run} is a model of {_in_words(wanted)}"
         how = "choose --size, --crop and --mode to suit" if holds_files(source) else "convert the array, or give files"
-        if height != width:
+        if height != width and data.train.shape[1:] != wanted[1:] and holds_files(source):
             how = f"make them {width}×{height} pixels first, as --size and --crop make squares"
         raise InputError(f"{what}: {how}.")
     _say_what_is_left_out(source, data)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scattergen.densities.gaussian import ROWS, log_joint, log_mixture, precision_factor, shrink_to_diagonal
+from scattergen.densities.gaussian import ROWS, log_joint, log_mixture, precision_factor, shrink_to_identity
 from scattergen.densities.sampling import hold_out
 from scattergen.display.progress import Progress
 
@@ -186,7 +186,7 @@ def maximization(statistics: Statistics, shrinkage: Shrinkage, ridge: float) -> 
     """M-step with covariances shrunk towards the pooled one; the statistics' scatters become the covariances."""
     counts, covariances = statistics.counts, statistics.scatters
     N = counts.sum().item()
-    pooled = shrink_to_diagonal(covariances.sum(0) / N, max(round(N), 1), ridge)
+    pooled = shrink_to_identity(covariances.sum(0) / N, max(round(N), 1), ridge)
     for k, covariance in enumerate(covariances):
         covariance.copy_(_shrink(covariance, counts[k].item(), pooled, shrinkage))
         covariance.diagonal().add_(ridge)
@@ -315,7 +315,7 @@ def choose_shrinkage(
         return [(d, _DEFAULT_WEIGHT)]
     means = torch.zeros(K, d, device=x.device).index_add_(0, labels_seen, seen) / counts.clamp(min=1)[:, None]
     seen = seen - means[labels_seen]
-    pooled = shrink_to_diagonal(seen.T @ seen / len(seen), len(seen), ridge)
+    pooled = shrink_to_identity(seen.T @ seen / len(seen), len(seen), ridge)
     looked_at = max(_COMPONENTS_LOOKED_AT, _LOOKED_AT_OF_ONE // d)
     order = torch.from_numpy(generator.permutation(len(usable)))[:looked_at].to(x.device)
     gains = torch.zeros(len(_WEIGHTS), d, dtype=torch.float64, device=x.device)

@@ -18,21 +18,23 @@ from scattergen.errors import InputError
 ROWS = 8192  # codes per matrix product, to bound memory
 
 
-def shrink_to_diagonal(covariance: Tensor, n: int, ridge: float | Tensor = 0.0) -> Tensor:
-    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + ρ diag S + ridge I, ρ of Chen et al., 2010.
-
-    Theirs is for variances that are alike, as those of the correlations are: units of components do not matter.
-    """
-    d, variances = len(covariance), covariance.diagonal()
-    scale = variances.where(variances > 0, 1.0).rsqrt()
-    correlation = scale[:, None] * covariance * scale
-    squares, trace = correlation.square().sum().item(), correlation.trace().item()
+def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
+    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + (ρ tr S/d + ridge) I, ρ of Chen et al., 2010."""
+    d = len(covariance)
+    squares, trace = covariance.square().sum().item(), covariance.trace().item()
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     numerator = (1 - 2 / d) * squares + trace**2
     rho = 1.0 if spread <= numerator else numerator / spread
     shrunk = (1 - rho) * covariance
-    shrunk.diagonal().add_(rho * variances + ridge)
+    shrunk.diagonal().add_(rho * trace / d + ridge)
     return shrunk
+
+
+def shrink_to_diagonal(covariance: Tensor, n: int) -> Tensor:
+    """The same of the correlations, with the variances as they are: units of components do not matter."""
+    variances = covariance.diagonal()
+    scale = variances.where(variances > 0, 1.0).sqrt()
+    return shrink_to_identity(covariance / scale[:, None] / scale, n) * scale[:, None] * scale
 
 
 def precision_factor(covariance: Tensor) -> Tensor:

@@ -95,7 +95,8 @@ class LeadingComponents:
             residual = v - u @ self.slopes[k].T
             covariance += residual.T @ residual / self.factors[k]
         variances = y.var(0, correction=0)
-        covariance = shrink_to_diagonal(covariance / N, N, RIDGE * variances.where(variances > 0, 1.0))
+        covariance = shrink_to_diagonal(covariance / N, N)
+        covariance.diagonal().add_(RIDGE * variances.where(variances > 0, variances.mean()))
         self.residual = torch.linalg.cholesky(covariance.double()).float()
 
     @cached_property

@@ -29,8 +29,8 @@ class GaussianMixture(DisplayedDensity):
 
     EM (Dempster et al., 1977) of standardized codes starts from the clusters of greedy k-means++ (Arthur,
     Vassilvitskii, 2007). With $N_k$ codes in component k, scatter $S_k$ about its mean and the pooled
-    $W = \sum_k S_k / N$, shrunk towards its diagonal (Chen et al., "Shrinkage algorithms for MMSE covariance
-    estimation", 2010, of correlations),
+    $W = \sum_k S_k / N$, shrunk towards the identity (Chen et al., "Shrinkage algorithms for MMSE covariance
+    estimation", 2010),
 
     $$\Sigma_k = (S_k + \kappa W) / (N_k + \kappa)$$
 
@@ -96,7 +96,8 @@ class GaussianMixture(DisplayedDensity):
         # Squares of numbers far from 0 would cancel; and no unit of a component is to count for more than another.
         centre = codes.mean(0, dtype=torch.float64).float()
         codes = codes - centre
-        scale = (torch.linalg.vector_norm(codes, dim=0, dtype=torch.float64) / N**0.5).float().where(differ, 1.0)
+        scale = (torch.linalg.vector_norm(codes, dim=0, dtype=torch.float64) / N**0.5).float()
+        scale = scale.where(differ, scale[differ].double().square().mean().sqrt().float())
         codes /= scale
         generator = np.random.default_rng(check_seed(seed))
         partly = self.leading is not None and self.leading < d

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 import scattergen.densities.networks as nets
 from scattergen.calls.keywords import check_seed
 from scattergen.densities.display import DisplayedDensity
-from scattergen.densities.gaussian import shrink_to_diagonal
+from scattergen.densities.gaussian import shrink_to_identity
 from scattergen.densities.leading import LeadingComponents
 from scattergen.densities.mixture import GaussianMixture
 from scattergen.densities.protocol import File, check_codes, check_fitted, history_state, take_history, take_tensor
@@ -173,7 +173,7 @@ class VariationalAutoencoder(DisplayedDensity):
             self.residual_ = residual.mean(0), residual.std(0, correction=0)
         elif self.noise == "full" and self.prior == "normal":
             ridge = _RIDGE * z.var(0, correction=0).mean().item()
-            covariance = shrink_to_diagonal(residual.T.cov(correction=0), len(z), ridge)
+            covariance = shrink_to_identity(residual.T.cov(correction=0), len(z), ridge)
             self.residual_ = residual.mean(0), torch.linalg.cholesky(covariance.double()).float()
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0) -> Tensor:

@@ -13,7 +13,7 @@ from scattergen.evaluation.perceptual import PerceptualFeatures
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
 _BLURRED = 0.3  # sharpness below which little more than coarse shapes is left
 _LOOKS = ((0.8, "sharp"), (0.45, "a little soft"), (_BLURRED, "soft"), (-math.inf, "blurred"))  # from which sharpness
-_STRANGE = 0.4  # SSIM below which fine detail, if there is any, is not that of the images
+_STRANGE = 20.0, 0.4  # dB and SSIM below which fine detail, if there is any, is not that of the images
 _TELLING = 0.1  # part of the largest distance of all rows that is little, and that two standard errors may be at most
 MEASURES = ("psnr", "ssim")  # of reconstructed test images, in the order of the report's table
 
@@ -113,7 +113,9 @@ def _is_far(rows: Mapping[str, Row]) -> bool:
 
 
 def _is_strange(decoder: Row) -> bool:
-    return decoder.ssim is not None and decoder.ssim < _STRANGE
+    if decoder.psnr is None or decoder.ssim is None:
+        return False
+    return decoder.psnr < _STRANGE[0] and decoder.ssim < _STRANGE[1]
 
 
 def _beside(best: Row, decoder: Row, largest: float, far: bool) -> str:

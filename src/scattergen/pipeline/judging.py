@@ -14,7 +14,7 @@ from scattergen.errors import ScattergenError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
-from scattergen.image_quality import psnr, sharpness, ssim
+from scattergen.image_quality import WINDOW_SIZE, psnr, sharpness, ssim
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.layout import FEATURES
@@ -84,7 +84,8 @@ def standard_of(
             found.rows[REAL] = found.row(trained_on, seen)
         task.advance()
         for name, images in restored.items():
-            quality, likeness = psnr(real, images).clamp(max=100).mean().item(), ssim(real, images).mean().item()
+            quality = psnr(real, images).clamp(max=100).mean().item()
+            likeness = ssim(real, images).mean().item() if min(real.shape[2:]) >= WINDOW_SIZE else None
             found.rows[name] = found.row(images, extract(images), psnr=quality, ssim=likeness)
             task.advance()
     return found

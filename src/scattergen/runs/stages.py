@@ -126,9 +126,10 @@ def save_run(
     run = RunFolder.start(path, options, overwrite=overwrite, afresh=True)
     for name, (tensors, metadata) in content.items():
         key = _key_of_content(name, tensors, metadata)
-        # The run being replaced may own a file with the same tensors, which is then used as it is.
-        if not run.has(name) and run.find(name, key) is None:
-            run.write(name, key, tensors, metadata, facts.get(name, {}))
+        # The run being replaced may own a file with the same tensors and facts, which is then used as it is.
+        known = facts.get(name, {})
+        if not run.has(name) and not ((entry := run.find(name, key)) and known.items() <= entry.facts.items()):
+            run.write(name, key, tensors, metadata, known)
     if overwrite:
         run.finish()
 

@@ -140,7 +140,7 @@ def default_by_class(fitted: Mapping[str, Density | type[Density]]) -> str:
     for key, density in fitted.items():
         if takes(density.sample, "labels"):
             return key
-    remedy = "fit one by fit_density with labels, or with `scattergen density RUN mixture --by-class`"
+    remedy = "fit one with `scattergen density RUN mixture --by-class`, or by fit_density with labels"
     raise InputError(f"This model has no class-conditional density: {remedy}.")
 
 

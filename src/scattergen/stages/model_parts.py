@@ -1,5 +1,6 @@
 """A model as the named tensors of a run folder, and back."""
 
+import math
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,8 @@ def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> No
     if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
         chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
         options = {**options, "sampling": chosen}
-    facts = {} if parts.psnr is None else {"decoder": {"psnr": parts.psnr}}
+    measured = math.nan if parts.psnr is None else float(parts.psnr)
+    facts = {"decoder": {"psnr": measured}} if math.isfinite(measured) else {}
     save_run(path, options, content, facts, overwrite=overwrite)
 
 

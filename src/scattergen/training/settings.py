@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scattergen.calls.keywords import whole_number
+from scattergen.calls.keywords import python_number, whole_number
 from scattergen.errors import InputError
 
 
@@ -74,9 +74,10 @@ class TrainingSettings:
             if (count := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(name, count, least=1))
         for name in ("learning_rate", "clip_norm", "max_seconds"):
-            size = getattr(self, name)
+            size = python_number(getattr(self, name))
             if size is not None and not (isinstance(size, int | float) and 0 < size < math.inf):
                 raise InputError(f"{name}={size!r}: give a number above 0.")
+            object.__setattr__(self, name, size)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas={tuple(self.betas)}: give decay rates of at least 0 and below 1.")
         if self.schedule not in SCHEDULES:
