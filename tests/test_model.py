@@ -458,8 +458,9 @@ def test_what_was_measured_is_saved_too(model, tmp_path):
 
 def test_numbers_of_numpy_are_options(images):
     short = GenerativeScatteringNetwork.fit(
-        images, options=OPTIONS, epochs=np.int64(1), learning_rate=np.float32(0.01), seed=np.int64(0)
-    )
+        images, options=OPTIONS, epochs=np.int64(1), learning_rate=np.float32(0.01), seed=np.int64(0),
+        densities={"mixture": {"n_components": np.int64(2)}},
+    )  # fmt: skip
     assert short.options["training"]["epochs"] == 1
     json.dumps(short.options)
 

@@ -9,15 +9,11 @@ from scattergen.errors import InputError
 
 def check_device(device: str | torch.device) -> str:
     """The name of a device, such as "cpu", "cuda:1" or "mps", if it can be used here; else an `InputError`."""
-    name = str(device)
-    reason = (
-        None if re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name) else "it is none of cpu, cuda, cuda:NUMBER and mps"
-    )
-    if reason is None:
+    name, reason = str(device), "it is none of cpu, cuda, cuda:NUMBER and mps"
+    if re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name):
         try:
             torch.empty(0, device=name)
+            return name
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
-    if reason is not None:
-        raise InputError(f'The device "{name}" cannot be used here ({reason}): choose another, such as "cpu".')
-    return name
+    raise InputError(f'The device "{name}" cannot be used here ({reason}): choose another, such as "cpu".')

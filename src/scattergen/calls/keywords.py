@@ -23,6 +23,7 @@ def check_keywords(
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"
             raise InputError(f'{owner[:1].upper()}{owner[1:]} has no option "{name}": {has}.')
+        value = python_number(value)
         if name in hints and not (_is_a(value, hints[name]) and _is_bounded(value)):
             remedy = f"give {_in_words(hints[name])}, such as {known[name].default!r}"
             raise InputError(f"{name}={value!r} does not suit {owner}: {remedy}.")
@@ -53,9 +54,11 @@ def check_values(model: Any, **least: float) -> None:
 
 
 def python_number(value: Any) -> Any:
-    """Numbers of NumPy, in lists, too, and its arrays as those of Python, and all else as it is."""
+    """Numbers and arrays of NumPy, in lists and tables, too, as those of Python, and all else as it is."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: python_number(one) for name, one in value.items()}
     if isinstance(value, list | tuple | range):
         numbers = [python_number(one) for one in value]
         return tuple(numbers) if isinstance(value, tuple) else numbers

@@ -43,9 +43,8 @@ def usual_state(gradients: bool | None = None) -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Let PyTorch's generator of the CPU, from which new layers draw their weights, begin with a seed, for a while."""
     with torch.random.fork_rng(devices=[]):  # leaves the caller's generator as it was
-        torch.default_generator.manual_seed(
-            operator.index(seed)
-        )  # not torch.manual_seed, which would seed those of GPUs, too
+        # Not torch.manual_seed, which would seed those of GPUs, too.
+        torch.default_generator.manual_seed(operator.index(seed))
         yield
 
 

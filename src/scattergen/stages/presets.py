@@ -134,7 +134,7 @@ def changed(
     if densities is not None:
         keywords = densities if isinstance(densities, Mapping) else {key: {} for key in densities}
         before = options["densities"]
-        result["densities"] = {key: {**before.get(key, {}), **given} for key, given in keywords.items()}
+        result["densities"] = {key: {**before.get(key, {}), **python_number(given)} for key, given in keywords.items()}
     changes = dict(_dotted(changes, result))
     result = override(result, changes)
     if "encoder.n_components" in changes and "encoder.held_out" not in changes:
