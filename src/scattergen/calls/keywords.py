@@ -55,7 +55,7 @@ def check_values(model: Any, **least: float) -> None:
 
 def python_number(value: Any) -> Any:
     """Numbers and arrays of NumPy, in lists and tables, too, as those of Python, and all else as it is."""
-    if hasattr(value, "tolist"):
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):  # not imported here: commands begin sooner
         return value.tolist()
     if isinstance(value, Mapping):
         return {name: python_number(one) for name, one in value.items()}
