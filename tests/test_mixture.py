@@ -199,6 +199,15 @@ def test_units_of_components_do_not_matter(make):
     torch.testing.assert_close(scaled.sample(9, seed=0) / units, plain.sample(9, seed=0), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("leading", [None, 2])
+def test_the_history_is_in_the_units_of_the_codes(leading):
+    z = clusters(200, 4, 1, 3.0)[0] * torch.tensor([1e-3, 10.0, 1.0, 1e4])
+    mixture = GaussianMixture(1, shrinkage=0.0, leading=leading).fit(z)
+    seen = z[:, :leading]  # one component is found before the first iteration
+    expected = GaussianMixture(1, shrinkage=0.0).fit(seen).log_prob(seen).mean().item()
+    assert mixture.history_[-1]["log_likelihood"] == pytest.approx(expected, abs=1e-3)  # float32, squares up to 30
+
+
 def test_a_constant_component_is_as_narrow_in_any_units():
     z, _ = clusters(200, 4, 2, 3.0)
     z = torch.cat([z, torch.full((200, 1), 5.0)], 1)

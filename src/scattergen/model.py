@@ -200,9 +200,7 @@ class GenerativeScatteringNetwork(Displayed):
                     wanted = (len(batch), *self.decoder.image_shape)
                     raise InputError(f"The decoder made images of shape {tuple(decoded.shape)}: {wanted} is expected.")
                 if not torch.isfinite(decoded).all():
-                    raise ScattergenError(
-                        "The decoder made images that hold NaN or infinite values: look at its weights."
-                    )
+                    raise ScattergenError("The decoder made images that hold NaN or infinities: look at its weights.")
                 if self.sharpening is not None:
                     decoded = self.sharpening(decoded, sharpen)
                 images[i : i + len(batch)] = decoded

@@ -23,7 +23,7 @@ def check_keywords(
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has no options"
             raise InputError(f'{owner[:1].upper()}{owner[1:]} has no option "{name}": {has}.')
-        value = python_number(value)
+        value = json_value(value)
         if name in hints and not (_is_a(value, hints[name]) and _is_bounded(value)):
             remedy = f"give {_in_words(hints[name])}, such as {known[name].default!r}"
             raise InputError(f"{name}={value!r} does not suit {owner}: {remedy}.")
@@ -32,7 +32,7 @@ def check_keywords(
 def check_values(model: Any, **least: float) -> None:
     """Refuse keywords that a model keeps as attributes: values of other types than annotated, numbers less than given.
 
-    Numbers of NumPy become Python's. Of a user's own subclass only texts, None and choices are looked at.
+    They become what JSON holds. Of a user's own subclass only texts, None and choices are looked at.
     """
     hints: dict[str, tuple[Any, bool]] = {}
     for owner in reversed(type(model).__mro__):  # a subclass may have a constructor of its own
@@ -44,7 +44,7 @@ def check_values(model: Any, **least: float) -> None:
             continue
         value = getattr(model, name)
         if ours:
-            value = python_number(value)
+            value = json_value(value)
             setattr(model, name, value)
         looked_at = ours or value is None or isinstance(value, str) or typing.get_origin(hint) is typing.Literal
         if looked_at and not _is_a(value, hint):
@@ -53,15 +53,14 @@ def check_values(model: Any, **least: float) -> None:
             raise InputError(f"{name}={value}: give a number of at least {least[name]}.")
 
 
-def python_number(value: Any) -> Any:
-    """Numbers and arrays of NumPy, in lists and tables, too, as those of Python, and all else as it is."""
+def json_value(value: Any) -> Any:
+    """A value as JSON gives it back: numbers and arrays of NumPy as Python's, tuples and ranges as lists."""
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):  # not imported here: commands begin sooner
         return value.tolist()
     if isinstance(value, Mapping):
-        return {name: python_number(one) for name, one in value.items()}
+        return {name: json_value(one) for name, one in value.items()}
     if isinstance(value, list | tuple | range):
-        numbers = [python_number(one) for one in value]
-        return tuple(numbers) if isinstance(value, tuple) else numbers
+        return [json_value(one) for one in value]
     return value
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from scattergen.calls.keywords import json_value
 from scattergen.datasets.containers import as_tensor
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
@@ -88,15 +88,7 @@ def hyperparameters(density: Density) -> dict[str, Any]:
         >>> hyperparameters(VariationalAutoencoder(beta=0.01))["beta"]
         0.01
     """
-    return {name: _for_json(getattr(density, name)) for name in inspect.signature(type(density)).parameters}
-
-
-def _for_json(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {name: _for_json(one) for name, one in value.items()}
-    return [_for_json(one) for one in value] if isinstance(value, tuple | list) else value
+    return {name: json_value(getattr(density, name)) for name in inspect.signature(type(density)).parameters}
 
 
 def check_count(density: Density, n: int) -> None:

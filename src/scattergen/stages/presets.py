@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import floor, log2
 from typing import Any
 
-from scattergen.calls.keywords import python_number
+from scattergen.calls.keywords import json_value
 from scattergen.errors import InputError
 
 Options = dict[str, Any]
@@ -134,7 +134,7 @@ def changed(
     if densities is not None:
         keywords = densities if isinstance(densities, Mapping) else {key: {} for key in densities}
         before = options["densities"]
-        result["densities"] = {key: {**before.get(key, {}), **python_number(given)} for key, given in keywords.items()}
+        result["densities"] = {key: {**before.get(key, {}), **json_value(given)} for key, given in keywords.items()}
     changes = dict(_dotted(changes, result))
     result = override(result, changes)
     if "encoder.n_components" in changes and "encoder.held_out" not in changes:
@@ -163,7 +163,7 @@ def override(options: Mapping[str, Any], changes: Mapping[str, Any]) -> Options:
             section = section[part]
         if not path or (isinstance(section.get(keyword), dict) and not isinstance(value, dict)):
             raise InputError(_no_such_option(name, keyword, options))
-        section[keyword] = python_number(value)
+        section[keyword] = json_value(value)
     return result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scattergen.calls.keywords import python_number, whole_number
+from scattergen.calls.keywords import json_value, whole_number
 from scattergen.errors import InputError
 
 
@@ -74,7 +74,7 @@ class TrainingSettings:
             if (count := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(name, count, least=1))
         for name in ("learning_rate", "clip_norm", "max_seconds"):
-            size = python_number(getattr(self, name))
+            size = json_value(getattr(self, name))
             if size is not None and not (isinstance(size, int | float) and 0 < size < math.inf):
                 raise InputError(f"{name}={size!r}: give a number above 0.")
             object.__setattr__(self, name, size)
