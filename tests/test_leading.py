@@ -98,3 +98,23 @@ def test_a_constant_component_is_refused():
     z[:, 1] = 2
     with pytest.raises(InputError, match="leading component of the codes is constant"):
         fit(z, 2, 1)
+
+
+def test_trailing_components_in_any_units_and_a_constant_one():
+    z = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    units = torch.tensor([1.0, 1, 1, 1e-4, 1, 1e3, 1e5, 1])
+    plain, scaled = (fit(x, 3, 1) for x in (z, z * units))
+    # The slopes are shrunk in units of the leading components, so that only rounding differs, of squares up to 30.
+    ours = scaled.log_prob_rest(z * units) + units.log().sum()
+    torch.testing.assert_close(ours, plain.log_prob_rest(z), rtol=0, atol=1e-3)
+    z[:, 6] = 5.0
+    codes = fit(z, 3, 1).complete(torch.randn(200, 3).double(), Noise(np.random.default_rng(0)))
+    # A ridge of 1e-5 of the mean variance.
+    torch.testing.assert_close(codes[:, 6], torch.full((200,), 5.0).double(), rtol=0, atol=0.05)
+
+
+def test_the_residuals_of_fewer_codes_than_components_have_breadth_in_all_directions():
+    z = torch.randn(20, 33, generator=torch.Generator().manual_seed(0))
+    residual = fit(z, 3, 1).residual
+    # Of variances of about 1; without shrinkage ten of thirty would be those of the ridge, 1e-5.
+    assert torch.linalg.eigvalsh(residual @ residual.T).min() > 0.1

@@ -185,7 +185,11 @@ def test_shrinkage_of_correlations_is_in_any_units():
     R, units = torch.from_numpy(np.corrcoef(x.T)), torch.logspace(-3, 3, 20).double()
     ours = shrink_to_diagonal(units[:, None] * R * units, 50)
     torch.testing.assert_close(ours, units[:, None] * shrink_to_identity(R, 50) * units, rtol=1e-12, atol=0)
-    assert (shrink_to_diagonal(torch.zeros(2, 2), 10) == 0).all()
+    constant = torch.tensor([[4.0, 1.0, 0.0], [1.0, 9.0, 0.0], [0.0, 0.0, 0.0]])
+    assert (shrink_to_diagonal(constant, 10)[2] == 0).all()
+    torch.testing.assert_close(
+        shrink_to_diagonal(constant, 10).diagonal(), constant.diagonal() * torch.tensor([1, 1, 0])
+    )
 
 
 @pytest.mark.parametrize("make", [partial(GaussianMixture, 2), partial(Gaussian, covariance="full")])

@@ -18,23 +18,31 @@ from scattergen.errors import InputError
 ROWS = 8192  # codes per matrix product, to bound memory
 
 
-def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
-    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + (ρ tr S/d + ridge) I, ρ of Chen et al., 2010."""
+def _share_of_target(covariance: Tensor, n: int) -> float:
+    """ρ of Chen et al., 2010, for a sample covariance (d, d) of n codes."""
     d = len(covariance)
     squares, trace = covariance.square().sum().item(), covariance.trace().item()
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     numerator = (1 - 2 / d) * squares + trace**2
-    rho = 1.0 if spread <= numerator else numerator / spread
+    return 1.0 if spread <= numerator else numerator / spread
+
+
+def shrink_to_identity(covariance: Tensor, n: int, ridge: float = 0.0) -> Tensor:
+    """Sample covariance S (d, d) of n codes, shrunk: (1 - ρ) S + (ρ tr S/d + ridge) I, ρ of Chen et al., 2010."""
+    rho = _share_of_target(covariance, n)
     shrunk = (1 - rho) * covariance
-    shrunk.diagonal().add_(rho * trace / d + ridge)
+    shrunk.diagonal().add_(rho * covariance.trace().item() / len(covariance) + ridge)
     return shrunk
 
 
 def shrink_to_diagonal(covariance: Tensor, n: int) -> Tensor:
-    """The same of the correlations, with the variances as they are: units of components do not matter."""
+    """Sample covariance S, shrunk: (1 - ρ) S + ρ diag S, with the ρ of its correlations: in any units of components."""
     variances = covariance.diagonal()
-    scale = variances.where(variances > 0, 1.0).sqrt()
-    return shrink_to_identity(covariance / scale[:, None] / scale, n) * scale[:, None] * scale
+    scale = variances.where(variances > 0, 1.0).rsqrt()
+    rho = _share_of_target(scale[:, None] * covariance * scale, n)
+    shrunk = (1 - rho) * covariance
+    shrunk.diagonal().add_(rho * variances)
+    return shrunk
 
 
 def precision_factor(covariance: Tensor) -> Tensor:
