@@ -34,6 +34,7 @@ from scattergen.densities import (
 )
 from scattergen.errors import InputError, RunFolderError, ScattergenError
 from scattergen.files.tensors import read_tensors, write_tensors
+from scattergen.training import TrainingSettings
 from scattergen.training.loop import train
 from small_densities import GRADIENT, SMALL, D, fit
 from small_densities import codes as small_codes
@@ -290,6 +291,8 @@ def test_unknown_names_and_options_are_refused():
         ("flow", {"base": "uniform"}, r"give one of 'normal', 'mixture'"),
         ("mixture", {"shrinkage": -1}, "at least 0"),
         ("mixture", {"max_iterations": 0}, "at least 1"),
+        ("mixture", {"n_components": 2**40}, "n_components=1099511627776 does not suit"),
+        ("vae", {"beta": math.inf}, "beta=inf does not suit"),
     ],
 )
 def test_unusable_values_are_refused(name, options, message):
@@ -328,6 +331,9 @@ def test_numbers_of_numpy_become_pythons():
     assert VariationalAutoencoder(widths=[np.int64(16)]).widths == (16,)
     assert GenerativeAdversarialNetwork(betas=np.array([0.5, 0.75])).betas == (0.5, 0.75)
     json.dumps([hyperparameters(density) for density in (mixture, vae)])
+    assert make("vae", epochs=np.int64(1), widths=np.array([16, 8])).widths == (16, 8)
+    settings = TrainingSettings(epochs=np.int64(1), batch_size=1, learning_rate=np.float32(0.5))
+    assert (type(settings.epochs), type(settings.learning_rate)) == (int, float)
 
 
 def test_infinite_and_large_numbers_are_numbers():
@@ -338,12 +344,12 @@ def test_infinite_and_large_numbers_are_numbers():
 def test_a_subclass_may_have_other_keywords():
     class Texts(GaussianMixture):
         def __init__(self, n_components: str = "3", weights: Protocol | None = None, seed0: int = 2**40):
-            self.weights, self.seed0 = np.ones(3) if weights is None else weights, seed0
+            self.weights, self.seed0, self.array = weights, seed0, np.ones(3)
             super().__init__(int(n_components))
 
     density = Texts()
     assert (density.n_components, density.seed0) == (3, 2**40)
-    assert isinstance(density.weights, np.ndarray)
+    assert isinstance(density.array, np.ndarray)
 
 
 def test_seeds_of_fits(name, z, fitted):

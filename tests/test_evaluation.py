@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from prdc import compute_prdc
@@ -324,7 +325,7 @@ def test_unusable_options_are_refused(call, message):
 
 def test_evaluate_gathers_the_metrics():
     train, reference, good, bad = normal(4, 200, 3)
-    results = evaluate({"good": good, "bad": bad + 2}, reference, train=train, seed=1)
+    results = evaluate({"good": good, "bad": bad + 2}, reference, train=train, seed=np.int64(1))
     assert list(results) == ["good", "bad"]
     bad_ones = results["bad"]
     assert (bad_ones.n, bad_ones.n_reference) == (200, 200)

@@ -426,7 +426,7 @@ def test_a_line_between_images_of_any_form(model, images):
     torch.testing.assert_close(model.interpolate(*map(Image.fromarray, eight_bits)), expected)
 
 
-@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda:x"])
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda:x", "meta"])
 def test_devices_that_are_not_there(model, images, tmp_path, device):
     model.save(tmp_path / "run")
     uses = (
@@ -442,7 +442,7 @@ def test_devices_that_are_not_there(model, images, tmp_path, device):
 def test_what_was_measured_is_saved_too(model, tmp_path):
     model.save(tmp_path / "run")
     assert model.psnr is not None
-    loaded = GenerativeScatteringNetwork.load(tmp_path / "run", densities="gaussian")
+    loaded = GenerativeScatteringNetwork.load(tmp_path / "run", torch.device("cpu", 0), densities="gaussian")
     assert loaded.psnr == model.psnr
     assert [*loaded.densities] == ["gaussian"]
     model.save(tmp_path / "run")  # it is the same model

@@ -1,6 +1,5 @@
 """What a program has set in PyTorch and NumPy for purposes of its own, put aside while scattergen computes."""
 
-import operator
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -43,8 +42,7 @@ def usual_state(gradients: bool | None = None) -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Let PyTorch's generator of the CPU, from which new layers draw their weights, begin with a seed, for a while."""
     with torch.random.fork_rng(devices=[]):  # leaves the caller's generator as it was
-        # Not torch.manual_seed, which would seed those of GPUs, too.
-        torch.default_generator.manual_seed(operator.index(seed))
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed those of GPUs, too
         yield
 
 

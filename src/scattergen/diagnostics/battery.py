@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from scattergen.calls.keywords import check_seed
 from scattergen.diagnostics.classifiers import classifier_dependence, classifier_normality
 from scattergen.diagnostics.dependence import PairwiseDependence, correlation_of_squares, pairwise_dependence
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, checked_codes
@@ -44,7 +43,7 @@ def run_battery(
     """
     codes = checked_codes(z, components=2)
     n, d = codes.shape
-    simulated: dict[str, Any] = {"n_simulations": n_simulations, "seed": check_seed(seed)}
+    simulated: dict[str, Any] = {"n_simulations": n_simulations, "seed": seed}
     tests: list[DiagnosticTest] = []
     with progress.task(f"test {description}", total=6) as task:
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from scattergen.calls.keywords import check_seed
 from scattergen.calls.state import seeded
 from scattergen.diagnostics.monte_carlo import SIMULATIONS, Codes, DiagnosticTest, Floats, checked_codes, pvalues_of
 from scattergen.training import TrainingSettings, train
@@ -63,7 +64,7 @@ def _classifier_test(
     draw: Callable[[Floats, np.random.Generator], Floats], n_simulations: int, seed: int,
 ) -> DiagnosticTest:  # fmt: skip
     """Learn log-odds of codes against fakes on one half; compare the other with draws under the null hypothesis."""
-    (n, d), half = codes.shape, len(codes) // 2
+    (n, d), half, seed = codes.shape, len(codes) // 2, check_seed(seed)
     order = np.random.default_rng([seed, 1]).permutation(n)
     learned, held_out = codes[order[:half]], codes[order[half:]]
     with seeded(seed):

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from scattergen.calls.keywords import check_seed
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 from scattergen.evaluation.distances import (
@@ -85,7 +84,7 @@ class Evaluator:
     """
 
     def __init__(self, reference: Tensor, *, train: Tensor | None = None, n_neighbours: int = 5, seed: int = 0) -> None:
-        self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, check_seed(seed)
+        self.reference, self.train, self.n_neighbours, self.seed = reference, train, n_neighbours, seed
         self.binned = reference if train is None else train
         check_tables(FEWEST, **{"the reference": reference, "the training images": self.binned})
         self.among_real, self.radii = kernel_sums(reference), neighbour_distances(reference, n_neighbours)

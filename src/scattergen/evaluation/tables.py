@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scattergen.calls.keywords import check_seed
 from scattergen.errors import InputError
 
 _BLOCK = 1 << 23  # distances that one block may hold: 64 MiB in float64, of which a few copies are alive at a time
@@ -133,7 +134,7 @@ def jackknife(
     if groups < 2:
         raise InputError(f"groups={groups}: the jackknife needs at least 2.")
     check_tables(groups, real=real, samples=samples)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     variance, whole = 0.0, (prepare(real), prepare(samples))
     for side, table in enumerate((real, samples)):
         group = torch.randperm(len(table), generator=generator) % groups

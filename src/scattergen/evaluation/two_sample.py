@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from scattergen.calls.keywords import check_seed
 from scattergen.calls.state import seeded
 from scattergen.densities.expectation_maximization import lloyd, seed_means
 from scattergen.errors import InputError
@@ -42,6 +43,7 @@ def classifier_two_sample_test(real: Tensor, samples: Tensor, *, seed: int = 0) 
     from scipy import stats  # only now: it takes seconds to import
 
     check_tables(4, real=real, samples=samples)
+    seed = check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     count = min(len(real), len(samples)) // 2
     halves = []
