@@ -422,6 +422,8 @@ def test_a_line_between_images_of_any_form(model, images):
     eight_bits = (images[:2, 0] * 255).round().to(torch.uint8).numpy()
     for ends in (images[:2].numpy(), images[:2, 0].numpy(), images[:2, 0].tolist(), images[:2].double()):
         torch.testing.assert_close(model.interpolate(ends[0], ends[1]), expected)
+    sources = [ImageArray(image[None]) for image in eight_bits]
+    torch.testing.assert_close(model.interpolate(*sources), expected)
     # MNIST's are multiples of 1/255.
     torch.testing.assert_close(model.interpolate(*map(Image.fromarray, eight_bits)), expected)
 
@@ -454,6 +456,11 @@ def test_what_was_measured_is_saved_too(model, tmp_path):
     assert f"{model.psnr:.2f} dB" in str(RunFolder.open(tmp_path / "run"))
     with pytest.raises(RunFolderError, match='has no densities "zz": it has gaussian, mixture'):
         GenerativeScatteringNetwork.load(tmp_path / "run", densities="zz")
+
+
+def test_images_that_come_back_exactly_count_as_100_db(images, monkeypatch):
+    monkeypatch.setattr("scattergen.model.psnr", lambda *_: torch.tensor([math.inf, 20.0]))
+    assert GenerativeScatteringNetwork.fit(images, options=OPTIONS, epochs=1, densities="gaussian").psnr == 60
 
 
 def test_numbers_of_numpy_are_options(images):

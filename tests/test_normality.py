@@ -20,6 +20,11 @@ def normal(n, d, seed=0):
     return np.random.default_rng(seed).standard_normal((n, d))
 
 
+def test_counts_that_were_not_made():
+    with pytest.raises(InputError, match=r"K2 at 0.1: there are K2, JB at \(0.05, 0.01\)"):
+        count_rejections(normal(100, 2), levels=(0.05, 0.01)).count("K2", 0.1)
+
+
 def test_jarque_bera_is_its_formula():
     z = normal(200, 5) ** [1, 2, 3, 1, 2]
     result = jarque_bera(z)

@@ -162,6 +162,7 @@ def test_codes_of_components_and_back(digits, dtype):
     pca = WhitenedPCA(5).fit(digits.astype(dtype))
     codes = pca.transform(digits.astype(dtype))
     assert codes.dtype == pca.inverse_transform(codes).dtype == dtype
+    assert pca.inverse_transform(codes[:0]).shape == (0, digits.shape[1])
     with pytest.raises(InputError, match="Codes of 4 components are none of these 5"):
         pca.inverse_transform(codes[:, :4])
     with pytest.raises(ValueError, match="NaN"):

@@ -333,6 +333,16 @@ def test_names_of_stages_that_are_none_are_refused(run, record, name):
     refused(lambda: RunFolder.open(run), "run.json is damaged", "copy the run folder again")
 
 
+def test_a_measurement_that_is_no_number_is_refused(tmp_path):
+    model, run = sg.load(GOLDEN), tmp_path / "run"
+    model.psnr = 20.0
+    model.save(run)
+    content = index(run)
+    change(content, "stages decoder facts psnr", "high")
+    seal(run, content)
+    refused(lambda: RunFolder.open(run), "run.json is damaged", "stages.decoder.facts.psnr")
+
+
 @pytest.mark.parametrize("record", RECORDS)
 @pytest.mark.parametrize("key", ["../y", "0" * 15, "0" * 17, KEY.upper(), f"{KEY}\n", "/" * 16])
 def test_keys_that_are_none_are_refused(run, record, key):
