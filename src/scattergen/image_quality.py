@@ -82,6 +82,17 @@ def sharpness(images: Tensor) -> Tensor:
     return (images - means).double().square().flatten(1).mean(1)
 
 
+def share_of_detail(found: float, real: float) -> float:
+    """A mean sharpness as a share of that of real images; 1 where neither have any detail.
+
+    Example:
+        >>> share_of_detail(0.002, 0.004), share_of_detail(0.0, 0.0)
+        (0.500..., 1.0)
+    """
+    nothing = 1e-8  # differences of a fortieth of a grey level
+    return (found + nothing) / (real + nothing)
+
+
 def _ssim_of_chunk(x: Tensor, y: Tensor) -> Tensor:
     # float64, because E[x^2] - E[x]^2 cancels: in float32 its rounding (1e-7) is no longer small beside C2 = 9e-4 in
     # the flat regions that fill most of a digit's image.

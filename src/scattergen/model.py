@@ -14,7 +14,7 @@ from torch.nn import functional
 from scattergen.calls.device import check_device
 from scattergen.calls.keywords import check_seed, whole_number
 from scattergen.calls.state import guard
-from scattergen.datasets import ClassLabels, ImageSource, as_images, class_labels
+from scattergen.datasets import ClassLabels, Dataset, ImageSource, as_images, class_labels
 from scattergen.datasets.containers import as_tensor, holds_numbers
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import CodeDecoder
@@ -109,7 +109,7 @@ class GenerativeScatteringNetwork(Displayed):
         self.linear = decoder.linear if isinstance(decoder, LocalDecoder) else linear
         self.options: presets.Options = options or {}
         self.best, self.n_leading = best, n_leading
-        self.sharpening, self.sharpen, self.psnr = sharpening, sharpen, psnr
+        self.sharpening, self.sharpen, self.psnr = sharpening, 0.0 if sharpening is None else sharpen, psnr
 
     @classmethod
     def fit(
@@ -178,9 +178,11 @@ class GenerativeScatteringNetwork(Displayed):
     ) -> Tensor:  # fmt: skip
         """Images (N, C, H, W) in [0, 1] of codes z, (N, d), `batch_size` at a time, which affects time and memory only.
 
-        If the model has a sharpening, `sharpen` is its strength, from 0 to 1. An `InputError` if that is out of range,
-        or the codes do not have d components, are not finite, or are beyond ±1,000,000.
+        `sharpen` is the strength, from 0 to 1, of the model's sharpening. An `InputError` if that is out of range or
+        the model has none, or the codes do not have d components, are not finite, or are beyond ±1,000,000.
         """
+        if sharpen and self.sharpening is None:
+            raise InputError("This model has no sharpening, which only the preset auto fits: leave out --sharpen.")
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = as_tensor(z, "codes").detach()
         CodeDecoder.check_codes(self.decoder, z)  # which one's own lacks
@@ -280,14 +282,16 @@ class GenerativeScatteringNetwork(Displayed):
         z[:, start:stop] = draw_in_chunks(len(z), seed, lambda noise, size: noise.normal(size, stop - start))
         return self.decode(z)
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, data: Dataset | None = None, overwrite: bool = False) -> None:
         """Write the model as a run folder; to a run that holds it already, only densities that it lacks are added.
 
-        With `overwrite` it replaces a run that is there, with its codes and report. An `InputError` if a density is not
-        fitted or not registered, or its name cannot be a file's; a `RunFolderError` if the folder holds something else.
+        If it is given the `data` to whose training part the model was fitted, the run also holds their codes, which the
+        commands `density`, `diagnose` and `nearest` work on. With `overwrite` it replaces a run that is there, with its
+        codes and report. An `InputError` if a density is not fitted or not registered, or its name cannot be a file's;
+        a `RunFolderError` if the folder holds something else.
         """
         parts = Parts(**{part.name: getattr(self, part.name) for part in fields(Parts)})
-        save_parts(parts, path, overwrite=overwrite)
+        save_parts(parts, path, data, overwrite=overwrite)
 
     def _card(self) -> Card:
         encoder, decoder = self.encoder, self.decoder

@@ -93,6 +93,7 @@ READING, ENDS, COMMON = Reading(), Ends(), Common()
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer knows them: each parameter that is a group of options becomes these, one by one."""
     parameters: list[inspect.Parameter] = []
+    runs: list[str] = []
     groups: dict[str, Any] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         kind = parameter.annotation
@@ -106,16 +107,15 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def unfolding(**given: Any) -> None:
-        for name, value in given.items():
-            if isinstance(value, Path) and str(value).startswith("hf:"):
-                from scattergen.sharing.hub import fetch
-
-                given[name] = fetch(str(value))
+        for name in runs:
+            given[name] = [*map(_fetched, given[name])] if isinstance(given[name], list) else _fetched(given[name])
         made = {name: kind(**{one: given.pop(one) for one in kind._fields}) for name, kind in groups.items()}
         command(**given, **made)
 
     for parameter in parameters:  # numbers are N, not INTEGER RANGE
         kind, said = get_args(parameter.annotation)
+        if str(said.metavar).startswith("RUN"):
+            runs.append(parameter.name)
         for number, letter in ((int, "N"), (float, "X")):
             if number in (kind, *get_args(kind)):
                 said.metavar = said.metavar or letter
@@ -124,6 +124,14 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
     unfolding.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     unfolding.__annotations__ = {one.name: one.annotation for one in parameters}
     return unfolding
+
+
+def _fetched(run: Path | None) -> Path | None:
+    if not str(run).startswith("hf:"):
+        return run
+    from scattergen.sharing.hub import fetch
+
+    return fetch(str(run))
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:

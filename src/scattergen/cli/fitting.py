@@ -93,9 +93,13 @@ def fit(
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
             from scattergen.cli.printing import print_estimate
-            from scattergen.pipeline.estimate import estimate_fit
+            from scattergen.pipeline.estimate import epochs_within, estimate_fit
 
             n = len(data.train)
+            if seconds is not None:
+                choice.options["training"]["epochs"] = epochs_within(
+                    seconds, data, choice.options, device, work["progress"]
+                )
             check_options(choice.options, data.train.shape, n, class_labels(data.train))
             print_estimate(estimate_fit(data, choice.options, device, work["progress"]), n, common.as_json)
             return
@@ -132,7 +136,7 @@ def _refuse_inside(out: Path, images: str) -> None:
     """Refuse a run among the images, and images in the run, where a fit replaces pictures."""
     from scattergen.datasets.source import MNIST
 
-    named = images.removeprefix("hf:").partition(",")[0] if images.startswith("hf:") else images
+    named = os.path.expanduser(images.removeprefix("hf:").partition(",")[0] if images.startswith("hf:") else images)
     if images == MNIST or not os.path.exists(named):
         return
     source, run = Path(named).resolve(), out.resolve()

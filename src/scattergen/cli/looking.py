@@ -34,7 +34,8 @@ def info(
     opened = RunFolder.open(run)
     opened.check()
     if config:
-        found = config_of(opened.options)
+        channels = opened.metadata("encoder")["image_shape"][0] if opened.has("encoder") else None
+        found = config_of(opened.options, channels)
         print(json.dumps(found) + "\n" if common.as_json else to_toml(found), end="")
         return
     stages, keys = opened.stages, opened.names("densities")
@@ -50,6 +51,11 @@ def info(
     if RunFolder.begun(run).replaces:
         say("A run to replace it is unfinished: its fit command (with --overwrite) continues it.")
     say(f"Densities: {', '.join(keys) or 'none'}" + ("." if best is None else f"; the best by measurement: {best}."))
+    if opened.has("encoder"):
+        width = opened.metadata("encoder")["n_components"]
+        leading = stages.get("sampling", {}).get("n_components")
+        some = "" if leading in (None, width) else f", of which densities model the first {leading}"
+        say(f"Codes: {width} components{some}.")
     if rows := [(key, f"{stage['seconds']:.1f}") for key, stage in stages.items() if "seconds" in stage]:
         print_table(("stage", "seconds"), rows)
     if "psnr" in measured:
@@ -151,7 +157,7 @@ def diagnose(
 
     work = begin(common, seed)
     if part == "train" and images is not None:
-        raise InputError("The codes of the training images are in the run: leave out --images, or add --part test.")
+        raise InputError("Codes of training images are those in the run: leave out --images, or add --part test.")
     data = open_of_run(run, images, reading) if part == "test" else None
     found = diagnose_run(run, density=density, data=data, components=components, n=n, n_simulations=simulations, **work)
     if common.as_json:

@@ -13,6 +13,7 @@ from scattergen.datasets import Dataset, ImageSource, celeba, class_labels, limi
 from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
 from scattergen.datasets.reading import ImageReader
+from scattergen.datasets.recognition import recognise
 from scattergen.datasets.source import MNIST
 from scattergen.display.machine import memory
 from scattergen.display.progress import SILENT, Progress
@@ -61,7 +62,7 @@ def open_to_fit(
         if reading.crop is not None or reading.mode == "L":
             what = "The presets of CelebA cut their own square from CelebA's images, in colour"
             raise InputError(f"{what}: leave out --crop and --mode.")
-        if source == MNIST or source.startswith("hf:") or Path(source).is_file():
+        if source == MNIST or source.startswith("hf:") or Path(source).expanduser().is_file():
             what = f"The presets of CelebA are for a folder of its aligned images, not for {source}"
             raise InputError(f"{what}: name the folder img_align_celeba.")
         data = celeba(source, size=reading.size, strict=reading.strict, workers=workers, progress=progress)
@@ -90,20 +91,27 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
     opened, asked = RunFolder.open(run), reading
     wanted = _, height, width = tuple(opened.metadata("encoder")["image_shape"])
+    fitted_to, preset = opened.options.get("data", {}), None
     if holds_files(source):
-        reading = _as_files_of(opened, reading)
+        preset = opened.options.get("preset") if part is not None else None
+        if preset not in CELEBA_PRESETS:
+            reading = _as_files_of(opened, reading)
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
-    # A part of images that have none of their own is that of a fit.
-    data = open_dataset(source, **{**reading._asdict(), **({"test_fraction": 0} if part is None else {})})
+    if part is None:
+        data = open_dataset(source, **reading._asdict(), test_fraction=0)
+        _say_what_is_left_out(source, data)
+    else:  # of images that have none of their own it is that of a fit
+        data = open_to_fit(source, reading, preset, most=None)
+        fewer = limit(data, fitted_to["limit"]) if "limit" in fitted_to else data
+        data = fewer if recognise(fewer, fitted_to) else data
     if data.train.shape != wanted:
         what = f"{source} gives {_in_words(data.train.shape)}, but {run} is a model of {_in_words(wanted)}"
         how = "choose --size, --crop and --mode to suit" if holds_files(source) else "convert the array, or give files"
         if height != width and data.train.shape[1:] != wanted[1:] and holds_files(source):
             how = f"make them {width}×{height} pixels first, as --size and --crop make squares"
         raise InputError(f"{what}: {how}.")
-    _say_what_is_left_out(source, data)
-    _say_how_converted(source, data, asked, reading, opened.options.get("data", {}).get("converted", []))
+    _say_how_converted(source, data, asked, reading, fitted_to.get("converted", []))
     if data.test is None and part == "test":
         raise InputError(f"{source} has too few images for a test set: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)

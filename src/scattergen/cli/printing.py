@@ -76,6 +76,8 @@ def print_scores(result: "RunEvaluation") -> None:
             nearest = f"{found.train_share:.1%} of its samples are nearest to one"
             copies.append(f"{what}: {nearest}, {found.expected_share:.1%} would be by chance.")
     print_table(("", *over_seeds, *columns), rows, WIDE)
+    if not any(result.rows[key].memorisation for key in result.images_per_second):
+        copies.append("Whether samples are copies cannot be told by training images: compare with test images.")
     say(*copies)
 
 

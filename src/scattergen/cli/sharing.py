@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from scattergen.cli import arguments as arg
+from scattergen.errors import InputError
 
 License = Annotated[str | None, Option("--license", metavar="ID",
     help="Of the model, for its card, such as cc-by-4.0.")]  # fmt: skip
@@ -35,6 +36,10 @@ def export(
     from scattergen.sharing.folder import export_folder
 
     progress, opened = prepare(common), RunFolder.open(run)
+    if to == "folder" and sharpen > 0:
+        raise InputError("A folder keeps the strength of its run: leave out --sharpen, and name it to `sample`.")
+    if to != "folder" and licence is not None:
+        raise InputError(f"Only a folder has a card: leave out --license with --to {to}.")
     found: dict[str, object] = {"out": str(out)}
     if to == "folder":
         found["card"] = card = export_folder(opened, out, licence=licence, progress=progress)

@@ -64,8 +64,7 @@ def sample(
             raise InputError(f"The density {density} is not class-conditional: {remedy}.")
         classes = ClassLabels(label_numbers(each, n, names), tuple(names))
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
-    asked = model.sharpen if sharpen is None else sharpen
-    sharpen = 0.0 if model.sharpening is None else asked
+    sharpen = model.sharpen if sharpen is None else sharpen
     images = model.decode(codes, batch_size, progress, sharpen=sharpen)
     write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
     how = {"density": density, "seed": seed, "temperature": temperature, "sharpen": sharpen}

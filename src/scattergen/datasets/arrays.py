@@ -306,5 +306,5 @@ def _check_values(images: NDArray[Any] | Stored, layout: Layout, name: str) -> N
             problem, remedy = "holds NaN or infinite values", "remove or repair that image"
             if np.isfinite([low[row], high[row]]).all():
                 problem = f"has values from {low[row]:g} to {high[row]:g}"
-                remedy = "divide grey levels 0…255 by 255, map [-1, 1] by (x + 1) / 2, clip rounding errors"
+                remedy = "divide grey levels 0…255 by 255, others by the largest of all, map [-1, 1] by (x + 1) / 2"
             raise InputError(f"Image {start + row} of {name} {problem}: expected floats in [0, 1]; {remedy}.")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from scattergen.datasets.arrays import ArrayFile, ImageArray, load_npz
@@ -202,7 +203,11 @@ def _open_arrays(path: Path, test_fraction: float) -> Dataset:
         return _hold_out(path.stem, images, range(len(images)), test_fraction)
     arrays = load_npz(path)
     classes = arrays.get("classes")
-    names = None if classes is None or classes.ndim != 1 else [str(name) for name in classes]
+    if classes is not None and classes.ndim != 1:
+        raise InputError(f"{path}[classes] has shape {classes.shape}: give one name for each class, as a list.")
+    if classes is not None and classes.dtype.kind == "S":
+        classes = np.char.decode(classes, "utf-8", "replace")
+    names = None if classes is None else [str(name) for name in classes]
 
     def part(images: str, labels: str) -> ImageArray:
         return ImageArray(arrays[images], arrays.get(labels), classes=names, name=f"{path}[{images}]")

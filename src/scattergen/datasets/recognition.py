@@ -33,6 +33,13 @@ def names_of(images: ImageSource) -> list[str] | None:
     return found and [found[0].files[number].relative_to(found[0].root).as_posix() for number in found[1]]
 
 
+def identity_of(data: Dataset) -> dict[str, Any]:
+    """What a run stores of its data, to recognise them, and to do to files again what was done to them."""
+    taken = {name: value for name in ("crop", "limit") if (value := getattr(data, name)) is not None}
+    known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
+    return {**known, "n": len(data.train), **taken, **conversions_of(data.train)}
+
+
 def recognise(data: Dataset, fitted_to: Mapping[str, Any]) -> bool:
     """Whether training images are those that a run was fitted to."""
     return "fingerprint" in fitted_to and data.train.fingerprint == fitted_to["fingerprint"]

@@ -116,7 +116,7 @@ def check_codes(z: Any, density: Density | None = None, *, minimum: int = 1, n_f
         problem = f"Codes with {z.shape[1]} components do not belong to a density fitted on {n_features}"
         raise InputError(f"{problem}: use codes of the same encoder, or fit again.")
     if len(z) < minimum:
-        raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed.")
+        raise InputError(f"{len(z)} codes are too few: at least {minimum} are needed, so encode more images.")
     if density is not None:
         check_count(density, len(z))
     if not torch.isfinite(z).all():

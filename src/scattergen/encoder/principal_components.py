@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scattergen.display.progress import Progress, Task
+from scattergen.encoder.eigenvectors import leading_eigenvectors
 from scattergen.errors import InputError
 from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.processes import Processes
@@ -18,7 +19,6 @@ from scattergen.processes import Processes
 # Of at most so many samples, and so many numbers in all (800 MB), the Gram matrix and its eigenvectors cost less than
 # subspace iteration; of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.
 _MOST_FOR_GRAM, _LARGEST_GRAM_INPUT, _MOST_FOR_COVARIANCE = 4096, 200_000_000, 10_000
-_MOST_BY_THEMSELVES = 1 / 4  # of all eigenvectors, that are found sooner without the others
 _OVERSAMPLING = 64
 _PASSES = {"_from_gram": 2, "_from_covariance": 1}
 _GRAM_COLUMNS = 4096  # features whose products are summed in float32
@@ -171,7 +171,7 @@ def _from_covariance(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
         return torch.empty(0), torch.empty(0)  # the first process will send them
     offset = passes.offset().to(upper)
     upper.div_(n).addr_(offset, offset, alpha=-1)
-    values, vectors = _leading_eigenvectors(upper, d)
+    values, vectors = leading_eigenvectors(upper, d)
     return values, vectors.T.float().contiguous()
 
 
@@ -190,7 +190,7 @@ def _from_gram(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
             gram = torch.zeros(n, n, dtype=torch.float64, device=passes.device)
             for columns in rows.split(_GRAM_COLUMNS, 1):
                 _add_upper(gram, columns)
-            basis = torch.linalg.qr(rows.T @ _leading_eigenvectors(gram, d)[1].float())[0]
+            basis = torch.linalg.qr(rows.T @ leading_eigenvectors(gram, d)[1].float())[0]
         del rows
         passes.project_on(basis)
     return _rayleigh_ritz(passes, d)
@@ -246,20 +246,6 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
     for part, out in zip(basis.split(_GRAM_COLUMNS), components.split(_GRAM_COLUMNS, 1), strict=True):
         out[:] = (part.double() @ rotation).T
     return values.flip(0)[:d].clone(), components
-
-
-def _leading_eigenvectors(upper: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """At most d largest eigenvalues of a symmetric matrix, which is lost, and their eigenvectors as columns."""
-    D = len(upper)
-    if upper.device.type != "cpu" or d > D * _MOST_BY_THEMSELVES:
-        values, vectors = torch.linalg.eigh(upper, UPLO="U")
-        return values.flip(0)[:d].clone(), vectors.flip(1)[:, :d]
-    from scipy.linalg import eigh
-
-    # LAPACK's evr finds few alone, 512 of 3,969 in half of the time. It reads by columns: the transpose is no copy.
-    how: dict[str, Any] = {"driver": "evr", "overwrite_a": True, "check_finite": False}
-    values, vectors = map(torch.from_numpy, eigh(upper.numpy().T, lower=True, subset_by_index=(D - d, D - 1), **how))
-    return values.flip(0), vectors.flip(1)
 
 
 def _add_upper(products: Tensor, rows: Tensor) -> None:

@@ -79,16 +79,16 @@ class PCAWhitening:
         # Features of equal images differ by rounding, which depends on their place in a batch.
         eps = torch.finfo(torch.float32).eps
         if total_variance <= (8 * eps * mean.norm().item()) ** 2:
-            problem = f"All {n} images give the same features, so they have no principal components"
+            problem = "All samples have the same features, so that there are no principal components"
             raise InputError(f"{problem}: give images that differ.")
         most = min(n - 1, D)
         if d > most:
-            problem = f"{d} components were asked of {n} images with {D} features each"
-            remedy = f"use more images or set n_components to at most {most} (--set encoder.n_components={most})"
+            problem = f"{d} components were asked of {n} samples with {D} features each"
+            remedy = f"use more samples or set n_components to at most {most} (--set encoder.n_components={most})"
             raise InputError(f"{problem}: {remedy}.")
         # float32 features leave rounding noise of about eps times the largest variance.
         rank = int((variances > eps * variances[0]).sum())
-        ways = f"The images' features vary in {rank} {'way' if rank == 1 else 'ways'} only"
+        ways = f"The features vary in {rank} {'way' if rank == 1 else 'ways'} only"
         if rank < d and not self.allow_fewer:
             remedy = f"use more varied images or set n_components to at most {rank} (--set encoder.n_components={rank})"
             raise InputError(f"{ways}, but {d} components were asked: {remedy}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from scattergen.evaluation.digit_classifier import DigitFeatures
 from scattergen.evaluation.features import FeatureExtractor, ScatteringFeatures
-from scattergen.evaluation.memorisation import REJECTED
+from scattergen.evaluation.memorisation import FEWEST, REJECTED
 from scattergen.evaluation.perceptual import PerceptualFeatures
 
 DECODER, LEAST_SQUARES, REAL = "decoder", "least squares", "training images"
@@ -98,6 +98,10 @@ def in_words(judgement: Judgement, n_train: int) -> str:
         blends = ", and each a blend of a few training images" if judgement.best.startswith("parzen") else ""
         how = _beside(rows[judgement.best], decoder, max(row.kernel for row in rows.values()), far)
         words.append(f"New images are best from the density {judgement.best}: {how}{blends}")
+        if judgement.n_test < FEWEST:
+            words.append(
+                f"{judgement.n_test} test images do not tell whether they are copies: look at the nearest ones"
+            )
         if copying := [key for key, row in rows.items() if row.copies]:
             words.append(f"Those of {' and '.join(copying)} are too near to training images to count as new")
     return ". ".join(words) + "."

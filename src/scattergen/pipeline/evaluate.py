@@ -28,7 +28,7 @@ from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, ScattergenError
 from scattergen.evaluation import Estimate, Evaluation, FeatureExtractor, TwoSampleTest, classifier_two_sample_test
 from scattergen.files import atomic_path, write_json
-from scattergen.image_quality import sharpness
+from scattergen.image_quality import share_of_detail, sharpness
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import kept_features
 from scattergen.pipeline.report import show_in_report
@@ -129,7 +129,7 @@ def evaluate_run(
         training_seconds={key: stage["seconds"] for key, stage in stages.items() if stage},
         log_likelihood=rows.likelihoods(DECODED_TEST, keys),
         training_log_likelihood=rows.likelihoods(DECODED_TRAINING, keys),
-        sharpness={name: value / max(real_detail, 1e-12) for name, value in rows.detail.items()},
+        sharpness={name: share_of_detail(value, real_detail) for name, value in rows.detail.items()},
         features=(extract.name, extract.version), n=n, seed=seed,
         against=f"{data.name}, test" if reference is None else reference.name,
     )  # fmt: skip
@@ -139,9 +139,8 @@ def evaluate_run(
         {name: d for name, d in distances.items() if name not in rows.speed},
         f"Fréchet distance to {result.against}, {extract.name} features",
     )  # fmt: skip
-    depends = {"n": n, "seed": seed, "repeats": repeats, "features": result.features, "against": result.against}
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
-    kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, depends, made_from)
+    kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, made_from)
     if kept:
         show_in_report(run, device=device, progress=progress)
     return replace(result, kept=kept)
@@ -260,11 +259,11 @@ def check_data(run: RunFolder, data: Dataset) -> None:
 
 def keep(
     run: RunFolder, what: str, stem: str, summary: Mapping[str, Any], pictures: Mapping[str, Callable[[], Figure]],
-    depends: Mapping[str, Any], made_from: Sequence[str],
+    made_from: Sequence[str],
 ) -> bool:  # fmt: skip
     """Write STEM.json and pictures by their names into a run, or warn that `what` cannot be kept, as on a full disk."""
     made_from = [name for name in made_from if run.has(name)]
-    key = Stages(run, SILENT).key(stem, depends, made_from)
+    key = Stages(run, SILENT).key(stem, summary, made_from)
     try:
         with run.working(stem, key) as folder:
             write_json(folder / f"{stem}.json", summary)
@@ -332,7 +331,7 @@ def diagnose_run(
     )  # fmt: skip
     made_from = ["encoder", "codes", *(f"densities/{key}" for key in keys)]
     pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}
-    kept = keep(run, "tests", stem, found.summary(), pictures, {"seed": seed, "n": len(codes)}, made_from)
+    kept = keep(run, "tests", stem, found.summary(), pictures, made_from)
     if not kept:
         return replace(found, scores=None)
     show_in_report(run, device=device, progress=progress)

@@ -13,7 +13,7 @@ import torch
 from scattergen.calls.state import usual_state
 from scattergen.datasets import ClassLabels, Dataset, class_labels
 from scattergen.datasets.image_files import save_image_grid
-from scattergen.datasets.recognition import conversions_of, marks_of, recognise, what_changed
+from scattergen.datasets.recognition import identity_of, recognise, what_changed
 from scattergen.densities import make
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError, ScattergenError
@@ -82,20 +82,16 @@ def fit_run(
     shape, n = data.train.shape, len(data.train)
     # Before anything is stored:
     check_options(options, shape, n, class_labels(data.train), processes.world_size)
-    # How files were cropped and how many were taken, so that later commands do the same.
-    taken: dict[str, Any] = {name: value for name in ("crop", "limit") if (value := getattr(data, name)) is not None}
     begun: RunFolder | None = None
     if processes.rank == 0:
         with suppress(RunFolderError):
             begun = RunFolder.begun(out)
     begun = processes.broadcast(begun)
     data = _recognised(data, begun, overwrite)
-    known = {"name": data.name, "fingerprint": data.train.fingerprint, **marks_of(data.train)}
-    # A run of the same files keeps what it has.
-    had = {} if begun is None else begun.options.get("data", {})
-    had = had if had.get("fingerprint") == known["fingerprint"] else conversions_of(data.train)
-    taken |= {name: value for name, value in had.items() if name in ("size", "converted")}
-    identity: dict[str, Any] = {"data": {**known, "n": n, **taken}, "preset": preset, "seed": seed, **options}
+    known, had = identity_of(data), {} if begun is None else begun.options.get("data", {})
+    if had.get("fingerprint") == known["fingerprint"]:  # a run of the same files keeps how these were converted
+        known |= {name: value for name, value in had.items() if name in ("size", "converted")}
+    identity: dict[str, Any] = {"data": known, "preset": preset, "seed": seed, **options}
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes, progress)
         identity["max_seconds"] = max_seconds
@@ -236,7 +232,7 @@ def fit_density_run(
     wanted = density_metadata(make_density(choice, classes), seed)
     picture = run.path / "pictures" / f"density-{key}.png"
     shown = tuple((classes or ())[:_ROWS])
-    before = run.has(stage) and not overwrite
+    before = run.has(stage) and run.is_whole(stage) and not overwrite
     if before and picture.is_file():
         refuse_differences(run.path / stage, run.read(stage)[1], wanted)
         show_in_report(run, device=device, progress=progress)  # which may have been interrupted
@@ -247,9 +243,7 @@ def fit_density_run(
         if changed:
             what = f"The density {key} of {run.path} belongs to the fit, whose report shows it, and would change"
             raise RunFolderError(f"{what} ({changed}): store the new one beside it under another name (--as NAME).")
-    if not run.has("codes"):
-        lacks = f"{run.path} holds no codes to fit on: run the `scattergen fit` command that made it again, to its end"
-        raise RunFolderError(f"{lacks}; to a model saved from Python add densities there.")
+    run.require("codes")
     # The others may be damaged, or of a package that is not installed here.
     model = GenerativeScatteringNetwork.load(run, device, densities=())
     stored = run.read("codes")[0]

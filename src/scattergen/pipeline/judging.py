@@ -14,7 +14,7 @@ from scattergen.errors import ScattergenError
 from scattergen.evaluation import FeatureExtractor, kernel_distance
 from scattergen.evaluation.judgement import DECODER, LEAST_SQUARES, REAL, Judgement, Row, best_of
 from scattergen.evaluation.memorisation import FEWEST, image_cells, memorisation
-from scattergen.image_quality import WINDOW_SIZE, psnr, sharpness, ssim
+from scattergen.image_quality import WINDOW_SIZE, psnr, share_of_detail, sharpness, ssim
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.runs import RunFolder, Stages
 from scattergen.runs.layout import FEATURES
@@ -40,7 +40,7 @@ class Standard:
     def row(self, images: Tensor, features: Tensor, **known: float | None) -> Row:
         """What some images, of these features, score, with what else is known of them."""
         distance = kernel_distance(self.wanted, features)
-        share = sharpness(images).mean().item() / max(self.detail, 1e-12)
+        share = share_of_detail(sharpness(images).mean().item(), self.detail)
         return Row(1000 * distance.value, 1000 * distance.standard_error, share, **known)
 
     @cached_property

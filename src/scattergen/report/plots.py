@@ -112,7 +112,7 @@ def quality_by_time(
     Dots are of densities, known at their end only, curves of longer trainings, level lines of what was not trained.
     """
     figure, axes = panel(title, "seconds of generative training", theme, extra_height=0.6, log=True)
-    axes.set_ylabel("Fréchet distance")
+    axes.set_ylabel("Fréchet distance, on a log scale")
     for (name, pairs), style in zip((curves or {}).items(), ("-", "--", ":"), strict=False):
         axes.plot(*zip(*pairs, strict=True), style, color=theme.contrast, marker="o", markersize=3, label=name)
     for name, point in densities.items():
@@ -121,10 +121,11 @@ def quality_by_time(
     dashes = itertools.cycle(((0, ()), (0, (4, 2)), (0, (1, 1.5))))
     for (name, distance), dash in zip(references.items(), dashes, strict=False):
         axes.axhline(distance, color=theme.contrast, linewidth=1.2, linestyle=dash, label=name)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
     axes.margins(x=0.18, y=0.08)
+    for axis in (axes.xaxis, axes.yaxis):
+        least, most = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))  # that labels have room
     if references or curves:  # below the panel, where it hides no point
         add_legend(figure, theme, loc="outside lower left", ncols=2, handlelength=2.2)
     return figure

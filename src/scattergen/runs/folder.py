@@ -159,7 +159,7 @@ class RunFolder(Displayed):
             section, _, key = name.partition("/")
             why = "if its fit was interrupted, the same `scattergen fit` command goes on with it"
             if name == "codes":
-                why = "a model saved in Python has none; if it was fitted, run the same `scattergen fit` command again"
+                why = "run its `scattergen fit` command again, or in Python give `save` the data that it was fitted to"
             elif key:
                 name, why = f'{section} "{key}"', f"it has {', '.join(self.names(section)) or 'none'}"
             raise RunFolderError(f"{self.path} has no {name}: {why}.")

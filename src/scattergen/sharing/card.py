@@ -7,9 +7,10 @@ from scattergen.datasets.huggingface import PREFIX
 from scattergen.display.words import number, templates, visible
 from scattergen.errors import InputError
 from scattergen.evaluation.judgement import REAL, Judgement, in_words
-from scattergen.files import read_json
 from scattergen.model import GenerativeScatteringNetwork
+from scattergen.pipeline.browse import read_products
 from scattergen.runs import LAST_STAGE, RunFolder
+from scattergen.runs.schema import EVALUATION
 from scattergen.stages.presets import CELEBA_PRESETS
 
 CARD, SAMPLES = "README.md", "samples.png"
@@ -44,10 +45,11 @@ def card_of(
 
 def _scores(run: RunFolder) -> dict[str, Any]:
     """Distances to test images of the report, which has all densities, else of an evaluation; real ones come first."""
-    found, file = run.stages.get(LAST_STAGE, {}).get("judgement"), run.path / "evaluation.json"
-    if found is None and not file.is_file():
+    found = run.stages.get(LAST_STAGE, {}).get("judgement")
+    told = found or read_products(run, "evaluation", EVALUATION).get("evaluation")
+    if told is None:
         return {"rows": []}
-    evaluated, told = found is None, found or read_json(file)
+    evaluated = found is None
     rows = []
     for key, row in sorted(told["rows"].items(), key=lambda item: item[0] != REAL):
         distance = row["frechet"] if evaluated else {"value": row["kernel"], "standard_error": row["standard_error"]}

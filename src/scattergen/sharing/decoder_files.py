@@ -46,8 +46,6 @@ def export_decoder(model: GenerativeScatteringNetwork, path: Path, to: str, *, s
     """
     if path.suffix.lower() != ENDINGS[to] or path.is_dir():
         raise InputError(f"{path} is no name for such a file: give one that ends in {ENDINGS[to]}.")
-    if sharpen and model.sharpening is None:
-        raise InputError("This model has no sharpening, which only the preset auto fits: leave out --sharpen.")
     if to == "onnx" and find_spec("onnxscript") is None:
         remedy = "install them by pip install 'scattergen[onnx]', or export --to torch"
         raise InputError(f"ONNX files are written by the packages onnx and onnxscript: {remedy}.")

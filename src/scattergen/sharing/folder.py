@@ -1,18 +1,20 @@
 """A run as a folder to pass on: the model, its scores, a card and new images; no training codes, nor real images."""
 
+import os
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from scattergen.datasets.image_files import check_place, save_image_grid
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError
-from scattergen.files import atomic_path, check_space
+from scattergen.files import atomic_path, check_space, is_temporary, open_regular
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import REFERENCE
 from scattergen.runs import RunFolder
 from scattergen.runs.index import Index, read_index
-from scattergen.runs.layout import FEATURES, PAPER
+from scattergen.runs.layout import FEATURES, INDEX, PAPER
 from scattergen.sharing.card import CARD, NOBODY, SAMPLES, card_of
 from scattergen.stages.density import density_to_sample
 
@@ -31,14 +33,16 @@ def export_folder(
     if not run.finished:
         raise RunFolderError(f"{run.path} is unfinished: run the same `scattergen fit` command again first.")
     check_place(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there already: name a new folder.")
     run.check()
     density = density_to_sample(run, None, by_class=False) if run.names("densities") else None
     model = GenerativeScatteringNetwork.load(run, densities=() if density is None else (density,))
     own = run.path / CARD
     if own.is_file() and licence is None:  # of a folder that was exported, and perhaps edited
-        card = own.read_text(encoding="utf-8").replace(NOBODY, name or NOBODY)
+        try:
+            with open_regular(own) as written:
+                card = written.read().decode().replace(NOBODY, name or NOBODY)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{own} is no text in UTF-8: save it again as such.") from error
     else:
         card = card_of(run, model, density, name=name, licence=licence)
     record = read_index(run.path).current
@@ -51,6 +55,7 @@ def export_folder(
         record.stages[stage] = replace(entry, after=after, products=scores)
     record.drop_outdated()  # what was made from others that are left out
     files = [file for file in sorted(record.named()) if (run.path / file).is_file()]
+    _refuse_foreign(out, files)
     check_space(out, sum((run.path / file).stat().st_size for file in files))
     for file in files:
         with atomic_path(out / file) as temporary:
@@ -61,3 +66,11 @@ def export_folder(
         temporary.write_text(card, encoding="utf-8")
     Index(record).write(out)
     return card
+
+
+def _refuse_foreign(out: Path, files: Collection[str]) -> None:
+    """Refuse a place where anything is but what was left of this work when it was killed."""
+    there = {one.relative_to(out).as_posix() for one in out.rglob("*") if not (one.is_dir() or is_temporary(one))}
+    ours = there <= {*files, SAMPLES, CARD} and INDEX not in there and not there.isdisjoint(files)
+    if os.path.lexists(out) and (not out.is_dir() or (there and not ours)):
+        raise InputError(f"{out} is there already: name a new folder.")

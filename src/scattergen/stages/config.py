@@ -30,7 +30,9 @@ def read_config(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], dict[
     for name in arguments.keys() - {*known}:
         what = f'{path} has "{name}", which is no argument of fit'
         raise InputError(f"{what}: its sections are {', '.join(_SECTIONS)}, and its arguments {', '.join(known)}.")
-    arguments = ({"densities": ",".join(sections["densities"])} if sections.get("densities") else {}) | arguments
+    arguments = ({"densities": [*sections["densities"]]} if sections.get("densities") else {}) | arguments
+    if isinstance(arguments.get("densities"), list):
+        arguments["densities"] = ",".join(map(str, arguments["densities"]))
     parts = {f"densities.{key}": options for key, options in sections.pop("densities", {}).items()} | sections
     changes: dict[str, Any] = {}
     for part, options in parts.items():
@@ -40,13 +42,15 @@ def read_config(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], dict[
     return arguments, changes
 
 
-def config_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments and sections of a file with which `fit` does as a run with these options."""
+def config_of(options: Mapping[str, Any], n_channels: int | None = None) -> dict[str, Any]:
+    """Arguments and sections of a file with which `fit` does as a run with these options, of images with channels."""
     data, of_celeba = options.get("data", {}), options.get("preset") in CELEBA_PRESETS  # which crop by themselves
     top = {name: options[name] for name in ("preset", "seed") if name in options}
     top |= {name: data[name] for name in ("limit", "crop") if name in data and not (name == "crop" and of_celeba)}
     if data.get("size") is not None:
         top["size"] = data["size"]
+    if "mode" in data.get("converted", []) and n_channels is not None and not of_celeba:
+        top["mode"] = "L" if n_channels == 1 else "RGB"
     return top | {section: options[section] for section in _SECTIONS if section in options}
 
 

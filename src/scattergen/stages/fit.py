@@ -21,7 +21,7 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.evaluation import FeatureExtractor, default_features, kernel_distance
 from scattergen.runs import Result, Stages
 from scattergen.stages.density import choice_of_key, fit_density
-from scattergen.stages.model_parts import Parts, decoder_metadata
+from scattergen.stages.model_parts import Parts, decoder_metadata, stored_codes
 from scattergen.stages.options import AnyDecoder, Images, build, make_decoder
 from scattergen.stages.presets import Options
 from scattergen.training.loop import History
@@ -84,16 +84,14 @@ def fit_encoder(
 
         def encode(_: Path | None) -> Result:
             codes, mirrored = arranged.split(encoder.transform(features, stages.progress))
-            tensors = {"codes": codes.contiguous()}
+            tensors, metadata = stored_codes(codes, images)
             if mirrored is not None:
                 tensors["mirrored"] = mirrored.contiguous()
-            if classes is not None:
-                tensors["labels"] = classes.labels
             facts: dict[str, Any] = {"n": len(images)}
             if encoder.held_out > 0:
                 unseen = tensors["codes"][arranged.n_fit // arranged.times :]
                 facts["held_out_rms"] = unseen.square().mean().sqrt().item()
-            return Result(tensors, {} if classes is None else {"classes": classes.classes}, facts)
+            return Result(tensors, metadata, facts)
 
         result = stages.get("encoder", depends, fit)
         if result.found:

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from scattergen.calls.keywords import check_keywords
+from scattergen.datasets import Dataset, class_labels
+from scattergen.datasets.recognition import identity_of
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
 from scattergen.densities import Density, hyperparameters, make
+from scattergen.display.progress import Progress
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files.tensors import check_shapes
 from scattergen.runs import RunFolder, check_name, save_run
 from scattergen.runs.schema import REMEDY
 from scattergen.stages.density import best_density, density_metadata
-from scattergen.stages.options import AnyDecoder
+from scattergen.stages.options import AnyDecoder, Images
 from scattergen.stages.presets import Options
 
 Part = TypeVar("Part")
@@ -44,8 +47,11 @@ class Parts:
     psnr: float | None = None  # mean, in dB, of reconstructed images that the decoder was not trained on
 
 
-def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already."""
+def save_parts(parts: Parts, path: Path | str, data: Dataset | None = None, *, overwrite: bool = False) -> None:
+    """Write a model as a run folder, or add the densities that it lacks to the one that holds the model already.
+
+    With the `data` that it was fitted to, codes of their training part are stored as those of a fit are.
+    """
     # Everything that can fail for the model's sake comes before anything is replaced.
     encoder, decoder, options = parts.encoder, parts.decoder, parts.options
     for part, kinds in ((encoder, ScatteringEncoder), (decoder, AnyDecoder)):
@@ -74,9 +80,22 @@ def save_parts(parts: Parts, path: Path | str, *, overwrite: bool = False) -> No
     if parts.n_leading is not None or parts.best is not None or parts.sharpen:  # no stage will tell
         chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
         options = {**options, "sampling": chosen}
+    if data is not None:
+        if not isinstance(data, Dataset):
+            raise InputError("data is no dataset: give what open_dataset opens, or Dataset(name, ImageArray(x)).")
+        content["codes"] = stored_codes(encoder.transform(data.train, Progress.where_somebody_watches()), data.train)
+        options = {**options, "data": identity_of(data)}
     measured = math.nan if parts.psnr is None else float(parts.psnr)
     facts = {"decoder": {"psnr": measured}} if math.isfinite(measured) else {}
     save_run(path, options, content, facts, overwrite=overwrite)
+
+
+def stored_codes(codes: Tensor, images: Images) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Codes of images (N, d), with their labels if they have classes, as tensors and metadata of a run."""
+    classes = class_labels(images)
+    if classes is None:
+        return {"codes": codes.contiguous()}, {}
+    return {"codes": codes.contiguous(), "labels": classes.labels}, {"classes": classes.classes}
 
 
 def decoder_metadata(decoder: AnyDecoder) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The options of a fit: checked as a whole before any work, and passed to what they are for."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -66,19 +66,22 @@ def check_options(
     encoder = build("encoder", ScatteringEncoder, options["encoder"], image_shape, device="cpu")
     encoder.check_count(n)
     make_decoder(options["decoder"], LinearDecoder.shaped(encoder))
-    _check_sampling(options.get("sampling", {}), encoder.whitening.n_components)
+    _check_sampling(options.get("sampling", {}), encoder.whitening.n_components, options["densities"])
     build("training", DecoderTraining, options["training"]).check(n, n_processes)
     for key, keywords in options["densities"].items():
         _check_density(key, keywords, n, classes)
 
 
-def _check_sampling(options: Mapping[str, Any], d: int) -> None:
+def _check_sampling(options: Mapping[str, Any], d: int, densities: Collection[str]) -> None:
     unknown = [name for name in options if name not in ("n_components", "density", "sharpen")]
     if unknown:
         raise InputError(f'There is no option "sampling.{unknown[0]}": there are n_components, density and sharpen.')
     strength = options.get("sharpen", 0)
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
         raise InputError(f"sampling.sharpen={strength!r}: give a number from 0 to 1.")
+    density = options.get("density")
+    if density is not None and density not in [*densities]:
+        raise InputError(f"sampling.density={density!r} is not among the densities to fit: {', '.join(densities)}.")
     value = options.get("n_components")
     number = isinstance(value, int) and not isinstance(value, bool)
     if value not in (None, "auto") and not (number and 1 <= value <= d):
