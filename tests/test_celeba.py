@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import scattergen as sg
 from scattergen.cli.arguments import READING, Reading
 from scattergen.cli.opening import open_of_run
 from scattergen.datasets import ImageFolder, celeba, open_dataset
@@ -298,3 +299,11 @@ def test_real_faces(tmp_path):
     assert (len(faces.train), len(faces.test)) == (14, 2)
     red, _, blue = faces.train[:].mean(dim=(0, 2, 3))
     assert red > blue  # of skin
+
+
+def test_parts_are_those_of_the_preset(scattergen, faces, fitted_faces, tmp_path):
+    for part, images in (("train", celeba(faces).train), ("test", celeba(faces).test)):
+        scattergen("encode", fitted_faces, faces, "--part", part, "--out", tmp_path / "codes.npy", "-q")
+        codes = torch.from_numpy(np.load(tmp_path / "codes.npy"))
+        # Batches of other sizes, whose sums differ in their last bits.
+        torch.testing.assert_close(codes, sg.load(fitted_faces).encode(images), rtol=1e-4, atol=1e-4)

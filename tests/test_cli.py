@@ -667,7 +667,7 @@ def test_info_of_a_model_saved_from_python(scattergen, fitted, tmp_path):
     sg.load(fitted).save(tmp_path / "saved")
     assert "complete" in scattergen("info", tmp_path / "saved").out
     error = scattergen("density", tmp_path / "saved", "mixture", "--as", "m", "-q", code=2).err
-    assert "holds no codes" in error
+    assert "has no codes: " in error
 
 
 # Options common to all

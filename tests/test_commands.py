@@ -237,7 +237,8 @@ def test_sample_tells_how_samples_were_made(scattergen, fitted, tmp_path):
     sample = ["sample", fitted, "-n", 2, "--seed", 5, "--temperature", 0.5, "--out", tmp_path / "a.png", "--json"]
     told = {"out": str(tmp_path / "a.png"), "n": 2, "density": "vae", "seed": 5, "temperature": 0.5, "sharpen": 0}
     assert json.loads(scattergen(*sample, "--density", "vae").out) == told
-    assert json.loads(scattergen(*sample, "--sharpen", 0.5).out)["sharpen"] == 0  # its model has no sharpening
+    assert "has no sharpening" in scattergen(*sample, "--sharpen", 0.5, code=2).err
+    assert json.loads(scattergen(*sample, "--sharpen", 0).out)["sharpen"] == 0
 
 
 # Files of options
@@ -290,6 +291,9 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         ("[encoder\n", "is no TOML file"),
         ("\xff", "is no TOML file"),
         ("[encoder]\nJJ = 3", 'has no option "JJ"'),
+        ('densities = ["gaussian", "x"]', 'There is no density "x"'),
+        ("[sampling]\ndensity = 1979-05-27", "is not among the densities to fit: gaussian, "),
+        ('[sampling]\ndensity = "flow"', "sampling.density='flow' is not among"),
         ("[densities.x]\n", 'There is no density "x"'),
         ('seed = "x"', "--seed"),
         (None, "cannot be read"),

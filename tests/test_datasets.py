@@ -467,3 +467,9 @@ def test_npz_with_the_names_of_medmnist(tmp_path):
     assert torch.equal(dataset.train[:], ImageArray(levels[:5])[:])
     assert torch.equal(dataset.test[:], ImageArray(levels[7:])[:])
     assert dataset.train.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_names_of_classes_are_a_list(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=[0, 1, 0, 1], classes=[["a"], ["b"]])
+    with pytest.raises(InputError, match=r"\[classes\] has shape \(2, 1\)"):
+        open_dataset(tmp_path / "a.npz")

@@ -29,7 +29,8 @@ def falling(power: float) -> Tensor:
 def check(matrix: Tensor, d: int, found: tuple[Tensor, Tensor]) -> None:
     values, vectors = found
     wanted = torch.linalg.eigvalsh(matrix).flip(0)[:d]
-    assert values.shape == (d,) and vectors.shape == (len(matrix), d)
+    assert values.shape == (d,)
+    assert vectors.shape == (len(matrix), d)
     # A Ritz value is off by the square of its residual, which is 1e-8 of the least at most: rounding is more.
     assert torch.allclose(values, wanted, rtol=0, atol=1e-13 * wanted[0].item())
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-12)

@@ -145,7 +145,7 @@ def test_more_components_than_coefficients():
 
 def test_equal_images():
     x = images(1).expand(1100, -1, -1, -1)  # two batches, whose features differ by rounding
-    with pytest.raises(InputError, match="All 1100 images give the same features"):
+    with pytest.raises(InputError, match="All samples have the same features"):
         ScatteringEncoder((1, 12, 16), n_components=2).fit(x)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import scattergen as sg
 from scattergen import InputError, RunFolderError, ScattergenError
-from scattergen.datasets import ClassLabels, Dataset, ImageArray, mnist
+from scattergen.datasets import ClassLabels, Dataset, ImageArray, mnist, open_dataset
 from scattergen.decoder import Decoder
 from scattergen.decoder import fit as decoder_fit
 from scattergen.decoder.fit import DecoderTraining, OverfittingWarning, _warn_of_overfitting, augment
@@ -821,3 +821,41 @@ def test_a_density_with_keywords_of_another_version_says_what_to_do(model, image
     with pytest.raises(RunFolderError, match=r'no option "covariance".*scattergen density'):
         sg.load(tmp_path / "run")
     del model.densities["old"]
+
+
+def test_a_model_saved_with_its_data_has_codes_for_commands(scattergen, tmp_path):
+    x = mnist().train[:130][:, :, 6:22, 6:22]
+    labels = torch.arange(130) % 2
+    np.savez(tmp_path / "x.npz", x_train=x.numpy(), y_train=labels.numpy(), classes=np.array([b"a\xc3\xa9", b"b"]))
+    data = open_dataset(tmp_path / "x.npz")
+    model = GenerativeScatteringNetwork.fit(data.train, options=OPTIONS)
+    model.save(tmp_path / "plain")
+    for words in (["diagnose"], ["density", "gaussian"], ["nearest"]):
+        command = [words[0], tmp_path / "plain", *words[1:]]
+        assert "give `save` the data that it was fitted to" in scattergen(*command, "-q", code=2).err
+    run = tmp_path / "run"
+    model.save(run, data=data)
+    assert torch.equal(RunFolder.open(run).read("codes")[0]["codes"], model.encode(data.train))
+    assert RunFolder.open(run).finished
+    scattergen("density", run, "gaussian", "--by-class", "-q")
+    scattergen("sample", run, "--label", "a\u00e9", "-n", 2, "--out", tmp_path / "a.png", "-q")
+    scattergen("diagnose", run, "-n", 40, "--components", 2, "--simulations", 19, "-q")
+    scattergen("nearest", run, "--images", tmp_path / "x.npz", "--out", tmp_path / "b.png", "-q")
+    scattergen("density", run, "vae", "--set", "epochs=1", "-q")  # which is measured in seconds
+    opened = RunFolder.open(run)
+    assert opened.finished
+    assert opened.options["data"]["n"] == len(data.train)
+    assert "130" not in scattergen("list", tmp_path).out
+    assert "117 of x" in scattergen("list", tmp_path).out
+    other = draw_other(tmp_path)
+    assert (
+        "does not hold the images"
+        in scattergen("nearest", run, "--images", other, "--out", tmp_path / "c.png", code=2).err
+    )
+    with pytest.raises(InputError, match="data is no dataset"):
+        model.save(tmp_path / "b", data=data.train)
+
+
+def draw_other(folder):
+    np.savez(folder / "other.npz", x_train=mnist().train[200:330][:, :, 6:22, 6:22].numpy())
+    return folder / "other.npz"

@@ -8,8 +8,10 @@ import socket
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import scattergen as sg
 from scattergen.datasets import ImageFolder, WithMirrored, folder, limit, mnist, open_dataset
 from scattergen.datasets.recognition import marks_of, recognise, what_changed
 from scattergen.display.progress import Progress
@@ -552,3 +554,80 @@ def test_no_untouched_file_is_said_to_have_changed(tmp_path, act, counts):
         f"{tmp_path} holds other training images than {tmp_path}/run was fitted to ({counts or 'missing: '}"
     )
     assert what_changed(limit(after, 40), known, tmp_path / "run") is None
+
+
+# Parts of a fit's images, and commands that need not be told what they are
+
+
+def test_parts_are_those_of_a_fit_to_some_of_the_images(scattergen, photos, tmp_path):
+    run = tmp_path / "run"
+    scattergen(*command(photos, run, "--limit", 12))
+    fitted_to = limit(open_dataset(photos), 12)
+    for part, images in (("train", fitted_to.train), ("test", fitted_to.test)):
+        scattergen("encode", run, photos, "--part", part, "--out", tmp_path / "codes.npy", "-q")
+        codes = torch.from_numpy(np.load(tmp_path / "codes.npy"))
+        # Batches of other sizes, whose sums differ in their last bits.
+        torch.testing.assert_close(codes, sg.load(run).encode(images), rtol=1e-4, atol=1e-4)
+
+
+def test_other_images_are_not_limited_as_those_of_the_fit(scattergen, photos, tmp_path):
+    run, others = tmp_path / "run", draw(tmp_path / "others", numbered(40), first=100)
+    scattergen(*command(photos, run, "--limit", 12))
+    scattergen("encode", run, others, "--part", "train", "--out", tmp_path / "codes.npy", "-q")
+    assert len(np.load(tmp_path / "codes.npy")) == 36
+
+
+def test_reconstruct_says_how_many_images_the_model_was_trained_on(scattergen, photos, run, tmp_path):
+    trained_on = {*training_files(photos)}
+    first = open_dataset(photos, test_fraction=0).train.files[:10]
+    number = sum(file in trained_on for file in first)
+    assert 0 < number < 10
+    shown = scattergen("reconstruct", run, photos, "-n", 10, "--out", tmp_path / "a.png", "-q").out
+    assert f"trained on {number} of these; --part test" in shown
+    shown = scattergen("reconstruct", run, photos, "--part", "test", "--out", tmp_path / "b.png", "-q").out
+    assert "trained on" not in shown
+    others = draw(tmp_path / "others", numbered(4), first=100)
+    assert "trained on" not in scattergen("reconstruct", run, others, "--out", tmp_path / "c.png", "-q").out
+
+
+def test_images_in_the_current_folder_are_found_by_their_name(scattergen, photos, run, tmp_path, monkeypatch):
+    nearest = ["nearest", run, "-n", 2, "-k", 1, "--out", tmp_path / "a.png", "-q"]
+    monkeypatch.chdir(tmp_path)
+    assert "name them by --images" in scattergen(*nearest, code=2).err
+    monkeypatch.chdir(photos.parent)
+    assert json.loads(scattergen(*nearest, "--json").out)["files"]
+    draw(tmp_path / "photos", numbered(), first=200)
+    monkeypatch.chdir(tmp_path)
+    assert "does not hold the images" in scattergen(*nearest, code=2).err
+
+
+def test_the_name_of_the_images_is_no_path(scattergen, run, tmp_path, monkeypatch):
+    opened = RunFolder.open(run)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr(RunFolder, "options", {**opened.options, "data": {"name": str(tmp_path / "a")}})
+    assert "name them by --images" in scattergen("nearest", run, "--out", tmp_path / "a.png", code=2).err
+
+
+def test_a_morph_between_files(scattergen, photos, run, tmp_path):
+    morph = ["interpolate", run, photos, "--out", tmp_path / "a.png", "-q"]
+    assert json.loads(scattergen(*morph, "--from", "07.bmp", "--to", "2", "--json").out)["rows"] == [7, 2]
+    assert 'has no image "7.bmp"' in scattergen(*morph, "--from", "7.bmp", code=2).err
+    assert "such as 00.bmp" in scattergen(*morph, "--to", "-1", code=2).err
+    assert "has the images 0 to 29" in scattergen(*morph, "--to", "30", code=2).err
+
+
+def test_a_run_inside_its_images_is_refused_wherever_home_is(scattergen, photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert "lies inside" in scattergen(*command("~/photos", photos / "run"), code=2).err
+    assert not (photos / "run").exists()
+
+
+def test_images_made_grey_are_made_grey_again(scattergen, tmp_path):
+    (tmp_path / "colour").mkdir()
+    for row in range(12):
+        pixels = np.random.default_rng(row).integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "colour" / f"{row}.png")
+    scattergen(*command(tmp_path / "colour", tmp_path / "run", "--mode", "L"))
+    (tmp_path / "fit.toml").write_text(scattergen("info", tmp_path / "run", "--config").out)
+    again = ["fit", tmp_path / "colour", "--out", tmp_path / "run", "--config", tmp_path / "fit.toml", "-q", "--json"]
+    assert json.loads(scattergen(*again).out)["finished_before"]

@@ -144,7 +144,7 @@ def test_a_folder_lacks_codes_and_real_images_and_makes_the_same_new_ones(fitted
 def test_a_folder_can_be_asked_for_everything_but_codes(exported, scattergen, digits, tmp_path):
     run = shutil.copytree(exported[0], tmp_path / "run")
     error = scattergen("density", run, "mixture", "--as", "other", code=2).err
-    assert error.startswith(f"error: {run} holds no codes to fit on: ")
+    assert error.startswith(f"error: {run} has no codes: ")
     assert error.count("\n") == 1
     assert "files intact" in scattergen("info", run).out
     evaluated = scattergen("evaluate", run, "--images", digits, "-n", 20, "--density", "gaussian", "--quiet")
@@ -405,3 +405,55 @@ def test_the_programs_of_the_page(hub, monkeypatch, tmp_path):
     z = model.sample_codes(20_000, "mixture")
     # Drawn otherwise from the same mixture: means of 100 codes of variance 1 differ by 0.1 as a rule.
     assert np.abs(found["codes"].mean(0) - z.mean(0).numpy()).max() < 0.5
+
+
+# Folders whose files are not as expected
+
+
+def test_a_malformed_evaluation_is_not_in_the_card(fitted, scattergen, tmp_path):
+    sg.load(fitted).save(tmp_path / "run")
+    for content in ('{"rows": {"a": 1}}', "x"):
+        (tmp_path / "run" / "evaluation.json").write_text(content)
+        card = scattergen("export", tmp_path / "run", "--to", "folder", "--out", tmp_path / content[:1], "-q").out
+        assert "# " in card
+
+
+def test_a_card_that_is_no_text_or_a_link(run_copy, scattergen, tmp_path):
+    export = ["export", run_copy, "--to", "folder", "--out", tmp_path / "out", "-q"]
+    (run_copy / "README.md").write_bytes(b"caf\xe9")
+    assert "README.md is no text in UTF-8" in scattergen(*export, code=2).err
+    (run_copy / "README.md").unlink()
+    (tmp_path / "secret").write_text("secret")
+    (run_copy / "README.md").symlink_to(tmp_path / "secret")
+    assert "README.md is a link" in scattergen(*export, code=2).err
+
+
+def test_an_export_that_was_killed_goes_on(fitted, scattergen, exported, tmp_path):
+    out, export = tmp_path / "out", ["export", fitted, "--to", "folder", "--out", tmp_path / "out", "-q"]
+    shutil.copytree(exported[0], out)
+    assert "is there already" in scattergen(*export, code=2).err
+    (out / "run.json").unlink()
+    (out / ".writing-decoder.safetensors-123").write_text("half of it")
+    scattergen(*export)
+    assert "files intact" in scattergen("info", out).out
+
+
+@pytest.mark.parametrize("name", ["README.md", "samples.png", "mine.txt"])
+def test_an_export_replaces_nothing_of_ones_own(fitted, scattergen, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    assert "is there already" in scattergen("export", fitted, "--to", "folder", "--out", tmp_path, "-q", code=2).err
+    assert [*tmp_path.iterdir()] == [tmp_path / name]
+
+
+def test_options_of_another_kind_of_export(fitted, scattergen, tmp_path):
+    export = ["export", fitted, "--out", tmp_path / "a.onnx", "-q", "--to"]
+    assert "leave out --license" in scattergen(*export, "onnx", "--license", "mit", code=2).err
+    assert "leave out --sharpen" in scattergen(*export, "folder", "--sharpen", 0.5, code=2).err
+
+
+def test_only_runs_are_fetched(hub, fitted, scattergen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    push(RunFolder.open(fitted), "me/digits")
+    assert json.loads(scattergen("compare", fitted, "hf:me/digits", "--json").out)["measured"]
+    scattergen("sample", fitted, "--out", "hf:me/digits", "-n", 2, "-q")
+    assert (tmp_path / "hf:me" / "digits").is_dir()

@@ -231,10 +231,10 @@ def test_too_few_components():
 @pytest.mark.parametrize(
     ("s", "n_components", "culprit", "remedy"),
     [
-        (features(5), 5, "5 components were asked of 5 images", "at most 4"),
+        (features(5), 5, "5 components were asked of 5 samples", "at most 4"),
         (features(100), 31, "31 components", "at most 30"),
         (features(1), 1, "same features", "images that differ"),
-        (torch.full((50, D), 0.3), 2, "All 50 images give the same features", "images that differ"),
+        (torch.full((50, D), 0.3), 2, "All samples have the same features", "images that differ"),
         (features()[:, :3] @ torch.ones(3, D), 2, "vary in 1 way only", "at most 1"),
         (features()[:, :4].repeat(1, 5), 6, "vary in 4 ways only", "at most 4"),
     ],

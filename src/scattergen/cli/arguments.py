@@ -72,8 +72,12 @@ class Reading(NamedTuple):
 class Ends(NamedTuple):
     """Options that say which two images of a data set are meant."""
 
-    start: Annotated[int | None, Option("--from", min=0, help="Number of the first image.", show_default="0")] = None
-    stop: Annotated[int | None, Option("--to", min=0, help="Number of the last image.", show_default="1")] = None
+    start: Annotated[
+        str | None, Option("--from", metavar="IMAGE", help="First image: its number or file name.", show_default="0")
+    ] = None
+    stop: Annotated[
+        str | None, Option("--to", metavar="IMAGE", help="Last image: its number or file name.", show_default="1")
+    ] = None
     from_label: Annotated[str | None, Option(metavar="CLASS", help="Begin with the first image of a class.")] = None
     to_label: Annotated[str | None, Option(metavar="CLASS", help="End with the first image of a class.")] = None
 
@@ -207,5 +211,7 @@ def tell(common: Common, facts: object, *lines: object) -> None:
 def tell_written(common: Common, path: Path, n: int, **facts: Any) -> None:
     """Print where results are and what was measured; as JSON also how they were made."""
     measured = [f"PSNR: {facts['psnr']:.2f} dB"] if "psnr" in facts else []
+    if seen := facts.get("trained_on"):
+        measured.append(f"The model was trained on {seen:,} of these; --part test has images that it has not seen.")
     written = f"{path}: {n:,} {'item' if n == 1 else 'items'}."
     tell(common, {"out": str(path), "n": n, **facts}, written, *measured)

@@ -1,6 +1,8 @@
 """What commands do first: check the device and memory, and open images."""
 
+import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from scattergen.datasets import Dataset, ImageSource, celeba, class_labels, limi
 from scattergen.datasets.opening import holds_files
 from scattergen.datasets.published import CROPS
 from scattergen.datasets.reading import ImageReader
-from scattergen.datasets.recognition import recognise
+from scattergen.datasets.recognition import names_of, recognise
 from scattergen.datasets.source import MNIST
 from scattergen.display.machine import memory
 from scattergen.display.progress import SILENT, Progress
@@ -77,9 +79,9 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
     opened = RunFolder.open(run)
     fitted_to, preset = opened.options.get("data", {}), opened.options.get("preset")
     if source is None:
-        if fitted_to.get("name") != MNIST:
+        source = fitted_to.get("name", "")  # of a folder, its own name, without the place where it is
+        if source != MNIST and (Path(source).name != source or not os.path.exists(source)):
             raise InputError(f"{run} does not hold the images that it was fitted to: name them by --images.")
-        source = MNIST
     if holds_files(source):
         if preset not in CELEBA_PRESETS:
             reading = _as_files_of(opened, reading)
@@ -91,30 +93,33 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     """All images of a source, or one part of one with a test set, as the training part; image files read as a run's."""
     opened, asked = RunFolder.open(run), reading
     wanted = _, height, width = tuple(opened.metadata("encoder")["image_shape"])
-    fitted_to, preset = opened.options.get("data", {}), None
     if holds_files(source):
-        preset = opened.options.get("preset") if part is not None else None
-        if preset not in CELEBA_PRESETS:
-            reading = _as_files_of(opened, reading)
+        reading = _as_files_of(opened, reading)
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
-    if part is None:
-        data = open_dataset(source, **reading._asdict(), test_fraction=0)
+    data = None if part is None else _as_fitted(opened, source, asked)
+    if data is None:  # a part of images that have none of their own is that of a fit
+        data = open_dataset(source, **{**reading._asdict(), **({"test_fraction": 0} if part is None else {})})
         _say_what_is_left_out(source, data)
-    else:  # of images that have none of their own it is that of a fit
-        data = open_to_fit(source, reading, preset, most=None)
-        fewer = limit(data, fitted_to["limit"]) if "limit" in fitted_to else data
-        data = fewer if recognise(fewer, fitted_to) else data
     if data.train.shape != wanted:
         what = f"{source} gives {_in_words(data.train.shape)}, but {run} is a model of {_in_words(wanted)}"
         how = "choose --size, --crop and --mode to suit" if holds_files(source) else "convert the array, or give files"
         if height != width and data.train.shape[1:] != wanted[1:] and holds_files(source):
             how = f"make them {width}×{height} pixels first, as --size and --crop make squares"
         raise InputError(f"{what}: {how}.")
-    _say_how_converted(source, data, asked, reading, fitted_to.get("converted", []))
+    _say_how_converted(source, data, asked, reading, opened.options.get("data", {}).get("converted", []))
     if data.test is None and part == "test":
         raise InputError(f"{source} has too few images for a test set: leave out --part.")
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
+
+
+def _as_fitted(run: RunFolder, source: str, reading: Reading) -> Dataset | None:
+    """The images of a source, split and limited as in the fit of a run, if it was fitted to them."""
+    with suppress(InputError):
+        data = open_of_run(run.path, source, reading)
+        if recognise(data, run.options.get("data", {})):
+            return data
+    return None
 
 
 def _in_words(shape: tuple[int, ...]) -> str:
@@ -147,14 +152,20 @@ def check_row(source: ImageSource, name: str, number: int) -> None:
         raise InputError(f"There is no image {number}: {name} has the images 0 to {len(source) - 1}.")
 
 
-def number_of(source: ImageSource, name: str, number: int | None, label: str | None, default: int) -> int:
-    """The number of an image that is asked for by it, or as the first one of a class."""
+def number_of(source: ImageSource, name: str, image: str | None, label: str | None, default: str) -> int:
+    """The number of an image that is asked for by it, by the name of its file, or as the first one of a class."""
     if label is None:
-        number = default if number is None else number
-        check_row(source, name, number)
-        return number
-    if number is not None:
-        raise InputError(f"A number, {number}, and a class, {label}, are given for the same image: leave out one.")
+        image = default if image is None else image
+        names = names_of(source) or []
+        if image in names:
+            return names.index(image)
+        if not (image.isascii() and image.isdigit()):
+            some = f", such as {names[0]}" if names else ""
+            raise InputError(f'{name} has no image "{image}": give a number, from 0, or the name of a file{some}.')
+        check_row(source, name, int(image))
+        return int(image)
+    if image is not None:
+        raise InputError(f"An image, {image}, and a class, {label}, are given for the same end: leave out one.")
     found = class_labels(source)
     if found is None:
         raise InputError(f"The images of {name} have no classes: give their numbers, by --from and --to.")

@@ -133,8 +133,11 @@ def reconstruct(
 
     from scattergen.cli.opening import open_like, prepare
     from scattergen.datasets.image_files import check_output, is_grid, write_images
+    from scattergen.datasets.recognition import count_known
+    from scattergen.datasets.source import Subset
     from scattergen.image_quality import psnr
     from scattergen.model import GenerativeScatteringNetwork
+    from scattergen.runs import RunFolder
 
     progress = prepare(common)
     check_output(out)
@@ -153,7 +156,10 @@ def reconstruct(
         shown = torch.cat([row for pair in rows for row in pair])[: 2 * len(results) + missing]
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
-    arg.tell_written(common, out, len(results), psnr=mean)
+    seen = 0
+    if part is None:
+        seen = count_known(Subset(source, torch.arange(len(results))), RunFolder.open(run).options.get("data", {}))
+    arg.tell_written(common, out, len(results), psnr=mean, trained_on=seen)
 
 
 def interpolate(
@@ -167,6 +173,7 @@ def interpolate(
     Examples:
       scattergen interpolate runs/mnist mnist --from-label 3 --to-label 9 --out morph.gif
       scattergen interpolate runs/mnist mnist --from 3 --to 9 --steps 10 --out morph.png
+      scattergen interpolate runs/faces faces/ --from anna.jpg --to tom.jpg --out morph.gif
     """
     import torch
 
@@ -179,7 +186,7 @@ def interpolate(
     check_output(out, steps)
     model = GenerativeScatteringNetwork.load(run, common.device, densities=())
     source = open_like(run, images, reading, part).train
-    asked = ((ends.start, ends.from_label, 0), (ends.stop, ends.to_label, 1))
+    asked = ((ends.start, ends.from_label, "0"), (ends.stop, ends.to_label, "1"))
     numbers = [number_of(source, images, *one) for one in asked]
     first, last = source[torch.tensor(numbers)]
     write_series(out, model.interpolate(first, last, steps))

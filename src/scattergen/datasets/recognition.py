@@ -16,6 +16,8 @@ from scattergen.datasets.folder import ImageFolder
 from scattergen.datasets.reading import ImageReader
 from scattergen.datasets.source import Dataset, ImageSource, Subset
 
+CONVERSIONS = ("size", "converted")  # what `conversions_of` tells
+
 
 def files_of(images: ImageSource | Tensor) -> tuple[ImageFolder, NDArray[np.int64]] | None:
     """The folder whose files images are, and their numbers there; None of other images."""
@@ -52,6 +54,12 @@ def marks_of(images: ImageSource) -> dict[str, str]:
         return {}
     marks = (hashlib.sha256(mark).digest()[:3] for mark in found[0].marks(found[1].tolist()))
     return {"marks": base64.b64encode(b"".join(marks)).decode()}
+
+
+def count_known(images: ImageSource, fitted_to: Mapping[str, Any]) -> int:
+    """How many images are, as files, among those that a run was fitted to."""
+    known = {*re.findall("....", fitted_to.get("marks", ""))}
+    return sum(mark in known for mark in re.findall("....", marks_of(images).get("marks", ""))) if known else 0
 
 
 def conversions_of(images: ImageSource | Tensor) -> dict[str, Any]:

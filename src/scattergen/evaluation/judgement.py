@@ -132,7 +132,7 @@ def _beside(best: Row, decoder: Row, largest: float, far: bool) -> str:
             times = "a little further" if gap < _TELLING * largest else "further"
         return f"{times} from real ones {'than' if ratio >= 10 else 'as'} these reconstructions"
     if error > max(decoder.kernel, _TELLING * largest):
-        return "too few test images to tell how real they are"
+        return "there are too few test images to tell how real they are"
     return f"about as {'far from real ones' if far else 'real'} as these reconstructions"
 
 

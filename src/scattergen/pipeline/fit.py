@@ -13,7 +13,7 @@ import torch
 from scattergen.calls.state import usual_state
 from scattergen.datasets import ClassLabels, Dataset, class_labels
 from scattergen.datasets.image_files import save_image_grid
-from scattergen.datasets.recognition import identity_of, recognise, what_changed
+from scattergen.datasets.recognition import CONVERSIONS, identity_of, recognise, what_changed
 from scattergen.densities import make
 from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError, RunFolderError, ScattergenError
@@ -89,8 +89,9 @@ def fit_run(
     begun = processes.broadcast(begun)
     data = _recognised(data, begun, overwrite)
     known, had = identity_of(data), {} if begun is None else begun.options.get("data", {})
-    if had.get("fingerprint") == known["fingerprint"]:  # a run of the same files keeps how these were converted
-        known |= {name: value for name, value in had.items() if name in ("size", "converted")}
+    if had.get("fingerprint") == known["fingerprint"]:  # a run of the same files keeps what it has of these
+        known = {name: value for name, value in known.items() if name not in CONVERSIONS}
+        known |= {name: value for name, value in had.items() if name in CONVERSIONS}
     identity: dict[str, Any] = {"data": known, "preset": preset, "seed": seed, **options}
     if max_seconds is not None:
         options["training"]["epochs"] = _epochs(begun, identity, max_seconds, data, device, processes, progress)

@@ -46,6 +46,9 @@ def options_of(
     known = {section: [*inspect.signature(make).parameters][own:] for section, (make, own) in made.items()}
     for name, value in short.items():
         found = [section for section, names in known.items() if name in names]
+        if name == "labels":
+            remedy = 'give ImageArray(x, labels) as images, and ask for a density such as "mixture-by-class"'
+            raise InputError(f"Labels belong to images: {remedy}.")
         if not found and (near := nearest_name(name, chain(*known.values()))):
             raise InputError(f'There is no option "{name}": "{near}" may be meant.')
         if len(found) > 1:
