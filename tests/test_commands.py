@@ -391,3 +391,28 @@ def test_the_file_on_the_page_can_be_used(tmp_path):
     assert arguments == {"preset": "auto", "seed": 0, "size": 64, "densities": "mixture,vae"}
     options = preset("auto", (3, 64, 64), 2000) | {"densities": {"mixture": {}, "vae": {}}}
     check_options(override(options, changes), (3, 64, 64), 2000)
+
+
+# What is told of a run
+
+
+def test_how_wide_codes_are(scattergen, fitted, other):
+    assert "Codes: 16 components.\n" in scattergen("info", fitted).out
+    measured = json.loads(scattergen("compare", fitted, other, "--json").out)["measured"]
+    assert measured["seconds, all stages"][0] > 0
+    assert measured["seconds, all stages"][1] is None  # of a model saved from Python
+
+
+def test_a_damaged_density_is_made_again(scattergen, run_copy):
+    file = RunFolder.open(run_copy).file("densities/gaussian")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"x")
+    with pytest.warns(UserWarning, match="is made again"):
+        scattergen("density", run_copy, "gaussian", "-q", showing_warnings=True)
+    assert file.read_bytes()[-1:] == content[-1:]
+    assert "files intact" in scattergen("info", run_copy).out
+
+
+def test_an_estimate_within_a_time(scattergen, digits, tiny):
+    estimate = ["fit", digits, "--estimate", "-q", *tiny]
+    assert "takes at least" in scattergen(*estimate, "--max-time", "0.01s", code=2).err

@@ -260,3 +260,12 @@ def test_without_a_place_for_features_they_are_computed_again(run_copy, seen, mo
         kept_features(run, "test", images, DigitFeatures())
     assert seen == [25, 25]
     assert not list(run_copy.glob("features-*"))
+
+
+def test_scores_by_other_means_make_another_report(scattergen, run_copy):
+    diagnose = ["diagnose", run_copy, "-n", 40, "--simulations", 19, "-q", "--components"]
+    scattergen(*diagnose, 4)
+    before = page(run_copy)
+    scattergen(*diagnose, 3)
+    assert page(run_copy) != before
+    assert "nothing to do" in scattergen("report", run_copy, "-q").out

@@ -15,12 +15,12 @@ from scattergen.cli.arguments import parse_time
 from scattergen.datasets import Dataset, ImageArray, limit, mnist
 from scattergen.decoder import Decoder, DecoderTraining
 from scattergen.errors import InputError
-from scattergen.evaluation.judgement import Judgement, Row, best_of, default_features, in_words
+from scattergen.evaluation.judgement import DECODER, Judgement, Row, best_of, default_features, in_words
 from scattergen.evaluation.tables import Estimate
 from scattergen.image_quality import sharpness
 from scattergen.pipeline import estimate as estimating
 from scattergen.pipeline.estimate import epochs_within, estimate_fit
-from scattergen.pipeline.judging import standard_of
+from scattergen.pipeline.judging import Standard, standard_of
 from scattergen.runs import RunFolder
 from scattergen.stages import fit as stages_of_fit
 from scattergen.stages.fit import choose_leading
@@ -445,3 +445,17 @@ def test_unknown_kinds_and_losses_are_refused():
         options[section][keyword] = "other"
         with pytest.raises(InputError, match='"other" is unknown: choose'):
             sg.GenerativeScatteringNetwork.fit(ImageArray(shapes(120)), options=options)
+
+
+def test_few_test_images_do_not_tell_whether_samples_are_copies():
+    rows = {DECODER: Row(10.0, 1.0, 0.9, 25.0, 0.8), "parzen": Row(20.0, 1.0, 0.9)}
+    assert "19 test images do not tell whether they are copies" in in_words(
+        Judgement(("f", "1"), 100, 19, rows, "parzen"), 5000
+    )
+    assert "copies" not in in_words(Judgement(("f", "1"), 100, 20, rows, "parzen"), 5000)
+
+
+def test_reconstructions_of_images_without_detail_are_as_sharp():
+    flat = torch.zeros(30, 1, 12, 12)
+    standard = Standard(("f", "1"), torch.rand(30, 4), torch.rand(30, 4), sharpness(flat).mean().item(), 0, {})
+    assert standard.row(flat + 0.5, torch.rand(30, 4)).sharpness == pytest.approx(1)
