@@ -20,6 +20,7 @@ from scattergen.densities import improved_keywords, names
 from scattergen.display.words import duration
 from scattergen.errors import InputError
 from scattergen.pipeline.browse import compare_runs
+from scattergen.pipeline.estimate import StageEstimate, shortened
 from scattergen.runs import RunFolder
 from scattergen.stages.config import config_of, read_config, to_toml
 from scattergen.stages.meanings import BY_IMAGES, density_options, fit_options
@@ -292,8 +293,8 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         ("\xff", "is no TOML file"),
         ("[encoder]\nJJ = 3", 'has no option "JJ"'),
         ('densities = ["gaussian", "x"]', 'There is no density "x"'),
-        ("[sampling]\ndensity = 1979-05-27", "is not among the densities to fit: gaussian, "),
-        ('[sampling]\ndensity = "flow"', "sampling.density='flow' is not among"),
+        ("[sampling]\ndensity = 1979-05-27", "give the name of a density, or null"),
+        ('[sampling]\ndensity = "x"', 'sampling.density="x" is not among'),
         ("[densities.x]\n", 'There is no density "x"'),
         ('seed = "x"', "--seed"),
         (None, "cannot be read"),
@@ -407,6 +408,8 @@ def test_a_damaged_density_is_made_again(scattergen, run_copy):
     file = RunFolder.open(run_copy).file("densities/gaussian")
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"x")
+    other = ["density", run_copy, "gaussian", "-q", "--set", "n_effective=5"]
+    assert "belongs to the fit" in scattergen(*other, code=2).err
     assert "is made again" in scattergen("density", run_copy, "gaussian", "-q", showing_warnings=True).err
     assert file.read_bytes()[-1:] == content[-1:]
     assert "files intact" in scattergen("info", run_copy).out
@@ -415,3 +418,10 @@ def test_a_damaged_density_is_made_again(scattergen, run_copy):
 def test_an_estimate_within_a_time(scattergen, digits, tiny):
     estimate = ["fit", digits, "--estimate", "-q", *tiny]
     assert "takes at least" in scattergen(*estimate, "--max-time", "0.01s", code=2).err
+
+
+def test_an_estimate_of_a_shortened_training():
+    stages = [StageEstimate("encoder", 5.0, 1), StageEstimate("decoder", 40.0, 2), StageEstimate("report", 1.0, 1)]
+    found = shortened(stages, {"training": {"epochs": 4}}, 27.0)  # 21 s for the decoder, 10 an epoch
+    assert [one.seconds for one in found] == [5.0, 20.0, 1.0]
+    assert shortened(stages, {"training": {"epochs": 4}}, 99.0) == stages

@@ -832,7 +832,7 @@ def test_a_model_saved_with_its_data_has_codes_for_commands(scattergen, tmp_path
     model.save(tmp_path / "plain")
     for words in (["diagnose"], ["density", "gaussian"], ["nearest"]):
         command = [words[0], tmp_path / "plain", *words[1:]]
-        assert "give `save` the data that it was fitted to" in scattergen(*command, "-q", code=2).err
+        assert "save(RUN, data=data, overwrite=True)" in scattergen(*command, "-q", code=2).err
     run = tmp_path / "run"
     model.save(run, data=data)
     assert torch.equal(RunFolder.open(run).read("codes")[0]["codes"], model.encode(data.train))
@@ -852,8 +852,20 @@ def test_a_model_saved_with_its_data_has_codes_for_commands(scattergen, tmp_path
         "does not hold the images"
         in scattergen("nearest", run, "--images", other, "--out", tmp_path / "c.png", code=2).err
     )
-    with pytest.raises(InputError, match="data is no dataset"):
+    model.save(tmp_path / "again", data=data)
+    model.fit_density("gaussian", model.encode(data.train), stored_as="later")
+    model.save(tmp_path / "again")  # which keeps what it knows of its data
+    assert "later" in sg.load(tmp_path / "again").densities
+    assert RunFolder.open(tmp_path / "again").options["data"]["n"] == len(data.train)
+    assert "was not made by `scattergen fit`" in scattergen("report", run, code=2).err
+    with pytest.raises(RunFolderError, match="--overwrite to replace it"):
+        model.save(tmp_path / "plain", data=data)
+    model.save(tmp_path / "plain", data=data, overwrite=True)
+    scattergen("diagnose", tmp_path / "plain", "-n", 40, "--components", 2, "--simulations", 19, "-q")
+    with pytest.raises(InputError, match="holds no source of images"):
         model.save(tmp_path / "b", data=data.train)
+    with pytest.raises(InputError, match="holds no source of images"):
+        model.save(tmp_path / "b", data=Dataset("x", x))
 
 
 def draw_other(folder):

@@ -587,7 +587,8 @@ def test_reconstruct_says_how_many_images_the_model_was_trained_on(scattergen, p
     shown = scattergen("reconstruct", run, photos, "--part", "test", "--out", tmp_path / "b.png", "-q").out
     assert "trained on" not in shown
     others = draw(tmp_path / "others", numbered(4), first=100)
-    assert "trained on" not in scattergen("reconstruct", run, others, "--out", tmp_path / "c.png", "-q").out
+    told = scattergen("reconstruct", run, others, "--out", tmp_path / "c.png", "-q", "--json").out
+    assert "trained_on" not in json.loads(told)  # which is not known
 
 
 def test_images_in_the_current_folder_are_found_by_their_name(scattergen, photos, run, tmp_path, monkeypatch):
@@ -601,10 +602,11 @@ def test_images_in_the_current_folder_are_found_by_their_name(scattergen, photos
     assert "does not hold the images" in scattergen(*nearest, code=2).err
 
 
-def test_the_name_of_the_images_is_no_path(scattergen, run, tmp_path, monkeypatch):
-    opened = RunFolder.open(run)
+@pytest.mark.parametrize("name", ["", ".", "..", "~", "a/b", "/", "hf:x"])
+def test_the_name_of_the_images_is_no_path(scattergen, run, tmp_path, monkeypatch, name):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    monkeypatch.setattr(RunFolder, "options", {**opened.options, "data": {"name": str(tmp_path / "a")}})
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.setattr(RunFolder, "options", {**RunFolder.open(run).options, "data": {"name": name}})
     assert "name them by --images" in scattergen("nearest", run, "--out", tmp_path / "a.png", code=2).err
 
 

@@ -410,12 +410,14 @@ def test_the_programs_of_the_page(hub, monkeypatch, tmp_path):
 # Folders whose files are not as expected
 
 
-def test_a_malformed_evaluation_is_not_in_the_card(fitted, scattergen, tmp_path):
-    sg.load(fitted).save(tmp_path / "run")
+def test_a_malformed_evaluation_is_not_in_the_card(fitted, digits, scattergen, tmp_path):
+    sg.load(fitted, densities=["gaussian"]).save(tmp_path / "run")
+    scattergen("evaluate", tmp_path / "run", "--images", digits, "-n", 40, "-q")
+    export = ["export", tmp_path / "run", "--to", "folder", "-q", "--out"]
+    assert "encoded and decoded |" in scattergen(*export, tmp_path / "whole").out
     for content in ('{"rows": {"a": 1}}', "x"):
         (tmp_path / "run" / "evaluation.json").write_text(content)
-        card = scattergen("export", tmp_path / "run", "--to", "folder", "--out", tmp_path / content[:1], "-q").out
-        assert "# " in card
+        assert "encoded and decoded |" not in scattergen(*export, tmp_path / content[:1]).out
 
 
 def test_a_card_that_is_no_text_or_a_link(run_copy, scattergen, tmp_path):
@@ -426,6 +428,26 @@ def test_a_card_that_is_no_text_or_a_link(run_copy, scattergen, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (run_copy / "README.md").symlink_to(tmp_path / "secret")
     assert "README.md is a link" in scattergen(*export, code=2).err
+
+
+def test_links_in_the_place_of_an_export_are_not_followed(fitted, scattergen, exported, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(exported[0], out)
+    (out / "run.json").unlink()
+    shutil.rmtree(out / "densities")
+    (tmp_path / "elsewhere").mkdir()
+    (out / "densities").symlink_to(tmp_path / "elsewhere")
+    error = scattergen("export", fitted, "--to", "folder", "--out", out, "-q", code=2).err
+    assert "is there already" in error
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+def test_no_sharpening_to_build_into_a_decoder(fitted, tmp_path, monkeypatch, to):
+    monkeypatch.setattr(decoder_files, "find_spec", lambda _: True)
+    with pytest.raises(InputError, match="has no sharpening"):
+        export_decoder(sg.load(fitted), tmp_path / f"a{decoder_files.ENDINGS[to]}", to, sharpen=0.5)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_an_export_that_was_killed_goes_on(fitted, scattergen, exported, tmp_path):

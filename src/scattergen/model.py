@@ -181,8 +181,7 @@ class GenerativeScatteringNetwork(Displayed):
         `sharpen` is the strength, from 0 to 1, of the model's sharpening. An `InputError` if that is out of range or
         the model has none, or the codes do not have d components, are not finite, or are beyond ±1,000,000.
         """
-        if sharpen and self.sharpening is None:
-            raise InputError("This model has no sharpening, which only the preset auto fits: leave out --sharpen.")
+        self.check_sharpening(sharpen)
         batch_size = whole_number("batch_size", batch_size, least=1)
         z = as_tensor(z, "codes").detach()
         CodeDecoder.check_codes(self.decoder, z)  # which one's own lacks
@@ -208,6 +207,11 @@ class GenerativeScatteringNetwork(Displayed):
                 images[i : i + len(batch)] = decoded
                 task.advance(len(batch))
         return images
+
+    def check_sharpening(self, strength: float) -> None:
+        """Refuse to sharpen if the model has no sharpening."""
+        if strength and self.sharpening is None:
+            raise InputError("This model has no sharpening, which only the preset auto fits: leave out --sharpen.")
 
     def check_memory(self, n: int) -> None:
         """Refuse more new images than memory can hold together with their codes while those are drawn."""

@@ -93,15 +93,14 @@ def fit(
         choice = options_of_fit(data, preset, changes, keys)
         if estimate:
             from scattergen.cli.printing import print_estimate
-            from scattergen.pipeline.estimate import epochs_within, estimate_fit
+            from scattergen.pipeline.estimate import estimate_fit, shortened
 
             n = len(data.train)
-            if seconds is not None:
-                choice.options["training"]["epochs"] = epochs_within(
-                    seconds, data, choice.options, device, work["progress"]
-                )
             check_options(choice.options, data.train.shape, n, class_labels(data.train))
-            print_estimate(estimate_fit(data, choice.options, device, work["progress"]), n, common.as_json)
+            stages = estimate_fit(data, choice.options, device, work["progress"])
+            if seconds is not None:
+                stages = shortened(stages, choice.options, seconds)
+            print_estimate(stages, n, common.as_json)
             return
         processes: Processes = ALONE
         if layout.world_size > 1:

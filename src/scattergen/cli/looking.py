@@ -53,7 +53,7 @@ def info(
     say(f"Densities: {', '.join(keys) or 'none'}" + ("." if best is None else f"; the best by measurement: {best}."))
     if opened.has("encoder"):
         width = opened.metadata("encoder")["n_components"]
-        leading = stages.get("sampling", {}).get("n_components")
+        leading = {**opened.options.get("sampling", {}), **stages.get("sampling", {})}.get("n_components")
         some = "" if leading in (None, width) else f", of which densities model the first {leading}"
         say(f"Codes: {width} components{some}.")
     if rows := [(key, f"{stage['seconds']:.1f}") for key, stage in stages.items() if "seconds" in stage]:

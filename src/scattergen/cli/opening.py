@@ -79,9 +79,11 @@ def open_of_run(run: Path, source: str | None, reading: Reading) -> Dataset:
     opened = RunFolder.open(run)
     fitted_to, preset = opened.options.get("data", {}), opened.options.get("preset")
     if source is None:
-        source = fitted_to.get("name", "")  # of a folder, its own name, without the place where it is
-        if source != MNIST and (Path(source).name != source or not os.path.exists(source)):
-            raise InputError(f"{run} does not hold the images that it was fitted to: name them by --images.")
+        source = name = fitted_to.get("name", "")
+        if name != MNIST:  # but that of a folder, whose place a run does not know
+            source = f"./{name}"
+            if name in ("", "..") or name != Path(name).name or not os.path.isdir(source):
+                raise InputError(f"{run} does not hold the images that it was fitted to: name them by --images.")
     if holds_files(source):
         if preset not in CELEBA_PRESETS:
             reading = _as_files_of(opened, reading)
@@ -97,7 +99,7 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
         reading = _as_files_of(opened, reading)
         if reading.size is None and height == width and reading.crop != height:
             reading = reading._replace(size=height)
-    data = None if part is None else _as_fitted(opened, source, asked)
+    data = None if part is None else as_fitted(opened, source, asked)
     if data is None:  # a part of images that have none of their own is that of a fit
         data = open_dataset(source, **{**reading._asdict(), **({"test_fraction": 0} if part is None else {})})
         _say_what_is_left_out(source, data)
@@ -113,7 +115,7 @@ def open_like(run: Path, source: str, reading: Reading, part: str | None = None)
     return Dataset(data.name, data.train if part == "train" or data.test is None else data.test)
 
 
-def _as_fitted(run: RunFolder, source: str, reading: Reading) -> Dataset | None:
+def as_fitted(run: RunFolder, source: str, reading: Reading) -> Dataset | None:
     """The images of a source, split and limited as in the fit of a run, if it was fitted to them."""
     with suppress(InputError):
         data = open_of_run(run.path, source, reading)

@@ -131,10 +131,9 @@ def reconstruct(
     """
     import torch
 
-    from scattergen.cli.opening import open_like, prepare
+    from scattergen.cli.opening import as_fitted, open_like, prepare
     from scattergen.datasets.image_files import check_output, is_grid, write_images
-    from scattergen.datasets.recognition import count_known
-    from scattergen.datasets.source import Subset
+    from scattergen.datasets.recognition import names_of
     from scattergen.image_quality import psnr
     from scattergen.model import GenerativeScatteringNetwork
     from scattergen.runs import RunFolder
@@ -156,10 +155,11 @@ def reconstruct(
         shown = torch.cat([row for pair in rows for row in pair])[: 2 * len(results) + missing]
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
-    seen = 0
-    if part is None:
-        seen = count_known(Subset(source, torch.arange(len(results))), RunFolder.open(run).options.get("data", {}))
-    arg.tell_written(common, out, len(results), psnr=mean, trained_on=seen)
+    facts, names = {"psnr": mean}, names_of(source)
+    fitted_to = as_fitted(RunFolder.open(run), images, reading) if part is None and names is not None else None
+    if fitted_to is not None and names is not None:
+        facts["trained_on"] = len({*names[: len(results)]} & {*(names_of(fitted_to.train) or ())})
+    arg.tell_written(common, out, len(results), **facts)
 
 
 def interpolate(

@@ -56,12 +56,6 @@ def marks_of(images: ImageSource) -> dict[str, str]:
     return {"marks": base64.b64encode(b"".join(marks)).decode()}
 
 
-def count_known(images: ImageSource, fitted_to: Mapping[str, Any]) -> int:
-    """How many images are, as files, among those that a run was fitted to."""
-    known = {*re.findall("....", fitted_to.get("marks", ""))}
-    return sum(mark in known for mark in re.findall("....", marks_of(images).get("marks", ""))) if known else 0
-
-
 def conversions_of(images: ImageSource | Tensor) -> dict[str, Any]:
     """How files became images, so that commands need not be told again: the size asked for, and what was changed."""
     if isinstance(images, Subset | WithMirrored):

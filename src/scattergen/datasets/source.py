@@ -195,6 +195,13 @@ def as_numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
+def check_dataset(data: Dataset) -> None:
+    """Refuse what is no dataset, or one of other things than sources of images."""
+    if not isinstance(getattr(data, "train", None), ImageSource):
+        remedy = "give what open_dataset opens, or Dataset(name, ImageArray(x))"
+        raise InputError(f"{type(data).__name__} holds no source of images: {remedy}.")
+
+
 def check_labels(labels: NDArray[Any], n: int, name: str) -> None:
     """Refuse labels that are not one integer for each of n images."""
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):

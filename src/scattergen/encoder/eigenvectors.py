@@ -10,6 +10,7 @@ _MOST_BY_THEMSELVES = 1 / 4  # part of all that LAPACK finds sooner without the 
 _BLOCK = 32  # vectors that the matrix multiplies at once: with fewer it waits for memory, more need a larger basis
 _TOLERANCE = 1e-8  # residual of an eigenvector, as a part of the least eigenvalue that is asked for
 _ROUNDING = 1e-14  # the same as a part of the largest, which float64 cannot tell from nothing
+_POWERS = 4  # of the matrix, in which eigenvectors that were missed show
 _TILE = 512  # rows and columns that are mirrored at once
 
 
@@ -46,8 +47,8 @@ def leading_eigenvectors(upper: Tensor, d: int) -> tuple[Tensor, Tensor]:
 
 def _by_lanczos(matrix: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
     """The same of a full matrix, which is kept; None if a basis of some 3 d vectors does not do."""
-    D, check, step = len(matrix), 2 * d + d // 4, max(d // 4, 2 * _BLOCK)
-    most = min(3 * d + 4 * step, D - _BLOCK)
+    D, check, step = len(matrix), 2 * d + d // 4, max(d // 2, 2 * _BLOCK)
+    most = min(check + 2 * step + _BLOCK, D - _BLOCK)
     basis = torch.empty(most + _BLOCK, D, dtype=matrix.dtype)  # orthonormal rows
     projected = torch.zeros(most, most, dtype=matrix.dtype)  # the matrix in this basis, its lower triangle
     start = torch.randn(D, _BLOCK, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
@@ -65,9 +66,26 @@ def _by_lanczos(matrix: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
             values, vectors = values.flip(0)[:d], vectors.flip(1)[:, :d]
             residuals = torch.linalg.vector_norm(second @ first @ vectors[-_BLOCK:], dim=0)
             if residuals.max() <= max(_TOLERANCE * values[-1], _ROUNDING * values[0]):
-                return values.clone(), known.T @ vectors
+                vectors = known.T @ vectors
+                return (values.clone(), vectors) if _are_leading(matrix, values, vectors) else None
             check = size + step
     return None
+
+
+def _are_leading(matrix: Tensor, values: Tensor, vectors: Tensor) -> bool:
+    """Whether eigenvectors are orthonormal, and no eigenvector beside them has a larger eigenvalue than the least.
+
+    The first fails where a basis went on after it held all that is not zero; the second where an eigenvalue occurs more
+    often than vectors were multiplied at once.
+    """
+    overlaps = vectors.T @ vectors
+    overlaps.diagonal().sub_(1)
+    other = torch.randn(len(matrix), _BLOCK, generator=torch.Generator().manual_seed(1), dtype=matrix.dtype)
+    for _ in range(_POWERS):
+        other = torch.linalg.qr(matrix @ (other - vectors @ (vectors.T @ other)))[0]
+    other = torch.linalg.qr(other - vectors @ (vectors.T @ other))[0]
+    largest = torch.linalg.eigvalsh(other.T @ matrix @ other)[-1]
+    return bool(overlaps.abs().max() <= 1e-10 and largest <= values[-1] + 1e-6 * values[-1] + _ROUNDING * values[0])
 
 
 def _mirror(upper: Tensor) -> None:

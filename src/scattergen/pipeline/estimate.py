@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -86,10 +86,20 @@ def epochs_within(
 ) -> int:
     """Epochs of the decoder, at most those of the options, that let a whole fit end in some seconds."""
     start = time.monotonic()
-    stages = {stage.name: stage.seconds for stage in estimate_fit(data, options, device, progress)}
+    stages = estimate_fit(data, options, device, progress)
+    return _affordable(stages, DecoderTraining(**options["training"]).epochs, seconds - (time.monotonic() - start))
+
+
+def shortened(stages: Sequence[StageEstimate], options: Mapping[str, Any], seconds: float) -> list[StageEstimate]:
+    """What a fit's stages take if the decoder is trained for as many epochs as let it end in some seconds."""
     epochs = DecoderTraining(**options["training"]).epochs
-    each = stages.pop("decoder") / epochs
-    others = sum(stages.values(), time.monotonic() - start)
+    part = _affordable(stages, epochs, seconds) / epochs
+    return [replace(one, seconds=one.seconds * (part if one.name == "decoder" else 1)) for one in stages]
+
+
+def _affordable(stages: Sequence[StageEstimate], epochs: int, seconds: float) -> int:
+    each = sum(stage.seconds for stage in stages if stage.name == "decoder") / epochs
+    others = sum(stage.seconds for stage in stages if stage.name != "decoder")
     affordable = int((seconds - others) / each)
     if affordable < 1:
         least = f"The fit takes at least {others + each:,.0f} s with one epoch of the decoder"

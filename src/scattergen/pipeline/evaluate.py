@@ -19,7 +19,7 @@ from scattergen.calls.keywords import whole_number
 from scattergen.calls.state import usual_state
 from scattergen.datasets import Dataset, ImageSource, Subset
 from scattergen.datasets.recognition import recognise, what_changed
-from scattergen.datasets.source import random_rows, some_of
+from scattergen.datasets.source import check_dataset, random_rows, some_of
 from scattergen.densities import LikelihoodDensity
 from scattergen.diagnostics import Battery, count_rejections, run_battery
 from scattergen.diagnostics.monte_carlo import FEWEST_CODES, SIMULATIONS
@@ -97,7 +97,7 @@ def evaluate_run(
     keys = run.names("densities") if densities is None else list(dict.fromkeys(densities))
     check_densities(run, keys)
     check_data(run, data)
-    _check_holds_images(data if reference is None else reference)
+    check_dataset(data if reference is None else reference)
     against = data.test if reference is None else reference.train
     if against is None:
         raise InputError(f"{data.name} has no test images to compare with: name others by --against.")
@@ -140,7 +140,8 @@ def evaluate_run(
         f"Fréchet distance to {result.against}, {extract.name} features",
     )  # fmt: skip
     made_from = ["encoder", "decoder", *(f"densities/{key}" for key in keys)]
-    kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, made_from)
+    depends = {"n": n, "seed": seed, "repeats": repeats, "features": result.features, "against": against.fingerprint}
+    kept = keep(run, "scores", "evaluation", result.summary(), {"evaluation": picture}, depends, made_from)
     if kept:
         show_in_report(run, device=device, progress=progress)
     return replace(result, kept=kept)
@@ -241,15 +242,9 @@ def _for_json(estimate: Estimate | None) -> dict[str, float] | None:
     return asdict(estimate) if estimate is not None and math.isfinite(estimate.value) else None
 
 
-def _check_holds_images(data: Dataset) -> None:
-    if not isinstance(getattr(data, "train", None), ImageSource):
-        remedy = "give what open_dataset opens, or Dataset(name, ImageArray(x))"
-        raise InputError(f"{type(data).__name__} holds no source of images: {remedy}.")
-
-
 def check_data(run: RunFolder, data: Dataset) -> None:
     """Refuse what is no dataset, and one that a run was not fitted to."""
-    _check_holds_images(data)
+    check_dataset(data)
     fitted_to = run.options.get("data", {})
     if "fingerprint" in fitted_to and not recognise(data, fitted_to):
         remedy = "name those, with the same --size and --mode"
@@ -259,11 +254,11 @@ def check_data(run: RunFolder, data: Dataset) -> None:
 
 def keep(
     run: RunFolder, what: str, stem: str, summary: Mapping[str, Any], pictures: Mapping[str, Callable[[], Figure]],
-    made_from: Sequence[str],
+    depends: Mapping[str, Any], made_from: Sequence[str],
 ) -> bool:  # fmt: skip
     """Write STEM.json and pictures by their names into a run, or warn that `what` cannot be kept, as on a full disk."""
     made_from = [name for name in made_from if run.has(name)]
-    key = Stages(run, SILENT).key(stem, summary, made_from)
+    key = Stages(run, SILENT).key(stem, depends, made_from)
     try:
         with run.working(stem, key) as folder:
             write_json(folder / f"{stem}.json", summary)
@@ -331,7 +326,8 @@ def diagnose_run(
     )  # fmt: skip
     made_from = ["encoder", "codes", *(f"densities/{key}" for key in keys)]
     pictures = {f"{stem}-{one}": draw for one, draw in drawn.items()}
-    kept = keep(run, "tests", stem, found.summary(), pictures, made_from)
+    depends = {"seed": seed, "n": len(codes), "of": name, "components": components, "simulations": n_simulations}
+    kept = keep(run, "tests", stem, found.summary(), pictures, depends, made_from)
     if not kept:
         return replace(found, scores=None)
     show_in_report(run, device=device, progress=progress)

@@ -233,12 +233,13 @@ def fit_density_run(
     wanted = density_metadata(make_density(choice, classes), seed)
     picture = run.path / "pictures" / f"density-{key}.png"
     shown = tuple((classes or ())[:_ROWS])
-    before = run.has(stage) and run.is_whole(stage) and not overwrite
+    whole = run.is_whole(stage)
+    before = run.has(stage) and whole and not overwrite
     if before and picture.is_file():
         refuse_differences(run.path / stage, run.read(stage)[1], wanted)
         show_in_report(run, device=device, progress=progress)  # which may have been interrupted
         return FittedDensity(key, picture, shown, True)
-    if overwrite and key in run.options.get("densities", {}) and run.finished:
+    if (overwrite or not whole) and key in run.options.get("densities", {}) and run.finished:
         fitted = make_density(choice_of_key(key, run.options["densities"][key]), classes)
         changed = ", ".join(differences(density_metadata(fitted, run.options.get("seed")), wanted))
         if changed:

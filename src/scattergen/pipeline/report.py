@@ -53,7 +53,7 @@ def renew_report(path: Path | str, *, device: str = "cpu", progress: Progress = 
     """Write the report of a finished fit again if it does not show all that the run holds; whether that was needed."""
     run = RunFolder.open(path)
     if not _has_report(run):
-        what = "is not finished" if run.has("codes") else "was not made by `scattergen fit`"
+        what = "was not made by `scattergen fit`" if run.finished else "is not finished"
         raise InputError(f"{run.path} has no report, since it {what}: run its fit command to the end.")
     renewed = False
     while True:  # until nothing was added meanwhile

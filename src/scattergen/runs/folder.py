@@ -159,7 +159,7 @@ class RunFolder(Displayed):
             section, _, key = name.partition("/")
             why = "if its fit was interrupted, the same `scattergen fit` command goes on with it"
             if name == "codes":
-                why = "run its `scattergen fit` command again, or in Python give `save` the data that it was fitted to"
+                why = "run its fit command again, or load it in Python and save(RUN, data=data, overwrite=True)"
             elif key:
                 name, why = f'{section} "{key}"', f"it has {', '.join(self.names(section)) or 'none'}"
             raise RunFolderError(f"{self.path} has no {name}: {why}.")

@@ -49,6 +49,7 @@ def export_decoder(model: GenerativeScatteringNetwork, path: Path, to: str, *, s
     if to == "onnx" and find_spec("onnxscript") is None:
         remedy = "install them by pip install 'scattergen[onnx]', or export --to torch"
         raise InputError(f"ONNX files are written by the packages onnx and onnxscript: {remedy}.")
+    model.check_sharpening(sharpen)
     codes = torch.randn(5, model.decoder.n_components, generator=torch.Generator().manual_seed(0))
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of PyTorch about itself

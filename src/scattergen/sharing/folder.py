@@ -13,8 +13,8 @@ from scattergen.files import atomic_path, check_space, is_temporary, open_regula
 from scattergen.model import GenerativeScatteringNetwork
 from scattergen.pipeline.judging import REFERENCE
 from scattergen.runs import RunFolder
-from scattergen.runs.index import Index, read_index
-from scattergen.runs.layout import FEATURES, INDEX, PAPER
+from scattergen.runs.index import Index, Record, read_index
+from scattergen.runs.layout import FEATURES, PAPER
 from scattergen.sharing.card import CARD, NOBODY, SAMPLES, card_of
 from scattergen.stages.density import density_to_sample
 
@@ -33,6 +33,8 @@ def export_folder(
     if not run.finished:
         raise RunFolderError(f"{run.path} is unfinished: run the same `scattergen fit` command again first.")
     check_place(out)
+    record, files = _what_is_passed_on(run)
+    _refuse_foreign(out, files)
     run.check()
     density = density_to_sample(run, None, by_class=False) if run.names("densities") else None
     model = GenerativeScatteringNetwork.load(run, densities=() if density is None else (density,))
@@ -45,17 +47,6 @@ def export_folder(
             raise InputError(f"{own} is no text in UTF-8: save it again as such.") from error
     else:
         card = card_of(run, model, density, name=name, licence=licence)
-    record = read_index(run.path).current
-    for stage, entry in [*record.stages.items()]:
-        if stage in _OF_IMAGES or stage.startswith((FEATURES, f"{PAPER}/")):
-            del record.stages[stage]
-            continue
-        after = {one: key for one, key in entry.after.items() if one not in _OF_IMAGES}
-        scores = [one for one in entry.products if one.endswith(".json")]
-        record.stages[stage] = replace(entry, after=after, products=scores)
-    record.drop_outdated()  # what was made from others that are left out
-    files = [file for file in sorted(record.named()) if (run.path / file).is_file()]
-    _refuse_foreign(out, files)
     check_space(out, sum((run.path / file).stat().st_size for file in files))
     for file in files:
         with atomic_path(out / file) as temporary:
@@ -68,9 +59,34 @@ def export_folder(
     return card
 
 
+def _what_is_passed_on(run: RunFolder) -> tuple[Record, list[str]]:
+    """The record of a run without what keeps images, and the files that it still names."""
+    record = read_index(run.path).current
+    for stage, entry in [*record.stages.items()]:
+        if stage in _OF_IMAGES or stage.startswith((FEATURES, f"{PAPER}/")):
+            del record.stages[stage]
+            continue
+        after = {one: key for one, key in entry.after.items() if one not in _OF_IMAGES}
+        scores = [one for one in entry.products if one.endswith(".json")]
+        record.stages[stage] = replace(entry, after=after, products=scores)
+    record.drop_outdated()  # what was made from others that are left out
+    return record, [file for file in sorted(record.named()) if (run.path / file).is_file()]
+
+
 def _refuse_foreign(out: Path, files: Collection[str]) -> None:
     """Refuse a place where anything is but what was left of this work when it was killed."""
-    there = {one.relative_to(out).as_posix() for one in out.rglob("*") if not (one.is_dir() or is_temporary(one))}
-    ours = there <= {*files, SAMPLES, CARD} and INDEX not in there and not there.isdisjoint(files)
-    if os.path.lexists(out) and (not out.is_dir() or (there and not ours)):
+    if not os.path.lexists(out):
+        return
+    ours = {*files, SAMPLES, CARD}
+    folders = {parent.as_posix() for file in ours for parent in Path(file).parents}
+    places, begun, foreign = [out], False, not out.is_dir()
+    while places and not foreign:
+        for one in places.pop().iterdir():
+            name = one.relative_to(out).as_posix()
+            if name in folders and one.is_dir() and not one.is_symlink():
+                places.append(one)
+            else:
+                begun |= name in files or is_temporary(one)
+                foreign |= not (name in ours or is_temporary(one))
+    if foreign or (not begun and any(out.iterdir())):
         raise InputError(f"{out} is there already: name a new folder.")

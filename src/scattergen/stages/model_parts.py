@@ -14,6 +14,7 @@ from torch import Tensor
 from scattergen.calls.keywords import check_keywords
 from scattergen.datasets import Dataset, class_labels
 from scattergen.datasets.recognition import identity_of
+from scattergen.datasets.source import check_dataset
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
 from scattergen.decoder.sharpening import Sharpening
@@ -23,6 +24,7 @@ from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError, RunFolderError
 from scattergen.files.tensors import check_shapes
 from scattergen.runs import RunFolder, check_name, save_run
+from scattergen.runs.layout import INDEX, refuse_foreign
 from scattergen.runs.schema import REMEDY
 from scattergen.stages.density import best_density, density_metadata
 from scattergen.stages.options import AnyDecoder, Images
@@ -81,10 +83,12 @@ def save_parts(parts: Parts, path: Path | str, data: Dataset | None = None, *, o
         chosen = {"n_components": parts.n_leading, "density": parts.best, "sharpen": parts.sharpen}
         options = {**options, "sampling": chosen}
     if data is not None:
-        if not isinstance(data, Dataset):
-            raise InputError("data is no dataset: give what open_dataset opens, or Dataset(name, ImageArray(x)).")
+        check_dataset(data)
+        refuse_foreign(Path(path))  # before codes are computed
         content["codes"] = stored_codes(encoder.transform(data.train, Progress.where_somebody_watches()), data.train)
         options = {**options, "data": identity_of(data)}
+    elif not overwrite and (Path(path).expanduser() / INDEX).is_file():
+        options = {**options, **{name: one for name, one in RunFolder.open(path).options.items() if name == "data"}}
     measured = math.nan if parts.psnr is None else float(parts.psnr)
     facts = {"decoder": {"psnr": measured}} if math.isfinite(measured) else {}
     save_run(path, options, content, facts, overwrite=overwrite)

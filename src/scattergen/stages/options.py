@@ -13,7 +13,7 @@ from scattergen.datasets import ClassLabels, ImageSource
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.decoder.generator import Decoder
 from scattergen.decoder.local import LinearDecoder, LocalDecoder
-from scattergen.densities import check_count, make
+from scattergen.densities import check_count, make, names
 from scattergen.encoder.scattering_encoder import ScatteringEncoder
 from scattergen.errors import InputError
 from scattergen.stages import presets
@@ -83,8 +83,11 @@ def _check_sampling(options: Mapping[str, Any], d: int, densities: Collection[st
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
         raise InputError(f"sampling.sharpen={strength!r}: give a number from 0 to 1.")
     density = options.get("density")
-    if density is not None and density not in [*densities]:
-        raise InputError(f"sampling.density={density!r} is not among the densities to fit: {', '.join(densities)}.")
+    if density is not None and not isinstance(density, str):
+        raise InputError(f"sampling.density={density!r}: give the name of a density, or null.")
+    if density is not None and density not in densities and choice_of_key(density).name not in names():
+        fitted = ", ".join(densities)
+        raise InputError(f'sampling.density="{density}" is not among the densities to fit, {fitted}, nor one to add.')
     value = options.get("n_components")
     number = isinstance(value, int) and not isinstance(value, bool)
     if value not in (None, "auto") and not (number and 1 <= value <= d):
