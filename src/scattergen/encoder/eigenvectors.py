@@ -47,7 +47,7 @@ def leading_eigenvectors(upper: Tensor, d: int) -> tuple[Tensor, Tensor]:
 
 def _by_lanczos(matrix: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
     """The same of a full matrix, which is kept; None if a basis of some 3 d vectors does not do."""
-    D, check, step = len(matrix), 2 * d + d // 4, max(d // 2, 2 * _BLOCK)
+    D, check, step = len(matrix), 2 * d + d // 4, max(d // 2, 4 * _BLOCK)
     most = min(check + 2 * step + _BLOCK, D - _BLOCK)
     basis = torch.empty(most + _BLOCK, D, dtype=matrix.dtype)  # orthonormal rows
     projected = torch.zeros(most, most, dtype=matrix.dtype)  # the matrix in this basis, its lower triangle
