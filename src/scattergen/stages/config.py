@@ -43,7 +43,7 @@ def read_config(path: Path, known: Iterable[str]) -> tuple[dict[str, Any], dict[
 
 
 def config_of(options: Mapping[str, Any], n_channels: int | None = None) -> dict[str, Any]:
-    """Arguments and sections of a file with which `fit` does as a run with these options, of images with channels."""
+    """Arguments and sections of a file with which `fit` does as a run with these options and so many channels."""
     data, of_celeba = options.get("data", {}), options.get("preset") in CELEBA_PRESETS  # which crop by themselves
     top = {name: options[name] for name in ("preset", "seed") if name in options}
     top |= {name: data[name] for name in ("limit", "crop") if name in data and not (name == "crop" and of_celeba)}

@@ -84,7 +84,7 @@ def save_parts(parts: Parts, path: Path | str, data: Dataset | None = None, *, o
         options = {**options, "sampling": chosen}
     if data is not None:
         check_dataset(data)
-        refuse_foreign(Path(path))  # before codes are computed
+        refuse_foreign(Path(path).expanduser())  # before codes are computed
         content["codes"] = stored_codes(encoder.transform(data.train, Progress.where_somebody_watches()), data.train)
         options = {**options, "data": identity_of(data)}
     elif not overwrite and (Path(path).expanduser() / INDEX).is_file():
