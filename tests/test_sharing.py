@@ -458,6 +458,11 @@ def test_an_export_that_was_killed_goes_on(fitted, scattergen, exported, tmp_pat
     (out / ".writing-decoder.safetensors-123").write_text("half of it")
     scattergen(*export)
     assert "files intact" in scattergen("info", out).out
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / ".writing-decoder.safetensors-123").write_text("half of the first file")
+    scattergen(*export)
+    assert "files intact" in scattergen("info", out).out
 
 
 @pytest.mark.parametrize("name", ["README.md", "samples.png", "mine.txt"])
