@@ -823,7 +823,7 @@ def test_a_density_with_keywords_of_another_version_says_what_to_do(model, image
     del model.densities["old"]
 
 
-def test_a_model_saved_with_its_data_has_codes_for_commands(scattergen, tmp_path):
+def test_a_model_saved_with_its_data_has_codes_for_commands(scattergen, tmp_path, monkeypatch):
     x = mnist().train[:130][:, :, 6:22, 6:22]
     labels = torch.arange(130) % 2
     np.savez(tmp_path / "x.npz", x_train=x.numpy(), y_train=labels.numpy(), classes=np.array([b"a\xc3\xa9", b"b"]))
@@ -862,6 +862,12 @@ def test_a_model_saved_with_its_data_has_codes_for_commands(scattergen, tmp_path
         model.save(tmp_path / "plain", data=data)
     model.save(tmp_path / "plain", data=data, overwrite=True)
     scattergen("diagnose", tmp_path / "plain", "-n", 40, "--components", 2, "--simulations", 19, "-q")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(ScatteringEncoder, "transform", None)  # is not called before
+        with pytest.raises(RunFolderError, match="mine"):
+            model.save(tmp_path / "mine", data=data)
     with pytest.raises(InputError, match="holds no source of images"):
         model.save(tmp_path / "b", data=data.train)
     with pytest.raises(InputError, match="holds no source of images"):

@@ -343,6 +343,13 @@ def test_a_measurement_that_is_no_number_is_refused(tmp_path):
     refused(lambda: RunFolder.open(run), "run.json is damaged", "stages.decoder.facts.psnr")
 
 
+def test_a_measurement_that_a_fit_has_is_not_missing(run_copy):
+    content = index(run_copy)
+    content["stages"]["sampling"]["facts"] = {}
+    seal(run_copy, content)
+    refused(lambda: RunFolder.open(run_copy), "run.json is damaged", "stages.sampling.facts")
+
+
 @pytest.mark.parametrize("record", RECORDS)
 @pytest.mark.parametrize("key", ["../y", "0" * 15, "0" * 17, KEY.upper(), f"{KEY}\n", "/" * 16])
 def test_keys_that_are_none_are_refused(run, record, key):
