@@ -11,11 +11,12 @@ from PIL import Image
 import scattergen as sg
 from scattergen import densities
 from scattergen.datasets import ClassLabels, Dataset, ImageArray, Subset, class_labels, mnist, open_dataset
-from scattergen.densities import ClassConditional
+from scattergen.densities import ClassConditional, Gaussian
 from scattergen.display.progress import SILENT
 from scattergen.errors import InputError
 from scattergen.pipeline.fit import FitOptions, fit_run
 from scattergen.runs import RunFolder, Stages
+from scattergen.stages.density import default_by_class
 from scattergen.stages.fit import fit_parts
 
 DIGITS = tuple("0123456789")
@@ -328,3 +329,10 @@ def test_a_fit_takes_keys_with_endings(tmp_path):
         options["densities"] = {key: {}}
         with pytest.raises(InputError, match=sentence):
             sg.GenerativeScatteringNetwork.fit(images, options=options)
+
+
+def test_classes_are_sampled_from_the_best_density_that_has_them():
+    fitted = {"mixture-by-class": ClassConditional, "gaussian": Gaussian, "parzen-by-class": ClassConditional}
+    assert default_by_class(fitted) == "mixture-by-class"
+    assert default_by_class(fitted, "parzen-by-class") == "parzen-by-class"
+    assert default_by_class(fitted, "gaussian") == "mixture-by-class"

@@ -425,3 +425,16 @@ def test_an_estimate_of_a_shortened_training():
     found = shortened(stages, {"training": {"epochs": 4}}, 27.0)  # 21 s for the decoder, 10 an epoch
     assert [one.seconds for one in found] == [5.0, 20.0, 1.0]
     assert shortened(stages, {"training": {"epochs": 4}}, 99.0) == stages
+
+
+def test_distances_by_other_means_are_not_compared(scattergen, fitted, run_copy, digits, tmp_path):
+    other = shutil.copytree(fitted, tmp_path / "other")
+    for path, n in ((run_copy, 40), (other, 30)):
+        scattergen("evaluate", path, "--images", digits, "--density", "gaussian", "-n", n, "-q")
+    measured = json.loads(scattergen("compare", run_copy, other, "--json").out)["measured"]
+    assert [one.partition(", ")[2] for one in measured["evaluated by"]] == [
+        "40 images against digits, test",
+        "30 images against digits, test",
+    ]
+    assert measured["Fréchet, gaussian"][0] is not None
+    assert measured["Fréchet, gaussian"][1] is None

@@ -613,6 +613,8 @@ def test_the_name_of_the_images_is_no_path(scattergen, run, tmp_path, monkeypatc
 def test_a_morph_between_files(scattergen, photos, run, tmp_path):
     morph = ["interpolate", run, photos, "--out", tmp_path / "a.png", "-q"]
     assert json.loads(scattergen(*morph, "--from", "07.bmp", "--to", "2", "--json").out)["rows"] == [7, 2]
+    shown = ["--from", photos / "07.bmp", "--to", "2", "--json"]
+    assert json.loads(scattergen(*morph, *shown).out)["rows"] == [7, 2]
     assert 'has no image "7.bmp"' in scattergen(*morph, "--from", "7.bmp", code=2).err
     assert "such as 00.bmp" in scattergen(*morph, "--to", "-1", code=2).err
     assert "has the images 0 to 29" in scattergen(*morph, "--to", "30", code=2).err

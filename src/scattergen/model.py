@@ -231,13 +231,15 @@ class GenerativeScatteringNetwork(Displayed):
         """Codes (n, d) drawn from a density; code k depends on the model, the seed and k only.
 
         The density is by default the best that was measured, else "mixture", else the last one, and with labels the
-        first class-conditional one; an `InputError` if the model has none of that key. A `temperature` below 1 makes
-        samples smoother and more alike. `labels` are the class of all codes or of each, (n,), numbers or names: code k
-        then depends on its class, and the number of codes of that class before it.
+        best or the first that is class-conditional; an `InputError` if the model has none of that key. A `temperature`
+        below 1 makes samples smoother and more alike. `labels` are the class of all codes or of each, (n,), numbers or
+        names: code k then depends on its class, and the number of codes of that class before it.
         """
         if density is None:
             densities = self.densities
-            density = default_density([*densities], self.best) if labels is None else default_by_class(densities)
+            density = (
+                default_density([*densities], self.best) if labels is None else default_by_class(densities, self.best)
+            )
         if density not in self.densities:
             problem = f'This model has no density "{density}": it has {", ".join(self.densities)}'
             raise InputError(f"{problem}; fit another with `scattergen density RUN NAME`, or by fit_density.")

@@ -159,8 +159,12 @@ def number_of(source: ImageSource, name: str, image: str | None, label: str | No
     if label is None:
         image = default if image is None else image
         names = names_of(source) or []
-        if image in names:
-            return names.index(image)
+        for one in (
+            image,
+            os.path.relpath(image or ".", os.path.expanduser(name)),
+        ):  # in the folder, or as the shell names it
+            if one in names:
+                return names.index(one)
         if not (image.isascii() and image.isdigit()):
             some = f", such as {names[0]}" if names else ""
             raise InputError(f'{name} has no image "{image}": give a number, from 0, or the name of a file{some}.')

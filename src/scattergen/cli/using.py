@@ -66,7 +66,9 @@ def sample(
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     sharpen = model.sharpen if sharpen is None else sharpen
     images = model.decode(codes, batch_size, progress, sharpen=sharpen)
-    write_images(out, images, codes, columns=8 if len(labels) > 1 else None, classes=classes)
+    each_has = n // len(labels) if len(labels) > 1 else 0
+    columns = each_has if 0 < each_has <= 16 and n % len(labels) == 0 else 8
+    write_images(out, images, codes, columns=columns if len(labels) > 1 else None, classes=classes)
     how = {"density": density, "seed": seed, "temperature": temperature, "sharpen": sharpen}
     arg.tell_written(common, out, n, **how, **({"labels": labels} if labels else {}))
 

@@ -64,10 +64,11 @@ def compare_runs(runs: Sequence[RunFolder]) -> dict[str, dict[str, list[Any]]]:
     names = sorted({name for one in shown[1:] for name in differences(shown[0], one)} - {"data.fingerprint"})
     valued = {name: [one.get(name) for one in options] for name in names}
     measured = [_measured(run) for run in runs]
-    judged = [one["judged by"] for one in measured if "judged by" in one]
-    for one in measured:  # distances in other features are on another scale
-        if one.get("judged by") not in judged[:1]:
-            one.update({row: None for row in one if row.startswith("kernel·1000, ")})
+    for judge, distances in (("judged by", "kernel·1000, "), ("evaluated by", "Fréchet, ")):
+        first = next((one[judge] for one in measured if judge in one), None)
+        for one in measured:  # distances in other features are on another scale
+            if one.get(judge) != first:
+                one.update({row: None for row in one if row.startswith(distances)})
     rows = dict.fromkeys(row for one in measured for row in one)
     kinds = [row.partition(", ")[:2] for row in rows]  # such as "seconds", and "seconds, " of each density
     return {
@@ -96,6 +97,8 @@ def _measured(run: RunFolder) -> dict[str, Any]:
         scored = {key: judgement.rows[key] for key in keys if key in judgement.rows}
         told |= {f"kernel·1000, {key}": (row.kernel, row.standard_error) for key, row in scored.items()}
     for scores in evaluated.values():
+        against, n, features = (scores[name] for name in ("against", "n", "features"))
+        told["evaluated by"] = f"{features['name']} {features['version']}, {n:,} images against {against}"
         frechet = {key: scores["rows"][key]["frechet"] for key in keys if key in scores["rows"]}
         told |= {f"Fréchet, {key}": (score["value"], score["standard_error"]) for key, score in frechet.items()}
     return told | {f"seconds, {key}": stages.get(f"densities/{key}", {}).get("seconds") for key in keys}

@@ -145,7 +145,7 @@ def rejections_by_n(
         n = [row.n for row in rows]
         for key, color in (("observed", theme.accent), ("simulated", theme.muted)):
             label = f"{'codes' if key == 'observed' else 'simulated normal'}, {level:g}"
-            axes.plot(n, [getattr(row, key) for row in rows], style, color=color, lw=1.6, label=label)
+            axes.plot(n, [getattr(row, key) for row in rows], style, color=color, lw=1.6, marker=".", label=label)
         if paper is not None and level in paper:
             label = f"paper, {level:g}: {paper[level]}"
             axes.axhline(paper[level], ls=style, color=theme.contrast, lw=1, label=label)

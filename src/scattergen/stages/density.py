@@ -135,10 +135,10 @@ def best_density(run: RunFolder) -> str | None:
     return asked or run.stages.get(LAST_STAGE, {}).get("best")
 
 
-def default_by_class(fitted: Mapping[str, Density | type[Density]]) -> str:
-    """The density that classes are sampled from if none is named: the first whose `sample` takes labels."""
-    for key, density in fitted.items():
-        if takes(density.sample, "labels"):
+def default_by_class(fitted: Mapping[str, Density | type[Density]], best: str | None = None) -> str:
+    """The density that classes are sampled from if none is named: the best or the first whose `sample` takes labels."""
+    for key in sorted(fitted, key=lambda one: one != best):
+        if takes(fitted[key].sample, "labels"):
             return key
     remedy = "fit one with `scattergen density RUN mixture --by-class`, or by fit_density with labels"
     raise InputError(f"This model has no class-conditional density: {remedy}.")
@@ -156,4 +156,4 @@ def density_to_sample(run: RunFolder, asked: str | None, *, by_class: bool) -> s
     for key in keys:
         with suppress(InputError):  # of a package that is missing
             classes[key] = densities.density_class(run.metadata(f"densities/{key}")["name"])
-    return default_by_class(classes)
+    return default_by_class(classes, best_density(run))
