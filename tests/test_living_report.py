@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -269,3 +270,15 @@ def test_scores_by_other_means_make_another_report(scattergen, run_copy):
     scattergen(*diagnose, 3)
     assert page(run_copy) != before
     assert "nothing to do" in scattergen("report", run_copy, "-q").out
+
+
+def test_images_of_the_same_name_are_others(scattergen, run_copy, digits, tmp_path):
+    pages = []
+    for folder, rows in (("a", slice(0, 40)), ("b", slice(100, 140))):
+        (tmp_path / folder).mkdir()
+        with np.load(digits) as arrays:
+            np.savez(tmp_path / folder / "x.npz", images=arrays["x_train"][rows])
+        against = ["--against", tmp_path / folder / "x.npz", "--density", "gaussian", "-n", 30, "-q"]
+        scattergen("evaluate", run_copy, "--images", digits, *against)
+        pages.append(page(run_copy))
+    assert pages[0] != pages[1]
