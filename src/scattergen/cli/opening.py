@@ -159,10 +159,8 @@ def number_of(source: ImageSource, name: str, image: str | None, label: str | No
     if label is None:
         image = default if image is None else image
         names = names_of(source) or []
-        for one in (
-            image,
-            os.path.relpath(image or ".", os.path.expanduser(name)),
-        ):  # in the folder, or as the shell names it
+        as_a_path = os.path.relpath(image or ".", os.path.expanduser(name))  # as the shell completes it
+        for one in (image, as_a_path):
             if one in names:
                 return names.index(one)
         if not (image.isascii() and image.isdigit()):

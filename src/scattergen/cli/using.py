@@ -8,6 +8,8 @@ from typer import Argument, Option
 from scattergen.cli import arguments as arg
 from scattergen.errors import InputError
 
+_LONGEST_ROW = 16  # images of a class in a picture
+
 
 def sample(
     run: arg.Run, out: arg.ImagesOut,
@@ -66,9 +68,11 @@ def sample(
     codes = model.sample_codes(n, density, seed, temperature, None if classes is None else classes.labels)
     sharpen = model.sharpen if sharpen is None else sharpen
     images = model.decode(codes, batch_size, progress, sharpen=sharpen)
-    each_has = n // len(labels) if len(labels) > 1 else 0
-    columns = each_has if 0 < each_has <= 16 and n % len(labels) == 0 else 8
-    write_images(out, images, codes, columns=columns if len(labels) > 1 else None, classes=classes)
+    columns = None
+    if len(labels) > 1:  # a row for each class, unless that is too long
+        each_has, rest = divmod(n, len(labels))
+        columns = each_has if rest == 0 and each_has <= _LONGEST_ROW else 8
+    write_images(out, images, codes, columns=columns, classes=classes)
     how = {"density": density, "seed": seed, "temperature": temperature, "sharpen": sharpen}
     arg.tell_written(common, out, n, **how, **({"labels": labels} if labels else {}))
 
@@ -158,8 +162,7 @@ def reconstruct(
     write_images(out, shown, codes, columns=columns)
     mean = psnr(originals, results).clamp(max=100).mean().item()  # JSON has no infinity
     facts, names = {"psnr": mean}, names_of(source)
-    fitted_to = as_fitted(RunFolder.open(run), images, reading) if part is None and names is not None else None
-    if fitted_to is not None and names is not None:
+    if part is None and names is not None and (fitted_to := as_fitted(RunFolder.open(run), images, reading)):
         facts["trained_on"] = len({*names[: len(results)]} & {*(names_of(fitted_to.train) or ())})
     arg.tell_written(common, out, len(results), **facts)
 

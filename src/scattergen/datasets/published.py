@@ -89,9 +89,8 @@ def cifar(folder: Path) -> Dataset:
     if layout is None:
         raise InputError(f"{folder} does not hold CIFAR's binary version: name its folder.")
     pattern, test_file, n_labels, names = layout
-    classes = (
-        (folder / names).read_text(encoding="utf-8", errors="replace").split() if (folder / names).is_file() else None
-    )
+    file = folder / names
+    classes = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else None
     train = _read_cifar(sorted(folder.glob(pattern)), n_labels, classes, f"{folder} (training)")
     test = _read_cifar([folder / test_file], n_labels, classes, f"{folder} (test)")
     return Dataset(folder.resolve().name, train, test)

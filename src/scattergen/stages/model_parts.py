@@ -88,7 +88,8 @@ def save_parts(parts: Parts, path: Path | str, data: Dataset | None = None, *, o
         content["codes"] = stored_codes(encoder.transform(data.train, Progress.where_somebody_watches()), data.train)
         options = {**options, "data": identity_of(data)}
     elif not overwrite and (Path(path).expanduser() / INDEX).is_file():
-        options = {**options, **{name: one for name, one in RunFolder.open(path).options.items() if name == "data"}}
+        there = RunFolder.open(path).options
+        options = {**options, "data": there["data"]} if "data" in there else options
     measured = math.nan if parts.psnr is None else float(parts.psnr)
     facts = {"decoder": {"psnr": measured}} if math.isfinite(measured) else {}
     save_run(path, options, content, facts, overwrite=overwrite)

@@ -83,7 +83,7 @@ def _check_sampling(options: Mapping[str, Any], d: int, densities: Collection[st
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
         raise InputError(f"sampling.sharpen={strength!r}: give a number from 0 to 1.")
     density = options.get("density")
-    if density is not None and not isinstance(density, str):
+    if not isinstance(density, str | None):
         raise InputError(f"sampling.density={density!r}: give the name of a density, or null.")
     if density is not None and density not in densities and choice_of_key(density).name not in names():
         fitted = ", ".join(densities)
