@@ -139,6 +139,8 @@ def test_samples_of_a_class(scattergen, by_class, tmp_path):
     assert both["codes"][:8].tobytes() == threes["codes"][:8].tobytes()
     assert open_dataset(tmp_path / "b.npz", test_fraction=0).train.labels.tolist() == list(both["labels"])
     assert size(drawn("b.png", "--label", "3,5", "--label", 0))[1] == 3 * 84 + 2 * 2
+    width, height = size(drawn("row.png", "--label", "3,5", "-n", 6))
+    assert (width, height) == (3 * 84 + 2 * 2, 2 * 84 + 2)  # a row for each, of three
     parts = arrays(drawn("c.npz", "--label", "3,5,7", "-n", 8))
     assert parts["labels"].tolist() == [3, 3, 3, 5, 5, 5, 7, 7]
     assert parts["classes"].tolist() == list(DIGITS)
