@@ -82,7 +82,8 @@ def _are_leading(matrix: Tensor, values: Tensor, vectors: Tensor) -> bool:
     overlaps.diagonal().sub_(1)
     other = torch.randn(len(matrix), _BLOCK, generator=torch.Generator().manual_seed(1), dtype=matrix.dtype)
     for _ in range(_POWERS):
-        other = torch.linalg.qr(matrix @ (other - vectors @ (vectors.T @ other)))[0]
+        rest = other - vectors @ (vectors.T @ other)
+        other = torch.linalg.qr((rest.T @ matrix).T)[0]  # its rows by the matrix: sooner than the matrix by its columns
     other = torch.linalg.qr(other - vectors @ (vectors.T @ other))[0]
     largest = torch.linalg.eigvalsh(other.T @ matrix @ other)[-1]
     return bool(overlaps.abs().max() <= 1e-10 and largest <= values[-1] + 1e-6 * values[-1] + _ROUNDING * values[0])

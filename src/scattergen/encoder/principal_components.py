@@ -15,6 +15,7 @@ from scattergen.encoder.eigenvectors import leading_eigenvectors
 from scattergen.errors import InputError
 from scattergen.files.tensors import read_tensors_if_whole, write_tensors
 from scattergen.processes import Processes
+from scattergen.scattering.threads import in_threads
 
 # Of at most so many samples, and so many numbers in all (800 MB), the Gram matrix and its eigenvectors cost less than
 # subspace iteration; of at most so many features, the covariance (8 D² bytes) and its eigenvectors are affordable.
@@ -23,7 +24,7 @@ _OVERSAMPLING = 64
 _PASSES = {"_from_gram": 2, "_from_covariance": 1}
 _GRAM_COLUMNS = 4096  # features whose products are summed in float32
 _PART_OF_TIME_WRITING = 0.05
-_TILE = 512  # rows and columns of a matrix of products that are added at once
+_TILE = 448  # rows and columns of a matrix of products that a thread adds at once
 
 
 class Samples(Protocol):
@@ -107,8 +108,9 @@ class _Passes:
                 break
             deviation = read[: self.n - row].to(self.device)
             if self.number == 0:
-                self.total += deviation.sum(0, dtype=torch.float64).cpu()
-                self.squares += torch.linalg.vector_norm(deviation, dtype=torch.float64).square().cpu()
+                # In float32, PyTorch's sums are pairwise but its norms are not: one for each sample loses no digits.
+                self.total += deviation.sum(0).double().cpu()
+                self.squares += torch.linalg.vector_norm(deviation, dim=1).double().square().sum().cpu()
             add(self._sum, row, deviation)
             self._done += 1
             self.task.advance(self.number * self.n + row + len(deviation) - self.task.completed, note)
@@ -250,8 +252,14 @@ def _rayleigh_ritz(passes: _Passes, d: int) -> tuple[Tensor, Tensor]:
 
 def _add_upper(products: Tensor, rows: Tensor) -> None:
     """Add the products of all pairs of rows to the upper triangle of a matrix, in place."""
+    on_cpu = products.device.type == "cpu"
     # In tiles, which stay in a CPU's cache until they are added; on others in four rows of tiles.
-    size = _TILE if products.device.type == "cpu" else max(1, -(-len(rows) // 4))
-    for i in range(0, len(rows), size):
-        for j in range(i, len(rows), size):
+    size = _TILE if on_cpu else max(1, -(-len(rows) // 4))
+    starts = range(0, len(rows), size)
+    tiles = iter([(i, j) for i in starts for j in starts if i <= j])  # shared by the threads
+
+    def add() -> None:
+        for i, j in tiles:
             products[i : i + size, j : j + size] += rows[i : i + size] @ rows[j : j + size].T
+
+    in_threads(add, torch.get_num_threads() if on_cpu else 1)
