@@ -597,9 +597,12 @@ def test_images_in_the_current_folder_are_found_by_their_name(scattergen, photos
     assert "name them by --images" in scattergen(*nearest, code=2).err
     monkeypatch.chdir(photos.parent)
     assert json.loads(scattergen(*nearest, "--json").out)["files"]
+    unseen = ["nearest", run, "-n", 2, "-k", 1, "--json", "-q"]
+    assert json.loads(scattergen(*unseen).out)["files"]
     draw(tmp_path / "photos", numbered(), first=200)
     monkeypatch.chdir(tmp_path)
     assert "does not hold the images" in scattergen(*nearest, code=2).err
+    assert "files" not in json.loads(scattergen(*unseen).out)  # numbers are all that is asked for
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "~", "a/b", "/", "hf:x"])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ _COLUMNS, _SHOWN = 4, 12  # panels of marginals and quantiles
 _POINTS = 1500  # of a scatter plot; more hide each other
 _RANGE = 4.0  # standard deviations
 _SMALLEST_RANGE = 0.05  # of the heat map: below it, everything is noise
+_LABEL: dict[str, Any] = {"fontsize": 8, "color": LIGHT.muted}  # of the axes of all panels
 
 
 def marginal_histograms(codes: Floats, samples: Floats | None, name: str) -> Figure:
@@ -35,6 +37,7 @@ def marginal_histograms(codes: Floats, samples: Floats | None, name: str) -> Fig
         if other is not None:
             axes.stairs(heights(other), bins, color=LIGHT.contrast, lw=1.2)
         axes.set(xticks=[-3, 0, 3], yticks=[])
+    figure.supxlabel("code", **_LABEL)
     return figure
 
 
@@ -50,6 +53,8 @@ def normal_quantiles(codes: Floats, samples: Floats | None, name: str) -> Figure
         axes.set_xticks([-3, 0, 3])
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlim(-_RANGE, _RANGE)
+    figure.supxlabel("quantile of N(0, 1)", **_LABEL)
+    figure.supylabel("of codes", **_LABEL)
     return figure
 
 
@@ -65,7 +70,7 @@ def component_pairs(codes: Floats, pairs: Sequence[tuple[int, int]], samples: Fl
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_xlabel(f"component {i + 1}", labelpad=1)
         axes.set_ylabel(f"component {j + 1}", labelpad=1)
-    _legend(figure, None if samples is None else name, normal=False)
+    _legend(figure, None if samples is None else name, dots=True)
     return figure
 
 
@@ -103,7 +108,7 @@ def _by_component(
     figure, panels = _panels(count, min(_COLUMNS, count), 1.75, 1.5)
     for k, axes in enumerate(panels):
         axes.set_title(f"component {k + 1}", loc="left", fontsize=8, color=LIGHT.ink, pad=3)
-    _legend(figure, None if samples is None else name, normal=True)
+    _legend(figure, None if samples is None else name)
     return figure, [(axes, codes[:, k], None if samples is None else samples[:, k]) for k, axes in enumerate(panels)]
 
 
@@ -115,9 +120,11 @@ def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figu
     return figure, [styled_axes(figure, LIGHT, 7, rows, columns, k + 1) for k in range(count)]
 
 
-def _legend(figure: Figure, name: str | None, *, normal: bool) -> None:
+def _legend(figure: Figure, name: str | None, *, dots: bool = False) -> None:
+    """Say what is codes and what samples, as dots, or else as lines, beside that of N(0, 1)."""
     lines = [("codes", LIGHT.accent, "-")]
     lines += [] if name is None else [(name, LIGHT.contrast, "-")]
-    lines += [("N(0, 1)", LIGHT.ink, "--")] if normal else []
-    handles = [Line2D([], [], color=color, ls=style, lw=2, label=label) for label, color, style in lines]
+    lines += [] if dots else [("N(0, 1)", LIGHT.ink, "--")]
+    style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 0} if dots else {"lw": 2}
+    handles = [Line2D([], [], color=color, ls=ls, label=label, **style) for label, color, ls in lines]
     add_legend(figure, LIGHT, fontsize=8, handles=handles, loc="outside upper left", ncols=len(lines))
