@@ -217,8 +217,8 @@ class _Rows:
         for key in keys if name in self.codes else ():
             codes, density = self.codes[name], self.model.densities[key]
             if isinstance(density, LikelihoodDensity):  # perhaps of the leading components only
-                pieces = codes[:, : getattr(density, "n_features_", codes.shape[1])].split(_PIECE)
-                values = torch.cat([density.log_prob(piece) for piece in pieces]).double()
+                leading = codes[:, : getattr(density, "n_features_", codes.shape[1])]
+                values = density.log_prob(leading).double()  # at once: mixtures prepare each component for every call
                 found[key] = Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
         return found
 
