@@ -1,10 +1,12 @@
 """The Gaussian's options: a few components, and a full covariance of raw coefficients."""
 
+import math
+
 import pytest
 import torch
 
 from scattergen.densities import Gaussian
-from scattergen.densities.gaussian import shrink_to_diagonal
+from scattergen.densities.gaussian import log_joint, precision_factor, shrink_to_diagonal
 from scattergen.encoder import PCAWhitening
 from scattergen.errors import InputError
 
@@ -52,6 +54,20 @@ def test_full_covariance_is_that_of_torch_distributions():
     assert (few.sample(9)[:, 3:] == 0).all()
     alone = Gaussian(covariance="full").fit(z[:, :3])
     assert torch.equal(few.log_prob(z), alone.log_prob(z[:, :3]))
+
+
+@pytest.mark.parametrize("d", [127, 128, 129, 300])
+@pytest.mark.parametrize("rows", [4, 8192])
+def test_likelihoods_by_blocks_are_those_of_torch_distributions(monkeypatch, d, rows):
+    """Of one block or several, the last one smaller; of all codes at once or some at a time."""
+    monkeypatch.setattr("scattergen.densities.gaussian.ROWS", rows)
+    generator = torch.Generator().manual_seed(0)
+    x, mean = torch.randn(2, 9, d, generator=generator, dtype=torch.float64)
+    mean, half = mean[0], torch.randn(d, 2 * d, generator=generator, dtype=torch.float64)
+    covariance = half @ half.T / (2 * d)
+    expected = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x) + math.log(0.25)
+    found = log_joint(x, torch.tensor(0.25, dtype=x.dtype), mean, precision_factor(covariance))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)  # float64, and a condition of some 30
 
 
 def test_full_covariance_of_raw_coefficients_is_independence_of_whitened_ones():
