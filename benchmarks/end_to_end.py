@@ -8,7 +8,8 @@ when the first new images could be seen. Last, the seconds that the multiplicati
 speed of this machine's product of matrices (of two float32 matrices of order 4,096, measured first; half of that in
 float64): scattering as in benchmarks/scattering.py, covariance, its eigenvectors (10/3 D³, in float64), codes, least
 squares, training steps of the decoder (counted by PyTorch) and of VAEs (six for each weight and code). Each fit that
-ended is kept: the benchmark can be stopped, and continues.
+ended is kept: the benchmark can be stopped, and continues. At the end, how fast this code's model encodes, decodes and
+samples, which takes as much arithmetic as decoding.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ import torch
 from _environment import ROOT
 from before_after import run_by, source_of
 from scattering import required_work
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from scattergen import load
+from scattergen import GenerativeScatteringNetwork, load
 from scattergen.datasets import mnist
 from scattergen.decoder.fit import DecoderTraining
 from scattergen.densities.networks import STOPPING_SHARE
@@ -94,6 +97,39 @@ def speed(order: int = 4096) -> float:
     return 2 * order**3 / best
 
 
+def count_decoding(model: GenerativeScatteringNetwork, n: int, train: bool) -> float:
+    """Multiplications and additions that decoding n codes takes, or also their gradients, as PyTorch counts them."""
+    decoder = model.decoder.eval()  # whose products are all counted; in training a kernel has some
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
+        images = decoder(torch.randn(n, model.encoder.whitening.n_components))
+        if train:
+            images.sum().backward()
+    return counter.get_total_flops()
+
+
+def print_use(run: Path, per_second: float) -> None:
+    """Print how fast the model encodes the test images, decodes their codes and samples as many, and what it needs."""
+    model, images = load(run), mnist().test
+    n, (channels, height, width) = len(images), model.encoder.image_shape
+    scattering = channels * required_work(Scattering2D(model.encoder.scattering.J, (height, width)))[0]
+    counts = {
+        "encode": scattering + 2.0 * model.encoder.n_features * model.encoder.whitening.n_components,
+        "decode": count_decoding(model, 64, train=False) / 64,
+    }
+    model.decode(model.encode(images[:64]))
+    codes: list[Tensor] = []
+    works: dict[str, Callable[[], object]] = {
+        "encode": lambda: codes.append(model.encode(images)), "decode": lambda: model.decode(codes[0]),
+        **{f"sample {key}": lambda key=key: model.sample(n, key, seed=0) for key in model.densities},
+    }  # fmt: skip
+    print(f"\n{f'{n:,} images':26}{'seconds':>9}{'images/s':>11}{'arithmetic':>12}")
+    for name, work in works.items():
+        start = time.perf_counter()
+        work()
+        seconds, count = time.perf_counter() - start, counts["encode" if name == "encode" else "decode"]
+        print(f"{name:26}{seconds:9.1f}{n / seconds:11.0f}{n * count / per_second:12.1f}")
+
+
 def arithmetic(run: Path) -> dict[str, float]:
     """Multiplications and additions of stages, those of float64 counted twice."""
     model, facts = load(run), json.loads((run / "run.json").read_text())["stages"]
@@ -107,10 +143,8 @@ def arithmetic(run: Path) -> dict[str, float]:
     }
     training = json.loads((run / "run.json").read_text())["options"]["training"]
     epochs, size = len(facts["decoder"]["facts"]["history"]), training["batch_size"]
-    decoder = model.decoder.eval()  # whose products are all counted; in training a kernel has some
-    with FlopCounterMode(display=False) as counter:
-        decoder(torch.randn(size, d)).sum().backward()
-    found["decoder"] = epochs * ((n - DecoderTraining().held_out(n)) // size) * counter.get_total_flops()
+    step = count_decoding(model, size, train=True)
+    found["decoder"] = epochs * ((n - DecoderTraining().held_out(n)) // size) * step
     for name, stage in facts.items():
         if name.startswith("densities/vae"):
             state = model.densities[name.partition("/")[2]].state_dict()
@@ -165,6 +199,7 @@ def main() -> None:
         print(f"{'all':26}{found['seconds']:9.1f}   first new images: {preview}")
         if not arguments.options:  # such as fewer images
             print(f"worth: {worth(source, folder / f'run-{name}')}")
+    print_use(folder / "run-now", per_second)
     print(f"\nproduct of matrices: {per_second / 1e9:.0f} GFLOP/s; before: {arguments.before}; {machine()}")
 
 

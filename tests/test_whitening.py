@@ -309,6 +309,15 @@ class Chunks:
             yield row, self.s[row : row + 90] - self.shift()
 
 
+def test_the_total_variance_of_one_large_batch():
+    """A norm of so many numbers at once, in float32, would be off by 4e-4."""
+    s = torch.randn(4200, 1000, generator=torch.Generator().manual_seed(0)) + 3
+    pca = PCAWhitening(2).fit(lambda: [s])
+    total = s.double().var(0, correction=0).sum()
+    found = pca.explained_variance_ / pca.explained_variance_ratio_
+    torch.testing.assert_close(found, total.expand(2).to(found), rtol=2e-6, atol=0)  # some roundings of float32
+
+
 def fit_chunks(samples, checkpoint=None):
     pca = PCAWhitening(6, n_passes=4)
     return pca.fit_samples(samples, checkpoint=checkpoint, checkpoint_seconds=0)
