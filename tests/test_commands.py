@@ -269,16 +269,20 @@ def test_a_file_of_options_says_how_images_were_read(tmp_path):
         "densities": {"a.b": {}},
     }
     read = {"limit": 9, "crop": 20, "converted": ["size"]}
-    for preset_name, data, wanted in [
-        ("auto", {**read, "size": 16}, {"limit": 9, "crop": 20, "size": 16}),
-        ("auto", {**read, "size": None}, {"limit": 9, "crop": 20}),
-        ("auto", {"converted": []}, {}),  # no files, so that they have no size
-        ("auto", {"converted": [], "size": 16}, {"size": 16}),
-        ("auto", {"converted": ["mode"], "size": None}, {}),
-        ("celeba", {**read, "size": 64}, {"limit": 9, "size": 64}),  # which crops by itself
+    for preset_name, data, channels, wanted in [
+        ("auto", {**read, "size": 16}, None, {"limit": 9, "crop": 20, "size": 16}),
+        ("auto", {**read, "size": None}, 1, {"limit": 9, "crop": 20}),  # as grey as the files are
+        ("auto", {"converted": []}, 3, {}),  # no files, so that they have no size
+        ("auto", {"converted": [], "size": 16}, 1, {"size": 16}),
+        ("auto", {"converted": ["mode"], "size": None}, None, {}),
+        ("auto", {"converted": ["mode"], "size": None}, 1, {"mode": "L"}),
+        ("auto", {"converted": ["mode"], "size": None}, 3, {"mode": "RGB"}),
+        ("celeba", {**read, "size": 64}, 3, {"limit": 9, "size": 64}),  # which crops by itself,
+        ("celeba", {"converted": ["mode"], "size": 64}, 3, {"size": 64}),  # and is in colour
     ]:
-        (tmp_path / "a.toml").write_text(to_toml(config_of({**made, "preset": preset_name, "data": data})))
-        arguments, changes = read_config(tmp_path / "a.toml", ["preset", "seed", "densities", "limit", "crop", "size"])
+        (tmp_path / "a.toml").write_text(to_toml(config_of({**made, "preset": preset_name, "data": data}, channels)))
+        names = ["preset", "seed", "densities", "limit", "crop", "size", "mode"]
+        arguments, changes = read_config(tmp_path / "a.toml", names)
         assert arguments == {"preset": preset_name, "seed": 2, "densities": "a.b", **wanted}
         assert changes == {"training.patience": None, "training.loss": "a\x7f\u202eé😀"}
 
@@ -324,6 +328,12 @@ def test_every_option_is_listed_with_its_value_and_meaning(name):
             assert listed[f"{section}.{keyword}"] in (value, BY_IMAGES)
     known = {one: value for one, value in listed.items() if value != BY_IMAGES}
     check_options(override({"sampling": {}, **wanted}, known), shape, 20_000)  # which takes them all
+
+
+def test_the_density_to_sample_may_be_one_to_add():
+    options = override(preset("mnist", (1, 28, 28), 20_000), {"sampling.density": "gan"})
+    assert "gan" not in options["densities"]
+    check_options(options, (1, 28, 28), 20_000)
 
 
 @pytest.mark.parametrize("name", names())

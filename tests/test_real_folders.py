@@ -603,6 +603,15 @@ def test_images_in_the_current_folder_are_found_by_their_name(scattergen, photos
     monkeypatch.chdir(tmp_path)
     assert "does not hold the images" in scattergen(*nearest, code=2).err
     assert "files" not in json.loads(scattergen(*unseen).out)  # numbers are all that is asked for
+    assert "does not hold the images" in scattergen(*unseen, "--images", tmp_path / "photos", code=2).err
+
+
+def test_a_folder_named_like_a_dataset_of_the_hub_is_a_folder(scattergen, photos, run, tmp_path, monkeypatch):
+    (tmp_path / "hf:x").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    options = RunFolder.open(run).options
+    monkeypatch.setattr(RunFolder, "options", {**options, "data": {**options["data"], "name": "hf:x"}})
+    assert json.loads(scattergen("nearest", run, "-n", 2, "-k", 1, "--json", "-q").out)["files"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "~", "a/b", "/", "hf:x"])
