@@ -331,7 +331,7 @@ def test_every_option_is_listed_with_its_value_and_meaning(name):
 
 
 def test_the_density_to_sample_may_be_one_to_add():
-    options = override(preset("mnist", (1, 28, 28), 20_000), {"sampling.density": "gan"})
+    options = {**preset("mnist", (1, 28, 28), 20_000), "sampling": {"density": "gan"}}
     assert "gan" not in options["densities"]
     check_options(options, (1, 28, 28), 20_000)
 
