@@ -663,6 +663,20 @@ def test_info(scattergen, fitted):
     assert list(facts["stages"])[:3] == ["encoder", "codes", "linear"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [(None, "16 components."), (16, "16 components."), (5, "16 components, of which densities model the first 5.")],
+)
+@pytest.mark.parametrize("saved", [False, True])
+def test_info_says_how_many_components_densities_model(scattergen, fitted, monkeypatch, chosen, said, saved):
+    """A fit may choose the number, which then is in its stage; models saved from Python have it in their options."""
+    run, facts = RunFolder.open(fitted), {"n_components": chosen}
+    stages = {name: stage for name, stage in run.stages.items() if name != "sampling"}
+    monkeypatch.setattr(RunFolder, "stages", stages if saved else {**stages, "sampling": facts})
+    monkeypatch.setattr(RunFolder, "options", {**run.options, "sampling": facts if saved else {"n_components": "auto"}})
+    assert f"\nCodes: {said}\n" in scattergen("info", fitted).out
+
+
 def test_info_of_a_model_saved_from_python(scattergen, fitted, tmp_path):
     sg.load(fitted).save(tmp_path / "saved")
     assert "complete" in scattergen("info", tmp_path / "saved").out

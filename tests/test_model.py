@@ -169,6 +169,7 @@ def test_sample(model):
     bare = GenerativeScatteringNetwork(model.encoder, model.decoder)
     with pytest.raises(InputError, match="has no density"):
         bare.sample(1)
+    assert GenerativeScatteringNetwork(model.encoder, model.decoder, sharpen=0.5).sharpen == 0  # there is none
     bare.densities["mine"] = model.densities["gaussian"]
     assert torch.equal(bare.sample(2), model.sample(2, "gaussian"))
 
