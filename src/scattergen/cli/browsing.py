@@ -113,7 +113,7 @@ def nearest(
     import torch
 
     from scattergen.cli.opening import open_codes, open_of_run, prepare
-    from scattergen.cli.printing import WIDE, print_table
+    from scattergen.cli.printing import print_table
     from scattergen.datasets.image_files import check_output, write_images
     from scattergen.datasets.recognition import names_of
     from scattergen.pipeline.browse import nearest_training_images
@@ -125,13 +125,10 @@ def nearest(
     if out is not None:
         check_output(out, n * (1 + k))
     names = None
-    try:
+    if out is not None or trained_on is not None:
         data = open_of_run(run, trained_on, reading)
         check_data(opened, data)
         names = names_of(data.train)
-    except InputError:
-        if out is not None or trained_on is not None:
-            raise  # else numbers do
     model, codes, shown, made = open_codes(opened, images, density, seed, slice(n), reading, common)
     distances, numbers = nearest_training_images(opened, model.encoder, codes, k)
     if out is not None:
@@ -147,8 +144,7 @@ def nearest(
     say(f"{what}, the nearest first, and the distances of scattering coefficients:")
     each = zip(files or rows, apart, strict=True)
     cells = ([f"{name} ({at:.2f})" for name, at in zip(*one, strict=True)] for one in each)
-    width = None if files is None else WIDE
-    print_table(("image", *([""] * k)), ([str(i), *row] for i, row in enumerate(cells)), width)
+    print_table(("image", *([""] * k)), ([str(i), *row] for i, row in enumerate(cells)))
     if out is not None:
         say(f"Picture: {out}")
 
