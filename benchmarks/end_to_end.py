@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,8 @@ def main() -> None:
         print(f"{'all':26}{found['seconds']:9.1f}   first new images: {preview}")
         if not arguments.options:  # such as fewer images
             print(f"worth: {worth(source, folder / f'run-{name}')}")
-    print_use(folder / "run-now", per_second)
+    with suppress(RunFolderError):  # as above
+        print_use(folder / "run-now", per_second)
     print(f"\nproduct of matrices: {per_second / 1e9:.0f} GFLOP/s; before: {arguments.before}; {machine()}")
 
 

@@ -56,10 +56,10 @@ def test_full_covariance_is_that_of_torch_distributions():
     assert torch.equal(few.log_prob(z), alone.log_prob(z[:, :3]))
 
 
-@pytest.mark.parametrize("d", [127, 128, 129, 300])
+@pytest.mark.parametrize("d", [1, 256, 257, 300, 384])
 @pytest.mark.parametrize("rows", [4, 8192])
 def test_likelihoods_by_blocks_are_those_of_torch_distributions(monkeypatch, d, rows):
-    """Of one block or several, the last one smaller; of all codes at once or some at a time."""
+    """Of one block or three, the last one of a row, smaller or full; of all codes at once or some at a time."""
     monkeypatch.setattr("scattergen.densities.gaussian.ROWS", rows)
     generator = torch.Generator().manual_seed(0)
     x, mean = torch.randn(2, 9, d, generator=generator, dtype=torch.float64)

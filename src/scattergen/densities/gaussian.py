@@ -16,7 +16,7 @@ from scattergen.display.progress import SILENT, Progress
 from scattergen.errors import InputError
 
 ROWS = 8192  # codes per matrix product, to bound memory
-_BLOCK = 128  # rows of a triangular matrix per product: of 512 rows, all take two thirds of the time of one product
+_BLOCK = 128  # rows of a triangular matrix per product
 
 
 def _share_of_target(covariance: Tensor, n: int) -> float:
@@ -69,13 +69,14 @@ def from_white(white: Tensor, lower: Tensor, means: Tensor, chosen: Tensor) -> T
 def log_joint(x: Tensor, weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     """Logarithm of weight × N(x; mean, covariance) for codes x (N, d), in nats; `factor` is `precision_factor`'s."""
     constant = weight.log() + factor.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)
+    # In blocks of rows, most of the zeros above the diagonal are left out, which pays off if there are three or more.
+    size = _BLOCK if len(mean) > 2 * _BLOCK else len(mean)
     squares = []
     for part in x.split(ROWS):
-        centred, total = part - mean, torch.zeros_like(part[:, 0])
-        for start in range(0, len(mean), _BLOCK):  # most of the zeros above the diagonal are left out
-            end = start + _BLOCK
-            total += (centred[:, :end] @ factor[start:end, :end].T).square().sum(1)
-        squares.append(total)
+        centred = part - mean
+        ends = [(start, start + size) for start in range(0, len(mean), size)]
+        first, *others = ((centred[:, :end] @ factor[start:end, :end].T).square().sum(1) for start, end in ends)
+        squares.append(sum(others, first))
     return constant - 0.5 * torch.cat(squares)
 
 

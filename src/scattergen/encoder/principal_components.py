@@ -108,7 +108,7 @@ class _Passes:
                 break
             deviation = read[: self.n - row].to(self.device)
             if self.number == 0:
-                # In float32, PyTorch's sums are pairwise but its norms are not: one for each sample loses no digits.
+                # PyTorch's sums in float32 are pairwise. Its norms are not: those of single samples lose least.
                 self.total += deviation.sum(0).double().cpu()
                 self.squares += torch.linalg.vector_norm(deviation, dim=1).double().square().sum().cpu()
             add(self._sum, row, deviation)

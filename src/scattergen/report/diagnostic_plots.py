@@ -54,7 +54,7 @@ def normal_quantiles(codes: Floats, samples: Floats | None, name: str) -> Figure
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlim(-_RANGE, _RANGE)
     figure.supxlabel("quantile of N(0, 1)", **_LABEL)
-    figure.supylabel("of codes", **_LABEL)
+    figure.supylabel("quantile of the component", **_LABEL)
     return figure
 
 
